@@ -1,0 +1,34 @@
+"""The errors that tell a user what to change; the command line prints them as they are and exits with 2."""
+
+from collections.abc import Sequence
+
+LISTED_PROBLEMS = 20
+"""So many problems of one file are listed; of the rest the count is given."""
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used: the message says where, what was expected and what to do."""
+
+
+class RecipeError(UserError):
+    """A recipe, or an override of it, is wrong."""
+
+
+class DataError(UserError):
+    """A data set, an annotation file or a picture is wrong."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or a file of weights cannot be used."""
+
+
+class OutputError(UserError):
+    """The output folder cannot be used."""
+
+
+def listed(heading: str, problems: Sequence[str]) -> str:
+    """The heading, then a line for each of the first problems and a count of those left out."""
+    lines = [heading, *(f"  {problem}" for problem in problems[:LISTED_PROBLEMS])]
+    if len(problems) > LISTED_PROBLEMS:
+        lines.append(f"  ... and {len(problems) - LISTED_PROBLEMS} more")
+    return "\n".join(lines)

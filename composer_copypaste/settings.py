@@ -1,0 +1,135 @@
+"""The settings of the parts that have a public constructor: every name, default, unit and limit, in this one place.
+
+Plain frozen dataclasses that import nothing heavy. They are the constructor of the part, its section of a recipe, and the
+documentation of both: the string below each field describes it, ``Annotated`` holds its limits.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal, get_type_hints
+
+from annotated_types import Ge, Gt, Le
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+def check_limits(settings: object) -> None:
+    """Compare every number in a settings dataclass, also inside a range, with the limits its annotation states.
+
+    Raises:
+        ValueError: naming the field, the limit and the value.
+    """
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        for limit in getattr(hints[field.name], "__metadata__", ()):
+            for number in numbers:
+                _check_limit(field.name, number, limit)
+
+
+def _check_limit(name: str, number: object, limit: object) -> None:
+    if not isinstance(number, int | float):
+        return
+    # "not (a >= b)" rather than "a < b", so that NaN fails too
+    if isinstance(limit, Ge) and not number >= limit.ge:
+        raise ValueError(f"{name}: expected at least {limit.ge}, got {number}")
+    if isinstance(limit, Gt) and not number > limit.gt:
+        raise ValueError(f"{name}: expected more than {limit.gt}, got {number}")
+    if isinstance(limit, Le) and not number <= limit.le:
+        raise ValueError(f"{name}: expected at most {limit.le}, got {number}")
+
+
+def check_range(name: str, bounds: tuple[float, float]) -> None:
+    """Raise ``ValueError`` where the first of two bounds is the larger."""
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"{name}: expected (smallest, largest), got {bounds}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyPasteSettings:
+    """How copy-paste chooses, jitters, places and blends objects.
+
+    The defaults are those of "Simple Copy-Paste" (Ghiasi et al., CVPR 2021) where the paper gives one.
+
+    Raises:
+        ValueError: where a value is outside its limits; the message names the setting.
+    """
+
+    __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    p: Fraction = 0.5
+    """Probability that an image receives objects."""
+
+    max_copied_instances: Annotated[int | None, Ge(1)] = None
+    """At most so many objects per image; None: up to all that the source has."""
+
+    p_instance: Annotated[float | None, Ge(0), Le(1)] = None
+    """Each object is copied with this probability; None: a number m uniform in 0..K, then m of the K objects, as in the
+    code the paper's authors released."""
+
+    jitter: Literal["image", "instance"] = "image"
+    """One transform for the whole source image ("image", the paper), or one for each object ("instance")."""
+
+    scale_range: Annotated[tuple[float, float], Gt(0), Le(10)] = (0.1, 2.0)
+    """Resize factor, drawn uniformly. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a loader
+    has jittered already."""
+
+    p_flip: Fraction = 0.5
+    """Probability that what is copied is flipped horizontally."""
+
+    rotation: Annotated[float, Ge(0), Le(180)] = 0.0
+    """Rotation of what is copied, up to so many degrees either way."""
+
+    placement: Literal["source", "random"] = "source"
+    """Where the jittered source has the object ("source", the paper), or anywhere in the image ("random")."""
+
+    blend_sigma: Annotated[float, Ge(0), Le(50)] = 0.0
+    """Standard deviation, in pixels, of the Gaussian that softens the seam; 0: a hard seam (the paper's Table 10 finds no
+    difference). Masks stay as they are: only colours blend."""
+
+    min_visibility: Fraction = 0.0
+    """An object stays when at least this fraction of its former area is visible; at 0, when ``min_area`` is."""
+
+    min_area: Annotated[int, Ge(1)] = 1
+    """An object stays when at least so many of its pixels are visible."""
+
+    categories: tuple[int, ...] | None = None
+    """Labels that may be copied; None: all."""
+
+    background: int = 0
+    """Semantic targets only: the class id that is no object."""
+
+    ignore_index: int | None = 255
+    """Semantic targets only: the class id of unlabelled pixels, which are never copied."""
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        check_range("scale_range", self.scale_range)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeScaleJitterSettings:
+    """Large-scale jitter (Ghiasi et al., 2021): resize by a random factor, then crop or pad to a fixed size.
+
+    Raises:
+        ValueError: where a value is outside its limits; the message names the setting.
+    """
+
+    __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    size: Annotated[tuple[int, int], Ge(16), Le(8192)] = (1024, 1024)
+    """Height and width, in pixels, of every picture that comes out."""
+
+    scale_range: Annotated[tuple[float, float], Gt(0), Le(10)] = (0.1, 2.0)
+    """Resize factor, drawn uniformly, relative to the largest size that fits ``size``. (0.8, 1.25) is the paper's standard
+    jitter."""
+
+    p_flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+
+    min_area: Annotated[int, Ge(1)] = 1
+    """An object stays when at least so many of its pixels are left in the picture."""
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        check_range("scale_range", self.scale_range)
