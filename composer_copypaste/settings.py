@@ -5,11 +5,13 @@ documentation of both: the string below each field describes it, ``Annotated`` h
 """
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le
 
 Fraction = Annotated[float, Ge(0), Le(1)]
+ResizeFactor = Annotated[float, Gt(0), Le(10)]
+CanvasSide = Annotated[int, Ge(16), Le(8192)]
 
 
 def check_limits(settings: object) -> None:
@@ -20,11 +22,16 @@ def check_limits(settings: object) -> None:
     """
     hints = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):  # type: ignore[arg-type]
-        value = getattr(settings, field.name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        for limit in getattr(hints[field.name], "__metadata__", ()):
-            for number in numbers:
-                _check_limit(field.name, number, limit)
+        _check_value(field.name, getattr(settings, field.name), hints[field.name])
+
+
+def _check_value(name: str, value: object, hint: object) -> None:
+    """Compare a number, or each number of a tuple, with the limits anywhere in its annotation."""
+    for limit in getattr(hint, "__metadata__", ()):
+        _check_limit(name, value, limit)
+    for part in get_args(hint):  # what Annotated wraps, the choices of a union, the elements of a tuple
+        for number in value if isinstance(value, tuple) else (value,):
+            _check_value(name, number, part)
 
 
 def _check_limit(name: str, number: object, limit: object) -> None:
@@ -70,7 +77,7 @@ class CopyPasteSettings:
     jitter: Literal["image", "instance"] = "image"
     """One transform for the whole source image ("image", the paper), or one for each object ("instance")."""
 
-    scale_range: Annotated[tuple[float, float], Gt(0), Le(10)] = (0.1, 2.0)
+    scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
     """Resize factor, drawn uniformly. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a loader
     has jittered already."""
 
@@ -117,10 +124,10 @@ class LargeScaleJitterSettings:
 
     __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
 
-    size: Annotated[tuple[int, int], Ge(16), Le(8192)] = (1024, 1024)
+    size: tuple[CanvasSide, CanvasSide] = (1024, 1024)
     """Height and width, in pixels, of every picture that comes out."""
 
-    scale_range: Annotated[tuple[float, float], Gt(0), Le(10)] = (0.1, 2.0)
+    scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
     """Resize factor, drawn uniformly, relative to the largest size that fits ``size``. (0.8, 1.25) is the paper's standard
     jitter."""
 
@@ -133,3 +140,32 @@ class LargeScaleJitterSettings:
     def __post_init__(self) -> None:
         check_limits(self)
         check_range("scale_range", self.scale_range)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesSettings:
+    """The drawn data set: where it lies and what is drawn.
+
+    Raises:
+        ValueError: where a value is outside its limits; the message names the setting.
+    """
+
+    __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    folder: str = "data/shapes"
+    """Where it is drawn the first time and read from later."""
+
+    train: Annotated[int, Ge(1), Le(100_000)] = 512
+    """Pictures to train on."""
+
+    val: Annotated[int, Ge(1), Le(100_000)] = 128
+    """Pictures to evaluate on."""
+
+    size: Annotated[int, Ge(32), Le(2048)] = 128
+    """Height and width of a picture, in pixels."""
+
+    seed: Annotated[int, Ge(0)] = 0
+    """The same seed draws the same bytes."""
+
+    def __post_init__(self) -> None:
+        check_limits(self)
