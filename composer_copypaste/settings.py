@@ -169,3 +169,64 @@ class ShapesSettings:
 
     def __post_init__(self) -> None:
         check_limits(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNSettings:
+    """Which Mask R-CNN is built, where its weights come from, and how it trains and detects.
+
+    Raises:
+        ValueError: where a value is outside its limits; the message names the setting.
+    """
+
+    __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    backbone: Literal[
+        "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
+    ] = "resnet50"
+    """What computes the feature pyramid. "resnet50" is torchvision's ``maskrcnn_resnet50_fpn``, "resnet50_v2" its
+    ``maskrcnn_resnet50_fpn_v2``. "small" is a network for pictures of about 128 pixels that a CPU trains in minutes."""
+
+    weights: str = "none"
+    """Where training starts: "none" (random), "imagenet" (the backbone) or "coco" (everything), both downloaded by torchvision
+    once; a name of torchvision's, such as ``ResNet50_Weights.IMAGENET1K_V2``; or a file: weights of a detector or of a backbone,
+    or a Composer checkpoint."""
+
+    trainable_backbone_layers: Annotated[int | None, Ge(0), Le(5)] = None
+    """So many of the backbone's five parts train, counted from its last; None: 3 where weights are loaded, else all."""
+
+    norm: Literal["batch", "frozen_batch", "group"] | None = None
+    """Normalisation. "frozen_batch" keeps the statistics of the weights, "group" suits random weights and small batches. None:
+    as torchvision ("frozen_batch" where weights are loaded, else and for "resnet50_v2" "batch"); "group" for "small"."""
+
+    box_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
+    """Probability that a feature of the box head is dropped, before the box predictor."""
+
+    mask_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
+    """Probability that a channel of the mask head is dropped, before the mask predictor."""
+
+    anchor_sizes: Annotated[tuple[int, ...] | None, Ge(1)] = None
+    """Side of the anchors, in pixels of the resized picture, for each of the five levels of the pyramid. None: 32, 64, 128, 256
+    and 512; a quarter of these for "small"."""
+
+    min_size: Annotated[int | None, Ge(32), Le(8192)] = None
+    """Pictures are resized so that the shorter side has so many pixels. None: 800; 128 for "small"."""
+
+    max_size: Annotated[int | None, Ge(32), Le(8192)] = None
+    """But the longer side has at most so many. None: five thirds of ``min_size``, as 1333 to 800."""
+
+    resize_training: bool = True
+    """Resize training pictures too. False where the loader gives them the size to train at, as large-scale jitter does."""
+
+    detections_per_image: Annotated[int, Ge(1)] = 100
+    """At most so many objects are detected in a picture."""
+
+    box_score_thresh: Fraction = 0.05
+    """Detections of a lower score are left out. Exact COCO numbers need at most 0.05."""
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        if self.anchor_sizes is not None and len(self.anchor_sizes) != 5:
+            raise ValueError(f"anchor_sizes: expected five, one for each level of the pyramid, got {self.anchor_sizes}")
+        if self.min_size and self.max_size and self.min_size > self.max_size:
+            raise ValueError(f"max_size: expected at least min_size, {self.min_size}, got {self.max_size}")
