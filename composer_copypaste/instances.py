@@ -1,30 +1,34 @@
 """One image's objects, every field in step: what a torchvision detection target becomes inside the package."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 
-TARGET_FIELDS = ("boxes", "labels", "masks", "area", "iscrowd")
-Target = dict[str, Tensor | object]
+Target = dict[str, object]
+"""torchvision's detection target: ``boxes``, ``labels``, ``masks``; optionally ``area``, ``iscrowd`` and further keys."""
+
+REQUIRED_FIELDS = ("boxes", "labels", "masks")
+PER_IMAGE_KEYS = frozenset({"image_id", "file_name", "orig_size", "size", "image_size", "height", "width"})
+"""Keys that describe the picture, whatever their length; other tensors with a row per object belong to the objects."""
 
 
 @dataclass(frozen=True)
 class Instances:
     """The ``n`` objects of one image.
 
-    ``boxes`` are (x1, y1, x2, y2) in pixels with x2 one past the last pixel; ``area`` is in pixels; ``masks`` hold 0 and 1.
-    ``extras`` are further per-object tensors, first axis ``n``.
+    ``boxes`` are (x1, y1, x2, y2) in pixels with x2 one past the last pixel; ``area`` is in pixels; ``masks`` hold 0 and
+    1. ``extras`` are further per-object tensors.
     """
 
-    boxes: Float[Tensor, "n 4"]
+    boxes: Shaped[Tensor, "n 4"]
     labels: Int[Tensor, " n"]
-    masks: UInt8[Tensor, "n h w"] | Bool[Tensor, "n h w"]
-    area: Float[Tensor, " n"]
-    iscrowd: Int[Tensor, " n"]
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: UInt8[Tensor, "n h w"]
+    area: Shaped[Tensor, " n"]
+    iscrowd: Shaped[Tensor, " n"]
+    extras: Mapping[str, Shaped[Tensor, "n ..."]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -44,6 +48,81 @@ class Instances:
             extras={name: function(values) for name, values in self.extras.items()},
         )
 
-    def replace(self, **fields: Tensor) -> "Instances":
-        """The same objects with other values in some fields."""
-        return replace(self, **fields)  # type: ignore[arg-type]
+
+def instances_of(targets: Sequence[Target], sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    """The objects of each target of a batch, whose images have those sizes (height, width).
+
+    Raises:
+        ValueError: a field is missing, of another length than ``labels``, or the masks are not of the image's size; the
+            message says which target and which field.
+        TypeError: masks that are neither bool nor uint8.
+    """
+    extras = _per_object_keys(targets)
+    return [_instances(f"targets[{i}]", target, sizes[i], extras) for i, target in enumerate(targets)]
+
+
+def target_of(target: Target, instances: Instances) -> Target:
+    """The target with other objects: the same keys, the same types."""
+    fields = {
+        "boxes": instances.boxes,
+        "labels": instances.labels,
+        "masks": instances.masks.view(_tensor(target["masks"]).dtype),
+        "area": instances.area,
+        "iscrowd": instances.iscrowd,
+        **instances.extras,
+    }
+    return {key: fields.get(key, value) for key, value in target.items()}
+
+
+def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequence[str]) -> Instances:
+    for key in REQUIRED_FIELDS:
+        if key not in target:
+            raise ValueError(f"{name}: expected {key!r}, got {sorted(target)}")
+    boxes, labels, masks = (_tensor(target[key]) for key in REQUIRED_FIELDS)
+    n = len(labels)
+    if masks.dtype not in (torch.bool, torch.uint8):
+        raise TypeError(f"{name}: expected masks of bool or of uint8 (0 and 1), got {masks.dtype}")
+    area = target.get("area", boxes.new_zeros(n))
+    iscrowd = target.get("iscrowd", labels.new_zeros(n))
+    shapes = {"boxes": (boxes, (n, 4)), "masks": (masks, (n, *size)), "area": (area, (n,)), "iscrowd": (iscrowd, (n,))}
+    for key, (values, expected) in shapes.items():
+        if tuple(_tensor(values).shape) != expected:
+            raise ValueError(
+                f"{name}: expected {key!r} of shape {expected} ({n} labels, image of {size[0]} x {size[1]}), "
+                f"got {tuple(_tensor(values).shape)}"
+            )
+    return Instances(
+        boxes=boxes,
+        labels=labels,
+        masks=masks.view(torch.uint8),
+        area=_tensor(area),
+        iscrowd=_tensor(iscrowd),
+        extras={key: _extra(name, target, key, n) for key in extras},
+    )
+
+
+def _per_object_keys(targets: Sequence[Target]) -> list[str]:
+    """The further keys that hold a tensor with one row per object, in every target that has them."""
+    known = {*REQUIRED_FIELDS, "area", "iscrowd"} | PER_IMAGE_KEYS
+    keys = dict.fromkeys(key for target in targets for key in target if key not in known)
+    return [
+        key
+        for key in keys
+        if all(_has_a_row_per_object(target[key], target.get("labels")) for target in targets if key in target)
+    ]
+
+
+def _has_a_row_per_object(values: object, labels: object) -> bool:
+    return isinstance(values, Tensor) and isinstance(labels, Tensor) and values.ndim > 0 and len(values) == len(labels)
+
+
+def _extra(name: str, target: Target, key: str, n: int) -> Tensor:
+    if key not in target:
+        raise ValueError(f"{name}: lacks {key!r}, which other targets of the batch have for each object ({n} here)")
+    return _tensor(target[key])
+
+
+def _tensor(values: object) -> Tensor:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"expected a tensor, got {type(values).__name__}")
+    return values

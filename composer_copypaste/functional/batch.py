@@ -1,0 +1,195 @@
+"""Copy-paste on a batch: the steps in a row, for instance and for semantic targets."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Shaped
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.functional.compose import Images, Objects, layers_of, paste_images
+from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
+from composer_copypaste.functional.targets import assemble, decide
+from composer_copypaste.functional.visible import Visible, measure
+from composer_copypaste.functional.warp import Window, size_of
+from composer_copypaste.instances import Instances, Target, instances_of, target_of
+from composer_copypaste.settings import CopyPasteSettings
+
+
+class NothingPastedWarning(UserWarning):
+    """Copy-paste left a batch as it was, for a reason that its user would want to know."""
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """A batch after copy-paste, and what was done to it."""
+
+    images: Images
+    targets: Sequence[Target] | Int[Tensor, "n h w"]
+    plan: PastePlan
+    added: int = 0
+    """Objects that were pasted and stayed."""
+    dropped: int = 0
+    """Objects, pasted or not, of which too little was left visible."""
+    reason: str | None = None
+    """Why nothing could be pasted, whatever had been drawn."""
+
+
+def copypaste_batch(
+    images: Images,
+    targets: Sequence[Target] | Int[Tensor, "n h w"],
+    *,
+    generator: torch.Generator | None = None,
+    settings: CopyPasteSettings | None = None,
+    **overrides: object,
+) -> tuple[Images, Sequence[Target] | Int[Tensor, "n h w"]]:
+    """Images and targets of a batch with objects copied between them ("Simple Copy-Paste", Ghiasi et al., CVPR 2021).
+
+    Works on the device that holds the batch. What the arguments hold is never modified; what no paste touched may be
+    shared with them. Boxes are expected to enclose their masks.
+
+    Args:
+        images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; floating point or uint8.
+        targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
+            ``masks`` (bool, or uint8 of 0 and 1) and, optionally, ``area``, ``iscrowd`` and others. Further tensors with one row
+            per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything else passes
+            through. Or class ids ``(N, H, W)``: each class of an image is then one object.
+        generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
+        settings: all settings in one value.
+        **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
+
+    Raises:
+        ValueError: a setting out of its limits, or targets that do not fit their images; the message names the place.
+        TypeError: a setting that does not exist, or masks of another type.
+
+    Warns:
+        NothingPastedWarning: where nothing could be pasted, whatever had been drawn; the message says why.
+
+    Example:
+        >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
+    """
+    settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
+    result = paste(images, targets, settings, generator or torch.default_generator)
+    if result.reason:
+        warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
+    return result.images, result.targets
+
+
+def paste(
+    images: Images,
+    targets: Sequence[Target] | Int[Tensor, "n h w"],
+    settings: CopyPasteSettings,
+    generator: torch.Generator,
+) -> Pasted:
+    """Draw a plan for the batch and carry it out; as :func:`copypaste_batch`, with an account of what was done."""
+    if len(images) != len(targets):
+        raise ValueError(f"expected a target for each image, got {len(images)} images and {len(targets)} targets")
+    if isinstance(targets, Tensor):
+        return _paste_classes(images, targets, settings, generator)
+    return _paste_instances(images, targets, settings, generator)
+
+
+def _paste_instances(
+    images: Images, targets: Sequence[Target], settings: CopyPasteSettings, generator: torch.Generator
+) -> Pasted:
+    if targets and not any("masks" in target for target in targets):
+        return Pasted(images, targets, PastePlan.empty(), reason="the targets have no masks")
+    batch = instances_of(targets, [size_of(image) for image in images])
+    hosted = _on_host(batch)
+    copyable = [_may_copy(labels, settings) & (iscrowd == 0) for _, labels, iscrowd in hosted]
+    objects = [Objects(instances.masks, boxes) for instances, (boxes, *_) in zip(batch, hosted, strict=True)]
+    plan = _draw(objects, copyable, settings, generator)
+    layers = layers_of(plan, objects)
+    measures = iter(measure([visible for layer in layers for visible in (*layer.pasted, *layer.left)]))
+    outcomes = {
+        layer.target: decide(
+            layer, [next(measures) for _ in (*layer.pasted, *layer.left)], hosted[layer.target][2], settings
+        )
+        for layer in layers
+    }
+    changed = [
+        target_of(target, assemble(batch[i], outcomes[i], batch)) if i in outcomes else target
+        for i, target in enumerate(targets)
+    ]
+    added = sum(len(outcome.added) for outcome in outcomes.values())
+    before = sum(len(layer.pasted) + len(batch[layer.target]) for layer in layers)
+    after = sum(len(outcome.kept) for outcome in outcomes.values()) + added
+    images = paste_images(images, layers, settings.blend_sigma)
+    return Pasted(images, changed, plan, added, before - after, _reason(copyable, settings))
+
+
+def _paste_classes(
+    images: Images, targets: Int[Tensor, "n h w"], settings: CopyPasteSettings, generator: torch.Generator
+) -> Pasted:
+    """Class-id maps: each class of an image is one object."""
+    if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
+        sizes = sorted({size_of(image) for image in images})
+        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(targets.shape[1:])}")
+    classes = [ids.unique() for ids in targets]
+    objects = [_class_objects(ids, present) for ids, present in zip(targets, classes, strict=True)]
+    copyable = [_may_copy_class(present.cpu().numpy(), settings) for present in classes]
+    plan = _draw(objects, copyable, settings, generator)
+    layers = layers_of(plan, objects)
+    painted = targets.clone()
+    for layer in layers:
+        for cut in layer.cut_outs:
+            below = painted[layer.target][cut.window.slices]
+            below.copy_(torch.where(cut.mask.view(torch.bool), classes[cut.source][cut.instance], below))
+    images = paste_images(images, layers, settings.blend_sigma)
+    added = sum(len(layer.cut_outs) for layer in layers)
+    return Pasted(images, painted, plan, added, 0, _reason(copyable, settings))
+
+
+def _draw(
+    objects: Sequence[Objects],
+    copyable: Sequence[Bool[ndarray, " _n"]],
+    settings: CopyPasteSettings,
+    generator: torch.Generator,
+) -> PastePlan:
+    scenes = [Scene(*image.size, image.boxes, may) for image, may in zip(objects, copyable, strict=True)]
+    return draw_plan(scenes, settings, generator)
+
+
+def _class_objects(ids: Int[Tensor, "h w"], present: Int[Tensor, " k"]) -> Objects:
+    masks = (ids == present[:, None, None]).view(torch.uint8)
+    everywhere = [Visible(Window(0, 0, *ids.shape), mask, mask.new_zeros(1, dtype=torch.int32)) for mask in masks]
+    return Objects(masks, np.array([found.box for found in measure(everywhere)], dtype=np.float64).reshape(-1, 4))
+
+
+def _may_copy(labels: Int[ndarray, " n"], settings: CopyPasteSettings) -> Bool[ndarray, " n"]:
+    return np.full(len(labels), True) if settings.categories is None else np.isin(labels, settings.categories)
+
+
+def _may_copy_class(classes: Int[ndarray, " k"], settings: CopyPasteSettings) -> Bool[ndarray, " k"]:
+    return _may_copy(classes, settings) & (classes != settings.background) & (classes != settings.ignore_index)
+
+
+def _reason(copyable: Sequence[Bool[ndarray, " _n"]], settings: CopyPasteSettings) -> str | None:
+    """Why nothing could be pasted, if nothing could."""
+    if settings.p == 0:
+        return None
+    if len(copyable) == 1:
+        return "a batch of one image has no other image to copy from; raise the batch size"
+    objects = sum(len(may) for may in copyable)
+    if objects and not any(may.any() for may in copyable):
+        return f"none of the batch's {objects} objects may be copied; see the settings, and iscrowd in the targets"
+    return None
+
+
+def _size(image: Shaped[Tensor, "c h w"]) -> tuple[int, int]:
+    height, width = image.shape[-2:]
+    return height, width
+
+
+def _on_host(batch: Sequence[Instances]) -> list[tuple[ndarray, ndarray, ndarray]]:
+    """Boxes, labels and iscrowd of every image, with one transfer for the whole batch."""
+    columns = [
+        torch.cat([instances.boxes.double(), instances.labels[:, None], instances.iscrowd[:, None]], dim=1)
+        for instances in batch
+    ]
+    numbers = torch.cat(columns).cpu().numpy() if columns else np.empty((0, 6))
+    ends = np.cumsum([len(instances) for instances in batch])
+    return [(part[:, :4], part[:, 4].astype(np.int64), part[:, 5]) for part in np.split(numbers, ends[:-1])]

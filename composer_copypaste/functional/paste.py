@@ -1,0 +1,97 @@
+"""Laying copied objects over an image: their colours, and which of their pixels stay visible."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, Shaped, UInt8
+from numpy import ndarray
+from torch import Tensor
+from torch.nn import functional
+
+from composer_copypaste.functional.warp import Window, resample_colours, resample_mask, size_of
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """One copied object, resampled to where it lands."""
+
+    source: int
+    instance: int
+    to_source: Int64[ndarray, "2 3"]
+    window: Window
+    mask: UInt8[Tensor, "hw ww"]
+
+
+@dataclass(frozen=True)
+class Cover:
+    """The pixels that pasted objects hide, in the smallest window that holds them."""
+
+    window: Window
+    mask: UInt8[Tensor, "hw ww"]
+
+
+def cut_out(
+    masks: UInt8[Tensor, "n h w"], source: int, instance: int, to_source: Int64[ndarray, "2 3"], window: Window
+) -> CutOut:
+    """The object's mask, resampled to the window of the target in which it lands."""
+    window, mask = resample_mask(masks[instance], to_source, window)
+    return CutOut(source, instance, to_source, window, mask)
+
+
+def stack(cut_outs: Sequence[CutOut]) -> tuple[list[UInt8[Tensor, "hw ww"]], Cover]:
+    """What is visible of each object when they lie on each other, the last on top, and all that they hide."""
+    window = cut_outs[0].window
+    for cut in cut_outs[1:]:
+        window = window | cut.window
+    covered = torch.zeros(window.shape, dtype=torch.uint8, device=cut_outs[0].mask.device)
+    visible = []
+    for cut in reversed(cut_outs):
+        under = covered[cut.window.within(window).slices]
+        visible.append(cut.mask & ~under)
+        under |= cut.mask
+    return visible[::-1], Cover(window, covered)
+
+
+def paste_colours(
+    image: Shaped[Tensor, "c h w"],
+    cut_outs: Sequence[CutOut],
+    sources: Sequence[Shaped[Tensor, "c _h _w"]],
+    blend_sigma: float,
+) -> None:
+    """Paint the objects' colours over the image, in place, one after the other."""
+    for cut in cut_outs:
+        window, alpha = _soften(cut, blend_sigma, size_of(image)) if blend_sigma else (cut.window, cut.mask)
+        below = image[:, *window.slices]
+        colours = resample_colours(sources[cut.source], cut.to_source, window)
+        below.copy_(_blend(below, colours, alpha))
+
+
+def _blend(
+    below: Shaped[Tensor, "c h w"], above: Shaped[Tensor, "c h w"], alpha: UInt8[Tensor, "h w"] | Float[Tensor, "h w"]
+) -> Shaped[Tensor, "c h w"]:
+    if alpha.is_floating_point():
+        return _rounded(torch.lerp(below.float(), above.float(), alpha), below.dtype)
+    return torch.where(alpha.view(torch.bool), _rounded(above, below.dtype), below)
+
+
+def _rounded(colours: Shaped[Tensor, "..."], dtype: torch.dtype) -> Shaped[Tensor, "..."]:
+    """The colours in another type: to the nearest, where it holds whole numbers."""
+    if colours.is_floating_point() and not dtype.is_floating_point:
+        colours = colours.round()
+    return colours.to(dtype)
+
+
+def _soften(cut: CutOut, sigma: float, size: tuple[int, int]) -> tuple[Window, Float[Tensor, "h w"]]:
+    """The mask under a Gaussian of ``sigma`` pixels, which fades across the seam, and the window it reaches."""
+    radius = math.ceil(3 * sigma)
+    window = cut.window.grown(radius, size)
+    opacity = torch.zeros((1, 1, *window.shape), device=cut.mask.device)
+    opacity[0, 0][cut.window.within(window).slices] = cut.mask.float()
+    offsets = torch.arange(-radius, radius + 1, device=cut.mask.device)
+    weights = torch.exp(-((offsets / sigma) ** 2) / 2)
+    weights = weights / weights.sum()
+    padded = functional.pad(opacity, (radius,) * 4, mode="replicate")  # no fading along the picture's edge
+    opacity = functional.conv2d(functional.conv2d(padded, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    return window, opacity[0, 0].clamp(0, 1)

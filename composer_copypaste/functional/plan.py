@@ -1,0 +1,155 @@
+"""What to paste where: every random number of copy-paste is drawn here, on the host, from sizes and boxes alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.settings import CopyPasteSettings
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a plan needs to know of one image: its size in pixels and its objects' boxes, all on the host."""
+
+    height: int
+    width: int
+    boxes: Float[ndarray, "n 4"]
+    copyable: Bool[ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class PastePlan:
+    """What a batch receives: the drawn numbers, and nothing that depends on pixels.
+
+    Row ``m`` describes one pasted object; the rows of one target stand together, bottom to top. Coordinates are
+    continuous, as in boxes: the centre of the first pixel is (0.5, 0.5).
+    """
+
+    target: Int[Tensor, " m"]
+    """Batch index of the image that receives the object."""
+
+    source: Int[Tensor, " m"]
+    """Batch index of the image it is copied from."""
+
+    instance: Int[Tensor, " m"]
+    """Which of the source's objects."""
+
+    to_source: Float[Tensor, "m 2 3"]
+    """Affine map from (x, y, 1) in the target to (x, y) in the source."""
+
+    def __len__(self) -> int:
+        return self.target.shape[0]
+
+    @classmethod
+    def empty(cls) -> "PastePlan":
+        """A plan that pastes nothing."""
+        none = torch.empty(0, dtype=torch.int64)
+        return cls(target=none, source=none, instance=none, to_source=torch.empty(0, 2, 3, dtype=torch.float64))
+
+
+def draw_plan(scenes: Sequence[Scene], settings: CopyPasteSettings, generator: torch.Generator) -> PastePlan:
+    """Draw what each image of a batch receives.
+
+    Args:
+        scenes: the images of the batch.
+        settings: what to draw.
+        generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
+    """
+    target, source, instance = [], [], []
+    to_source = [np.empty((0, 2, 3))]
+    for index, scene in enumerate(scenes):
+        if len(scenes) < 2 or _uniform(generator) >= settings.p:
+            continue
+        other = (index + _integer(len(scenes) - 1, generator) + 1) % len(scenes)
+        chosen = _choose(scenes[other], settings, generator)
+        target += [index] * len(chosen)
+        source += [other] * len(chosen)
+        instance += chosen
+        to_source.append(_draw_maps(scenes[other], chosen, scene, settings, generator))
+    return PastePlan(
+        target=torch.tensor(target, dtype=torch.int64),
+        source=torch.tensor(source, dtype=torch.int64),
+        instance=torch.tensor(instance, dtype=torch.int64),
+        to_source=torch.from_numpy(np.concatenate(to_source)),
+    )
+
+
+def _choose(source: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> list[int]:
+    """Draw which of the source's objects are copied; they keep their order."""
+    candidates = np.flatnonzero(source.copyable)
+    order = candidates[torch.randperm(len(candidates), generator=generator).numpy()]
+    if settings.p_instance is None:
+        chosen = order[: _integer(len(candidates) + 1, generator)]
+    else:
+        chosen = order[_uniforms((len(candidates),), generator) < settings.p_instance]
+    return sorted(chosen[: settings.max_copied_instances].tolist())
+
+
+def _draw_maps(
+    source: Scene, chosen: Sequence[int], target: Scene, settings: CopyPasteSettings, generator: torch.Generator
+) -> Float[ndarray, "m 2 3"]:
+    """Draw the map from the target to the source of each chosen object."""
+    m = len(chosen)
+    linear, inverse = _draw_linear(m if settings.jitter == "instance" else 1, settings, generator)
+    boxes = source.boxes[list(chosen)].reshape(m, 4)
+    if settings.placement == "random":
+        shift = _shift_anywhere(linear, boxes, (target.width, target.height), _uniforms((m, 2), generator))
+    elif settings.jitter == "image":
+        whole = np.array([[0, 0, source.width, source.height]], dtype=np.float64)
+        shift = _shift_anywhere(linear, whole, (source.width, source.height), _uniforms((1, 2), generator))
+    else:
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        shift = np.rint(centre - np.einsum("mij,mj->mi", linear, centre))
+    back = -np.einsum("mij,mj->mi", np.broadcast_to(inverse, (len(shift), 2, 2)), shift)
+    to_source = np.concatenate([np.broadcast_to(inverse, (len(shift), 2, 2)), back[:, :, None]], axis=2)
+    return np.broadcast_to(to_source, (m, 2, 3))
+
+
+def _draw_linear(
+    n: int, settings: CopyPasteSettings, generator: torch.Generator
+) -> tuple[Float[ndarray, "n 2 2"], Float[ndarray, "n 2 2"]]:
+    """Draw ``n`` times flip, resize and rotation, as a map from source to target, and its inverse."""
+    scale, flip, angle = _uniforms((3, n), generator)
+    low, high = settings.scale_range
+    scale = low + (high - low) * scale
+    mirror = np.where(flip < settings.p_flip, -1.0, 1.0)
+    radians = (2 * angle - 1) * math.radians(settings.rotation)
+    cos, sin = np.cos(radians), np.sin(radians)
+    linear = np.stack([scale * cos * mirror, -scale * sin, scale * sin * mirror, scale * cos], axis=1)
+    inverse = np.stack([mirror * cos / scale, mirror * sin / scale, -sin / scale, cos / scale], axis=1)
+    return linear.reshape(n, 2, 2), inverse.reshape(n, 2, 2)
+
+
+def _shift_anywhere(
+    linear: Float[ndarray, "k 2 2"], boxes: Float[ndarray, "m 4"], canvas: tuple[int, int], u: Float[ndarray, "m 2"]
+) -> Float[ndarray, "m 2"]:
+    """The shift, in whole pixels, that puts each transformed box at fraction ``u`` of the room that the canvas leaves.
+
+    A box larger than the canvas covers it: the room is then negative.
+    """
+    corners = np.einsum("mij,mcj->mci", np.broadcast_to(linear, (len(boxes), 2, 2)), box_corners(boxes))
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    return np.rint(u * (np.asarray(canvas) - (high - low)) - low)
+
+
+def box_corners(boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4 2"]:
+    """The four corners (x, y) of boxes (x1, y1, x2, y2)."""
+    return boxes[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 4, 2)
+
+
+def _uniforms(shape: tuple[int, ...], generator: torch.Generator) -> Float[ndarray, "..."]:
+    return torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+def _integer(n: int, generator: torch.Generator) -> int:
+    return int(torch.randint(n, (), generator=generator))
