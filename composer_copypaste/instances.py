@@ -8,7 +8,7 @@ from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 
 Target = dict[str, object]
-"""torchvision's detection target: ``boxes``, ``labels``, ``masks``; optionally ``area``, ``iscrowd`` and further keys."""
+"""torchvision's detection target: ``boxes``, ``labels``, ``masks``, optionally ``area``, ``iscrowd`` and others."""
 
 REQUIRED_FIELDS = ("boxes", "labels", "masks")
 PER_IMAGE_KEYS = frozenset({"image_id", "file_name", "orig_size", "size", "image_size", "height", "width"})
@@ -19,8 +19,8 @@ PER_IMAGE_KEYS = frozenset({"image_id", "file_name", "orig_size", "size", "image
 class Instances:
     """The ``n`` objects of one image.
 
-    ``boxes`` are (x1, y1, x2, y2) in pixels with x2 one past the last pixel; ``area`` is in pixels; ``masks`` hold 0 and
-    1. ``extras`` are further per-object tensors.
+    ``boxes`` are (x1, y1, x2, y2) in pixels with x2 one past the last pixel; ``masks`` hold 0 and 1.
+    ``extras`` are further per-object tensors.
     """
 
     boxes: Shaped[Tensor, "n 4"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -54,9 +54,9 @@ def copypaste_batch(
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; floating point or uint8.
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
-            ``masks`` (bool, or uint8 of 0 and 1) and, optionally, ``area``, ``iscrowd`` and others. Further tensors with one row
-            per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything else passes
-            through. Or class ids ``(N, H, W)``: each class of an image is then one object.
+            ``masks`` (bool, or uint8 of 0 and 1) and, optionally, ``area``, ``iscrowd`` and others. Further tensors with
+            one row per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything else
+            passes through. Or class ids ``(N, H, W)``: each class of an image is then one object.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
@@ -177,11 +177,6 @@ def _reason(copyable: Sequence[Bool[ndarray, " _n"]], settings: CopyPasteSetting
     if objects and not any(may.any() for may in copyable):
         return f"none of the batch's {objects} objects may be copied; see the settings, and iscrowd in the targets"
     return None
-
-
-def _size(image: Shaped[Tensor, "c h w"]) -> tuple[int, int]:
-    height, width = image.shape[-2:]
-    return height, width
 
 
 def _on_host(batch: Sequence[Instances]) -> list[tuple[ndarray, ndarray, ndarray]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from composer_copypaste.functional.paste import CutOut, cut_out, paste_colours, stack
 from composer_copypaste.functional.plan import PastePlan, box_corners
 from composer_copypaste.functional.visible import Visible, pasted, uncovered
-from composer_copypaste.functional.warp import Window, box_windows, fixed_point
+from composer_copypaste.functional.warp import Window, box_windows, fixed_point, size_of
 
 BOX_MARGIN = 1
 """Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""
@@ -30,8 +30,7 @@ class Objects:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image."""
-        height, width = self.masks.shape[1:]
-        return height, width
+        return size_of(self.masks)
 
     def windows(self) -> list[Window]:
         """The pixels in which each object's mask lies."""
@@ -98,12 +97,11 @@ def _landing_windows(plan: PastePlan, objects: Sequence[Objects]) -> list[Window
 
 def paste_images(images: Images, layers: Sequence[Layer], blend_sigma: float) -> Images:
     """New images with the layers' objects painted on; a list shares with the old one what receives none."""
+    received = {layer.target for layer in layers}
     if isinstance(images, Tensor):
-        painted = images.clone()
-        canvases = list(painted)
+        painted: Images = images.clone()
     else:
-        received = {layer.target for layer in layers}
-        painted = canvases = [image.clone() if i in received else image for i, image in enumerate(images)]
+        painted = [image.clone() if i in received else image for i, image in enumerate(images)]
     for layer in layers:
-        paste_colours(canvases[layer.target], layer.cut_outs, images, blend_sigma)
+        paste_colours(painted[layer.target], layer.cut_outs, list(images), blend_sigma)
     return painted
