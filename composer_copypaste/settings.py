@@ -188,16 +188,17 @@ class MaskRCNNSettings:
     ``maskrcnn_resnet50_fpn_v2``. "small" is a network for pictures of about 128 pixels that a CPU trains in minutes."""
 
     weights: str = "none"
-    """Where training starts: "none" (random), "imagenet" (the backbone) or "coco" (everything), both downloaded by torchvision
-    once; a name of torchvision's, such as ``ResNet50_Weights.IMAGENET1K_V2``; or a file: weights of a detector or of a backbone,
-    or a Composer checkpoint."""
+    """Where training starts: "none" (random), "imagenet" (the backbone) or "coco" (everything), which torchvision
+    downloads once; a name of torchvision's, such as ``ResNet50_Weights.IMAGENET1K_V2``; or a file: the weights of a detector or of a
+    backbone, or a Composer checkpoint."""
 
     trainable_backbone_layers: Annotated[int | None, Ge(0), Le(5)] = None
     """So many of the backbone's five parts train, counted from its last; None: 3 where weights are loaded, else all."""
 
     norm: Literal["batch", "frozen_batch", "group"] | None = None
-    """Normalisation. "frozen_batch" keeps the statistics of the weights, "group" suits random weights and small batches. None:
-    as torchvision ("frozen_batch" where weights are loaded, else and for "resnet50_v2" "batch"); "group" for "small"."""
+    """Normalisation. "frozen_batch" keeps the statistics of the weights, "group" suits random weights and small batches.
+    None: "group" for "small", else as torchvision: "frozen_batch" where weights are loaded, but "batch" without them and
+    for "resnet50_v2"."""
 
     box_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
     """Probability that a feature of the box head is dropped, before the box predictor."""
@@ -205,9 +206,9 @@ class MaskRCNNSettings:
     mask_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
     """Probability that a channel of the mask head is dropped, before the mask predictor."""
 
-    anchor_sizes: Annotated[tuple[int, ...] | None, Ge(1)] = None
-    """Side of the anchors, in pixels of the resized picture, for each of the five levels of the pyramid. None: 32, 64, 128, 256
-    and 512; a quarter of these for "small"."""
+    anchor_sizes: tuple[Annotated[int, Ge(1)], ...] | None = None
+    """Side of the anchors, in pixels of the resized picture, for each of the pyramid's five levels. None: 32, 64, 128,
+    256 and 512; a quarter of these for "small"."""
 
     min_size: Annotated[int | None, Ge(32), Le(8192)] = None
     """Pictures are resized so that the shorter side has so many pixels. None: 800; 128 for "small"."""
@@ -216,7 +217,7 @@ class MaskRCNNSettings:
     """But the longer side has at most so many. None: five thirds of ``min_size``, as 1333 to 800."""
 
     resize_training: bool = True
-    """Resize training pictures too. False where the loader gives them the size to train at, as large-scale jitter does."""
+    """Resize training pictures too; False where the loader gives them the size to train at (large-scale jitter)."""
 
     detections_per_image: Annotated[int, Ge(1)] = 100
     """At most so many objects are detected in a picture."""
