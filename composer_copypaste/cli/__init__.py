@@ -1,0 +1,64 @@
+"""The command line: ``copypaste``, whose commands are imported only when they are called, so that help is instant.
+
+A command lives in a module of its own, exports a click command named ``command``, imports nothing heavy at its top, and
+is listed in ``COMMANDS`` with the first line of its help.
+"""
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
+
+import sys
+from importlib import import_module
+
+import click
+
+from composer_copypaste import __version__
+from composer_copypaste.errors import UserError
+
+COMMANDS = {
+    "train": "Train a recipe, evaluate it, and leave everything in one folder.",
+    "eval": "Score a checkpoint on a data set, by COCO's rules.",
+    "recipe": "List, show and check recipes.",
+}
+
+INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended: 128 + SIGINT
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules beside this one; a user's mistakes end in one message and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands' names, in the order in which they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what each command does, without importing it."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; print what the user can put right instead of a traceback."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="copypaste")
+def main() -> None:
+    """Copy-paste augmentation and Mask R-CNN for MosaicML Composer.
+
+    \b
+    Start with data that is drawn here, nothing is downloaded:
+      copypaste train quickstart
+    """

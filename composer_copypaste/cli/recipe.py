@@ -1,0 +1,64 @@
+"""``copypaste recipe``: what recipes there are, and what one comes to."""
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
+
+import click
+
+
+@click.group(name="recipe")
+def command() -> None:
+    """List, show and check recipes.
+
+    \b
+    A recipe is a YAML file that states what differs from its base; KEY=VALUE overrides come on top:
+      copypaste recipe show finetune optimizer.lr=1e-3
+    """
+
+
+@command.command("list")
+def list_() -> None:
+    """Print the shipped recipes, and what each is for.
+
+    \b
+    Example:
+      copypaste recipe list
+    """
+    from composer_copypaste.config.load import describe_recipe, shipped_recipes
+
+    recipes = shipped_recipes()
+    width = max(map(len, recipes), default=0)
+    for name, file in recipes.items():
+        click.echo(f"{name:{width}}  {describe_recipe(file)}")
+
+
+@command.command()
+@click.argument("recipe", metavar="RECIPE")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+def show(recipe: str, overrides: tuple[str, ...]) -> None:
+    """Check RECIPE, a file or a shipped recipe's name, and print it complete: bases, overrides and defaults merged.
+
+    \b
+    Example:
+      copypaste recipe show quickstart training.duration=100ba > my.yaml
+
+    Writes nothing but what it prints, itself a recipe.
+    """
+    from composer_copypaste.config.load import load_recipe, recipe_to_yaml
+
+    click.echo(recipe_to_yaml(load_recipe(recipe, overrides)), nl=False)
+
+
+@command.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, with which editors complete and check them.
+
+    \b
+    Example:
+      copypaste recipe schema > recipes/schema.json
+    and, as the first line of a recipe beside it:
+      # yaml-language-server: $schema=schema.json
+    """
+    import json
+
+    from composer_copypaste.config.load import recipe_schema
+
+    click.echo(json.dumps(recipe_schema(), indent=2))

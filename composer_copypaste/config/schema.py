@@ -1,0 +1,239 @@
+"""The recipe: every section and key of a training, with its default, unit and limits.
+
+Plain frozen dataclasses, as in ``settings.py``: they are what a recipe is validated into, and from them comes the JSON
+Schema that editors read. Nothing heavy is imported here.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from composer_copypaste.settings import (
+    CopyPasteSettings,
+    Fraction,
+    LargeScaleJitterSettings,
+    MaskRCNNSettings,
+    ShapesSettings,
+)
+
+CONFIG = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}
+
+DURATION = r"^[1-9][0-9]*(ep|ba)$"
+TIME = r"^([0-9]+(ep|ba)|(0?\.[0-9]+|0|1)dur)$"
+
+
+def _duration(text: object) -> object:
+    if not (isinstance(text, str) and re.fullmatch(DURATION, text)):
+        raise ValueError(f"expected epochs or batches such as '12ep' or '800ba', got {text!r}")
+    return text
+
+
+def _time(text: object) -> object:
+    if not (isinstance(text, str) and re.fullmatch(TIME, text)):
+        raise ValueError(f"expected a time such as '8ep', '500ba' or '0.9dur' (of the duration), got {text!r}")
+    return text
+
+
+Duration = Annotated[str, BeforeValidator(_duration), Field(json_schema_extra={"pattern": DURATION})]
+Time = Annotated[str, BeforeValidator(_time), Field(json_schema_extra={"pattern": TIME})]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+Count = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoFiles:
+    """Pictures and their COCO instance annotations. Paths are relative to the working directory; ``~`` is your home."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    images: UserPath
+    """Folder with the pictures."""
+
+    annotations: UserPath
+    """COCO instance annotations, a JSON file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What is trained and evaluated on: either ``train`` and ``val``, or ``shapes``."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    train: CocoFiles | None = None
+    """What is trained on."""
+
+    val: CocoFiles | None = None
+    """What is evaluated on."""
+
+    shapes: ShapesSettings | None = None
+    """The drawn data set, instead of ``train`` and ``val``: nothing is downloaded."""
+
+    batch_size: Count = 2
+    """Pictures in a training batch, on each device."""
+
+    eval_batch_size: Count = 1
+    """Pictures in an evaluation batch, on each device."""
+
+    workers: Annotated[int, Ge(0)] = 2
+    """Processes that load pictures, for each device; 0: the training process itself. The result is the same."""
+
+    jitter: LargeScaleJitterSettings | None = None
+    """Large-scale jitter of each training picture; null: none."""
+
+    p_flip: Fraction = 0.5
+    """Probability that a training picture is flipped horizontally, where there is no large-scale jitter (which flips by
+    its own ``p_flip``)."""
+
+    def __post_init__(self) -> None:
+        if self.shapes is not None and (self.train is not None or self.val is not None):
+            raise ValueError(
+                "expected either shapes (the drawn data set) or train and val, got both; "
+                "data.shapes=null leaves the drawn one out"
+            )
+        for name in ("train", "val"):
+            if self.shapes is None and getattr(self, name) is None:
+                raise ValueError(
+                    f"{name}: not given; name your own data with data.{name}.images=FOLDER "
+                    f"data.{name}.annotations=FILE, or have one drawn with data.shapes={{}}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How the weights are updated."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """Stochastic gradient descent with momentum, or AdamW."""
+
+    lr: Annotated[float, Gt(0)] = 0.02
+    """Learning rate after the warm-up."""
+
+    lr_batch_size: Count | None = None
+    """The total batch, over all devices, that ``lr`` is meant for: with another one, ``lr`` is scaled in proportion
+    (Goyal et al., 2017). null: ``lr`` is used as it is."""
+
+    momentum: Annotated[float, Ge(0), Le(1)] = 0.9
+    """Momentum, of sgd only."""
+
+    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    """Weight decay: as L2 penalty in sgd, decoupled in adamw."""
+
+    def lr_for(self, total_batch_size: int) -> float:
+        """The learning rate for so many pictures a step, over all devices."""
+        return self.lr * total_batch_size / (self.lr_batch_size or total_batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """How the learning rate changes during the training. Times are Composer's: '8ep', '500ba', '0.9dur'."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    name: Literal["multistep", "cosine", "constant"] = "constant"
+    """By a factor at each milestone, along half a cosine, or not at all."""
+
+    warmup: Time = "0ba"
+    """The learning rate rises linearly from 0 for so long."""
+
+    milestones: tuple[Time, ...] = ()
+    """When ``gamma`` is multiplied in, of multistep only."""
+
+    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
+    """The factor at each milestone, of multistep only."""
+
+    final: Fraction = 0.0
+    """Fraction of the learning rate at the end, of cosine only."""
+
+    def __post_init__(self) -> None:
+        if self.name == "multistep" and not self.milestones:
+            raise ValueError("milestones: multistep needs at least one, such as ['8ep', '11ep']")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How long is trained, on what, and how often is evaluated and saved."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    duration: Duration = "12ep"
+    """Epochs ('12ep') or batches ('800ba')."""
+
+    precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
+    """Floating point: full, or mixed with bfloat16 or float16, on a GPU only."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train; auto: on the GPU if there is one."""
+
+    microbatch: Count | Literal["auto"] | None = None
+    """Pictures whose gradients are computed at a time, to save memory; auto: as many as fit on the GPU; null: the whole
+    batch."""
+
+    clip_norm: Annotated[float | None, Gt(0)] = None
+    """Gradients are scaled down to this norm; null: never."""
+
+    eval_interval: Duration = "1ep"
+    """How often is evaluated, besides at the end."""
+
+    checkpoint_interval: Duration = "1ep"
+    """How often a checkpoint is saved, besides at the end."""
+
+    def __post_init__(self) -> None:
+        if self.device == "cpu" and self.precision != "fp32":
+            raise ValueError(f"precision: expected 'fp32', all that Composer allows on a CPU, got {self.precision!r}")
+        if self.device == "cpu" and self.microbatch == "auto":
+            raise ValueError("microbatch: 'auto' needs a GPU; expected a number or null with device 'cpu'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How detections are scored, by COCO's rules."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    max_dets: Annotated[tuple[Count, ...], MinLen(1)] = (1, 10, 100)
+    """Detections per picture that the recalls (AR1, AR10, AR100) are computed for, ascending; the precisions use the
+    last."""
+
+    def __post_init__(self) -> None:
+        if list(self.max_dets) != sorted(set(self.max_dets)):
+            raise ValueError(f"max_dets: expected ascending numbers such as [1, 10, 100], got {list(self.max_dets)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training: data, model, augmentation, optimizer, schedule and evaluation."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    """What the run is called; the recipe file's name where it is not given."""
+
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 17
+    """All randomness comes from it: weights, order of the pictures, augmentation."""
+
+    output: UserPath | None = None
+    """Folder of the run; null: runs/<name>-<time>."""
+
+    data: DataSettings
+    model: MaskRCNNSettings = field(default_factory=MaskRCNNSettings)
+
+    copy_paste: CopyPasteSettings | None = None
+    """Copy-paste augmentation on the training device, {} for the paper's; null: none."""
+
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        if self.copy_paste is not None and self.data.batch_size < 2:
+            raise ValueError(
+                f"data.batch_size: copy-paste needs at least 2 pictures per batch to have a source to copy from, "
+                f"got {self.data.batch_size}; raise it, or switch copy-paste off with copy_paste=null"
+            )

@@ -1,0 +1,107 @@
+"""YAML as people expect it: the scalars of YAML 1.2, no key twice, and the line of every key.
+
+PyYAML follows YAML 1.1, which reads ``1e-4`` as text, ``no`` and ``on`` as booleans, ``010`` as 8 and ``12:30`` as 750.
+It also lets the last of two equal keys win without a word.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+Place = tuple[str, ...]
+"""The keys that lead to a value, from the top."""
+
+_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+_SCALARS = (  # YAML 1.2.2, section 10.3.2 (core schema), without octal and hexadecimal numbers; the first match counts
+    ("null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    ("bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    ("int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+    ("merge", re.compile(r"^<<$"), ["<"]),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - filled below, in place of YAML 1.1's
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what both versions of YAML read alike: text that either would take for something else is quoted."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """Text, in double quotes where it holds line breaks or the like: PyYAML writes U+0085 so that it reads a space."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+for _name, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(
+    list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+)
+
+
+class YamlError(ValueError):
+    """A text that is not the YAML wanted.
+
+    Attributes:
+        line: where, counted from 1; None where that is unknown.
+    """
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
+    """The value of a YAML text, and the line of each key of its nested mappings.
+
+    Raises:
+        YamlError: where the text is no YAML, or a key is given twice or is not text.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        lines = {} if node is None else dict(_lines(node, ()))
+        return (None if node is None else loader.construct_document(node)), lines
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise YamlError(f"not valid YAML: {error.problem or error}", line) from error
+    except yaml.YAMLError as error:
+        raise YamlError(f"not valid YAML: {error}") from error
+    finally:
+        loader.dispose()
+
+
+def dump(value: object) -> str:
+    """A YAML text of plain mappings, lists, texts, numbers, booleans and None; keys keep their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.tag == "tag:yaml.org,2002:merge":
+            continue
+        if key.tag != "tag:yaml.org,2002:str":
+            raise YamlError(f"expected text as key, got {getattr(key, 'value', key.tag)!r}", line)
+        if key.value in seen:
+            raise YamlError(f"key {key.value!r} is given twice, first in line {seen[key.value]}; keep one", line)
+        seen[key.value] = line
+        yield (*place, key.value), line
+        yield from _lines(value, (*place, key.value))

@@ -1,0 +1,95 @@
+"""The command line as a whole: instant help, one message for a mistake, the exit codes."""
+
+import importlib.util
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from composer_copypaste import cli
+from composer_copypaste.cli import COMMANDS, main
+from composer_copypaste.errors import UserError
+
+WRITTEN = [name for name in COMMANDS if importlib.util.find_spec(f"composer_copypaste.cli.{name}")]
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "composer_copypaste.cli", *arguments], capture_output=True, text=True)
+
+
+def fails_with(monkeypatch, error):
+    @click.command()
+    def command():
+        raise error
+
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_: command)
+    return CliRunner().invoke(main, ["train"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["recipe", "show", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from composer_copypaste.cli import main; main(sys.argv[1:], standalone_mode=False);"
+        "print('HEAVY', sorted({'torch', 'composer', 'pydantic', 'omegaconf', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_help_lists_every_command():
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    for name, line in COMMANDS.items():
+        assert name in result.output
+        assert line in result.output
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_command_introduces_itself_as_the_list_does_and_shows_an_example(name):
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    assert COMMANDS[name] in result.output
+    assert "\n    copypaste " + name in result.output
+
+
+def test_a_users_mistake_ends_in_one_message_and_exit_code_2(monkeypatch):
+    result = fails_with(monkeypatch, UserError("my.json: line 3: expected a number"))
+    assert result.exit_code == 2
+    assert result.stderr == "error: my.json: line 3: expected a number\n"
+    assert result.stdout == ""
+
+
+def test_an_interruption_ends_in_one_line_and_exit_code_130(monkeypatch):
+    result = fails_with(monkeypatch, KeyboardInterrupt())
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted\n"
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch):
+    assert isinstance(fails_with(monkeypatch, ZeroDivisionError()).exception, ZeroDivisionError)
+
+
+def test_an_unknown_command_exits_with_2_and_its_usage():
+    result = run("trian")
+    assert result.returncode == 2
+    assert "No such command 'trian'" in result.stderr
+
+
+def test_a_reader_that_stops_reading_is_no_error_worth_a_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "composer_copypaste.cli", "recipe", "schema"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    process.wait()
+
+
+def test_the_module_runs_as_a_program_under_the_commands_name():
+    result = run("recipe", "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Usage: copypaste recipe ")

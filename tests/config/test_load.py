@@ -1,0 +1,266 @@
+"""Recipes: bases, overrides, and what is said about mistakes in them."""
+
+from pathlib import Path
+
+import pytest
+
+from composer_copypaste.config import load
+from composer_copypaste.config.load import load_recipe, recipe_to_yaml
+from composer_copypaste.errors import RecipeError
+
+MINIMAL = "data: {shapes: {}}\n"
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """Writes a recipe beside the others of a test and gives its path."""
+
+    def write(text, name="mine.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def complaint(path, *overrides):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+# ---- what is loaded
+
+
+def test_a_recipe_is_called_like_its_file_unless_it_says_otherwise(recipe_file):
+    assert load_recipe(recipe_file(MINIMAL)).name == "mine"
+    assert load_recipe(recipe_file(MINIMAL + "name: yours")).name == "yours"
+
+
+def test_a_number_in_scientific_notation_is_a_number(recipe_file):
+    path = recipe_file(MINIMAL + "optimizer: {lr: 1e-4}")
+    assert load_recipe(path).optimizer.lr == 1e-4
+    assert load_recipe(path, ["optimizer.lr=3e-4"]).optimizer.lr == 3e-4
+
+
+def test_a_folder_called_no_stays_text(recipe_file):
+    assert load_recipe(recipe_file(MINIMAL + "output: no")).output == Path("no")
+
+
+def test_a_home_directory_is_expanded(recipe_file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    recipe = load_recipe(
+        recipe_file(""), [f"data.{part}={{images: ~/x, annotations: ~/y}}" for part in ("train", "val")]
+    )
+    assert recipe.data.train.images == Path("/home/someone/x")
+
+
+def test_environment_variables_can_be_named(recipe_file, monkeypatch):
+    monkeypatch.setenv("PLACE", "/elsewhere")
+    assert load_recipe(recipe_file(MINIMAL + "output: ${oc.env:PLACE}/runs")).output == Path("/elsewhere/runs")
+
+
+def test_a_recipe_states_only_what_differs_from_its_base(recipe_file):
+    recipe_file(MINIMAL + "optimizer: {lr: 0.5, momentum: 0.5}", "below.yaml")
+    recipe = load_recipe(recipe_file("base: below.yaml\noptimizer: {lr: 0.1}"))
+    assert (recipe.optimizer.lr, recipe.optimizer.momentum, recipe.name) == (0.1, 0.5, "mine")
+
+
+def test_of_several_bases_the_later_wins_and_the_recipe_over_both(recipe_file):
+    recipe_file(MINIMAL + "seed: 1\noptimizer: {lr: 0.1, momentum: 0.1}", "first.yaml")
+    recipe_file("seed: 2\noptimizer: {lr: 0.2}", "second.yaml")
+    recipe = load_recipe(recipe_file("base: [first.yaml, second.yaml]\nseed: 3"))
+    assert (recipe.seed, recipe.optimizer.lr, recipe.optimizer.momentum) == (3, 0.2, 0.1)
+
+
+def test_a_base_is_looked_for_beside_the_file_that_names_it(recipe_file, tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    recipe_file(MINIMAL + "seed: 5", "inner/lowest.yaml")
+    recipe_file("base: lowest.yaml", "inner/low.yaml")
+    monkeypatch.chdir("/")
+    assert load_recipe(recipe_file("base: inner/low.yaml")).seed == 5
+
+
+def test_a_shipped_recipe_is_found_by_its_name_also_as_a_base(recipe_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("quickstart").name == "quickstart"
+    assert load_recipe(recipe_file("base: quickstart")).model == load_recipe("quickstart").model
+
+
+def test_shipped_recipes_are_found_in_an_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "wheel.yaml").write_text("# What for\n" + MINIMAL)
+    monkeypatch.setattr(load, "_SHIPPED", (tmp_path, *load._SHIPPED))
+    assert load_recipe("wheel").name == "wheel"
+
+
+def test_two_recipes_may_share_a_base(recipe_file):
+    recipe_file(MINIMAL, "lowest.yaml")
+    recipe_file("base: lowest.yaml", "a.yaml")
+    recipe_file("base: lowest.yaml", "b.yaml")
+    assert load_recipe(recipe_file("base: [a.yaml, b.yaml]")).data.shapes is not None
+
+
+def test_an_override_wins_over_the_file(recipe_file):
+    assert load_recipe(recipe_file(MINIMAL + "seed: 1"), ["seed=2", "seed=3"]).seed == 3
+
+
+def test_null_switches_a_section_off_and_a_key_inside_switches_it_on(recipe_file):
+    on, off = (
+        recipe_file(MINIMAL + "copy_paste: {p: 0.1}", "on.yaml"),
+        recipe_file(MINIMAL + "copy_paste: null", "off.yaml"),
+    )
+    assert load_recipe(on, ["copy_paste=null"]).copy_paste is None
+    assert load_recipe(off, ["copy_paste.p=0.3"]).copy_paste.p == 0.3
+
+
+def test_a_list_replaces_the_bases_list(recipe_file):
+    assert load_recipe(recipe_file(MINIMAL), ["evaluation.max_dets=[5]"]).evaluation.max_dets == (5,)
+
+
+@pytest.mark.parametrize("name", ["plain", "with ${curly} braces", "1e-4", "no", "~", "a: b # c", "ümläut"])
+def test_a_recipe_that_is_written_out_loads_to_an_equal_one(recipe_file, name):
+    recipe = load_recipe(recipe_file(MINIMAL), ["copy_paste={categories: [1, 2]}", "optimizer.lr=1e-5"])
+    recipe = type(recipe)(**{**vars(recipe), "name": name})
+    assert load_recipe(recipe_file(recipe_to_yaml(recipe), "written.yaml")) == recipe
+
+
+# ---- what is said about mistakes
+
+
+def test_a_wrong_value_is_said_with_place_expectation_and_line(recipe_file):
+    path = recipe_file(MINIMAL + "optimizer:\n  name: adm\n")
+    assert complaint(path) == (
+        f"{path}: the recipe has a problem:\n  optimizer.name: expected one of 'sgd', 'adamw', got 'adm' ({path}:3)"
+    )
+
+
+def test_all_problems_are_listed_together(recipe_file):
+    text = complaint(recipe_file("optimizer: {name: adm, lr: -1}\nseed: x"), "training.precison=fp32")
+    assert "the recipe has 5 problems:" in text
+    assert text.count("\n") == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("copy_paste.p=1.5", "copy_paste.p: expected at most 1, got 1.5 (command line)"),
+        ("copy_paste.scale_range=[0,1]", "copy_paste.scale_range.0: expected more than 0, got 0 (command line)"),
+        (
+            "copy_paste.scale_range=[2,1]",
+            "copy_paste.scale_range: expected (smallest, largest), got (2.0, 1.0) (command line)",
+        ),
+        ("optimizer.lr=fast", "optimizer.lr: expected a number, got 'fast' (command line)"),
+        ("optimizer.lr=.nan", "optimizer.lr: expected a finite number, got nan (command line)"),
+        ("data.batch_size=true", "data.batch_size: expected a whole number, got true (command line)"),
+        ("data.batch_size=2.5", "data.batch_size: expected a whole number, got 2.5 (command line)"),
+        ("data.batch_size=null", "data.batch_size: expected a whole number, got null (command line)"),
+        ("seed.x=3", "seed: expected a whole number, got {'x': 3} (command line)"),
+        ("training.microbatch=0", "training.microbatch: expected at least 1 or 'auto', got 0 (command line)"),
+        (
+            "training.duration=12",
+            "training.duration: expected epochs or batches such as '12ep' or '800ba', got 12 (command line)",
+        ),
+        (
+            "evaluation.max_dets=[10, 1]",
+            "evaluation.max_dets: expected ascending numbers such as [1, 10, 100], got [10, 1]",
+        ),
+        ("schedule.name=multistep", "schedule.milestones: multistep needs at least one, such as ['8ep', '11ep']"),
+        ("optimizer=[1]", "optimizer: expected a section with some of the keys name, lr, lr_batch_size, momentum"),
+        ("data.train.images=x", "data.train.annotations: expected a value, got nothing (command line)"),
+        ("name=a/b", r"name: expected text that matches ^[^/\\]+$, got 'a/b' (command line)"),
+        ("output=5", "output: expected text (put it in quotes), got 5 (command line)"),
+    ],
+)
+def test_a_wrong_override_is_said_in_one_line(recipe_file, override, line):
+    assert f"\n  {line}" in complaint(recipe_file(MINIMAL), override)
+
+
+@pytest.mark.parametrize(
+    ("override", "guess"),
+    [
+        ("optimiser.lr=1", "optimiser: unknown key; did you mean 'optimizer'? allowed: name, seed,"),
+        (
+            "data.train.image=x",
+            "data.train.image: unknown key; did you mean 'data.train.images'? allowed: images, annotations",
+        ),
+        ("lr=1", "lr: unknown key; did you mean 'optimizer.lr'? allowed: name, seed,"),
+        ("model.zzz=1", "model.zzz: unknown key; allowed: backbone,"),
+    ],
+)
+def test_a_wrong_key_is_answered_with_the_likely_one_and_the_allowed_ones(recipe_file, override, guess):
+    assert f"\n  {guess}" in complaint(recipe_file(MINIMAL), override)
+
+
+@pytest.mark.parametrize("override", ["lr", "=1", "a..b=1", "a b=1"])
+def test_an_override_that_is_no_assignment_is_said_so(recipe_file, override):
+    expected = f"command line: expected KEY=VALUE such as optimizer.lr=0.001, got {override!r}"
+    assert complaint(recipe_file(MINIMAL), override) == expected
+
+
+def test_an_override_whose_value_is_broken_yaml_is_said_so(recipe_file):
+    assert complaint(recipe_file(MINIMAL), "seed=[1").startswith("command line: seed: not valid YAML")
+
+
+def test_a_repeated_key_is_an_error_with_file_and_line(recipe_file):
+    path = recipe_file(MINIMAL + "seed: 1\nseed: 2\n")
+    assert complaint(path) == f"{path}:3: key 'seed' is given twice, first in line 2; keep one"
+
+
+def test_a_recipe_that_is_its_own_base_is_an_error_that_shows_the_circle(recipe_file):
+    recipe_file("base: b.yaml", "a.yaml")
+    assert "the recipe is its own base: " in complaint(recipe_file("base: a.yaml", "b.yaml"))
+
+
+def test_a_missing_base_is_an_error_with_the_line_that_names_it(recipe_file):
+    path = recipe_file("seed: 1\nbase: quickstrat\n")
+    assert complaint(path).startswith(f"{path}:2: base: ")
+    assert "did you mean the shipped 'quickstart'?" in complaint(path)
+
+
+def test_a_base_that_is_no_name_is_an_error(recipe_file):
+    path = recipe_file("base: [1]")
+    assert complaint(path) == f"{path}:1: base: expected a recipe or a list of recipes, got [1]"
+
+
+def test_a_missing_recipe_is_answered_with_the_shipped_ones(tmp_path):
+    text = complaint(tmp_path / "recipes" / "quickstart.yaml")
+    assert "no such recipe file; did you mean the shipped 'quickstart'? Shipped recipes: " in text
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just text"])
+def test_a_file_that_is_no_mapping_is_an_error(recipe_file, text):
+    assert "expected a recipe, lines of 'key: value', got" in complaint(recipe_file(text))
+
+
+def test_a_file_that_is_no_text_is_an_error(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "expected a YAML file, but it cannot be read" in complaint(tmp_path / "binary.yaml")
+
+
+def test_an_unknown_interpolation_is_an_error_with_its_key(recipe_file):
+    path = recipe_file(MINIMAL + "output: ${nowhere}")
+    assert complaint(path) == f"{path}: output: Interpolation key 'nowhere' not found"
+
+
+def test_the_drawn_data_set_and_ones_own_exclude_each_other(recipe_file):
+    text = complaint(recipe_file(MINIMAL), "data.train={images: x, annotations: y}")
+    assert "data: expected either shapes (the drawn data set) or train and val, got both; data.shapes=null" in text
+
+
+def test_a_recipe_without_data_is_told_how_to_name_it(recipe_file):
+    assert "data: expected a section with some of the keys train, val, shapes" in complaint(recipe_file(""))
+    text = complaint(recipe_file(""), "data.train={images: x, annotations: y}")
+    assert "data.val: not given; name your own data with data.val.images=FOLDER data.val.annotations=FILE" in text
+
+
+def test_copy_paste_needs_two_pictures_in_a_batch(recipe_file):
+    text = complaint(recipe_file(MINIMAL), "data.batch_size=1", "copy_paste={}")
+    assert "data.batch_size: copy-paste needs at least 2 pictures per batch" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "key"), [("training.precision=amp_bf16", "precision"), ("training.microbatch=auto", "microbatch")]
+)
+def test_what_composer_refuses_on_a_cpu_is_refused_before_it_starts(recipe_file, override, key):
+    load_recipe(recipe_file(MINIMAL), [override])
+    assert f"training.{key}: " in complaint(recipe_file(MINIMAL), "training.device=cpu", override)
