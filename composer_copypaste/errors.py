@@ -7,7 +7,15 @@ LISTED_PROBLEMS = 20
 
 
 class UserError(ValueError):
-    """What the user gave cannot be used: the message says where, what was expected and what to do."""
+    """What the user gave cannot be used: the message says where, what was expected and what to do.
+
+    torch's DataLoader raises a worker's error again with the worker's traceback as its message: that is cut off.
+    """
+
+    def __init__(self, message: str) -> None:
+        if message.startswith("Caught "):  # torch._utils.ExceptionWrapper
+            message = message.rpartition(f"\n{type(self).__module__}.{type(self).__qualname__}: ")[2].rstrip("\n")
+        super().__init__(message)
 
 
 class RecipeError(UserError):
