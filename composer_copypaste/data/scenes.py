@@ -13,7 +13,7 @@ from PIL import Image
 CATEGORIES = ("disc", "rectangle", "triangle", "star")
 MIN_VISIBLE = 0.35
 """A shape of which less than this fraction would be seen is left out of the picture."""
-MIN_PIXELS = 20
+MIN_PIXELS = 24
 """And one of which fewer pixels would be seen."""
 
 Array = NDArray[Any]
