@@ -1,17 +1,20 @@
 """The settings of the parts that have a public constructor: every name, default, unit and limit, in this one place.
 
-Plain frozen dataclasses that import nothing heavy. They are the constructor of the part, its section of a recipe, and the
-documentation of both: the string below each field describes it, ``Annotated`` holds its limits.
+Plain frozen dataclasses that import nothing heavy. They are the constructor of the part, its section of a recipe, and
+the documentation of both: the string below each field describes it, ``Annotated`` holds its limits.
 """
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le
 
 Fraction = Annotated[float, Ge(0), Le(1)]
 ResizeFactor = Annotated[float, Gt(0), Le(10)]
 CanvasSide = Annotated[int, Ge(16), Le(8192)]
+
+CONFIG: dict[str, Any] = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}
+"""How pydantic reads the dataclasses of a recipe: described by their docstrings, closed to unknown keys."""
 
 
 def check_limits(settings: object) -> None:
@@ -37,13 +40,14 @@ def _check_value(name: str, value: object, hint: object) -> None:
 def _check_limit(name: str, number: object, limit: object) -> None:
     if not isinstance(number, int | float):
         return
-    # "not (a >= b)" rather than "a < b", so that NaN fails too
-    if isinstance(limit, Ge) and not number >= limit.ge:
-        raise ValueError(f"{name}: expected at least {limit.ge}, got {number}")
-    if isinstance(limit, Gt) and not number > limit.gt:
-        raise ValueError(f"{name}: expected more than {limit.gt}, got {number}")
-    if isinstance(limit, Le) and not number <= limit.le:
-        raise ValueError(f"{name}: expected at most {limit.le}, got {number}")
+    # "not number >= bound" rather than "number < bound", so that NaN fails too
+    match limit:
+        case Ge(ge=int() | float() as bound) if not number >= bound:
+            raise ValueError(f"{name}: expected at least {bound}, got {number}")
+        case Gt(gt=int() | float() as bound) if not number > bound:
+            raise ValueError(f"{name}: expected more than {bound}, got {number}")
+        case Le(le=int() | float() as bound) if not number <= bound:
+            raise ValueError(f"{name}: expected at most {bound}, got {number}")
 
 
 def check_range(name: str, bounds: tuple[float, float]) -> None:
@@ -62,7 +66,7 @@ class CopyPasteSettings:
         ValueError: where a value is outside its limits; the message names the setting.
     """
 
-    __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
+    __pydantic_config__: ClassVar = CONFIG
 
     p: Fraction = 0.5
     """Probability that an image receives objects."""
@@ -78,8 +82,8 @@ class CopyPasteSettings:
     """One transform for the whole source image ("image", the paper), or one for each object ("instance")."""
 
     scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
-    """Resize factor, drawn uniformly. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a loader
-    has jittered already."""
+    """Resize factor, drawn uniformly. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a
+    loader has jittered already."""
 
     p_flip: Fraction = 0.5
     """Probability that what is copied is flipped horizontally."""
@@ -91,8 +95,8 @@ class CopyPasteSettings:
     """Where the jittered source has the object ("source", the paper), or anywhere in the image ("random")."""
 
     blend_sigma: Annotated[float, Ge(0), Le(50)] = 0.0
-    """Standard deviation, in pixels, of the Gaussian that softens the seam; 0: a hard seam (the paper's Table 10 finds no
-    difference). Masks stay as they are: only colours blend."""
+    """Standard deviation, in pixels, of the Gaussian that softens the seam; 0: a hard seam (the paper's Table 10 finds
+    no difference). Masks stay as they are: only colours blend."""
 
     min_visibility: Fraction = 0.0
     """An object stays when at least this fraction of its former area is visible; at 0, when ``min_area`` is."""
@@ -122,14 +126,14 @@ class LargeScaleJitterSettings:
         ValueError: where a value is outside its limits; the message names the setting.
     """
 
-    __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
+    __pydantic_config__: ClassVar = CONFIG
 
     size: tuple[CanvasSide, CanvasSide] = (1024, 1024)
     """Height and width, in pixels, of every picture that comes out."""
 
     scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
-    """Resize factor, drawn uniformly, relative to the largest size that fits ``size``. (0.8, 1.25) is the paper's standard
-    jitter."""
+    """Resize factor, drawn uniformly, relative to the largest size that fits ``size``. (0.8, 1.25) is the paper's
+    standard jitter."""
 
     p_flip: Fraction = 0.5
     """Probability of a horizontal flip."""
@@ -150,7 +154,7 @@ class ShapesSettings:
         ValueError: where a value is outside its limits; the message names the setting.
     """
 
-    __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
+    __pydantic_config__: ClassVar = CONFIG
 
     folder: str = "data/shapes"
     """Where it is drawn the first time and read from later."""
@@ -179,7 +183,7 @@ class MaskRCNNSettings:
         ValueError: where a value is outside its limits; the message names the setting.
     """
 
-    __pydantic_config__ = {"use_attribute_docstrings": True, "extra": "forbid"}
+    __pydantic_config__: ClassVar = CONFIG
 
     backbone: Literal[
         "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
@@ -189,16 +193,16 @@ class MaskRCNNSettings:
 
     weights: str = "none"
     """Where training starts: "none" (random), "imagenet" (the backbone) or "coco" (everything), which torchvision
-    downloads once; a name of torchvision's, such as ``ResNet50_Weights.IMAGENET1K_V2``; or a file: the weights of a detector or of a
-    backbone, or a Composer checkpoint."""
+    downloads once; a name of torchvision's, such as ``ResNet50_Weights.IMAGENET1K_V2``; or a file: the weights of a
+    detector or of a backbone, or a Composer checkpoint."""
 
     trainable_backbone_layers: Annotated[int | None, Ge(0), Le(5)] = None
     """So many of the backbone's five parts train, counted from its last; None: 3 where weights are loaded, else all."""
 
     norm: Literal["batch", "frozen_batch", "group"] | None = None
-    """Normalisation. "frozen_batch" keeps the statistics of the weights, "group" suits random weights and small batches.
-    None: "group" for "small", else as torchvision: "frozen_batch" where weights are loaded, but "batch" without them and
-    for "resnet50_v2"."""
+    """Normalisation. "frozen_batch" keeps the statistics of the weights, "group" suits random weights and small
+    batches. None: "group" for "small", else as torchvision: "frozen_batch" where weights are loaded, but "batch"
+    without them and for "resnet50_v2"."""
 
     box_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
     """Probability that a feature of the box head is dropped, before the box predictor."""

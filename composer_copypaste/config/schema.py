@@ -13,14 +13,13 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from composer_copypaste.settings import (
+    CONFIG,
     CopyPasteSettings,
     Fraction,
     LargeScaleJitterSettings,
     MaskRCNNSettings,
     ShapesSettings,
 )
-
-CONFIG = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}
 
 DURATION = r"^[1-9][0-9]*(ep|ba)$"
 TIME = r"^([0-9]+(ep|ba)|(0?\.[0-9]+|0|1)dur)$"

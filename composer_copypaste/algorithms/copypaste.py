@@ -1,0 +1,98 @@
+"""Copy-paste as an algorithm of Composer."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from composer.core import Algorithm, Event, State
+from composer.devices import Device
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor
+
+from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
+from composer_copypaste.instances import Target
+from composer_copypaste.settings import CopyPasteSettings
+
+
+class CopyPaste(Algorithm):
+    """Copy objects between the images of each training batch, on the training device.
+
+    Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches: what an image receives does not
+    depend on their size. The batch is ``(images, targets)`` as :func:`copypaste_batch` takes them. Every batch is drawn
+    from the seed, the rank and the number of the batch, so a resumed run repeats itself with nothing stored.
+
+    Args:
+        settings: all settings in one value.
+        seed: what the drawn numbers depend on; left out, the seed of the ``Trainer``.
+        input_key: index or key of the images in the batch.
+        target_key: index or key of the targets in the batch.
+        **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
+
+    Raises:
+        ValueError: a setting out of its limits.
+        TypeError: a setting that does not exist.
+
+    Example:
+        >>> trainer = Trainer(model=model, train_dataloader=loader, max_duration="12ep", algorithms=[CopyPaste(p=0.5)])
+    """
+
+    def __init__(
+        self,
+        settings: CopyPasteSettings | None = None,
+        *,
+        seed: int | None = None,
+        input_key: int | str = 0,
+        target_key: int | str = 1,
+        **overrides: object,
+    ) -> None:
+        self.settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
+        self.seed = seed
+        self.input_key = input_key
+        self.target_key = target_key
+
+    def __repr__(self) -> str:
+        return f"CopyPaste({self.settings!r}, seed={self.seed})"
+
+    def match(self, event: Event, state: State) -> bool:
+        """Whether a batch has just come from the data loader."""
+        return event == Event.AFTER_DATALOADER
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """Replace the batch by one with objects pasted, and log what was done."""
+        start = time.perf_counter()
+        images = state.device.batch_to_device(state.batch_get_item(self.input_key))
+        targets = _masks_to_device(state.batch_get_item(self.target_key), state.device)
+        result = paste(images, targets, self.settings, self._generator(state))
+        state.batch_set_item(self.input_key, result.images)
+        state.batch_set_item(self.target_key, state.device.batch_to_device(result.targets))
+        if result.reason:
+            warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
+        logger.log_metrics({**_account(result, len(images)), "copy_paste/seconds": time.perf_counter() - start})
+
+    def _generator(self, state: State) -> torch.Generator:
+        seed = state.rank_zero_seed if self.seed is None else self.seed
+        words = np.random.SeedSequence((seed, dist.get_global_rank(), int(state.timestamp.batch))).generate_state(2)
+        return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def _masks_to_device(targets: Sequence[Target] | Tensor, device: Device) -> Sequence[Target] | Tensor:
+    """What is large goes to the device; boxes and labels stay on the host, where the plan is drawn from them."""
+    if isinstance(targets, Tensor):
+        return device.batch_to_device(targets)
+    return [
+        {key: device.batch_to_device(value) if key == "masks" else value for key, value in target.items()}
+        for target in targets
+    ]
+
+
+def _account(result: Pasted, n: int) -> dict[str, float]:
+    return {
+        "copy_paste/instances_per_image": result.added / n,
+        "copy_paste/share_of_images": len(result.plan.target.unique()) / n,
+        "copy_paste/dropped": float(result.dropped),
+        "copy_paste/skipped": float(result.reason is not None),
+    }

@@ -1,0 +1,58 @@
+"""``copypaste eval``."""
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
+
+from pathlib import Path
+
+import click
+
+
+@click.command
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures; default: the run's data.val.")
+@click.option("--annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
+@click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for evaluation.json and predictions.png.")
+def command(
+    model: Path,
+    overrides: tuple[str, ...],
+    images: Path | None,
+    annotations: Path | None,
+    recipe: str | None,
+    output: Path | None,
+) -> None:
+    """Score a checkpoint on a data set, by COCO's rules.
+
+    MODEL is the folder of a run, whose newest checkpoint is taken, or a checkpoint; KEY=VALUE changes a key of the
+    recipe.
+
+    \b
+    Example:
+      copypaste eval runs/quickstart-20260131-120000
+      copypaste eval my.pt --recipe finetune --images photos/test --annotations test.json --output test_results
+
+    It prints COCO's numbers, and writes them only where --output says.
+    """
+    from composer_copypaste.config.load import load_recipe
+    from composer_copypaste.config.schema import CocoFiles
+    from composer_copypaste.errors import CheckpointError, RecipeError
+    from composer_copypaste.run_folder import RunFolder, folder_of
+
+    if (images is None) != (annotations is None):
+        raise RecipeError("command line: expected --images and --annotations, or neither")
+    checkpoint = RunFolder(model).latest_checkpoint if model.is_dir() else model
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
+    loaded = load_recipe(recipe or folder_of(checkpoint).recipe, overrides)
+
+    from composer_copypaste.evaluation import evaluate
+    from composer_copypaste.report import tables
+    from composer_copypaste.training import coco_files
+
+    if images is not None and annotations is not None:
+        files = CocoFiles(images=images, annotations=annotations)
+    else:
+        _, files = coco_files(loaded.data)
+    click.echo(f"\n{tables(evaluate(checkpoint, loaded, files, output))}")
+    if output is not None:
+        click.echo(f"\n{output}:\n{RunFolder(output).describe()}")

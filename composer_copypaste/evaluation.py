@@ -1,0 +1,68 @@
+"""Scoring a checkpoint on a data set, by COCO's rules."""
+
+import json
+from pathlib import Path
+
+from composer import Trainer
+from composer.utils import dist
+
+from composer_copypaste.callbacks import ProgressBar
+from composer_copypaste.config.schema import CocoFiles, Recipe
+from composer_copypaste.data.coco import Category, CocoInstances
+from composer_copypaste.errors import OutputError
+from composer_copypaste.models.weights import load_checkpoint
+from composer_copypaste.report import Report, write_json
+from composer_copypaste.run_folder import RunFolder, folder_of
+from composer_copypaste.training import (
+    build_model,
+    check_categories,
+    check_device,
+    checked_annotations,
+    evaluation_batches,
+    last_report,
+    on_gpu,
+    save_predictions,
+)
+
+
+def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | None = None) -> Report:
+    """Score a checkpoint on a data set; ``evaluation.json`` and a sheet of predictions go to ``output``, if given.
+
+    Args:
+        checkpoint: weights of the model that the recipe describes, Composer's checkpoint or a state dict. In a run's
+            folder, the data set must have the categories of the run.
+        recipe: how the model is built, and how it is scored.
+        files: the data set.
+        output: a folder that holds no evaluation yet.
+
+    Raises:
+        UserError: where one of them cannot be used; nothing is written then.
+    """
+    check_device(recipe)
+    results = None if output is None else RunFolder(output)
+    if results is not None and results.evaluation.exists():
+        raise OutputError(f"{results.evaluation}: is there already; name another folder, or remove it")
+    data = CocoInstances(files.images, checked_annotations(files), masks=False)
+    run = folder_of(checkpoint)
+    if run.categories.exists():
+        trained = [Category(**category) for category in json.loads(run.categories.read_text())]
+        check_categories(data.annotations, trained, str(checkpoint))
+    model = build_model(recipe, data.annotations, load_weights=False)
+    load_checkpoint(model.module, checkpoint)
+    trainer = Trainer(
+        model=model,
+        eval_dataloader=evaluation_batches(recipe, data),
+        device="gpu" if on_gpu(recipe) else "cpu",
+        precision=recipe.training.precision,
+        seed=recipe.seed,
+        loggers=[ProgressBar()],
+        progress_bar=False,
+    )
+    trainer.eval()
+    report = last_report(trainer)
+    if results is not None and dist.get_global_rank() == 0:
+        results.root.mkdir(parents=True, exist_ok=True)
+        write_json(report, results.evaluation)
+        save_predictions(model, data, results.predictions)
+    trainer.close()
+    return report

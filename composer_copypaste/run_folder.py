@@ -1,0 +1,116 @@
+"""The folder of a run: which files it holds, and who may write into it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from composer_copypaste.config.load import recipe_to_yaml
+from composer_copypaste.config.schema import Recipe
+from composer_copypaste.errors import OutputError
+
+if TYPE_CHECKING:
+    from composer_copypaste.data.coco import Category
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def categories(self) -> Path:
+        """The categories that the model's labels 1, 2, ... stand for."""
+        return self.root / "categories.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def latest_checkpoint(self) -> Path:
+        """A link to the newest checkpoint."""
+        return self.checkpoints / "latest-rank0.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """A row of numbers for each batch and each evaluation."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        """COCO's numbers of the last evaluation."""
+        return self.root / "evaluation.json"
+
+    @property
+    def curves(self) -> Path:
+        """Losses and average precision over the training."""
+        return self.root / "curves.png"
+
+    @property
+    def training_pictures(self) -> Path:
+        """The first batch, as the model got it."""
+        return self.root / "training_pictures.png"
+
+    @property
+    def predictions(self) -> Path:
+        """Predictions beside the truth."""
+        return self.root / "predictions.png"
+
+    def describe(self) -> str:
+        """The files that are there, one a line."""
+        files = {
+            self.recipe: "the resolved recipe",
+            self.categories: "what the model's labels stand for",
+            self.checkpoints: "weights and state of the training",
+            self.metrics: "losses, learning rate, throughput and memory of each batch; scores of each evaluation",
+            self.evaluation: "COCO's numbers, also of each category",
+            self.curves: "losses and average precision over the training",
+            self.training_pictures: "the first training batch, as the model got it",
+            self.predictions: "predictions beside the truth",
+        }
+        return "\n".join(f"  {file!s:<50}  {text}" for file, text in files.items() if file.exists())
+
+
+def folder_of(checkpoint: Path) -> RunFolder:
+    """The run that a checkpoint belongs to, by the place where it lies."""
+    return RunFolder(checkpoint.parent.parent)
+
+
+def folder_for(recipe: Recipe, now: datetime) -> RunFolder:
+    """Where the run goes: ``recipe.output``, or a new folder named after the recipe and the time."""
+    return RunFolder(recipe.output or Path("runs") / f"{recipe.name}-{now:%Y%m%d-%H%M%S}")
+
+
+def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]") -> None:
+    """Make the folder, and write the recipe and the categories into it.
+
+    Raises:
+        OutputError: where it holds anything already, or cannot be made.
+    """
+    check_free(folder)
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        folder.categories.write_text(json.dumps([asdict(category) for category in categories], indent=1))
+        folder.recipe.write_text(recipe_to_yaml(recipe), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{folder.root}: cannot be written: {error.strerror}") from error
+
+
+def check_free(folder: RunFolder) -> None:
+    """Raise ``OutputError`` where the folder holds anything, or is none."""
+    if folder.root.exists() and not folder.root.is_dir():
+        raise OutputError(f"{folder.root}: expected a folder for the run, found a file; give output=ANOTHER_FOLDER")
+    if folder.recipe.exists():
+        raise OutputError(f"{folder.root}: holds another run; give output=ANOTHER_FOLDER, or remove it")
+    if folder.root.exists() and any(folder.root.iterdir()):
+        raise OutputError(f"{folder.root}: expected a new or an empty folder for the run; give output=ANOTHER_FOLDER")
