@@ -57,7 +57,7 @@ def recipe_schema() -> dict[str, Any]:
 
     Nothing is required in it: a file states only what differs from its ``base``.
     """
-    schema = _without_required(_ADAPTER.json_schema())
+    schema = _for_editors(_ADAPTER.json_schema())
     base = {
         "description": "What this recipe differs from: files, relative to this one, or names of shipped recipes; "
         "of several, the later ones win.",
@@ -182,9 +182,14 @@ def _escaped(value: Any) -> Any:
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
-def _without_required(schema: Any) -> Any:
+def _for_editors(schema: Any) -> Any:
+    """A JSON Schema that requires nothing, with descriptions of one line a paragraph, as editors show them."""
     if isinstance(schema, list):
-        return [_without_required(inner) for inner in schema]
+        return [_for_editors(inner) for inner in schema]
     if not isinstance(schema, dict):
         return schema
-    return {key: _without_required(inner) for key, inner in schema.items() if key != "required"}
+    editors = {key: _for_editors(inner) for key, inner in schema.items() if key != "required"}
+    if isinstance(editors.get("description"), str):
+        text = editors["description"].partition("\n\nRaises:")[0]
+        editors["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+    return editors

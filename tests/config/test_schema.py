@@ -73,3 +73,9 @@ def test_only_what_has_no_sensible_default_must_be_given():
         if field.default is MISSING and field.default_factory is MISSING
     }
     assert required == {"Recipe.name", "Recipe.data", "CocoFiles.images", "CocoFiles.annotations"}
+
+
+def test_descriptions_are_shown_without_the_sources_line_breaks():
+    described = recipe_schema()["$defs"]["CopyPasteSettings"]
+    assert "Raises" not in described["description"]
+    assert "\n" not in described["properties"]["scale_range"]["description"]
