@@ -1,0 +1,85 @@
+"""From the pictures the metric keeps to their scores."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from composer_copypaste.metrics.engine import CocoDict, IouType, Scores, score
+from composer_copypaste.metrics.pictures import Picture
+from composer_copypaste.metrics.reading import Reader
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of all pictures seen, by all processes.
+
+    Attributes:
+        scores: Of each IoU type.
+        categories: Category ids, in the order of the scores' category axis.
+        names: The categories' names by id, as far as the annotations give them.
+        instances: How many objects of each category id there are, crowds left out.
+        images: How many pictures.
+    """
+
+    scores: Mapping[IouType, Scores]
+    categories: tuple[int, ...]
+    names: Mapping[int, str]
+    instances: Mapping[int, int]
+    images: int
+
+    def per_category(self) -> dict[IouType, dict[int, dict[str, float]]]:
+        """The numbers of each category id, in [0, 1]; NaN without ground truth."""
+        return {
+            iou_type: {category: scores.numbers(index) for index, category in enumerate(self.categories)}
+            for iou_type, scores in self.scores.items()
+        }
+
+
+def evaluate(
+    pictures: Mapping[int, Picture], reader: Reader, iou_types: Iterable[IouType], max_dets: tuple[int, ...]
+) -> Evaluation:
+    """The scores of the pictures, against the official annotations of them or against their own truth."""
+    dataset = _dataset(pictures, reader)
+    categories = tuple(category["id"] for category in dataset["categories"])
+    instances = Counter(item["category_id"] for item in dataset["annotations"] if not item["iscrowd"])
+    return Evaluation(
+        scores={kind: score(dataset, _results(pictures, kind), kind, max_dets) for kind in iou_types},
+        categories=categories,
+        names={} if reader.official is None else reader.official.categories,
+        instances={category: instances[category] for category in categories},
+        images=len(pictures),
+    )
+
+
+def _dataset(pictures: Mapping[int, Picture], reader: Reader) -> CocoDict:
+    """The truth of the pictures as a COCO data set."""
+    sizes = {image: picture.size or (0, 0) for image, picture in pictures.items()}
+    return {
+        "images": [{"id": image, "height": height, "width": width} for image, (height, width) in sizes.items()],
+        "annotations": list(_annotations(pictures, reader)),
+        "categories": [{"id": category, "name": str(category)} for category in _categories(pictures, reader)],
+    }
+
+
+def _annotations(pictures: Mapping[int, Picture], reader: Reader) -> Iterator[CocoDict]:
+    """All annotations, numbered anew from 1: COCO's own matching takes the id 0 for "not matched"."""
+    number = 0
+    for image, picture in pictures.items():
+        official = () if reader.official is None else reader.official.annotations[image]
+        for annotation in official if picture.truth is None else picture.truth.annotations():
+            number += 1
+            yield {**annotation, "id": number, "image_id": image}
+
+
+def _results(pictures: Mapping[int, Picture], iou_type: IouType) -> list[CocoDict]:
+    return [result for image, picture in pictures.items() for result in picture.detections.results(image, iou_type)]
+
+
+def _categories(pictures: Mapping[int, Picture], reader: Reader) -> list[int]:
+    """All ids, in order: those of the annotations, else those that labels can mean, else those that occur."""
+    if reader.official is not None:
+        return sorted(reader.official.categories)
+    if reader.category_ids is not None:
+        return sorted(reader.category_ids)
+    parts = (part for picture in pictures.values() for part in (picture.detections, picture.truth) if part is not None)
+    return sorted({category for part in parts for category in part.categories.tolist()})

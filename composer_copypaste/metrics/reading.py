@@ -1,0 +1,171 @@
+"""What models and data sets give for a picture, checked and brought into the form the metric keeps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from composer_copypaste.metrics.engine import Array, CocoDict
+from composer_copypaste.metrics.ground_truth import OfficialTruth
+from composer_copypaste.metrics.pictures import Detections, Masks, Picture, Size, Truth
+
+Fields = Mapping[str, Any]
+"""A torchvision detection dict."""
+
+MASK_THRESHOLD = 0.5
+"""Of mask probabilities, as in torchvision's reference evaluation."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How pictures are read: with masks or without, what labels mean, and against which annotations.
+
+    ``category_ids`` None: labels are category ids. ``official`` None: the truth is in the targets.
+    """
+
+    masks: bool
+    category_ids: tuple[int, ...] | None
+    official: OfficialTruth | None
+
+    def picture(self, prediction: Fields, target: Fields) -> Picture:
+        """The picture of one prediction and its target.
+
+        Raises:
+            ValueError: where a field is missing or wrong, or where the two disagree; the message names the image.
+        """
+        image = image_id(target)
+        detections = self._detections(prediction, f"prediction for image {image}")
+        truth = self._truth(target, f"target of image {image}") if self.official is None else None
+        size = self._size(image, target, truth)
+        found = None if detections.masks is None else detections.masks.size
+        if size is not None and found is not None and size != found:
+            raise ValueError(f"prediction for image {image}: expected masks of the original size {size} (height, "
+                             f"width), got {found}. Resize predictions to the original picture.")  # fmt: skip
+        return Picture(size or found, detections, truth)
+
+    def _size(self, image: int, target: Fields, truth: Truth | None) -> Size | None:
+        if self.official is None:
+            return None if truth is None or truth.masks is None else truth.masks.size
+        if image not in self.official.images:
+            raise ValueError(f"image {image} is not in the annotations: is the data set the one they belong to?")
+        if "labels" in target:
+            self._check_labels(self.official, image, target)
+        return self.official.size(image)
+
+    def _check_labels(self, official: OfficialTruth, image: int, target: Fields) -> None:
+        """Raise where a target names other categories than the annotations: then the labels mean something else."""
+        where = f"target of image {image}"
+        given = set(self._categories(_array(target, "labels", where, torch.int64), where).tolist())
+        annotated = {annotation["category_id"] for annotation in official.annotations[image]}
+        if unknown := sorted(given - annotated):
+            raise ValueError(f"{where}: its labels mean categories {unknown}, which the annotations do not have there. "
+                             "Give category_ids, the category id of label 1, 2, ...")  # fmt: skip
+
+    def _detections(self, fields: Fields, where: str) -> Detections:
+        boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
+        scores = _column(fields, "scores", where, torch.float64)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"{where}: expected finite scores, got {scores.tolist()}. Has the training diverged?")
+        masks = _masks(fields, len(boxes), where) if self.masks else None
+        detections = Detections(boxes, self._categories(labels, where), scores, masks)
+        if self.official is None:
+            return detections
+        # As in pycocotools, what is found of categories that the data set does not have is not scored.
+        return detections.of(np.isin(detections.categories, list(self.official.categories)))
+
+    def _truth(self, fields: Fields, where: str) -> Truth:
+        boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
+        has_area = "area" in fields
+        masks = _masks(fields, len(boxes), where) if self.masks or ("masks" in fields and not has_area) else None
+        if has_area:
+            areas = _column(fields, "area", where, torch.float64)
+        else:
+            areas = boxes[:, 2:].prod(axis=1) if masks is None else masks.areas()
+        crowd = _column(fields, "iscrowd", where, torch.int64) if "iscrowd" in fields else np.zeros_like(labels)
+        return Truth(boxes, self._categories(labels, where), areas, crowd, masks)
+
+    def _categories(self, labels: Int64[Array, " n"], where: str) -> Int64[Array, " n"]:
+        """The category ids of labels."""
+        largest = None if self.category_ids is None else len(self.category_ids)
+        wrong = labels < 1 if largest is None else (labels < 1) | (labels > largest)
+        if wrong.any():
+            expected = "labels from 1" if largest is None else f"labels in 1..{largest}, one for each of category_ids"
+            raise ValueError(f"{where}: expected {expected} (0 is the background), got {labels[wrong][0]}")
+        return labels if self.category_ids is None else np.array(self.category_ids, dtype=np.int64)[labels - 1]
+
+
+def image_id(target: Fields) -> int:
+    """The id of the target's picture.
+
+    Raises:
+        ValueError: where it has none.
+    """
+    if "image_id" not in target:
+        raise ValueError("a target has no 'image_id': each picture needs its own, or it would be counted twice in a "
+                         f"distributed evaluation; got {', '.join(map(repr, target))}")  # fmt: skip
+    return int(target["image_id"])
+
+
+def _boxes(fields: Fields, where: str) -> Float64[Array, "n 4"]:
+    """The boxes as x, y, width, height."""
+    corners = _array(fields, "boxes", where, torch.float64).reshape(-1, 4)
+    if not np.isfinite(corners).all():
+        wrong = corners[~np.isfinite(corners).all(axis=1)][0].tolist()
+        raise ValueError(f"{where}: expected finite boxes, got {wrong}. Has the training diverged?")
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def _column(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
+    """A field that has one number for each box."""
+    column = _array(fields, name, where, dtype)
+    if column.shape != (len(fields["boxes"]),):
+        raise ValueError(f"{where}: expected {name} for {len(fields['boxes'])} boxes, got shape {column.shape}")
+    return column
+
+
+def _array(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
+    if name not in fields:
+        raise ValueError(f"{where}: expected '{name}', got only {', '.join(map(repr, fields))}")
+    return torch.as_tensor(fields[name]).detach().to("cpu", dtype, copy=True).numpy()
+
+
+def _masks(fields: Fields, count: int, where: str) -> Masks:
+    """The masks of either form, one for each box."""
+    if "rles" in fields:
+        masks = _from_rles(fields["rles"], where)
+    elif "masks" in fields:
+        masks = _from_planes(fields["masks"], where)
+    elif count == 0:
+        masks = Masks(size=None, counts=())
+    else:
+        raise ValueError(f"{where}: 'segm' needs 'masks' or 'rles', got {', '.join(map(repr, fields))}; "
+                         "for boxes alone evaluate with iou_types=('bbox',)")  # fmt: skip
+    if len(masks.counts) != count:
+        raise ValueError(f"{where}: expected a mask for each of {count} boxes, got {len(masks.counts)}")
+    return masks
+
+
+def _from_rles(rles: Sequence[CocoDict], where: str) -> Masks:
+    sizes = {(int(height), int(width)) for height, width in (rle["size"] for rle in rles)}
+    if len(sizes) > 1:
+        raise ValueError(f"{where}: expected masks of one size, got {sorted(sizes)}")
+    counts = [rle["counts"] for rle in rles]
+    encoded = tuple(text.encode() if isinstance(text, str) else text for text in counts)
+    return Masks(size=sizes.pop() if sizes else None, counts=encoded)
+
+
+def _from_planes(planes: Tensor, where: str) -> Masks:
+    """Of 0/1 planes (n, h, w), or of torchvision's probabilities (n, 1, h, w)."""
+    if planes.ndim == 4 and planes.shape[1] == 1:
+        planes = planes[:, 0]
+    if planes.ndim != 3:
+        raise ValueError(f"{where}: expected masks (n, h, w) or (n, 1, h, w), got shape {tuple(planes.shape)}")
+    inside = planes > MASK_THRESHOLD if planes.is_floating_point() else planes != 0
+    height, width = planes.shape[1:]
+    columns_first = np.asfortranarray(inside.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+    return Masks(size=(height, width), counts=tuple(rle["counts"] for rle in coco_mask.encode(columns_first)))
