@@ -1,6 +1,5 @@
 """The command line as a whole: instant help, one message for a mistake, the exit codes."""
 
-import importlib.util
 import subprocess
 import sys
 
@@ -11,8 +10,6 @@ from click.testing import CliRunner
 from composer_copypaste import cli
 from composer_copypaste.cli import COMMANDS, main
 from composer_copypaste.errors import UserError
-
-WRITTEN = [name for name in COMMANDS if importlib.util.find_spec(f"composer_copypaste.cli.{name}")]
 
 
 def run(*arguments):
@@ -28,7 +25,7 @@ def fails_with(monkeypatch, error):
     return CliRunner().invoke(main, ["train"])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["recipe", "show", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys; from composer_copypaste.cli import main; main(sys.argv[1:], standalone_mode=False);"
@@ -46,7 +43,7 @@ def test_help_lists_every_command():
         assert line in result.output
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_introduces_itself_as_the_list_does_and_shows_an_example(name):
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0
