@@ -1,0 +1,104 @@
+"""Loaders for training and evaluation, as Composer's `DataSpec`s."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from composer.core import DataSpec
+from composer.utils import dist
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+
+from composer_copypaste.data.transforms import generator_for
+from composer_copypaste.instances import Target
+
+Images = Tensor | list[Tensor]
+Batch = tuple[Images, list[Target]]
+"""Images, in one tensor (n, 3, height, width) where all sizes agree, and a target for each."""
+
+
+class EpochSampler(DistributedSampler[tuple[int, int]]):
+    """This rank's (epoch, index) keys, shuffled by (seed, epoch): what the data set derives its transforms from.
+
+    Every rank gets as many; where they don't divide, the shuffled indices start again. Composer calls ``set_epoch``.
+    """
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        count = len(self.dataset)  # type: ignore[arg-type]
+        order = torch.randperm(count, generator=generator_for(self.seed, self.epoch)).tolist()
+        return iter(
+            [(self.epoch, order[place % count]) for place in range(self.rank, self.total_size, self.num_replicas)]
+        )
+
+
+def training_loader(
+    dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int = 0, seed: int = 0
+) -> DataSpec:
+    """Batches of shuffled samples.
+
+    The last, shorter batch of an epoch is dropped, unless it is the only one.
+
+    Args:
+        dataset: takes the keys (epoch, index), as `CocoInstances` does.
+        batch_size: samples in a batch of one device.
+        workers: processes that load; 0: the training process itself. The samples are the same for any number.
+        seed: of the order.
+    """
+    sampler = EpochSampler(dataset, num_replicas=dist.get_world_size(), rank=dist.get_global_rank(), seed=seed)
+    return _data_spec(dataset, sampler, batch_size, workers, drop_last=len(sampler) >= batch_size)
+
+
+def evaluation_loader(dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int = 0) -> DataSpec:
+    """Batches of all samples, in the data set's order.
+
+    Where the ranks don't divide them, samples are repeated as padding, which Composer drops before the metrics see it.
+
+    Args:
+        dataset: takes an index, as `CocoInstances` does.
+        batch_size: samples in a batch of one device.
+        workers: processes that load; 0: the evaluating process itself.
+    """
+    sampler: DistributedSampler[int] = dist.get_sampler(dataset, shuffle=False)
+    return _data_spec(dataset, sampler, batch_size, workers, drop_last=False)
+
+
+def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
+    """The samples as one batch."""
+    images = [image for image, _ in samples]
+    targets = [target for _, target in samples]
+    if len({image.shape for image in images}) == 1:
+        return default_collate(images), targets
+    return images, targets
+
+
+def split_batch(batch: Batch, microbatch_size: int | float) -> list[Batch]:
+    """The batch in parts of at most ``microbatch_size`` samples, a whole number; Composer's type has floats too."""
+    images, targets = batch
+    size = int(microbatch_size)
+    return [(images[start : start + size], targets[start : start + size]) for start in range(0, len(targets), size)]
+
+
+def num_samples(batch: Batch) -> int:
+    """The number of samples in a batch."""
+    return len(batch[1])
+
+
+def _data_spec(
+    dataset: Dataset[tuple[Tensor, Target]],
+    sampler: EpochSampler | DistributedSampler[int],
+    batch_size: int,
+    workers: int,
+    *,
+    drop_last: bool,
+) -> DataSpec:
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        drop_last=drop_last,
+        generator=torch.Generator(),  # else the loader takes a number from torch's global generator in every epoch
+    )
+    return DataSpec(loader, split_batch=split_batch, get_num_samples_in_batch=num_samples)

@@ -1,0 +1,132 @@
+"""Masks as COCO files give them, polygons or run-length encodings, and the pixels they cover.
+
+A mask is decoded only where its object lies: the cost follows the object's box, not the picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+
+class Rle(TypedDict):
+    """COCO's compressed run-length encoding, column by column; ``size`` is (height, width)."""
+
+    size: list[int]
+    counts: bytes
+
+
+Polygons = list[np.ndarray]
+"""The parts of one object: float64 arrays x1, y1, x2, y2, ... in pixels."""
+
+Segmentation = Polygons | Rle
+
+
+@dataclass(frozen=True)
+class OutlinedObjects:
+    """The ``n`` annotated objects of one picture, their masks not drawn yet; other fields are those of `Instances`."""
+
+    size: tuple[int, int]
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, " n"]
+    area: Float[Tensor, " n"]
+    iscrowd: Int[Tensor, " n"]
+    segmentations: tuple[Segmentation, ...]
+
+
+@dataclass(frozen=True)
+class Stencil:
+    """The pixels of one object: a mask of 0 and 1 without empty borders, and the place of its first pixel."""
+
+    top: int
+    left: int
+    mask: UInt8[np.ndarray, "h w"]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x1, y1, x2, y2), x2 one past the last pixel."""
+        height, width = self.mask.shape
+        return self.left, self.top, self.left + width, self.top + height
+
+    @property
+    def area(self) -> int:
+        """The number of pixels."""
+        return int(np.count_nonzero(self.mask))
+
+
+def rle_counts(text: bytes) -> list[int]:
+    """The run lengths in a compressed encoding: zeros first, then ones, in turn.
+
+    A number is written as characters of five bits and "more follows"; from the fourth run on it is the difference from
+    the run before the last (``rleFrString`` in cocoapi's maskApi.c).
+
+    Raises:
+        ValueError: where the text is no such encoding.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"unexpected character {chr(character)!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("the last number is cut off")
+    return counts
+
+
+def stencil_of_rle(rle: Rle) -> Stencil | None:
+    """The pixels of a run-length encoding; None where it has none."""
+    counts = np.array(rle_counts(rle["counts"]), dtype=np.int64)
+    covered = np.flatnonzero(counts[1::2])
+    if not len(covered):
+        return None
+    height = rle["size"][0]
+    ends = np.cumsum(counts)
+    left, right = int(ends[2 * covered[0]] // height), int((ends[2 * covered[-1] + 1] - 1) // height + 1)
+    # the picture's end closes an encoding that leaves out its last zeros
+    ends = np.append(ends, max(int(ends[-1]), right * height)).clip(left * height, right * height)
+    values = (np.arange(len(ends)) & 1).astype(np.uint8)
+    values[-1] = 0
+    columns = np.repeat(values, np.diff(ends, prepend=left * height)).reshape(right - left, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return Stencil(top, left, columns[:, top:bottom].T)
+
+
+def rle_of_polygons(polygons: Polygons, size: tuple[int, int]) -> Rle:
+    """The union of an object's parts, as pycocotools' ``annToRLE`` gives it; what lies outside ``size`` is cut off."""
+    parts = coco_mask.frPyObjects(polygons, *size)
+    return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
+
+
+def stencil(segmentation: Segmentation, size: tuple[int, int]) -> Stencil | None:
+    """The pixels of an annotated object, as pycocotools' ``annToMask`` draws them; None where it has none."""
+    return stencil_of_rle(rle_of_polygons(segmentation, size) if isinstance(segmentation, list) else segmentation)
+
+
+def draw_stencils(stencils: Sequence[Stencil | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
+    """One plane of 0 and 1 for each object."""
+    masks = torch.zeros((len(stencils), *size), dtype=torch.uint8)
+    planes = masks.numpy()
+    for plane, drawn in zip(planes, stencils, strict=True):
+        if drawn is not None:
+            x1, y1, x2, y2 = drawn.box
+            plane[y1:y2, x1:x2] = drawn.mask
+    return masks
+
+
+def draw_masks(objects: OutlinedObjects) -> UInt8[Tensor, "n h w"]:
+    """The objects' masks in their picture, equal to pycocotools' to the pixel."""
+    return draw_stencils([stencil(outline, objects.size) for outline in objects.segmentations], objects.size)

@@ -1,0 +1,215 @@
+"""What training does to a picture and its objects: large-scale jitter, or a flip alone.
+
+A transform draws its numbers from a generator into a frozen dataclass (`Crop`, `Flip`); applying that is deterministic.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from composer_copypaste.data.outlines import (
+    OutlinedObjects,
+    Polygons,
+    Rle,
+    Stencil,
+    draw_masks,
+    draw_stencils,
+    rle_of_polygons,
+    stencil_of_rle,
+)
+from composer_copypaste.instances import Instances
+from composer_copypaste.settings import Fraction, LargeScaleJitterSettings, check_limits
+
+PADDING = (124, 116, 104)
+"""Colour of what lies beyond the picture: ImageNet's mean. Models subtract it, so that padding becomes the 0 with which
+torchvision fills up its batches."""
+
+
+def generator_for(*numbers: int) -> torch.Generator:
+    """A CPU generator whose stream belongs to these numbers, such as (seed, epoch, index)."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+@dataclass(frozen=True)
+class Flip:
+    """What `FlipTransform` draws."""
+
+    horizontal: bool
+
+    def picture(self, picture: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+        """The picture, mirrored or as it is."""
+        return picture.flip(-1) if self.horizontal else picture.contiguous()
+
+    def instances(self, objects: OutlinedObjects) -> Instances:
+        """All objects, with annotated boxes and areas."""
+        boxes, masks = objects.boxes, draw_masks(objects)
+        if self.horizontal:
+            boxes, masks = _mirrored(boxes, objects.size[1]), masks.flip(-1)
+        return Instances(boxes=boxes, labels=objects.labels, masks=masks, area=objects.area, iscrowd=objects.iscrowd)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What `LargeScaleJitterTransform` draws: a window of the picture, and the size it is shown at.
+
+    The window, (top, left, height, width) in whole pixels of the picture, is resized to ``resized``, mirrored if
+    ``flip``, and laid into the top left corner of a ``canvas``; sizes are (height, width). Cropping comes first because
+    it is cheaper: only pixels that stay are resized.
+    """
+
+    window: tuple[int, int, int, int]
+    resized: tuple[int, int]
+    canvas: tuple[int, int]
+    flip: bool
+
+    def picture(self, picture: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
+        """The canvas, antialiased where the picture is made smaller."""
+        top, left, height, width = self.window
+        window = picture[None, :, top : top + height, left : left + width]
+        resized = interpolate(window, self.resized, mode="bilinear", antialias=True)[0]
+        canvas = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, *self.canvas)
+        canvas[:, : self.resized[0], : self.resized[1]] = resized.flip(-1) if self.flip else resized
+        return canvas
+
+    def instances(self, objects: OutlinedObjects, min_area: int) -> Instances:
+        """The objects that keep at least ``min_area`` pixels, with boxes and areas of these pixels."""
+        stencils = [self._stencil(segmentation) for segmentation in objects.segmentations]
+        kept = {number: drawn for number, drawn in enumerate(stencils) if drawn is not None and drawn.area >= min_area}
+        index = torch.tensor(list(kept), dtype=torch.int64)
+        return Instances(
+            boxes=torch.tensor([drawn.box for drawn in kept.values()], dtype=torch.float32).reshape(-1, 4),
+            labels=objects.labels[index],
+            masks=draw_stencils(list(kept.values()), self.canvas),
+            area=torch.tensor([drawn.area for drawn in kept.values()], dtype=torch.float32),
+            iscrowd=objects.iscrowd[index],
+        )
+
+    def _stencil(self, segmentation: Polygons | Rle) -> Stencil | None:
+        if isinstance(segmentation, list):
+            return self._stencil_of_polygons(segmentation)
+        return self._stencil_of_rle(segmentation)
+
+    def _stencil_of_polygons(self, polygons: Polygons) -> Stencil | None:
+        """The object drawn at the size it is shown at."""
+        shown = [self._shown_polygon(polygon) for polygon in polygons]
+        visible = [polygon for polygon in shown if self._touches(polygon)]
+        return stencil_of_rle(rle_of_polygons(visible, self.resized)) if visible else None
+
+    def _shown_polygon(self, polygon: np.ndarray) -> np.ndarray:
+        top, left, height, width = self.window
+        points = (polygon.reshape(-1, 2) - (left, top)) * (self.resized[1] / width, self.resized[0] / height)
+        if self.flip:
+            points[:, 0] = self.resized[1] - points[:, 0]
+        return points.ravel()
+
+    def _touches(self, polygon: np.ndarray) -> bool:
+        """Whether a shown polygon may cover a pixel."""
+        x, y = polygon[0::2], polygon[1::2]
+        return bool(x.max() > 0 and y.max() > 0 and x.min() < self.resized[1] and y.min() < self.resized[0])
+
+    def _stencil_of_rle(self, rle: Rle) -> Stencil | None:
+        """The nearest of the mask's pixels for each that is shown."""
+        stencil = stencil_of_rle(rle)
+        if stencil is None:
+            return None
+        top, left, height, width = self.window
+        x1, y1, x2, y2 = stencil.box
+        rows = _nearest(top - y1, height, self.resized[0])
+        columns = _nearest(left - x1, width, self.resized[1])
+        if self.flip:
+            columns = columns[::-1]
+        rows_shown = np.flatnonzero((rows >= 0) & (rows < y2 - y1))
+        columns_shown = np.flatnonzero((columns >= 0) & (columns < x2 - x1))
+        mask = stencil.mask[rows[rows_shown]][:, columns[columns_shown]]
+        return _trimmed(mask, rows_shown, columns_shown)
+
+
+@dataclass(frozen=True)
+class FlipTransform:
+    """Mirror a picture with probability ``p``; sizes stay, for models that resize by themselves."""
+
+    p: Fraction = 0.5
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+
+    def draw(self, generator: torch.Generator) -> Flip:
+        """The random part."""
+        return Flip(horizontal=float(torch.rand((), generator=generator)) < self.p)
+
+    def __call__(
+        self, picture: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
+    ) -> tuple[UInt8[Tensor, "3 h w"], Instances]:
+        """Draw and apply."""
+        flip = self.draw(generator)
+        return flip.picture(picture), flip.instances(objects)
+
+
+@dataclass(frozen=True)
+class LargeScaleJitterTransform:
+    """Large-scale jitter (Ghiasi et al., 2021): resize by a random factor, crop or pad to a fixed size, mirror.
+
+    The factor is relative to the largest size that fits the canvas with the picture's aspect kept. Where the resized
+    picture is larger than the canvas, a random part of it is shown; where it is smaller, it lies in the top left corner
+    and the rest is `PADDING`. The model that receives such pictures must not resize them again.
+    """
+
+    settings: LargeScaleJitterSettings = field(default_factory=LargeScaleJitterSettings)
+
+    def draw(self, size: tuple[int, int], generator: torch.Generator) -> Crop:
+        """The random part, for a picture of this (height, width)."""
+        settings = self.settings
+        scale, row, column, flip = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        smallest, largest = settings.scale_range
+        fit = min(canvas / side for canvas, side in zip(settings.size, size, strict=True))
+        factor = fit * (smallest + scale * (largest - smallest))
+        top, height, shown_height = _shown_part(size[0], settings.size[0], factor, row)
+        left, width, shown_width = _shown_part(size[1], settings.size[1], factor, column)
+        return Crop(
+            window=(top, left, height, width),
+            resized=(shown_height, shown_width),
+            canvas=settings.size,
+            flip=flip < settings.p_flip,
+        )
+
+    def __call__(
+        self, picture: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
+    ) -> tuple[UInt8[Tensor, "3 h2 w2"], Instances]:
+        """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, crowds too."""
+        crop = self.draw(objects.size, generator)
+        return crop.picture(picture), crop.instances(objects, self.settings.min_area)
+
+
+def _shown_part(side: int, canvas: int, factor: float, position: float) -> tuple[int, int, int]:
+    """Start and length of the part of a side that is shown, and the length it is shown at.
+
+    ``position`` in [0, 1) chooses among all places where the part fits.
+    """
+    if round(side * factor) <= canvas:
+        return 0, side, max(1, round(side * factor))
+    length = min(side, max(1, round(canvas / factor)))
+    return int(position * (side - length + 1)), length, canvas
+
+
+def _nearest(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:
+    """For each shown pixel, the pixel under its centre, of a part of this length that starts at ``offset``."""
+    return offset + (2 * np.arange(shown) + 1) * length // (2 * shown)
+
+
+def _trimmed(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Stencil | None:
+    """The mask, whose pixels lie in these adjacent rows and columns, without its empty borders."""
+    filled_rows, filled_columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(filled_rows):
+        return None
+    y1, y2, x1, x2 = filled_rows[0], filled_rows[-1] + 1, filled_columns[0], filled_columns[-1] + 1
+    return Stencil(int(rows[y1]), int(columns[x1]), mask[y1:y2, x1:x2])
+
+
+def _mirrored(boxes: Float[Tensor, "n 4"], width: int) -> Float[Tensor, "n 4"]:
+    x1, y1, x2, y2 = boxes.unbind(1)
+    return torch.stack([width - x2, y1, width - x1, y2], dim=1)

@@ -1,0 +1,185 @@
+"""Loaders: what a batch is, and that it depends on seed and epoch alone."""
+
+import numpy as np
+import pytest
+import torch
+from coco_files import annotation
+from composer import ComposerModel, Trainer
+from composer.core import DataSpec
+from PIL import Image
+from torch import Tensor
+
+from composer_copypaste.data.coco import CocoInstances
+from composer_copypaste.data.loaders import EpochSampler, evaluation_loader, split_batch, training_loader
+from composer_copypaste.data.transforms import LargeScaleJitterTransform
+from composer_copypaste.errors import DataError
+from composer_copypaste.settings import LargeScaleJitterSettings
+
+PICTURES = 5
+
+
+@pytest.fixture
+def path(coco_file, tmp_path):
+    """A data set of five pictures, 12 wide and 8 high, number 4 one column wider."""
+    rng = np.random.default_rng(0)
+    images = []
+    for number in range(PICTURES):
+        pixels = rng.integers(0, 256, (8, 12 + (number == 4), 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 8, "width": pixels.shape[1]})
+    return coco_file(*(annotation(n, image_id=n) for n in range(PICTURES)), images=images)
+
+
+@pytest.fixture
+def dataset(path) -> CocoInstances:
+    """The data set as it is."""
+    return CocoInstances(path.parent, path)
+
+
+@pytest.fixture
+def jittered(path) -> CocoInstances:
+    """The data set jittered to 16 x 16."""
+    return CocoInstances(path.parent, path, LargeScaleJitterTransform(LargeScaleJitterSettings(size=(16, 16))))
+
+
+def image_ids(loader: DataSpec) -> list[list[int]]:
+    return [[int(target["image_id"]) for target in targets] for _, targets in loader.dataloader]
+
+
+def checksums(loader: DataSpec) -> list[int]:
+    return [int(images.long().sum()) for images, _ in loader.dataloader]
+
+
+def test_pictures_of_one_size_are_stacked(jittered):
+    images, targets = next(iter(training_loader(jittered, batch_size=4).dataloader))
+    assert (images.dtype, tuple(images.shape)) == (torch.uint8, (4, 3, 16, 16))
+    assert len(targets) == 4
+
+
+def test_pictures_of_several_sizes_are_a_list(dataset):
+    images, _ = next(iter(evaluation_loader(dataset, batch_size=5).dataloader))
+    assert [tuple(image.shape) for image in images] == [(3, 8, 12)] * 4 + [(3, 8, 13)]
+
+
+def test_evaluation_keeps_the_order_and_the_short_last_batch(dataset):
+    assert image_ids(evaluation_loader(dataset, batch_size=2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_training_drops_the_short_last_batch(jittered):
+    assert [len(batch) for batch in image_ids(training_loader(jittered, batch_size=2))] == [2, 2]
+
+
+def test_training_keeps_a_short_batch_that_is_the_only_one(jittered):
+    assert [len(batch) for batch in image_ids(training_loader(jittered, batch_size=8))] == [5]
+
+
+def test_samples_are_counted(dataset):
+    loader = evaluation_loader(dataset, batch_size=4)
+    assert [loader.get_num_samples_in_batch(batch) for batch in loader.dataloader] == [4, 1]
+
+
+@pytest.mark.parametrize("images", [torch.zeros(5, 3, 4, 4), [torch.zeros(3, 4, n) for n in range(5)]])
+def test_a_batch_is_split_with_its_targets(images):
+    targets = [{"image_id": torch.tensor(number)} for number in range(5)]
+    parts = split_batch((images, targets), 2)
+    assert [type(part[0]) for part in parts] == [type(images)] * 3
+    assert [len(part[0]) for part in parts] == [2, 2, 1]
+    assert [[int(target["image_id"]) for target in part[1]] for part in parts] == [[0, 1], [2, 3], [4]]
+
+
+def test_a_batch_smaller_than_a_microbatch_stays_whole():
+    assert len(split_batch((torch.zeros(2, 3, 4, 4), [{}, {}]), 8)) == 1
+
+
+def keys(dataset: CocoInstances, *, epoch: int = 0, seed: int = 0, ranks: int = 1) -> list[tuple[int, int]]:
+    samplers = [EpochSampler(dataset, num_replicas=ranks, rank=rank, seed=seed) for rank in range(ranks)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    assert len({len(list(sampler)) for sampler in samplers}) == 1
+    return [key for sampler in samplers for key in sampler]
+
+
+def test_an_epoch_has_every_picture_once(dataset):
+    assert sorted(keys(dataset, epoch=3)) == [(3, index) for index in range(PICTURES)]
+
+
+def test_ranks_share_the_pictures_out_and_repeat_only_padding(dataset):
+    indices = [index for _, index in keys(dataset, ranks=2)]
+    assert len(indices) == PICTURES + 1
+    assert set(indices) == set(range(PICTURES))
+
+
+def test_orders_differ_between_epochs_and_between_seeds(dataset):
+    orders = {tuple(i for _, i in keys(dataset, epoch=e, seed=s)) for e in range(4) for s in range(4)}
+    assert len(orders) > 12  # of 16, out of 120 possible ones
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(jittered, workers):
+    alone, helped = (training_loader(jittered, batch_size=2, workers=count, seed=3) for count in (0, workers))
+    for epoch in range(2):
+        for loader in (alone, helped):
+            loader.dataloader.sampler.set_epoch(epoch)
+        assert checksums(alone) == checksums(helped)
+
+
+def test_torch_s_global_generator_is_left_alone(jittered):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    checksums(training_loader(jittered, batch_size=2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_one_line_also_from_a_worker(dataset, workers):
+    broken = dataset.images / "3.png"
+    broken.write_text("no picture")
+    with pytest.raises(DataError) as caught:
+        image_ids(evaluation_loader(dataset, batch_size=2, workers=workers))
+    assert str(caught.value) == f"{broken}: the picture cannot be decoded: not a picture in a known format"
+
+
+class Recorder(ComposerModel):
+    """Learns nothing and keeps a checksum of every microbatch it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[int] = []
+
+    def forward(self, batch: tuple[Tensor, list[dict[str, Tensor]]]) -> Tensor:
+        images, targets = batch
+        self.seen.append(int(images.long().sum()) + sum(int(target["masks"].sum()) for target in targets))
+        return self.weight * 1.0
+
+    def loss(self, outputs: Tensor, batch: object) -> Tensor:
+        return outputs
+
+
+def recorded(dataset: CocoInstances, duration: str, **settings: object) -> list[int]:
+    """What a model sees in a training."""
+    model = Recorder()
+    trainer = Trainer(
+        model=model,
+        train_dataloader=training_loader(dataset, batch_size=2),
+        max_duration=duration,
+        optimizers=torch.optim.SGD(model.parameters(), lr=0.1),
+        device="cpu",
+        device_train_microbatch_size=1,
+        progress_bar=False,
+        loggers=[],
+        **settings,
+    )
+    trainer.fit()
+    trainer.close()
+    return model.seen
+
+
+def test_a_training_resumed_within_an_epoch_sees_what_an_uninterrupted_one_sees(jittered, tmp_path):
+    folder = str(tmp_path / "checkpoints")
+    uninterrupted = recorded(jittered, "3ep")
+    start = recorded(jittered, "3ba", save_folder=folder, save_interval="3ba", save_latest_filename="latest.pt")
+    rest = recorded(jittered, "3ep", load_path=f"{folder}/latest.pt")
+    resumed = rest[-(len(uninterrupted) - len(start)) :]
+    assert start + resumed == uninterrupted
+    assert len(set(uninterrupted)) == len(uninterrupted) == 12
