@@ -1,0 +1,217 @@
+"""Builds torchvision's Mask R-CNN: backbone, feature pyramid, anchors and heads, without any weights."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+
+from torch import Tensor, nn
+from torchvision.models import mobilenet, resnet
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+
+from composer_copypaste.models.small import STAGES, SmallBackbone
+from composer_copypaste.settings import MaskRCNNSettings
+
+log = logging.getLogger(__name__)
+
+Norm = Callable[[int], nn.Module]
+POOLED = 7  # each box gets so many by so many features
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes of what stands on a backbone. The defaults are those of torchvision's ``maskrcnn_resnet50_fpn``."""
+
+    channels: int = 256
+    box_convs: tuple[int, ...] = ()
+    box_features: int = 1024
+    mask_convs: tuple[int, ...] = (256, 256, 256, 256)
+    mask_features: int = 256
+    rpn_convs: int = 1
+    points: int = 2
+    """Each pooled feature is the mean of so many by so many points."""
+
+    normalised: bool = False
+    """Pyramid and heads are normalised too."""
+
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    min_size: int = 800
+    sampling: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """How many proposals and samples an image has, where torchvision's Mask R-CNN shall not use its own numbers."""
+
+
+STANDARD = Layout()
+V2 = Layout(box_convs=(256, 256, 256, 256), rpn_convs=2, normalised=True)
+SMALL = Layout(
+    channels=64,
+    box_features=256,
+    mask_convs=(64, 64),
+    mask_features=32,
+    points=1,
+    normalised=True,
+    anchor_sizes=(8, 16, 32, 64, 128),
+    min_size=128,
+    sampling=MappingProxyType(
+        {
+            "rpn_pre_nms_top_n_train": 300,
+            "rpn_pre_nms_top_n_test": 300,
+            "rpn_post_nms_top_n_train": 150,
+            "rpn_post_nms_top_n_test": 200,
+            "rpn_batch_size_per_image": 128,
+            "box_batch_size_per_image": 48,
+        }
+    ),
+)
+LAYOUTS = {"resnet50_v2": V2, "small": SMALL}
+
+
+def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> TorchvisionMaskRCNN:
+    """Torchvision's Mask R-CNN as the settings describe it, freshly initialised; ``settings.weights`` are not loaded.
+
+    ``num_classes`` counts the background. Parameter names are torchvision's own.
+    """
+    layout = LAYOUTS.get(settings.backbone, STANDARD)
+    norm = _norm(settings)
+    head_norm = norm if layout.normalised else None
+    min_size = settings.min_size or layout.min_size
+    return TorchvisionMaskRCNN(
+        _backbone(settings, layout, norm),
+        min_size=min_size,
+        max_size=settings.max_size or min_size * 5 // 3,
+        rpn_anchor_generator=_anchors(settings.anchor_sizes or layout.anchor_sizes),
+        box_roi_pool=_roi_pool(POOLED, layout),
+        mask_roi_pool=_roi_pool(2 * POOLED, layout),
+        rpn_head=RPNHead(layout.channels, 3, conv_depth=layout.rpn_convs),
+        box_head=_box_head(layout, head_norm, settings.box_dropout),
+        box_predictor=FastRCNNPredictor(layout.box_features, num_classes),
+        mask_head=_mask_head(layout, head_norm, settings.mask_dropout),
+        mask_predictor=MaskRCNNPredictor(layout.mask_convs[-1], layout.mask_features, num_classes),
+        box_detections_per_img=settings.detections_per_image,
+        box_score_thresh=settings.box_score_thresh,
+        _skip_resize=not settings.resize_training,
+        **_sampling(layout, settings.detections_per_image),
+    )
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """At most 32 groups, fewer where the channels do not divide into them."""
+    return nn.GroupNorm(math.gcd(32, channels // 2), channels)
+
+
+TRAINED_WITHOUT_EPSILON = ("coco", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1")
+"""Torchvision, too, loads these into layers without the epsilon that its normalisation has had since."""
+
+NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "frozen_batch": FrozenBatchNorm2d, "group": group_norm}
+
+
+def _norm(settings: MaskRCNNSettings) -> Norm:
+    if settings.norm is not None:
+        name = settings.norm
+    elif settings.backbone == "small":
+        name = "group"
+    else:
+        name = "batch" if settings.backbone == "resnet50_v2" or settings.weights == "none" else "frozen_batch"
+    if name == "frozen_batch" and settings.backbone == "resnet50" and settings.weights in TRAINED_WITHOUT_EPSILON:
+        return partial(FrozenBatchNorm2d, eps=0.0)
+    return NORMS[name]
+
+
+def _anchors(sizes: tuple[int, ...]) -> AnchorGenerator:
+    return AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
+
+
+def _sampling(layout: Layout, detections: int) -> dict[str, int]:
+    """At least as many proposals as there may be detections."""
+    proposals = layout.sampling.get("rpn_post_nms_top_n_test", 1000)
+    return {**layout.sampling, "rpn_post_nms_top_n_test": max(proposals, detections)}
+
+
+def _roi_pool(side: int, layout: Layout) -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=side, sampling_ratio=layout.points)
+
+
+class _MLPBoxHead(TwoMLPHead):
+    """Torchvision's box head, with dropout; its parameters keep their names."""
+
+    def __init__(self, in_features: int, features: int, dropout: float) -> None:
+        super().__init__(in_features, features)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(super().forward(x))
+
+
+def _box_head(layout: Layout, norm: Norm | None, dropout: float) -> nn.Module:
+    if not layout.box_convs:
+        return _MLPBoxHead(layout.channels * POOLED**2, layout.box_features, dropout)
+    shape = (layout.channels, POOLED, POOLED)
+    head: nn.Sequential = FastRCNNConvFCHead(shape, list(layout.box_convs), [layout.box_features], norm_layer=norm)
+    return head.append(nn.Dropout(dropout))
+
+
+def _mask_head(layout: Layout, norm: Norm | None, dropout: float) -> nn.Module:
+    head: nn.Sequential = MaskRCNNHeads(layout.channels, layout.mask_convs, 1, norm_layer=norm)
+    return head.append(nn.Dropout2d(dropout))
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A backbone's network, and which of its children begin its five parts and which end the four levels."""
+
+    network: nn.Module
+    begins: tuple[str, ...]
+    levels: tuple[str, ...]
+    channels: tuple[int, ...]
+
+
+RESNET_BEGINS = ("conv1", "layer1", "layer2", "layer3", "layer4")
+
+
+def _backbone(settings: MaskRCNNSettings, layout: Layout, norm: Norm) -> BackboneWithFPN:
+    body = _body(settings.backbone, norm)
+    _freeze(body, settings)
+    return BackboneWithFPN(
+        body.network,
+        return_layers={name: str(level) for level, name in enumerate(body.levels)},
+        in_channels_list=list(body.channels),
+        out_channels=layout.channels,
+        norm_layer=norm if layout.normalised else None,
+    )
+
+
+def _body(name: str, norm: Norm) -> _Body:
+    if name == "small":
+        return _Body(SmallBackbone(norm), RESNET_BEGINS, RESNET_BEGINS[1:], STAGES)
+    if name == "mobilenet_v3_large":
+        return _mobile_body(mobilenet.mobilenet_v3_large(weights=None, norm_layer=norm).features)
+    network = getattr(resnet, name.removesuffix("_v2"))(weights=None, norm_layer=norm)
+    channels = tuple(network.inplanes // 8 * 2**stage for stage in range(4))
+    return _Body(network, RESNET_BEGINS, RESNET_BEGINS[1:], channels)
+
+
+def _mobile_body(features: nn.Sequential) -> _Body:
+    """The stages end before each further stride: at strides 4, 8, 16 and 32."""
+    levels = ("3", "6", "12", "16")
+    channels = tuple(features[int(level)].out_channels for level in levels)
+    return _Body(features, ("0", "2", "4", "7", "13"), levels, channels)
+
+
+def _freeze(body: _Body, settings: MaskRCNNSettings) -> None:
+    trainable = settings.trainable_backbone_layers
+    if settings.weights == "none":
+        if trainable not in (None, 5):
+            log.warning("trainable_backbone_layers=%s: without weights all of the backbone trains", trainable)
+        return
+    trained = body.begins[5 - (3 if trainable is None else trainable) :]
+    for name, part in body.network.named_children():
+        if name in trained:
+            return
+        part.requires_grad_(False)

@@ -1,0 +1,182 @@
+"""Puts weights into a Mask R-CNN: those that torchvision publishes, or those of a file."""
+
+import datetime
+import logging
+import pickle
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model_weights
+
+from composer_copypaste.errors import CheckpointError
+from composer_copypaste.settings import MaskRCNNSettings
+
+log = logging.getLogger(__name__)
+
+StateDict = dict[str, Tensor]
+
+COCO_MODELS = {"resnet50": "maskrcnn_resnet50_fpn", "resnet50_v2": "maskrcnn_resnet50_fpn_v2"}
+NUMBER_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+"""What depends on the number of classes, and so may stay freshly initialised."""
+
+CLASSIFIER = ("fc.", "classifier.")
+"""What a backbone's file has besides, for ImageNet's classes."""
+
+
+def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> None:
+    """Load what ``settings.weights`` names into a Mask R-CNN that was built from the same settings.
+
+    Heads made for another number of classes stay as they are, which is logged once.
+
+    Raises:
+        CheckpointError: where the weights cannot be had, or do not fit otherwise.
+    """
+    if settings.weights == "none":
+        return
+    published = published_weights(settings.backbone)
+    if settings.weights in published:
+        state = _download(published[settings.weights])
+    elif Path(settings.weights).is_file():
+        state = read_weights(Path(settings.weights))
+    else:
+        choices = ", ".join(("none", *published))
+        raise CheckpointError(
+            f"weights: expected an existing file or, for the backbone {settings.backbone!r}, one of {choices}; "
+            f"got {settings.weights!r}"
+        )
+    _load(module, state, source=f"weights {settings.weights!r}, backbone {settings.backbone!r}")
+
+
+def published_weights(backbone: str) -> dict[str, WeightsEnum]:
+    """Torchvision's weights that fit a backbone, by their names, and by "imagenet" and "coco"."""
+    if backbone == "small":
+        return {}
+    families = {"imagenet": backbone.removesuffix("_v2")}
+    if backbone in COCO_MODELS:
+        families["coco"] = COCO_MODELS[backbone]
+    weights = {}
+    for family, model in families.items():
+        members = list(get_model_weights(model))
+        weights[family] = members[0]
+        weights.update({str(member): member for member in members})
+    return weights
+
+
+def read_weights(path: Path) -> StateDict:
+    """The tensors of a file: a state dict, a Composer checkpoint, or safetensors; without the prefix ``module.``.
+
+    Raises:
+        CheckpointError: where the file cannot be read, or holds something else. No code in it is run.
+    """
+    content: object = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for level in ("state", "model"):  # as Composer nests them; torchvision's reference training has "model" alone
+        if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
+            content = content[level]
+    if not (isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values())):
+        raise CheckpointError(f"{path}: expected a state dict (names and tensors) or a Composer checkpoint")
+    return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        with torch.serialization.safe_globals(_plain_values()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"it holds {code[1]}" if code else "it is no file of weights"
+        raise CheckpointError(
+            f"{path}: refused: {found}, and reading it could run code. "
+            "Save the weights alone: torch.save(model.state_dict(), ...)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, or no file of torch.save: {_first_line(error)}") from error
+
+
+def _plain_values() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+    """What Composer's checkpoints hold beside tensors: versions, durations, and random states as numpy arrays."""
+    rebuild: Callable[..., object] = np.zeros(1).__reduce__()[0]  # type: ignore[assignment]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since numpy 2
+    names = [(rebuild, f"{module}._reconstruct") for module in modules]
+    return [
+        torch.torch_version.TorchVersion,
+        datetime.timedelta,
+        np.ndarray,
+        np.dtype,
+        type(np.dtype(np.uint32)),
+        *names,
+    ]
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading it needs another package: pip install safetensors") from error
+    try:
+        state: StateDict = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged, or no safetensors file: {_first_line(error)}") from error
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _download(weights: WeightsEnum) -> StateDict:
+    """The weights from torchvision's server, or from torch's cache."""
+    try:
+        state: StateDict = dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{weights}: could not be had from {weights.url} ({_first_line(error)}). Without network, put "
+            f"that file into {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    return state
+
+
+def _load(module: nn.Module, state: StateDict, source: str) -> None:
+    """Load a detector's tensors into the whole, or a backbone's into the backbone."""
+    if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
+        unfitting = _unfitting(module, state)
+        fresh = [name for name in unfitting if name.startswith(NUMBER_OF_CLASSES)]
+        if fresh:
+            log.warning("%s: for another number of classes; these start at random: %s", source, ", ".join(fresh))
+        _load_fitting(module, state, fresh, source)
+    else:
+        body = module.get_submodule("backbone.body")
+        names = {name: name.removeprefix("features.") for name in state if not name.startswith(CLASSIFIER)}
+        _load_fitting(body, {own: state[name] for name, own in names.items()}, [], source)
+
+
+def _unfitting(module: nn.Module, state: StateDict) -> list[str]:
+    own = module.state_dict()
+    return [name for name, tensor in state.items() if name in own and own[name].shape != tensor.shape]
+
+
+def _load_fitting(module: nn.Module, state: StateDict, fresh: list[str], source: str) -> None:
+    """Load all but what stays fresh; everything else must be there and fit."""
+    try:
+        missing, unknown = module.load_state_dict({k: v for k, v in state.items() if k not in fresh}, strict=False)
+    except RuntimeError as error:  # sizes differ; torchvision renames parameters of old files only while it loads them
+        details = [line.strip() for line in str(error).split("\n")[1:]]
+        raise CheckpointError(f"{source}: {details[0]}{_more(details)}") from error
+    # frozen normalisation does not count batches
+    missing = [name for name in missing if name not in fresh and not name.endswith("num_batches_tracked")]
+    if missing or unknown:
+        problems = [f"{kind}: {_some(names)}" for kind, names in (("lacks", missing), ("unknown", unknown)) if names]
+        raise CheckpointError(f"{source}: made for another model; {'; '.join(problems)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *rest = names
+    return f"{first}{_more([first, *rest])}"
+
+
+def _more(lines: list[str]) -> str:
+    return f" and {len(lines) - 1} more" if len(lines) > 1 else ""

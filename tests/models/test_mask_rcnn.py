@@ -1,0 +1,156 @@
+import pytest
+import torch
+from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
+from torchvision.ops import FrozenBatchNorm2d
+
+from composer_copypaste import MaskRCNNSettings
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+
+EVERY_BACKBONE = MaskRCNNSettings.__annotations__["backbone"].__args__
+
+
+def shapes(module):
+    return {name: values.shape for name, values in module.state_dict().items()}
+
+
+def trains(module):
+    """The backbone's children of which any parameter trains."""
+    return [
+        name for name, part in module.backbone.body.named_children() if any(p.requires_grad for p in part.parameters())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "reference"), [("resnet50", maskrcnn_resnet50_fpn), ("resnet50_v2", maskrcnn_resnet50_fpn_v2)]
+)
+def test_the_parameters_are_those_of_torchvisions_model(backbone, reference):
+    ours = build_mask_rcnn(4, MaskRCNNSettings(backbone=backbone, box_dropout=0.1, mask_dropout=0.1))
+
+    assert shapes(ours) == shapes(reference(weights=None, weights_backbone=None, num_classes=4))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "reference"), [("resnet50", maskrcnn_resnet50_fpn), ("resnet50_v2", maskrcnn_resnet50_fpn_v2)]
+)
+def test_the_same_weights_detect_the_same_as_in_torchvisions_model(backbone, reference):
+    torch.manual_seed(0)
+    theirs = reference(weights=None, weights_backbone=None, num_classes=4, min_size=32, max_size=64).eval()
+    ours = build_mask_rcnn(4, MaskRCNNSettings(backbone=backbone, min_size=32, max_size=64)).eval()
+    ours.load_state_dict(theirs.state_dict())
+    image = [torch.rand(3, 30, 40)]
+    with torch.no_grad():
+        detected, expected = ours(image)[0], theirs(image)[0]
+
+    assert len(expected["boxes"]) > 0
+    assert all(torch.equal(detected[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("backbone", EVERY_BACKBONE)
+def test_every_backbone_gives_a_pyramid_with_strides_from_4_to_64(backbone):
+    module = build_mask_rcnn(4, MaskRCNNSettings(backbone=backbone)).eval()
+    with torch.no_grad():
+        levels = module.backbone(torch.zeros(1, 3, 128, 128))
+
+    assert [level.shape[-1] for level in levels.values()] == [32, 16, 8, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (0, []),
+        (1, ["layer4"]),
+        (None, ["layer2", "layer3", "layer4"]),
+        (4, ["layer1", "layer2", "layer3", "layer4"]),
+        (5, ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]),
+    ],
+)
+def test_the_last_layers_of_a_pretrained_backbone_train(layers, expected):
+    settings = MaskRCNNSettings(backbone="resnet18", weights="imagenet", norm="batch", trainable_backbone_layers=layers)
+
+    assert trains(build_mask_rcnn(4, settings)) == expected
+
+
+def test_a_random_backbone_trains_as_a_whole_and_says_so(caplog):
+    settings = MaskRCNNSettings(backbone="resnet18", trainable_backbone_layers=2)
+
+    assert "conv1" in trains(build_mask_rcnn(4, settings))
+    assert "trainable_backbone_layers=2" in caplog.text
+
+
+def test_the_pyramid_trains_even_where_the_backbone_does_not():
+    settings = MaskRCNNSettings(backbone="mobilenet_v3_large", weights="imagenet", trainable_backbone_layers=0)
+
+    assert all(parameter.requires_grad for parameter in build_mask_rcnn(4, settings).backbone.fpn.parameters())
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ({}, torch.nn.BatchNorm2d),
+        ({"weights": "imagenet"}, FrozenBatchNorm2d),
+        ({"norm": "group"}, torch.nn.GroupNorm),
+        ({"weights": "coco", "backbone": "resnet50_v2"}, torch.nn.BatchNorm2d),
+        ({"backbone": "small"}, torch.nn.GroupNorm),
+        ({"backbone": "mobilenet_v3_large", "norm": "group"}, torch.nn.GroupNorm),
+    ],
+)
+def test_the_normalisation_is_torchvisions_unless_another_is_asked_for(choices, expected):
+    module = build_mask_rcnn(4, MaskRCNNSettings(**{"backbone": "resnet18"} | choices))
+    kinds = (torch.nn.BatchNorm2d, FrozenBatchNorm2d, torch.nn.GroupNorm)
+
+    assert {type(part) for part in module.modules() if isinstance(part, kinds)} == {expected}
+
+
+def test_dropout_drops_in_training_before_both_predictors():
+    module = build_mask_rcnn(4, MaskRCNNSettings(backbone="small", box_dropout=0.5, mask_dropout=0.5))
+    box, mask = module.roi_heads.box_head, module.roi_heads.mask_head
+    pooled = torch.ones(1, 64, 7, 7)
+
+    assert not torch.equal(box(pooled), box(pooled))
+    assert not torch.equal(mask(pooled), mask(pooled))
+    module.eval()
+    assert torch.equal(box(pooled), box(pooled))
+    assert torch.equal(mask(pooled), mask(pooled))
+
+
+def test_settings_reach_the_model():
+    settings = MaskRCNNSettings(
+        backbone="small",
+        anchor_sizes=(4, 8, 16, 32, 64),
+        min_size=96,
+        detections_per_image=300,
+        box_score_thresh=0.2,
+    )
+    module = build_mask_rcnn(4, settings)
+
+    assert module.rpn.anchor_generator.sizes == ((4,), (8,), (16,), (32,), (64,))
+    assert (module.transform.min_size, module.transform.max_size) == ((96,), 160)
+    assert (module.roi_heads.detections_per_img, module.roi_heads.score_thresh) == (300, 0.2)
+
+
+def test_as_many_proposals_are_kept_as_objects_may_be_detected():
+    module = build_mask_rcnn(4, MaskRCNNSettings(backbone="small", detections_per_image=500)).eval()
+
+    assert module.rpn.post_nms_top_n() >= 500
+
+
+def test_pictures_that_the_loader_sized_are_not_resized_in_training():
+    module = build_mask_rcnn(4, MaskRCNNSettings(backbone="small", min_size=128, resize_training=False))
+    pictures = [torch.zeros(3, 64, 64)]
+
+    assert module.transform(pictures)[0].image_sizes == [(64, 64)]
+    assert module.eval().transform(pictures)[0].image_sizes == [(128, 128)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"anchor_sizes": (8, 16)}, "anchor_sizes: expected five"),
+        ({"min_size": 200, "max_size": 100}, "max_size: expected at least min_size"),
+        ({"trainable_backbone_layers": 6}, "trainable_backbone_layers: expected at most 5, got 6"),
+        ({"box_dropout": 1.0}, "box_dropout: expected at most 0.9"),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        MaskRCNNSettings(**wrong)
