@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ MACHINE_KEYS = ("time", "throughput/", "memory/")
 """Names in ``metrics.jsonl`` that begin so depend on the machine and the hour; all others repeat when a run does."""
 
 Number = float | int | None
-FORM = "{desc} {percentage:3.0f}%|{bar:25}| {n_fmt}/{total_fmt} batches{postfix}, {elapsed} passed, {remaining} left"
+FORM = "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} batches, {remaining} left{postfix}, {elapsed} passed"
 SHOWN = {"loss/train/total": "loss", "metrics/eval/segm/AP": "mask AP"}
 SCORES = {
     "metrics/eval/bbox/AP": "box AP",
@@ -227,7 +228,7 @@ class _Bar:
                 file=stream,
                 smoothing=0,  # evaluations, rare and long, count in the mean speed
                 bar_format=None if total is None else FORM,
-                dynamic_ncols=True,
+                ncols=shutil.get_terminal_size().columns,  # tqdm's own finds 0 in some containers, and shows nothing
             )
 
     def advance(self, shown: Mapping[str, str]) -> None:
@@ -245,12 +246,11 @@ class _Bar:
 
     def _line(self, text: str) -> str:
         passed = time.monotonic() - self._start
-        parts = [f"{self._name} {self._done}/{self._total or '?'} batches", *([text] if text else [])]
-        parts.append(f"{tqdm.format_interval(passed)} passed")
+        parts = [f"{self._name} {self._done}/{self._total or '?'} batches"]
         if self._total is not None:
             left = passed / (self._done - self._first) * (self._total - self._done)
             parts.append(f"{tqdm.format_interval(left)} left")
-        return ", ".join(parts)
+        return ", ".join([*parts, *([text] if text else []), f"{tqdm.format_interval(passed)} passed"])
 
     def _is_due(self) -> bool:
         if self._total is None:
