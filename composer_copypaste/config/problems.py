@@ -60,7 +60,7 @@ def _line(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place,
 
 def _expectation(place: Place, details: Sequence[ErrorDetails]) -> str:
     """What was expected, of any choice that a union gives, and what came."""
-    expected = " or ".join(dict.fromkeys(_expected(place, detail) for detail in details))
+    expected = " or ".join(_expected(place, detail) for detail in details)
     missing = details[0]["type"] == "missing"
     return f"expected {expected}, got {'nothing' if missing else shown(details[0]['input'])}"
 
