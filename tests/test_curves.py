@@ -68,6 +68,19 @@ def test_a_run_that_logged_little_is_drawn_all_the_same(metrics, tmp_path, rows)
     assert all(ink(tmp_path / "curves.png", panel) > 0 for panel in range(3))
 
 
+def test_a_panel_without_data_says_so(metrics, tmp_path):
+    plot_curves(metrics(a_batch(1), a_batch(2)), tmp_path / "curves.png")
+    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("L"))
+    middle = picture[230:280, 800:960]
+    assert 100 < (middle < 200).sum() < 2000
+
+
+def test_a_single_evaluation_is_a_visible_point(metrics, tmp_path):
+    plot_curves(metrics(an_evaluation(3)), tmp_path / "curves.png")
+    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))[:, 950:1230]  # right of the legend
+    assert (picture == (0, 0x72, 0xB2)).all(axis=-1).sum() > 10
+
+
 def test_a_loss_that_explodes_at_first_does_not_flatten_the_rest(metrics, tmp_path):
     steady = [a_batch(number, 1 + math.sin(number)) for number in range(2, 102)]
     plot_curves(metrics(a_batch(1, 1e6), *steady), tmp_path / "exploded.png")

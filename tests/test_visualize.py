@@ -183,8 +183,11 @@ def test_a_training_sheet_draws_float_and_byte_pictures_alike():
     assert torch.equal(made, training_sheet([a_picture()] * 2, [target] * 2, NAMES))
 
 
-def test_a_training_sheet_scales_the_targets_with_the_picture():
-    made = training_sheet([a_picture()], [a_target((40, 30, 80, 60))], NAMES)
+@pytest.mark.parametrize("drawn", ["masks", "boxes"])
+def test_a_training_sheet_scales_the_targets_with_the_picture(drawn):
+    target = a_target((40, 30, 80, 60))
+    target["masks" if drawn == "boxes" else "boxes"][:] = 0
+    made = training_sheet([a_picture()], [target], NAMES)
     tint = changed(made, torch.full_like(made, 100))[36 + 250 :, 10:650]  # below the label
     columns = tint[:190].any(dim=0).nonzero()
     assert columns.min() == 320
@@ -206,14 +209,17 @@ def test_pictures_of_different_sizes_share_a_sheet():
 
 
 def test_a_prediction_sheet_shows_truth_left_and_sure_detections_right():
-    truth, low, sure = a_target((10, 20, 50, 50)), a_target((60, 0, 70, 10)), a_target((10, 20, 50, 50))
-    found = {name: torch.cat([sure[name], low[name]]) for name in truth if name != "masks"}
+    truth, low, sure = a_target((0, 20, 25, 50)), a_target((60, 0, 70, 10)), a_target((30, 20, 50, 50))
+    found = {name: torch.cat([sure[name], low[name]]) for name in ("boxes", "labels")}
     found["rles"] = [coco_mask.encode(np.asfortranarray(one["masks"][0].numpy())) for one in (sure, low)]
     made = prediction_sheet([a_picture()], [truth], [found | {"scores": torch.tensor([0.9, 0.4])}], NAMES)
-    left, right = made[:, 36:, 10:650], made[:, 36:, 660:1300]
-    middle = slice(300, 380), slice(120, 380)
-    assert torch.equal(left[:, *middle], right[:, *middle])
-    assert not changed(right, torch.full_like(right, 100))[:100, 480:].any()
+    left, right = (changed(half, torch.full_like(half, 100)) for half in (made[:, 36:, 10:650], made[:, 36:, 660:1300]))
+    below = slice(170, 390)  # labels
+    assert left[below, :190].all()
+    assert not left[below, 210:].any()
+    assert right[below, 245:395].all()
+    assert not right[below, :235].any()
+    assert not right[:100, 480:].any()  # the unsure one
 
 
 def test_a_saved_picture_is_read_back_unchanged(tmp_path):
