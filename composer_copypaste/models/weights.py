@@ -51,6 +51,23 @@ def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> None:
     _load(module, state, source=f"weights {settings.weights!r}, backbone {settings.backbone!r}")
 
 
+def load_checkpoint(module: nn.Module, path: Path) -> None:
+    """Load a trained Mask R-CNN, completely.
+
+    Raises:
+        CheckpointError: where the file cannot be read, or was made for another model or number of classes.
+    """
+    state = read_weights(path)
+    if unfitting := _unfitting(module, state):
+        own = module.state_dict()
+        name = unfitting[0]
+        raise CheckpointError(
+            f"{path}: made for another model, or another number of classes: {name} is "
+            f"{tuple(state[name].shape)}, expected {tuple(own[name].shape)}{_more(unfitting)}"
+        )
+    _load_fitting(module, state, [], str(path))
+
+
 def published_weights(backbone: str) -> dict[str, WeightsEnum]:
     """Torchvision's weights that fit a backbone, by their names, and by "imagenet" and "coco"."""
     if backbone == "small":

@@ -1,0 +1,85 @@
+"""Every example of the README runs; its table of settings is the dataclass's.
+
+``python tests/test_readme.py`` writes the table anew.
+"""
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from pydantic import TypeAdapter
+
+from composer_copypaste.cli import main
+from composer_copypaste.settings import CopyPasteSettings
+
+README = Path(__file__).parent.parent / "README.md"
+TABLE = re.compile(r"(<!-- settings:.*?-->\n)(.*?)(<!-- end of settings -->)", re.DOTALL)
+SMALL = ["model.backbone=small", "model.weights=none", "training.duration=1ba", "data.workers=0", "schedule.warmup=0ba"]
+"""What makes an example's training short and local."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def settings_table() -> str:
+    described = TypeAdapter(CopyPasteSettings).json_schema()["properties"]
+    rows = [
+        f"| `{field.name}` | {field.default!r} | {' '.join(described[field.name]['description'].split())} |"
+        for field in fields(CopyPasteSettings)
+    ]
+    return "\n".join(["| name | default | meaning |", "| --- | --- | --- |", *rows]) + "\n"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with everything that the examples name."""
+    from composer_copypaste.data.shapes import draw_shapes
+    from composer_copypaste.settings import ShapesSettings
+
+    folder = tmp_path_factory.mktemp("readme")
+    shapes = draw_shapes(ShapesSettings(folder=str(folder / "data" / "shapes"), train=8, val=4, size=64))
+    (folder / "photos").mkdir()
+    for split in ("train", "val"):
+        (folder / "photos" / split).symlink_to(shapes / split)
+        (folder / f"{split}.json").symlink_to(shapes / "annotations" / f"instances_{split}.json")
+    (folder / "my_recipe.yaml").write_text(blocks("yaml")[0])
+    return folder
+
+
+def test_the_settings_table_is_that_of_the_dataclass():
+    _, table, _ = TABLE.search(README.read_text()).groups()
+    assert table == settings_table(), "run: python tests/test_readme.py"
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_a_python_example_runs(code, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_console_examples_run_in_their_order(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    commands = [line for block in blocks("console") for line in block.splitlines() if line.startswith("copypaste")]
+    assert commands
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        if arguments[0] == "train":
+            output = [] if (workplace / "runs" / "mine").exists() else ["output=runs/mine"]
+            arguments += [*SMALL, *output]
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, f"{command}\n{result.output}"
+
+
+def test_make_has_the_targets_that_the_readme_names():
+    makefile = (README.parent / "Makefile").read_text()
+    named = re.findall(r"\bmake (\w+)", " ".join([*blocks("console"), *re.findall("`[^`]+`", README.read_text())]))
+    assert {"quickstart", "test", "lint"} == set(named)
+    assert all(f"\n{target}:" in makefile for target in named)
+
+
+if __name__ == "__main__":
+    README.write_text(TABLE.sub(lambda found: found[1] + settings_table() + found[3], README.read_text()))
