@@ -220,6 +220,7 @@ class _Bar:
         self._first, self._done, self._start = done, done, time.monotonic()
         self._bar: tqdm[Any] | None = None
         if stream.isatty():
+            columns, rows = shutil.get_terminal_size()  # tqdm itself finds 0 in some containers, and shows nothing
             self._bar = tqdm(
                 desc=name,
                 total=total,
@@ -228,7 +229,8 @@ class _Bar:
                 file=stream,
                 smoothing=0,  # evaluations, rare and long, count in the mean speed
                 bar_format=None if total is None else FORM,
-                ncols=shutil.get_terminal_size().columns,  # tqdm's own finds 0 in some containers, and shows nothing
+                ncols=columns,
+                nrows=rows,
             )
 
     def advance(self, shown: Mapping[str, str]) -> None:
