@@ -95,11 +95,8 @@ def stencil_of_rle(rle: Rle) -> Stencil | None:
     height = rle["size"][0]
     ends = np.cumsum(counts)
     left, right = int(ends[2 * covered[0]] // height), int((ends[2 * covered[-1] + 1] - 1) // height + 1)
-    # the picture's end closes an encoding that leaves out its last zeros
-    ends = np.append(ends, max(int(ends[-1]), right * height)).clip(left * height, right * height)
-    values = (np.arange(len(ends)) & 1).astype(np.uint8)
-    values[-1] = 0
-    columns = np.repeat(values, np.diff(ends, prepend=left * height)).reshape(right - left, height)
+    runs = np.diff(ends.clip(left * height, right * height), prepend=left * height)
+    columns = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(right - left, height)
     rows = np.flatnonzero(columns.any(axis=0))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     return Stencil(top, left, columns[:, top:bottom].T)

@@ -38,6 +38,11 @@ def test_images_keep_the_order_of_the_file_and_may_show_nothing(coco_file):
     assert annotations.annotations[9] == ()
 
 
+def test_a_picture_s_annotations_keep_the_order_of_the_file(coco_file):
+    annotations = CocoAnnotations.load(coco_file(*(annotation(number) for number in (3, 1, 2))))
+    assert [entry["id"] for entry in annotations.annotations[7]] == [3, 1, 2]
+
+
 def test_a_missing_area_is_the_mask_s_and_a_missing_iscrowd_is_zero(coco_file):
     (entry,) = CocoAnnotations.load(coco_file(annotation(area=None, iscrowd=None))).annotations[7]
     assert (entry["area"], entry["iscrowd"]) == (16.0, 0)
@@ -73,6 +78,7 @@ WRONG = {
     "polygon is not a list of numbers x1": annotation(segmentation=SQUARE),
     "polygon has a number that is not finite": annotation(segmentation=[[*SQUARE[:-1], float("nan")]]),
     "polygon reaches from 1.0 to 1000000.0, far outside": annotation(segmentation=[[*SQUARE[:-1], 1e6]]),
+    "polygon reaches from -1000000.0 to 6.0, far outside": annotation(segmentation=[[-1e6, *SQUARE[1:]]]),
     "has no segmentation": annotation(segmentation=[]),
     "lacks 'segmentation'": annotation(segmentation=None),
     "lacks 'bbox'": annotation(bbox=None),

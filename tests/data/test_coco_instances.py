@@ -104,6 +104,11 @@ def test_an_index_alone_is_of_the_first_epoch(coco_file, gradient):
     assert torch.equal(dataset[0][0], dataset[(0, 0)][0])
 
 
+def test_a_negative_index_counts_from_the_end(coco_file, gradient):
+    dataset = jittered(coco_file())
+    assert torch.equal(dataset[-1][0], dataset[0][0])
+
+
 def test_the_pictures_problems_are_listed_together(coco_file, tmp_path):
     names = ["missing.png", "turned.png", "broken.png", "good.png"]
     images = [{"id": n, "file_name": name, "height": 8, "width": 12} for n, name in enumerate(names)]
@@ -131,13 +136,13 @@ def test_a_missing_folder_is_one_line(coco_file, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["coco_smoke", "fruits_nuts", "nuclei_dsb2018"])
-def test_real_masks_equal_pycocotools_to_the_pixel(name, capsys):
+def test_real_masks_equal_pycocotools_to_the_pixel(name):
     path = REAL / name / "annotations" / "instances_val.json"
     if not path.exists():
         pytest.skip(f"{path} is absent")
     dataset, truth = CocoInstances(REAL / name / "val", path), COCO(str(path))
     check_pictures(dataset.annotations, dataset.images)
-    for index in range(min(len(dataset), 20)):
+    for index in range(6):
         target = dataset[index][1]
         entries = truth.imgToAnns[int(target["image_id"])]
         expected = [truth.annToMask(entry) for entry in entries]
