@@ -1,10 +1,9 @@
 """One picture as the metric keeps it: arrays and run-length encoded masks, small to store and to send."""
 
 from dataclasses import dataclass
-from itertools import compress
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.metrics.engine import Array, CocoDict, IouType
@@ -19,10 +18,6 @@ class Masks:
 
     size: Size | None
     counts: tuple[bytes, ...]
-
-    def of(self, kept: Bool[Array, " n"]) -> "Masks":
-        """Those that are kept."""
-        return Masks(self.size, tuple(compress(self.counts, kept)))
 
     def rles(self) -> list[CocoDict]:
         """The masks as COCO's dicts."""
@@ -42,11 +37,6 @@ class Detections:
     categories: Int64[Array, " n"]
     scores: Float64[Array, " n"]
     masks: Masks | None
-
-    def of(self, kept: Bool[Array, " n"]) -> "Detections":
-        """Those that are kept."""
-        masks = None if self.masks is None else self.masks.of(kept)
-        return Detections(self.boxes[kept], self.categories[kept], self.scores[kept], masks)
 
     def results(self, image: int, iou_type: IouType) -> list[CocoDict]:
         """COCO's result for each. Scored by mask it has no box: its area, so its size class, is then the mask's."""

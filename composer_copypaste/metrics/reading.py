@@ -72,11 +72,7 @@ class Reader:
         if not np.isfinite(scores).all():
             raise ValueError(f"{where}: expected finite scores, got {scores.tolist()}. Has the training diverged?")
         masks = _masks(fields, len(boxes), where) if self.masks else None
-        detections = Detections(boxes, self._categories(labels, where), scores, masks)
-        if self.official is None:
-            return detections
-        # As in pycocotools, what is found of categories that the data set does not have is not scored.
-        return detections.of(np.isin(detections.categories, list(self.official.categories)))
+        return Detections(boxes, self._categories(labels, where), scores, masks)
 
     def _truth(self, fields: Fields, where: str) -> Truth:
         boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
