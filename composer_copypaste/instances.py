@@ -66,7 +66,7 @@ def target_of(target: Target, instances: Instances) -> Target:
     fields = {
         "boxes": instances.boxes,
         "labels": instances.labels,
-        "masks": instances.masks.view(_tensor(target["masks"]).dtype),
+        "masks": instances.masks.view(_tensor("target", "masks", target["masks"]).dtype),
         "area": instances.area,
         "iscrowd": instances.iscrowd,
         **instances.extras,
@@ -78,25 +78,25 @@ def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequenc
     for key in REQUIRED_FIELDS:
         if key not in target:
             raise ValueError(f"{name}: expected {key!r}, got {sorted(target)}")
-    boxes, labels, masks = (_tensor(target[key]) for key in REQUIRED_FIELDS)
+    boxes, labels, masks = (_tensor(name, key, target[key]) for key in REQUIRED_FIELDS)
     n = len(labels)
     if masks.dtype not in (torch.bool, torch.uint8):
         raise TypeError(f"{name}: expected masks of bool or of uint8 (0 and 1), got {masks.dtype}")
-    area = target.get("area", boxes.new_zeros(n))
-    iscrowd = target.get("iscrowd", labels.new_zeros(n))
+    area = _tensor(name, "area", target.get("area", boxes.new_zeros(n)))
+    iscrowd = _tensor(name, "iscrowd", target.get("iscrowd", labels.new_zeros(n)))
     shapes = {"boxes": (boxes, (n, 4)), "masks": (masks, (n, *size)), "area": (area, (n,)), "iscrowd": (iscrowd, (n,))}
     for key, (values, expected) in shapes.items():
-        if tuple(_tensor(values).shape) != expected:
+        if tuple(values.shape) != expected:
             raise ValueError(
                 f"{name}: expected {key!r} of shape {expected} ({n} labels, image of {size[0]} x {size[1]}), "
-                f"got {tuple(_tensor(values).shape)}"
+                f"got {tuple(values.shape)}"
             )
     return Instances(
         boxes=boxes,
         labels=labels,
         masks=masks.view(torch.uint8),
-        area=_tensor(area),
-        iscrowd=_tensor(iscrowd),
+        area=area,
+        iscrowd=iscrowd,
         extras={key: _extra(name, target, key, n) for key in extras},
     )
 
@@ -119,10 +119,10 @@ def _has_a_row_per_object(values: object, labels: object) -> bool:
 def _extra(name: str, target: Target, key: str, n: int) -> Tensor:
     if key not in target:
         raise ValueError(f"{name}: lacks {key!r}, which other targets of the batch have for each object ({n} here)")
-    return _tensor(target[key])
+    return _tensor(name, key, target[key])
 
 
-def _tensor(values: object) -> Tensor:
+def _tensor(name: str, key: str, values: object) -> Tensor:
     if not isinstance(values, Tensor):
-        raise TypeError(f"expected a tensor, got {type(values).__name__}")
+        raise TypeError(f"{name}: expected {key!r} to be a tensor, got {type(values).__name__}")
     return values

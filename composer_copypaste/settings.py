@@ -5,7 +5,7 @@ the documentation of both: the string below each field describes it, ``Annotated
 """
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le
 
@@ -25,7 +25,16 @@ def check_limits(settings: object) -> None:
     """
     hints = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):  # type: ignore[arg-type]
+        _check_choice(field.name, getattr(settings, field.name), hints[field.name])
         _check_value(field.name, getattr(settings, field.name), hints[field.name])
+
+
+def _check_choice(name: str, value: object, hint: object) -> None:
+    """Compare a value with the choices that a ``Literal``, or a ``Literal | None``, allows."""
+    parts = (hint, *get_args(hint))
+    choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+    if choices and value not in choices and not (value is None and type(None) in parts):
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _check_value(name: str, value: object, hint: object) -> None:
@@ -33,7 +42,7 @@ def _check_value(name: str, value: object, hint: object) -> None:
     for limit in getattr(hint, "__metadata__", ()):
         _check_limit(name, value, limit)
     for part in get_args(hint):  # what Annotated wraps, the choices of a union, the elements of a tuple
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, tuple | list) else (value,):
             _check_value(name, number, part)
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.compose import Images, Objects, layers_of, paste_images
 from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
 from composer_copypaste.functional.targets import assemble, decide
-from composer_copypaste.functional.visible import Visible, measure
+from composer_copypaste.functional.visible import Visible, measure, read_back
 from composer_copypaste.functional.warp import Window, size_of
 from composer_copypaste.instances import Instances, Target, instances_of, target_of
 from composer_copypaste.settings import CopyPasteSettings
@@ -28,7 +28,7 @@ class Pasted:
     """A batch after copy-paste, and what was done to it."""
 
     images: Images
-    targets: Sequence[Target] | Int[Tensor, "n h w"]
+    targets: Sequence[Target] | Integer[Tensor, "n h w"]
     plan: PastePlan
     added: int = 0
     """Objects that were pasted and stayed."""
@@ -40,12 +40,12 @@ class Pasted:
 
 def copypaste_batch(
     images: Images,
-    targets: Sequence[Target] | Int[Tensor, "n h w"],
+    targets: Sequence[Target] | Integer[Tensor, "n h w"],
     *,
     generator: torch.Generator | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
-) -> tuple[Images, Sequence[Target] | Int[Tensor, "n h w"]]:
+) -> tuple[Images, Sequence[Target] | Integer[Tensor, "n h w"]]:
     """Images and targets of a batch with objects copied between them ("Simple Copy-Paste", Ghiasi et al., CVPR 2021).
 
     Works on the device that holds the batch. What the arguments hold is never modified; what no paste touched may be
@@ -54,9 +54,9 @@ def copypaste_batch(
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; floating point or uint8.
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
-            ``masks`` (bool, or uint8 of 0 and 1) and, optionally, ``area``, ``iscrowd`` and others. Further tensors with
-            one row per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything else
-            passes through. Or class ids ``(N, H, W)``: each class of an image is then one object.
+            ``masks`` (bool, or uint8 of 0 and 1) and, optionally, ``area``, ``iscrowd`` and others. Further tensors
+            with one row per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything
+            else passes through. Or class ids ``(N, H, W)``: each class of an image is then one object.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
@@ -80,7 +80,7 @@ def copypaste_batch(
 
 def paste(
     images: Images,
-    targets: Sequence[Target] | Int[Tensor, "n h w"],
+    targets: Sequence[Target] | Integer[Tensor, "n h w"],
     settings: CopyPasteSettings,
     generator: torch.Generator,
 ) -> Pasted:
@@ -96,7 +96,8 @@ def _paste_instances(
     images: Images, targets: Sequence[Target], settings: CopyPasteSettings, generator: torch.Generator
 ) -> Pasted:
     if targets and not any("masks" in target for target in targets):
-        return Pasted(images, targets, PastePlan.empty(), reason="the targets have no masks")
+        reason = "the targets have no masks" if settings.p > 0 else None
+        return Pasted(images, targets, PastePlan.empty(), reason=reason)
     batch = instances_of(targets, [size_of(image) for image in images])
     hosted = _on_host(batch)
     copyable = [_may_copy(labels, settings) & (iscrowd == 0) for _, labels, iscrowd in hosted]
@@ -122,7 +123,7 @@ def _paste_instances(
 
 
 def _paste_classes(
-    images: Images, targets: Int[Tensor, "n h w"], settings: CopyPasteSettings, generator: torch.Generator
+    images: Images, targets: Integer[Tensor, "n h w"], settings: CopyPasteSettings, generator: torch.Generator
 ) -> Pasted:
     """Class-id maps: each class of an image is one object."""
     if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
@@ -153,17 +154,17 @@ def _draw(
     return draw_plan(scenes, settings, generator)
 
 
-def _class_objects(ids: Int[Tensor, "h w"], present: Int[Tensor, " k"]) -> Objects:
+def _class_objects(ids: Integer[Tensor, "h w"], present: Integer[Tensor, " k"]) -> Objects:
     masks = (ids == present[:, None, None]).view(torch.uint8)
     everywhere = [Visible(Window(0, 0, *ids.shape), mask, mask.new_zeros(1, dtype=torch.int32)) for mask in masks]
     return Objects(masks, np.array([found.box for found in measure(everywhere)], dtype=np.float64).reshape(-1, 4))
 
 
-def _may_copy(labels: Int[ndarray, " n"], settings: CopyPasteSettings) -> Bool[ndarray, " n"]:
+def _may_copy(labels: Integer[ndarray, " n"], settings: CopyPasteSettings) -> Bool[ndarray, " n"]:
     return np.full(len(labels), True) if settings.categories is None else np.isin(labels, settings.categories)
 
 
-def _may_copy_class(classes: Int[ndarray, " k"], settings: CopyPasteSettings) -> Bool[ndarray, " k"]:
+def _may_copy_class(classes: Integer[ndarray, " k"], settings: CopyPasteSettings) -> Bool[ndarray, " k"]:
     return _may_copy(classes, settings) & (classes != settings.background) & (classes != settings.ignore_index)
 
 
@@ -185,6 +186,8 @@ def _on_host(batch: Sequence[Instances]) -> list[tuple[ndarray, ndarray, ndarray
         torch.cat([instances.boxes.double(), instances.labels[:, None], instances.iscrowd[:, None]], dim=1)
         for instances in batch
     ]
-    numbers = torch.cat(columns).cpu().numpy() if columns else np.empty((0, 6))
+    if not columns:
+        return []
+    numbers = read_back(torch.cat(columns))
     ends = np.cumsum([len(instances) for instances in batch])
     return [(part[:, :4], part[:, 4].astype(np.int64), part[:, 5]) for part in np.split(numbers, ends[:-1])]

@@ -72,7 +72,8 @@ def _blend(
     below: Shaped[Tensor, "c h w"], above: Shaped[Tensor, "c h w"], alpha: UInt8[Tensor, "h w"] | Float[Tensor, "h w"]
 ) -> Shaped[Tensor, "c h w"]:
     if alpha.is_floating_point():
-        return _rounded(torch.lerp(below.float(), above.float(), alpha), below.dtype)
+        wide = torch.promote_types(below.dtype, alpha.dtype)
+        return _rounded(torch.lerp(below.to(wide), above.to(wide), alpha.to(wide)), below.dtype)
     return torch.where(alpha.view(torch.bool), _rounded(above, below.dtype), below)
 
 

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -56,7 +56,7 @@ def _stays(measured: Measure, settings: CopyPasteSettings) -> bool:
 
 def assemble(own: Instances, outcome: Outcome, batch: Sequence[Instances]) -> Instances:
     """The image's objects after pasting: its own that stay, in their order, then the pasted ones, bottom to top."""
-    kept = torch.tensor(outcome.kept, device=own.labels.device)
+    kept = torch.tensor(outcome.kept, dtype=torch.int64, device=own.labels.device)
     parts = [_without_masks(own)[kept]]
     for source, group in groupby(outcome.added, key=lambda row: row[0].source):
         parts.append(_copied(batch[source], [cut for cut, _, _ in group], size_of(own.masks)))
@@ -98,16 +98,16 @@ def _copied(source: Instances, cuts: Sequence[CutOut], size: tuple[int, int]) ->
     return replace(copies, extras={**copies.extras, "keypoints": _move_keypoints(keypoints, cuts, size)})
 
 
-def _move_keypoints(keypoints: Float[Tensor, "n k 3"], cuts: Sequence[CutOut], size: tuple[int, int]) -> Tensor:
-    """Keypoints (x, y, visibility) where the pasted objects have them; (0, 0, 0) for those outside the image."""
+def _move_keypoints(keypoints: Shaped[Tensor, "n k 3"], cuts: Sequence[CutOut], size: tuple[int, int]) -> Tensor:
+    """Keypoints (x, y, visibility) where the pasted objects have them; zeros for those outside or not labelled."""
     to_source = np.stack([cut.to_source for cut in cuts]) / 2.0**FRACTION_BITS
     to_target = np.linalg.inv(to_source[:, :, :2])
     shift = -np.einsum("nij,nj->ni", to_target, to_source[:, :, 2])
-    linear = torch.from_numpy(to_target).to(keypoints)
-    there = keypoints[..., :2] @ linear.mT + torch.from_numpy(shift).to(keypoints)[:, None]
+    linear, shift = (torch.from_numpy(part).to(keypoints.device) for part in (to_target, shift))
+    there = keypoints[..., :2].double() @ linear.mT + shift[:, None]
     height, width = size
-    inside = (there >= 0).all(-1) & (there[..., 0] < width) & (there[..., 1] < height)
-    return torch.cat([there, keypoints[..., 2:]], dim=-1) * inside[..., None]
+    inside = (there >= 0).all(-1) & (there[..., 0] < width) & (there[..., 1] < height) & (keypoints[..., 2] > 0)
+    return torch.cat([there.to(keypoints), keypoints[..., 2:]], dim=-1) * inside[..., None]
 
 
 def _with_rows(values: Shaped[Tensor, "n ..."], rows: list[int], new: Sequence[object]) -> Shaped[Tensor, "n ..."]:
@@ -125,7 +125,8 @@ def _masks(own: UInt8[Tensor, "n h w"], outcome: Outcome) -> UInt8[Tensor, "k h 
     if kept == len(own):
         masks[:kept] = own
     else:
-        torch.index_select(own, 0, torch.tensor(outcome.kept, device=own.device), out=masks[:kept])
+        index = torch.tensor(outcome.kept, dtype=torch.int64, device=own.device)
+        torch.index_select(own, 0, index, out=masks[:kept])
     masks[kept:] = 0
     for place, visible, _ in outcome.changed:
         masks[place][visible.window.slices] = visible.mask

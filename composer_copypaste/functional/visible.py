@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Int32, Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -55,8 +55,13 @@ def measure(objects: Sequence[Visible]) -> list[Measure]:
         return []
     profiles = [_profile(visible) for visible in objects]
     ends = np.cumsum([len(profile) for profile in profiles])
-    numbers = np.split(torch.cat(profiles).cpu().numpy(), ends[:-1])
+    numbers = np.split(read_back(torch.cat(profiles)), ends[:-1])
     return [_measure(visible, profile) for visible, profile in zip(objects, numbers, strict=True)]
+
+
+def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
+    """The numbers on the host: nowhere else does copy-paste wait for the device."""
+    return numbers.cpu().numpy()
 
 
 def _count(mask: UInt8[Tensor, "h w"]) -> Int32[Tensor, "1"]:
