@@ -1,0 +1,189 @@
+"""Batches for the tests of copy-paste: hand-made ones of 8 x 8 pixels, and drawn ones."""
+
+from dataclasses import dataclass, field
+from unittest import mock
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from reference import box_around
+
+from composer_copypaste.functional import batch
+from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.settings import CopyPasteSettings
+
+SIDE = 8
+IDENTITY = ((1, 0, 0), (0, 1, 0))
+
+
+# Hand-made: the answer is visible
+
+
+def pictures(n=2):
+    """Pixel (x, y) of picture i is 100 i + 10 y + x, in each of three channels."""
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    return torch.stack([(100 * i + 10 * y + x).expand(3, SIDE, SIDE) for i in range(n)]).to(torch.uint8)
+
+
+def block(x1, y1, x2, y2, size=(SIDE, SIDE)):
+    """The mask of a rectangle."""
+    mask = torch.zeros(size, dtype=torch.uint8)
+    mask[y1:y2, x1:x2] = 1
+    return mask
+
+
+def target(*rectangles, labels=None, **fields):
+    """A target whose objects are rectangles (x1, y1, x2, y2)."""
+    n = len(rectangles)
+    return {
+        "boxes": torch.tensor(rectangles, dtype=torch.float32).reshape(n, 4),
+        "labels": torch.tensor(labels or range(1, n + 1), dtype=torch.int64),
+        "masks": torch.stack([block(*corners) for corners in rectangles]) if n else torch.zeros(0, SIDE, SIDE).byte(),
+        **fields,
+    }
+
+
+def plan_of(*rows):
+    """A plan from rows (target, source, instance, map); the map leads from target pixels to source pixels."""
+    indices = torch.tensor([row[:3] for row in rows], dtype=torch.int64).reshape(-1, 3)
+    maps = torch.tensor([row[3] for row in rows], dtype=torch.float64).reshape(-1, 2, 3)
+    return PastePlan(target=indices[:, 0], source=indices[:, 1], instance=indices[:, 2], to_source=maps)
+
+
+def carry_out(plan, images, targets, **settings):
+    """The batch after a hand-written plan."""
+    with mock.patch.object(batch, "draw_plan", return_value=plan):
+        return batch.paste(images, targets, CopyPasteSettings(**settings), torch.Generator())
+
+
+def paste_seeded(images, targets, settings, seed=0):
+    """The batch after the plan that a seed draws."""
+    return batch.paste(images, targets, settings, torch.Generator().manual_seed(seed))
+
+
+# Drawn
+
+
+@dataclass
+class Case:
+    images: object = field(repr=False)
+    targets: list = field(repr=False)
+    knobs: dict
+    seed: int
+
+    @property
+    def settings(self):
+        return CopyPasteSettings(**self.knobs)
+
+    def paste(self):
+        return paste_seeded(self.images, self.targets, self.settings, self.seed)
+
+
+DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
+SCALES = [(0.1, 2.0), (1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.8, 1.25), (3.0, 10.0), (0.02, 0.1)]
+LAYOUTS = ("contiguous", "channels last", "every other pixel", "transposed")
+
+
+@st.composite
+def knobs(draw, **fixed):
+    """Arguments of CopyPasteSettings."""
+    drawn = {
+        "p": draw(st.sampled_from([1.0, 1.0, 0.5])),
+        "max_copied_instances": draw(st.sampled_from([None, None, 1, 3])),
+        "p_instance": draw(st.sampled_from([None, 1.0, 0.5])),
+        "jitter": draw(st.sampled_from(["image", "instance"])),
+        "scale_range": draw(st.sampled_from(SCALES)),
+        "p_flip": draw(st.sampled_from([0.5, 0.0, 1.0])),
+        "rotation": draw(st.sampled_from([0.0, 0.0, 20.0, 180.0])),
+        "placement": draw(st.sampled_from(["source", "random"])),
+        "blend_sigma": draw(st.sampled_from([0.0, 0.0, 0.4, 1.5])),
+        "min_visibility": draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
+        "min_area": draw(st.sampled_from([1, 1, 6])),
+        "categories": draw(st.sampled_from([None, None, (1, 2)])),
+    }
+    return {**drawn, **fixed}
+
+
+@st.composite
+def cases(draw, sides=None, counts=None, **fixed):
+    """A batch of any allowed form, with settings and a seed."""
+    sides = st.one_of(st.integers(1, 12), st.integers(1, 64)) if sides is None else sides
+    counts = st.one_of(st.integers(0, 4), st.integers(0, 30)) if counts is None else counts
+    n, as_list = draw(st.integers(1, 4)), draw(st.booleans())
+    sizes = [draw(st.tuples(sides, sides)) for _ in range(n)] if as_list else [draw(st.tuples(sides, sides))] * n
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype, layout = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(LAYOUTS))
+    channels = draw(st.sampled_from([3, 1, 4]))
+    images = [coloured(size, channels, dtype, rng) for size in sizes]
+    if as_list:
+        images = [laid_out(image[None], layout)[0] for image in images]
+    else:
+        images = laid_out(torch.stack(images), layout)
+    if dtype.is_floating_point and draw(st.booleans()):
+        images = [image.requires_grad_() for image in images] if as_list else images.requires_grad_()
+    mask_type, keys = draw(st.sampled_from([torch.uint8, torch.bool])), draw(st.sets(st.sampled_from(OPTIONAL_KEYS)))
+    targets = [drawn_target(size, draw(counts), mask_type, keys, rng) for size in sizes]
+    return Case(images, targets, draw(knobs(**fixed)), draw(st.integers(0, 2**31)))
+
+
+OPTIONAL_KEYS = ("area", "iscrowd", "image_id", "depth", "keypoints")
+
+
+def coloured(size, channels, dtype, rng):
+    colours = torch.from_numpy(rng.integers(0, 256, (channels, *size), dtype=np.uint8))
+    return colours if dtype == torch.uint8 else (colours / 255).to(dtype)
+
+
+def laid_out(images, layout):
+    """The same images (n, c, h, w), otherwise in memory."""
+    if layout == "channels last":
+        return images.contiguous(memory_format=torch.channels_last)
+    if layout == "transposed":
+        return images.mT.contiguous().mT
+    if layout == "every other pixel":
+        return images.repeat_interleave(2, dim=3)[..., ::2]
+    return images
+
+
+def drawn_target(size, n, mask_type, keys, rng):
+    masks = np.array([drawn_mask(size, rng) for _ in range(n)], dtype=bool).reshape(n, *size)
+    fields = {
+        "boxes": torch.from_numpy(np.array([drawn_box(mask, rng) for mask in masks], dtype=np.float32).reshape(n, 4)),
+        "labels": torch.from_numpy(rng.integers(1, 4, n)),
+        "masks": torch.from_numpy(masks).to(mask_type),
+        "area": torch.from_numpy(rng.uniform(0, 100, n).astype(np.float32)),
+        "iscrowd": torch.from_numpy((rng.random(n) < 0.15).astype(np.int64)),
+        "image_id": torch.tensor(int(rng.integers(1000))),
+        "depth": torch.from_numpy(rng.normal(size=(n, 2))),
+        "keypoints": torch.from_numpy(drawn_keypoints(size, n, rng)),
+    }
+    return {key: values for key, values in fields.items() if key in keys or key not in OPTIONAL_KEYS}
+
+
+def drawn_mask(size, rng):
+    """Nothing, all (in pictures of up to 64 pixels), a rectangle, or a rectangle with holes."""
+    kind = rng.choice(["nothing", "all", "rectangle", "holes"], p=[0.1, 0.1, 0.3, 0.5])
+    mask = np.zeros(size, dtype=bool)
+    if kind != "nothing":
+        (y1, y2), (x1, x2) = ((0, min(side, 64)) if kind == "all" else drawn_span(side, rng) for side in size)
+        mask[y1:y2, x1:x2] = True if kind != "holes" else rng.random((y2 - y1, x2 - x1)) < 0.6
+    return mask
+
+
+def drawn_span(side, rng):
+    start = rng.integers(0, side + 1)
+    return start, min(side, start + rng.integers(0, 65))
+
+
+def drawn_box(mask, rng):
+    """Around the mask: tight, or as annotated ones are, a little larger or smaller."""
+    height, width = mask.shape
+    box = np.array(box_around(mask) if mask.any() else [0, 0, 0, 0], dtype=np.float64)
+    low, high = rng.choice([(0, 0), (0, 2), (-0.9, 0)])
+    box += rng.uniform(low, high, 4) * [-1, -1, 1, 1]
+    return np.clip(box, 0, [width, height, width, height])
+
+
+def drawn_keypoints(size, n, rng):
+    keypoints = np.concatenate([rng.uniform(0, 1, (n, 2, 2)) * size[::-1], rng.integers(0, 3, (n, 2, 1))], axis=2)
+    return (keypoints * (keypoints[..., 2:] > 0)).astype(np.float32)

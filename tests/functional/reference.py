@@ -1,0 +1,154 @@
+"""Copy-paste a second time, slowly: whole pictures in NumPy, one step after the other, no windows and no views."""
+
+import numpy as np
+import torch
+
+ONE = 1 << 33  # half steps of 2**-32 pixels: pixel centres are whole numbers of them
+
+
+def reference(images, targets, plan, settings):
+    """Images and targets after the plan; images keep their type, target fields come as NumPy arrays."""
+    pictures, results = [], []
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        rows = [row for row in range(len(plan)) if plan.target[row] == i]
+        picture, landed = image.detach(), []
+        for row in rows:
+            source, to_source = int(plan.source[row]), fixed(plan.to_source[row])
+            mask = nearest(numpy(targets[source]["masks"])[plan.instance[row]] != 0, to_source, image.shape[1:])
+            alpha = softened(mask, settings.blend_sigma) if settings.blend_sigma else mask.astype(float)
+            picture = painted(picture, images[source].detach(), to_source, alpha)
+            landed.append(mask)
+        pictures.append(picture)
+        results.append(accounted(i, rows, landed, targets, plan, settings) if any(m.any() for m in landed) else target)
+    return pictures, results
+
+
+def numpy(values):
+    return values.detach().cpu().numpy()
+
+
+def fixed(to_source):
+    return np.rint(to_source.numpy() * 2.0**32).astype(np.int64)
+
+
+def positions(row, size):
+    """One source coordinate of every pixel centre of a picture, in half steps."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    return row[0] * (2 * x + 1) + row[1] * (2 * y + 1) + 2 * row[2]
+
+
+def nearest(mask, to_source, size):
+    """The source pixel that contains each pixel's centre; nothing beyond the source."""
+    x, y = (positions(row, size) // ONE for row in to_source)
+    inside = (x >= 0) & (x < mask.shape[1]) & (y >= 0) & (y < mask.shape[0])
+    return mask[y * inside, x * inside] & inside
+
+
+def tent(row, size, where, length):
+    """Weights (pixel, source pixel) along one axis of the source."""
+    centre = np.clip(positions(row, size)[where] / ONE, 0, length) - 0.5
+    radius = max(1.0, np.hypot(row[0] / 2.0**32, row[1] / 2.0**32))
+    weights = np.clip(1 - np.abs(np.arange(length) - centre[:, None]) / radius, 0, None)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def stored(values, dtype):
+    """Float64 numbers as a picture of that type holds them."""
+    values = torch.from_numpy(values)
+    return (values if dtype.is_floating_point else values.round()).to(dtype)
+
+
+def painted(picture, source, to_source, alpha):
+    """The source's colours over the picture, by alpha; the picture is left bit by bit where alpha is 0."""
+    size, where = alpha.shape, alpha > 0
+    if not where.any():
+        return picture
+    across = tent(to_source[0], size, where, source.shape[2])
+    down = tent(to_source[1], size, where, source.shape[1])
+    columns, rows = across.any(axis=0), down.any(axis=0)
+    patch = numpy(source.double())[:, rows][:, :, columns]
+    colours = np.einsum("pcx,px->cp", np.einsum("py,cyx->pcx", down[:, rows], patch), across[:, columns])
+    below = numpy(picture.double())
+    below[:, where] += alpha[where] * (colours - below[:, where])
+    result = picture.clone()
+    result[:, torch.from_numpy(where)] = stored(below[:, where], picture.dtype)
+    return result
+
+
+def softened(mask, sigma):
+    """The mask under a Gaussian cut off after three sigma; the picture's border goes on outside it."""
+    radius = int(np.ceil(3 * sigma))
+    weights = np.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
+    weights /= weights.sum()
+    alpha = np.pad(mask.astype(float), radius, mode="edge")
+    for axis in (0, 1):
+        alpha = np.apply_along_axis(np.convolve, axis, alpha, weights, mode="valid")
+    return np.clip(alpha, 0, 1)
+
+
+def box_around(mask):
+    (ys, xs) = np.nonzero(mask)
+    return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
+def accounted(i, rows, landed, targets, plan, settings):
+    """The target of image ``i`` after the rows' masks have landed on it."""
+    kept, changed, added = [], {}, []
+    cover = np.any(landed, axis=0)
+    for j, mask in enumerate(numpy(targets[i]["masks"]) != 0):
+        left = mask & ~cover
+        if left.sum() == mask.sum():
+            kept.append((i, j))
+        elif left.any() if crowds(targets[i])[j] else stays(left.sum(), mask.sum(), settings):
+            changed[len(kept)] = left
+            kept.append((i, j))
+    for place, row in enumerate(rows):
+        source, instance = int(plan.source[row]), int(plan.instance[row])
+        visible = landed[place] & ~np.any(landed[place + 1 :], axis=0)
+        former = (numpy(targets[source]["masks"])[instance] != 0).sum()
+        enlargement = 1 / abs(np.linalg.det(fixed(plan.to_source[row])[:, :2] / 2.0**32))
+        if stays(visible.sum(), former * enlargement, settings):
+            changed[len(kept) + len(added)] = visible
+            added.append((source, instance, plan.to_source[row].numpy()))
+    return fields_of(targets, i, kept, added, changed)
+
+
+def crowds(target):
+    return numpy(target["iscrowd"]) if "iscrowd" in target else np.zeros(len(target["labels"]))
+
+
+def stays(area, former, settings):
+    return area >= settings.min_area and area >= settings.min_visibility * former
+
+
+def fields_of(targets, i, kept, added, changed):
+    """Every key of the target: rows of the kept objects, rows of the added ones, then what pasting changed."""
+    result = {}
+    for key, values in targets[i].items():
+        if key == "image_id":
+            result[key] = values
+        elif key == "masks":
+            own = [numpy(values)[j] for _, j in kept]
+            blank = np.zeros(values.shape[1:], dtype=numpy(values).dtype)
+            result[key] = np.array([*own, *[blank] * len(added)]).reshape(-1, *values.shape[1:]).astype(blank.dtype)
+        else:
+            rows = [numpy(targets[source][key])[j] for source, j, *_ in (*kept, *added)]
+            result[key] = np.array(rows).reshape(-1, *values.shape[1:]).astype(numpy(values).dtype)
+    for place, mask in changed.items():
+        result["masks"][place], result["boxes"][place] = mask, box_around(mask)
+        if "area" in result:
+            result["area"][place] = mask.sum()
+    for place, (*_, to_source) in enumerate(added, start=len(kept)):
+        if "keypoints" in result:
+            result["keypoints"][place] = moved(result["keypoints"][place], to_source, targets[i]["masks"].shape[1:])
+    return result
+
+
+def moved(keypoints, to_source, size):
+    """Keypoints (x, y, visibility) in the target; zeros for those outside it or not labelled."""
+    there = []
+    for x, y, visibility in keypoints.astype(float):
+        tx, ty = np.linalg.solve(to_source[:, :2], [x - to_source[0, 2], y - to_source[1, 2]])
+        inside = visibility > 0 and 0 <= tx < size[1] and 0 <= ty < size[0]
+        there.append([tx, ty, visibility] if inside else [0, 0, 0])
+    return there

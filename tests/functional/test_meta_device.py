@@ -1,0 +1,75 @@
+"""No waiting for the device but at the read-back: on torch's meta device, whatever needs a pixel's value fails.
+
+The host needs boxes, labels and iscrowd, to draw the plan, and then the areas and profiles that are read back.
+"""
+
+from unittest import mock
+
+import pytest
+import torch
+from copypaste_cases import SIDE, cases, paste_seeded, pictures, target
+from hypothesis import given
+from hypothesis import strategies as st
+from test_batch import many
+
+from composer_copypaste.functional import batch, visible
+from composer_copypaste.functional.batch import copypaste_batch
+
+ON_HOST = ("boxes", "labels", "iscrowd", "area", "image_id")
+
+
+def on_meta(targets, keeping):
+    return [
+        {key: values if key in keeping else values.to("meta") for key, values in fields.items()} for fields in targets
+    ]
+
+
+def pasted_on_meta(case, keeping):
+    """The batch pasted on the CPU, then on the meta device with what the CPU read back, and where it asked for that."""
+    answers, really = [], visible.read_back
+
+    def recorded(numbers):
+        answers.append(really(numbers))
+        return answers[-1]
+
+    with mock.patch.object(visible, "read_back", recorded), mock.patch.object(batch, "read_back", recorded):
+        expected = case.paste()
+    asked = []
+
+    def replayed(numbers):
+        asked.append(numbers.device.type)
+        return answers[len(asked) - 1]
+
+    images = case.images.to("meta") if isinstance(case.images, torch.Tensor) else [i.to("meta") for i in case.images]
+    with mock.patch.object(visible, "read_back", replayed), mock.patch.object(batch, "read_back", replayed):
+        result = paste_seeded(images, on_meta(case.targets, keeping), case.settings, case.seed)
+    return expected, result, asked
+
+
+@many(20)
+@given(cases(counts=st.integers(0, 5)))
+def test_nothing_but_the_read_back_needs_a_value_from_the_device(case):
+    expected, result, _ = pasted_on_meta(case, keeping=())
+    for there, here in zip(result.images, expected.images, strict=True):
+        assert (there.device.type, there.shape, there.dtype) == ("meta", here.shape, here.dtype)
+    for there, here in zip(result.targets, expected.targets, strict=True):
+        assert {key: values.shape for key, values in there.items()} == {key: v.shape for key, v in here.items()}
+        assert {values.device.type for values in there.values()} == {"meta"}
+
+
+@many(10)
+@given(cases(counts=st.integers(0, 5), p=1.0, p_instance=1.0, categories=None))
+def test_the_device_is_read_once_when_boxes_and_labels_are_on_the_host(case):
+    _, _, asked = pasted_on_meta(case, keeping=ON_HOST)
+    assert asked.count("meta") <= 1
+
+
+def test_the_read_back_itself_does_need_the_device():
+    with pytest.raises(NotImplementedError, match="meta"):
+        copypaste_batch(
+            pictures().to("meta"),
+            on_meta([target((0, 0, SIDE, SIDE))] * 2, keeping=ON_HOST),
+            p=1.0,
+            p_instance=1.0,
+            scale_range=(1.0, 1.0),
+        )

@@ -1,0 +1,142 @@
+"""What copy-paste does to pictures: hand-written plans on 8 x 8 pixels, whose answer is visible."""
+
+import pytest
+import torch
+from copypaste_cases import IDENTITY, block, carry_out, pictures, plan_of, target
+
+HERE = block(2, 3, 6, 5).bool()  # x 2..5, y 3..4
+
+
+def pasted_on_first(to_source, rectangle=(2, 3, 6, 5), images=None, **settings):
+    """Picture 0 after receiving the one object of picture 1."""
+    images = pictures() if images is None else images
+    return carry_out(plan_of((0, 1, 0, to_source)), images, [target(), target(rectangle)], **settings).images[0]
+
+
+def test_an_object_pasted_in_place_brings_its_own_pixels():
+    before = pictures()
+    after = pasted_on_first(IDENTITY)
+    assert (after[:, HERE] == before[1][:, HERE]).all()
+    assert (after[:, ~HERE] == before[0][:, ~HERE]).all()
+
+
+def test_the_image_that_gives_an_object_keeps_its_pixels():
+    images = pictures()
+    result = carry_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((2, 3, 6, 5))]).images
+    assert (result[1] == images[1]).all()
+
+
+def test_a_flip_about_the_middle_mirrors_the_object():
+    after = pasted_on_first(((-1, 0, 8), (0, 1, 0)), rectangle=(0, 0, 2, 1))
+    assert after[0, 0].tolist() == [0, 1, 2, 3, 4, 5, 101, 100]
+
+
+def test_a_shift_leaves_out_what_falls_outside():
+    after = pasted_on_first(((1, 0, -6), (0, 1, 0)))  # six pixels to the right
+    assert after[0, 3].tolist() == [30, 31, 32, 33, 34, 35, 36, 37]
+    after = pasted_on_first(((1, 0, -4), (0, 1, 0)))
+    assert after[0, 3].tolist() == [30, 31, 32, 33, 34, 35, 132, 133]
+
+
+def test_doubling_makes_four_pixels_of_one():
+    after = pasted_on_first(((0.5, 0, 0), (0, 0.5, 0)), rectangle=(1, 1, 2, 2))
+    changed = after[0] != pictures()[0, 0]
+    assert (changed == block(2, 2, 4, 4).bool()).all()
+    # bilinear: a quarter of a pixel to either side of the middle of pixel (1, 1), which is 111; up and down count ten
+    assert after[0, 2:4, 2:4].tolist() == [[108, 109], [113, 114]]
+
+
+def test_halving_takes_the_tent_weighted_mean():
+    columns = torch.zeros(2, 1, 8, 8)
+    columns[1, 0, :, 3] = 1.0  # one bright column
+    after = pasted_on_first(((2, 0, 0), (0, 2, 0)), rectangle=(0, 0, 8, 8), images=columns)
+    # the tent reaches two pixels to either side of the pixels' middles, x = 1, 3, 5: weights 1/8, 3/8, 3/8, 1/8
+    torch.testing.assert_close(after[0, 1], torch.tensor([0, 3 / 8, 1 / 8, 0, 0, 0, 0, 0]))
+
+
+def test_a_quarter_turn_turns_the_object():
+    after = pasted_on_first(((0, 1, 0), (-1, 0, 8)), rectangle=(0, 0, 3, 1))  # target (x, y) shows source (y, 8 - x)
+    assert after[0, :, 7].tolist() == [100, 101, 102, 37, 47, 57, 67, 77]
+
+
+def test_the_object_pasted_last_lies_on_top():
+    targets = [target(), target((1, 1, 4, 4)), target((3, 3, 6, 6))]
+    plan = plan_of((0, 1, 0, IDENTITY), (0, 2, 0, IDENTITY))
+    after = carry_out(plan, pictures(3), targets).images[0, 0]
+    assert [after[y, y].item() for y in range(8)] == [0, 111, 122, 233, 244, 255, 66, 77]
+
+
+def test_an_object_comes_from_the_unchanged_source_when_both_images_receive():
+    plan = plan_of((0, 1, 0, IDENTITY), (1, 0, 0, IDENTITY))
+    after = carry_out(plan, pictures(), [target((2, 3, 6, 5)), target((2, 3, 6, 5))]).images
+    assert (after[0][:, HERE] == pictures()[1][:, HERE]).all()
+    assert (after[1][:, HERE] == pictures()[0][:, HERE]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_pictures_keep_their_type(dtype):
+    for to_source in (IDENTITY, ((0.7, 0, 0), (0, 0.7, 0)), ((0.7, 0.1, 0), (-0.1, 0.7, 0))):
+        for sigma in (0.0, 1.0):
+            after = pasted_on_first(to_source, images=pictures().to(dtype), blend_sigma=sigma)
+            assert after.dtype == dtype
+
+
+def test_whole_numbers_are_rounded_to_the_nearest():
+    images = torch.tensor([0, 3], dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 8, 8)
+    images[1, :, :, ::2] = 2
+    after = pasted_on_first(((1, 0, 0.25), (0, 1, 0)), images=images)  # 3/4 of one column, 1/4 of the next
+    assert after[0, 3].tolist() == [0, 0, 2, 3, 2, 3, 0, 0]
+
+
+def test_a_list_shares_with_its_argument_the_images_that_receive_nothing():
+    images = list(pictures())
+    result = carry_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((2, 3, 6, 5))]).images
+    assert result[1] is images[1]
+    assert (images[0] == pictures()[0]).all()
+
+
+def test_blending_fades_colours_across_the_seam():
+    images = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
+    row = pasted_on_first(IDENTITY, rectangle=(0, 0, 4, 8), images=images, blend_sigma=1.0)[0, 4]
+    assert (row.diff() <= 0).all()
+    assert 0.5 < row[3] < 1
+    assert 0 < row[4] < 0.5
+    torch.testing.assert_close(row[3] + row[4], torch.tensor(1.0))  # alike on both sides of the seam
+    torch.testing.assert_close(row[0], torch.tensor(1.0))  # no fading along the picture's edge
+
+
+def test_blending_does_not_widen_the_mask():
+    targets = [target(), target((2, 3, 6, 5))]
+    hard, soft = (
+        carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(), targets, blend_sigma=sigma) for sigma in (0.0, 2.0)
+    )
+    assert (soft.targets[0]["masks"] == hard.targets[0]["masks"]).all()
+    assert (soft.targets[0]["boxes"] == hard.targets[0]["boxes"]).all()
+
+
+def test_blending_leaves_float64_pixels_beyond_its_reach_as_they_were():
+    images = torch.rand(2, 1, 8, 32, dtype=torch.float64)
+    targets = [
+        {**target(), "masks": torch.zeros(0, 8, 32).byte()},
+        {**target((0, 0, 2, 8)), "masks": block(0, 0, 2, 8, (8, 32))[None]},
+    ]
+    after = carry_out(plan_of((0, 1, 0, IDENTITY)), images, targets, blend_sigma=1.0).images
+    assert (after[0, :, :, 5:] == images[0, :, :, 5:]).all()
+
+
+def test_the_gradient_passes_where_nothing_was_pasted_and_moves_to_the_source_elsewhere():
+    images = pictures().float().requires_grad_()
+    after = pasted_on_first(IDENTITY, images=images)
+    (gradient,) = torch.autograd.grad(after.sum(), images)
+    assert (gradient[0][:, HERE] == 0).all()
+    assert (gradient[0][:, ~HERE] == 1).all()
+    assert (gradient[1] == HERE).all()
+
+
+@pytest.mark.parametrize("to_source", [((0.5, 0, 1), (0, 0.5, 1)), ((0.8, 0.6, 0), (-0.6, 0.8, 3))])
+@pytest.mark.parametrize("sigma", [0.0, 1.0])
+def test_each_pixel_of_a_gradient_arrives_once(to_source, sigma):
+    images = pictures().double().requires_grad_()
+    after = pasted_on_first(to_source, images=images, blend_sigma=sigma)
+    (gradient,) = torch.autograd.grad(after.sum(), images)
+    torch.testing.assert_close(gradient.sum(), torch.tensor(3 * 64.0).double(), rtol=1e-5, atol=0)

@@ -1,0 +1,201 @@
+"""Properties of drawn plans, over seeds."""
+
+from collections import Counter
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from copypaste_cases import knobs
+from hypothesis import given
+from hypothesis import strategies as st
+from test_batch import many
+
+from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
+from composer_copypaste.settings import CopyPasteSettings
+
+
+def scene(height=40, width=60, objects=6, copyable=True):
+    corners = np.array([[5.0 * i, 3.0 * i, 5.0 * i + 8, 3.0 * i + 9] for i in range(objects)]).reshape(-1, 4)
+    return Scene(height, width, corners, np.broadcast_to(copyable, objects))
+
+
+def drawn(scenes, seed=0, **settings):
+    return draw_plan(scenes, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
+
+
+def landing(plan, row, box):
+    """The corners of a box of the source, in the target."""
+    to_source = plan.to_source[row].numpy()
+    corners = np.array([[x, y] for x in box[::2] for y in box[1::2]])
+    return np.linalg.solve(to_source[:, :2], (corners - to_source[:, 2]).T).T
+
+
+SEEDS = st.integers(0, 2**40)
+SCENES = [scene(), scene(30, 20), scene(10, 10, objects=0), scene(64, 64, objects=12)]
+
+
+@many(100)
+@given(knobs(), SEEDS)
+def test_the_same_seed_draws_the_same_plan(settings, seed):
+    plans = [draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed)) for _ in range(2)]
+    for field in fields(PastePlan):
+        assert torch.equal(*(getattr(plan, field.name) for plan in plans))
+
+
+@many(100)
+@given(knobs(), SEEDS)
+def test_no_image_is_its_own_source_and_each_has_one(settings, seed):
+    plan = draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
+    assert (plan.target != plan.source).all()
+    assert all(len(plan.source[plan.target == image].unique()) <= 1 for image in range(len(SCENES)))
+
+
+@many(100)
+@given(knobs(), SEEDS)
+def test_rows_of_one_target_stand_together_and_no_object_comes_twice(settings, seed):
+    plan = draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
+    rows = list(zip(plan.target.tolist(), plan.instance.tolist(), strict=True))
+    assert rows == sorted(set(rows))
+
+
+@many(100)
+@given(SEEDS, st.integers(1, 3))
+def test_no_image_receives_more_than_the_maximum(seed, maximum):
+    plan = drawn(SCENES, seed, p=1.0, p_instance=1.0, max_copied_instances=maximum)
+    assert plan.target.bincount(minlength=len(SCENES)).max() <= maximum
+
+
+@many(50)
+@given(SEEDS)
+def test_objects_that_may_not_be_copied_are_not(seed):
+    scenes = [scene(copyable=np.arange(6) % 2 == 0)] * 3
+    plan = drawn(scenes, seed, p=1.0)
+    assert (plan.instance % 2 == 0).all()
+
+
+@many(50)
+@given(SEEDS)
+def test_p_0_draws_nothing_and_p_1_reaches_every_image(seed):
+    assert len(drawn(SCENES, seed, p=0.0)) == 0
+    scenes = [scene()] * 4
+    assert set(drawn(scenes, seed, p=1.0, p_instance=1.0).target.tolist()) == {0, 1, 2, 3}
+
+
+@many(50)
+@given(SEEDS, st.sampled_from(["image", "instance"]))
+def test_no_jitter_gives_the_identity(seed, jitter):
+    plan = drawn([scene()] * 3, seed, p=1.0, scale_range=(1.0, 1.0), p_flip=0.0, jitter=jitter)
+    assert torch.equal(plan.to_source, torch.eye(2, 3, dtype=torch.float64).expand(len(plan), 2, 3))
+
+
+@many(50)
+@given(SEEDS)
+def test_one_jitter_for_the_image_moves_all_its_objects_alike(seed):
+    plan = drawn([scene()] * 3, seed, p=1.0, rotation=30.0)
+    for image in range(3):
+        assert len(plan.to_source[plan.target == image].unique(dim=0)) <= 1
+
+
+def test_a_jitter_for_each_instance_moves_objects_differently():
+    plan = drawn([scene()] * 2, p=1.0, p_instance=1.0, jitter="instance")
+    assert len(plan.to_source.unique(dim=0)) == len(plan) == 12
+
+
+@many(100)
+@given(SEEDS, st.sampled_from(["image", "instance"]))
+def test_scales_stay_in_their_range(seed, jitter):
+    plan = drawn(SCENES, seed, p=1.0, scale_range=(0.5, 1.5), rotation=90.0, jitter=jitter)
+    scales = 1 / plan.to_source[:, :, :2].det().abs().sqrt()
+    assert ((scales > 0.499) & (scales < 1.501)).all()
+
+
+def test_scales_are_spread_over_their_range():
+    plans = [drawn([scene(objects=1)] * 2, seed, p=1.0, p_instance=1.0, scale_range=(0.5, 1.5)) for seed in range(300)]
+    scales = torch.cat([1 / plan.to_source[:, :, :2].det().abs().sqrt() for plan in plans])
+    counts = torch.histc(scales.float(), bins=5, min=0.5, max=1.5)
+    assert counts.min() > 0.7 * counts.mean()
+
+
+def test_half_of_the_images_are_flipped():
+    plans = [drawn([scene(objects=1)] * 2, seed, p=1.0, p_instance=1.0) for seed in range(300)]
+    flipped = torch.cat([plan.to_source[:, :, :2].det() < 0 for plan in plans])
+    assert 0.44 < flipped.double().mean() < 0.56
+
+
+@many(50)
+@given(SEEDS)
+def test_rotation_stays_within_its_degrees(seed):
+    plan = drawn([scene()] * 2, seed, p=1.0, p_flip=0.0, rotation=25.0, jitter="instance")
+    angles = torch.atan2(plan.to_source[:, 1, 0], plan.to_source[:, 0, 0]).rad2deg().abs()
+    assert (angles <= 25.001).all()
+
+
+@many(100)
+@given(SEEDS, st.sampled_from([0.0, 180.0]))
+def test_random_placement_puts_what_fits_inside(seed, rotation):
+    scenes = [scene()] * 2
+    plan = drawn(scenes, seed, p=1.0, placement="random", scale_range=(0.5, 1.5), rotation=rotation)
+    for row in range(len(plan)):
+        corners = landing(plan, row, scenes[0].boxes[plan.instance[row]])
+        assert corners.min() > -0.51  # shifts are rounded to whole pixels
+        assert (corners < np.array([60, 40]) + 0.51).all()
+
+
+def test_random_placement_reaches_all_of_the_image():
+    plans = [drawn([scene(objects=1)] * 2, seed, p=1.0, p_instance=1.0, placement="random") for seed in range(300)]
+    middles = np.array([landing(plan, 0, scene().boxes[0]).mean(axis=0) for plan in plans])
+    for axis, side in ((0, 60), (1, 40)):
+        assert middles[:, axis].min() < side / 4
+        assert middles[:, axis].max() > side * 3 / 4
+
+
+@many(50)
+@given(SEEDS)
+def test_a_small_jittered_source_stays_inside_its_own_canvas_and_a_large_one_covers_it(seed):
+    for low, high in ((0.2, 0.9), (1.1, 2.0)):
+        plan = drawn([scene()] * 2, seed, p=1.0, p_instance=1.0, scale_range=(low, high))
+        corners = landing(plan, 0, (0, 0, 60, 40))
+        gaps = np.concatenate([corners.min(axis=0), np.array([60, 40]) - corners.max(axis=0)])
+        assert (gaps >= -0.51).all() if high < 1 else (gaps <= 0.51).all()
+
+
+@many(50)
+@given(SEEDS)
+def test_jittered_instances_stay_around_their_middle(seed):
+    scenes = [scene()] * 2
+    plan = drawn(scenes, seed, p=1.0, jitter="instance", rotation=45.0)
+    for row in range(len(plan)):
+        box = scenes[0].boxes[plan.instance[row]]
+        np.testing.assert_allclose(landing(plan, row, box).mean(axis=0), (box[:2] + box[2:]) / 2, atol=0.51)
+
+
+def test_every_number_of_objects_is_as_likely_as_another():
+    counts = Counter(len(drawn([scene(objects=3), scene(objects=0)], seed, p=1.0)) for seed in range(400))
+    assert set(counts) == {0, 1, 2, 3}
+    assert min(counts.values()) > 0.7 * 100
+
+
+def test_every_other_image_is_as_likely_a_source():
+    plans = [drawn([scene()] * 4, seed, p=1.0, p_instance=1.0, max_copied_instances=1) for seed in range(200)]
+    pairs = Counter((t, s) for plan in plans for t, s in zip(plan.target.tolist(), plan.source.tolist(), strict=True))
+    assert len(pairs) == 12
+    assert min(pairs.values()) > 35
+
+
+def test_each_object_is_copied_with_its_probability():
+    plans = [drawn([scene()] * 2, seed, p=1.0, p_instance=0.3) for seed in range(200)]
+    assert 0.26 < sum(map(len, plans)) / (200 * 2 * 6) < 0.34
+
+
+@pytest.mark.parametrize("scenes", [[], [scene()], [scene(objects=0)] * 3])
+def test_where_there_is_no_source_the_plan_is_empty(scenes):
+    plan = drawn(scenes, p=1.0)
+    assert len(plan) == 0
+    assert plan.to_source.shape == (0, 2, 3)
+
+
+def test_the_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    drawn(SCENES, p=1.0)
+    assert torch.equal(torch.get_rng_state(), before)

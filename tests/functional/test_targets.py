@@ -1,0 +1,242 @@
+"""What copy-paste does to targets: hand-written plans on 8 x 8 pixels, whose answer is visible."""
+
+import pytest
+import torch
+from copypaste_cases import IDENTITY, block, carry_out, pictures, plan_of, target
+
+ONE_ROW = plan_of((0, 1, 0, IDENTITY))
+
+
+def receiving(own, given, plan=ONE_ROW, **settings):
+    """Target 0 after it received objects of target 1."""
+    return carry_out(plan, pictures(), [own, given], **settings).targets[0]
+
+
+def masks_of(*rectangles):
+    return torch.stack([block(*corners) for corners in rectangles])
+
+
+def test_a_pasted_object_joins_the_target_after_its_own():
+    after = receiving(target((0, 0, 2, 2), labels=[4]), target((4, 4, 7, 6), labels=[9]))
+    assert after["labels"].tolist() == [4, 9]
+    assert after["boxes"].tolist() == [[0, 0, 2, 2], [4, 4, 7, 6]]
+    assert (after["masks"] == masks_of((0, 0, 2, 2), (4, 4, 7, 6))).all()
+
+
+def test_pasted_objects_join_from_bottom_to_top():
+    given = target((0, 0, 2, 2), (1, 1, 4, 4), labels=[7, 5])
+    after = receiving(target(), given, plan_of((0, 1, 1, IDENTITY), (0, 1, 0, IDENTITY)))
+    assert after["labels"].tolist() == [5, 7]
+
+
+def test_an_object_half_covered_keeps_the_visible_half():
+    own = target((0, 0, 4, 4), area=torch.tensor([16.0]))
+    after = receiving(own, target((2, 0, 8, 8), area=torch.tensor([48.0])))
+    assert after["boxes"][0].tolist() == [0, 0, 2, 4]
+    assert after["area"].tolist() == [8, 48]
+    assert (after["masks"][0] == block(0, 0, 2, 4)).all()
+
+
+def test_an_object_fully_covered_is_dropped_even_in_the_corner():
+    after = receiving(target((0, 0, 1, 1), (6, 6, 8, 8), labels=[1, 2]), target((0, 0, 3, 3), labels=[3]))
+    assert after["labels"].tolist() == [2, 3]
+
+
+def test_every_own_object_may_disappear():
+    after = receiving(target((0, 0, 2, 2), (1, 1, 3, 3), labels=[1, 2]), target((0, 0, 5, 5), labels=[3]))
+    assert after["labels"].tolist() == [3]
+    assert after["masks"].shape == (1, 8, 8)
+
+
+def test_an_image_without_objects_receives_some():
+    assert receiving(target(), target((0, 0, 2, 2), labels=[3]))["labels"].tolist() == [3]
+
+
+def test_an_occluded_object_does_not_make_small_untouched_ones_disappear():
+    own = target((0, 0, 4, 4), (7, 7, 8, 8), labels=[1, 2])
+    after = receiving(own, target((2, 0, 6, 4), labels=[3]), min_area=5)
+    assert after["labels"].tolist() == [1, 2, 3]
+
+
+def test_survivors_get_a_new_box():
+    after = receiving(target((0, 0, 6, 2)), target((3, 0, 8, 8)))
+    assert after["boxes"][0].tolist() == [0, 0, 3, 2]
+
+
+def test_boxes_end_one_past_the_last_visible_pixel():
+    after = receiving(target((0, 0, 8, 8)), target((0, 0, 8, 7)))
+    assert after["boxes"].tolist() == [[0, 7, 8, 8], [0, 0, 8, 7]]
+
+
+def test_an_object_one_pixel_wide_stays():
+    after = receiving(target((0, 0, 4, 4)), target((1, 0, 8, 8)))
+    assert after["boxes"][0].tolist() == [0, 0, 1, 4]
+
+
+def test_a_single_pixel_can_be_pasted():
+    assert receiving(target(), target((3, 3, 4, 4)))["boxes"].tolist() == [[3, 3, 4, 4]]
+
+
+def test_what_is_pasted_on_is_cut_out_of_the_masks_below():
+    after = receiving(target((0, 0, 8, 8)), target((3, 3, 5, 5)))
+    hole = block(0, 0, 8, 8) - block(3, 3, 5, 5)
+    assert (after["masks"][0] == hole).all()
+    assert after["boxes"][0].tolist() == [0, 0, 8, 8]
+
+
+def test_pasted_objects_are_cut_out_of_each_other():
+    given = target((0, 0, 4, 4), (2, 2, 6, 6))
+    after = receiving(target(), given, plan_of((0, 1, 0, IDENTITY), (0, 1, 1, IDENTITY)))
+    assert (after["masks"][0] == block(0, 0, 4, 4) - block(2, 2, 4, 4)).all()
+    assert (after["masks"][1] == block(2, 2, 6, 6)).all()
+
+
+def test_a_pasted_object_fully_covered_by_another_is_dropped():
+    given = target((2, 2, 4, 4), (0, 0, 6, 6), labels=[1, 2])
+    result = carry_out(plan_of((0, 1, 0, IDENTITY), (0, 1, 1, IDENTITY)), pictures(), [target(), given])
+    assert result.targets[0]["labels"].tolist() == [2]
+    assert (result.added, result.dropped) == (1, 1)
+
+
+def test_objects_that_nothing_touched_come_back_to_the_bit():
+    own = target((0, 0, 3, 3), area=torch.tensor([8.25]))
+    own["boxes"] = torch.tensor([[0.125, 0.25, 2.75, 2.875]])
+    after = receiving(own, target((3, 3, 6, 6), area=torch.tensor([9.0])))
+    assert after["boxes"][0].tolist() == [0.125, 0.25, 2.75, 2.875]
+    assert after["area"][0] == 8.25
+    assert (after["masks"][0] == own["masks"][0]).all()
+
+
+def test_an_empty_mask_that_nothing_could_touch_stays():
+    own = target((0, 0, 2, 2))
+    own["masks"] = torch.zeros_like(own["masks"])
+    assert receiving(own, target((0, 0, 6, 6), labels=[3]))["labels"].tolist() == [1, 3]
+
+
+def test_an_empty_mask_is_not_pasted():
+    given = target((0, 0, 2, 2))
+    given["masks"] = torch.zeros_like(given["masks"])
+    assert len(receiving(target(), given)["labels"]) == 0
+
+
+@pytest.mark.parametrize(("min_visibility", "stays"), [(0.5, True), (0.51, False)])
+def test_an_object_stays_when_enough_of_its_former_area_is_visible(min_visibility, stays):
+    after = receiving(target((0, 0, 4, 4), labels=[1]), target((2, 0, 8, 8), labels=[2]), min_visibility=min_visibility)
+    assert after["labels"].tolist() == ([1, 2] if stays else [2])
+
+
+@pytest.mark.parametrize(("min_visibility", "stays"), [(0.5, True), (0.51, False)])
+def test_a_pasted_object_counts_as_hidden_what_lies_outside(min_visibility, stays):
+    plan = plan_of((0, 1, 0, ((1, 0, -6), (0, 1, 0))))  # of four columns two stay inside
+    after = receiving(target(), target((0, 0, 4, 4)), plan, min_visibility=min_visibility)
+    assert len(after["labels"]) == stays
+
+
+def test_the_former_area_of_a_pasted_object_is_that_after_resizing():
+    plan = plan_of((0, 1, 0, ((2, 0, 0), (0, 2, 0))))  # half the size: 16 pixels become 4
+    assert len(receiving(target(), target((0, 0, 4, 4)), plan, min_visibility=1.0)["labels"]) == 1
+
+
+@pytest.mark.parametrize(("min_area", "labels"), [(8, [1, 2]), (9, [2])])
+def test_an_object_stays_when_enough_of_its_pixels_are_visible(min_area, labels):
+    after = receiving(target((0, 0, 4, 4), labels=[1]), target((2, 0, 8, 8), labels=[2]), min_area=min_area)
+    assert after["labels"].tolist() == labels
+
+
+@pytest.mark.parametrize("min_area", [4, 5])
+def test_a_pasted_object_too_small_is_dropped(min_area):
+    assert len(receiving(target(), target((0, 0, 2, 2)), min_area=min_area)["labels"]) == (min_area == 4)
+
+
+def test_crowds_stay_while_a_pixel_is_visible():
+    own = target((0, 0, 4, 4), (0, 0, 3, 4), labels=[1, 2], iscrowd=torch.tensor([1, 1]))
+    given = target((0, 0, 3, 8), labels=[3], iscrowd=torch.tensor([0]))
+    after = receiving(own, given, min_visibility=0.9, min_area=10)
+    assert after["labels"].tolist() == [1, 3]
+    assert after["iscrowd"].tolist() == [1, 0]
+    assert after["boxes"][0].tolist() == [3, 0, 4, 4]
+
+
+def test_further_keys_follow_their_objects():
+    own = target((0, 0, 1, 1), (5, 5, 8, 8), track=torch.tensor([10, 11]), code=torch.eye(2))
+    given = target((7, 0, 8, 1), (0, 0, 2, 2), track=torch.tensor([20, 21]), code=2 * torch.eye(2))
+    after = receiving(own, given, plan_of((0, 1, 1, IDENTITY)))
+    assert after["track"].tolist() == [11, 21]
+    assert after["code"].tolist() == [[0, 1], [0, 2]]
+
+
+def test_keypoints_move_with_their_objects():
+    keypoints = torch.tensor([[[1.0, 2.0, 2.0], [3.0, 1.0, 1.0]]])
+    plan = plan_of((0, 1, 0, ((0.5, 0, 0), (0, 0.5, -1))))  # twice the size, two pixels down
+    after = receiving(target(keypoints=keypoints[:0]), target((0, 0, 4, 4), keypoints=keypoints), plan)
+    assert after["keypoints"].tolist() == [[[2, 6, 2], [6, 4, 1]]]
+
+
+def test_keypoints_outside_the_image_become_zeros():
+    keypoints = torch.tensor([[[0.5, 0.5, 2.0], [3.5, 0.5, 2.0]]])
+    plan = plan_of((0, 1, 0, ((1, 0, -6), (0, 1, 0))))
+    after = receiving(target(keypoints=keypoints[:0]), target((0, 0, 4, 4), keypoints=keypoints), plan)
+    assert after["keypoints"].tolist() == [[[6.5, 0.5, 2], [0, 0, 0]]]
+
+
+def test_keypoints_that_are_not_labelled_stay_zeros():
+    keypoints = torch.tensor([[[0.0, 0.0, 0.0], [3.5, 0.5, 2.0]]])
+    plan = plan_of((0, 1, 0, ((1, 0, -2), (0, 1, 0))))
+    after = receiving(target(keypoints=keypoints[:0]), target((0, 0, 4, 4), keypoints=keypoints), plan)
+    assert after["keypoints"].tolist() == [[[0, 0, 0], [5.5, 0.5, 2]]]
+
+
+def test_keypoints_of_whole_numbers_are_moved_by_the_map_itself_and_not_by_its_whole_part():
+    keypoints = torch.tensor([[[2, 2, 2]]])
+    plan = plan_of((0, 1, 0, ((2, 0, 0), (0, 2, 0))))
+    after = receiving(target(keypoints=keypoints[:0]), target((0, 0, 4, 4), keypoints=keypoints), plan)
+    assert after["keypoints"].tolist() == [[[1, 1, 2]]]
+
+
+def test_own_keypoints_stay():
+    keypoints = torch.tensor([[[0.0, 0.0, 0.0], [1.5, 0.5, 2.0]]])
+    after = receiving(target((0, 0, 4, 4), keypoints=keypoints), target((0, 0, 2, 2), keypoints=keypoints))
+    assert (after["keypoints"][0] == keypoints[0]).all()
+
+
+def test_keys_of_the_image_pass_through():
+    own = target((0, 0, 1, 1), image_id=torch.tensor([17]), file_name="17.jpg")
+    after = receiving(own, target((4, 4, 6, 6), image_id=torch.tensor([18]), file_name="18.jpg"))
+    assert after["image_id"].tolist() == [17]
+    assert after["file_name"] == "17.jpg"
+    assert list(after) == list(own)
+
+
+def test_a_key_that_a_target_lacks_is_not_added():
+    assert set(receiving(target((0, 0, 1, 1)), target((4, 4, 6, 6)))) == {"boxes", "labels", "masks"}
+
+
+@pytest.mark.parametrize("mask_type", [torch.bool, torch.uint8])
+@pytest.mark.parametrize("number", [torch.float32, torch.float64, torch.float16])
+def test_fields_keep_their_types(mask_type, number):
+    def typed(*rectangles):
+        fields = target(*rectangles, area=torch.ones(len(rectangles), dtype=number))
+        return {**fields, "boxes": fields["boxes"].to(number), "masks": fields["masks"].to(mask_type)}
+
+    after = receiving(typed((0, 0, 4, 4)), typed((2, 0, 6, 4)))
+    assert (after["masks"].dtype, after["boxes"].dtype, after["area"].dtype) == (mask_type, number, number)
+    assert after["labels"].dtype == torch.int64
+
+
+def test_a_target_that_receives_nothing_is_the_same():
+    targets = [target((0, 0, 2, 2)), target((4, 4, 6, 6))]
+    assert carry_out(ONE_ROW, pictures(), targets).targets[1] is targets[1]
+
+
+def test_an_object_that_lands_outside_changes_nothing():
+    own = target((0, 0, 2, 2))
+    result = carry_out(plan_of((0, 1, 0, ((1, 0, 50), (0, 1, 0)))), pictures(), [own, target((0, 0, 4, 4))])
+    assert result.targets[0] is own
+    assert (result.images == pictures()).all()
+    assert result.added == 0
+
+
+def test_it_is_counted_what_was_added_and_what_was_dropped():
+    targets = [target((0, 0, 2, 2), (6, 6, 8, 8)), target((0, 0, 4, 4))]
+    result = carry_out(ONE_ROW, pictures(), targets)
+    assert (result.added, result.dropped) == (1, 1)

@@ -1,0 +1,104 @@
+"""One image's objects, to and from a torchvision target."""
+
+import pytest
+import torch
+
+from composer_copypaste.instances import instances_of, target_of
+
+
+def target(n=2, size=(4, 6), **fields):
+    return {
+        "boxes": torch.arange(4.0 * n).reshape(n, 4),
+        "labels": torch.arange(n) + 1,
+        "masks": torch.zeros(n, *size, dtype=torch.uint8),
+        **fields,
+    }
+
+
+def instances(*targets):
+    return instances_of(targets, [(4, 6)] * len(targets))
+
+
+def test_an_index_selects_the_rows_of_every_field():
+    (objects,) = instances(target(3, area=torch.arange(3), iscrowd=torch.tensor([0, 1, 0]), depth=torch.arange(3)))
+    chosen = objects[torch.tensor([2, 0])]
+    assert chosen.labels.tolist() == [3, 1]
+    assert chosen.boxes[:, 0].tolist() == [8, 0]
+    assert chosen.area.tolist() == chosen.extras["depth"].tolist() == [2, 0]
+    assert len(objects[torch.tensor([True, False, True])]) == len(objects[1:]) == 2
+
+
+def test_missing_areas_and_crowds_are_zeros():
+    (objects,) = instances(target())
+    assert objects.area.tolist() == objects.iscrowd.tolist() == [0, 0]
+
+
+def test_bool_masks_become_zeros_and_ones_of_the_same_memory():
+    masks = torch.rand(2, 4, 6) > 0.5
+    (objects,) = instances(target(masks=masks))
+    assert objects.masks.dtype == torch.uint8
+    assert objects.masks.data_ptr() == masks.data_ptr()
+
+
+def test_tensors_with_a_row_for_each_object_belong_to_the_objects():
+    first = target(2, keypoints=torch.zeros(2, 5, 3), image_id=torch.tensor([1, 2]), note="two", scores=[0.1, 0.2])
+    objects = instances(first, target(0, keypoints=torch.zeros(0, 5, 3)))
+    assert [set(found.extras) for found in objects] == [{"keypoints"}] * 2
+
+
+def test_a_tensor_of_another_length_anywhere_in_the_batch_belongs_to_the_image():
+    objects = instances(target(2, camera=torch.zeros(2)), target(3, camera=torch.zeros(2)))
+    assert not objects[0].extras
+
+
+@pytest.mark.parametrize("mask_type", [torch.bool, torch.uint8])
+def test_a_target_comes_back_with_the_keys_and_types_it_had(mask_type):
+    before = target(2, file_name="a.jpg", depth=torch.arange(2))
+    before["masks"] = before["masks"].to(mask_type)
+    after = target_of(before, instances(before)[0][1:])
+    assert list(after) == list(before)
+    assert after["masks"].dtype == mask_type
+    assert after["depth"].tolist() == [1]
+    assert after["file_name"] == "a.jpg"
+
+
+@pytest.mark.parametrize("key", ["boxes", "labels", "masks"])
+def test_a_missing_field_is_an_error_that_names_target_and_field(key):
+    lacking = {name: values for name, values in target().items() if name != key}
+    with pytest.raises(ValueError, match=rf"^targets\[1\]: expected '{key}', got \["):
+        instances(target(), lacking)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "expected"),
+    [
+        ("boxes", torch.zeros(3, 4), r"\(2, 4\)"),
+        ("boxes", torch.zeros(2, 5), r"\(2, 4\)"),
+        ("masks", torch.zeros(2, 6, 4, dtype=torch.uint8), r"\(2, 4, 6\)"),
+        ("masks", torch.zeros(1, 4, 6, dtype=torch.uint8), r"\(2, 4, 6\)"),
+        ("area", torch.zeros(1), r"\(2,\)"),
+        ("iscrowd", torch.zeros(2, 1), r"\(2,\)"),
+    ],
+)
+def test_a_field_of_another_shape_is_an_error_that_says_which(key, values, expected):
+    shape = str(tuple(values.shape)).replace("(", r"\(").replace(")", r"\)")
+    message = rf"^targets\[1\]: expected '{key}' of shape {expected} \(2 labels, image of 4 x 6\), got {shape}$"
+    with pytest.raises(ValueError, match=message):
+        instances(target(), target(**{key: values}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_masks_of_another_type_are_an_error(dtype):
+    with pytest.raises(TypeError, match=r"^targets\[0\]: expected masks of bool or of uint8 \(0 and 1\), got torch"):
+        instances(target(masks=torch.zeros(2, 4, 6, dtype=dtype)))
+
+
+@pytest.mark.parametrize("key", ["boxes", "labels", "masks", "area", "iscrowd"])
+def test_a_field_that_is_no_tensor_is_an_error_that_names_target_and_field(key):
+    with pytest.raises(TypeError, match=rf"^targets\[1\]: expected '{key}' to be a tensor, got list$"):
+        instances(target(), target(**{key: [0, 0]}))
+
+
+def test_a_per_object_key_that_one_target_lacks_is_an_error():
+    with pytest.raises(ValueError, match=r"^targets\[1\]: lacks 'depth', which other targets .* \(2 here\)$"):
+        instances(target(depth=torch.zeros(2)), target())

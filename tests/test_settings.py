@@ -1,0 +1,91 @@
+"""Limits of settings, and what is said where a value is outside them."""
+
+import ast
+import inspect
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import pytest
+from annotated_types import Ge, Le
+
+from composer_copypaste.settings import (
+    CopyPasteSettings,
+    LargeScaleJitterSettings,
+    MaskRCNNSettings,
+    ShapesSettings,
+    check_limits,
+)
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Some settings; plain annotations, so that wrong types reach the check as they do outside of tests."""
+
+    kind: Literal["round", "square"] = "round"
+    other: Literal["a", "b"] | None = None
+    span: tuple[Annotated[float, Ge(0)], Annotated[float, Le(9)]] = (0.0, 9.0)
+
+
+@pytest.mark.parametrize("settings", [CopyPasteSettings, LargeScaleJitterSettings, MaskRCNNSettings, ShapesSettings])
+def test_defaults_are_within_their_limits(settings):
+    check_limits(settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("p", -0.1, "at least 0"),
+        ("p", 1.1, "at most 1"),
+        ("p", float("nan"), "at least 0"),
+        ("max_copied_instances", 0, "at least 1"),
+        ("p_instance", 1.5, "at most 1"),
+        ("rotation", 181.0, "at most 180"),
+        ("blend_sigma", -1.0, "at least 0"),
+        ("min_visibility", 2.0, "at most 1"),
+        ("min_area", 0, "at least 1"),
+    ],
+)
+def test_a_number_outside_its_limits_is_an_error_that_names_the_setting(name, value, expected):
+    with pytest.raises(ValueError, match=f"^{name}: expected {expected}, got {value}$"):
+        CopyPasteSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("scales", "expected"), [((0.0, 1.0), "more than 0, got 0.0"), ((1.0, 11.0), "at most 10, got 11.0")]
+)
+def test_each_end_of_a_range_has_the_limits(scales, expected):
+    with pytest.raises(ValueError, match=f"^scale_range: expected {expected}$"):
+        CopyPasteSettings(scale_range=scales)
+
+
+def test_the_elements_of_a_list_have_the_limits_too():
+    with pytest.raises(ValueError, match=r"^span: expected at least 0, got -1$"):
+        check_limits(Knobs(span=[-1, 3]))
+
+
+@pytest.mark.parametrize("settings", [CopyPasteSettings, LargeScaleJitterSettings])
+def test_a_range_from_large_to_small_is_an_error(settings):
+    with pytest.raises(ValueError, match=r"^scale_range: expected \(smallest, largest\), got \(2.0, 1.0\)$"):
+        settings(scale_range=(2.0, 1.0))
+
+
+@pytest.mark.parametrize(("name", "choices"), [("kind", "'round', 'square'"), ("other", "'a', 'b'")])
+def test_a_name_that_is_no_choice_is_an_error_that_lists_them(name, choices):
+    with pytest.raises(ValueError, match=f"^{name}: expected one of {choices}, got 'rund'$"):
+        check_limits(Knobs(**{name: "rund"}))
+
+
+def test_none_is_no_choice_where_it_is_not_listed():
+    with pytest.raises(ValueError, match=r"^kind: expected one of 'round', 'square', got None$"):
+        check_limits(Knobs(kind=None))
+
+
+def test_every_setting_of_copy_paste_is_described():
+    body = ast.parse(inspect.getsource(CopyPasteSettings)).body[0].body
+    described = [
+        node.target.id
+        for node, after in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr)
+    ]
+    assert described == [field.name for field in fields(CopyPasteSettings)]
