@@ -55,7 +55,8 @@ def layers_of(plan: PastePlan, objects: Sequence[Objects]) -> list[Layer]:
     landing = _landing_windows(plan, objects)
     to_source = fixed_point(plan.to_source)
     layers = []
-    for target, group in groupby(range(len(rows)), key=lambda row: rows[row][0]):
+    bottom_to_top = sorted(range(len(rows)), key=lambda row: rows[row][0])  # a hand-written plan may mix its targets
+    for target, group in groupby(bottom_to_top, key=lambda row: rows[row][0]):
         cuts = [
             cut_out(objects[rows[row][1]].masks, rows[row][1], rows[row][2], to_source[row], landing[row])
             for row in group

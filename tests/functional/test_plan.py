@@ -99,7 +99,7 @@ def test_one_jitter_for_the_image_moves_all_its_objects_alike(seed):
 
 def test_a_jitter_for_each_instance_moves_objects_differently():
     plan = drawn([scene()] * 2, p=1.0, p_instance=1.0, jitter="instance")
-    assert len(plan.to_source.unique(dim=0)) == len(plan) == 12
+    assert len(plan.to_source[:, :, :2].unique(dim=0)) == len(plan) == 12
 
 
 @many(100)

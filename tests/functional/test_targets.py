@@ -29,6 +29,13 @@ def test_pasted_objects_join_from_bottom_to_top():
     assert after["labels"].tolist() == [5, 7]
 
 
+def test_a_plan_may_list_the_objects_of_a_target_apart():
+    targets = [target(), target((0, 0, 2, 2), labels=[5]), target((4, 4, 6, 6), labels=[6])]
+    plan = plan_of((0, 1, 0, IDENTITY), (1, 2, 0, IDENTITY), (0, 2, 0, IDENTITY))
+    after = carry_out(plan, pictures(3), targets).targets
+    assert [fields["labels"].tolist() for fields in after] == [[5, 6], [5, 6], [6]]
+
+
 def test_an_object_half_covered_keeps_the_visible_half():
     own = target((0, 0, 4, 4), area=torch.tensor([16.0]))
     after = receiving(own, target((2, 0, 8, 8), area=torch.tensor([48.0])))
