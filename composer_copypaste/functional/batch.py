@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.compose import Images, Objects, layers_of, paste_images
 from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
+from composer_copypaste.functional.planes import as_planes, as_tensor
 from composer_copypaste.functional.targets import assemble, decide
 from composer_copypaste.functional.visible import Visible, measure, read_back
 from composer_copypaste.functional.warp import Window, size_of
@@ -101,7 +102,7 @@ def _paste_instances(
     batch = instances_of(targets, [size_of(image) for image in images])
     hosted = _on_host(batch)
     copyable = [_may_copy(labels, settings) & (iscrowd == 0) for _, labels, iscrowd in hosted]
-    objects = [Objects(instances.masks, boxes) for instances, (boxes, *_) in zip(batch, hosted, strict=True)]
+    objects = [Objects(as_planes(instances.masks), boxes) for instances, (boxes, *_) in zip(batch, hosted, strict=True)]
     plan = _draw(objects, copyable, settings, generator)
     layers = layers_of(plan, objects)
     measures = iter(measure([visible for layer in layers for visible in (*layer.pasted, *layer.left)]))
@@ -138,7 +139,7 @@ def _paste_classes(
     for layer in layers:
         for cut in layer.cut_outs:
             below = painted[layer.target][cut.window.slices]
-            below.copy_(torch.where(cut.mask.view(torch.bool), classes[cut.source][cut.instance], below))
+            below.copy_(torch.where(as_tensor(cut.mask).view(torch.bool), classes[cut.source][cut.instance], below))
     images = paste_images(images, layers, settings.blend_sigma)
     added = sum(len(layer.cut_outs) for layer in layers)
     return Pasted(images, painted, plan, added, 0, _reason(copyable, settings))
@@ -155,8 +156,8 @@ def _draw(
 
 
 def _class_objects(ids: Integer[Tensor, "h w"], present: Integer[Tensor, " k"]) -> Objects:
-    masks = (ids == present[:, None, None]).view(torch.uint8)
-    everywhere = [Visible(Window(0, 0, *ids.shape), mask, mask.new_zeros(1, dtype=torch.int32)) for mask in masks]
+    masks = as_planes((ids == present[:, None, None]).view(torch.uint8))
+    everywhere = [Visible(Window(0, 0, *ids.shape), mask, former=mask) for mask in masks]
     return Objects(masks, np.array([found.box for found in measure(everywhere)], dtype=np.float64).reshape(-1, 4))
 
 

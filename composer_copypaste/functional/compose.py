@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.paste import CutOut, cut_out, paste_colours, stack
 from composer_copypaste.functional.plan import PastePlan, box_corners
+from composer_copypaste.functional.planes import Planes
 from composer_copypaste.functional.visible import Visible, pasted, uncovered
-from composer_copypaste.functional.warp import Window, box_windows, fixed_point, size_of
+from composer_copypaste.functional.warp import Window, box_windows, fixed_point
 
 BOX_MARGIN = 1
 """Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""
@@ -24,13 +25,13 @@ Images = Shaped[Tensor, "n c h w"] | list[Shaped[Tensor, "c _h _w"]]
 class Objects:
     """The masks of one image's objects, and the boxes around them on the host."""
 
-    masks: UInt8[Tensor, "n h w"]
+    masks: Planes
     boxes: Float[ndarray, "n 4"]
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image."""
-        return size_of(self.masks)
+        return self.masks.shape[1], self.masks.shape[2]
 
     def windows(self) -> list[Window]:
         """The pixels in which each object's mask lies."""
@@ -69,7 +70,7 @@ def layers_of(plan: PastePlan, objects: Sequence[Objects]) -> list[Layer]:
 
 
 def _layer(target: int, cuts: list[CutOut], objects: Sequence[Objects], windows: Sequence[list[Window]]) -> Layer:
-    visible, cover = stack(cuts)
+    visible, cover = stack(cuts, objects[target].size)
     touched = [j for j, window in enumerate(windows[target]) if not (window & cover.window).is_empty]
     return Layer(
         target=target,

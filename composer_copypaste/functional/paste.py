@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
@@ -10,6 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
+from composer_copypaste.functional.planes import Plane, Planes, as_tensor, full
 from composer_copypaste.functional.warp import Window, resample_colours, resample_mask, size_of
 
 
@@ -21,37 +24,33 @@ class CutOut:
     instance: int
     to_source: Int64[ndarray, "2 3"]
     window: Window
-    mask: UInt8[Tensor, "hw ww"]
+    mask: Plane
 
 
 @dataclass(frozen=True)
 class Cover:
-    """The pixels that pasted objects hide, in the smallest window that holds them."""
+    """What pasted objects hide of an image: the window they lie in, and 0 on the image where one lies, else 1."""
 
     window: Window
-    mask: UInt8[Tensor, "hw ww"]
+    free: Plane
 
 
-def cut_out(
-    masks: UInt8[Tensor, "n h w"], source: int, instance: int, to_source: Int64[ndarray, "2 3"], window: Window
-) -> CutOut:
+def cut_out(masks: Planes, source: int, instance: int, to_source: Int64[ndarray, "2 3"], window: Window) -> CutOut:
     """The object's mask, resampled to the window of the target in which it lands."""
     window, mask = resample_mask(masks[instance], to_source, window)
     return CutOut(source, instance, to_source, window, mask)
 
 
-def stack(cut_outs: Sequence[CutOut]) -> tuple[list[UInt8[Tensor, "hw ww"]], Cover]:
+def stack(cut_outs: Sequence[CutOut], size: tuple[int, int]) -> tuple[list[Plane], Cover]:
     """What is visible of each object when they lie on each other, the last on top, and all that they hide."""
-    window = cut_outs[0].window
-    for cut in cut_outs[1:]:
-        window = window | cut.window
-    covered = torch.zeros(window.shape, dtype=torch.uint8, device=cut_outs[0].mask.device)
+    window = reduce(or_, (cut.window for cut in cut_outs))
+    free = full(size, 1, like=cut_outs[0].mask)
     visible = []
     for cut in reversed(cut_outs):
-        under = covered[cut.window.within(window).slices]
-        visible.append(cut.mask & ~under)
-        under |= cut.mask
-    return visible[::-1], Cover(window, covered)
+        seen = cut.mask & free[cut.window.slices]
+        free[cut.window.slices] ^= seen
+        visible.append(seen)
+    return visible[::-1], Cover(window, free)
 
 
 def paste_colours(
@@ -62,7 +61,8 @@ def paste_colours(
 ) -> None:
     """Paint the objects' colours over the image, in place, one after the other."""
     for cut in cut_outs:
-        window, alpha = _soften(cut, blend_sigma, size_of(image)) if blend_sigma else (cut.window, cut.mask)
+        mask = as_tensor(cut.mask)
+        window, alpha = _soften(mask, cut.window, blend_sigma, size_of(image)) if blend_sigma else (cut.window, mask)
         below = image[:, *window.slices]
         colours = resample_colours(sources[cut.source], cut.to_source, window)
         below.copy_(_blend(below, colours, alpha))
@@ -84,15 +84,17 @@ def _rounded(colours: Shaped[Tensor, "..."], dtype: torch.dtype) -> Shaped[Tenso
     return colours.to(dtype)
 
 
-def _soften(cut: CutOut, sigma: float, size: tuple[int, int]) -> tuple[Window, Float[Tensor, "h w"]]:
+def _soften(
+    mask: UInt8[Tensor, "h w"], window: Window, sigma: float, size: tuple[int, int]
+) -> tuple[Window, Float[Tensor, "h2 w2"]]:
     """The mask under a Gaussian of ``sigma`` pixels, which fades across the seam, and the window it reaches."""
     radius = math.ceil(3 * sigma)
-    window = cut.window.grown(radius, size)
-    opacity = torch.zeros((1, 1, *window.shape), device=cut.mask.device)
-    opacity[0, 0][cut.window.within(window).slices] = cut.mask.float()
-    offsets = torch.arange(-radius, radius + 1, device=cut.mask.device)
+    reached = window.grown(radius, size)
+    opacity = torch.zeros((1, 1, *reached.shape), device=mask.device)
+    opacity[0, 0][window.within(reached).slices] = mask.float()
+    offsets = torch.arange(-radius, radius + 1, device=mask.device)
     weights = torch.exp(-((offsets / sigma) ** 2) / 2)
     weights = weights / weights.sum()
     padded = functional.pad(opacity, (radius,) * 4, mode="replicate")  # no fading along the picture's edge
     opacity = functional.conv2d(functional.conv2d(padded, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-    return window, opacity[0, 0].clamp(0, 1)
+    return reached, opacity[0, 0].clamp(0, 1)

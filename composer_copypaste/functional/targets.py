@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.compose import Layer
 from composer_copypaste.functional.paste import CutOut
+from composer_copypaste.functional.planes import as_planes
 from composer_copypaste.functional.visible import Measure, Visible
 from composer_copypaste.functional.warp import FRACTION_BITS, size_of
 from composer_copypaste.instances import Instances
@@ -128,8 +129,8 @@ def _masks(own: UInt8[Tensor, "n h w"], outcome: Outcome) -> UInt8[Tensor, "k h 
         index = torch.tensor(outcome.kept, dtype=torch.int64, device=own.device)
         torch.index_select(own, 0, index, out=masks[:kept])
     masks[kept:] = 0
-    for place, visible, _ in outcome.changed:
-        masks[place][visible.window.slices] = visible.mask
-    for place, (_, visible, _) in enumerate(outcome.added, start=kept):
-        masks[place][visible.window.slices] = visible.mask
+    planes = as_planes(masks)
+    added = [(place, visible, measured) for place, (_, visible, measured) in enumerate(outcome.added, start=kept)]
+    for place, visible, _ in (*outcome.changed, *added):
+        planes[place][visible.window.slices] = visible.mask
     return masks

@@ -5,24 +5,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int32, Int64, Shaped, UInt8
+from jaxtyping import Int32, Shaped
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.paste import Cover, CutOut
+from composer_copypaste.functional.planes import Plane
 from composer_copypaste.functional.warp import FRACTION_BITS, Window
 
 
 @dataclass(frozen=True)
 class Visible:
-    """What is visible of one object: its mask in a window, and how many pixels that could be."""
+    """What is visible of one object: its mask in a window, and what it had before anything hid some of it."""
 
     window: Window
-    mask: UInt8[Tensor, "hw ww"]
-    former: Int32[Tensor, "1"]
-    """Pixels before anything hid some of them; those of a pasted object are the source's, before it was resized."""
+    mask: Plane
+    former: Plane
+    """That of a pasted object is the source's, before it was resized."""
     scale: float = 1.0
-    """By how much resizing multiplied them."""
+    """By how much resizing multiplied its pixels."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +36,27 @@ class Measure:
     """(x1, y1, x2, y2); of no meaning where the area is 0."""
 
 
-def uncovered(mask: UInt8[Tensor, "h w"], window: Window, cover: Cover) -> Visible:
+def uncovered(mask: Plane, window: Window, cover: Cover) -> Visible:
     """What the cover leaves of an object of the image, whose pixels lie in the window."""
-    shared = window & cover.window
-    visible = mask[window.slices].clone()
-    former = _count(visible)
-    visible[shared.within(window).slices] &= ~cover.mask[shared.within(cover.window).slices]
-    return Visible(window, visible, former)
+    former = mask[window.slices]
+    return Visible(window, former & cover.free[window.slices], former)
 
 
-def pasted(cut: CutOut, visible: UInt8[Tensor, "hw ww"], mask: UInt8[Tensor, "h w"], window: Window) -> Visible:
+def pasted(cut: CutOut, visible: Plane, mask: Plane, window: Window) -> Visible:
     """What is visible of a pasted object, whose pixels in its source lie in the mask's window."""
-    return Visible(cut.window, visible, _count(mask[window.slices]), _enlargement(cut.to_source))
+    (xx, xy, _), (yx, yy, _) = (cut.to_source / 2.0**FRACTION_BITS).tolist()
+    return Visible(cut.window, visible, mask[window.slices], scale=1 / abs(xx * yy - xy * yx))
 
 
 def measure(objects: Sequence[Visible]) -> list[Measure]:
     """Areas and tight box of every object, with one transfer from the device for all of them."""
-    if not objects:
-        return []
-    profiles = [_profile(visible) for visible in objects]
+    on_device = [object_ for object_ in objects if isinstance(object_.mask, Tensor)]
+    if not on_device:
+        return [_measure(visible, *_profile(visible)) for visible in objects]
+    profiles = [_profile_there(visible) for visible in on_device]
     ends = np.cumsum([len(profile) for profile in profiles])
     numbers = np.split(read_back(torch.cat(profiles)), ends[:-1])
-    return [_measure(visible, profile) for visible, profile in zip(objects, numbers, strict=True)]
+    return [_measure_there(visible, profile) for visible, profile in zip(on_device, numbers, strict=True)]
 
 
 def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
@@ -64,26 +64,35 @@ def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
     return numbers.cpu().numpy()
 
 
-def _count(mask: UInt8[Tensor, "h w"]) -> Int32[Tensor, "1"]:
-    return mask.sum(dtype=torch.int32).view(1)
+def _profile(visible: Visible) -> tuple[ndarray, ndarray, int, int]:
+    """Which rows and which columns have pixels, how many there are, and how many there were."""
+    mask: ndarray = np.asarray(visible.mask).view(np.bool_)
+    former = np.asarray(visible.former)
+    rows, columns = np.logical_or.reduce(mask, axis=1), np.logical_or.reduce(mask, axis=0)
+    return rows, columns, np.count_nonzero(mask), np.count_nonzero(former)
 
 
-def _enlargement(to_source: Int64[ndarray, "2 3"]) -> float:
-    """By how much a map multiplies areas on the way from the source."""
-    return 1 / abs(float(np.linalg.det(to_source[:, :2] / 2.0**FRACTION_BITS)))
+def _profile_there(visible: Visible) -> Int32[Tensor, " k"]:
+    """The same in one row of numbers, on the device."""
+    rows = visible.mask.sum(dim=1, dtype=torch.int32)
+    former = visible.former.sum(dtype=torch.int32)
+    return torch.cat([rows, visible.mask.amax(dim=0).int(), torch.stack([rows.sum(dtype=torch.int32), former])])
 
 
-def _profile(visible: Visible) -> Int32[Tensor, " k"]:
-    """The pixels in each row, whether there are any in each column, and the former number."""
-    return torch.cat([visible.mask.sum(dim=1, dtype=torch.int32), visible.mask.amax(dim=0).int(), visible.former])
+def _measure_there(visible: Visible, profile: Int32[ndarray, " k"]) -> Measure:
+    rows, columns, (area, former) = np.split(profile, [visible.window.shape[0], -2])
+    return _measure(visible, rows, columns, int(area), int(former))
 
 
-def _measure(visible: Visible, profile: Int32[ndarray, " k"]) -> Measure:
-    window, former = visible.window, float(profile[-1]) * visible.scale
-    height = window.shape[0]
-    rows, columns = np.flatnonzero(profile[:height]), np.flatnonzero(profile[height:-1])
-    if not len(rows):
-        return Measure(0, former, (0, 0, 0, 0))
-    x1, x2 = window.x1 + int(columns[0]), window.x1 + int(columns[-1]) + 1
-    y1, y2 = window.y1 + int(rows[0]), window.y1 + int(rows[-1]) + 1
-    return Measure(int(profile[:height].sum()), former, (x1, y1, x2, y2))
+def _measure(visible: Visible, rows: ndarray, columns: ndarray, area: int, former: int) -> Measure:
+    window, before = visible.window, float(former) * visible.scale
+    if not area:
+        return Measure(0, before, (0, 0, 0, 0))
+    (y1, y2), (x1, x2) = _extent(rows), _extent(columns)
+    return Measure(area, before, (window.x1 + x1, window.y1 + y1, window.x1 + x2, window.y1 + y2))
+
+
+def _extent(occupied: ndarray) -> tuple[int, int]:
+    """The first place that is not 0, and one past the last."""
+    places = occupied.astype(bool)
+    return int(places.argmax()), len(places) - int(places[::-1].argmax())

@@ -14,6 +14,8 @@ from jaxtyping import Float, Int, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.functional.planes import Plane, like, take
+
 FRACTION_BITS = 32
 """A pixel is 2**32 steps wide: 8,192 px at a tenth of the size stay within 2**51, exact in float64 as well."""
 
@@ -75,20 +77,17 @@ def fixed_point(to_source: Float[Tensor, "m 2 3"]) -> Int64[ndarray, "m 2 3"]:
     return np.rint(to_source.numpy() * 2.0**FRACTION_BITS).astype(np.int64)
 
 
-def resample_mask(
-    mask: Shaped[Tensor, "h w"], to_source: Int64[ndarray, "2 3"], window: Window
-) -> tuple[Window, Shaped[Tensor, "hw ww"]]:
+def resample_mask(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window) -> tuple[Window, Plane]:
     """The mask as the target sees it, and the part of the window for which the source has pixels."""
     height, width = mask.shape
     if is_rotated(to_source):
-        y, x = (
-            _positions_2d(row, window, mask.device).bitwise_right_shift(FRACTION_BITS + 1) for row in to_source[::-1]
-        )
+        y, x = (_half_steps_2d(row, window) >> (FRACTION_BITS + 1) for row in to_source[::-1])
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        return window, mask[y.clamp(0, height - 1), x.clamp(0, width - 1)] * inside
+        pixel = np.where(inside, y * width + x, 0)
+        return window, take(mask.reshape(-1), pixel.reshape(-1), 0).reshape(window.shape) * like(mask, inside)
     rows, y1, y2 = _nearest(to_source[1, [1, 2]], window.y1, window.y2, height)
     columns, x1, x2 = _nearest(to_source[0, [0, 2]], window.x1, window.x2, width)
-    return Window(y1, x1, y2, x2), _take(_take(mask, rows, 0), columns, 1)
+    return Window(y1, x1, y2, x2), take(take(mask, rows, 0), columns, 1)
 
 
 def resample_colours(
@@ -105,7 +104,7 @@ def resample_colours(
         steps = to_source[axis, [axis, 2]]
         if _moves_by_whole_pixels(steps):
             size = image.shape[dim]
-            image = _take(image, np.clip(_positions(steps, start, stop) >> (FRACTION_BITS + 1), 0, size - 1), dim)
+            image = take(image, np.clip(_half_steps(steps, start, stop) >> (FRACTION_BITS + 1), 0, size - 1), dim)
         else:
             image = _blend_axis(image, steps, start, stop, dim)
     return image
@@ -116,8 +115,8 @@ def is_rotated(to_source: Int64[ndarray, "2 3"]) -> bool:
     return bool(to_source[0, 1] or to_source[1, 0])
 
 
-def _positions(steps: Int64[ndarray, "2"], start: int, stop: int) -> Int64[ndarray, " n"]:
-    """Where pixel centres lie on an axis of the source, in half steps."""
+def _half_steps(steps: Int64[ndarray, "2"], start: int, stop: int) -> Int64[ndarray, " n"]:
+    """Where the centres of target pixels lie on an axis of the source, in half steps."""
     return steps[0] * (2 * np.arange(start, stop) + 1) + 2 * steps[1]
 
 
@@ -127,28 +126,12 @@ def _moves_by_whole_pixels(steps: Int64[ndarray, "2"]) -> bool:
 
 def _nearest(steps: Int64[ndarray, "2"], start: int, stop: int, size: int) -> tuple[Int64[ndarray, " n"], int, int]:
     """The source pixel of each target pixel in start..stop, and the part of start..stop for which there is one."""
-    index = _positions(steps, start, stop) >> (FRACTION_BITS + 1)
+    index = _half_steps(steps, start, stop) >> (FRACTION_BITS + 1)
     inside = np.flatnonzero((index >= 0) & (index < size))
     if not len(inside):
         return index[:0], start, start
     first, last = int(inside[0]), int(inside[-1]) + 1
     return index[first:last], start + first, start + last
-
-
-def _take(values: Shaped[Tensor, "..."], index: Int64[ndarray, " n"], dim: int) -> Shaped[Tensor, "..."]:
-    """``values.index_select(dim, index)``; a view where the index counts up by one."""
-    n = len(index)
-    if n == 0:
-        return values.narrow(dim, 0, 0)
-    if _counts_up(index):
-        return values.narrow(dim, int(index[0]), n)
-    if _counts_up(index[::-1]):
-        return values.narrow(dim, int(index[-1]), n).flip(dim)
-    return values.index_select(dim, torch.from_numpy(index).to(values.device, non_blocking=True))
-
-
-def _counts_up(index: Int64[ndarray, " n"]) -> bool:
-    return bool((index[1:] - index[:-1] == 1).all())
 
 
 def _blend_axis(
@@ -158,9 +141,9 @@ def _blend_axis(
     index, weight = _taps(steps, start, stop, image.shape[dim])
     weights = torch.from_numpy(weight.astype(np.float32)).to(image.device, non_blocking=True)
     shape = (-1, 1) if dim == 1 else (-1,)
-    blended = _take(image, index[0], dim) * weights[0].view(shape)
+    blended = take(image, index[0], dim) * weights[0].view(shape)
     for tap in range(1, len(index)):
-        blended = torch.addcmul(blended, _take(image, index[tap], dim).float(), weights[tap].view(shape))
+        blended = torch.addcmul(blended, take(image, index[tap], dim).float(), weights[tap].view(shape))
     return blended
 
 
@@ -168,19 +151,18 @@ def _taps(
     steps: Int64[ndarray, "2"], start: int, stop: int, size: int
 ) -> tuple[Int64[ndarray, "t n"], Float[ndarray, "t n"]]:
     """The source pixels under each target pixel's tent, and their weights."""
-    centre = np.clip(_positions(steps, start, stop) / 2.0 ** (FRACTION_BITS + 1), 0, size) - 0.5
+    centre = np.clip(_half_steps(steps, start, stop) / 2.0 ** (FRACTION_BITS + 1), 0, size) - 0.5
     radius = max(1.0, abs(float(steps[0])) / 2.0**FRACTION_BITS)
     index = np.floor(centre - radius).astype(np.int64) + 1 + np.arange(math.ceil(2 * radius))[:, None]
     weight = np.clip(1 - np.abs(index - centre) / radius, 0, None) * ((index >= 0) & (index < size))
     return np.clip(index, 0, size - 1), weight / weight.sum(axis=0)
 
 
-def _positions_2d(row: Int64[ndarray, "3"], window: Window, device: torch.device) -> Int[Tensor, "hw ww"]:
-    """One source coordinate of every pixel centre in the window, in half steps."""
-    y = 2 * torch.arange(window.y1, window.y2, device=device)[:, None] + 1
-    x = 2 * torch.arange(window.x1, window.x2, device=device) + 1
-    along_x, along_y, shift = row.tolist()
-    return along_x * x + along_y * y + 2 * shift
+def _half_steps_2d(row: Int64[ndarray, "3"], window: Window) -> Int64[ndarray, "hw ww"]:
+    """As ``_half_steps``, of one source coordinate, for every pixel of the window."""
+    y = 2 * np.arange(window.y1, window.y2)[:, None] + 1
+    x = 2 * np.arange(window.x1, window.x2) + 1
+    return row[0] * x + row[1] * y + 2 * row[2]
 
 
 def _blend_2d(
@@ -201,7 +183,8 @@ def _taps_2d(
     row: Int64[ndarray, "3"], window: Window, size: int, device: torch.device
 ) -> tuple[Int[Tensor, "t hw ww"], Float[Tensor, "t hw ww"]]:
     """As ``_taps``, along one axis of the source, for every pixel of the window."""
-    centre = (_positions_2d(row, window, device).double() / 2.0 ** (FRACTION_BITS + 1)).clamp(0, size) - 0.5
+    steps = torch.from_numpy(_half_steps_2d(row, window)).to(device, non_blocking=True)
+    centre = (steps.double() / 2.0 ** (FRACTION_BITS + 1)).clamp(0, size) - 0.5
     radius = max(1.0, math.hypot(*row[:2].tolist()) / 2.0**FRACTION_BITS)
     tap = torch.arange(math.ceil(2 * radius), device=device)[:, None, None]
     index = (centre - radius).floor().long() + 1 + tap

@@ -3,6 +3,7 @@
 The host needs boxes, labels and iscrowd, to draw the plan, and then the areas and profiles that are read back.
 """
 
+from contextlib import contextmanager
 from unittest import mock
 
 import pytest
@@ -12,15 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
 
-from composer_copypaste.functional import batch, visible
+from composer_copypaste.functional import batch, targets, visible
 from composer_copypaste.functional.batch import copypaste_batch
+
+
+@contextmanager
+def masks_stay_tensors():
+    """The CPU does what a device does: elsewhere it works on NumPy views."""
+    with (
+        mock.patch.object(batch, "as_planes", lambda masks: masks),
+        mock.patch.object(targets, "as_planes", lambda masks: masks),
+    ):
+        yield
+
 
 ON_HOST = ("boxes", "labels", "iscrowd", "area", "image_id")
 
 
-def on_meta(targets, keeping):
+def on_meta(dicts, keeping):
     return [
-        {key: values if key in keeping else values.to("meta") for key, values in fields.items()} for fields in targets
+        {key: values if key in keeping else values.to("meta") for key, values in fields.items()} for fields in dicts
     ]
 
 
@@ -32,7 +44,11 @@ def pasted_on_meta(case, keeping):
         answers.append(really(numbers))
         return answers[-1]
 
-    with mock.patch.object(visible, "read_back", recorded), mock.patch.object(batch, "read_back", recorded):
+    with (
+        masks_stay_tensors(),
+        mock.patch.object(visible, "read_back", recorded),
+        mock.patch.object(batch, "read_back", recorded),
+    ):
         expected = case.paste()
     asked = []
 
@@ -44,6 +60,16 @@ def pasted_on_meta(case, keeping):
     with mock.patch.object(visible, "read_back", replayed), mock.patch.object(batch, "read_back", replayed):
         result = paste_seeded(images, on_meta(case.targets, keeping), case.settings, case.seed)
     return expected, result, asked
+
+
+@many(40)
+@given(cases(counts=st.integers(0, 5)))
+def test_tensors_give_what_numpy_views_give(case):
+    views = case.paste()
+    with masks_stay_tensors():
+        tensors = case.paste()
+    torch.testing.assert_close(list(tensors.images), list(views.images), rtol=0, atol=0)
+    torch.testing.assert_close(list(tensors.targets), list(views.targets), rtol=0, atol=0)
 
 
 @many(20)
