@@ -4,6 +4,7 @@ import io
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
+from composer_copypaste import callbacks
 from composer_copypaste.callbacks import MACHINE_KEYS, JsonLinesLogger, ProgressBar, TrainingSheet, run_callbacks
 
 
@@ -43,7 +45,7 @@ class TinyModel(ComposerModel):
         metric.update(outputs.detach())
 
 
-def trainer(loggers, duration="6ba", *, model=None, callbacks=(), batches=4, interval="2ba", **options):
+def trainer(loggers, duration="6ba", *, model=None, monitors=(), batches=4, interval="2ba", **options):
     """A run of batches of four numbers, evaluated on one."""
     model = model or TinyModel()
     loader = DataLoader(torch.zeros(4 * batches), batch_size=4)
@@ -55,7 +57,7 @@ def trainer(loggers, duration="6ba", *, model=None, callbacks=(), batches=4, int
         optimizers=torch.optim.SGD(model.parameters(), lr=0.125),
         max_duration=duration,
         loggers=loggers,
-        callbacks=list(callbacks),
+        callbacks=list(monitors),
         progress_bar=False,
         device="cpu",
         **options,
@@ -81,7 +83,7 @@ def repeatable(path):
 
 
 def test_each_batch_has_one_row_with_everything_logged_for_it(tmp_path):
-    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), callbacks=run_callbacks(on_gpu=False), interval="100ba")
+    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), monitors=run_callbacks(on_gpu=False), interval="100ba")
     found = rows(tmp_path / "metrics.jsonl")
     assert [row["batch"] for row in found if "loss/train/total" in row] == [1, 2, 3, 4, 5, 6]
     assert {"epoch", "time", "loss/train/loss_mask", "loss/train/loss_classifier", "memory/process_peak"} <= {*found[0]}
@@ -89,6 +91,17 @@ def test_each_batch_has_one_row_with_everything_logged_for_it(tmp_path):
     assert (
         found[0]["loss/train/total"] == found[0]["loss/train/loss_mask"] + found[0]["loss/train/loss_classifier"] == 3.5
     )
+
+
+def test_a_row_says_when_once(tmp_path):
+    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "1ba", interval="100ba")
+    losses = {f"loss/train/{part}" for part in ("total", "loss_mask", "loss_classifier")}
+    assert {*rows(tmp_path / "metrics.jsonl")[0]} - losses <= {
+        "batch",
+        "epoch",
+        "time",
+        "trainer/device_train_microbatch_size",
+    }
 
 
 def test_an_evaluation_has_one_row_with_the_batch_it_came_after(tmp_path):
@@ -111,7 +124,7 @@ def test_a_row_is_on_disk_when_its_batch_ends(tmp_path):
         def batch_start(self, state: State, logger: Logger) -> None:
             self.seen.append(len(rows(tmp_path / "metrics.jsonl")))
 
-    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "3ba", callbacks=[Reader()], interval="100ba")
+    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "3ba", monitors=[Reader()], interval="100ba")
     assert Reader.seen == [0, 1, 2]
 
 
@@ -122,7 +135,7 @@ def test_only_scalars_are_kept(tmp_path):
         def batch_end(self, state: State, logger: Logger) -> None:
             logger.log_metrics({"tensor": torch.tensor(2.0), "many": torch.ones(3), "text": "x", "table": {"a": 1.0}})
 
-    run(logger, "1ba", callbacks=[Talker()])
+    run(logger, "1ba", monitors=[Talker()])
     row = rows(tmp_path / "metrics.jsonl")[0]
     assert row["tensor"] == 2.0
     assert not {"many", "text", "table"} & {*row}
@@ -142,9 +155,7 @@ def test_a_run_killed_and_resumed_has_the_rows_of_one_never_killed(tmp_path, int
                 raise Killed
 
     saved = str(tmp_path / "cut")
-    killed = trainer(
-        JsonLinesLogger(tmp_path / "cut.jsonl"), "10ba", callbacks=[Killer()], save_folder=saved, **options
-    )
+    killed = trainer(JsonLinesLogger(tmp_path / "cut.jsonl"), "10ba", monitors=[Killer()], save_folder=saved, **options)
     with pytest.raises(Killed):
         killed.fit()
     killed.close()
@@ -166,13 +177,13 @@ def test_a_new_run_does_not_append_to_an_old_file(tmp_path):
 def test_the_monitors_of_a_cpu_run_do_not_warn(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "12ba", callbacks=run_callbacks(on_gpu=False))
+        run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "12ba", monitors=run_callbacks(on_gpu=False))
     assert not [warning for warning in caught if "monitor" in str(warning.message).lower()]
     assert "throughput/samples_per_sec" in rows(tmp_path / "metrics.jsonl")[-3]
 
 
 def test_the_memory_of_the_process_is_counted_in_gigabytes(tmp_path):
-    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "1ba", callbacks=run_callbacks(on_gpu=False))
+    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "1ba", monitors=run_callbacks(on_gpu=False))
     assert 0.05 < rows(tmp_path / "metrics.jsonl")[0]["memory/process_peak"] < 100
 
 
@@ -225,6 +236,14 @@ def test_a_resumed_run_starts_where_it_stopped(tmp_path):
     assert stream.getvalue().startswith("train 6/10 batches")
 
 
+def test_the_time_left_of_a_resumed_run_counts_its_own_batches_only(monkeypatch):
+    moments = iter([100.0, 160.0])
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    stream = LogFile()
+    callbacks._Bar("train", stream, total=10, done=8).advance({})
+    assert stream.getvalue() == "train 9/10 batches, 01:00 left, 01:00 passed\n"
+
+
 def test_a_run_measured_in_samples_shows_no_total():
     stream = LogFile()
     run(ProgressBar(stream), "400sp", interval="100ep")
@@ -252,13 +271,15 @@ def test_an_evaluation_on_its_own_shows_its_progress():
 # ---- sheet
 
 
-class Whiten(Algorithm):
+class Repaint(Algorithm):
+    """Makes the pictures of the first batch white, later ones grey."""
+
     def match(self, event, state):
         return event == Event.AFTER_DATALOADER
 
     def apply(self, event, state, logger):
         images, targets = state.batch
-        state.batch = (torch.full_like(images, 255), targets)
+        state.batch = (torch.full_like(images, 255 if state.timestamp.batch == 0 else 128), targets)
 
 
 def test_the_sheet_shows_the_first_batch_as_algorithms_left_it(tmp_path):
@@ -275,7 +296,7 @@ def test_the_sheet_shows_the_first_batch_as_algorithms_left_it(tmp_path):
         train_dataloader=DataSpec(loader, get_num_samples_in_batch=lambda batch: len(batch[0])),
         max_duration="2ba",
         optimizers=torch.optim.SGD(model.parameters(), lr=0.1),
-        algorithms=[Whiten()],
+        algorithms=[Repaint()],
         callbacks=[sheets],
         progress_bar=False,
         device="cpu",
