@@ -82,6 +82,7 @@ def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequenc
     n = len(labels)
     if masks.dtype not in (torch.bool, torch.uint8):
         raise TypeError(f"{name}: expected masks of bool or of uint8 (0 and 1), got {masks.dtype}")
+    _check_keypoints(name, target, n)
     area = _tensor(name, "area", target.get("area", boxes.new_zeros(n)))
     iscrowd = _tensor(name, "iscrowd", target.get("iscrowd", labels.new_zeros(n)))
     shapes = {"boxes": (boxes, (n, 4)), "masks": (masks, (n, *size)), "area": (area, (n,)), "iscrowd": (iscrowd, (n,))}
@@ -110,6 +111,12 @@ def _per_object_keys(targets: Sequence[Target]) -> list[str]:
         for key in keys
         if all(_has_a_row_per_object(target[key], target.get("labels")) for target in targets if key in target)
     ]
+
+
+def _check_keypoints(name: str, target: Target, n: int) -> None:
+    keypoints = target.get("keypoints")
+    if isinstance(keypoints, Tensor) and (keypoints.ndim != 3 or len(keypoints) != n or keypoints.shape[2] != 3):
+        raise ValueError(f"{name}: expected 'keypoints' of shape ({n}, k, 3), got {tuple(keypoints.shape)}")
 
 
 def _has_a_row_per_object(values: object, labels: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_
 from annotated_types import Ge, Gt, Le
 
 Fraction = Annotated[float, Ge(0), Le(1)]
-ResizeFactor = Annotated[float, Gt(0), Le(10)]
+ResizeFactor = Annotated[float, Ge(0.01), Le(10)]
 CanvasSide = Annotated[int, Ge(16), Le(8192)]
 
 CONFIG: dict[str, Any] = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}

@@ -102,3 +102,8 @@ def test_a_field_that_is_no_tensor_is_an_error_that_names_target_and_field(key):
 def test_a_per_object_key_that_one_target_lacks_is_an_error():
     with pytest.raises(ValueError, match=r"^targets\[1\]: lacks 'depth', which other targets .* \(2 here\)$"):
         instances(target(depth=torch.zeros(2)), target())
+
+
+def test_keypoints_of_another_number_of_objects_are_an_error():
+    with pytest.raises(ValueError, match=r"^targets\[0\]: expected 'keypoints' of shape \(2, k, 3\), got \(3, 4, 3\)$"):
+        instances(target(2, keypoints=torch.zeros(3, 4, 3)))

@@ -88,6 +88,9 @@ def paste(
     """Draw a plan for the batch and carry it out; as :func:`copypaste_batch`, with an account of what was done."""
     if len(images) != len(targets):
         raise ValueError(f"expected a target for each image, got {len(images)} images and {len(targets)} targets")
+    kinds = {(str(image.dtype), len(image)) for image in images}
+    if len(kinds) > 1:
+        raise ValueError(f"expected images of one type and number of channels, got {sorted(kinds)}")
     if isinstance(targets, Tensor):
         return _paste_classes(images, targets, settings, generator)
     return _paste_instances(images, targets, settings, generator)

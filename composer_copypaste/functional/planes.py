@@ -37,10 +37,15 @@ def full(shape: tuple[int, int], value: int, like: Plane) -> Plane:
     return np.full(shape, value, np.uint8) if isinstance(like, ndarray) else like.new_full(shape, value)
 
 
+def on_device(values: object, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers of the host as a tensor on the device, without waiting for it."""
+    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
 def like(plane: Plane, values: Bool[ndarray, "h w"]) -> Plane:
     """Ones and zeros from the host as a plane beside another one."""
     ours = values.view(np.uint8)
-    return ours if isinstance(plane, ndarray) else torch.from_numpy(ours).to(plane.device, non_blocking=True)
+    return ours if isinstance(plane, ndarray) else on_device(ours, plane.device)
 
 
 def take(values: Array, index: Int64[ndarray, " n"], dim: int) -> Array:
@@ -52,7 +57,7 @@ def take(values: Array, index: Int64[ndarray, " n"], dim: int) -> Array:
         return values.take(index, axis=dim)
     if _counts_up(index[::-1]):
         return values.narrow(dim, int(index[-1]), len(index)).flip(dim)
-    return values.index_select(dim, torch.from_numpy(index).to(values.device, non_blocking=True))
+    return values.index_select(dim, on_device(index, values.device))
 
 
 def _counts_up(index: Int64[ndarray, " n"]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.compose import Layer
 from composer_copypaste.functional.paste import CutOut
-from composer_copypaste.functional.planes import as_planes
+from composer_copypaste.functional.planes import as_planes, on_device
 from composer_copypaste.functional.visible import Measure, Visible
 from composer_copypaste.functional.warp import FRACTION_BITS, size_of
 from composer_copypaste.instances import Instances
@@ -57,7 +57,7 @@ def _stays(measured: Measure, settings: CopyPasteSettings) -> bool:
 
 def assemble(own: Instances, outcome: Outcome, batch: Sequence[Instances]) -> Instances:
     """The image's objects after pasting: its own that stay, in their order, then the pasted ones, bottom to top."""
-    kept = torch.tensor(outcome.kept, dtype=torch.int64, device=own.labels.device)
+    kept = on_device(outcome.kept, own.labels.device, torch.int64)
     parts = [_without_masks(own)[kept]]
     for source, group in groupby(outcome.added, key=lambda row: row[0].source):
         parts.append(_copied(batch[source], [cut for cut, _, _ in group], size_of(own.masks)))
@@ -91,7 +91,7 @@ def _without_masks(instances: Instances) -> Instances:
 
 def _copied(source: Instances, cuts: Sequence[CutOut], size: tuple[int, int]) -> Instances:
     """The source's objects that were cut out; boxes, areas and masks are still to be set."""
-    index = torch.tensor([cut.instance for cut in cuts], device=source.labels.device)
+    index = on_device([cut.instance for cut in cuts], source.labels.device)
     copies = _without_masks(source)[index]
     keypoints = copies.extras.get("keypoints")
     if keypoints is None:
@@ -104,7 +104,7 @@ def _move_keypoints(keypoints: Shaped[Tensor, "n k 3"], cuts: Sequence[CutOut], 
     to_source = np.stack([cut.to_source for cut in cuts]) / 2.0**FRACTION_BITS
     to_target = np.linalg.inv(to_source[:, :, :2])
     shift = -np.einsum("nij,nj->ni", to_target, to_source[:, :, 2])
-    linear, shift = (torch.from_numpy(part).to(keypoints.device) for part in (to_target, shift))
+    linear, shift = (on_device(part, keypoints.device) for part in (to_target, shift))
     there = keypoints[..., :2].double() @ linear.mT + shift[:, None]
     height, width = size
     inside = (there >= 0).all(-1) & (there[..., 0] < width) & (there[..., 1] < height) & (keypoints[..., 2] > 0)
@@ -115,8 +115,7 @@ def _with_rows(values: Shaped[Tensor, "n ..."], rows: list[int], new: Sequence[o
     """The values with some rows replaced by numbers of the host."""
     if not rows:
         return values
-    index = torch.tensor(rows, device=values.device)
-    return values.index_copy(0, index, torch.tensor(new, dtype=values.dtype, device=values.device))
+    return values.index_copy(0, on_device(rows, values.device), on_device(new, values.device, values.dtype))
 
 
 def _masks(own: UInt8[Tensor, "n h w"], outcome: Outcome) -> UInt8[Tensor, "k h w"]:
@@ -126,8 +125,7 @@ def _masks(own: UInt8[Tensor, "n h w"], outcome: Outcome) -> UInt8[Tensor, "k h 
     if kept == len(own):
         masks[:kept] = own
     else:
-        index = torch.tensor(outcome.kept, dtype=torch.int64, device=own.device)
-        torch.index_select(own, 0, index, out=masks[:kept])
+        torch.index_select(own, 0, on_device(outcome.kept, own.device, torch.int64), out=masks[:kept])
     masks[kept:] = 0
     planes = as_planes(masks)
     added = [(place, visible, measured) for place, (_, visible, measured) in enumerate(outcome.added, start=kept)]

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.planes import Plane, like, take
+from composer_copypaste.functional.planes import Plane, like, on_device, take
 
 FRACTION_BITS = 32
 """A pixel is 2**32 steps wide: 8,192 px at a tenth of the size stay within 2**51, exact in float64 as well."""
@@ -139,7 +139,7 @@ def _blend_axis(
 ) -> Float[Tensor, "c h2 w2"]:
     """One axis resampled: a weighted sum of a few shifted copies."""
     index, weight = _taps(steps, start, stop, image.shape[dim])
-    weights = torch.from_numpy(weight.astype(np.float32)).to(image.device, non_blocking=True)
+    weights = on_device(weight.astype(np.float32), image.device)
     shape = (-1, 1) if dim == 1 else (-1,)
     blended = take(image, index[0], dim) * weights[0].view(shape)
     for tap in range(1, len(index)):
@@ -183,7 +183,7 @@ def _taps_2d(
     row: Int64[ndarray, "3"], window: Window, size: int, device: torch.device
 ) -> tuple[Int[Tensor, "t hw ww"], Float[Tensor, "t hw ww"]]:
     """As ``_taps``, along one axis of the source, for every pixel of the window."""
-    steps = torch.from_numpy(_half_steps_2d(row, window)).to(device, non_blocking=True)
+    steps = on_device(_half_steps_2d(row, window), device)
     centre = (steps.double() / 2.0 ** (FRACTION_BITS + 1)).clamp(0, size) - 0.5
     radius = max(1.0, math.hypot(*row[:2].tolist()) / 2.0**FRACTION_BITS)
     tap = torch.arange(math.ceil(2 * radius), device=device)[:, None, None]

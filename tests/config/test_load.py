@@ -144,7 +144,7 @@ def test_all_problems_are_listed_together(recipe_file):
     ("override", "line"),
     [
         ("copy_paste.p=1.5", "copy_paste.p: expected at most 1, got 1.5 (command line)"),
-        ("copy_paste.scale_range=[0,1]", "copy_paste.scale_range.0: expected more than 0, got 0 (command line)"),
+        ("copy_paste.scale_range=[0,1]", "copy_paste.scale_range.0: expected at least 0.01, got 0 (command line)"),
         (
             "copy_paste.scale_range=[2,1]",
             "copy_paste.scale_range: expected (smallest, largest), got (2.0, 1.0) (command line)",

@@ -283,3 +283,9 @@ def test_a_setting_that_does_not_exist_is_an_error_that_names_it():
 def test_a_setting_out_of_its_limits_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=r"^p: expected at most 1, got 1\.5$"):
         copypaste_batch(pictures(), [target()] * 2, p=1.5)
+
+
+def test_images_of_several_types_are_an_error():
+    images = [torch.zeros(3, SIDE, SIDE), torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)]
+    with pytest.raises(ValueError, match="expected images of one type and number of channels"):
+        copypaste_batch(images, [target(), target()])
