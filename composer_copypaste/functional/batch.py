@@ -15,7 +15,8 @@ from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
 from composer_copypaste.functional.planes import as_planes, as_tensor
 from composer_copypaste.functional.targets import assemble, decide
 from composer_copypaste.functional.visible import Visible, measure, read_back
-from composer_copypaste.functional.warp import Window, size_of
+from composer_copypaste.functional.warp import size_of
+from composer_copypaste.functional.windows import Window
 from composer_copypaste.instances import Instances, Target, instances_of, target_of
 from composer_copypaste.settings import CopyPasteSettings
 

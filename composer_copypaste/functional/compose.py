@@ -13,7 +13,8 @@ from composer_copypaste.functional.paste import CutOut, cut_out, paste_colours, 
 from composer_copypaste.functional.plan import PastePlan, box_corners
 from composer_copypaste.functional.planes import Planes
 from composer_copypaste.functional.visible import Visible, pasted, uncovered
-from composer_copypaste.functional.warp import Window, box_windows, fixed_point
+from composer_copypaste.functional.warp import fixed_point
+from composer_copypaste.functional.windows import Window, box_windows
 
 BOX_MARGIN = 1
 """Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from composer_copypaste.functional.planes import Plane, Planes, as_tensor, full
-from composer_copypaste.functional.warp import Window, resample_colours, resample_mask, size_of
+from composer_copypaste.functional.warp import resample_colours, resample_mask, size_of
+from composer_copypaste.functional.windows import Window
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def paste_colours(
         window, alpha = _soften(mask, cut.window, blend_sigma, size_of(image)) if blend_sigma else (cut.window, mask)
         below = image[:, *window.slices]
         colours = resample_colours(sources[cut.source], cut.to_source, window)
-        below.copy_(_blend(below, colours, alpha))
+        blended = _blend(below, colours, alpha)
+        below.copy_(blended)
 
 
 def _blend(

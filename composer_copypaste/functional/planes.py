@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+Index = slice | Int64[ndarray, "..."]
 Array = TypeVar("Array", Tensor, ndarray)
 
 if TYPE_CHECKING:  # what both can do, a tensor can; mypy would have every expression proven for each
@@ -29,7 +30,9 @@ def as_planes(masks: UInt8[Tensor, "n h w"]) -> Planes:
 
 def as_tensor(plane: Plane) -> UInt8[Tensor, "_h _w"]:
     """The plane as a tensor, where possible in the same memory."""
-    return torch.from_numpy(np.ascontiguousarray(plane)) if isinstance(plane, ndarray) else plane
+    if not isinstance(plane, ndarray):
+        return plane
+    return torch.from_numpy(plane.copy() if min(plane.strides) < 0 else plane)  # torch cannot count down
 
 
 def full(shape: tuple[int, int], value: int, like: Plane) -> Plane:
@@ -48,17 +51,13 @@ def like(plane: Plane, values: Bool[ndarray, "h w"]) -> Plane:
     return ours if isinstance(plane, ndarray) else on_device(ours, plane.device)
 
 
-def take(values: Array, index: Int64[ndarray, " n"], dim: int) -> Array:
-    """The values at the indices along an axis; a view where the index counts up by one."""
-    if len(index) == 0 or _counts_up(index):
-        start = int(index[0]) if len(index) else 0
-        return values[(slice(None),) * dim + (slice(start, start + len(index)),)]
-    if isinstance(values, ndarray):
-        return values.take(index, axis=dim)
-    if _counts_up(index[::-1]):
-        return values.narrow(dim, int(index[-1]), len(index)).flip(dim)
-    return values.index_select(dim, on_device(index, values.device))
-
-
-def _counts_up(index: Int64[ndarray, " n"]) -> bool:
-    return bool((index[1:] - index[:-1] == 1).all())
+def take(values: Array, index: Index, dim: int) -> Array:
+    """The values at the indices along an axis; a view where they are a slice, which may count down."""
+    if isinstance(index, ndarray):
+        if isinstance(values, ndarray):
+            return values.take(index, axis=dim)
+        return values.index_select(dim, on_device(index, values.device))
+    if isinstance(values, Tensor) and index.step == -1:  # torch cannot count down
+        low = 0 if index.stop is None else index.stop + 1
+        return values.narrow(dim, low, index.start + 1 - low).flip(dim)
+    return values[(slice(None),) * dim + (index,)]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from composer_copypaste.functional.paste import Cover, CutOut
 from composer_copypaste.functional.planes import Plane
-from composer_copypaste.functional.warp import FRACTION_BITS, Window
+from composer_copypaste.functional.warp import FRACTION_BITS
+from composer_copypaste.functional.windows import Window
 
 
 @dataclass(frozen=True)

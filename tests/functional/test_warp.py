@@ -9,7 +9,8 @@ from reference import nearest, tent
 from test_batch import many
 from torch.nn import functional
 
-from composer_copypaste.functional.warp import Window, resample_colours, resample_mask
+from composer_copypaste.functional.warp import resample_colours, resample_mask
+from composer_copypaste.functional.windows import Window
 
 
 def fixed(*rows):

@@ -1,0 +1,55 @@
+"""Rectangles of pixels."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+
+class Window(NamedTuple):
+    """The rows y1 to y2 and the columns x1 to x2 of an image, ends excluded."""
+
+    y1: int
+    x1: int
+    y2: int
+    x2: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no pixel."""
+        return self.y1 >= self.y2 or self.x1 >= self.x2
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.y2 - self.y1, self.x2 - self.x1
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index the last two axes of an image with."""
+        return slice(self.y1, self.y2), slice(self.x1, self.x2)
+
+    def __and__(self, other: "Window") -> "Window":
+        return Window(max(self.y1, other.y1), max(self.x1, other.x1), min(self.y2, other.y2), min(self.x2, other.x2))
+
+    def __or__(self, other: "Window") -> "Window":
+        """The smallest window that holds both."""
+        return Window(min(self.y1, other.y1), min(self.x1, other.x1), max(self.y2, other.y2), max(self.x2, other.x2))
+
+    def within(self, other: "Window") -> "Window":
+        """The same pixels, counted from the corner of ``other``."""
+        return Window(self.y1 - other.y1, self.x1 - other.x1, self.y2 - other.y1, self.x2 - other.x1)
+
+    def grown(self, pixels: int, size: tuple[int, int]) -> "Window":
+        """With so many more pixels on each side, where an image of that size (height, width) has them."""
+        return Window(self.y1 - pixels, self.x1 - pixels, self.y2 + pixels, self.x2 + pixels) & Window(0, 0, *size)
+
+
+def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int]) -> list[Window]:
+    """The pixels that boxes (x1, y1, x2, y2) touch, in an image of that size (height, width)."""
+    height, width = size
+    x1, y1 = np.floor(boxes[:, :2]).T.clip(0)
+    x2, y2 = np.ceil(boxes[:, 2:]).T
+    edges = np.stack([y1, x1, y2.clip(max=height), x2.clip(max=width)], axis=1)
+    return [Window(*edge) for edge in edges.astype(np.int64).tolist()]
