@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 CATEGORIES = ("disc", "rectangle", "triangle", "star")
+HUES = (0.07, 0.35, 0.58, 0.85)
+SURFACES: tuple["Surface", ...] = ("stripes", "checks", "plain", "dots")
+"""As things in photographs do, those of a category look alike: around a hue, with one kind of surface."""
+HUE_SPREAD = 0.07
 MIN_VISIBLE = 0.35
 """A shape of which less than this fraction would be seen is left out of the picture."""
 MIN_PIXELS = 24
@@ -18,9 +22,8 @@ MIN_PIXELS = 24
 
 Array = NDArray[Any]
 Colour = tuple[float, float, float]
-Surface = Literal["plain", "stripes", "dots", "checks", "marble"]
+Surface = Literal["plain", "stripes", "dots", "checks"]
 Backdrop = Literal["clouds", "gradient", "stripes"]
-SURFACES: tuple[Surface, ...] = ("plain", "stripes", "dots", "checks", "marble")
 BACKDROPS: tuple[Backdrop, ...] = ("clouds", "gradient", "stripes")
 
 
@@ -70,17 +73,18 @@ def draw_scene(generator: np.random.Generator, size: int) -> Scene:
 
 def _draw_shape(generator: np.random.Generator, size: int) -> Shape:
     radius = 0.5 * size * math.exp(generator.uniform(math.log(8 / 128), math.log(70 / 128)))
-    hue, margin = generator.uniform(), 0.05 * size
+    category = int(generator.integers(len(CATEGORIES)))
+    hue, margin = HUES[category] + generator.normal(0, HUE_SPREAD), 0.05 * size
     return Shape(
-        category=int(generator.integers(len(CATEGORIES))),
+        category=category,
         centre=(generator.uniform(margin, size - margin), generator.uniform(margin, size - margin)),
         radius=radius,
         aspect=generator.uniform(0.5, 1.0),
         angle=generator.uniform(0, 2 * math.pi),
-        surface=SURFACES[generator.integers(len(SURFACES))],
+        surface=SURFACES[category],
         colours=(
             _colour(generator, hue, (0.6, 0.95), (0.65, 1.0)),
-            _colour(generator, hue + generator.uniform(-0.2, 0.2), (0.3, 0.9), (0.35, 1.0)),
+            _colour(generator, hue + generator.normal(0, HUE_SPREAD), (0.3, 0.9), (0.35, 1.0)),
         ),
         period=max(4.0, radius * generator.uniform(0.35, 0.8)),
         light=generator.uniform(-math.pi, 0),
@@ -104,7 +108,7 @@ def render(
     picture = _backdrop(scene, grain)
     kept, masks = _visible(scene)
     for shape in reversed(kept):
-        _paint(picture, shape, grain)
+        _paint(picture, shape)
     picture += 0.04 * (scene.octaves[-1][..., None] - 0.5)
     pixels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
     return pixels, masks, tuple(shape.category for shape in kept)
@@ -214,12 +218,12 @@ def _polygon_distance(
     return np.where(inside, -1, 1) * np.sqrt(nearest)
 
 
-def _paint(picture: Float32[Array, "size size 3"], shape: Shape, grain: Float32[Array, "size size"]) -> None:
+def _paint(picture: Float32[Array, "size size 3"], shape: Shape) -> None:
     """Draw a shape over the picture, in place, with smooth edges."""
     window = _window(shape, len(picture))
     u, v = _local(shape, window)
     outside = _distance(shape, u, v)
-    colour = _ramp(shape.colours, _pattern(shape, u, v, grain[window]))
+    colour = _ramp(shape.colours, _pattern(shape, u, v))
     # lit from one side, and darker towards the rim: it looks round, and its edge shows on any background
     direction = shape.light - shape.angle
     lit = (math.cos(direction) * u + math.sin(direction) * v) / shape.radius
@@ -229,9 +233,7 @@ def _paint(picture: Float32[Array, "size size 3"], shape: Shape, grain: Float32[
     picture[window] += (coverage * (colour - picture[window])).astype(np.float32)
 
 
-def _pattern(
-    shape: Shape, u: Float[Array, "h w"], v: Float[Array, "h w"], grain: Float32[Array, "h w"]
-) -> Float32[Array, "h w"]:
+def _pattern(shape: Shape, u: Float[Array, "h w"], v: Float[Array, "h w"]) -> Float32[Array, "h w"]:
     """How far each pixel's colour lies between the shape's two."""
     a, b = 2 * math.pi * u / shape.period, 2 * math.pi * v / shape.period
     waves = {
@@ -239,6 +241,5 @@ def _pattern(
         "stripes": lambda: 3 * np.sin(a),
         "dots": lambda: 3 * (np.cos(a) + np.cos(b) - 0.9),
         "checks": lambda: 4 * np.sin(a) * np.sin(b),
-        "marble": lambda: 2 * np.sin(0.6 * a + 14 * grain),
     }[shape.surface]()
     return (0.5 + 0.5 * np.clip(waves, -1, 1)).astype(np.float32)

@@ -17,7 +17,7 @@ from composer_copypaste.settings import ShapesSettings
 
 STAMP = "shapes.json"
 """The file in the folder that says with which settings it was drawn."""
-EDITION = 1
+EDITION = 2
 """Raise it when the same settings draw other pictures: folders of former editions are then not taken for new ones."""
 
 
