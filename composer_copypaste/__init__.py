@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from composer_copypaste.data.loaders import evaluation_loader as evaluation_loader
     from composer_copypaste.data.loaders import training_loader as training_loader
     from composer_copypaste.data.transforms import LargeScaleJitterTransform as LargeScaleJitterTransform
+    from composer_copypaste.functional.batch import NothingPastedWarning as NothingPastedWarning
     from composer_copypaste.functional.batch import copypaste_batch as copypaste_batch
+    from composer_copypaste.functional.batch import plan_batch as plan_batch
     from composer_copypaste.functional.plan import PastePlan as PastePlan
-    from composer_copypaste.functional.plan import draw_plan as draw_plan
     from composer_copypaste.instances import Instances as Instances
     from composer_copypaste.metrics.coco import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.models.detector import MaskRCNN as MaskRCNN
@@ -36,10 +37,11 @@ _HOMES = {
     "LargeScaleJitterTransform": "data.transforms",
     "MaskRCNN": "models.detector",
     "MaskRCNNSettings": "settings",
+    "NothingPastedWarning": "functional.batch",
     "PastePlan": "functional.plan",
     "copypaste_batch": "functional.batch",
-    "draw_plan": "functional.plan",
     "evaluation_loader": "data.loaders",
+    "plan_batch": "functional.batch",
     "training_loader": "data.loaders",
 }
 

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ class CopyPaste(Algorithm):
 
     Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches: what an image receives does not
     depend on their size. The batch is ``(images, targets)`` as :func:`copypaste_batch` takes them. Every batch is drawn
-    from the seed, the rank and the number of the batch, so a resumed run repeats itself with nothing stored.
+    from the seed, the rank and the number of the batch, so a resumed run repeats itself with nothing stored. Detection
+    targets then say of each object, under ``pasted``, whether it was.
 
     Args:
         settings: all settings in one value.
@@ -68,7 +70,7 @@ class CopyPaste(Algorithm):
         targets = _masks_to_device(state.batch_get_item(self.target_key), state.device)
         result = paste(images, targets, self.settings, self._generator(state))
         state.batch_set_item(self.input_key, result.images)
-        state.batch_set_item(self.target_key, state.device.batch_to_device(result.targets))
+        state.batch_set_item(self.target_key, state.device.batch_to_device(_marked(result)))
         if result.reason:
             warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
         logger.log_metrics({**_account(result, len(images)), "copy_paste/seconds": time.perf_counter() - start})
@@ -89,10 +91,20 @@ def _masks_to_device(targets: Sequence[Target] | Tensor, device: Device) -> Sequ
     ]
 
 
+def _marked(result: Pasted) -> Sequence[Target] | Tensor:
+    """The targets, with a boolean for each object under ``pasted``."""
+    if isinstance(result.targets, Tensor) or not result.added:
+        return result.targets
+    return [
+        {**target, "pasted": torch.arange(n := len(cast(Tensor, target["labels"]))) >= n - added}
+        for target, added in zip(result.targets, result.added, strict=True)
+    ]
+
+
 def _account(result: Pasted, n: int) -> dict[str, float]:
     return {
-        "copy_paste/instances_per_image": result.added / n,
-        "copy_paste/share_of_images": len(result.plan.target.unique()) / n,
+        "copy_paste/instances_per_image": sum(result.added) / n,
+        "copy_paste/share_of_images": sum(added > 0 for added in result.added) / n,
         "copy_paste/dropped": float(result.dropped),
         "copy_paste/skipped": float(result.reason is not None),
     }

@@ -32,8 +32,8 @@ class Pasted:
     images: Images
     targets: Sequence[Target] | Integer[Tensor, "n h w"]
     plan: PastePlan
-    added: int = 0
-    """Objects that were pasted and stayed."""
+    added: Sequence[int] = ()
+    """How many objects were pasted on each image and stayed; they are the last of its target."""
     dropped: int = 0
     """Objects, pasted or not, of which too little was left visible."""
     reason: str | None = None
@@ -45,6 +45,7 @@ def copypaste_batch(
     targets: Sequence[Target] | Integer[Tensor, "n h w"],
     *,
     generator: torch.Generator | None = None,
+    plan: PastePlan | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
 ) -> tuple[Images, Sequence[Target] | Integer[Tensor, "n h w"]]:
@@ -60,11 +61,13 @@ def copypaste_batch(
             with one row per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything
             else passes through. Or class ids ``(N, H, W)``: each class of an image is then one object.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
+        plan: what to paste where, instead of drawing it; :func:`plan_batch` draws one.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
-        ValueError: a setting out of its limits, or targets that do not fit their images; the message names the place.
+        ValueError: a setting out of its limits, targets that do not fit their images, or a plan that does not fit the
+            batch; the message names the place.
         TypeError: a setting that does not exist, or masks of another type.
 
     Warns:
@@ -74,45 +77,64 @@ def copypaste_batch(
         >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
     """
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
-    result = paste(images, targets, settings, generator or torch.default_generator)
+    result = paste(images, targets, settings, plan or generator or torch.default_generator)
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
     return result.images, result.targets
+
+
+def plan_batch(
+    images: Images,
+    targets: Sequence[Target] | Integer[Tensor, "n h w"],
+    *,
+    generator: torch.Generator | None = None,
+    settings: CopyPasteSettings | None = None,
+    **overrides: object,
+) -> PastePlan:
+    """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments."""
+    settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
+    _check_batch(images, targets)
+    if isinstance(targets, Tensor):
+        _, objects, copyable = _classes(images, targets, settings)
+    else:
+        _, _, objects, copyable = _instances(images, targets, settings)
+    return _plan(objects, copyable, settings, generator or torch.default_generator)
 
 
 def paste(
     images: Images,
     targets: Sequence[Target] | Integer[Tensor, "n h w"],
     settings: CopyPasteSettings,
-    generator: torch.Generator,
+    source: torch.Generator | PastePlan,
 ) -> Pasted:
-    """Draw a plan for the batch and carry it out; as :func:`copypaste_batch`, with an account of what was done."""
+    """Carry out a plan, or draw one first; as :func:`copypaste_batch`, with an account of what was done."""
+    _check_batch(images, targets)
+    if isinstance(targets, Tensor):
+        return _paste_classes(images, targets, settings, source)
+    return _paste_instances(images, targets, settings, source)
+
+
+def _check_batch(images: Images, targets: Sequence[Target] | Integer[Tensor, "n h w"]) -> None:
     if len(images) != len(targets):
         raise ValueError(f"expected a target for each image, got {len(images)} images and {len(targets)} targets")
     kinds = {(str(image.dtype), len(image)) for image in images}
     if len(kinds) > 1:
         raise ValueError(f"expected images of one type and number of channels, got {sorted(kinds)}")
-    if isinstance(targets, Tensor):
-        return _paste_classes(images, targets, settings, generator)
-    return _paste_instances(images, targets, settings, generator)
 
 
 def _paste_instances(
-    images: Images, targets: Sequence[Target], settings: CopyPasteSettings, generator: torch.Generator
+    images: Images, targets: Sequence[Target], settings: CopyPasteSettings, source: torch.Generator | PastePlan
 ) -> Pasted:
     if targets and not any("masks" in target for target in targets):
         reason = "the targets have no masks" if settings.p > 0 else None
-        return Pasted(images, targets, PastePlan.empty(), reason=reason)
-    batch = instances_of(targets, [size_of(image) for image in images])
-    hosted = _on_host(batch)
-    copyable = [_may_copy(labels, settings) & (iscrowd == 0) for _, labels, iscrowd in hosted]
-    objects = [Objects(as_planes(instances.masks), boxes) for instances, (boxes, *_) in zip(batch, hosted, strict=True)]
-    plan = _draw(objects, copyable, settings, generator)
+        return Pasted(images, targets, PastePlan.from_rows([]), reason=reason)
+    batch, iscrowd, objects, copyable = _instances(images, targets, settings)
+    plan = _plan(objects, copyable, settings, source)
     layers = layers_of(plan, objects)
     measures = iter(measure([visible for layer in layers for visible in (*layer.pasted, *layer.left)]))
     outcomes = {
         layer.target: decide(
-            layer, [next(measures) for _ in (*layer.pasted, *layer.left)], hosted[layer.target][2], settings
+            layer, [next(measures) for _ in (*layer.pasted, *layer.left)], iscrowd[layer.target], settings
         )
         for layer in layers
     }
@@ -120,24 +142,22 @@ def _paste_instances(
         target_of(target, assemble(batch[i], outcomes[i], batch)) if i in outcomes else target
         for i, target in enumerate(targets)
     ]
-    added = sum(len(outcome.added) for outcome in outcomes.values())
+    added = [len(outcomes[i].added) if i in outcomes else 0 for i in range(len(batch))]
     before = sum(len(layer.pasted) + len(batch[layer.target]) for layer in layers)
-    after = sum(len(outcome.kept) for outcome in outcomes.values()) + added
+    after = sum(len(outcome.kept) + len(outcome.added) for outcome in outcomes.values())
     images = paste_images(images, layers, settings.blend_sigma)
     return Pasted(images, changed, plan, added, before - after, _reason(copyable, settings))
 
 
 def _paste_classes(
-    images: Images, targets: Integer[Tensor, "n h w"], settings: CopyPasteSettings, generator: torch.Generator
+    images: Images,
+    targets: Integer[Tensor, "n h w"],
+    settings: CopyPasteSettings,
+    source: torch.Generator | PastePlan,
 ) -> Pasted:
     """Class-id maps: each class of an image is one object."""
-    if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
-        sizes = sorted({size_of(image) for image in images})
-        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(targets.shape[1:])}")
-    classes = [ids.unique() for ids in targets]
-    objects = [_class_objects(ids, present) for ids, present in zip(targets, classes, strict=True)]
-    copyable = [_may_copy_class(present.cpu().numpy(), settings) for present in classes]
-    plan = _draw(objects, copyable, settings, generator)
+    classes, objects, copyable = _classes(images, targets, settings)
+    plan = _plan(objects, copyable, settings, source)
     layers = layers_of(plan, objects)
     painted = targets.clone()
     for layer in layers:
@@ -145,18 +165,45 @@ def _paste_classes(
             below = painted[layer.target][cut.window.slices]
             below.copy_(torch.where(as_tensor(cut.mask).view(torch.bool), classes[cut.source][cut.instance], below))
     images = paste_images(images, layers, settings.blend_sigma)
-    added = sum(len(layer.cut_outs) for layer in layers)
+    received = {layer.target: len(layer.cut_outs) for layer in layers}
+    added = [received.get(i, 0) for i in range(len(targets))]
     return Pasted(images, painted, plan, added, 0, _reason(copyable, settings))
 
 
-def _draw(
+def _instances(
+    images: Images, targets: Sequence[Target], settings: CopyPasteSettings
+) -> tuple[list[Instances], list[ndarray], list[Objects], list[ndarray]]:
+    """Of each image: all its objects' fields, which are crowds, their masks and boxes, and which may be copied."""
+    batch = instances_of(targets, [size_of(image) for image in images])
+    hosted = _on_host(batch)
+    objects = [Objects(as_planes(instances.masks), boxes) for instances, (boxes, *_) in zip(batch, hosted, strict=True)]
+    copyable = [_may_copy(labels, settings) & (iscrowd == 0) for _, labels, iscrowd in hosted]
+    return batch, [iscrowd for *_, iscrowd in hosted], objects, copyable
+
+
+def _classes(
+    images: Images, targets: Integer[Tensor, "n h w"], settings: CopyPasteSettings
+) -> tuple[list[Tensor], list[Objects], list[ndarray]]:
+    """The classes of each image: their ids, their masks and boxes, and which may be copied."""
+    if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
+        sizes = sorted({size_of(image) for image in images})
+        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(targets.shape[1:])}")
+    classes = [ids.unique() for ids in targets]
+    objects = [_class_objects(ids, present) for ids, present in zip(targets, classes, strict=True)]
+    return classes, objects, [_may_copy_class(read_back(present), settings) for present in classes]
+
+
+def _plan(
     objects: Sequence[Objects],
     copyable: Sequence[Bool[ndarray, " _n"]],
     settings: CopyPasteSettings,
-    generator: torch.Generator,
+    source: torch.Generator | PastePlan,
 ) -> PastePlan:
     scenes = [Scene(*image.size, image.boxes, may) for image, may in zip(objects, copyable, strict=True)]
-    return draw_plan(scenes, settings, generator)
+    if isinstance(source, torch.Generator):
+        return draw_plan(scenes, settings, source)
+    source.check(scenes)
+    return source
 
 
 def _class_objects(ids: Integer[Tensor, "h w"], present: Integer[Tensor, " k"]) -> Objects:

@@ -1,8 +1,10 @@
 """What to paste where: every random number of copy-paste is drawn here, on the host, from sizes and boxes alone."""
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.settings import CopyPasteSettings
+
+Row = tuple[int, int, int, Sequence[Sequence[int | float]]]
+"""Target, source, instance, and the map from the target to the source."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,58 @@ class PastePlan:
     def __len__(self) -> int:
         return self.target.shape[0]
 
+    def __str__(self) -> str:
+        """A line for each pasted object."""
+        return "\n".join(
+            f"image {row['target']} receives object {row['instance']} of image {row['source']}, by {row['to_source']}"
+            for row in self._rows()
+        )
+
+    def to_json(self) -> str:
+        """The plan as JSON, a row for each pasted object: target, source, instance and to_source."""
+        return json.dumps(self._rows())
+
     @classmethod
-    def empty(cls) -> "PastePlan":
-        """A plan that pastes nothing."""
-        none = torch.empty(0, dtype=torch.int64)
-        return cls(target=none, source=none, instance=none, to_source=torch.empty(0, 2, 3, dtype=torch.float64))
+    def from_json(cls, text: str) -> "PastePlan":
+        """The plan that ``to_json`` wrote, or that was written by hand.
+
+        Raises:
+            ValueError: where the text is no such JSON.
+        """
+        try:
+            return cls.from_rows([(r["target"], r["source"], r["instance"], r["to_source"]) for r in json.loads(text)])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "expected a JSON list of objects with target, source, instance and to_source (2 x 3 numbers): "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row]) -> "PastePlan":
+        """The plan with these rows (target, source, instance, to_source)."""
+        return cls(
+            target=torch.tensor([row[0] for row in rows], dtype=torch.int64),
+            source=torch.tensor([row[1] for row in rows], dtype=torch.int64),
+            instance=torch.tensor([row[2] for row in rows], dtype=torch.int64),
+            to_source=torch.tensor([row[3] for row in rows], dtype=torch.float64).reshape(-1, 2, 3),
+        )
+
+    def _rows(self) -> list[dict[str, Any]]:
+        columns = {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def check(self, scenes: Sequence[Scene]) -> None:
+        """Raise ``ValueError`` where the plan does not fit a batch: an image or an object that is not there."""
+        for row in self._rows():
+            for key in ("target", "source"):
+                if not 0 <= row[key] < len(scenes):
+                    raise ValueError(f"plan: expected {key} among the batch's {len(scenes)} images, got {row[key]}")
+            objects = len(scenes[row["source"]].boxes)
+            if not 0 <= row["instance"] < objects:
+                raise ValueError(
+                    f"plan: expected instance among the {objects} objects of image {row['source']}, "
+                    f"got {row['instance']}"
+                )
 
 
 def draw_plan(scenes: Sequence[Scene], settings: CopyPasteSettings, generator: torch.Generator) -> PastePlan:
@@ -61,23 +113,15 @@ def draw_plan(scenes: Sequence[Scene], settings: CopyPasteSettings, generator: t
         settings: what to draw.
         generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
     """
-    target, source, instance = [], [], []
-    to_source = [np.empty((0, 2, 3))]
+    rows: list[Row] = []
     for index, scene in enumerate(scenes):
         if len(scenes) < 2 or _uniform(generator) >= settings.p:
             continue
         other = (index + _integer(len(scenes) - 1, generator) + 1) % len(scenes)
         chosen = _choose(scenes[other], settings, generator)
-        target += [index] * len(chosen)
-        source += [other] * len(chosen)
-        instance += chosen
-        to_source.append(_draw_maps(scenes[other], chosen, scene, settings, generator))
-    return PastePlan(
-        target=torch.tensor(target, dtype=torch.int64),
-        source=torch.tensor(source, dtype=torch.int64),
-        instance=torch.tensor(instance, dtype=torch.int64),
-        to_source=torch.from_numpy(np.concatenate(to_source)),
-    )
+        maps = _draw_maps(scenes[other], chosen, scene, settings, generator).tolist()
+        rows += [(index, other, instance, to_source) for instance, to_source in zip(chosen, maps, strict=True)]
+    return PastePlan.from_rows(rows)
 
 
 def _choose(source: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> list[int]:

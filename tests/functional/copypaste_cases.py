@@ -1,7 +1,6 @@
 """Batches for the tests of copy-paste: hand-made ones of 8 x 8 pixels, and drawn ones."""
 
 from dataclasses import dataclass, field
-from unittest import mock
 
 import numpy as np
 import torch
@@ -45,15 +44,12 @@ def target(*rectangles, labels=None, **fields):
 
 def plan_of(*rows):
     """A plan from rows (target, source, instance, map); the map leads from target pixels to source pixels."""
-    indices = torch.tensor([row[:3] for row in rows], dtype=torch.int64).reshape(-1, 3)
-    maps = torch.tensor([row[3] for row in rows], dtype=torch.float64).reshape(-1, 2, 3)
-    return PastePlan(target=indices[:, 0], source=indices[:, 1], instance=indices[:, 2], to_source=maps)
+    return PastePlan.from_rows(rows)
 
 
 def carry_out(plan, images, targets, **settings):
     """The batch after a hand-written plan."""
-    with mock.patch.object(batch, "draw_plan", return_value=plan):
-        return batch.paste(images, targets, CopyPasteSettings(**settings), torch.Generator())
+    return batch.paste(images, targets, CopyPasteSettings(**settings), plan)
 
 
 def paste_seeded(images, targets, settings, seed=0):

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from reference import box_around, crowds, fixed, nearest, numpy, reference
 
-from composer_copypaste.functional.batch import NothingPastedWarning, copypaste_batch
+from composer_copypaste.functional.batch import NothingPastedWarning, copypaste_batch, plan_batch
+from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.settings import CopyPasteSettings
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
@@ -289,3 +290,22 @@ def test_images_of_several_types_are_an_error():
     images = [torch.zeros(3, SIDE, SIDE), torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)]
     with pytest.raises(ValueError, match="expected images of one type and number of channels"):
         copypaste_batch(images, [target(), target()])
+
+
+def test_a_plan_that_was_drawn_before_gives_the_same_batch():
+    images, targets = pictures(3), [target((0, 0, 4, 4)), target((2, 2, 8, 8)), target((1, 1, 3, 6))]
+    drawn = copypaste_batch(images, targets, p=1.0, generator=torch.Generator().manual_seed(3))
+    plan = plan_batch(images, targets, p=1.0, generator=torch.Generator().manual_seed(3))
+    replayed = copypaste_batch(images, targets, plan=plan)
+    torch.testing.assert_close(replayed, drawn, rtol=0, atol=0)
+    assert len(plan)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [((5, 1, 0), "plan: expected target among the batch's 2 images, got 5"), ((0, 1, 3), "got 3")],
+)
+def test_a_plan_for_another_batch_is_an_error(row, message):
+    plan = PastePlan.from_rows([(*row, ((1, 0, 0), (0, 1, 0)))])
+    with pytest.raises(ValueError, match=message):
+        copypaste_batch(pictures(), [target((0, 0, 4, 4))] * 2, plan=plan)

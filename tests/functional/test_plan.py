@@ -199,3 +199,22 @@ def test_the_global_random_state_is_left_alone():
     before = torch.get_rng_state()
     drawn(SCENES, p=1.0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_plan_survives_json():
+    plan = PastePlan.from_rows([(0, 1, 2, ((0.5, 0.0, 3.0), (0.0, 0.5, 0.25))), (1, 0, 0, ((1, 0, 0), (0, 1, 0)))])
+    again = PastePlan.from_json(plan.to_json())
+    assert all(torch.equal(getattr(again, field.name), getattr(plan, field.name)) for field in fields(PastePlan))
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '[{"target": 0}]', '[{"target": 0, "source": 1, "instance": 0, "to_source": 3}]']
+)
+def test_json_that_is_no_plan_is_an_error(text):
+    with pytest.raises(ValueError, match="expected a JSON list of objects with target, source, instance and to_source"):
+        PastePlan.from_json(text)
+
+
+def test_a_printed_plan_says_what_each_image_receives():
+    plan = PastePlan.from_rows([(0, 1, 2, ((1, 0, 0), (0, 1, 0)))])
+    assert str(plan) == "image 0 receives object 2 of image 1, by [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]"
