@@ -55,30 +55,56 @@ class CopyPaste(Algorithm):
         self.seed = seed
         self.input_key = input_key
         self.target_key = target_key
+        self._said = False
 
     def __repr__(self) -> str:
         return f"CopyPaste({self.settings!r}, seed={self.seed})"
 
     def match(self, event: Event, state: State) -> bool:
-        """Whether a batch has just come from the data loader."""
-        return event == Event.AFTER_DATALOADER
+        """Whether a batch has just come from the data loader, or the trainer has just been made."""
+        return event in (Event.INIT, Event.AFTER_DATALOADER)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Replace the batch by one with objects pasted, and log what was done."""
+        """Replace the batch by one with objects pasted, and log what was done.
+
+        Raises:
+            ValueError: where the trainer has a second ``CopyPaste``, or the batch is no batch of images and targets.
+        """
+        if event == Event.INIT:
+            _check_alone(state)
+            return
         start = time.perf_counter()
         images = state.device.batch_to_device(state.batch_get_item(self.input_key))
         targets = _masks_to_device(state.batch_get_item(self.target_key), state.device)
         result = paste(images, targets, self.settings, self._generator(state))
         state.batch_set_item(self.input_key, result.images)
         state.batch_set_item(self.target_key, state.device.batch_to_device(_marked(result)))
-        if result.reason:
-            warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
+        self._say(result.reason)
         logger.log_metrics({**_account(result, len(images)), "copy_paste/seconds": time.perf_counter() - start})
+
+    def _say(self, reason: str | None) -> None:
+        """Warn the first time; Python's own "once" forgets whenever a library changes the filters of warnings."""
+        if reason and not self._said:
+            self._said = True
+            warnings.warn(
+                f"copy-paste changed nothing: {reason} (said once; copy_paste/skipped in the log counts such batches)",
+                NothingPastedWarning,
+                stacklevel=3,
+            )
 
     def _generator(self, state: State) -> torch.Generator:
         seed = state.rank_zero_seed if self.seed is None else self.seed
         words = np.random.SeedSequence((seed, dist.get_global_rank(), int(state.timestamp.batch))).generate_state(2)
         return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def _check_alone(state: State) -> None:
+    count = sum(isinstance(algorithm, CopyPaste) for algorithm in state.algorithms)
+    if count > 1:
+        raise ValueError(
+            f"algorithms: expected CopyPaste once, got it {count} times: each would paste what the others pasted; "
+            "give its settings to one"
+        )
 
 
 def _masks_to_device(targets: Sequence[Target] | Tensor, device: Device) -> Sequence[Target] | Tensor:
