@@ -4,6 +4,7 @@ Plain frozen dataclasses that import nothing heavy. They are the constructor of 
 the documentation of both: the string below each field describes it, ``Annotated`` holds its limits.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -38,12 +39,18 @@ def _check_choice(name: str, value: object, hint: object) -> None:
 
 
 def _check_value(name: str, value: object, hint: object) -> None:
-    """Compare a number, or each number of a tuple, with the limits anywhere in its annotation."""
+    """Compare a number, or each number of a tuple or among a dict's values, with the limits in its annotation."""
     for limit in getattr(hint, "__metadata__", ()):
         _check_limit(name, value, limit)
     for part in get_args(hint):  # what Annotated wraps, the choices of a union, the elements of a tuple
-        for number in value if isinstance(value, tuple | list) else (value,):
+        for number in _numbers(value):
             _check_value(name, number, part)
+
+
+def _numbers(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, tuple | list) else (value,)
 
 
 def _check_limit(name: str, number: object, limit: object) -> None:
@@ -116,6 +123,17 @@ class CopyPasteSettings:
     categories: tuple[int, ...] | None = None
     """Labels that may be copied; None: all."""
 
+    category_weights: dict[int, Annotated[float, Ge(0)]] | None = None
+    """How often objects of a label are copied, relative to labels not named, whose weight is 1: ``{3: 5}`` for a rare
+    label 3; 0: never. The m of K objects are drawn one after the other, each with a chance proportional to its weight
+    among those left; ``p_instance`` is multiplied by the weight."""
+
+    area_range: tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]] | None = None
+    """Only objects whose box has from so many to so many pixels are copied; None: all."""
+
+    relative_area_range: tuple[Fraction, Fraction] | None = None
+    """Only objects whose box is from this to this fraction of the source image's area are copied; None: all."""
+
     background: int = 0
     """Semantic targets only: the class id that is no object."""
 
@@ -124,7 +142,9 @@ class CopyPasteSettings:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        check_range("scale_range", self.scale_range)
+        for name in ("scale_range", "area_range", "relative_area_range"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)

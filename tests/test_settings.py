@@ -59,6 +59,19 @@ def test_each_end_of_a_range_has_the_limits(scales, expected):
         CopyPasteSettings(scale_range=scales)
 
 
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"category_weights": {3: -1.0}}, "category_weights: expected at least 0, got -1.0"),
+        ({"area_range": (9.0, 1.0)}, r"area_range: expected \(smallest, largest\), got \(9.0, 1.0\)"),
+        ({"relative_area_range": (0.0, 2.0)}, "relative_area_range: expected at most 1, got 2.0"),
+    ],
+)
+def test_a_selection_outside_its_limits_is_an_error(knobs, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        CopyPasteSettings(**knobs)
+
+
 def test_the_elements_of_a_list_have_the_limits_too():
     with pytest.raises(ValueError, match=r"^span: expected at least 0, got -1$"):
         check_limits(Knobs(span=[-1, 3]))

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Integer
+from jaxtyping import Float, Integer
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.compose import Images, Objects, layers_of, paste_images
 from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
 from composer_copypaste.functional.planes import as_planes, as_tensor
+from composer_copypaste.functional.selection import weights_of
 from composer_copypaste.functional.targets import assemble, decide
 from composer_copypaste.functional.visible import Visible, measure, read_back
 from composer_copypaste.functional.warp import size_of
@@ -95,10 +96,10 @@ def plan_batch(
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
     _check_batch(images, targets)
     if isinstance(targets, Tensor):
-        _, objects, copyable = _classes(images, targets, settings)
+        _, objects, weights = _classes(images, targets, settings)
     else:
-        _, _, objects, copyable = _instances(images, targets, settings)
-    return _plan(objects, copyable, settings, generator or torch.default_generator)
+        _, _, objects, weights = _instances(images, targets, settings)
+    return _plan(objects, weights, settings, generator or torch.default_generator)
 
 
 def paste(
@@ -128,8 +129,8 @@ def _paste_instances(
     if targets and not any("masks" in target for target in targets):
         reason = "the targets have no masks" if settings.p > 0 else None
         return Pasted(images, targets, PastePlan.from_rows([]), reason=reason)
-    batch, iscrowd, objects, copyable = _instances(images, targets, settings)
-    plan = _plan(objects, copyable, settings, source)
+    batch, iscrowd, objects, weights = _instances(images, targets, settings)
+    plan = _plan(objects, weights, settings, source)
     layers = layers_of(plan, objects)
     measures = iter(measure([visible for layer in layers for visible in (*layer.pasted, *layer.left)]))
     outcomes = {
@@ -146,7 +147,7 @@ def _paste_instances(
     before = sum(len(layer.pasted) + len(batch[layer.target]) for layer in layers)
     after = sum(len(outcome.kept) + len(outcome.added) for outcome in outcomes.values())
     images = paste_images(images, layers, settings.blend_sigma)
-    return Pasted(images, changed, plan, added, before - after, _reason(copyable, settings))
+    return Pasted(images, changed, plan, added, before - after, _reason(weights, settings))
 
 
 def _paste_classes(
@@ -156,8 +157,8 @@ def _paste_classes(
     source: torch.Generator | PastePlan,
 ) -> Pasted:
     """Class-id maps: each class of an image is one object."""
-    classes, objects, copyable = _classes(images, targets, settings)
-    plan = _plan(objects, copyable, settings, source)
+    classes, objects, weights = _classes(images, targets, settings)
+    plan = _plan(objects, weights, settings, source)
     layers = layers_of(plan, objects)
     painted = targets.clone()
     for layer in layers:
@@ -167,39 +168,50 @@ def _paste_classes(
     images = paste_images(images, layers, settings.blend_sigma)
     received = {layer.target: len(layer.cut_outs) for layer in layers}
     added = [received.get(i, 0) for i in range(len(targets))]
-    return Pasted(images, painted, plan, added, 0, _reason(copyable, settings))
+    return Pasted(images, painted, plan, added, 0, _reason(weights, settings))
 
 
 def _instances(
     images: Images, targets: Sequence[Target], settings: CopyPasteSettings
 ) -> tuple[list[Instances], list[ndarray], list[Objects], list[ndarray]]:
-    """Of each image: all its objects' fields, which are crowds, their masks and boxes, and which may be copied."""
+    """Of each image: all its objects' fields, which are crowds, their masks and boxes, and their selection weights."""
     batch = instances_of(targets, [size_of(image) for image in images])
     hosted = _on_host(batch)
     objects = [Objects(as_planes(instances.masks), boxes) for instances, (boxes, *_) in zip(batch, hosted, strict=True)]
-    copyable = [_may_copy(labels, settings) & (iscrowd == 0) for _, labels, iscrowd in hosted]
-    return batch, [iscrowd for *_, iscrowd in hosted], objects, copyable
+    weights = [
+        weights_of(labels, boxes, image.size, settings) * (iscrowd == 0)
+        for (boxes, labels, iscrowd), image in zip(hosted, objects, strict=True)
+    ]
+    return batch, [iscrowd for *_, iscrowd in hosted], objects, weights
 
 
 def _classes(
     images: Images, targets: Integer[Tensor, "n h w"], settings: CopyPasteSettings
 ) -> tuple[list[Tensor], list[Objects], list[ndarray]]:
-    """The classes of each image: their ids, their masks and boxes, and which may be copied."""
+    """The classes of each image: their ids, their masks and boxes, and their chances to be copied."""
     if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
         sizes = sorted({size_of(image) for image in images})
         raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(targets.shape[1:])}")
     classes = [ids.unique() for ids in targets]
     objects = [_class_objects(ids, present) for ids, present in zip(targets, classes, strict=True)]
-    return classes, objects, [_may_copy_class(read_back(present), settings) for present in classes]
+    weights = [_class_weights(read_back(ids), image, settings) for ids, image in zip(classes, objects, strict=True)]
+    return classes, objects, weights
+
+
+def _class_weights(
+    classes: Integer[ndarray, " k"], objects: Objects, settings: CopyPasteSettings
+) -> Float[ndarray, " k"]:
+    is_object = (classes != settings.background) & (classes != settings.ignore_index)
+    return weights_of(classes, objects.boxes, objects.size, settings) * is_object
 
 
 def _plan(
     objects: Sequence[Objects],
-    copyable: Sequence[Bool[ndarray, " _n"]],
+    weights: Sequence[Float[ndarray, " _n"]],
     settings: CopyPasteSettings,
     source: torch.Generator | PastePlan,
 ) -> PastePlan:
-    scenes = [Scene(*image.size, image.boxes, may) for image, may in zip(objects, copyable, strict=True)]
+    scenes = [Scene(*image.size, image.boxes, chances) for image, chances in zip(objects, weights, strict=True)]
     if isinstance(source, torch.Generator):
         return draw_plan(scenes, settings, source)
     source.check(scenes)
@@ -212,22 +224,14 @@ def _class_objects(ids: Integer[Tensor, "h w"], present: Integer[Tensor, " k"]) 
     return Objects(masks, np.array([found.box for found in measure(everywhere)], dtype=np.float64).reshape(-1, 4))
 
 
-def _may_copy(labels: Integer[ndarray, " n"], settings: CopyPasteSettings) -> Bool[ndarray, " n"]:
-    return np.full(len(labels), True) if settings.categories is None else np.isin(labels, settings.categories)
-
-
-def _may_copy_class(classes: Integer[ndarray, " k"], settings: CopyPasteSettings) -> Bool[ndarray, " k"]:
-    return _may_copy(classes, settings) & (classes != settings.background) & (classes != settings.ignore_index)
-
-
-def _reason(copyable: Sequence[Bool[ndarray, " _n"]], settings: CopyPasteSettings) -> str | None:
+def _reason(weights: Sequence[Float[ndarray, " _n"]], settings: CopyPasteSettings) -> str | None:
     """Why nothing could be pasted, if nothing could."""
     if settings.p == 0:
         return None
-    if len(copyable) == 1:
+    if len(weights) == 1:
         return "a batch of one image has no other image to copy from; raise the batch size"
-    objects = sum(len(may) for may in copyable)
-    if objects and not any(may.any() for may in copyable):
+    objects = sum(len(chances) for chances in weights)
+    if objects and not any(chances.any() for chances in weights):
         return f"none of the batch's {objects} objects may be copied; see the settings, and iscrowd in the targets"
     return None
 

@@ -1,4 +1,4 @@
-"""What to paste where: every random number of copy-paste is drawn here, on the host, from sizes and boxes alone."""
+"""What to paste where: the plan of a batch, drawn on the host from sizes and boxes alone."""
 
 import json
 import math
@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.functional.draw import integer, uniform, uniforms
+from composer_copypaste.functional.selection import choose
 from composer_copypaste.settings import CopyPasteSettings
 
 Row = tuple[int, int, int, Sequence[Sequence[int | float]]]
@@ -25,7 +27,8 @@ class Scene:
     height: int
     width: int
     boxes: Float[ndarray, "n 4"]
-    copyable: Bool[ndarray, " n"]
+    weights: Float[ndarray, " n"]
+    """The relative chance of each object to be copied; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -115,24 +118,13 @@ def draw_plan(scenes: Sequence[Scene], settings: CopyPasteSettings, generator: t
     """
     rows: list[Row] = []
     for index, scene in enumerate(scenes):
-        if len(scenes) < 2 or _uniform(generator) >= settings.p:
+        if len(scenes) < 2 or uniform(generator) >= settings.p:
             continue
-        other = (index + _integer(len(scenes) - 1, generator) + 1) % len(scenes)
-        chosen = _choose(scenes[other], settings, generator)
+        other = (index + integer(len(scenes) - 1, generator) + 1) % len(scenes)
+        chosen = choose(scenes[other].weights, settings, generator)
         maps = _draw_maps(scenes[other], chosen, scene, settings, generator).tolist()
         rows += [(index, other, instance, to_source) for instance, to_source in zip(chosen, maps, strict=True)]
     return PastePlan.from_rows(rows)
-
-
-def _choose(source: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> list[int]:
-    """Draw which of the source's objects are copied; they keep their order."""
-    candidates = np.flatnonzero(source.copyable)
-    order = candidates[torch.randperm(len(candidates), generator=generator).numpy()]
-    if settings.p_instance is None:
-        chosen = order[: _integer(len(candidates) + 1, generator)]
-    else:
-        chosen = order[_uniforms((len(candidates),), generator) < settings.p_instance]
-    return sorted(chosen[: settings.max_copied_instances].tolist())
 
 
 def _draw_maps(
@@ -143,10 +135,10 @@ def _draw_maps(
     linear, inverse = _draw_linear(m if settings.jitter == "instance" else 1, settings, generator)
     boxes = source.boxes[list(chosen)].reshape(m, 4)
     if settings.placement == "random":
-        shift = _shift_anywhere(linear, boxes, (target.width, target.height), _uniforms((m, 2), generator))
+        shift = _shift_anywhere(linear, boxes, (target.width, target.height), uniforms((m, 2), generator))
     elif settings.jitter == "image":
         whole = np.array([[0, 0, source.width, source.height]], dtype=np.float64)
-        shift = _shift_anywhere(linear, whole, (source.width, source.height), _uniforms((1, 2), generator))
+        shift = _shift_anywhere(linear, whole, (source.width, source.height), uniforms((1, 2), generator))
     else:
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         shift = np.rint(centre - np.einsum("mij,mj->mi", linear, centre))
@@ -159,7 +151,7 @@ def _draw_linear(
     n: int, settings: CopyPasteSettings, generator: torch.Generator
 ) -> tuple[Float[ndarray, "n 2 2"], Float[ndarray, "n 2 2"]]:
     """Draw ``n`` times flip, resize and rotation, as a map from source to target, and its inverse."""
-    scale, flip, angle = _uniforms((3, n), generator)
+    scale, flip, angle = uniforms((3, n), generator)
     low, high = settings.scale_range
     scale = low + (high - low) * scale
     mirror = np.where(flip < settings.p_flip, -1.0, 1.0)
@@ -185,15 +177,3 @@ def _shift_anywhere(
 def box_corners(boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4 2"]:
     """The four corners (x, y) of boxes (x1, y1, x2, y2)."""
     return boxes[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 4, 2)
-
-
-def _uniforms(shape: tuple[int, ...], generator: torch.Generator) -> Float[ndarray, "..."]:
-    return torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
-
-
-def _uniform(generator: torch.Generator) -> float:
-    return torch.rand((), generator=generator, dtype=torch.float64).item()
-
-
-def _integer(n: int, generator: torch.Generator) -> int:
-    return int(torch.randint(n, (), generator=generator))

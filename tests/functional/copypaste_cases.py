@@ -96,6 +96,9 @@ def knobs(draw, **fixed):
         "min_visibility": draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
         "min_area": draw(st.sampled_from([1, 1, 6])),
         "categories": draw(st.sampled_from([None, None, (1, 2)])),
+        "category_weights": draw(st.sampled_from([None, None, {1: 0.0, 2: 7.5}])),
+        "area_range": draw(st.sampled_from([None, None, (4.0, 400.0)])),
+        "relative_area_range": draw(st.sampled_from([None, None, (0.01, 0.5)])),
     }
     return {**drawn, **fixed}
 

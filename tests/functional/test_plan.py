@@ -15,9 +15,9 @@ from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
 
-def scene(height=40, width=60, objects=6, copyable=True):
+def scene(height=40, width=60, objects=6, weights=1):
     corners = np.array([[5.0 * i, 3.0 * i, 5.0 * i + 8, 3.0 * i + 9] for i in range(objects)]).reshape(-1, 4)
-    return Scene(height, width, corners, np.broadcast_to(copyable, objects))
+    return Scene(height, width, corners, np.broadcast_to(np.float64(weights), objects))
 
 
 def drawn(scenes, seed=0, **settings):
@@ -69,7 +69,7 @@ def test_no_image_receives_more_than_the_maximum(seed, maximum):
 @many(50)
 @given(SEEDS)
 def test_objects_that_may_not_be_copied_are_not(seed):
-    scenes = [scene(copyable=np.arange(6) % 2 == 0)] * 3
+    scenes = [scene(weights=np.arange(6) % 2 == 0)] * 3
     plan = drawn(scenes, seed, p=1.0)
     assert (plan.instance % 2 == 0).all()
 
@@ -186,6 +186,31 @@ def test_every_other_image_is_as_likely_a_source():
 def test_each_object_is_copied_with_its_probability():
     plans = [drawn([scene()] * 2, seed, p=1.0, p_instance=0.3) for seed in range(200)]
     assert 0.26 < sum(map(len, plans)) / (200 * 2 * 6) < 0.34
+
+
+def test_the_first_object_chosen_is_so_with_a_chance_proportional_to_its_weight():
+    scenes = [scene(objects=3, weights=[1, 2, 5]), scene(objects=0)]
+    first = Counter(
+        drawn(scenes, seed, p=1.0, max_copied_instances=1).instance.tolist()[0]
+        for seed in range(1100)
+        if len(drawn(scenes, seed, p=1.0)) > 0
+    )
+    for instance, share in enumerate([1 / 8, 2 / 8, 5 / 8]):
+        assert abs(first[instance] / first.total() - share) < 0.06
+
+
+def test_with_weights_every_number_of_objects_is_as_likely_as_another():
+    scenes = [scene(objects=3, weights=[1, 2, 50]), scene(objects=0)]
+    counts = Counter(len(drawn(scenes, seed, p=1.0)) for seed in range(400))
+    assert set(counts) == {0, 1, 2, 3}
+    assert min(counts.values()) > 0.7 * 100
+
+
+def test_the_probability_of_an_instance_is_multiplied_by_its_weight():
+    scenes = [scene(objects=3, weights=[1, 3, 9]), scene(objects=0)]
+    plans = [drawn(scenes, seed, p=1.0, p_instance=0.2) for seed in range(400)]
+    shares = torch.cat([plan.instance for plan in plans]).bincount(minlength=3) / 400
+    assert (shares - torch.tensor([0.2, 0.6, 1.0])).abs().max() < 0.07
 
 
 @pytest.mark.parametrize("scenes", [[], [scene()], [scene(objects=0)] * 3])

@@ -1,0 +1,59 @@
+"""Which objects are copied: 8 x 8 pixels, whose answer is visible."""
+
+import pytest
+import torch
+from copypaste_cases import pictures, target
+
+from composer_copypaste.functional.batch import copypaste_batch
+
+ALL_IN_PLACE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
+GIVEN = target((0, 0, 2, 2), (3, 0, 6, 3), (0, 4, 4, 8), labels=[1, 2, 3])  # of 4, 9 and 16 pixels of the image's 64
+
+
+def received(given=GIVEN, **settings):
+    """The labels of what an empty image receives, all that may be copied, where it lies in its source."""
+    generator = torch.Generator().manual_seed(0)
+    _, after = copypaste_batch(pictures(), [target(), given], generator=generator, **{**ALL_IN_PLACE, **settings})
+    return after[0]["labels"].tolist()
+
+
+def test_everything_is_copied_where_nothing_is_excluded():
+    assert received() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [
+        ({"area_range": (4.0, 9.0)}, [1, 2]),
+        ({"area_range": (5.0, 100.0)}, [2, 3]),
+        ({"area_range": (10.0, 15.0)}, []),
+        ({"relative_area_range": (0.25, 1.0)}, [3]),
+        ({"relative_area_range": (0.0, 0.2)}, [1, 2]),
+        ({"area_range": (5.0, 100.0), "relative_area_range": (0.0, 0.2)}, [2]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:copy-paste changed nothing")
+def test_only_objects_of_an_area_in_the_range_are_copied(settings, labels):
+    assert received(**settings) == labels
+
+
+def test_a_label_of_weight_0_is_never_copied():
+    assert received(category_weights={2: 0.0}) == [1, 3]
+    assert received(category_weights={2: 0.0}, p_instance=None, max_copied_instances=3).count(2) == 0
+
+
+def test_a_label_of_a_large_weight_comes_first():
+    drawn = [
+        copypaste_batch(
+            pictures(),
+            [target(), GIVEN],
+            generator=torch.Generator().manual_seed(seed),
+            **{**ALL_IN_PLACE, "p_instance": None, "category_weights": {2: 1e6}, "max_copied_instances": 1},
+        )[1][0]["labels"].tolist()
+        for seed in range(20)
+    ]
+    assert {tuple(labels) for labels in drawn} == {(), (2,)}  # m of the K objects: none, or one and that is label 2
+
+
+def test_categories_and_their_weights_hold_together():
+    assert received(categories=(1, 2), category_weights={1: 0.0, 3: 5.0}) == [2]
