@@ -1,0 +1,129 @@
+"""Images/s that one core loads: ``CocoInstances`` with large-scale jitter, against torchvision's ``CocoDetection``.
+
+    python benchmarks/loader.py [--images DIR --annotations FILE.json] [--size 1024] [--pictures 64] [--rounds 5]
+
+Without a data set of yours, shapes are drawn. Both read the same files in one process on one thread and give uint8
+pictures with boxes, labels and dense masks, jittered by 0.1-2.0, cropped or padded to ``size``, mirrored half the time.
+torchvision's part is ``CocoDetection`` wrapped for its v2 transforms, and what its reference training applies:
+``ScaleJitter``, a fixed-size crop, ``RandomHorizontalFlip``, ``SanitizeBoundingBoxes``. Pictures without objects are
+left out, as there.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import best_seconds
+from pycocotools import mask as coco_mask
+from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
+from torchvision.transforms import v2
+from torchvision.tv_tensors import Mask
+
+from composer_copypaste.data.coco import CocoInstances
+from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.data.transforms import PADDING, LargeScaleJitterTransform
+from composer_copypaste.settings import LargeScaleJitterSettings, ShapesSettings
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=Path, help="folder of the pictures (default: shapes are drawn)")
+    parser.add_argument("--annotations", type=Path, help="their COCO instance JSON")
+    parser.add_argument("--size", type=int, default=1024, help="side of what comes out (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=64, help="load so many at most (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if (options.images is None) != (options.annotations is None):
+        parser.error("--images and --annotations belong together")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        images, annotations = options.images, options.annotations
+        if images is None:
+            shapes = draw_shapes(ShapesSettings(folder=f"{folder}/shapes", train=options.pictures, val=1, size=512))
+            images, annotations = shapes / "train", shapes / "annotations" / "instances_train.json"
+        compare(images, _first_pictures(annotations, options.pictures, Path(folder)), options.size, options.rounds)
+
+
+def compare(images: Path, annotations: Path, size: int, rounds: int) -> None:
+    """Load all pictures in both ways and print the rates."""
+    jitter = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(size, size)))
+    ours = CocoInstances(images, annotations, jitter)
+    theirs = _torchvision(images, annotations, size)
+    seconds = best_seconds(
+        {
+            "ours": lambda: [ours[torch.initial_seed(), i] for i in range(len(ours))],  # an epoch for each seed
+            "torchvision": lambda: [theirs[i] for i in range(len(theirs))],
+        },
+        rounds,
+    )
+    print(f"{len(ours)} pictures to {size} x {size}, one core, best of {rounds} rounds")
+    for name, took in seconds.items():
+        print(f"{name:12}{len(ours) / took:8.1f} images/s{seconds['torchvision'] / took:8.2f} x torchvision")
+
+
+class FixedSizeCrop(v2.Transform):
+    """A random part where the picture is larger than ``size``; padding below and on the right where it is smaller.
+
+    The reference scripts have such a crop; v2's ``RandomCrop`` pads on both sides by all that is lacking.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
+        """Draw the part of the picture, the first of the inputs."""
+        height, width = v2.functional.get_size(flat_inputs[0])
+        top, left = (int(torch.randint(max(0, side - self.size) + 1, ())) for side in (height, width))
+        return {"top": top, "left": left, "height": min(height, self.size), "width": min(width, self.size)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut it out of the picture, the boxes or the masks."""
+        cropped = self._call_kernel(v2.functional.crop, inpt, **params)
+        fill = 0 if isinstance(inpt, Mask) else list(PADDING)
+        padding = [0, 0, self.size - params["width"], self.size - params["height"]]
+        return self._call_kernel(v2.functional.pad, cropped, padding=padding, fill=fill)
+
+
+def _torchvision(images: Path, annotations: Path, size: int) -> Any:
+    transforms = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.ScaleJitter(target_size=(size, size), scale_range=(0.1, 2.0), antialias=True),
+            FixedSizeCrop(size),
+            v2.RandomHorizontalFlip(),
+            v2.SanitizeBoundingBoxes(),
+        ]
+    )
+    dataset = CocoDetection(images, annotations, transforms=transforms)
+    return wrap_dataset_for_transforms_v2(dataset, target_keys=("image_id", "boxes", "labels", "masks"))
+
+
+def _first_pictures(annotations: Path, count: int, folder: Path) -> Path:
+    """A file of the first pictures with objects; run lengths as lists, as torchvision cannot read compressed ones."""
+    data = json.loads(annotations.read_text())
+    filled = {annotation["image_id"] for annotation in data["annotations"]}
+    data["images"] = [image for image in data["images"] if image["id"] in filled][:count]
+    chosen = {image["id"] for image in data["images"]}
+    data["annotations"] = [_uncompressed(each) for each in data["annotations"] if each["image_id"] in chosen]
+    file = folder / "annotations.json"
+    file.write_text(json.dumps(data))
+    return file
+
+
+def _uncompressed(annotation: dict[str, Any]) -> dict[str, Any]:
+    rle = annotation["segmentation"]
+    if isinstance(rle, list) or isinstance(rle["counts"], list):
+        return annotation
+    pixels = coco_mask.decode(rle).ravel(order="F")
+    changes = np.flatnonzero(np.diff(pixels, prepend=np.uint8(0), append=np.uint8(2)))
+    return annotation | {"segmentation": {"size": rle["size"], "counts": np.diff(changes, prepend=0).tolist()}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Seconds and memory of several ways to do one thing, measured side by side."""
+
+import contextlib
+import ctypes
+import gc
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+SEEDS = range(4)
+"""What the random numbers of the calls of a round come from. The best is taken for each seed, and then the mean over
+the seeds: else it would be the call that drew the least work."""
+
+Way = Callable[[], object]
+
+
+def best_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
+    """Seconds of one call of each, the best of ``rounds``; the ways take turns, so that noise hits all alike.
+
+    Without a GPU these are seconds of processor time, in which other processes have no part.
+    """
+    for way in ways.values():
+        _seconds(way, seed=0)  # the first call of anything is slower
+    best = {(name, seed): math.inf for name in ways for seed in SEEDS}
+    with _without_garbage_collection():
+        for _, seed, (name, way) in itertools.product(range(rounds), SEEDS, ways.items()):
+            best[name, seed] = min(best[name, seed], _seconds(way, seed))
+    return {name: sum(best[name, seed] for seed in SEEDS) / len(SEEDS) for name in ways}
+
+
+def peak_bytes(way: Way) -> int | None:
+    """By how much memory grows at most during one call, its result included.
+
+    On a GPU that is what torch allocates there. Elsewhere it is the resident memory of the whole process, which counts
+    torch, NumPy and OpenCV alike: Linux's VmHWM, reset before the call, after freed memory went back to the system.
+    None where the system has no such thing.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        _seconds(way, seed=0)
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    before = _resident("VmRSS")
+    torch.manual_seed(0)
+    result = way()  # kept alive until the peak is read
+    peak = _resident("VmHWM") - before
+    del result
+    return peak
+
+
+def _seconds(way: Way, seed: int) -> float:
+    torch.manual_seed(seed)
+    if not torch.cuda.is_available():
+        start = time.process_time()
+        way()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    way()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

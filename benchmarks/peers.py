@@ -1,0 +1,163 @@
+"""Copy-paste against other implementations and a plain copy: the same batches, side by side in one process.
+
+    python benchmarks/peers.py [--rounds 5] [--case 8x512x20]
+
+A case is pictures x side x objects per picture. Everything runs on the GPU where there is one, on one CPU thread else.
+Kornia and Ultralytics take part where they are installed: ``pip install kornia ultralytics``.
+
+The ways, and what each does:
+
+- plain copy: ``clone`` of the pictures and the masks; what any implementation that returns new tensors has to do.
+- ours: pictures, masks, boxes, areas, labels; the first without jitter, the second with the paper's (0.1-2.0, flip).
+- torchvision's: the simple copy-paste of its reference scripts, written anew from its description, without blending and
+  without resizing (all sizes agree). It pastes about 63 % of the source's objects (indices drawn with replacement):
+  ours are told to paste as many.
+- Kornia's ``RandomTransplantation``: one object per picture, on a map of ids (one plane, where the others keep one per
+  object) and float pictures (it takes no uint8); no boxes, areas, or labels.
+- Ultralytics' ``CopyPaste`` ("mixup"): picture by picture on the host, NumPy arrays and outlines; pastes all objects
+  that overlap less than 30 % with others, and cuts nothing out of those below. It makes no masks: its loader draws them
+  from the outlines later, all anew, which is the time of the second row (at full size, a plane for each object).
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from measure import Way, best_seconds, peak_bytes
+from numpy import ndarray
+from scenes import Batch, Case, draw_batch
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+
+from composer_copypaste import CopyPasteSettings, copypaste_batch
+
+CASES = ("2x256x5", "4x512x10", "8x512x20", "2x1024x20")
+GPU_CASE = "16x1024x20"
+SHARE = 0.632
+"""Part of n objects that n draws with replacement choose: 1 - 1/e."""
+UNJITTERED = CopyPasteSettings(p=1.0, p_instance=SHARE, scale_range=(1.0, 1.0), p_flip=0.0)
+JITTERED = CopyPasteSettings(p=1.0, p_instance=SHARE)
+
+COPY, TORCHVISION = "plain copy", "torchvision's algorithm"
+
+Target = dict[str, Tensor]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: %(default)s)")
+    parser.add_argument("--case", action="append", type=Case.parse, help="pictures x side x objects, as 8x512x20")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    default = [*CASES, GPU_CASE] if device.type == "cuda" else CASES
+    place = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU thread"
+    print(f"torch {torch.__version__}, {place}, best of {options.rounds} rounds")
+    for case in options.case or map(Case.parse, default):
+        compare(case, device, options.rounds)
+
+
+def compare(case: Case, device: torch.device, rounds: int) -> None:
+    """Measure all ways on one batch and print a table."""
+    batch = draw_batch(case, device)
+    ways: dict[str, Way] = {
+        COPY: lambda: [batch.images.clone(), *(target["masks"].clone() for target in batch.targets)],
+        "ours, no jitter": lambda: copypaste_batch(batch.images, batch.targets, settings=UNJITTERED),
+        "ours, paper's jitter": lambda: copypaste_batch(batch.images, batch.targets, settings=JITTERED),
+        TORCHVISION: lambda: torchvision_copy_paste(batch.images, batch.targets),
+    }
+    missing = []
+    for name, prepare in (("kornia", kornia_ways), ("ultralytics", ultralytics_ways)):
+        try:
+            ways |= prepare(batch)
+        except ImportError:
+            missing.append(name)
+    seconds = best_seconds(ways, rounds)
+    print(f"\n{case.pictures} pictures of {case.side} x {case.side} with {case.objects} objects each")
+    print(f"{'':24}{'ms':>9}{'images/s':>11}{'x copy':>9}{'x torchvision':>15}{'peak MiB':>11}{'peak / copy':>13}")
+    memory = {name: peak_bytes(way) for name, way in ways.items()}
+    for name, took in seconds.items():
+        speed = f"{took * 1e3:9.2f}{case.pictures / took:11.0f}"
+        ratios = f"{took / seconds[COPY]:9.2f}{seconds[TORCHVISION] / took:15.2f}"
+        print(f"{name:24}{speed}{ratios}{_peak(memory[name], memory[COPY])}")
+    if missing:
+        print(f"{', '.join(missing)}: not installed (pip install kornia ultralytics)")
+
+
+def _peak(peak: int | None, copy: int | None) -> str:
+    return f"{'-':>11}{'-':>13}" if peak is None or not copy else f"{peak / 2**20:11.1f}{peak / copy:13.2f}"
+
+
+def torchvision_copy_paste(images: Tensor, targets: Sequence[Target]) -> tuple[list[Tensor], list[Target]]:
+    """Each image receives a random part of the objects of the image before it; the first, of the last."""
+    pasted = [_paste(images[i], targets[i], images[i - 1], targets[i - 1]) for i in range(len(images))]
+    return [image for image, _ in pasted], [target for _, target in pasted]
+
+
+def _paste(image: Tensor, target: Target, source_image: Tensor, source: Target) -> tuple[Tensor, Target]:
+    count = len(source["masks"])
+    chosen = torch.randint(count, (count,), device=image.device).unique()
+    cover = source["masks"][chosen].any(dim=0).bool()  # any() of uint8 is uint8: ~ would not be a logical not
+    image = image * ~cover + source_image * cover
+    masks = target["masks"] * ~cover
+    area = masks.sum((-1, -2))  # counted once, though most of the time goes here and into the boxes
+    left = area > 0
+    masks = masks[left]
+    joined = {"masks": torch.cat([masks, source["masks"][chosen]])}
+    joined["boxes"] = torch.cat([masks_to_boxes(masks), source["boxes"][chosen]])
+    joined["area"] = torch.cat([area[left].float(), source["area"][chosen]])
+    for key in ("labels", "iscrowd"):
+        joined[key] = torch.cat([target[key][left], source[key][chosen]])
+    flat = joined["boxes"][:, 2:] <= joined["boxes"][:, :2]
+    if flat.any():
+        joined = {key: values[~flat.any(dim=1)] for key, values in joined.items()}
+    return image, {**target, **joined}
+
+
+def kornia_ways(batch: Batch) -> dict[str, Way]:
+    """Kornia's transplantation, with what it takes made beforehand."""
+    from kornia.augmentation import RandomTransplantation
+
+    numbers = [torch.arange(1, len(t["masks"]) + 1, device=batch.images.device) for t in batch.targets]
+    ids = torch.stack([(t["masks"] * n[:, None, None]).amax(0) for t, n in zip(batch.targets, numbers, strict=True)])
+    images = batch.images.float() / 255
+    transplant = RandomTransplantation(p=1.0, excluded_labels=[0])
+    return {"Kornia's, one object": lambda: transplant(images, ids)}
+
+
+def ultralytics_ways(batch: Batch) -> dict[str, Way]:
+    """Ultralytics' copy-paste of each image, with what it takes made beforehand."""
+    import cv2
+    from ultralytics.data.augment import CopyPaste
+    from ultralytics.data.utils import polygons2masks
+    from ultralytics.utils.instance import Instances
+
+    cv2.setNumThreads(1)
+    pictures = [image.permute(1, 2, 0).contiguous().numpy() for image in batch.images.cpu()]
+    classes = [target["labels"][:, None].float().cpu().numpy() for target in batch.targets]
+    boxes = [target["boxes"].cpu().numpy() for target in batch.targets]
+
+    class Pictures:
+        """What CopyPaste draws its sources from; the objects are Ultralytics' own type."""
+
+        def __len__(self) -> int:
+            return len(pictures)
+
+        def get_image_and_label(self, i: int) -> dict[str, object]:
+            instances = Instances(boxes[i], batch.outlines[i], bbox_format="xyxy", normalized=False)
+            return {"img": pictures[i], "cls": classes[i], "instances": instances}
+
+    copy_paste = CopyPaste(Pictures(), p=1.0, mode="mixup")
+
+    def paste() -> list[dict[str, Any]]:
+        return [copy_paste(Pictures().get_image_and_label(i)) for i in range(len(pictures))]
+
+    def paste_and_draw() -> list[ndarray]:
+        return [polygons2masks(each["img"].shape[:2], list(each["instances"].segments), color=1) for each in paste()]
+
+    return {"Ultralytics', no masks": paste, "Ultralytics', masks": paste_and_draw}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Batches of drawn pictures for the benchmarks: ellipses and polygons of many sizes, overlapping, with exact boxes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy import ndarray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+LABELS = 80
+SMALLEST, LARGEST = 1 / 16, 1 / 3
+"""Sides of the boxes, as parts of the picture's side; drawn log-uniformly, so that small objects are the most."""
+CORNERS = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """How many pictures, of which side in pixels, with how many objects each."""
+
+    pictures: int
+    side: int
+    objects: int
+
+    def __str__(self) -> str:
+        return f"{self.pictures}x{self.side}x{self.objects}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        """The case that is written as pictures x side x objects: ``8x512x20``."""
+        pictures, side, objects = map(int, text.split("x"))
+        return cls(pictures, side, objects)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures (N, 3, H, W) of uint8, torchvision's targets, and the outlines (n, CORNERS, 2) that were drawn."""
+
+    images: Tensor
+    targets: list[dict[str, Tensor]]
+    outlines: list[ndarray]
+
+
+def draw_batch(case: Case, device: torch.device, seed: int = 0) -> Batch:
+    """The same seed draws the same batch."""
+    rng = np.random.default_rng(seed)
+    images = torch.from_numpy(rng.integers(0, 256, (case.pictures, 3, case.side, case.side), dtype=np.uint8))
+    outlines = [_outlines(rng, case) for _ in range(case.pictures)]
+    targets = [_target(rng, points, case.side, i) for i, points in enumerate(outlines)]
+    targets = [{key: values.to(device) for key, values in target.items()} for target in targets]
+    return Batch(images.to(device), targets, outlines)
+
+
+def _outlines(rng: np.random.Generator, case: Case) -> ndarray:
+    """Half of them ellipses, half polygons with as many bays."""
+    angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    bays = 1 + 0.3 * np.sin(rng.integers(3, 8, (case.objects, 1)) * angles) * (np.arange(case.objects) % 2)[:, None]
+    sides = case.side * np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST), (case.objects, 1, 2)))
+    shapes = circle * bays[:, :, None] / bays.max(axis=1)[:, None, None] * sides / 2
+    centres = sides / 2 + rng.random((case.objects, 1, 2)) * (case.side - sides)
+    return (centres + shapes).astype(np.float32)
+
+
+def _target(rng: np.random.Generator, outlines: ndarray, side: int, image_id: int) -> dict[str, Tensor]:
+    masks = np.stack([_filled(points, side) for points in outlines])
+    return {
+        "boxes": torch.tensor(np.stack([_box(mask) for mask in masks]), dtype=torch.float32),
+        "labels": torch.from_numpy(rng.integers(1, LABELS + 1, len(masks))),
+        "masks": torch.from_numpy(masks),
+        "area": torch.from_numpy(masks.sum(axis=(1, 2), dtype=np.float32)),
+        "iscrowd": torch.zeros(len(masks), dtype=torch.int64),
+        "image_id": torch.tensor(image_id),
+    }
+
+
+def _filled(points: ndarray, side: int) -> ndarray:
+    canvas = Image.new("L", (side, side))
+    ImageDraw.Draw(canvas).polygon(points.ravel().tolist(), fill=1)
+    return np.array(canvas)
+
+
+def _box(mask: ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1

@@ -1,0 +1,119 @@
+"""The benchmarks run; what they measure is what they say."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Loads a benchmark by its path, as Python does that runs it; threads are as before afterwards."""
+    monkeypatch.syspath_prepend(FOLDER)
+    threads, modules = torch.get_num_threads(), set(sys.modules)
+
+    def module_of(name):
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield module_of
+    torch.set_num_threads(threads)
+    for name in {"scenes", "measure"} - modules:
+        sys.modules.pop(name, None)
+
+
+def rows(printed, *names):
+    """The first number of each line that begins with one of the names."""
+    return [
+        float(line[len(name) :].split()[0]) for name in names for line in printed.splitlines() if line.find(name) == 0
+    ]
+
+
+def test_peers_prints_a_row_for_ours_for_the_copy_and_for_torchvision(load, capsys):
+    load("peers").main(["--rounds", "1", "--case", "2x64x3"])
+    printed = capsys.readouterr().out
+    assert len(rows(printed, "plain copy", "ours, no jitter", "ours, paper's jitter", "torchvision's algorithm")) == 4
+
+
+def test_peers_says_what_is_not_installed(load, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    load("peers").main(["--rounds", "1", "--case", "2x64x3"])
+    assert "kornia, ultralytics: not installed (pip install kornia ultralytics)" in capsys.readouterr().out
+
+
+def test_step_prints_a_share_with_and_without_jitter(load, capsys):
+    load("step").main(["--rounds", "1", "--size", "64", "--batch-size", "2", "--instances", "2", "--backbone", "small"])
+    assert capsys.readouterr().out.count("% of both") == 2
+
+
+def test_loader_prints_both_rates(load, capsys):
+    load("loader").main(["--rounds", "1", "--size", "64", "--pictures", "2"])
+    assert len(rows(capsys.readouterr().out, "ours", "torchvision")) == 2
+
+
+def test_the_other_loader_gives_pictures_and_masks_of_one_size(load, tmp_path):
+    loader = load("loader")
+    folder = loader.draw_shapes(loader.ShapesSettings(folder=str(tmp_path / "shapes"), train=3, val=1, size=64))
+    file = loader._first_pictures(folder / "annotations" / "instances_train.json", 3, tmp_path)
+    for image, target in loader._torchvision(folder / "train", file, 48):
+        assert image.shape == (3, 48, 48)
+        assert image.dtype == torch.uint8
+        assert target["masks"].shape == (len(target["labels"]), 48, 48)
+
+
+def test_uncompressed_run_lengths_are_the_same_mask(load):
+    loader = load("loader")
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]], dtype=torch.uint8).numpy()
+    rle = loader.coco_mask.encode(mask.copy(order="F"))
+    assert loader._uncompressed({"segmentation": rle})["segmentation"]["counts"] == [0, 1, 1, 2, 1, 1]
+
+
+def test_drawn_boxes_enclose_their_masks_exactly(load):
+    scenes = load("scenes")
+    for target in scenes.draw_batch(scenes.Case(2, 64, 6), torch.device("cpu")).targets:
+        for mask, (x1, y1, x2, y2) in zip(target["masks"].bool(), target["boxes"].int().tolist(), strict=True):
+            assert mask[y1:y2, x1:x2].sum() == mask.sum() > 0
+            assert torch.stack([mask[y1].any(), mask[y2 - 1].any(), mask[:, x1].any(), mask[:, x2 - 1].any()]).all()
+
+
+def test_the_rewritten_algorithm_pastes_and_hides(load):
+    peers = load("peers")
+    own, other = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    own[:, :, :3] = 1
+    other[:, :, 2:] = 1
+    targets = [
+        {
+            "boxes": torch.tensor([box], dtype=torch.float32),
+            "labels": torch.tensor([label]),
+            "masks": masks,
+            "area": masks.sum((1, 2)).float(),
+            "iscrowd": torch.tensor([0]),
+        }
+        for masks, box, label in ((own, [0, 0, 3, 4], 1), (other, [2, 0, 4, 4], 2))
+    ]
+    images, (first, _) = peers.torchvision_copy_paste(
+        torch.tensor([10, 20]).view(2, 1, 1, 1).expand(2, 3, 4, 4), targets
+    )
+    assert images[0][0, 0].tolist() == [10, 10, 20, 20]
+    assert first["masks"][:, 0].tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    assert first["labels"].tolist() == [1, 2]
+    assert first["area"].tolist() == [8, 8]
+    assert first["boxes"].tolist() == [[0, 0, 1, 3], [2, 0, 4, 4]]  # survivors' boxes end at their last pixel, as there
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
+def test_peak_bytes_counts_what_is_freed_again(load):
+    measure = load("measure")
+
+    def way():
+        torch.ones(32 << 20, dtype=torch.uint8)
+        return torch.ones(8 << 20, dtype=torch.uint8)
+
+    assert abs(measure.peak_bytes(way) / 2**20 - 32) < 2  # the system counts in steps of some pages
