@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from composer_copypaste.visualize import save_png, training_sheet
 
-MACHINE_KEYS = ("time", "throughput/", "memory/")
+MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds")
 """Names in ``metrics.jsonl`` that begin so depend on the machine and the hour; all others repeat when a run does."""
 
 Number = float | int | None

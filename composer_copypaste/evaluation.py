@@ -40,15 +40,17 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
     """
     check_device(recipe)
     results = None if output is None else RunFolder(output)
-    if results is not None and results.evaluation.exists():
-        raise OutputError(f"{results.evaluation}: is there already; name another folder, or remove it")
+    if results is not None:
+        _check_free(results)
     data = CocoInstances(files.images, checked_annotations(files), masks=False)
     run = folder_of(checkpoint)
-    if run.categories.exists():
+    if run is not None and run.categories.exists():
         trained = [Category(**category) for category in json.loads(run.categories.read_text())]
         check_categories(data.annotations, trained, str(checkpoint))
     model = build_model(recipe, data.annotations, load_weights=False)
     load_checkpoint(model.module, checkpoint)
+    if results is not None:
+        _make(results)
     trainer = Trainer(
         model=model,
         eval_dataloader=evaluation_batches(recipe, data),
@@ -61,8 +63,23 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
     trainer.eval()
     report = last_report(trainer)
     if results is not None and dist.get_global_rank() == 0:
-        results.root.mkdir(parents=True, exist_ok=True)
         write_json(report, results.evaluation)
         save_predictions(model, data, results.predictions)
     trainer.close()
     return report
+
+
+def _check_free(results: RunFolder) -> None:
+    """Raise ``OutputError`` where an evaluation is there already, or the folder is none."""
+    if results.root.exists() and not results.root.is_dir():
+        raise OutputError(f"{results.root}: expected a folder for the results, found a file; name another folder")
+    for file in (results.evaluation, results.predictions):
+        if file.exists():
+            raise OutputError(f"{file}: is there already; name another folder, or remove it")
+
+
+def _make(results: RunFolder) -> None:
+    try:
+        results.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{results.root}: cannot be made: {error.strerror}; name another folder") from error

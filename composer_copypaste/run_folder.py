@@ -81,9 +81,10 @@ class RunFolder:
         return "\n".join(f"  {file!s:<50}  {text}" for file, text in files.items() if file.exists())
 
 
-def folder_of(checkpoint: Path) -> RunFolder:
-    """The run that a checkpoint belongs to, by the place where it lies."""
-    return RunFolder(checkpoint.parent.parent)
+def folder_of(checkpoint: Path) -> RunFolder | None:
+    """The run that a checkpoint belongs to, by the place where it lies; None where it lies in no run."""
+    run = RunFolder(checkpoint.absolute().parent.parent)
+    return run if run.recipe.exists() and run.checkpoints == checkpoint.absolute().parent else None
 
 
 def folder_for(recipe: Recipe, now: datetime) -> RunFolder:

@@ -26,11 +26,11 @@ from composer_copypaste.data.coco import Category, CocoAnnotations, CocoInstance
 from composer_copypaste.data.loaders import evaluation_loader, training_loader
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
-from composer_copypaste.errors import DataError, RecipeError
+from composer_copypaste.errors import DataError, RecipeError, UserError
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision, CocoScalar
 from composer_copypaste.models.detector import Detections, MaskRCNN
 from composer_copypaste.report import Report, evaluation_report, write_json
-from composer_copypaste.run_folder import RunFolder, claim
+from composer_copypaste.run_folder import RunFolder, check_free, claim
 from composer_copypaste.settings import ShapesSettings
 from composer_copypaste.visualize import prediction_sheet, save_png
 
@@ -52,13 +52,16 @@ def train(recipe: Recipe, folder: RunFolder) -> Report:
     """Train a recipe, evaluate it and leave everything in the folder; what ``evaluation.json`` holds is given back.
 
     Raises:
-        UserError: where the recipe, its data or the folder cannot be used; nothing is written then.
+        UserError: where the recipe, its data or the folder cannot be used; nothing is written then. Only a picture
+            that turns out to be damaged while it is read leaves what was done until then.
     """
     check_device(recipe)
     data = open_data(recipe)
+    check_free(folder)
+    model = build_model(recipe, data.val.annotations)
     claim(folder, recipe, data.val.annotations.categories)
-    trainer = build_trainer(recipe, data, folder)
-    trainer.fit()
+    trainer = build_trainer(recipe, model, data, folder)
+    _fit(trainer, folder)
     report = last_report(trainer)
     if dist.get_global_rank() == 0:
         write_json(report, folder.evaluation)
@@ -66,6 +69,17 @@ def train(recipe: Recipe, folder: RunFolder) -> Report:
         save_predictions(cast(MaskRCNN, trainer.state.model), data.val, folder.predictions)
     trainer.close()
     return report
+
+
+def _fit(trainer: Trainer, folder: RunFolder) -> None:
+    try:
+        trainer.fit()
+    except UserError as error:  # a picture whose header is in order, and the rest is not
+        trainer.close()
+        raise type(error)(
+            f"{error}. {folder.root} holds what was done so far: remove it, or give output=ANOTHER_FOLDER, "
+            "before you start again"
+        ) from error
 
 
 def describe(recipe: Recipe, folder: RunFolder) -> str:
@@ -76,13 +90,11 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     """
     check_device(recipe)
     shapes = recipe.data.shapes
-    if shapes is not None and not Path(shapes.folder).exists():
+    if shapes is not None and _is_free(Path(shapes.folder)):
         pictures = f"{shapes.train} pictures, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)
-        pictures = (
-            f"{_contents(data.train)} of {data.train.images}; evaluated on {_contents(data.val)} of {data.val.images}"
-        )
+        pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
     pasting = "off" if recipe.copy_paste is None else f"on, p={recipe.copy_paste.p:g}"
     device = "GPU" if on_gpu(recipe) else "CPU"
     return "\n".join(
@@ -96,6 +108,10 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
             f"output      {folder.root}",
         )
     )
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _contents(data: CocoInstances) -> str:
@@ -173,11 +189,10 @@ def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransf
     return FlipTransform(settings.p_flip) if settings.jitter is None else LargeScaleJitterTransform(settings.jitter)
 
 
-def build_trainer(recipe: Recipe, data: Data, folder: RunFolder) -> Trainer:
+def build_trainer(recipe: Recipe, model: MaskRCNN, data: Data, folder: RunFolder) -> Trainer:
     """Composer's trainer for a recipe, ready to ``fit``."""
     training = recipe.training
     gpu = on_gpu(recipe)
-    model = build_model(recipe, data.val.annotations)
     return Trainer(
         model=model,
         train_dataloader=_training_batches(recipe, data.train),
@@ -202,11 +217,13 @@ def build_trainer(recipe: Recipe, data: Data, folder: RunFolder) -> Trainer:
 
 
 def build_model(recipe: Recipe, annotations: CocoAnnotations, *, load_weights: bool = True) -> MaskRCNN:
-    """The recipe's model, with a metric that scores it by these annotations."""
+    """The recipe's model, with a metric that scores it by these annotations; new weights depend on its seed alone."""
     metric = CocoMeanAveragePrecision(
         annotations.path, category_ids=annotations.category_ids, max_dets=recipe.evaluation.max_dets
     )
-    return MaskRCNN(annotations.num_classes, recipe.model, metric=metric, load_weights=load_weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # layers take their first weights from torch's global generator
+        return MaskRCNN(annotations.num_classes, recipe.model, metric=metric, load_weights=load_weights)
 
 
 def _training_batches(recipe: Recipe, data: CocoInstances) -> DataSpec:

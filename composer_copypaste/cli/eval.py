@@ -43,7 +43,11 @@ def command(
     checkpoint = RunFolder(model).latest_checkpoint if model.is_dir() else model
     if not checkpoint.exists():
         raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
-    loaded = load_recipe(recipe or folder_of(checkpoint).recipe, overrides)
+    run = folder_of(checkpoint)
+    source = recipe if recipe is not None or run is None else run.recipe
+    if source is None:
+        raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
+    loaded = load_recipe(source, overrides)
 
     from composer_copypaste.evaluation import evaluate
     from composer_copypaste.report import tables
