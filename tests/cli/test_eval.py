@@ -1,0 +1,135 @@
+"""``copypaste eval`` as its users meet it."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+from click.testing import CliRunner
+from shapes_recipe import on_files, tiny, tiny_recipe
+
+from composer_copypaste.cli import main
+from composer_copypaste.models.detector import MaskRCNN
+from composer_copypaste.report import tables
+from composer_copypaste.run_folder import RunFolder
+from composer_copypaste.training import build_model, open_data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished training."""
+    place = tmp_path_factory.mktemp("eval")
+    result = CliRunner().invoke(main, ["train", *tiny(place), f"output={place / 'run'}"])
+    assert result.exit_code == 0, result.output
+    return RunFolder(place / "run")
+
+
+@pytest.fixture
+def files(run, tmp_path):
+    """A copy of the drawn files, as a user's own."""
+    return shutil.copytree(run.root.parent / "shapes", tmp_path / "mine")
+
+
+def evaluate(*arguments):
+    return CliRunner().invoke(main, ["eval", *map(str, arguments)])
+
+
+def refused(result, *parts):
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for part in parts:
+        assert part in result.stderr
+    assert result.stdout == ""
+
+
+def own(files):
+    return ["--images", files / "val", "--annotations", files / "annotations" / "instances_val.json"]
+
+
+def test_a_run_is_scored_as_it_was_at_its_end_and_left_as_it_is(run):
+    before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*")}
+    result = evaluate(run.root)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == tables(json.loads(run.evaluation.read_text())).strip()
+    assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
+
+
+def test_own_pictures_are_scored_and_the_results_named(run, files, tmp_path):
+    result = evaluate(run.latest_checkpoint, *own(files), "--output", tmp_path / "scores")
+    assert result.exit_code == 0, result.output
+    for name in ("evaluation.json", "predictions.png"):
+        assert str(tmp_path / "scores" / name) in result.stdout
+    assert json.loads((tmp_path / "scores" / "evaluation.json").read_text()) == json.loads(run.evaluation.read_text())
+
+
+@pytest.mark.parametrize("given", [slice(0, 2), slice(2, 4)], ids=["images", "annotations"])
+def test_pictures_without_annotations_or_the_reverse_are_refused(run, files, given):
+    refused(evaluate(run.root, *own(files)[given]), "expected --images and --annotations, or neither")
+
+
+@pytest.mark.parametrize("name", ["missing.pt", "."])
+def test_a_checkpoint_that_does_not_exist_is_named(tmp_path, name):
+    refused(evaluate(tmp_path / name), f"{tmp_path}", "expected a checkpoint, or the folder of a run; there is none")
+
+
+def test_a_checkpoint_outside_a_run_needs_a_recipe(run, tmp_path):
+    shutil.copyfile(run.latest_checkpoint, tmp_path / "my.pt")
+    refused(evaluate(tmp_path / "my.pt"), "my.pt: lies in no run's folder", "--recipe RECIPE")
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_unread(run, files, tmp_path):
+    torch.save({"state": Hostile(str(tmp_path / "hacked"))}, tmp_path / "evil.pt")
+    refused(evaluate(tmp_path / "evil.pt", "--recipe", run.recipe), "evil.pt: refused", "mkdir")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Hostile(str(tmp_path / "hacked"))))
+    refused(evaluate(tmp_path / "plain.pt", "--recipe", run.recipe), "plain.pt: refused")
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_damaged_checkpoint_is_named(run, tmp_path):
+    (tmp_path / "half.pt").write_bytes(run.latest_checkpoint.read_bytes()[:100_000])
+    refused(evaluate(tmp_path / "half.pt", "--recipe", run.recipe), "half.pt: damaged")
+
+
+def test_a_checkpoint_with_another_number_of_classes_is_refused(run, files, tmp_path):
+    torch.save(MaskRCNN(9, tiny_recipe(tmp_path).model).state_dict(), tmp_path / "nine.pt")
+    output = tmp_path / "scores"
+    result = evaluate(tmp_path / "nine.pt", "--recipe", run.recipe, "--output", output)
+    refused(result, "nine.pt: made for another model, or another number of classes")
+    assert not output.exists()
+
+
+def test_other_categories_than_the_runs_are_refused(run, files, tmp_path):
+    path = files / "annotations" / "instances_val.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"categories": [c | {"name": "x"} for c in data["categories"]]}))
+    refused(evaluate(run.root, *own(files)), "instances_val.json: expected the categories of ", "1 x")
+
+
+def test_an_evaluation_that_is_there_already_is_kept(run, tmp_path):
+    before = run.evaluation.read_bytes()
+    refused(evaluate(run.root, "--output", run.root), "evaluation.json: is there already; name another folder")
+    assert run.evaluation.read_bytes() == before
+
+
+def test_the_recipe_of_a_run_can_be_changed(run, files, tmp_path):
+    result = evaluate(run.root, *on_files(files), "evaluation.max_dets=[1,5]")
+    assert result.exit_code == 0, result.output
+    assert "at most 5 detections per image" in result.stdout
+
+
+def test_weights_alone_are_a_checkpoint(run, tmp_path):
+    recipe = tiny_recipe(run.root.parent)
+    data = open_data(recipe)
+    torch.save(build_model(recipe, data.val.annotations).module.state_dict(), tmp_path / "weights.pt")
+    assert evaluate(tmp_path / "weights.pt", "--recipe", run.recipe).exit_code == 0

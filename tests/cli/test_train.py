@@ -1,0 +1,242 @@
+"""``copypaste train`` as its users meet it: what it prints, its exit codes, and what it leaves alone."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from shapes_recipe import on_files, tiny
+
+from composer_copypaste.cli import main
+from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.settings import ShapesSettings
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return draw_shapes(ShapesSettings(folder=str(tmp_path_factory.mktemp("cli") / "shapes"), train=8, val=4, size=64))
+
+
+@pytest.fixture
+def files(drawn, tmp_path):
+    """A copy of the drawn files that a test may spoil."""
+    return shutil.copytree(drawn, tmp_path / "mine")
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "run"
+
+
+def train(*arguments):
+    return CliRunner().invoke(main, ["train", *arguments])
+
+
+def refused(result, *parts, lines=1):
+    """Asserts exit code 2 and one message on stderr that has the parts."""
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == lines
+    for part in parts:
+        assert part in result.stderr
+    assert result.stdout == ""
+
+
+def on_mine(files, output, *overrides):
+    return train(*tiny(files.parent), *on_files(files), f"output={output}", *overrides)
+
+
+def train_json(files):
+    return files / "annotations" / "instances_train.json"
+
+
+def spoil(files, **changes):
+    """Change the first training annotation."""
+    data = json.loads(train_json(files).read_text())
+    data["annotations"][0] |= changes
+    train_json(files).write_text(json.dumps(data))
+    return data["annotations"][0]
+
+
+def test_a_training_prints_the_scores_and_every_file_it_left(drawn, output):
+    result = train(*tiny(drawn.parent), f"output={output}")
+    assert result.exit_code == 0, result.output
+    assert "COCO evaluation of 4 images" in result.stdout
+    for path in output.iterdir():
+        assert str(path) in result.stdout
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(files, output):
+    before = sorted(files.parent.rglob("*"))
+    result = on_mine(files, output, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"8 pictures of {files / 'train'}" in result.stdout
+    assert str(output) in result.stdout
+    assert sorted(files.parent.rglob("*")) == before
+
+
+def test_a_dry_run_finds_what_a_run_would_refuse(files, output):
+    train_json(files).unlink()
+    refused(on_mine(files, output, "--dry-run"), "there is no such annotation file")
+
+
+WRONG_ANNOTATIONS = {
+    "unknown image": ({"image_id": 99999}, "the image is not among the file's images"),
+    "unknown category": ({"category_id": 77}, "category 77 is not among the file's categories"),
+    "short polygon": ({"segmentation": [[1, 1, 5, 5]]}, "polygon has 4 numbers, needs at least 6"),
+    "mask of another size": (
+        {"segmentation": {"size": [32, 32], "counts": [0, 1024]}},
+        "mask has size [32, 32], the image has [64, 64] (height, width)",
+    ),
+    "box of no area": ({"bbox": [3, 3, 0, 5]}, "box [3, 3, 0, 5] has no area"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_ANNOTATIONS.values(), ids=WRONG_ANNOTATIONS)
+def test_a_wrong_annotation_is_named_with_its_file_and_image(files, output, changes, message):
+    entry = spoil(files, **changes)
+    place = f"annotation {entry['id']} (image {entry['image_id']})"
+    refused(on_mine(files, output), f"error: {train_json(files)}: {place}: ", message)
+    assert not output.exists()
+
+
+def test_all_problems_of_a_file_come_together_up_to_twenty(files, output):
+    data = json.loads(train_json(files).read_text())
+    wrong = [entry | {"category_id": 77} for entry in data["annotations"]]
+    train_json(files).write_text(json.dumps(data | {"annotations": wrong}))
+    refused(on_mine(files, output), f"{len(wrong)} problems", f"... and {len(wrong) - 20} more", lines=22)
+
+
+def test_a_missing_annotation_file_is_named(files, output):
+    train_json(files).unlink()
+    refused(on_mine(files, output), f"{train_json(files)}: there is no such annotation file")
+    assert not output.exists()
+
+
+def test_broken_json_is_named_with_line_and_column(files, output):
+    train_json(files).write_text('{"images": [,]}')
+    refused(on_mine(files, output), f"{train_json(files)}: line 1, column 13: not valid JSON")
+    assert not output.exists()
+
+
+def test_a_missing_picture_is_named(files, output):
+    picture = next((files / "train").iterdir())
+    picture.unlink()
+    refused(on_mine(files, output), picture.name, "the file is missing")
+    assert not output.exists()
+
+
+def test_what_is_no_picture_is_named(files, output):
+    picture = next((files / "train").iterdir())
+    picture.write_text("no picture")
+    refused(on_mine(files, output), picture.name, "the picture cannot be decoded: not a picture in a known format")
+    assert not output.exists()
+
+
+def test_a_picture_of_another_size_is_named_with_both_sizes(files, output):
+    picture = next((files / "train").iterdir())
+    Image.new("RGB", (40, 30)).save(picture)
+    refused(on_mine(files, output), picture.name, "is 40 x 30 (width x height), the annotations say 64 x 64")
+    assert not output.exists()
+
+
+def cut_off(files):
+    """Cut a picture off after its header; its name."""
+    picture = sorted((files / "train").iterdir())[0]
+    noise = Image.effect_noise((64, 64), 80).convert("RGB")
+    noise.save(picture, format="JPEG", quality=95)
+    picture.write_bytes(picture.read_bytes()[:1500])
+    return picture
+
+
+@pytest.fixture
+def cut_off_run(files, output):
+    """What a user sees in a real process where a picture turns out to be cut off only while training."""
+    picture = cut_off(files)
+    arguments = [*tiny(files.parent), *on_files(files), f"output={output}"]
+    process = subprocess.run(
+        [sys.executable, "-m", "composer_copypaste.cli", "train", *arguments], capture_output=True, text=True
+    )
+    return picture, process
+
+
+def test_a_picture_that_breaks_while_training_ends_in_one_line_and_a_second_start_says_what_to_do(
+    cut_off_run, files, output
+):
+    picture, process = cut_off_run
+    assert process.returncode == 2
+    said = [line for line in process.stderr.splitlines() if not line.startswith(("train ", "evaluation "))]
+    assert len(said) == 1
+    assert said[0].startswith(f"error: {picture}: the picture cannot be decoded: image file is truncated")
+    assert f"{output} holds" in said[0]
+    refused(on_mine(files, output), f"{output}: holds another run; give output=ANOTHER_FOLDER, or remove it")
+
+
+def test_a_batch_of_one_with_copy_paste_is_refused(drawn, output):
+    result = train(*tiny(drawn.parent), f"output={output}", "data.batch_size=1")
+    refused(result, "copy-paste needs at least 2 pictures per batch", "copy_paste=null", lines=2)
+    assert not output.exists()
+
+
+def test_an_unknown_key_of_a_recipe_is_answered_with_the_likely_one(drawn, output):
+    result = train(*tiny(drawn.parent), f"output={output}", "optimizer.learning_rte=1")
+    refused(result, "optimizer.learning_rte: unknown key", lines=2)
+    refused(train(*tiny(drawn.parent), "optimiser.lr=1"), "did you mean 'optimizer", lines=2)
+
+
+def test_a_value_out_of_range_is_named_with_its_limit(drawn, output):
+    result = train(*tiny(drawn.parent), f"output={output}", "copy_paste.p=1.5")
+    refused(result, "copy_paste.p", "1.5", lines=2)
+    assert not output.exists()
+
+
+def test_a_recipe_that_does_not_exist_is_answered_with_the_likely_one():
+    refused(train("quikstart"), "did you mean the shipped 'quickstart'?")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("recipe.yaml", "holds another run"), ("notes.txt", "expected a new or an empty folder for the run")],
+)
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_folder_that_holds_something_is_left_alone(drawn, output, name, message, options):
+    output.mkdir()
+    (output / name).write_text("mine")
+    refused(train(*tiny(drawn.parent), f"output={output}", *options), f"{output}: {message}", "ANOTHER_FOLDER")
+    assert [(path.name, path.read_text()) for path in output.iterdir()] == [(name, "mine")]
+
+
+def test_an_output_that_is_a_file_is_left_alone(drawn, output):
+    output.write_text("mine")
+    refused(train(*tiny(drawn.parent), f"output={output}"), "expected a folder for the run, found a file")
+    assert output.read_text() == "mine"
+
+
+def test_an_output_inside_a_file_is_refused(drawn, output):
+    output.write_text("mine")
+    refused(train(*tiny(drawn.parent), f"output={output}/run"), f"{output}/run: cannot be written: Not a directory")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.device=gpu", "training.device: expected a GPU, found none"),
+        ("training.precision=amp_bf16", "training.precision: amp_bf16 needs a GPU, found none; give fp32"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_without_one(drawn, output, monkeypatch, override, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(train(*tiny(drawn.parent), "training.device=auto", f"output={output}", override), message)
+    assert not output.exists()
+
+
+def test_weights_that_could_run_code_are_refused(drawn, output, tmp_path):
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(print))
+    result = train(*tiny(drawn.parent), f"output={output}", f"model.weights={tmp_path / 'evil.pt'}")
+    refused(result, "evil.pt: refused")
+    assert not output.exists()
