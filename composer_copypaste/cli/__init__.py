@@ -5,6 +5,7 @@ is listed in ``COMMANDS`` with the first line of its help.
 """
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
+import os
 import sys
 from importlib import import_module
 
@@ -62,3 +63,6 @@ def main() -> None:
     Start with data that is drawn here, nothing is downloaded:
       copypaste train quickstart
     """
+    # torch, not imported yet, reads it: threads that wait for each other then sleep. Busy waiting, its default, makes
+    # training four to five times as slow where other programs use the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
