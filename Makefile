@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .
