@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import best_seconds
+from measure import best_seconds, keep_freed_memory
 from pycocotools import mask as coco_mask
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if (options.images is None) != (options.annotations is None):
         parser.error("--images and --annotations belong together")
     torch.set_num_threads(1)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         images, annotations = options.images, options.annotations
         if images is None:

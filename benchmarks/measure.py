@@ -15,7 +15,22 @@ SEEDS = range(4)
 """What the random numbers of the calls of a round come from. The best is taken for each seed, and then the mean over
 the seeds: else it would be the call that drew the least work."""
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""glibc's numbers for what mallopt sets."""
+
 Way = Callable[[], object]
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep all freed memory for the next call; nothing where there is no glibc.
+
+    Else a call also pays for the pages that the call before it gave back to the system (twice the time, measured), and
+    ratios depend on the order of the ways.
+    """
+    with contextlib.suppress(OSError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def best_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:

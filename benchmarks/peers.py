@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from measure import Way, best_seconds, peak_bytes
+from measure import Way, best_seconds, keep_freed_memory, peak_bytes
 from numpy import ndarray
 from scenes import Batch, Case, draw_batch
 from torch import Tensor
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", action="append", type=Case.parse, help="pictures x side x objects, as 8x512x20")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     default = [*CASES, GPU_CASE] if device.type == "cuda" else CASES
     place = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU thread"

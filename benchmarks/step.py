@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from measure import best_seconds
+from measure import best_seconds, keep_freed_memory
 from scenes import LABELS, Case, draw_batch
 
 from composer_copypaste import CopyPasteSettings, MaskRCNN, copypaste_batch
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bf16", action="store_true", help="train under autocast to bfloat16")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    keep_freed_memory()
     compare(options)
 
 
