@@ -1,6 +1,7 @@
 """Scoring a checkpoint on a data set, by COCO's rules."""
 
 import json
+import warnings
 from pathlib import Path
 
 from composer import Trainer
@@ -51,15 +52,17 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
     load_checkpoint(model.module, checkpoint)
     if results is not None:
         _make(results)
-    trainer = Trainer(
-        model=model,
-        eval_dataloader=evaluation_batches(recipe, data),
-        device="gpu" if on_gpu(recipe) else "cpu",
-        precision=recipe.training.precision,
-        seed=recipe.seed,
-        loggers=[ProgressBar()],
-        progress_bar=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No optimizer was specified")  # an evaluation needs none
+        trainer = Trainer(
+            model=model,
+            eval_dataloader=evaluation_batches(recipe, data),
+            device="gpu" if on_gpu(recipe) else "cpu",
+            precision=recipe.training.precision,
+            seed=recipe.seed,
+            loggers=[ProgressBar()],
+            progress_bar=False,
+        )
     trainer.eval()
     report = last_report(trainer)
     if results is not None and dist.get_global_rank() == 0:
