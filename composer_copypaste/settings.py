@@ -4,72 +4,21 @@ Plain frozen dataclasses that import nothing heavy. They are the constructor of 
 the documentation of both: the string below each field describes it, ``Annotated`` holds its limits.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
+
+from composer_copypaste.limits import check_limits as check_limits
+from composer_copypaste.limits import check_range
 
 Fraction = Annotated[float, Ge(0), Le(1)]
 ResizeFactor = Annotated[float, Ge(0.01), Le(10)]
+AspectRatio = Annotated[float, Ge(0.1), Le(10)]
 CanvasSide = Annotated[int, Ge(16), Le(8192)]
 
 CONFIG: dict[str, Any] = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}
 """How pydantic reads the dataclasses of a recipe: described by their docstrings, closed to unknown keys."""
-
-
-def check_limits(settings: object) -> None:
-    """Compare every number in a settings dataclass, also inside a range, with the limits its annotation states.
-
-    Raises:
-        ValueError: naming the field, the limit and the value.
-    """
-    hints = get_type_hints(type(settings), include_extras=True)
-    for field in fields(settings):  # type: ignore[arg-type]
-        _check_choice(field.name, getattr(settings, field.name), hints[field.name])
-        _check_value(field.name, getattr(settings, field.name), hints[field.name])
-
-
-def _check_choice(name: str, value: object, hint: object) -> None:
-    """Compare a value with the choices that a ``Literal``, or a ``Literal | None``, allows."""
-    parts = (hint, *get_args(hint))
-    choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-    if choices and value not in choices and not (value is None and type(None) in parts):
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _check_value(name: str, value: object, hint: object) -> None:
-    """Compare a number, or each number of a tuple or among a dict's values, with the limits in its annotation."""
-    for limit in getattr(hint, "__metadata__", ()):
-        _check_limit(name, value, limit)
-    for part in get_args(hint):  # what Annotated wraps, the choices of a union, the elements of a tuple
-        for number in _numbers(value):
-            _check_value(name, number, part)
-
-
-def _numbers(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, tuple | list) else (value,)
-
-
-def _check_limit(name: str, number: object, limit: object) -> None:
-    if not isinstance(number, int | float):
-        return
-    # "not number >= bound" rather than "number < bound", so that NaN fails too
-    match limit:
-        case Ge(ge=int() | float() as bound) if not number >= bound:
-            raise ValueError(f"{name}: expected at least {bound}, got {number}")
-        case Gt(gt=int() | float() as bound) if not number > bound:
-            raise ValueError(f"{name}: expected more than {bound}, got {number}")
-        case Le(le=int() | float() as bound) if not number <= bound:
-            raise ValueError(f"{name}: expected at most {bound}, got {number}")
-
-
-def check_range(name: str, bounds: tuple[float, float]) -> None:
-    """Raise ``ValueError`` where the first of two bounds is the larger."""
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"{name}: expected (smallest, largest), got {bounds}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +47,49 @@ class CopyPasteSettings:
     """One transform for the whole source image ("image", the paper), or one for each object ("instance")."""
 
     scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
-    """Resize factor, drawn uniformly. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a
-    loader has jittered already."""
+    """Resize factor. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a loader has jittered
+    already."""
+
+    scale_distribution: Literal["uniform", "log_uniform"] = "uniform"
+    """How the resize factor is drawn: uniformly (the paper), or its logarithm is: then 0.5 is as likely as 2."""
+
+    aspect_range: tuple[AspectRatio, AspectRatio] = (1.0, 1.0)
+    """Resize factor of the width over that of the height, its logarithm drawn uniformly; the area is not changed by it.
+    (1, 1): both alike."""
 
     p_flip: Fraction = 0.5
     """Probability that what is copied is flipped horizontally."""
 
+    p_flip_vertical: Fraction = 0.0
+    """Probability that what is copied is flipped vertically."""
+
     rotation: Annotated[float, Ge(0), Le(180)] = 0.0
     """Rotation of what is copied, up to so many degrees either way."""
 
-    placement: Literal["source", "random"] = "source"
-    """Where the jittered source has the object ("source", the paper), or anywhere in the image ("random")."""
+    brightness: Fraction = 0.0
+    """The colours of what is copied are multiplied by a factor from 1 - ``brightness`` to 1 + ``brightness``, drawn as
+    often as the transform. For this and the next two, floating-point images lie in [0, 1]."""
+
+    contrast: Fraction = 0.0
+    """The same for differences from the object's mean grey."""
+
+    saturation: Fraction = 0.0
+    """The same for differences from each pixel's grey."""
+
+    placement: Literal["source", "random", "anywhere"] = "source"
+    """Where the jittered source has the object ("source", the paper), at random inside the image ("random"), or at
+    random with its middle in the image and perhaps a part outside ("anywhere")."""
+
+    max_overlap: Fraction = 1.0
+    """An object gets a random place only where at most this fraction of its box is covered by boxes of the image's own
+    objects; 1: anywhere. Decided from the boxes, so nothing waits for the device."""
+
+    placement_tries: Annotated[int, Ge(1), Le(1000)] = 10
+    """So many random places are tried for an object; it is left out where none will do."""
+
+    erosion: Annotated[int, Ge(0), Le(50)] = 0
+    """So many pixels are taken off the border of what is copied, after resizing: of its mask and its colours alike.
+    ``min_visibility`` counts them as hidden."""
 
     blend_sigma: Annotated[float, Ge(0), Le(50)] = 0.0
     """Standard deviation, in pixels, of the Gaussian that softens the seam; 0: a hard seam (the paper's Table 10 finds
@@ -142,9 +123,14 @@ class CopyPasteSettings:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        for name in ("scale_range", "area_range", "relative_area_range"):
+        for name in ("scale_range", "aspect_range", "area_range", "relative_area_range"):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name))
+        if self.max_overlap < 1 and self.placement == "source":
+            raise ValueError(
+                'max_overlap: expected 1 with placement "source", which moves no object away, got '
+                f'{self.max_overlap}; set placement to "random" or "anywhere"'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

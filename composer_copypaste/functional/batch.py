@@ -11,8 +11,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.compose import Images, Objects, layers_of, paste_images
-from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
+from composer_copypaste.functional.plan import PastePlan, draw_plan
 from composer_copypaste.functional.planes import as_planes, as_tensor
+from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import weights_of
 from composer_copypaste.functional.targets import assemble, decide
 from composer_copypaste.functional.visible import Visible, measure, read_back
@@ -131,7 +132,7 @@ def _paste_instances(
         return Pasted(images, targets, PastePlan.from_rows([]), reason=reason)
     batch, iscrowd, objects, weights = _instances(images, targets, settings)
     plan = _plan(objects, weights, settings, source)
-    layers = layers_of(plan, objects)
+    layers = layers_of(plan, objects, settings.erosion)
     measures = iter(measure([visible for layer in layers for visible in (*layer.pasted, *layer.left)]))
     outcomes = {
         layer.target: decide(
@@ -159,7 +160,7 @@ def _paste_classes(
     """Class-id maps: each class of an image is one object."""
     classes, objects, weights = _classes(images, targets, settings)
     plan = _plan(objects, weights, settings, source)
-    layers = layers_of(plan, objects)
+    layers = layers_of(plan, objects, settings.erosion)
     painted = targets.clone()
     for layer in layers:
         for cut in layer.cut_outs:

@@ -1,6 +1,6 @@
 """A plan carried out on pictures and masks: what each image receives, and what that does to its own objects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,7 +10,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.paste import CutOut, cut_out, paste_colours, stack
-from composer_copypaste.functional.plan import PastePlan, box_corners
+from composer_copypaste.functional.placement import box_corners
+from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.planes import Planes
 from composer_copypaste.functional.visible import Visible, pasted, uncovered
 from composer_copypaste.functional.warp import fixed_point
@@ -50,24 +51,24 @@ class Layer:
     left: list[Visible]
 
 
-def layers_of(plan: PastePlan, objects: Sequence[Objects]) -> list[Layer]:
+def layers_of(plan: PastePlan, objects: Sequence[Objects], erosion: int) -> list[Layer]:
     """The plan's objects, cut out and stacked, for each image that receives any."""
     windows = [image.windows() for image in objects]
-    rows = list(zip(plan.target.tolist(), plan.source.tolist(), plan.instance.tolist(), strict=True))
-    landing = _landing_windows(plan, objects)
-    to_source = fixed_point(plan.to_source)
-    layers = []
-    bottom_to_top = sorted(range(len(rows)), key=lambda row: rows[row][0])  # a hand-written plan may mix its targets
-    for target, group in groupby(bottom_to_top, key=lambda row: rows[row][0]):
-        cuts = [
-            cut_out(objects[rows[row][1]].masks, rows[row][1], rows[row][2], to_source[row], landing[row])
-            for row in group
-            if not landing[row].is_empty
-        ]
-        cuts = [cut for cut in cuts if not cut.window.is_empty]
-        if cuts:
-            layers.append(_layer(target, cuts, objects, windows))
-    return layers
+    cuts = [cut for cut in _cut_outs(plan, objects, erosion) if not cut.window.is_empty]
+    bottom_to_top = sorted(cuts, key=lambda cut: cut.target)  # a hand-written plan may mix its targets
+    by_target = groupby(bottom_to_top, key=lambda cut: cut.target)
+    return [_layer(target, list(group), objects, windows) for target, group in by_target]
+
+
+def _cut_outs(plan: PastePlan, objects: Sequence[Objects], erosion: int) -> Iterator[CutOut]:
+    """The plan's objects where they land, if they do."""
+    columns = (plan.target, plan.source, plan.instance, plan.colour)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    maps, landing = fixed_point(plan.to_source), _landing_windows(plan, objects)
+    for (target, source, instance, colour), to_source, window in zip(rows, maps, landing, strict=True):
+        if not window.is_empty:
+            window, mask = cut_out(objects[source].masks[instance], to_source, window, erosion)
+            yield CutOut(target, source, instance, to_source, tuple(colour), window, mask)
 
 
 def _layer(target: int, cuts: list[CutOut], objects: Sequence[Objects], windows: Sequence[list[Window]]) -> Layer:

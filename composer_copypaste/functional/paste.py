@@ -12,7 +12,8 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.functional.planes import Plane, Planes, as_tensor, full
+from composer_copypaste.functional.colours import adjust_colours
+from composer_copypaste.functional.planes import Plane, as_tensor, erode, full
 from composer_copypaste.functional.warp import resample_colours, resample_mask, size_of
 from composer_copypaste.functional.windows import Window
 
@@ -21,9 +22,12 @@ from composer_copypaste.functional.windows import Window
 class CutOut:
     """One copied object, resampled to where it lands."""
 
+    target: int
     source: int
     instance: int
     to_source: Int64[ndarray, "2 3"]
+    colour: tuple[float, ...]
+    """Factors of brightness, contrast and saturation."""
     window: Window
     mask: Plane
 
@@ -36,10 +40,16 @@ class Cover:
     free: Plane
 
 
-def cut_out(masks: Planes, source: int, instance: int, to_source: Int64[ndarray, "2 3"], window: Window) -> CutOut:
-    """The object's mask, resampled to the window of the target in which it lands."""
-    window, mask = resample_mask(masks[instance], to_source, window)
-    return CutOut(source, instance, to_source, window, mask)
+def cut_out(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window, erosion: int) -> tuple[Window, Plane]:
+    """The object's mask, resampled to the window of the target in which it lands, and where it has pixels there.
+
+    Its border is eroded by so many pixels; the target's edge is no border, what lies beyond it counts.
+    """
+    beyond, resampled = resample_mask(mask, to_source, window.grown(erosion))
+    if not erosion:
+        return beyond, resampled
+    window = beyond & window
+    return window, erode(resampled, erosion)[window.within(beyond).slices] if not window.is_empty else resampled
 
 
 def stack(cut_outs: Sequence[CutOut], size: tuple[int, int]) -> tuple[list[Plane], Cover]:
@@ -66,6 +76,8 @@ def paste_colours(
         window, alpha = _soften(mask, cut.window, blend_sigma, size_of(image)) if blend_sigma else (cut.window, mask)
         below = image[:, *window.slices]
         colours = resample_colours(sources[cut.source], cut.to_source, window)
+        if any(factor != 1 for factor in cut.colour):
+            colours = adjust_colours(colours, alpha, cut.colour, 1.0 if image.is_floating_point() else 255.0)
         blended = _blend(below, colours, alpha)
         below.copy_(blended)
 
@@ -91,7 +103,7 @@ def _soften(
 ) -> tuple[Window, Float[Tensor, "h2 w2"]]:
     """The mask under a Gaussian of ``sigma`` pixels, which fades across the seam, and the window it reaches."""
     radius = math.ceil(3 * sigma)
-    reached = window.grown(radius, size)
+    reached = window.grown(radius) & Window(0, 0, *size)
     opacity = torch.zeros((1, 1, *reached.shape), device=mask.device)
     opacity[0, 0][window.within(reached).slices] = mask.float()
     offsets = torch.arange(-radius, radius + 1, device=mask.device)

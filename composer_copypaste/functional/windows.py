@@ -41,9 +41,9 @@ class Window(NamedTuple):
         """The same pixels, counted from the corner of ``other``."""
         return Window(self.y1 - other.y1, self.x1 - other.x1, self.y2 - other.y1, self.x2 - other.x1)
 
-    def grown(self, pixels: int, size: tuple[int, int]) -> "Window":
-        """With so many more pixels on each side, where an image of that size (height, width) has them."""
-        return Window(self.y1 - pixels, self.x1 - pixels, self.y2 + pixels, self.x2 + pixels) & Window(0, 0, *size)
+    def grown(self, pixels: int) -> "Window":
+        """With so many more pixels on each side, also beyond the image."""
+        return Window(self.y1 - pixels, self.x1 - pixels, self.y2 + pixels, self.x2 + pixels)
 
 
 def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int]) -> list[Window]:

@@ -91,7 +91,15 @@ def knobs(draw, **fixed):
         "scale_range": draw(st.sampled_from(SCALES)),
         "p_flip": draw(st.sampled_from([0.5, 0.0, 1.0])),
         "rotation": draw(st.sampled_from([0.0, 0.0, 20.0, 180.0])),
-        "placement": draw(st.sampled_from(["source", "random"])),
+        "placement": draw(st.sampled_from(["source", "random", "anywhere"])),
+        "max_overlap": draw(st.sampled_from([1.0, 1.0, 0.3])),
+        "scale_distribution": draw(st.sampled_from(["uniform", "log_uniform"])),
+        "aspect_range": draw(st.sampled_from([(1.0, 1.0), (0.5, 3.0)])),
+        "p_flip_vertical": draw(st.sampled_from([0.0, 0.5])),
+        "erosion": draw(st.sampled_from([0, 0, 1, 3])),
+        "brightness": draw(st.sampled_from([0.0, 0.0, 0.8])),
+        "contrast": draw(st.sampled_from([0.0, 0.5])),
+        "saturation": draw(st.sampled_from([0.0, 1.0])),
         "blend_sigma": draw(st.sampled_from([0.0, 0.0, 0.4, 1.5])),
         "min_visibility": draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
         "min_area": draw(st.sampled_from([1, 1, 6])),
@@ -100,7 +108,8 @@ def knobs(draw, **fixed):
         "area_range": draw(st.sampled_from([None, None, (4.0, 400.0)])),
         "relative_area_range": draw(st.sampled_from([None, None, (0.01, 0.5)])),
     }
-    return {**drawn, **fixed}
+    combined = {**drawn, **fixed}
+    return combined if combined["placement"] != "source" else {**combined, "max_overlap": 1.0}
 
 
 @st.composite

@@ -14,9 +14,10 @@ def reference(images, targets, plan, settings):
         picture, landed = image.detach(), []
         for row in rows:
             source, to_source = int(plan.source[row]), fixed(plan.to_source[row])
-            mask = nearest(numpy(targets[source]["masks"])[plan.instance[row]] != 0, to_source, image.shape[1:])
+            given = numpy(targets[source]["masks"])[plan.instance[row]] != 0
+            mask = eroded(given, to_source, image.shape[1:], settings.erosion)
             alpha = softened(mask, settings.blend_sigma) if settings.blend_sigma else mask.astype(float)
-            picture = painted(picture, images[source].detach(), to_source, alpha)
+            picture = painted(picture, images[source].detach(), to_source, alpha, plan.colour[row].tolist())
             landed.append(mask)
         pictures.append(picture)
         results.append(accounted(i, rows, landed, targets, plan, settings) if any(m.any() for m in landed) else target)
@@ -58,7 +59,7 @@ def stored(values, dtype):
     return (values if dtype.is_floating_point else values.round()).to(dtype)
 
 
-def painted(picture, source, to_source, alpha):
+def painted(picture, source, to_source, alpha, factors):
     """The source's colours over the picture, by alpha; the picture is left bit by bit where alpha is 0."""
     size, where = alpha.shape, alpha > 0
     if not where.any():
@@ -68,11 +69,37 @@ def painted(picture, source, to_source, alpha):
     columns, rows = across.any(axis=0), down.any(axis=0)
     patch = numpy(source.double())[:, rows][:, :, columns]
     colours = np.einsum("pcx,px->cp", np.einsum("py,cyx->pcx", down[:, rows], patch), across[:, columns])
+    if factors != [1, 1, 1]:
+        colours = adjusted(colours, alpha[where], *factors, 1 if picture.dtype.is_floating_point else 255)
     below = numpy(picture.double())
     below[:, where] += alpha[where] * (colours - below[:, where])
     result = picture.clone()
     result[:, torch.from_numpy(where)] = stored(below[:, where], picture.dtype)
     return result
+
+
+def adjusted(colours, alpha, brightness, contrast, saturation, largest):
+    """Colours (channel, pixel) after a change of brightness, contrast and saturation."""
+
+    def grey():
+        return np.array([0.2989, 0.587, 0.114]) @ colours if len(colours) == 3 else colours.mean(axis=0)
+
+    colours = np.clip(brightness * colours, 0, largest)
+    mean = (grey() * alpha).sum() / alpha.sum()
+    colours = np.clip(mean + contrast * (colours - mean), 0, largest)
+    return np.clip(grey() + saturation * (colours - grey()), 0, largest)
+
+
+def eroded(mask, to_source, size, pixels):
+    """The mask on the target, without pixels that have anything else so near, be it beyond the target's edge."""
+    height, width = size
+    landed = np.ones((height, width), dtype=bool)
+    for dy in range(-pixels, pixels + 1):
+        for dx in range(-pixels, pixels + 1):
+            shifted = to_source.copy()
+            shifted[:, 2] += dx * to_source[:, 0] + dy * to_source[:, 1]
+            landed &= nearest(mask, shifted, size)
+    return landed
 
 
 def softened(mask, sigma):

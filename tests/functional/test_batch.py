@@ -90,6 +90,8 @@ def plain(values):
     return [plain(value) for value in values]
 
 
+AS_IT_IS = {"placement": "source", "blend_sigma": 0.0, "aspect_range": (1.0, 1.0), "p_flip_vertical": 0.0, "erosion": 0}
+AS_IT_IS |= {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "category_weights": None}
 SOME = {"sides": st.integers(1, 32), "counts": st.integers(0, 8), "p": 1.0}
 
 
@@ -174,9 +176,7 @@ def test_crowds_are_never_copied(case):
 
 
 @many(40)
-@given(
-    cases(p_instance=1.0, scale_range=(1.0, 1.0), p_flip=0.0, rotation=0.0, placement="source", blend_sigma=0.0, **SOME)
-)
+@given(cases(p_instance=1.0, scale_range=(1.0, 1.0), p_flip=0.0, rotation=0.0, **AS_IT_IS, **SOME))
 def test_without_jitter_pasted_pixels_are_the_sources_own_at_their_place(case):
     pasted = case.paste()
     for i, (before, after) in enumerate(zip(case.images, pasted.images, strict=True)):

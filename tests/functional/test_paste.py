@@ -140,3 +140,63 @@ def test_each_pixel_of_a_gradient_arrives_once(to_source, sigma):
     after = pasted_on_first(to_source, images=images, blend_sigma=sigma)
     (gradient,) = torch.autograd.grad(after.sum(), images)
     torch.testing.assert_close(gradient.sum(), torch.tensor(3 * 64.0).double(), rtol=1e-5, atol=0)
+
+
+# Erosion
+
+
+def pasted_on(pixels, rectangle, to_source=IDENTITY):
+    """Where picture 0 changed when it received an object less so many pixels at its border, and that object's mask."""
+    plan, targets = plan_of((0, 1, 0, to_source)), [target(), target(rectangle)]
+    result = carry_out(plan, pictures(), targets, erosion=pixels)
+    return (result.images[0] != pictures()[0])[0], result.targets[0]["masks"].any(0)
+
+
+@pytest.mark.parametrize(("pixels", "left"), [(1, (3, 2, 6, 6)), (2, (4, 3, 5, 5)), (3, (0, 0, 0, 0))])
+def test_erosion_takes_the_border_off_colours_and_mask(pixels, left):
+    changed, mask = pasted_on(pixels, (2, 1, 7, 7))
+    assert (changed == block(*left).bool()).all()
+    assert (mask == changed).all()
+
+
+def test_erosion_takes_nothing_off_where_the_object_goes_on_beyond_the_picture():
+    changed, _ = pasted_on(1, (0, 2, 5, 6), ((1, 0, 2), (0, 1, 0)))  # two pixels to the left
+    assert (changed == block(0, 3, 2, 5).bool()).all()
+
+
+def test_erosion_counts_pixels_of_the_target():
+    changed, _ = pasted_on(1, (1, 1, 3, 3), ((0.5, 0, 0), (0, 0.5, 0)))  # doubled: 2..6
+    assert (changed == block(3, 3, 5, 5).bool()).all()
+
+
+# Colours
+
+
+def repainted(colour, pixels, **settings):
+    """The colours of picture 1 (three channels, two of its columns) after they were pasted on black, changed."""
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.as_tensor(pixels).dtype)
+    images[1, :, :, :2] = torch.as_tensor(pixels)[:, None, :]
+    targets = [target(), target((0, 0, 2, 8))]
+    after = carry_out(plan_of((0, 1, 0, IDENTITY, colour)), images, targets, **settings).images
+    assert torch.equal(after[1], images[1])
+    assert (after[0, :, :, 2:] == 0).all()
+    return after[0, :, 0, :2].tolist()
+
+
+def test_brightness_multiplies_up_to_white():
+    whole = torch.tensor([[10, 200], [20, 100], [0, 5]], dtype=torch.uint8)
+    assert repainted((1.5, 1, 1), whole) == [[15, 255], [30, 150], [0, 8]]
+
+
+def test_contrast_is_about_the_objects_mean_grey():
+    grey = torch.tensor([[100, 200]] * 3, dtype=torch.uint8)
+    assert repainted((1, 0.5, 1), grey) == [[125, 175]] * 3
+
+
+def test_no_saturation_leaves_grey():
+    red = torch.tensor([[200, 0], [0, 100], [0, 0]], dtype=torch.uint8)
+    assert repainted((1, 1, 0), red) == [[60, 59]] * 3
+
+
+def test_floating_point_colours_end_at_1():
+    assert repainted((2, 1, 1), torch.tensor([[0.25, 0.75]] * 3)) == [[0.5, 1.0]] * 3

@@ -243,3 +243,13 @@ def test_json_that_is_no_plan_is_an_error(text):
 def test_a_printed_plan_says_what_each_image_receives():
     plan = PastePlan.from_rows([(0, 1, 2, ((1, 0, 0), (0, 1, 0)))])
     assert str(plan) == "image 0 receives object 2 of image 1, by [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]"
+
+
+def test_a_printed_plan_says_how_colours_change():
+    plan = PastePlan.from_rows([(0, 1, 2, ((1, 0, 0), (0, 1, 0)), (0.5, 1, 1))])
+    assert str(plan).endswith("[0.0, 1.0, 0.0]], colours times [0.5, 1.0, 1.0]")
+
+
+def test_a_row_of_json_may_leave_out_its_colour():
+    plan = PastePlan.from_json('[{"target": 0, "source": 1, "instance": 0, "to_source": [[1, 0, 0], [0, 1, 0]]}]')
+    assert plan.colour.tolist() == [[1, 1, 1]]

@@ -56,8 +56,8 @@ def test_a_window_within_another_is_counted_from_its_corner():
     assert Window(5, 7, 8, 9).within(Window(4, 5, 20, 20)) == Window(1, 2, 4, 4)
 
 
-def test_a_window_grows_up_to_the_images_edge():
-    assert Window(1, 4, 3, 6).grown(2, (8, 7)) == Window(0, 2, 5, 7)
+def test_a_window_grows_on_each_side():
+    assert Window(1, 4, 3, 6).grown(2) == Window(-1, 2, 5, 8)
 
 
 def test_colours_moved_by_whole_pixels_are_the_same_to_the_bit():

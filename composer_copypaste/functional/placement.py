@@ -1,0 +1,101 @@
+"""Where what is copied is put: the draw."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from composer_copypaste.functional.draw import uniforms
+from composer_copypaste.functional.scene import Scene
+from composer_copypaste.settings import CopyPasteSettings
+
+
+def draw_shifts(
+    linear: Float[ndarray, "k 2 2"],
+    boxes: Float[ndarray, "m 4"],
+    scenes: tuple[Scene, Scene],
+    settings: CopyPasteSettings,
+    generator: torch.Generator,
+) -> tuple[Float[ndarray, "j 2"], Bool[ndarray, " m"]]:
+    """Draw the shifts, in whole pixels, that follow the linear maps: one for all objects or one for each.
+
+    Args:
+        linear: from source to target, one for all objects or one for each.
+        boxes: of the objects, in the source.
+        scenes: the source and the target.
+        settings: what to draw.
+        generator: a CPU generator.
+
+    Returns:
+        The shifts, and which objects have a place.
+    """
+    source, target = scenes
+    if settings.placement != "source":
+        return _draw_free_shifts(linear, boxes, target, settings, generator)
+    if settings.jitter == "image":
+        whole = np.array([[0, 0, source.width, source.height]], dtype=np.float64)
+        shifts = _inside(_extents(linear, whole), (source.width, source.height), uniforms((1, 2), generator))
+    else:
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        shifts = np.rint(centre - np.einsum("mij,mj->mi", linear, centre))
+    return shifts, np.full(len(boxes), True)
+
+
+def _draw_free_shifts(
+    linear: Float[ndarray, "k 2 2"],
+    boxes: Float[ndarray, "m 4"],
+    target: Scene,
+    settings: CopyPasteSettings,
+    generator: torch.Generator,
+) -> tuple[Float[ndarray, "m 2"], Bool[ndarray, " m"]]:
+    """Draw a place in the target for each object, again where it would hide too much, a bounded number of times."""
+    extents, canvas = _extents(linear, boxes), (target.width, target.height)
+    place = _inside if settings.placement == "random" else _anywhere
+    any_will_do = settings.max_overlap == 1
+    shifts, placed = np.zeros((len(boxes), 2)), np.full(len(boxes), False)
+    for u in uniforms((1 if any_will_do else settings.placement_tries, len(boxes), 2), generator):
+        tried = place(extents, canvas, u)
+        landed = (extents + np.tile(tried, 2)).clip(0, np.tile(canvas, 2))
+        fits = [any_will_do or covered_fraction(box, target.boxes) <= settings.max_overlap for box in landed]
+        new = np.array(fits, dtype=bool) & ~placed
+        shifts[new], placed = tried[new], placed | new
+    return shifts, placed
+
+
+def covered_fraction(box: Float[ndarray, "4"], others: Float[ndarray, "n 4"]) -> float:
+    """The fraction of a box that others cover together; 0 of a box without area."""
+    parts = np.concatenate([np.maximum(others[:, :2], box[:2]), np.minimum(others[:, 2:], box[2:])], axis=1)
+    parts = parts[(parts[:, :2] < parts[:, 2:]).all(axis=1)]
+    x, y = np.unique(parts[:, ::2]), np.unique(parts[:, 1::2])  # the edges cut the box into cells
+    x1, y1, x2, y2 = parts.T[:, :, None]
+    across, down = (x1 <= x[:-1]) & (x[:-1] < x2), (y1 <= y[:-1]) & (y[:-1] < y2)
+    covered = (down[:, :, None] & across[:, None, :]).any(axis=0)
+    area = np.prod(box[2:] - box[:2])
+    return float((covered * np.diff(y)[:, None] * np.diff(x)).sum() / area) if len(parts) else 0.0
+
+
+def _inside(extents: Float[ndarray, "m 4"], canvas: tuple[int, int], u: Float[ndarray, "m 2"]) -> Float[ndarray, "m 2"]:
+    """The shift that puts each extent at fraction ``u`` of the room that the canvas (width, height) leaves.
+
+    What is larger than the canvas covers it: the room is then negative.
+    """
+    low, high = extents[:, :2], extents[:, 2:]
+    return np.rint(u * (np.asarray(canvas) - (high - low)) - low)
+
+
+def _anywhere(
+    extents: Float[ndarray, "m 4"], canvas: tuple[int, int], u: Float[ndarray, "m 2"]
+) -> Float[ndarray, "m 2"]:
+    """The shift that puts the middle of each extent at fraction ``u`` of the canvas (width, height)."""
+    return np.rint(u * np.asarray(canvas) - (extents[:, :2] + extents[:, 2:]) / 2)
+
+
+def _extents(linear: Float[ndarray, "k 2 2"], boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4"]:
+    """The boxes around the boxes' images under the maps."""
+    corners = np.einsum("mij,mcj->mci", np.broadcast_to(linear, (len(boxes), 2, 2)), box_corners(boxes))
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def box_corners(boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4 2"]:
+    """The four corners (x, y) of boxes (x1, y1, x2, y2)."""
+    return boxes[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 4, 2)
