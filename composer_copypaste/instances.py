@@ -62,15 +62,16 @@ def instances_of(targets: Sequence[Target], sizes: Sequence[tuple[int, int]]) ->
 
 
 def target_of(target: Target, instances: Instances) -> Target:
-    """The target with other objects: the same keys, the same types."""
+    """The target with other objects: the same keys, the same types; masks only if it had some."""
     fields = {
         "boxes": instances.boxes,
         "labels": instances.labels,
-        "masks": instances.masks.view(_tensor("target", "masks", target["masks"]).dtype),
         "area": instances.area,
         "iscrowd": instances.iscrowd,
         **instances.extras,
     }
+    if "masks" in target:
+        fields["masks"] = instances.masks.view(_tensor("target", "masks", target["masks"]).dtype)
     return {key: fields.get(key, value) for key, value in target.items()}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from composer_copypaste.functional.compose import Images, Objects, layers_of, paste_images
 from composer_copypaste.functional.plan import PastePlan, draw_plan
 from composer_copypaste.functional.planes import as_planes, as_tensor
+from composer_copypaste.functional.rectangles import with_masks
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import weights_of
 from composer_copypaste.functional.targets import assemble, decide
@@ -61,7 +62,8 @@ def copypaste_batch(
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
             ``masks`` (bool, or uint8 of 0 and 1) and, optionally, ``area``, ``iscrowd`` and others. Further tensors
             with one row per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything
-            else passes through. Or class ids ``(N, H, W)``: each class of an image is then one object.
+            else passes through. Where no target has ``masks``, boxes are pasted, and cut to what stays visible, as if each
+            object filled its box. Or class ids ``(N, H, W)``: each class of an image is then one object.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         plan: what to paste where, instead of drawing it; :func:`plan_batch` draws one.
         settings: all settings in one value.
@@ -127,9 +129,6 @@ def _check_batch(images: Images, targets: Sequence[Target] | Integer[Tensor, "n 
 def _paste_instances(
     images: Images, targets: Sequence[Target], settings: CopyPasteSettings, source: torch.Generator | PastePlan
 ) -> Pasted:
-    if targets and not any("masks" in target for target in targets):
-        reason = "the targets have no masks" if settings.p > 0 else None
-        return Pasted(images, targets, PastePlan.from_rows([]), reason=reason)
     batch, iscrowd, objects, weights = _instances(images, targets, settings)
     plan = _plan(objects, weights, settings, source)
     layers = layers_of(plan, objects, settings.erosion)
@@ -176,7 +175,7 @@ def _instances(
     images: Images, targets: Sequence[Target], settings: CopyPasteSettings
 ) -> tuple[list[Instances], list[ndarray], list[Objects], list[ndarray]]:
     """Of each image: all its objects' fields, which are crowds, their masks and boxes, and their selection weights."""
-    batch = instances_of(targets, [size_of(image) for image in images])
+    batch = instances_of(with_masks(targets, list(images)), [size_of(image) for image in images])
     hosted = _on_host(batch)
     objects = [Objects(as_planes(instances.masks), boxes) for instances, (boxes, *_) in zip(batch, hosted, strict=True)]
     weights = [

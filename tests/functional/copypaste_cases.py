@@ -113,7 +113,7 @@ def knobs(draw, **fixed):
 
 
 @st.composite
-def cases(draw, sides=None, counts=None, **fixed):
+def cases(draw, sides=None, counts=None, masks=True, **fixed):
     """A batch of any allowed form, with settings and a seed."""
     sides = st.one_of(st.integers(1, 12), st.integers(1, 64)) if sides is None else sides
     counts = st.one_of(st.integers(0, 4), st.integers(0, 30)) if counts is None else counts
@@ -131,6 +131,8 @@ def cases(draw, sides=None, counts=None, **fixed):
         images = [image.requires_grad_() for image in images] if as_list else images.requires_grad_()
     mask_type, keys = draw(st.sampled_from([torch.uint8, torch.bool])), draw(st.sets(st.sampled_from(OPTIONAL_KEYS)))
     targets = [drawn_target(size, draw(counts), mask_type, keys, rng) for size in sizes]
+    if not masks:
+        targets = [{key: values for key, values in fields.items() if key != "masks"} for fields in targets]
     return Case(images, targets, draw(knobs(**fixed)), draw(st.integers(0, 2**31)))
 
 

@@ -8,6 +8,10 @@ ONE = 1 << 33  # half steps of 2**-32 pixels: pixel centres are whole numbers of
 
 def reference(images, targets, plan, settings):
     """Images and targets after the plan; images keep their type, target fields come as NumPy arrays."""
+    if targets and "masks" not in targets[0]:
+        filled = [{**target, "masks": rectangles(target, image)} for target, image in zip(targets, images, strict=True)]
+        pictures, results = reference(images, filled, plan, settings)
+        return pictures, [{key: values for key, values in result.items() if key != "masks"} for result in results]
     pictures, results = [], []
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         rows = [row for row in range(len(plan)) if plan.target[row] == i]
@@ -22,6 +26,13 @@ def reference(images, targets, plan, settings):
         pictures.append(picture)
         results.append(accounted(i, rows, landed, targets, plan, settings) if any(m.any() for m in landed) else target)
     return pictures, results
+
+
+def rectangles(target, image):
+    """Masks that fill the boxes."""
+    y, x = np.mgrid[: image.shape[1], : image.shape[2]] + 0.5
+    inside = [(x1 <= x) & (x < x2) & (y1 <= y) & (y < y2) for x1, y1, x2, y2 in numpy(target["boxes"])]
+    return torch.from_numpy(np.array(inside, dtype=np.uint8).reshape(-1, *x.shape))
 
 
 def numpy(values):

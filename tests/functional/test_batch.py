@@ -71,6 +71,12 @@ def test_hundreds_of_objects_equal_the_slow_reference(case):
     assert_equals_reference(case)
 
 
+@many(60)
+@given(cases(masks=False))
+def test_batches_without_masks_equal_the_slow_reference(case):
+    assert_equals_reference(case)
+
+
 @pytest.mark.slow
 @settings(max_examples=4000, deadline=None, suppress_health_check=HEALTH)
 @given(cases())
@@ -242,7 +248,6 @@ def test_an_empty_batch_comes_back_empty(images):
 @pytest.mark.parametrize(
     ("targets", "knobs", "reason"),
     [
-        ([{"boxes": torch.zeros(1, 4), "labels": torch.ones(1).long()}] * 2, {}, "the targets have no masks"),
         ([target(FULL)], {}, "a batch of one image has no other image to copy from; raise the batch size"),
         ([target(FULL)] * 2, {"categories": (7,)}, "none of the batch's 2 objects may be copied"),
         ([target(FULL, iscrowd=torch.ones(1))] * 2, {}, "none of the batch's 2 objects may be copied"),
