@@ -62,8 +62,8 @@ def copypaste_batch(
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
             ``masks`` (bool, or uint8 of 0 and 1) and, optionally, ``area``, ``iscrowd`` and others. Further tensors
             with one row per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything
-            else passes through. Where no target has ``masks``, boxes are pasted, and cut to what stays visible, as if each
-            object filled its box. Or class ids ``(N, H, W)``: each class of an image is then one object.
+            else passes through. Where no target has ``masks``, boxes are pasted, and cut to what stays visible, as if
+            objects filled them. Or class ids ``(N, H, W)``: each class of an image is then one object.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         plan: what to paste where, instead of drawing it; :func:`plan_batch` draws one.
         settings: all settings in one value.

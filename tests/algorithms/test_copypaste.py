@@ -298,9 +298,8 @@ def test_its_numbers_are_logged_for_every_batch():
     [
         (loader(batch_size=1), "a batch of one image"),
         (loader(crowds=True), "none of the batch's 8 objects may be copied"),
-        (loader(collate=lambda samples: (as_pair(samples)[0], [{"labels": t["labels"]} for _, t in samples])), "masks"),
     ],
-    ids=["one image", "crowds only", "no masks"],
+    ids=["one image", "crowds only"],
 )
 def test_a_batch_that_nothing_can_be_pasted_into_is_counted_and_said_once(batches, reason):
     log = InMemoryLogger()
