@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from measure import Way, best_seconds, keep_freed_memory, peak_bytes
 from numpy import ndarray
-from scenes import Batch, Case, draw_batch
+from batches import Batch, Case, draw_batch
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 

