@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from batches import Batch, Case, draw_batch
 from measure import Way, best_seconds, keep_freed_memory, peak_bytes
 from numpy import ndarray
-from batches import Batch, Case, draw_batch
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 

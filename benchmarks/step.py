@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from measure import best_seconds, keep_freed_memory
 from batches import LABELS, Case, draw_batch
+from measure import best_seconds, keep_freed_memory
 
 from composer_copypaste import CopyPasteSettings, MaskRCNN, copypaste_batch
 
