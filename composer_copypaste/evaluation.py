@@ -21,6 +21,7 @@ from composer_copypaste.training import (
     checked_annotations,
     evaluation_batches,
     last_report,
+    limit_threads,
     on_gpu,
     save_predictions,
 )
@@ -40,6 +41,7 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
         UserError: where one of them cannot be used; nothing is written then.
     """
     check_device(recipe)
+    limit_threads(recipe)
     results = None if output is None else RunFolder(output)
     if results is not None:
         _check_free(results)

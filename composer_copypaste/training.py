@@ -56,6 +56,7 @@ def train(recipe: Recipe, folder: RunFolder) -> Report:
             that turns out to be damaged while it is read leaves what was done until then.
     """
     check_device(recipe)
+    limit_threads(recipe)
     data = open_data(recipe)
     check_free(folder)
     model = build_model(recipe, data.val.annotations)
@@ -131,6 +132,12 @@ def check_device(recipe: Recipe) -> None:
         raise RecipeError(f"training.precision: {training.precision} needs a GPU, found none; give fp32")
     if training.microbatch == "auto":
         raise RecipeError("training.microbatch: 'auto' needs a GPU, found none; give a number, or null")
+
+
+def limit_threads(recipe: Recipe) -> None:
+    """Let torch compute with as many threads as the recipe says."""
+    if recipe.training.cpu_threads is not None:
+        torch.set_num_threads(recipe.training.cpu_threads)
 
 
 def on_gpu(recipe: Recipe) -> bool:

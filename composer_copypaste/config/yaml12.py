@@ -69,7 +69,8 @@ def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
     """The value of a YAML text, and the line of each key of its nested mappings.
 
     Raises:
-        YamlError: where the text is no YAML, or a key is given twice or is not text.
+        YamlError: where the text is no YAML, or a key is given twice or is neither text nor a whole number, which counts
+            as text.
     """
     loader = _Loader(text)
     try:
@@ -98,6 +99,8 @@ def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
         line = key.start_mark.line + 1
         if key.tag == "tag:yaml.org,2002:merge":
             continue
+        if key.tag == "tag:yaml.org,2002:int":  # a label, in ``category_weights: {3: 5}``: a key like any other
+            key.tag = "tag:yaml.org,2002:str"
         if key.tag != "tag:yaml.org,2002:str":
             raise YamlError(f"expected text as key, got {getattr(key, 'value', key.tag)!r}", line)
         if key.value in seen:

@@ -264,3 +264,9 @@ def test_copy_paste_needs_two_pictures_in_a_batch(recipe_file):
 def test_what_composer_refuses_on_a_cpu_is_refused_before_it_starts(recipe_file, override, key):
     load_recipe(recipe_file(MINIMAL), [override])
     assert f"training.{key}: " in complaint(recipe_file(MINIMAL), "training.device=cpu", override)
+
+
+def test_weights_of_labels_are_read_from_a_recipe_and_from_the_command_line(recipe_file):
+    file = recipe_file("data: {shapes: {}}\ncopy_paste:\n  category_weights: {3: 5}\n")
+    assert load_recipe(file).copy_paste.category_weights == {3: 5}
+    assert load_recipe(file, ["copy_paste.category_weights={7: 0.5}"]).copy_paste.category_weights[7] == 0.5
