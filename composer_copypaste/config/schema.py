@@ -170,8 +170,8 @@ class TrainingSettings:
     """Where to train; auto: on the GPU if there is one."""
 
     cpu_threads: Count | None = None
-    """Threads that compute on a CPU; null: one for each core. A small model is quicker with one, most of all where other
-    programs use the cores as well: its threads would wait for each other more than they compute."""
+    """Threads that compute on a CPU; null: one for each core. A small model is quicker with one, most of all where
+    other programs use the cores as well: its threads would wait for each other more than they compute."""
 
     microbatch: Count | Literal["auto"] | None = None
     """Pictures whose gradients are computed at a time, to save memory; auto: as many as fit on the GPU; null: the whole

@@ -69,8 +69,8 @@ def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
     """The value of a YAML text, and the line of each key of its nested mappings.
 
     Raises:
-        YamlError: where the text is no YAML, or a key is given twice or is neither text nor a whole number, which counts
-            as text.
+        YamlError: where the text is no YAML, or a key is given twice or is neither text nor a whole number, which
+            counts as text.
     """
     loader = _Loader(text)
     try:
