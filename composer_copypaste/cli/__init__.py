@@ -49,7 +49,9 @@ class LazyGroup(click.Group):
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stop:  # Composer turns Ctrl-C into the latter
+            if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+                raise
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
 

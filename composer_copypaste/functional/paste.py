@@ -78,8 +78,7 @@ def paste_colours(
         colours = resample_colours(sources[cut.source], cut.to_source, window)
         if any(factor != 1 for factor in cut.colour):
             colours = adjust_colours(colours, alpha, cut.colour, 1.0 if image.is_floating_point() else 255.0)
-        blended = _blend(below, colours, alpha)
-        below.copy_(blended)
+        below.copy_(_blend(below, colours, alpha))
 
 
 def _blend(
