@@ -58,7 +58,8 @@ def test_a_users_mistake_ends_in_one_message_and_exit_code_2(monkeypatch):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(130)])  # Ctrl-C, and what Composer makes of it
+# Ctrl-C, and what Composer makes of it
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(130)])
 def test_an_interruption_ends_in_one_line_and_exit_code_130(monkeypatch, interruption):
     result = fails_with(monkeypatch, interruption)
     assert result.exit_code == 130
