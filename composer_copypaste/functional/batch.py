@@ -81,7 +81,8 @@ def copypaste_batch(
         >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
     """
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
-    result = paste(images, targets, settings, plan or generator or torch.default_generator)
+    source = (generator or torch.default_generator) if plan is None else plan  # an empty plan is a plan
+    result = paste(images, targets, settings, source)
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
     return result.images, result.targets

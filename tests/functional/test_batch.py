@@ -314,3 +314,9 @@ def test_a_plan_for_another_batch_is_an_error(row, message):
     plan = PastePlan.from_rows([(*row, ((1, 0, 0), (0, 1, 0)))])
     with pytest.raises(ValueError, match=message):
         copypaste_batch(pictures(), [target((0, 0, 4, 4))] * 2, plan=plan)
+
+
+def test_an_empty_plan_pastes_nothing():
+    images, targets = pictures(), [target((0, 0, 4, 4)), target((2, 2, 8, 8))]
+    pasted, _ = copypaste_batch(images, targets, plan=PastePlan.from_rows([]), p=1.0, p_instance=1.0)
+    assert torch.equal(pasted, images)
