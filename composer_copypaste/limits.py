@@ -1,4 +1,4 @@
-"""Whether the numbers and choices of a settings dataclass are within the limits that its annotations state."""
+"""Whether the numbers, choices and times of a settings dataclass are within the limits that its annotations state."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -6,9 +6,11 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le
 
+from composer_copypaste.times import Spelling
+
 
 def check_limits(settings: object) -> None:
-    """Compare every number in a settings dataclass, also inside a range, with the limits its annotation states.
+    """Compare every number in a settings dataclass, also inside a range, and every time with what is annotated.
 
     Raises:
         ValueError: naming the field, the limit and the value.
@@ -30,6 +32,8 @@ def _check_choice(name: str, value: object, hint: object) -> None:
 def _check_value(name: str, value: object, hint: object) -> None:
     """Compare a number, or each number of a tuple or among a dict's values, with the limits in its annotation."""
     for limit in getattr(hint, "__metadata__", ()):
+        if isinstance(limit, Spelling) and value is not None:  # whether None is a choice, the type checker knows
+            _check_spelling(name, value, limit)
         _check_limit(name, value, limit)
     for part in get_args(hint):  # what Annotated wraps, the choices of a union, the elements of a tuple
         for number in _numbers(value):
@@ -40,6 +44,13 @@ def _numbers(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, tuple | list) else (value,)
+
+
+def _check_spelling(name: str, text: object, spelling: Spelling) -> None:
+    try:
+        spelling.checked(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _check_limit(name: str, number: object, limit: object) -> None:

@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 
 from composer_copypaste.limits import check_limits as check_limits
 from composer_copypaste.limits import check_range
+from composer_copypaste.times import Time
 
 Fraction = Annotated[float, Ge(0), Le(1)]
 ResizeFactor = Annotated[float, Ge(0.01), Le(10)]
@@ -35,6 +36,15 @@ class CopyPasteSettings:
 
     p: Fraction = 0.5
     """Probability that an image receives objects."""
+
+    stop: Time | None = None
+    """From this time of the training on nothing is pasted: "10ep", "500ba", "90%dur" or "0.9dur" (of its duration);
+    None: never. Detectors are now trained with strong augmentation off at the end. A batch alone has no time:
+    ``copypaste_batch`` takes no notice of it."""
+
+    warmup: Time | None = None
+    """``p`` rises linearly from 0 for so long from the training's start; None: it has its full value at once. As
+    ``stop``, for trainings only."""
 
     max_copied_instances: Annotated[int | None, Ge(1)] = None
     """At most so many objects per image; None: up to all that the source has."""

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from composer import Algorithm, Trainer
 from composer.algorithms import GradientClipping
-from composer.core import DataSpec
+from composer.core import DataSpec, Time
 from composer.optim import (
     ComposerScheduler,
     ConstantWithWarmupScheduler,
@@ -32,6 +32,7 @@ from composer_copypaste.models.detector import Detections, MaskRCNN
 from composer_copypaste.report import Report, evaluation_report, write_json
 from composer_copypaste.run_folder import RunFolder, check_free, claim
 from composer_copypaste.settings import ShapesSettings
+from composer_copypaste.times import composer_time
 from composer_copypaste.visualize import prediction_sheet, save_png
 
 SHEET_PICTURES = 8
@@ -260,11 +261,13 @@ def _optimizer(model: MaskRCNN, settings: OptimizerSettings, total_batch_size: i
 
 
 def _schedule(settings: ScheduleSettings) -> ComposerScheduler:
+    warmup = composer_time(settings.warmup)
     if settings.name == "multistep":
-        return MultiStepWithWarmupScheduler(settings.warmup, list(settings.milestones), settings.gamma)
+        milestones: list[str | Time[Any]] = [composer_time(milestone) for milestone in settings.milestones]
+        return MultiStepWithWarmupScheduler(warmup, milestones, settings.gamma)
     if settings.name == "cosine":
-        return CosineAnnealingWithWarmupScheduler(settings.warmup, alpha_f=settings.final)
-    return ConstantWithWarmupScheduler(settings.warmup)
+        return CosineAnnealingWithWarmupScheduler(warmup, alpha_f=settings.final)
+    return ConstantWithWarmupScheduler(warmup)
 
 
 def category_names(data: CocoInstances) -> list[str]:

@@ -14,6 +14,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 
+from composer_copypaste.algorithms.schedule import scheduled_p
 from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
 from composer_copypaste.instances import Target
 from composer_copypaste.settings import CopyPasteSettings
@@ -24,8 +25,9 @@ class CopyPaste(Algorithm):
 
     Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches: what an image receives does not
     depend on their size. The batch is ``(images, targets)`` as :func:`copypaste_batch` takes them. Every batch is drawn
-    from the seed, the rank and the number of the batch, so a resumed run repeats itself with nothing stored. Detection
-    targets then say of each object, under ``pasted``, whether it was.
+    from the seed, the rank and the number of the batch, so a resumed run repeats itself with nothing stored. ``p``
+    follows the training's time, from ``warmup`` to ``stop``. Detection targets then say of each object, under
+    ``pasted``, whether it was.
 
     Args:
         settings: all settings in one value.
@@ -76,11 +78,13 @@ class CopyPaste(Algorithm):
         start = time.perf_counter()
         images = state.device.batch_to_device(state.batch_get_item(self.input_key))
         targets = _masks_to_device(state.batch_get_item(self.target_key), state.device)
-        result = paste(images, targets, self.settings, self._generator(state))
+        settings = replace(self.settings, p=scheduled_p(self.settings, state))
+        result = paste(images, targets, settings, self._generator(state))
         state.batch_set_item(self.input_key, result.images)
         state.batch_set_item(self.target_key, state.device.batch_to_device(_marked(result)))
         self._say(result.reason)
-        logger.log_metrics({**_account(result, len(images)), "copy_paste/seconds": time.perf_counter() - start})
+        account = {**_account(result, len(images)), "copy_paste/p": settings.p}
+        logger.log_metrics({**account, "copy_paste/seconds": time.perf_counter() - start})
 
     def _say(self, reason: str | None) -> None:
         """Warn the first time; Python's own "once" forgets whenever a library changes the filters of warnings."""

@@ -4,13 +4,12 @@ Plain frozen dataclasses, as in ``settings.py``: they are what a recipe is valid
 Schema that editors read. Nothing heavy is imported here.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from composer_copypaste.settings import (
     CONFIG,
@@ -20,25 +19,8 @@ from composer_copypaste.settings import (
     MaskRCNNSettings,
     ShapesSettings,
 )
+from composer_copypaste.times import Duration, Time
 
-DURATION = r"^[1-9][0-9]*(ep|ba)$"
-TIME = r"^([0-9]+(ep|ba)|(0?\.[0-9]+|0|1)dur)$"
-
-
-def _duration(text: object) -> object:
-    if not (isinstance(text, str) and re.fullmatch(DURATION, text)):
-        raise ValueError(f"expected epochs or batches such as '12ep' or '800ba', got {text!r}")
-    return text
-
-
-def _time(text: object) -> object:
-    if not (isinstance(text, str) and re.fullmatch(TIME, text)):
-        raise ValueError(f"expected a time such as '8ep', '500ba' or '0.9dur' (of the duration), got {text!r}")
-    return text
-
-
-Duration = Annotated[str, BeforeValidator(_duration), Field(json_schema_extra={"pattern": DURATION})]
-Time = Annotated[str, BeforeValidator(_time), Field(json_schema_extra={"pattern": TIME})]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Count = Annotated[int, Ge(1)]
 
@@ -130,7 +112,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """How the learning rate changes during the training. Times are Composer's: '8ep', '500ba', '0.9dur'."""
+    """How the learning rate changes during the training. Times: '8ep', '500ba', '0.9dur' or '90%dur'."""
 
     __pydantic_config__: ClassVar = CONFIG
 

@@ -36,25 +36,6 @@ def test_the_learning_rate_follows_the_total_batch_it_is_meant_for():
     assert OptimizerSettings(lr=0.02).lr_for(2) == 0.02
 
 
-@pytest.mark.parametrize("time", ["12ep", "0ba", "800ba", "0.9dur", ".05dur", "1dur"])
-def test_composer_reads_every_time_that_a_recipe_may_give(time):
-    from composer.core import Time
-
-    assert schema._time(time) == time
-    assert Time.from_timestring(time).to_timestring().endswith(time[-2:])
-
-
-@pytest.mark.parametrize("time", ["12", "12 ep", "ep", "1.5ep", "-1ep", "2dur", "12epochs", "12ep\n", 12, None])
-def test_what_is_no_time_is_refused(time):
-    with pytest.raises(ValueError, match="expected a time such as"):
-        schema._time(time)
-
-
-def test_a_duration_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="expected epochs or batches"):
-        schema._duration("0ep")
-
-
 def test_the_editors_schema_knows_base_and_requires_nothing():
     def keys(node):
         if isinstance(node, dict):
