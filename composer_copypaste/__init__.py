@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from composer_copypaste.algorithms.copypaste import CopyPaste as CopyPaste
+    from composer_copypaste.algorithms.large_scale_jitter import LargeScaleJitter as LargeScaleJitter
     from composer_copypaste.data.coco import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.coco import CocoInstances as CocoInstances
     from composer_copypaste.data.loaders import evaluation_loader as evaluation_loader
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from composer_copypaste.functional.batch import NothingPastedWarning as NothingPastedWarning
     from composer_copypaste.functional.batch import copypaste_batch as copypaste_batch
     from composer_copypaste.functional.batch import plan_batch as plan_batch
+    from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch as large_scale_jitter_batch
     from composer_copypaste.functional.plan import PastePlan as PastePlan
     from composer_copypaste.instances import Instances as Instances
     from composer_copypaste.metrics.coco import CocoMeanAveragePrecision as CocoMeanAveragePrecision
@@ -33,6 +35,7 @@ _HOMES = {
     "CopyPaste": "algorithms.copypaste",
     "CopyPasteSettings": "settings",
     "Instances": "instances",
+    "LargeScaleJitter": "algorithms.large_scale_jitter",
     "LargeScaleJitterSettings": "settings",
     "LargeScaleJitterTransform": "data.transforms",
     "MaskRCNN": "models.detector",
@@ -41,6 +44,7 @@ _HOMES = {
     "PastePlan": "functional.plan",
     "copypaste_batch": "functional.batch",
     "evaluation_loader": "data.loaders",
+    "large_scale_jitter_batch": "functional.large_scale_jitter",
     "plan_batch": "functional.batch",
     "training_loader": "data.loaders",
 }

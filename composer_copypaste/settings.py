@@ -164,7 +164,10 @@ class LargeScaleJitterSettings:
     """Probability of a horizontal flip."""
 
     min_area: Annotated[int, Ge(1)] = 1
-    """An object stays when at least so many of its pixels are left in the picture."""
+    """An object stays when at least so many of its pixels are left in the picture; a crowd while one is."""
+
+    ignore_index: int = 255
+    """Semantic targets only: the class id of what lies beyond the picture."""
 
     def __post_init__(self) -> None:
         check_limits(self)

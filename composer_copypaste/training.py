@@ -19,6 +19,7 @@ from composer.utils import dist
 from torch.optim import SGD, AdamW, Optimizer
 
 from composer_copypaste.algorithms.copypaste import CopyPaste
+from composer_copypaste.algorithms.large_scale_jitter import LargeScaleJitter
 from composer_copypaste.callbacks import JsonLinesLogger, ProgressBar, TrainingSheet, run_callbacks
 from composer_copypaste.config.schema import CocoFiles, DataSettings, OptimizerSettings, Recipe, ScheduleSettings
 from composer_copypaste.curves import plot_curves
@@ -193,8 +194,10 @@ def _listed(categories: Sequence[Category]) -> str:
     return ", ".join(f"{category.id} {category.name}" for category in categories)
 
 
-def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform:
-    return FlipTransform(settings.p_flip) if settings.jitter is None else LargeScaleJitterTransform(settings.jitter)
+def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:
+    if settings.jitter is None:
+        return FlipTransform(settings.p_flip)
+    return LargeScaleJitterTransform(settings.jitter) if settings.jitter_on == "loader" else None
 
 
 def build_trainer(recipe: Recipe, model: MaskRCNN, data: Data, folder: RunFolder) -> Trainer:
@@ -245,6 +248,8 @@ def evaluation_batches(recipe: Recipe, data: CocoInstances) -> DataSpec:
 
 def _algorithms(recipe: Recipe) -> list[Algorithm]:
     algorithms: list[Algorithm] = []
+    if recipe.data.jitter is not None and recipe.data.jitter_on == "device":
+        algorithms.append(LargeScaleJitter(recipe.data.jitter))
     if recipe.copy_paste is not None:
         algorithms.append(CopyPaste(recipe.copy_paste))
     if recipe.training.clip_norm is not None:

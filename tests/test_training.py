@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from composer import Callback
 from composer.optim import (
     ConstantWithWarmupScheduler,
     CosineAnnealingWithWarmupScheduler,
@@ -13,7 +14,7 @@ from composer.optim import (
 from PIL import Image
 from shapes_recipe import on_files, tiny_recipe
 
-from composer_copypaste import training
+from composer_copypaste import LargeScaleJitter, training
 from composer_copypaste.callbacks import MACHINE_KEYS
 from composer_copypaste.config.load import load_recipe
 from composer_copypaste.data.shapes import draw_shapes
@@ -265,6 +266,13 @@ def test_the_schedule_is_that_of_the_recipe(place, overrides, kind):
     assert type(training._schedule(tiny_recipe(place, *overrides).schedule)) is kind
 
 
+def test_the_schedule_takes_percent_of_the_duration(place):
+    overrides = ["schedule.name=multistep", "schedule.milestones=[90%dur]", "schedule.warmup=5%dur"]
+    schedule = training._schedule(tiny_recipe(place, *overrides).schedule)
+    assert schedule.milestones == ["0.9dur"]
+    assert schedule.t_warmup == "0.05dur"
+
+
 def test_gradients_are_clipped_and_objects_pasted_only_where_the_recipe_says_so(place, data, tmp_path):
     def algorithms(*overrides):
         found = trainer_of(tiny_recipe(place, *overrides), data, tmp_path).state.algorithms
@@ -272,6 +280,27 @@ def test_gradients_are_clipped_and_objects_pasted_only_where_the_recipe_says_so(
 
     assert algorithms() == {"CopyPaste"}
     assert algorithms("copy_paste=null", "training.clip_norm=1.0") == {"GradientClipping"}
+
+
+def test_large_scale_jitter_moves_from_the_loader_to_the_device(place, tmp_path):
+    on_device = ["data.jitter.size=[96,80]", "data.jitter.p_flip=0.25", "data.jitter_on=device"]
+    for overrides, expected in ((on_device[:2], (96, 80)), (on_device, (64, 64))):
+        data = open_data(recipe := tiny_recipe(place, *overrides))
+        images, _ = next(iter(training._training_batches(recipe, data.train).dataloader))
+        assert tuple(images.shape[2:]) == expected
+    trainer = trainer_of(recipe, data, tmp_path)
+    (jitter,) = (algorithm for algorithm in trainer.state.algorithms if isinstance(algorithm, LargeScaleJitter))
+    assert jitter.settings == recipe.data.jitter
+    shapes = []
+
+    class Look(Callback):
+        def batch_start(self, state, logger):
+            shapes.append(tuple(state.batch[0].shape))
+
+    trainer.state.callbacks.append(Look())
+    trainer.fit(duration="1ba")
+    assert shapes == [(recipe.data.batch_size, 3, 96, 80)]
+    trainer.close()
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-import numpy as np
 import torch
 from composer.core import Algorithm, Event, State
-from composer.devices import Device
 from composer.loggers import Logger
-from composer.utils import dist
 from torch import Tensor
 
+from composer_copypaste.algorithms.batches import batch_generator, check_alone, to_device
+from composer_copypaste.algorithms.large_scale_jitter import jittered_once
 from composer_copypaste.algorithms.schedule import scheduled_p
 from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
 from composer_copypaste.instances import Target
@@ -73,13 +72,13 @@ class CopyPaste(Algorithm):
             ValueError: where the trainer has a second ``CopyPaste``, or the batch is no batch of images and targets.
         """
         if event == Event.INIT:
-            _check_alone(state)
+            check_alone(self, state, "paste what the others pasted")
             return
         start = time.perf_counter()
         images = state.device.batch_to_device(state.batch_get_item(self.input_key))
-        targets = _masks_to_device(state.batch_get_item(self.target_key), state.device)
-        settings = replace(self.settings, p=scheduled_p(self.settings, state))
-        result = paste(images, targets, settings, self._generator(state))
+        targets = to_device(state.batch_get_item(self.target_key), state.device)
+        settings = replace(jittered_once(self.settings, state.algorithms), p=scheduled_p(self.settings, state))
+        result = paste(images, targets, settings, batch_generator(state, self.seed))
         state.batch_set_item(self.input_key, result.images)
         state.batch_set_item(self.target_key, state.device.batch_to_device(_marked(result)))
         self._say(result.reason)
@@ -95,30 +94,6 @@ class CopyPaste(Algorithm):
                 NothingPastedWarning,
                 stacklevel=3,
             )
-
-    def _generator(self, state: State) -> torch.Generator:
-        seed = state.rank_zero_seed if self.seed is None else self.seed
-        words = np.random.SeedSequence((seed, dist.get_global_rank(), int(state.timestamp.batch))).generate_state(2)
-        return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
-
-
-def _check_alone(state: State) -> None:
-    count = sum(isinstance(algorithm, CopyPaste) for algorithm in state.algorithms)
-    if count > 1:
-        raise ValueError(
-            f"algorithms: expected CopyPaste once, got it {count} times: each would paste what the others pasted; "
-            "give its settings to one"
-        )
-
-
-def _masks_to_device(targets: Sequence[Target] | Tensor, device: Device) -> Sequence[Target] | Tensor:
-    """What is large goes to the device; boxes and labels stay on the host, where the plan is drawn from them."""
-    if isinstance(targets, Tensor):
-        return device.batch_to_device(targets)
-    return [
-        {key: device.batch_to_device(value) if key == "masks" else value for key, value in target.items()}
-        for target in targets
-    ]
 
 
 def _marked(result: Pasted) -> Sequence[Target] | Tensor:

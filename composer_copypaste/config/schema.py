@@ -65,6 +65,10 @@ class DataSettings:
     jitter: LargeScaleJitterSettings | None = None
     """Large-scale jitter of each training picture; null: none."""
 
+    jitter_on: Literal["loader", "device"] = "loader"
+    """Where pictures are jittered: by the loader's processes, or on the training device, which relieves these. There
+    ``copy_paste`` skips the resize and the flip of its defaults, as pictures are jittered once."""
+
     p_flip: Fraction = 0.5
     """Probability that a training picture is flipped horizontally, where there is no large-scale jitter (which flips by
     its own ``p_flip``)."""
@@ -74,6 +78,10 @@ class DataSettings:
             raise ValueError(
                 "expected either shapes (the drawn data set) or train and val, got both; "
                 "data.shapes=null leaves the drawn one out"
+            )
+        if self.jitter_on == "device" and self.jitter is None:
+            raise ValueError(
+                "jitter_on: expected 'loader' where there is no jitter, got 'device'; data.jitter={} switches it on"
             )
         for name in ("train", "val"):
             if self.shapes is None and getattr(self, name) is None:

@@ -21,12 +21,9 @@ from composer_copypaste.data.outlines import (
     rle_of_polygons,
     stencil_of_rle,
 )
+from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import Fraction, LargeScaleJitterSettings, check_limits
-
-PADDING = (124, 116, 104)
-"""Colour of what lies beyond the picture: ImageNet's mean. Models subtract it, so that padding becomes the 0 with which
-torchvision fills up its batches."""
 
 
 def generator_for(*numbers: int) -> torch.Generator:
@@ -54,32 +51,24 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Crop:
-    """What `LargeScaleJitterTransform` draws: a window of the picture, and the size it is shown at.
-
-    The window, (top, left, height, width) in whole pixels of the picture, is resized to ``resized``, mirrored if
-    ``flip``, and laid into the top left corner of a ``canvas``; sizes are (height, width). Cropping comes first because
-    it is cheaper: only pixels that stay are resized.
-    """
-
-    window: tuple[int, int, int, int]
-    resized: tuple[int, int]
-    canvas: tuple[int, int]
-    flip: bool
+class Crop(Framing):
+    """What `LargeScaleJitterTransform` draws, as it applies to a decoded picture and to outlines as annotated."""
 
     def picture(self, picture: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
         """The canvas, antialiased where the picture is made smaller."""
-        top, left, height, width = self.window
-        window = picture[None, :, top : top + height, left : left + width]
-        resized = interpolate(window, self.resized, mode="bilinear", antialias=True)[0]
+        window = self.part_of(picture)
+        resized = interpolate(window[None], self.resized, mode="bilinear", antialias=True)[0]
         canvas = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, *self.canvas)
         canvas[:, : self.resized[0], : self.resized[1]] = resized.flip(-1) if self.flip else resized
         return canvas
 
     def instances(self, objects: OutlinedObjects, min_area: int) -> Instances:
-        """The objects that keep at least ``min_area`` pixels, with boxes and areas of these pixels."""
+        """The objects that keep ``min_area`` pixels, crowds that keep one; boxes and areas are those of the pixels."""
         stencils = [self._stencil(segmentation) for segmentation in objects.segmentations]
-        kept = {number: drawn for number, drawn in enumerate(stencils) if drawn is not None and drawn.area >= min_area}
+        enough = [1 if crowd else min_area for crowd in objects.iscrowd.tolist()]
+        kept = {
+            number: drawn for number, drawn in enumerate(stencils) if drawn is not None and drawn.area >= enough[number]
+        }
         index = torch.tensor(list(kept), dtype=torch.int64)
         return Instances(
             boxes=torch.tensor([drawn.box for drawn in kept.values()], dtype=torch.float32).reshape(-1, 4),
@@ -163,37 +152,14 @@ class LargeScaleJitterTransform:
 
     def draw(self, size: tuple[int, int], generator: torch.Generator) -> Crop:
         """The random part, for a picture of this (height, width)."""
-        settings = self.settings
-        scale, row, column, flip = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-        smallest, largest = settings.scale_range
-        fit = min(canvas / side for canvas, side in zip(settings.size, size, strict=True))
-        factor = fit * (smallest + scale * (largest - smallest))
-        top, height, shown_height = _shown_part(size[0], settings.size[0], factor, row)
-        left, width, shown_width = _shown_part(size[1], settings.size[1], factor, column)
-        return Crop(
-            window=(top, left, height, width),
-            resized=(shown_height, shown_width),
-            canvas=settings.size,
-            flip=flip < settings.p_flip,
-        )
+        return Crop(**vars(draw_framing(size, self.settings, generator)))
 
     def __call__(
         self, picture: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 h2 w2"], Instances]:
-        """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, crowds too."""
+        """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, crowds without any."""
         crop = self.draw(objects.size, generator)
         return crop.picture(picture), crop.instances(objects, self.settings.min_area)
-
-
-def _shown_part(side: int, canvas: int, factor: float, position: float) -> tuple[int, int, int]:
-    """Start and length of the part of a side that is shown, and the length it is shown at.
-
-    ``position`` in [0, 1) chooses among all places where the part fits.
-    """
-    if round(side * factor) <= canvas:
-        return 0, side, max(1, round(side * factor))
-    length = min(side, max(1, round(canvas / factor)))
-    return int(position * (side - length + 1)), length, canvas
 
 
 def _nearest(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -30,11 +30,11 @@ def as_planes(masks: UInt8[Tensor, "n h w"]) -> Planes:
     return masks.numpy() if masks.device.type == "cpu" else masks  # type: ignore[return-value]
 
 
-def as_tensor(plane: Plane) -> UInt8[Tensor, "_h _w"]:
-    """The plane as a tensor, where possible in the same memory."""
-    if not isinstance(plane, ndarray):
-        return plane
-    return torch.from_numpy(plane.copy() if min(plane.strides) < 0 else plane)  # torch cannot count down
+def as_tensor(values: Array) -> Shaped[Tensor, "..."]:
+    """The values as a tensor, where possible in the same memory."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(values.copy() if min(values.strides, default=0) < 0 else values)  # torch cannot count down
 
 
 def full(shape: tuple[int, int], value: int, like: Plane) -> Plane:

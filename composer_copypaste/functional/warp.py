@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.planes import Index, Plane, like, on_device, take
+from composer_copypaste.functional.planes import Array, Index, Plane, like, on_device, take
 from composer_copypaste.functional.windows import Window
 
 FRACTION_BITS = 32
@@ -31,6 +31,17 @@ def size_of(image: Shaped[Tensor, "*_ h w"]) -> tuple[int, int]:
 def fixed_point(to_source: Float[Tensor, "m 2 3"]) -> Int64[ndarray, "m 2 3"]:
     """The maps in steps of 2**-32 pixels."""
     return np.rint(to_source.numpy() * 2.0**FRACTION_BITS).astype(np.int64)
+
+
+def resample_planes(planes: Array, to_source: Int64[ndarray, "2 3"], size: tuple[int, int]) -> Array:
+    """All of a picture's masks at once, as a target of that size sees them through a map without rotation.
+
+    The source has a pixel for each of the target.
+    """
+    y_axis, x_axis = _axes(to_source)
+    rows, *_ = _nearest(y_axis, 0, size[0], planes.shape[1])
+    columns, *_ = _nearest(x_axis, 0, size[1], planes.shape[2])
+    return take(take(planes, rows, 1), columns, 2)
 
 
 def resample_mask(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window) -> tuple[Window, Plane]:

@@ -247,6 +247,13 @@ def test_the_drawn_data_set_and_ones_own_exclude_each_other(recipe_file):
     assert "data: expected either shapes (the drawn data set) or train and val, got both; data.shapes=null" in text
 
 
+def test_a_place_for_the_jitter_needs_a_jitter():
+    with pytest.raises(RecipeError) as raised:
+        load_recipe("quickstart", ["data.jitter_on=device"])
+    assert "data.jitter_on: expected 'loader' where there is no jitter, got 'device'" in str(raised.value)
+    assert load_recipe("quickstart", ["data.jitter_on=device", "data.jitter={}"]).data.jitter_on == "device"
+
+
 def test_a_recipe_without_data_is_told_how_to_name_it(recipe_file):
     assert "data: expected a section with some of the keys train, val, shapes" in complaint(recipe_file(""))
     text = complaint(recipe_file(""), "data.train={images: x, annotations: y}")

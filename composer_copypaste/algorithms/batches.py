@@ -1,0 +1,47 @@
+"""What the algorithms share: their random numbers, and which part of a batch goes to the device early."""
+
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from composer.core import Algorithm, State
+from composer.devices import Device
+from composer.utils import dist
+from torch import Tensor
+
+from composer_copypaste.instances import Target
+
+Targets = TypeVar("Targets", bound=Sequence[Target] | Sequence[Tensor] | Tensor)
+
+
+def batch_generator(state: State, seed: int | None, *stream: int) -> torch.Generator:
+    """The generator of this rank's current batch; algorithms with a stream of their own don't draw what others draw."""
+    seed = state.rank_zero_seed if seed is None else seed
+    numbers = (seed, dist.get_global_rank(), int(state.timestamp.batch), *stream)
+    words = np.random.SeedSequence(numbers).generate_state(2)
+    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def to_device(targets: Targets, device: Device) -> Targets:
+    """What is large goes to the device; boxes and labels stay on the host, where plans are drawn from them."""
+    if isinstance(targets, Tensor):
+        return device.batch_to_device(targets)
+    return cast(Targets, [_masks_to_device(target, device) for target in targets])
+
+
+def _masks_to_device(target: Target | Tensor, device: Device) -> Target | Tensor:
+    if isinstance(target, Tensor):
+        return device.batch_to_device(target)
+    return {key: device.batch_to_device(value) if key == "masks" else value for key, value in target.items()}
+
+
+def check_alone(algorithm: Algorithm, state: State, harm: str) -> None:
+    """Raise ``ValueError`` where the trainer has a second algorithm of this kind, and say what it would do."""
+    kind = type(algorithm)
+    count = sum(isinstance(other, kind) for other in state.algorithms)
+    if count > 1:
+        raise ValueError(
+            f"algorithms: expected {kind.__name__} once, got it {count} times: each would {harm}; "
+            "give its settings to one"
+        )

@@ -1,0 +1,307 @@
+"""Large-scale jitter on a batch: small pictures with visible answers, a slow reference, and the loader's transform."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from reference import stored, tent
+from test_batch import many
+
+from composer_copypaste import LargeScaleJitterSettings, LargeScaleJitterTransform, large_scale_jitter_batch
+from composer_copypaste.data.outlines import OutlinedObjects
+from composer_copypaste.functional import large_scale_jitter
+from composer_copypaste.functional.framing import PADDING, Framing
+from composer_copypaste.functional.large_scale_jitter import frame
+
+SIDE = 8
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def picture(height=SIDE, width=SIDE, channels=3, dtype=torch.uint8, seed=0):
+    values = torch.randint(0, 256, (channels, height, width), generator=generator(seed))
+    return values.to(dtype) if dtype == torch.uint8 else (values / 255).to(dtype)
+
+
+def target(*boxes, size=(SIDE, SIDE), crowd=False):
+    """Objects that fill their boxes, with labels 1, 2, ..."""
+    masks = torch.zeros(len(boxes), *size, dtype=torch.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
+        mask[y1:y2, x1:x2] = 1
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.arange(1, len(boxes) + 1),
+        "masks": masks,
+        "area": masks.sum((1, 2)).float(),
+        "iscrowd": torch.full((len(boxes),), int(crowd)),
+    }
+
+
+def framing(**changes):
+    whole = {"window": (0, 0, SIDE, SIDE), "resized": (SIDE, SIDE), "canvas": (SIDE, SIDE), "flip": False}
+    return Framing(**(whole | changes))
+
+
+def framed(image, fields, shown, **settings):
+    """One picture and its target, as a hand-written framing shows them."""
+    images, targets = frame([image], [fields], [shown], LargeScaleJitterSettings(size=(16, 16), **settings))
+    return images[0], targets[0]
+
+
+def drawn(mask):
+    return ["".join(".#"[value] for value in row) for row in mask.tolist()]
+
+
+def test_a_picture_made_half_as_large_lies_in_the_corner_of_the_padding():
+    image, shown = framed(picture(), target((2, 2, 6, 4)), framing(resized=(4, 4)))
+    assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
+    assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
+    assert shown["area"].tolist() == [2]
+    assert (image[:, 4:] == torch.tensor(PADDING, dtype=torch.uint8)[:, None, None]).all()
+    assert (image[:, :, 4:] == torch.tensor(PADDING, dtype=torch.uint8)[:, None, None]).all()
+
+
+def test_making_smaller_averages_under_a_tent_of_two_pixels():
+    stripes = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
+    stripes[:, :, ::4] = 200
+    image, _ = framed(stripes, target(), framing(resized=(SIDE, 4)))
+    # columns 0 and 4 are lit. The tent weighs 3/7, 3/7, 1/7 in columns 0..2, where the edge cuts it off, and 1/8, 3/8,
+    # 3/8, 1/8 in columns 1..4 and 3..6; columns 5..7 are dark
+    assert image[0, 0, :4].tolist() == [round(200 * 3 / 7), 200 / 8, 200 * 3 / 8, 0]
+
+
+def test_an_enlarged_window_is_mirrored():
+    picture_ = picture()
+    image, shown = framed(picture_, target((2, 2, 3, 6), (5, 0, 8, 8)), framing(window=(2, 1, 4, 4), flip=True))
+    assert drawn(shown["masks"][0]) == ["....##.."] * 8  # column 1 of 4, mirrored and doubled
+    assert shown["labels"].tolist() == [1]  # the other object is beside the window
+    assert shown["boxes"].tolist() == [[4, 0, 6, 8]]
+    assert image[:, 0, 7].tolist() == picture_[:, 2, 1].tolist()
+
+
+def test_a_flip_alone_keeps_every_pixel():
+    picture_ = picture()
+    image, shown = framed(picture_, target((1, 1, 3, 4)), framing(flip=True))
+    assert torch.equal(image, picture_.flip(-1))
+    assert shown["boxes"].tolist() == [[5, 1, 7, 4]]
+
+
+def test_objects_stay_from_min_area_pixels_on_and_crowds_from_one():
+    half = framing(window=(0, 0, SIDE, 4), resized=(SIDE, 4))
+    boxes = [(3, 0, 6, 3), (3, 0, 6, 4)]  # 1 x 3 and 1 x 4 pixels lie in the window
+    assert framed(picture(), target(*boxes), half, min_area=4)[1]["labels"].tolist() == [2]
+    assert framed(picture(), target(*boxes, crowd=True), half, min_area=4)[1]["labels"].tolist() == [1, 2]
+    assert framed(picture(), target((4, 0, 8, 8), crowd=True), half)[1]["labels"].tolist() == []
+
+
+def test_a_crowd_among_objects_is_told_from_them():
+    fields = target((3, 0, 6, 3), (3, 4, 6, 7)) | {"iscrowd": torch.tensor([0, 1])}
+    _, shown = framed(picture(), fields, framing(window=(0, 0, SIDE, 4), resized=(SIDE, 4)), min_area=4)
+    assert (shown["labels"].tolist(), shown["iscrowd"].tolist()) == ([2], [1])
+
+
+def test_keypoints_move_and_other_rows_follow_their_objects():
+    fields = target((0, 0, 8, 8), (6, 6, 8, 8)) | {
+        "keypoints": torch.tensor([[[2.0, 3, 2], [7, 1, 2], [3, 3, 0]], [[7, 7, 2]] * 3]),
+        "depth": torch.tensor([5, 6]),
+        "file_name": "0.png",
+    }
+    _, shown = framed(picture(), fields, framing(window=(1, 1, 4, 4), flip=True))
+    # (2, 3) lies 1 and 2 into the window of 4: doubled 2 and 4, mirrored 6 and 4; (7, 1) lies outside
+    assert shown["keypoints"].tolist() == [[[6, 4, 2], [0, 0, 0], [0, 0, 0]]]
+    assert shown["depth"].tolist() == [5]
+    assert shown["file_name"] == "0.png"
+
+
+def test_boxes_alone_are_framed_as_if_objects_filled_them():
+    fields = {key: values for key, values in target((2, 2, 6, 4), (0, 6, 8, 8)).items() if key in ("boxes", "labels")}
+    _, shown = framed(picture(), fields, framing(window=(0, 0, 6, 8), resized=(3, 4)))
+    assert list(shown) == ["boxes", "labels"]
+    assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
+
+
+def test_class_ids_are_padded_with_the_one_that_is_ignored():
+    ids = torch.zeros(SIDE, SIDE, dtype=torch.int64)
+    ids[2:4, 2:6] = 3
+    settings = LargeScaleJitterSettings(size=(16, 16), ignore_index=9)
+    _, shown = frame([picture()], [ids], [framing(resized=(4, 4))], settings)
+    assert (shown.shape, shown.dtype) == ((1, SIDE, SIDE), torch.int64)
+    assert (
+        shown[0].tolist()
+        == [[0, 0, 0, 0, 9, 9, 9, 9], [0, 3, 3, 0, 9, 9, 9, 9]] + [[0] * 4 + [9] * 4] * 2 + [[9] * 8] * 4
+    )
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, [c / 255 for c in PADDING]), (torch.uint8, PADDING)])
+def test_padding_has_one_colour_in_every_type(dtype, expected):
+    image, _ = framed(picture(dtype=dtype), target(), framing(resized=(4, 4)))
+    torch.testing.assert_close(image[:, 7, 7].double(), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_pictures_of_one_channel_are_padded_with_its_grey():
+    image, _ = framed(picture(channels=1), target(), framing(resized=(4, 4)))
+    assert image[0, 7, 7] == 115  # the mean of 124, 116 and 104 is 114.67
+
+
+sides = st.integers(1, 40)
+
+
+@st.composite
+def batches(draw, dtypes=(torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)):
+    dtype, seed = draw(st.sampled_from(dtypes)), draw(st.integers(0, 2**16))
+    sizes = draw(st.lists(st.tuples(sides, sides), min_size=1, max_size=3))
+    images = [picture(*size, dtype=dtype, seed=seed + i) for i, size in enumerate(sizes)]
+    targets = []
+    for size in sizes:
+        masks = torch.rand(draw(st.integers(0, 4)), *size, generator=generator(seed)) < draw(
+            st.sampled_from([0.1, 0.9])
+        )
+        fields = target(*[(0, 0, size[1], size[0])] * len(masks), size=size) | {"masks": masks}
+        fields["iscrowd"] = torch.randint(0, 2, (len(masks),), generator=generator(seed + 1))
+        targets.append(fields)
+    settings = LargeScaleJitterSettings(size=(draw(st.integers(16, 40)), 24), min_area=draw(st.sampled_from([1, 30])))
+    return images, targets, settings, seed
+
+
+def slow(image, fields, shown, settings):
+    """One picture, pixel by pixel, in exact fractions for masks and in float64 for colours."""
+    (top, left, height, width), (rows, columns) = shown.window, shown.resized
+    y = [top + (2 * row + 1) * height // (2 * rows) for row in range(rows)]
+    x = [left + (2 * column + 1) * width // (2 * columns) for column in range(columns)][:: -1 if shown.flip else 1]
+    masks = np.zeros((len(fields["masks"]), *shown.canvas), dtype=bool)
+    masks[:, :rows, :columns] = fields["masks"].numpy()[:, y][:, :, x]
+    enough = np.where(fields["iscrowd"].numpy() != 0, 1, settings.min_area)
+    kept = np.flatnonzero(masks.sum((1, 2)) >= enough)
+    everywhere = np.ones((rows, columns), dtype=bool)
+    across = tent(np.array([round(width / columns * 2**32), 0, 0]), (rows, columns), everywhere, width)
+    down = tent(np.array([0, round(height / rows * 2**32), 0]), (rows, columns), everywhere, height)
+    patch = image.double().numpy()[:, top : top + height, left : left + width]
+    colours = np.einsum("py,cyx,px->cp", down, patch, across).reshape(-1, rows, columns)
+    return colours[:, :, ::-1] if shown.flip else colours, masks[kept], kept
+
+
+@many(150)
+@given(batches())
+def test_it_equals_a_slow_reference(batch):
+    images, targets, settings, seed = batch
+    framings = [
+        large_scale_jitter.draw_framing(tuple(image.shape[1:]), settings, stream)
+        for stream in [generator(seed)]
+        for image in images
+    ]
+    pictures, results = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
+    assert pictures.dtype == images[0].dtype
+    for image, fields, shown, picture_, result in zip(images, targets, framings, pictures, results, strict=True):
+        colours, masks, kept = slow(image, fields, shown, settings)
+        there = picture_[:, : shown.resized[0], : shown.resized[1]]
+        steps = {torch.uint8: 1, torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(image.dtype, 1e-5)
+        torch.testing.assert_close(there, stored(colours.copy(), image.dtype), rtol=0, atol=steps)
+        assert np.array_equal(result["masks"].numpy(), masks)
+        assert result["masks"].dtype == torch.bool
+        assert result["labels"].tolist() == (kept + 1).tolist()
+        assert result["area"].tolist() == masks.sum((1, 2)).tolist()
+        tight = [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] for ys, xs in map(np.nonzero, masks)]
+        assert result["boxes"].tolist() == tight
+
+
+@many(60)
+@given(batches(dtypes=(torch.uint8,)))
+def test_the_same_draw_gives_what_the_loaders_transform_gives(batch):
+    images, targets, settings, seed = batch
+    transform = LargeScaleJitterTransform(settings)
+    for image, fields in zip(images, targets, strict=True):
+        size = tuple(image.shape[1:])
+        outlines = OutlinedObjects(
+            size=size,
+            boxes=fields["boxes"],
+            labels=fields["labels"],
+            area=fields["area"],
+            iscrowd=fields["iscrowd"],
+            segmentations=tuple(coco_mask.encode(np.asfortranarray(mask)) for mask in fields["masks"].byte().numpy()),
+        )
+        expected_picture, expected = transform(image, outlines, generator(seed))
+        (picture_,), (result,) = large_scale_jitter_batch(
+            [image], [fields], generator=generator(seed), settings=settings
+        )
+        assert (picture_.int() - expected_picture.int()).abs().max() <= 1
+        for key in ("boxes", "labels", "area", "iscrowd"):
+            assert torch.equal(result[key], getattr(expected, key))
+        assert torch.equal(result["masks"].byte(), expected.masks)
+
+
+@many(30)
+@given(batches())
+def test_tensors_give_what_numpy_views_give(batch):
+    images, targets, settings, seed = batch
+    _, views = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
+    with mock.patch.object(large_scale_jitter, "as_planes", lambda masks: masks):
+        _, tensors = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
+    torch.testing.assert_close(tensors, views, rtol=0, atol=0)
+
+
+@many(20)
+@given(batches())
+def test_the_device_is_asked_once(batch):
+    images, targets, settings, seed = batch
+    really, answers, asked = large_scale_jitter.read_back, [], []
+
+    def recorded(numbers):
+        answers.append(really(numbers))
+        return answers[-1]
+
+    def replayed(numbers):
+        asked.append(numbers.device.type)
+        return answers[len(asked) - 1]
+
+    def run(images, targets, read):
+        with mock.patch.object(large_scale_jitter, "read_back", read):
+            return large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
+
+    here_images, here = run(images, targets, recorded)
+    there_images, there = run(
+        [image.to("meta") for image in images],
+        [{key: values.to("meta") for key, values in fields.items()} for fields in targets],
+        replayed,
+    )
+    assert asked == ["meta"]
+    assert (there_images.device.type, there_images.shape) == ("meta", here_images.shape)
+    for one, other in zip(there, here, strict=True):
+        assert {key: values.shape for key, values in one.items()} == {key: v.shape for key, v in other.items()}
+        assert {values.device.type for values in one.values()} == {"meta"}
+
+
+def test_the_arguments_are_not_modified_and_a_batch_tensor_is_a_list():
+    images, targets = torch.stack([picture(seed=1), picture(seed=2)]), [target((1, 1, 5, 5))] * 2
+    before, boxes = images.clone(), targets[0]["boxes"].clone()
+    settings = LargeScaleJitterSettings(size=(16, 16))
+    one, _ = large_scale_jitter_batch(images, targets, generator=generator(3), settings=settings)
+    other, _ = large_scale_jitter_batch(list(images), targets, generator=generator(3), settings=settings)
+    assert torch.equal(one, other)
+    assert torch.equal(images, before)
+    assert torch.equal(targets[0]["boxes"], boxes)
+
+
+@pytest.mark.parametrize(
+    ("images", "targets", "message"),
+    [
+        ([], [], "expected images and a target for each, got 0 images and 0 targets"),
+        ([picture()], [], "expected images and a target for each, got 1 images and 0 targets"),
+        ([picture(), picture(channels=1)], [target(), target()], "expected images of one type and number of channels"),
+        ([picture()], [torch.zeros(3, 3, dtype=torch.int64)], r"targets\[0\]: expected class ids of .*\(8, 8\), got"),
+        ([picture()], [target((0, 0, 1, 1), size=(4, 4))], r"targets\[0\]: expected 'masks' of shape \(1, 8, 8\)"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_that_says_where(images, targets, message):
+    with pytest.raises(ValueError, match=message):
+        large_scale_jitter_batch(images, targets, size=(16, 16))
+
+
+def test_an_unknown_setting_is_a_type_error():
+    with pytest.raises(TypeError, match="sizes"):
+        large_scale_jitter_batch([picture()], [target()], sizes=(16, 16))
