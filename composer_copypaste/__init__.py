@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from composer_copypaste.data.loaders import evaluation_loader as evaluation_loader
     from composer_copypaste.data.loaders import training_loader as training_loader
     from composer_copypaste.data.transforms import LargeScaleJitterTransform as LargeScaleJitterTransform
+    from composer_copypaste.functional.bank import InstanceBank as InstanceBank
     from composer_copypaste.functional.batch import NothingPastedWarning as NothingPastedWarning
     from composer_copypaste.functional.batch import copypaste_batch as copypaste_batch
     from composer_copypaste.functional.batch import plan_batch as plan_batch
@@ -34,6 +35,7 @@ _HOMES = {
     "CocoMeanAveragePrecision": "metrics.coco",
     "CopyPaste": "algorithms.copypaste",
     "CopyPasteSettings": "settings",
+    "InstanceBank": "functional.bank",
     "Instances": "instances",
     "LargeScaleJitter": "algorithms.large_scale_jitter",
     "LargeScaleJitterSettings": "settings",

@@ -1,10 +1,10 @@
 """One image's objects, every field in step: what a torchvision detection target becomes inside the package."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Integer, Shaped, UInt8
 from torch import Tensor
 
 Target = dict[str, object]
@@ -24,7 +24,7 @@ class Instances:
     """
 
     boxes: Shaped[Tensor, "n 4"]
-    labels: Int[Tensor, " n"]
+    labels: Integer[Tensor, " n"]
     masks: UInt8[Tensor, "n h w"]
     area: Shaped[Tensor, " n"]
     iscrowd: Shaped[Tensor, " n"]
@@ -36,6 +36,10 @@ class Instances:
     def __getitem__(self, index: Tensor | slice) -> "Instances":
         """All fields of the objects that ``index`` (booleans, integers or a slice) selects."""
         return self.map(lambda values: values[index])
+
+    def without_masks(self) -> "Instances":
+        """The same objects with masks of no size: indexing them costs nothing."""
+        return replace(self, masks=self.masks[:, :0, :0])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Instances":
         """The function applied to each field."""

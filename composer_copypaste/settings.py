@@ -125,6 +125,12 @@ class CopyPasteSettings:
     relative_area_range: tuple[Fraction, Fraction] | None = None
     """Only objects whose box is from this to this fraction of the source image's area are copied; None: all."""
 
+    bank_size: Annotated[int, Ge(0), Le(1_000_000)] = 0
+    """So many objects, the last ones seen, are remembered, cropped, on the device of the batch; their pictures are
+    sources like the other images of the batch, so that small batches, also of one image, get varied ones. 0: none. At
+    most bank_size x (channels x bytes per value + 1) bytes for each pixel of the largest object's box, with a margin
+    of one pixel, and the object's other fields. ``copypaste_batch`` takes a ``bank`` instead."""
+
     background: int = 0
     """Semantic targets only: the class id that is no object."""
 

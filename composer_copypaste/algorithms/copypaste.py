@@ -4,17 +4,20 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
+from composer.utils import dist
 from torch import Tensor
 
 from composer_copypaste.algorithms.batches import batch_generator, check_alone, to_device
 from composer_copypaste.algorithms.large_scale_jitter import jittered_once
 from composer_copypaste.algorithms.schedule import scheduled_p
+from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
+from composer_copypaste.functional.further import Further
 from composer_copypaste.instances import Target
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -24,9 +27,9 @@ class CopyPaste(Algorithm):
 
     Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches: what an image receives does not
     depend on their size. The batch is ``(images, targets)`` as :func:`copypaste_batch` takes them. Every batch is drawn
-    from the seed, the rank and the number of the batch, so a resumed run repeats itself with nothing stored. ``p``
-    follows the training's time, from ``warmup`` to ``stop``. Detection targets then say of each object, under
-    ``pasted``, whether it was.
+    from the seed, the rank and the number of the batch, so a resumed run repeats itself; checkpoints hold what a bank
+    remembers, on every rank. ``p`` follows the training's time, from ``warmup`` to ``stop``. Detection targets then say
+    of each object, under ``pasted``, whether it was.
 
     Args:
         settings: all settings in one value.
@@ -56,6 +59,8 @@ class CopyPaste(Algorithm):
         self.seed = seed
         self.input_key = input_key
         self.target_key = target_key
+        self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
+        """The objects of earlier batches, where ``bank_size`` asks for them."""
         self._said = False
 
     def __repr__(self) -> str:
@@ -78,12 +83,24 @@ class CopyPaste(Algorithm):
         images = state.device.batch_to_device(state.batch_get_item(self.input_key))
         targets = to_device(state.batch_get_item(self.target_key), state.device)
         settings = replace(jittered_once(self.settings, state.algorithms), p=scheduled_p(self.settings, state))
-        result = paste(images, targets, settings, batch_generator(state, self.seed))
+        result = paste(images, targets, settings, batch_generator(state, self.seed), Further(self.bank))
         state.batch_set_item(self.input_key, result.images)
         state.batch_set_item(self.target_key, state.device.batch_to_device(_marked(result)))
         self._say(result.reason)
-        account = {**_account(result, len(images)), "copy_paste/p": settings.p}
+        account = {**_account(result, len(images)), "copy_paste/p": settings.p, **_contents(self.bank)}
         logger.log_metrics({**account, "copy_paste/seconds": time.perf_counter() - start})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint stores: also what the banks of all ranks remember, so every rank must ask for it."""
+        if self.bank is None:
+            return super().state_dict()
+        return {**super().state_dict(), "banks": dist.all_gather_object(self.bank.state_dict())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the bank of this rank; with more ranks than before, with another one's."""
+        banks = state.get("banks")
+        if self.bank is not None and banks:
+            self.bank.load_state_dict(banks[dist.get_global_rank() % len(banks)])
 
     def _say(self, reason: str | None) -> None:
         """Warn the first time; Python's own "once" forgets whenever a library changes the filters of warnings."""
@@ -104,6 +121,12 @@ def _marked(result: Pasted) -> Sequence[Target] | Tensor:
         {**target, "pasted": torch.arange(n := len(cast(Tensor, target["labels"]))) >= n - added}
         for target, added in zip(result.targets, result.added, strict=True)
     ]
+
+
+def _contents(bank: InstanceBank | None) -> dict[str, float]:
+    if bank is None:
+        return {}
+    return {"copy_paste/bank_objects": float(len(bank)), "copy_paste/bank_megabytes": bank.nbytes / 1e6}
 
 
 def _account(result: Pasted, n: int) -> dict[str, float]:

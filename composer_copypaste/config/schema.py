@@ -225,8 +225,9 @@ class Recipe:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
-        if self.copy_paste is not None and self.data.batch_size < 2:
+        if self.copy_paste is not None and self.data.batch_size < 2 and not self.copy_paste.bank_size:
             raise ValueError(
                 f"data.batch_size: copy-paste needs at least 2 pictures per batch to have a source to copy from, "
-                f"got {self.data.batch_size}; raise it, or switch copy-paste off with copy_paste=null"
+                f"got {self.data.batch_size}; raise it, let objects of earlier batches be remembered with "
+                "copy_paste.bank_size=256, or switch copy-paste off with copy_paste=null"
             )

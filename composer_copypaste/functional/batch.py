@@ -4,23 +4,19 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from jaxtyping import Float, Integer
-from numpy import ndarray
+from jaxtyping import Integer
 from torch import Tensor
 
-from composer_copypaste.functional.compose import Images, Objects, layers_of, paste_images
+from composer_copypaste.functional.bank import InstanceBank
+from composer_copypaste.functional.compose import Images, Layer, Objects, layers_of, paste_images
+from composer_copypaste.functional.further import Further
+from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
 from composer_copypaste.functional.plan import PastePlan, draw_plan
 from composer_copypaste.functional.planes import as_planes, as_tensor
-from composer_copypaste.functional.rectangles import with_masks
-from composer_copypaste.functional.scene import Scene
-from composer_copypaste.functional.selection import weights_of
 from composer_copypaste.functional.targets import assemble, decide
-from composer_copypaste.functional.visible import Visible, measure, read_back
-from composer_copypaste.functional.warp import size_of
-from composer_copypaste.functional.windows import Window
-from composer_copypaste.instances import Instances, Target, instances_of, target_of
+from composer_copypaste.functional.visible import measure
+from composer_copypaste.instances import Instances, Target, target_of
 from composer_copypaste.settings import CopyPasteSettings
 
 
@@ -49,6 +45,7 @@ def copypaste_batch(
     *,
     generator: torch.Generator | None = None,
     plan: PastePlan | None = None,
+    bank: InstanceBank | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
 ) -> tuple[Images, Sequence[Target] | Integer[Tensor, "n h w"]]:
@@ -66,12 +63,13 @@ def copypaste_batch(
             objects filled them. Or class ids ``(N, H, W)``: each class of an image is then one object.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         plan: what to paste where, instead of drawing it; :func:`plan_batch` draws one.
+        bank: objects of earlier batches, as further sources; this batch's objects join it.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
-        ValueError: a setting out of its limits, targets that do not fit their images, or a plan that does not fit the
-            batch; the message names the place.
+        ValueError: a setting out of its limits, targets that do not fit their images, a plan that does not fit the
+            batch, or ``bank_size`` without a bank; the message names the place.
         TypeError: a setting that does not exist, or masks of another type.
 
     Warns:
@@ -81,8 +79,9 @@ def copypaste_batch(
         >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
     """
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
+    _check_bank(bank, settings)
     source = (generator or torch.default_generator) if plan is None else plan  # an empty plan is a plan
-    result = paste(images, targets, settings, source)
+    result = paste(images, targets, settings, source, Further(bank))
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
     return result.images, result.targets
@@ -93,17 +92,16 @@ def plan_batch(
     targets: Sequence[Target] | Integer[Tensor, "n h w"],
     *,
     generator: torch.Generator | None = None,
+    bank: InstanceBank | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
 ) -> PastePlan:
-    """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments."""
+    """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
+    _check_bank(bank, settings)
     _check_batch(images, targets)
-    if isinstance(targets, Tensor):
-        _, objects, weights = _classes(images, targets, settings)
-    else:
-        _, _, objects, weights = _instances(images, targets, settings)
-    return _plan(objects, weights, settings, generator or torch.default_generator)
+    source = generator or torch.default_generator
+    return _plan(inventories_of(images, targets, settings), settings, source, Further(bank))
 
 
 def paste(
@@ -111,12 +109,37 @@ def paste(
     targets: Sequence[Target] | Integer[Tensor, "n h w"],
     settings: CopyPasteSettings,
     source: torch.Generator | PastePlan,
+    further: Further,
 ) -> Pasted:
     """Carry out a plan, or draw one first; as :func:`copypaste_batch`, with an account of what was done."""
     _check_batch(images, targets)
+    inventories = inventories_of(images, targets, settings)
+    plan = _plan(inventories, settings, source, further)
+    named = plan.sources_from(len(images))
+    crops = [further.crop(number - len(images), images[0], inventories[0].instances) for number in named]
+    objects = [image.objects for image in inventories]
+    objects += [Objects(as_planes(crop.mask[None]), crop.box[None]) for crop in crops]
+    layers = layers_of(plan.renumbered(named, len(images)), objects, settings.erosion)
+    fields = [image.instances for image in inventories] + [crop.fields for crop in crops]
+    changed: Sequence[Target] | Tensor
     if isinstance(targets, Tensor):
-        return _paste_classes(images, targets, settings, source)
-    return _paste_instances(images, targets, settings, source)
+        changed, added, dropped = _classes_after(targets, layers, fields), _cut_outs(layers, len(targets)), 0
+    else:
+        changed, added, dropped = _targets_after(targets, layers, fields, inventories, settings)
+    painted = paste_images(images, layers, [crop.image for crop in crops], settings.blend_sigma)
+    if further.bank is not None:
+        remember(further.bank, list(images), inventories)
+    return Pasted(painted, changed, plan, added, dropped, _reason(inventories, settings, further))
+
+
+def _check_bank(bank: InstanceBank | None, settings: CopyPasteSettings) -> None:
+    if bank is None and settings.bank_size:
+        raise ValueError(
+            f"bank_size: a function has no memory; make a bank = InstanceBank({settings.bank_size}) once, and give "
+            "bank=bank with every batch"
+        )
+    if bank is not None and settings.bank_size not in (0, bank.size):
+        raise ValueError(f"bank_size: expected the size of the bank, {bank.size}, or 0, got {settings.bank_size}")
 
 
 def _check_batch(images: Images, targets: Sequence[Target] | Integer[Tensor, "n h w"]) -> None:
@@ -127,124 +150,76 @@ def _check_batch(images: Images, targets: Sequence[Target] | Integer[Tensor, "n 
         raise ValueError(f"expected images of one type and number of channels, got {sorted(kinds)}")
 
 
-def _paste_instances(
-    images: Images, targets: Sequence[Target], settings: CopyPasteSettings, source: torch.Generator | PastePlan
-) -> Pasted:
-    batch, iscrowd, objects, weights = _instances(images, targets, settings)
-    plan = _plan(objects, weights, settings, source)
-    layers = layers_of(plan, objects, settings.erosion)
+def _plan(
+    inventories: Sequence[Inventory],
+    settings: CopyPasteSettings,
+    source: torch.Generator | PastePlan,
+    further: Further,
+) -> PastePlan:
+    scenes = [image.scene for image in inventories]
+    if isinstance(source, torch.Generator):
+        return draw_plan(scenes, settings, source, further.pictures)
+    source.check(scenes, len(further))
+    return source
+
+
+def _targets_after(
+    targets: Sequence[Target],
+    layers: Sequence[Layer],
+    fields: Sequence[Instances],
+    inventories: Sequence[Inventory],
+    settings: CopyPasteSettings,
+) -> tuple[list[Target], list[int], int]:
+    """Detection targets after pasting, how many objects joined each, and how many were dropped."""
     measures = iter(measure([visible for layer in layers for visible in (*layer.pasted, *layer.left)]))
     outcomes = {
         layer.target: decide(
-            layer, [next(measures) for _ in (*layer.pasted, *layer.left)], iscrowd[layer.target], settings
+            layer,
+            [next(measures) for _ in (*layer.pasted, *layer.left)],
+            inventories[layer.target].iscrowd,
+            settings,
         )
         for layer in layers
     }
     changed = [
-        target_of(target, assemble(batch[i], outcomes[i], batch)) if i in outcomes else target
+        target_of(target, assemble(fields[i], outcomes[i], fields)) if i in outcomes else target
         for i, target in enumerate(targets)
     ]
-    added = [len(outcomes[i].added) if i in outcomes else 0 for i in range(len(batch))]
-    before = sum(len(layer.pasted) + len(batch[layer.target]) for layer in layers)
+    added = [len(outcomes[i].added) if i in outcomes else 0 for i in range(len(targets))]
+    before = sum(len(layer.pasted) + len(fields[layer.target]) for layer in layers)
     after = sum(len(outcome.kept) + len(outcome.added) for outcome in outcomes.values())
-    images = paste_images(images, layers, settings.blend_sigma)
-    return Pasted(images, changed, plan, added, before - after, _reason(weights, settings))
+    return changed, added, before - after
 
 
-def _paste_classes(
-    images: Images,
-    targets: Integer[Tensor, "n h w"],
-    settings: CopyPasteSettings,
-    source: torch.Generator | PastePlan,
-) -> Pasted:
-    """Class-id maps: each class of an image is one object."""
-    classes, objects, weights = _classes(images, targets, settings)
-    plan = _plan(objects, weights, settings, source)
-    layers = layers_of(plan, objects, settings.erosion)
+def _classes_after(
+    targets: Integer[Tensor, "n h w"], layers: Sequence[Layer], fields: Sequence[Instances]
+) -> Integer[Tensor, "n h w"]:
+    """Class-id maps after pasting: each class of an image is one object."""
     painted = targets.clone()
     for layer in layers:
         for cut in layer.cut_outs:
             below = painted[layer.target][cut.window.slices]
-            below.copy_(torch.where(as_tensor(cut.mask).view(torch.bool), classes[cut.source][cut.instance], below))
-    images = paste_images(images, layers, settings.blend_sigma)
+            label = fields[cut.source].labels[cut.instance]
+            below.copy_(torch.where(as_tensor(cut.mask).view(torch.bool), label, below))
+    return painted
+
+
+def _cut_outs(layers: Sequence[Layer], n: int) -> list[int]:
+    """How many objects each of ``n`` images receives."""
     received = {layer.target: len(layer.cut_outs) for layer in layers}
-    added = [received.get(i, 0) for i in range(len(targets))]
-    return Pasted(images, painted, plan, added, 0, _reason(weights, settings))
+    return [received.get(i, 0) for i in range(n)]
 
 
-def _instances(
-    images: Images, targets: Sequence[Target], settings: CopyPasteSettings
-) -> tuple[list[Instances], list[ndarray], list[Objects], list[ndarray]]:
-    """Of each image: all its objects' fields, which are crowds, their masks and boxes, and their selection weights."""
-    batch = instances_of(with_masks(targets, list(images)), [size_of(image) for image in images])
-    hosted = _on_host(batch)
-    objects = [Objects(as_planes(instances.masks), boxes) for instances, (boxes, *_) in zip(batch, hosted, strict=True)]
-    weights = [
-        weights_of(labels, boxes, image.size, settings) * (iscrowd == 0)
-        for (boxes, labels, iscrowd), image in zip(hosted, objects, strict=True)
-    ]
-    return batch, [iscrowd for *_, iscrowd in hosted], objects, weights
-
-
-def _classes(
-    images: Images, targets: Integer[Tensor, "n h w"], settings: CopyPasteSettings
-) -> tuple[list[Tensor], list[Objects], list[ndarray]]:
-    """The classes of each image: their ids, their masks and boxes, and their chances to be copied."""
-    if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
-        sizes = sorted({size_of(image) for image in images})
-        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(targets.shape[1:])}")
-    classes = [ids.unique() for ids in targets]
-    objects = [_class_objects(ids, present) for ids, present in zip(targets, classes, strict=True)]
-    weights = [_class_weights(read_back(ids), image, settings) for ids, image in zip(classes, objects, strict=True)]
-    return classes, objects, weights
-
-
-def _class_weights(
-    classes: Integer[ndarray, " k"], objects: Objects, settings: CopyPasteSettings
-) -> Float[ndarray, " k"]:
-    is_object = (classes != settings.background) & (classes != settings.ignore_index)
-    return weights_of(classes, objects.boxes, objects.size, settings) * is_object
-
-
-def _plan(
-    objects: Sequence[Objects],
-    weights: Sequence[Float[ndarray, " _n"]],
-    settings: CopyPasteSettings,
-    source: torch.Generator | PastePlan,
-) -> PastePlan:
-    scenes = [Scene(*image.size, image.boxes, chances) for image, chances in zip(objects, weights, strict=True)]
-    if isinstance(source, torch.Generator):
-        return draw_plan(scenes, settings, source)
-    source.check(scenes)
-    return source
-
-
-def _class_objects(ids: Integer[Tensor, "h w"], present: Integer[Tensor, " k"]) -> Objects:
-    masks = as_planes((ids == present[:, None, None]).view(torch.uint8))
-    everywhere = [Visible(Window(0, 0, *ids.shape), mask, former=mask) for mask in masks]
-    return Objects(masks, np.array([found.box for found in measure(everywhere)], dtype=np.float64).reshape(-1, 4))
-
-
-def _reason(weights: Sequence[Float[ndarray, " _n"]], settings: CopyPasteSettings) -> str | None:
+def _reason(inventories: Sequence[Inventory], settings: CopyPasteSettings, further: Further) -> str | None:
     """Why nothing could be pasted, if nothing could."""
-    if settings.p == 0:
+    if settings.p == 0 or len(further):
         return None
-    if len(weights) == 1:
-        return "a batch of one image has no other image to copy from; raise the batch size"
-    objects = sum(len(chances) for chances in weights)
-    if objects and not any(chances.any() for chances in weights):
+    if len(inventories) == 1 and further.bank is None:
+        return (
+            "a batch of one image has no other image to copy from; raise the batch size, or give an instance bank "
+            "(bank_size), which remembers objects of earlier batches"
+        )
+    objects = sum(len(image.weights) for image in inventories)
+    if objects and not any(image.weights.any() for image in inventories):
         return f"none of the batch's {objects} objects may be copied; see the settings, and iscrowd in the targets"
     return None
-
-
-def _on_host(batch: Sequence[Instances]) -> list[tuple[ndarray, ndarray, ndarray]]:
-    """Boxes, labels and iscrowd of every image, with one transfer for the whole batch."""
-    columns = [
-        torch.cat([instances.boxes.double(), instances.labels[:, None], instances.iscrowd[:, None]], dim=1)
-        for instances in batch
-    ]
-    if not columns:
-        return []
-    numbers = read_back(torch.cat(columns))
-    ends = np.cumsum([len(instances) for instances in batch])
-    return [(part[:, :4], part[:, 4].astype(np.int64), part[:, 5]) for part in np.split(numbers, ends[:-1])]

@@ -99,13 +99,18 @@ def _landing_windows(plan: PastePlan, objects: Sequence[Objects]) -> list[Window
     ]
 
 
-def paste_images(images: Images, layers: Sequence[Layer], blend_sigma: float) -> Images:
-    """New images with the layers' objects painted on; a list shares with the old one what receives none."""
+def paste_images(
+    images: Images, layers: Sequence[Layer], further: Sequence[Shaped[Tensor, "c _h _w"]], blend_sigma: float
+) -> Images:
+    """New images with the layers' objects painted on; a list shares with the old one what receives none.
+
+    Numbers of sources go on from the images to the further pictures.
+    """
     received = {layer.target for layer in layers}
     if isinstance(images, Tensor):
         painted: Images = images.clone()
     else:
         painted = [image.clone() if i in received else image for i, image in enumerate(images)]
     for layer in layers:
-        paste_colours(painted[layer.target], layer.cut_outs, list(images), blend_sigma)
+        paste_colours(painted[layer.target], layer.cut_outs, [*images, *further], blend_sigma)
     return painted

@@ -1,8 +1,8 @@
 """What to paste where: the plan of a batch, drawn on the host from sizes and boxes alone."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,19 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.functional.bank import Remembered
 from composer_copypaste.functional.draw import integer, uniform
 from composer_copypaste.functional.jitter import draw_colours, draw_linear
 from composer_copypaste.functional.placement import draw_shifts
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import choose
+from composer_copypaste.functional.warp import PIXEL
+from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
 Map = Sequence[Sequence[int | float]]
 Colour = Sequence[int | float]
+Copy = tuple[int, Map, Colour]
 Row = tuple[int, int, int, Map] | tuple[int, int, int, Map, Colour]
 """Target, source, instance, the map from the target to the source, and what changes the colours, if anything does."""
 
@@ -39,7 +43,8 @@ class PastePlan:
     """Batch index of the image that receives the object."""
 
     source: Int[Tensor, " m"]
-    """Batch index of the image it is copied from."""
+    """Batch index of the image it is copied from; in a batch of N images, numbers from N on are sources beyond it: the
+    objects of the bank, oldest first. Each is a picture of one object."""
 
     instance: Int[Tensor, " m"]
     """Which of the source's objects."""
@@ -56,7 +61,7 @@ class PastePlan:
     def __str__(self) -> str:
         """A line for each pasted object."""
         return "\n".join(
-            f"image {row['target']} receives object {row['instance']} of image {row['source']}, by {row['to_source']}"
+            f"image {row['target']} receives object {row['instance']} of source {row['source']}, by {row['to_source']}"
             + (f", colours times {row['colour']}" if row["colour"] != list(AS_THEY_ARE) else "")
             for row in self._rows()
         )
@@ -101,42 +106,81 @@ class PastePlan:
         columns = {field.name: getattr(self, field.name).tolist() for field in fields(self)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def check(self, scenes: Sequence[Scene]) -> None:
-        """Raise ``ValueError`` where the plan does not fit a batch: an image or an object that is not there."""
+    def check(self, scenes: Sequence[Scene], further: int = 0) -> None:
+        """Raise ``ValueError`` where the plan names what a batch and so many sources beyond it do not have."""
+        objects = [len(scene.boxes) for scene in scenes] + [1] * further
         for row in self._rows():
-            for key in ("target", "source"):
-                if not 0 <= row[key] < len(scenes):
-                    raise ValueError(f"plan: expected {key} among the batch's {len(scenes)} images, got {row[key]}")
-            objects = len(scenes[row["source"]].boxes)
-            if not 0 <= row["instance"] < objects:
+            source, instance = row["source"], row["instance"]
+            if not 0 <= row["target"] < len(scenes):
+                raise ValueError(f"plan: expected target among the batch's {len(scenes)} images, got {row['target']}")
+            if not 0 <= source < len(objects):
                 raise ValueError(
-                    f"plan: expected instance among the {objects} objects of image {row['source']}, "
-                    f"got {row['instance']}"
+                    f"plan: expected source among the batch's {len(scenes)} images and {further} sources beyond it, "
+                    f"got {source}; a plan drawn with a bank needs that bank, as it was then"
+                )
+            if not 0 <= instance < objects[source]:
+                raise ValueError(
+                    f"plan: expected instance among the {objects[source]} objects of source {source}, got {instance}"
                 )
 
+    def sources_from(self, first: int) -> list[int]:
+        """The numbers of the sources from that number on, ascending."""
+        return sorted({source for source in self.source.tolist() if source >= first})
 
-def draw_plan(scenes: Sequence[Scene], settings: CopyPasteSettings, generator: torch.Generator) -> PastePlan:
+    def renumbered(self, sources: Sequence[int], first: int) -> "PastePlan":
+        """The plan in which these sources have the numbers ``first``, ``first`` + 1 and so on."""
+        number = {source: first + place for place, source in enumerate(sources)}
+        new = [number.get(source, source) for source in self.source.tolist()]
+        return replace(self, source=torch.tensor(new, dtype=torch.int64))
+
+
+def draw_plan(
+    scenes: Sequence[Scene],
+    settings: CopyPasteSettings,
+    generator: torch.Generator,
+    bank: Sequence[Remembered] = (),
+) -> PastePlan:
     """Draw what each image of a batch receives.
 
     Args:
         scenes: the images of the batch.
         settings: what to draw.
         generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
+        bank: pictures that are remembered, as further sources.
     """
     rows: list[Row] = []
+    pictures = len(scenes) + len(bank)
     for index in range(len(scenes)):
-        if len(scenes) < 2 or uniform(generator) >= settings.p:
+        if pictures < 2 or uniform(generator) >= settings.p:
             continue
-        other = (index + integer(len(scenes) - 1, generator) + 1) % len(scenes)
-        rows += _draw_copies(index, other, scenes, settings, generator)
+        other = (index + integer(pictures - 1, generator) + 1) % pictures
+        scene = scenes[other] if other < len(scenes) else bank[other - len(scenes)].scene(settings)
+        copies = _draw_copies(scene, scenes[index], settings, generator)
+        if other < len(scenes):
+            rows += [(index, other, *copy) for copy in copies]
+        else:
+            rows += [(index, *copy) for copy in _in_crops(copies, bank, other - len(scenes), len(scenes))]
     return PastePlan.from_rows(rows)
 
 
-def _draw_copies(
-    index: int, other: int, scenes: Sequence[Scene], settings: CopyPasteSettings, generator: torch.Generator
-) -> list[Row]:
-    """Draw what image ``index`` receives from the image ``other``."""
-    source, target = scenes[other], scenes[index]
+def _in_crops(
+    copies: Sequence[Copy], bank: Sequence[Remembered], place: int, first: int
+) -> Iterator[tuple[int, int, Map, Colour]]:
+    """Copies from a remembered picture, as ones from its objects' crops; the bank's first has number ``first``."""
+    first += sum(map(len, bank[:place]))
+    for instance, to_source, colour in copies:
+        yield first + instance, 0, _moved(to_source, bank[place].windows[instance]), colour
+
+
+def _moved(to_source: Map, window: Window) -> Map:
+    """The map to a picture as one to a window of it: in fixed point, in which whole pixels change nothing else."""
+    (xx, xy, x), (yx, yy, y) = to_source
+    x, y = (round(shift * PIXEL) / PIXEL for shift in (x, y))
+    return [[xx, xy, x - window.x1], [yx, yy, y - window.y1]]
+
+
+def _draw_copies(source: Scene, target: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> list[Copy]:
+    """Draw what the target receives from the source."""
     chosen = np.array(choose(source.weights, settings, generator), dtype=np.int64)
     m = len(chosen)
     draws = m if settings.jitter == "instance" else 1
@@ -144,8 +188,7 @@ def _draw_copies(
     shifts, placed = draw_shifts(linear, source.boxes[chosen], (source, target), settings, generator)
     maps = _backwards(inverse, shifts, m)[placed].tolist()
     colours = np.broadcast_to(draw_colours(draws, settings, generator), (m, 3))[placed].tolist()
-    rows = zip(chosen[placed].tolist(), maps, colours, strict=True)
-    return [(index, other, instance, to_source, colour) for instance, to_source, colour in rows]
+    return list(zip(chosen[placed].tolist(), maps, colours, strict=True))
 
 
 def _backwards(inverse: Float[ndarray, "k 2 2"], shifts: Float[ndarray, "j 2"], m: int) -> Float[ndarray, "m 2 3"]:

@@ -58,7 +58,7 @@ def _stays(measured: Measure, settings: CopyPasteSettings) -> bool:
 def assemble(own: Instances, outcome: Outcome, batch: Sequence[Instances]) -> Instances:
     """The image's objects after pasting: its own that stay, in their order, then the pasted ones, bottom to top."""
     kept = on_device(outcome.kept, own.labels.device, torch.int64)
-    parts = [_without_masks(own)[kept]]
+    parts = [own.without_masks()[kept]]
     for source, group in groupby(outcome.added, key=lambda row: row[0].source):
         parts.append(_copied(batch[source], [cut for cut, _, _ in group], size_of(own.masks)))
     fields = concatenate(parts)
@@ -84,15 +84,10 @@ def concatenate(parts: Sequence[Instances]) -> Instances:
     )
 
 
-def _without_masks(instances: Instances) -> Instances:
-    """The same objects with masks of no size: indexing them costs nothing."""
-    return replace(instances, masks=instances.masks[:, :0, :0])
-
-
 def _copied(source: Instances, cuts: Sequence[CutOut], size: tuple[int, int]) -> Instances:
     """The source's objects that were cut out; boxes, areas and masks are still to be set."""
     index = on_device([cut.instance for cut in cuts], source.labels.device)
-    copies = _without_masks(source)[index]
+    copies = source.without_masks()[index]
     keypoints = copies.extras.get("keypoints")
     if keypoints is None:
         return copies

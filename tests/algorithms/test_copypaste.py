@@ -196,6 +196,62 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path):
     assert len(set(uninterrupted)) == 6
 
 
+def test_a_resumed_run_remembers_what_an_uninterrupted_one_does(tmp_path):
+    settings = {"p": 1.0, "bank_size": 5}
+    uninterrupted = checksums(fit(CopyPaste(**settings), batches=loader(batch_size=1), duration="6ba"))
+    save = {"save_folder": str(tmp_path), "save_latest_filename": "latest.pt"}
+    start = fit(CopyPaste(**settings), batches=loader(batch_size=1), duration="3ba", **save)
+    load = {"load_path": str(tmp_path / "latest.pt"), "seed": None}
+    rest = fit(CopyPaste(**settings), batches=loader(batch_size=1), duration="6ba", **load)
+    assert checksums(start) + checksums(rest) == uninterrupted
+    assert sum(map(pasted_in, rest.seen)) > 0
+    forgetful = fit(Forgetful(**settings), batches=loader(batch_size=1), duration="6ba", **load)
+    assert checksums(forgetful) != checksums(rest)
+
+
+class Forgetful(CopyPaste):
+    """What a checkpoint holds of the bank is not read."""
+
+    def load_state_dict(self, state):
+        pass
+
+
+Forgetful.__qualname__ = "CopyPaste"  # under which Composer stores the state
+
+
+def test_a_checkpoint_holds_the_banks_of_all_ranks_and_each_takes_its_own(monkeypatch):
+    algorithms = [CopyPaste(p=1.0, seed=1, bank_size=5 + rank) for rank in range(2)]
+    for rank, algorithm in enumerate(algorithms):
+        fit(algorithm, batches=loader(batch_size=rank + 1), duration="2ba")
+    states = [algorithm.bank.state_dict() for algorithm in algorithms]
+    monkeypatch.setattr(dist, "all_gather_object", lambda own: states)
+    saved = algorithms[0].state_dict()
+    for rank, expected in enumerate([4, 6, 4]):  # of a third rank nothing was saved
+        monkeypatch.setattr(dist, "get_global_rank", lambda rank=rank: rank)
+        again = CopyPaste(bank_size=6)
+        again.load_state_dict(saved)
+        assert len(again.bank) == expected
+
+
+def test_a_checkpoint_of_a_run_without_a_bank_leaves_the_bank_empty():
+    algorithm = CopyPaste(bank_size=6)
+    algorithm.load_state_dict(CopyPaste().state_dict())
+    assert len(algorithm.bank) == 0
+
+
+def test_a_batch_of_one_picture_receives_what_the_bank_remembers():
+    log = InMemoryLogger()
+    settings = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "bank_size": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NothingPastedWarning)
+        model = fit(CopyPaste(**settings), batches=loader(batch_size=1), loggers=[log])
+    assert [pasted_in(batch) > 0 for batch in model.seen] == [False, True, True, True]
+    assert [value for _, value in log.data["copy_paste/bank_objects"]] == [2, 3, 3, 3]
+    pixels, crops = 1e-6 * (3 + 1), [18 * 18, 12 * 16]  # the two squares with a margin of one pixel
+    rows = 2 * (16 + 8 + 4 + 8) * 1e-6  # boxes, labels, area and iscrowd
+    assert log.data["copy_paste/bank_megabytes"][0][1] == pytest.approx(pixels * sum(crops) + rows)
+
+
 def test_the_same_pictures_receive_something_else_at_every_step():
     seen = checksums(fit(CopyPaste(p=1.0), batches=loader(batch_size=PICTURES), duration="5ba"))
     assert len(set(seen)) == 5

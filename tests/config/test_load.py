@@ -263,6 +263,12 @@ def test_a_recipe_without_data_is_told_how_to_name_it(recipe_file):
 def test_copy_paste_needs_two_pictures_in_a_batch(recipe_file):
     text = complaint(recipe_file(MINIMAL), "data.batch_size=1", "copy_paste={}")
     assert "data.batch_size: copy-paste needs at least 2 pictures per batch" in text
+    assert "copy_paste.bank_size=256" in text
+
+
+def test_with_a_bank_one_picture_in_a_batch_is_enough(recipe_file):
+    recipe = load_recipe(recipe_file(MINIMAL), ["data.batch_size=1", "copy_paste.bank_size=256"])
+    assert (recipe.data.batch_size, recipe.copy_paste.bank_size) == (1, 256)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from reference import box_around
 
 from composer_copypaste.functional import batch
+from composer_copypaste.functional.bank import InstanceBank
+from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -47,14 +49,14 @@ def plan_of(*rows):
     return PastePlan.from_rows(rows)
 
 
-def carry_out(plan, images, targets, **settings):
+def carry_out(plan, images, targets, *, bank=None, **settings):
     """The batch after a hand-written plan."""
-    return batch.paste(images, targets, CopyPasteSettings(**settings), plan)
+    return batch.paste(images, targets, CopyPasteSettings(**settings), plan, Further(bank))
 
 
-def paste_seeded(images, targets, settings, seed=0):
+def paste_seeded(images, targets, settings, seed=0, bank=None):
     """The batch after the plan that a seed draws."""
-    return batch.paste(images, targets, settings, torch.Generator().manual_seed(seed))
+    return batch.paste(images, targets, settings, torch.Generator().manual_seed(seed), Further(bank))
 
 
 # Drawn
@@ -66,13 +68,23 @@ class Case:
     targets: list = field(repr=False)
     knobs: dict
     seed: int
+    earlier: tuple = field(default=(), repr=False)  # images and targets of a batch that a bank has seen
+    remembered: int = 0  # objects that the bank can hold
 
     @property
     def settings(self):
         return CopyPasteSettings(**self.knobs)
 
     def paste(self):
-        return paste_seeded(self.images, self.targets, self.settings, self.seed)
+        return paste_seeded(self.images, self.targets, self.settings, self.seed, self.bank())
+
+    def bank(self):
+        """A bank that has seen the earlier batch, if there was one."""
+        if not self.earlier:
+            return None
+        bank = InstanceBank(self.remembered)
+        batch.paste(*self.earlier, self.settings, PastePlan.from_rows([]), Further(bank))
+        return bank
 
 
 DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
@@ -113,8 +125,8 @@ def knobs(draw, **fixed):
 
 
 @st.composite
-def cases(draw, sides=None, counts=None, masks=True, **fixed):
-    """A batch of any allowed form, with settings and a seed."""
+def cases(draw, sides=None, counts=None, masks=True, bank=False, **fixed):
+    """A batch of any allowed form, with settings and a seed, and perhaps a bank that has seen another batch."""
     sides = st.one_of(st.integers(1, 12), st.integers(1, 64)) if sides is None else sides
     counts = st.one_of(st.integers(0, 4), st.integers(0, 30)) if counts is None else counts
     n, as_list = draw(st.integers(1, 4)), draw(st.booleans())
@@ -130,10 +142,16 @@ def cases(draw, sides=None, counts=None, masks=True, **fixed):
     if dtype.is_floating_point and draw(st.booleans()):
         images = [image.requires_grad_() for image in images] if as_list else images.requires_grad_()
     mask_type, keys = draw(st.sampled_from([torch.uint8, torch.bool])), draw(st.sets(st.sampled_from(OPTIONAL_KEYS)))
-    targets = [drawn_target(size, draw(counts), mask_type, keys, rng) for size in sizes]
-    if not masks:
-        targets = [{key: values for key, values in fields.items() if key != "masks"} for fields in targets]
-    return Case(images, targets, draw(knobs(**fixed)), draw(st.integers(0, 2**31)))
+    targets = [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes]
+    case = Case(images, targets, draw(knobs(**fixed)), draw(st.integers(0, 2**31)))
+    if bank and draw(st.booleans()):
+        sizes = [draw(st.tuples(sides, sides)) for _ in range(draw(st.integers(1, 3)))]
+        case.earlier = (
+            [coloured(size, channels, dtype, rng) for size in sizes],
+            [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes],
+        )
+        case.remembered = draw(st.sampled_from([1, 3, 50]))
+    return case
 
 
 OPTIONAL_KEYS = ("area", "iscrowd", "image_id", "depth", "keypoints")
@@ -155,7 +173,7 @@ def laid_out(images, layout):
     return images
 
 
-def drawn_target(size, n, mask_type, keys, rng):
+def drawn_target(size, n, mask_type, keys, rng, has_masks):
     masks = np.array([drawn_mask(size, rng) for _ in range(n)], dtype=bool).reshape(n, *size)
     fields = {
         "boxes": torch.from_numpy(np.array([drawn_box(mask, rng) for mask in masks], dtype=np.float32).reshape(n, 4)),
@@ -167,7 +185,8 @@ def drawn_target(size, n, mask_type, keys, rng):
         "depth": torch.from_numpy(rng.normal(size=(n, 2))),
         "keypoints": torch.from_numpy(drawn_keypoints(size, n, rng)),
     }
-    return {key: values for key, values in fields.items() if key in keys or key not in OPTIONAL_KEYS}
+    kept = set(keys) | {"boxes", "labels"} | ({"masks"} if has_masks else set())
+    return {key: values for key, values in fields.items() if key in kept}
 
 
 def drawn_mask(size, rng):

@@ -6,14 +6,18 @@ import torch
 ONE = 1 << 33  # half steps of 2**-32 pixels: pixel centres are whole numbers of them
 
 
-def reference(images, targets, plan, settings):
-    """Images and targets after the plan; images keep their type, target fields come as NumPy arrays."""
+def reference(images, targets, plan, settings, crops=()):
+    """Images and targets after the plan; images keep their type, target fields come as NumPy arrays.
+
+    ``crops`` are sources beyond the batch: pictures, each with the target of its one object.
+    """
     if targets and "masks" not in targets[0]:
-        filled = [{**target, "masks": rectangles(target, image)} for target, image in zip(targets, images, strict=True)]
-        pictures, results = reference(images, filled, plan, settings)
+        pictures, results = reference(images, filled(images, targets), plan, settings, crops)
         return pictures, [{key: values for key, values in result.items() if key != "masks"} for result in results]
+    sources, batch = [*images, *(image for image, _ in crops)], targets
+    targets = [*targets, *(target for _, target in crops)]
     pictures, results = [], []
-    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+    for i, (image, target) in enumerate(zip(images, batch, strict=True)):
         rows = [row for row in range(len(plan)) if plan.target[row] == i]
         picture, landed = image.detach(), []
         for row in rows:
@@ -21,11 +25,47 @@ def reference(images, targets, plan, settings):
             given = numpy(targets[source]["masks"])[plan.instance[row]] != 0
             mask = eroded(given, to_source, image.shape[1:], settings.erosion)
             alpha = softened(mask, settings.blend_sigma) if settings.blend_sigma else mask.astype(float)
-            picture = painted(picture, images[source].detach(), to_source, alpha, plan.colour[row].tolist())
+            picture = painted(picture, sources[source].detach(), to_source, alpha, plan.colour[row].tolist())
             landed.append(mask)
         pictures.append(picture)
         results.append(accounted(i, rows, landed, targets, plan, settings) if any(m.any() for m in landed) else target)
     return pictures, results
+
+
+def filled(images, targets):
+    """Targets of boxes alone with rectangles for masks."""
+    return [{**target, "masks": rectangles(target, image)} for target, image in zip(targets, images, strict=True)]
+
+
+def remembered(images, targets, settings, size):
+    """The last objects of a batch that may be copied: pictures that end a pixel beyond their box, and targets."""
+    if targets and "masks" not in targets[0]:
+        targets = filled(images, targets)
+    crops = []
+    for image, target in zip(images, targets, strict=True):
+        height, width = image.shape[1:]
+        for j, (x1, y1, x2, y2) in enumerate(numpy(target["boxes"]).astype(float)):
+            if not may_be_copied(int(target["labels"][j]), (x2 - x1) * (y2 - y1), height * width, settings):
+                continue
+            left, top = max(0, int(np.floor(x1 - 1))), max(0, int(np.floor(y1 - 1)))
+            right, bottom = min(width, int(np.ceil(x2 + 1))), min(height, int(np.ceil(y2 + 1)))
+            fields = {key: values[j : j + 1] for key, values in target.items() if key != "image_id"}
+            fields["masks"] = fields["masks"][:, top:bottom, left:right]
+            if "keypoints" in fields:
+                fields["keypoints"] = fields["keypoints"] - torch.tensor([left, top, 0])
+            if not crowds(fields)[0]:
+                crops.append((image[:, top:bottom, left:right], fields))
+    return crops[-size:]
+
+
+def may_be_copied(label, area, picture, settings):
+    """Whether the settings let an object of that label and box area be copied."""
+    if settings.categories is not None and label not in settings.categories:
+        return False
+    low, high = settings.area_range or (-np.inf, np.inf)
+    relative_low, relative_high = settings.relative_area_range or (-np.inf, np.inf)
+    in_range = low <= area <= high and relative_low * picture <= area <= relative_high * picture
+    return in_range and (settings.category_weights or {}).get(label, 1) > 0
 
 
 def rectangles(target, image):

@@ -9,7 +9,7 @@ import torch
 from copypaste_cases import SIDE, Case, cases, paste_seeded, pictures, target
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from reference import box_around, crowds, fixed, nearest, numpy, reference
+from reference import box_around, crowds, fixed, nearest, numpy, reference, remembered
 
 from composer_copypaste.functional.batch import NothingPastedWarning, copypaste_batch, plan_batch
 from composer_copypaste.functional.plan import PastePlan
@@ -33,7 +33,8 @@ def many(examples):
 
 def assert_equals_reference(case: Case):
     pasted = case.paste()
-    images, targets = reference(case.images, case.targets, pasted.plan, case.settings)
+    crops = remembered(*case.earlier, case.settings, case.remembered) if case.earlier else []
+    images, targets = reference(case.images, case.targets, pasted.plan, case.settings, crops)
     for image, expected in zip(pasted.images, images, strict=True):
         assert image.dtype == expected.dtype
         difference = (image.detach().double() - expected.double()).abs().max().item()
@@ -53,8 +54,8 @@ def assert_same_target(result, expected):
             np.testing.assert_array_equal(numpy(result[key]), values, err_msg=key)
 
 
-@many(250)
-@given(cases())
+@many(300)
+@given(cases(bank=True))
 def test_every_batch_equals_the_slow_reference(case):
     assert_equals_reference(case)
 
@@ -72,14 +73,14 @@ def test_hundreds_of_objects_equal_the_slow_reference(case):
 
 
 @many(60)
-@given(cases(masks=False))
+@given(cases(masks=False, bank=True))
 def test_batches_without_masks_equal_the_slow_reference(case):
     assert_equals_reference(case)
 
 
 @pytest.mark.slow
 @settings(max_examples=4000, deadline=None, suppress_health_check=HEALTH)
-@given(cases())
+@given(cases(bank=True))
 def test_thousands_of_batches_equal_the_slow_reference(case):
     assert_equals_reference(case)
 

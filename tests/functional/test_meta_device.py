@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
 
-from composer_copypaste.functional import batch, targets, visible
+from composer_copypaste.functional import batch, inventory, targets, visible
 from composer_copypaste.functional.batch import copypaste_batch
 
 
@@ -22,6 +22,7 @@ def masks_stay_tensors():
     """The CPU does what a device does: elsewhere it works on NumPy views."""
     with (
         mock.patch.object(batch, "as_planes", lambda masks: masks),
+        mock.patch.object(inventory, "as_planes", lambda masks: masks),
         mock.patch.object(targets, "as_planes", lambda masks: masks),
     ):
         yield
@@ -47,7 +48,7 @@ def pasted_on_meta(case, keeping):
     with (
         masks_stay_tensors(),
         mock.patch.object(visible, "read_back", recorded),
-        mock.patch.object(batch, "read_back", recorded),
+        mock.patch.object(inventory, "read_back", recorded),
     ):
         expected = case.paste()
     asked = []
@@ -57,13 +58,13 @@ def pasted_on_meta(case, keeping):
         return answers[len(asked) - 1]
 
     images = case.images.to("meta") if isinstance(case.images, torch.Tensor) else [i.to("meta") for i in case.images]
-    with mock.patch.object(visible, "read_back", replayed), mock.patch.object(batch, "read_back", replayed):
+    with mock.patch.object(visible, "read_back", replayed), mock.patch.object(inventory, "read_back", replayed):
         result = paste_seeded(images, on_meta(case.targets, keeping), case.settings, case.seed)
     return expected, result, asked
 
 
 @many(40)
-@given(cases(counts=st.integers(0, 5)))
+@given(cases(counts=st.integers(0, 5), bank=True))
 def test_tensors_give_what_numpy_views_give(case):
     views = case.paste()
     with masks_stay_tensors():

@@ -242,7 +242,7 @@ def test_json_that_is_no_plan_is_an_error(text):
 
 def test_a_printed_plan_says_what_each_image_receives():
     plan = PastePlan.from_rows([(0, 1, 2, ((1, 0, 0), (0, 1, 0)))])
-    assert str(plan) == "image 0 receives object 2 of image 1, by [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]"
+    assert str(plan) == "image 0 receives object 2 of source 1, by [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]"
 
 
 def test_a_printed_plan_says_how_colours_change():

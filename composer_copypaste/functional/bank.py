@@ -1,0 +1,183 @@
+"""The instance bank: the objects seen last, each in a crop of its own."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, Shaped, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.functional.crop import Crop
+from composer_copypaste.functional.scene import Scene
+from composer_copypaste.functional.selection import weights_of
+from composer_copypaste.functional.windows import Window
+from composer_copypaste.instances import Instances
+from composer_copypaste.settings import CopyPasteSettings
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What is left of a picture: its size, and its objects, each in a crop of its own."""
+
+    size: tuple[int, int]
+    """Height and width of the picture."""
+    boxes: Float[ndarray, "n 4"]
+    """In the picture, on the host."""
+    labels: Integer[ndarray, " n"]
+    """On the host."""
+    windows: Sequence[Window]
+    """Where the crops lay in the picture."""
+    images: Sequence[Shaped[Tensor, "c _h _w"]]
+    masks: Sequence[UInt8[Tensor, "_h _w"]]
+    fields: Instances
+    """All other fields of the objects, as they were in the picture; the masks here have no size."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def without_first(self, n: int) -> "Remembered":
+        """The picture without its first ``n`` objects."""
+        return Remembered(
+            size=self.size,
+            boxes=self.boxes[n:],
+            labels=self.labels[n:],
+            windows=self.windows[n:],
+            images=self.images[n:],
+            masks=self.masks[n:],
+            fields=self.fields[n:],
+        )
+
+    def scene(self, settings: CopyPasteSettings) -> Scene:
+        """The picture as a plan sees it."""
+        return Scene(*self.size, self.boxes, weights_of(self.labels, self.boxes, self.size, settings))
+
+    def crop(self, k: int) -> Crop:
+        """The crop of one object; its fields are moved to the crop's coordinates."""
+        corner = np.array([self.windows[k].x1, self.windows[k].y1])
+        fields = self.fields[k : k + 1]
+        return Crop(self.images[k], self.masks[k], self.boxes[k] - np.tile(corner, 2), _moved(fields, corner.tolist()))
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that crops and fields take, in bytes."""
+        fields = self.fields
+        rows = (fields.boxes, fields.labels, fields.area, fields.iscrowd, *fields.extras.values())
+        return sum(values.numel() * values.element_size() for values in (*self.images, *self.masks, *rows))
+
+
+class InstanceBank:
+    """The last objects that batches showed, as sources for batches to come.
+
+    Give one bank to every call of :func:`copypaste_batch`: each draws sources from it and then adds the batch's own
+    objects, before anything was pasted on them: no crowds, and none that the settings do not let copy. Each is kept as
+    a crop of picture and mask that ends one pixel beyond its box, on the device that holds the batch. When the bank is
+    full, the oldest picture's objects leave first. So its memory is at most ``size`` x (channels x bytes per value + 1)
+    x pixels of the largest crop, plus the objects' other fields.
+
+    Args:
+        size: so many objects are remembered, 1 or more.
+
+    Raises:
+        ValueError: where the size is less than 1.
+
+    Example:
+        >>> bank = InstanceBank(256)
+        >>> for images, targets in batches:
+        ...     images, targets = copypaste_batch(images, targets, bank=bank)
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"size: expected at least 1 object, got {size}")
+        self.size = size
+        self._pictures: deque[Remembered] = deque()
+
+    def __len__(self) -> int:
+        """How many objects it holds."""
+        return sum(map(len, self._pictures))
+
+    def __repr__(self) -> str:
+        return f"InstanceBank({self.size})"
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that its objects take, in bytes."""
+        return sum(picture.nbytes for picture in self._pictures)
+
+    @property
+    def pictures(self) -> Sequence[Remembered]:
+        """The pictures of which it remembers objects, oldest first."""
+        return tuple(self._pictures)
+
+    def add(self, picture: Remembered) -> None:
+        """Remember a picture's objects; what is too much leaves, oldest first."""
+        if len(picture):
+            self._pictures.append(picture)
+        while (surplus := len(self) - self.size) > 0:
+            oldest = self._pictures.popleft()
+            if len(oldest) > surplus:
+                self._pictures.appendleft(oldest.without_first(surplus))
+
+    def crop(self, number: int) -> Crop:
+        """The crop of an object, counted from the oldest."""
+        for picture in self._pictures:
+            if number < len(picture):
+                return picture.crop(number)
+            number -= len(picture)
+        raise IndexError(f"the bank holds {len(self)} objects")
+
+    def state_dict(self) -> dict[str, object]:
+        """All that it remembers, as tensors on the host: what a checkpoint stores."""
+        return {"pictures": [_state_of(picture) for picture in self._pictures]}
+
+    def load_state_dict(self, state: Mapping[str, list]) -> None:
+        """Remember what ``state_dict`` gave; of more than ``size`` objects the newest.
+
+        The objects are on the host then: each moves to its batch's device when it is pasted.
+        """
+        self._pictures.clear()
+        for picture in state["pictures"]:
+            self.add(_picture_of(picture))
+
+
+def _moved(fields: Instances, corner: Sequence[int]) -> Instances:
+    """Fields of a picture in the coordinates of a crop whose first pixel is (x, y) there."""
+    keypoints = fields.extras.get("keypoints")
+    if keypoints is None:
+        return fields
+    left_and_top = torch.zeros_like(keypoints)
+    left_and_top[..., 0], left_and_top[..., 1] = corner
+    extras = {**fields.extras, "keypoints": keypoints - left_and_top}
+    return Instances(fields.boxes, fields.labels, fields.masks, fields.area, fields.iscrowd, extras)
+
+
+def _state_of(picture: Remembered) -> dict[str, object]:
+    fields = picture.fields.map(Tensor.cpu)
+    return {
+        "size": torch.tensor(picture.size),
+        "host_boxes": torch.from_numpy(picture.boxes.copy()),
+        "host_labels": torch.from_numpy(picture.labels.copy()),
+        "windows": torch.tensor([tuple(window) for window in picture.windows]),
+        "images": [image.cpu() for image in picture.images],
+        "masks": [mask.cpu() for mask in picture.masks],
+        "fields": {"boxes": fields.boxes, "labels": fields.labels, "area": fields.area, "iscrowd": fields.iscrowd},
+        "extras": dict(fields.extras),
+    }
+
+
+def _picture_of(state: Mapping) -> Remembered:
+    height, width = state["size"].tolist()
+    labels = state["host_labels"].numpy()
+    no_masks = torch.zeros((len(labels), 0, 0), dtype=torch.uint8)
+    return Remembered(
+        size=(height, width),
+        boxes=state["host_boxes"].numpy(),
+        labels=labels,
+        windows=[Window(*edges) for edges in state["windows"].tolist()],
+        images=state["images"],
+        masks=state["masks"],
+        fields=Instances(**state["fields"], masks=no_masks, extras=state["extras"]),
+    )

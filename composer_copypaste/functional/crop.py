@@ -1,0 +1,63 @@
+"""A source that is no image of the batch: a small picture of one object."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float, Shaped, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.functional.planes import on_device
+from composer_copypaste.instances import Instances
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One object, and the part of its picture that shows it."""
+
+    image: Shaped[Tensor, "c h w"]
+    mask: UInt8[Tensor, "h w"]
+    box: Float[ndarray, "4"]
+    """In the crop, on the host."""
+    fields: Instances
+    """All its other fields; the mask here has no size."""
+
+    def beside(self, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> "Crop":
+        """The crop on the device and with the types of a batch's image and of its objects.
+
+        Raises:
+            ValueError: where the crop's picture is of another type or number of channels, or the object lacks a field.
+        """
+        if (self.image.dtype, len(self.image)) != (image.dtype, len(image)):
+            raise ValueError(
+                f"expected images of the type and number of channels that the bank remembers, {self.image.dtype} and "
+                f"{len(self.image)}, got {image.dtype} and {len(image)}; give other images a bank of their own"
+            )
+        fields = self.fields
+        return replace(
+            self,
+            image=on_device(self.image, image.device),
+            mask=on_device(self.mask, instances.masks.device),
+            fields=Instances(
+                boxes=_like(fields.boxes, instances.boxes),
+                labels=_like(fields.labels, instances.labels),
+                masks=on_device(fields.masks, instances.masks.device),
+                area=_like(fields.area, instances.area),
+                iscrowd=_like(fields.iscrowd, instances.iscrowd),
+                extras=_extras_like(fields.extras, instances.extras),
+            ),
+        )
+
+
+def _like(values: Tensor, others: Tensor) -> Tensor:
+    return on_device(values, others.device, others.dtype)
+
+
+def _extras_like(extras: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    lacking = sorted(set(others) - set(extras))
+    if lacking:
+        raise ValueError(
+            f"targets: {lacking[0]!r} has a row for each object, but objects of earlier batches or of the pool have "
+            "none. Give it in every batch; what describes the picture, give as a tuple or a number"
+        )
+    return {name: _like(extras[name], values) for name, values in others.items()}

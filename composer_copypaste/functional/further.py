@@ -1,0 +1,36 @@
+"""Sources beyond the batch, in the order of their numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from composer_copypaste.functional.bank import InstanceBank, Remembered
+from composer_copypaste.functional.crop import Crop
+from composer_copypaste.instances import Instances
+
+
+@dataclass(frozen=True)
+class Further:
+    """Where objects come from besides the other images of the batch.
+
+    In the plan of a batch of N images its sources are number N, N + 1 and so on, each with one object: those that the
+    bank remembers, oldest first.
+    """
+
+    bank: InstanceBank | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.bank is None else len(self.bank)
+
+    @property
+    def pictures(self) -> Sequence[Remembered]:
+        """The pictures of which the bank remembers objects."""
+        return () if self.bank is None else self.bank.pictures
+
+    def crop(self, number: int, image: Shaped[Tensor, "c h w"], instances: Instances) -> Crop:
+        """A source, on the device and with the types of a batch's image and of its objects."""
+        if self.bank is None:
+            raise IndexError("there are no further sources")
+        return self.bank.crop(number).beside(image, instances)

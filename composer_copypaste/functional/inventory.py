@@ -1,0 +1,127 @@
+"""What the images of a batch hold: the objects of detection targets, or the classes of class-id maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, Shaped
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.functional.bank import InstanceBank, Remembered
+from composer_copypaste.functional.compose import Images, Objects
+from composer_copypaste.functional.planes import as_planes, on_device
+from composer_copypaste.functional.rectangles import with_masks
+from composer_copypaste.functional.scene import Scene
+from composer_copypaste.functional.selection import weights_of
+from composer_copypaste.functional.visible import Visible, measure, read_back
+from composer_copypaste.functional.warp import size_of
+from composer_copypaste.functional.windows import Window
+from composer_copypaste.instances import Instances, Target, instances_of
+from composer_copypaste.settings import CopyPasteSettings
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """One image's objects: every field of them, and what the host knows."""
+
+    instances: Instances
+    objects: Objects
+    labels: Integer[ndarray, " n"]
+    iscrowd: Shaped[ndarray, " n"]
+    weights: Float[ndarray, " n"]
+    """The relative chance of each object to be copied; 0: never."""
+
+    @property
+    def scene(self) -> Scene:
+        """The image as a plan sees it."""
+        return Scene(*self.objects.size, self.objects.boxes, self.weights)
+
+    def remembered(self, image: Shaped[Tensor, "c h w"], at_most: int) -> Remembered:
+        """The objects that may be copied, the last ones of more than that, each cropped from the image."""
+        windows = self.objects.windows()
+        kept = [j for j in np.flatnonzero(self.weights).tolist() if not windows[j].is_empty]
+        kept = kept[max(0, len(kept) - at_most) :]
+        masks, fields = self.instances.masks, self.instances.without_masks()
+        return Remembered(
+            size=self.objects.size,
+            boxes=self.objects.boxes[kept],
+            labels=self.labels[kept],
+            windows=[windows[j] for j in kept],
+            images=[_copy(image[:, *windows[j].slices]) for j in kept],
+            masks=[_copy(masks[j, *windows[j].slices]) for j in kept],
+            fields=fields[on_device(kept, fields.labels.device, torch.int64)].map(_copy),
+        )
+
+
+def remember(bank: InstanceBank, images: Sequence[Shaped[Tensor, "c _h _w"]], inventories: Sequence[Inventory]) -> None:
+    """Add a batch's objects to the bank; those that would leave it at once are not even cropped."""
+    pictures, room = [], bank.size
+    for image, inventory in reversed(list(zip(images, inventories, strict=True))):
+        pictures.append(inventory.remembered(image, at_most=room))
+        room -= len(pictures[-1])
+    for picture in reversed(pictures):
+        bank.add(picture)
+
+
+def _copy(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The values in memory of their own, which is not larger than they are."""
+    return values.detach().clone(memory_format=torch.contiguous_format)
+
+
+def inventories_of(
+    images: Images, targets: Sequence[Target] | Integer[Tensor, "n h w"], settings: CopyPasteSettings
+) -> list[Inventory]:
+    """What each image holds.
+
+    Raises:
+        ValueError: targets that do not fit their images; the message names the place.
+        TypeError: masks of another type than bool and uint8.
+    """
+    if not isinstance(targets, Tensor):
+        return _of_targets(images, targets, settings)
+    if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
+        sizes = sorted({size_of(image) for image in images})
+        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(targets.shape[1:])}")
+    return [_of_classes(ids, settings) for ids in targets]
+
+
+def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Inventory]:
+    batch = instances_of(with_masks(targets, list(images)), [size_of(image) for image in images])
+    inventories = []
+    for instances, (boxes, labels, iscrowd) in zip(batch, _on_host(batch), strict=True):
+        objects = Objects(as_planes(instances.masks), boxes)
+        weights = weights_of(labels, boxes, objects.size, settings) * (iscrowd == 0)
+        inventories.append(Inventory(instances, objects, labels, iscrowd, weights))
+    return inventories
+
+
+def _on_host(batch: Sequence[Instances]) -> list[tuple[ndarray, ndarray, ndarray]]:
+    """Boxes, labels and iscrowd of every image, with one transfer for the whole batch."""
+    columns = [
+        torch.cat([instances.boxes.double(), instances.labels[:, None], instances.iscrowd[:, None]], dim=1)
+        for instances in batch
+    ]
+    if not columns:
+        return []
+    numbers = read_back(torch.cat(columns))
+    ends = np.cumsum([len(instances) for instances in batch])
+    return [(part[:, :4], part[:, 4].astype(np.int64), part[:, 5]) for part in np.split(numbers, ends[:-1])]
+
+
+def _of_classes(ids: Integer[Tensor, "h w"], settings: CopyPasteSettings) -> Inventory:
+    """Each class of a map of ids is one object."""
+    present = ids.unique()
+    masks = (ids == present[:, None, None]).view(torch.uint8)
+    labels, none = read_back(present), present.new_zeros(len(present))
+    objects = Objects(as_planes(masks), _tight_boxes(masks))
+    is_object = (labels != settings.background) & (labels != settings.ignore_index)
+    weights = weights_of(labels, objects.boxes, objects.size, settings) * is_object
+    instances = Instances(none[:, None].expand(-1, 4), present, masks, area=none, iscrowd=none)
+    return Inventory(instances, objects, labels, np.zeros(len(labels)), weights)
+
+
+def _tight_boxes(masks: Shaped[Tensor, "k h w"]) -> Float[ndarray, "k 4"]:
+    everywhere = [Visible(Window(0, 0, *size_of(masks)), mask, former=mask) for mask in as_planes(masks)]
+    return np.array([found.box for found in measure(everywhere)], dtype=np.float64).reshape(-1, 4)
