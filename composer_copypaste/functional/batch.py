@@ -181,10 +181,8 @@ def _targets_after(
         )
         for layer in layers
     }
-    changed = [
-        target_of(target, assemble(fields[i], outcomes[i], fields)) if i in outcomes else target
-        for i, target in enumerate(targets)
-    ]
+    objects = assemble(fields, outcomes)
+    changed = [target_of(target, objects[i]) if i in outcomes else target for i, target in enumerate(targets)]
     added = [len(outcomes[i].added) if i in outcomes else 0 for i in range(len(targets))]
     before = sum(len(layer.pasted) + len(fields[layer.target]) for layer in layers)
     after = sum(len(outcome.kept) + len(outcome.added) for outcome in outcomes.values())

@@ -12,12 +12,12 @@ from torch import Tensor
 from composer_copypaste.functional.paste import CutOut, cut_out, paste_colours, stack
 from composer_copypaste.functional.placement import box_corners
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.planes import Planes
+from composer_copypaste.functional.planes import Planes, as_raster
 from composer_copypaste.functional.visible import Visible, pasted, uncovered
 from composer_copypaste.functional.warp import fixed_point
-from composer_copypaste.functional.windows import Window, box_windows
+from composer_copypaste.functional.windows import Window, box_windows, meeting
 
-BOX_MARGIN = 1
+MARGIN = np.array([-1, -1, 1, 1])
 """Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""
 
 Images = Shaped[Tensor, "n c h w"] | list[Shaped[Tensor, "c _h _w"]]
@@ -37,7 +37,7 @@ class Objects:
 
     def windows(self) -> list[Window]:
         """The pixels in which each object's mask lies."""
-        return box_windows(self.boxes + BOX_MARGIN * np.array([-1, -1, 1, 1]), self.size)
+        return box_windows(self.boxes + MARGIN, self.size)
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Layer:
 
 def layers_of(plan: PastePlan, objects: Sequence[Objects], erosion: int) -> list[Layer]:
     """The plan's objects, cut out and stacked, for each image that receives any."""
+    if not len(plan):
+        return []
     windows = [image.windows() for image in objects]
     cuts = [cut for cut in _cut_outs(plan, objects, erosion) if not cut.window.is_empty]
     bottom_to_top = sorted(cuts, key=lambda cut: cut.target)  # a hand-written plan may mix its targets
@@ -72,8 +74,8 @@ def _cut_outs(plan: PastePlan, objects: Sequence[Objects], erosion: int) -> Iter
 
 
 def _layer(target: int, cuts: list[CutOut], objects: Sequence[Objects], windows: Sequence[list[Window]]) -> Layer:
-    visible, cover = stack(cuts, objects[target].size)
-    touched = [j for j, window in enumerate(windows[target]) if not (window & cover.window).is_empty]
+    visible, free = stack(cuts, objects[target].size)
+    touched = meeting(windows[target], [cut.window for cut in cuts])
     return Layer(
         target=target,
         cut_outs=cuts,
@@ -82,21 +84,19 @@ def _layer(target: int, cuts: list[CutOut], objects: Sequence[Objects], windows:
             for cut, mask in zip(cuts, visible, strict=True)
         ],
         touched=touched,
-        left=[uncovered(objects[target].masks[j], windows[target][j], cover) for j in touched],
+        left=[uncovered(objects[target].masks[j], windows[target][j], free) for j in touched],
     )
 
 
 def _landing_windows(plan: PastePlan, objects: Sequence[Objects]) -> list[Window]:
     """The pixels of the target that each pasted object may cover."""
     to_source = plan.to_source.numpy()
-    rows = zip(plan.source.tolist(), plan.instance.tolist(), strict=True)
-    boxes = np.array([objects[source].boxes[instance] for source, instance in rows]).reshape(-1, 4)
-    corners = box_corners(boxes + BOX_MARGIN * np.array([-1, -1, 1, 1])) - to_source[:, None, :, 2]
+    ends = np.cumsum([0, *(len(image.boxes) for image in objects)])
+    boxes = np.concatenate([image.boxes for image in objects])[ends[plan.source.numpy()] + plan.instance.numpy()]
+    corners = box_corners(boxes + MARGIN) - to_source[:, None, :, 2]
     landed = np.linalg.solve(to_source[:, None, :, :2], corners[..., None])[..., 0]
     there = np.concatenate([landed.min(axis=1), landed.max(axis=1)], axis=1)
-    return [
-        box_windows(box[None], objects[target].size)[0] for target, box in zip(plan.target.tolist(), there, strict=True)
-    ]
+    return box_windows(there, np.array([image.size for image in objects])[plan.target.numpy()])
 
 
 def paste_images(
@@ -111,6 +111,7 @@ def paste_images(
         painted: Images = images.clone()
     else:
         painted = [image.clone() if i in received else image for i, image in enumerate(images)]
+    sources = [as_raster(image) for image in (*images, *further)]
     for layer in layers:
-        paste_colours(painted[layer.target], layer.cut_outs, [*images, *further], blend_sigma)
+        paste_colours(as_raster(painted[layer.target]), layer.cut_outs, sources, blend_sigma)
     return painted

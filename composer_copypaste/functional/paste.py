@@ -3,17 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
 from composer_copypaste.functional.colours import adjust_colours
-from composer_copypaste.functional.planes import Plane, as_tensor, erode, full
+from composer_copypaste.functional.planes import Plane, Raster, as_tensor, erode, full, rounded, select
 from composer_copypaste.functional.warp import resample_colours, resample_mask, size_of
 from composer_copypaste.functional.windows import Window
 
@@ -32,14 +30,6 @@ class CutOut:
     mask: Plane
 
 
-@dataclass(frozen=True)
-class Cover:
-    """What pasted objects hide of an image: the window they lie in, and 0 on the image where one lies, else 1."""
-
-    window: Window
-    free: Plane
-
-
 def cut_out(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window, erosion: int) -> tuple[Window, Plane]:
     """The object's mask, resampled to the window of the target in which it lands, and where it has pixels there.
 
@@ -52,49 +42,44 @@ def cut_out(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window, erosi
     return window, erode(resampled, erosion)[window.within(beyond).slices] if not window.is_empty else resampled
 
 
-def stack(cut_outs: Sequence[CutOut], size: tuple[int, int]) -> tuple[list[Plane], Cover]:
-    """What is visible of each object when they lie on each other, the last on top, and all that they hide."""
-    window = reduce(or_, (cut.window for cut in cut_outs))
+def stack(cut_outs: Sequence[CutOut], size: tuple[int, int]) -> tuple[list[Plane], Plane]:
+    """What is visible of each object when they lie on each other, the last on top; and where none lies: 1, else 0."""
     free = full(size, 1, like=cut_outs[0].mask)
     visible = []
     for cut in reversed(cut_outs):
-        seen = cut.mask & free[cut.window.slices]
-        free[cut.window.slices] ^= seen
+        below = free[cut.window.slices]
+        seen = cut.mask & below
+        below ^= seen
         visible.append(seen)
-    return visible[::-1], Cover(window, free)
+    return visible[::-1], free
 
 
-def paste_colours(
-    image: Shaped[Tensor, "c h w"],
-    cut_outs: Sequence[CutOut],
-    sources: Sequence[Shaped[Tensor, "c _h _w"]],
-    blend_sigma: float,
-) -> None:
+def paste_colours(painted: Raster, cut_outs: Sequence[CutOut], sources: Sequence[Raster], blend_sigma: float) -> None:
     """Paint the objects' colours over the image, in place, one after the other."""
     for cut in cut_outs:
-        mask = as_tensor(cut.mask)
-        window, alpha = _soften(mask, cut.window, blend_sigma, size_of(image)) if blend_sigma else (cut.window, mask)
-        below = image[:, *window.slices]
-        colours = resample_colours(sources[cut.source], cut.to_source, window)
-        if any(factor != 1 for factor in cut.colour):
-            colours = adjust_colours(colours, alpha, cut.colour, 1.0 if image.is_floating_point() else 255.0)
-        below.copy_(_blend(below, colours, alpha))
+        paint = _paint_softly if blend_sigma or any(factor != 1 for factor in cut.colour) else _paint
+        paint(painted, cut, sources[cut.source], blend_sigma)
 
 
-def _blend(
-    below: Shaped[Tensor, "c h w"], above: Shaped[Tensor, "c h w"], alpha: UInt8[Tensor, "h w"] | Float[Tensor, "h w"]
-) -> Shaped[Tensor, "c h w"]:
-    if alpha.is_floating_point():
+def _paint(painted: Raster, cut: CutOut, source: Raster, _: float) -> None:
+    """Paint one object as it is."""
+    below = painted[:, *cut.window.slices]
+    select(below, rounded(resample_colours(source, cut.to_source, cut.window, size_of(painted)), below), cut.mask)
+
+
+def _paint_softly(painted: Raster, cut: CutOut, source: Raster, blend_sigma: float) -> None:
+    """Paint one object whose colours change, or whose seam is soft."""
+    mask, image = as_tensor(cut.mask), as_tensor(painted)
+    window, alpha = _soften(mask, cut.window, blend_sigma, size_of(image)) if blend_sigma else (cut.window, mask)
+    below = image[:, *window.slices]
+    colours = as_tensor(resample_colours(source, cut.to_source, window, size_of(image)))
+    if any(factor != 1 for factor in cut.colour):
+        colours = adjust_colours(colours, alpha, cut.colour, 1.0 if image.is_floating_point() else 255.0)
+    if blend_sigma:
         wide = torch.promote_types(below.dtype, alpha.dtype)
-        return _rounded(torch.lerp(below.to(wide), above.to(wide), alpha.to(wide)), below.dtype)
-    return torch.where(alpha.view(torch.bool), _rounded(above, below.dtype), below)
-
-
-def _rounded(colours: Shaped[Tensor, "..."], dtype: torch.dtype) -> Shaped[Tensor, "..."]:
-    """The colours in another type: to the nearest, where it holds whole numbers."""
-    if colours.is_floating_point() and not dtype.is_floating_point:
-        colours = colours.round()
-    return colours.to(dtype)
+        below.copy_(rounded(torch.lerp(below.to(wide), colours.to(wide), alpha.to(wide)), below))
+    else:
+        select(below, rounded(colours, below), alpha)
 
 
 def _soften(

@@ -1,4 +1,4 @@
-"""Masks as arrays: NumPy views of tensors on the host, the tensors themselves on a device.
+"""Masks and images as arrays: NumPy views of tensors on the host, the tensors themselves on a device.
 
 Both are indexed, combined and assigned by the same expressions. On the host one such expression on a small window takes
 NumPy a fifth of the time it takes torch, and copy-paste is made of hundreds of them.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Shaped, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -20,7 +20,9 @@ Array = TypeVar("Array", Tensor, ndarray)
 if TYPE_CHECKING:  # what both can do, a tensor can; mypy would have every expression proven for each
     Plane = Tensor
     Planes = Tensor
+    Raster = Tensor
 else:
+    Raster = Shaped[Tensor, "_c _h _w"] | Shaped[ndarray, "_c _h _w"]
     Plane = UInt8[Tensor, "_h _w"] | UInt8[ndarray, "_h _w"]
     Planes = UInt8[Tensor, "_n _h _w"] | UInt8[ndarray, "_n _h _w"]
 
@@ -30,11 +32,38 @@ def as_planes(masks: UInt8[Tensor, "n h w"]) -> Planes:
     return masks.numpy() if masks.device.type == "cpu" else masks  # type: ignore[return-value]
 
 
+def as_raster(image: Shaped[Tensor, "c h w"], like: object = None) -> Raster:
+    """The image in the form in which it is fastest to work with, or in that of another; it shares its memory."""
+    if isinstance(like, Tensor) or image.device.type != "cpu" or image.requires_grad or image.dtype == torch.bfloat16:
+        return image  # NumPy follows no gradients and knows no bfloat16
+    return image.numpy()  # type: ignore[return-value]
+
+
 def as_tensor(values: Array) -> Shaped[Tensor, "..."]:
     """The values as a tensor, where possible in the same memory."""
     if isinstance(values, Tensor):
         return values
     return torch.from_numpy(values.copy() if min(values.strides, default=0) < 0 else values)  # torch cannot count down
+
+
+def select(below: Raster, above: Raster, mask: Plane) -> None:
+    """Put ``above`` where the mask is 1, in place."""
+    if isinstance(below, Tensor):
+        below.copy_(torch.where(as_tensor(mask).view(torch.bool), above, below))
+        return
+    bits = f"i{below.itemsize}"  # of whole numbers, half the bits come and go: four times as fast as NumPy's own choice
+    changes = below.view(bits) ^ above.view(bits)
+    changes &= -mask.astype(bits)
+    below.view(bits)[...] ^= changes
+
+
+def rounded(colours: Raster, like: Raster) -> Raster:
+    """The colours in another's type: to the nearest, where it holds whole numbers."""
+    if isinstance(colours, Tensor):
+        whole = colours.is_floating_point() and not like.is_floating_point()
+        return (colours.round() if whole else colours).to(like.dtype)
+    whole = colours.dtype.kind == "f" and like.dtype.kind != "f"
+    return (np.rint(colours) if whole else colours).astype(like.dtype, copy=False)
 
 
 def full(shape: tuple[int, int], value: int, like: Plane) -> Plane:
@@ -56,10 +85,16 @@ def on_device(values: object, device: torch.device, dtype: torch.dtype | None = 
     return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
-def like(plane: Plane, values: Bool[ndarray, "h w"]) -> Plane:
-    """Ones and zeros from the host as a plane beside another one."""
-    ours = values.view(np.uint8)
-    return ours if isinstance(plane, ndarray) else on_device(ours, plane.device)
+def beside(values: Shaped[ndarray, "..."], other: Array) -> Array:
+    """The host's numbers in the form, and on the device, of the other array."""
+    return on_device(values, other.device) if isinstance(other, Tensor) else values
+
+
+def as_float(image: Raster) -> Raster:
+    """The image as float32, or float64 where it is that."""
+    if isinstance(image, Tensor):
+        return image.to(torch.promote_types(image.dtype, torch.float32))
+    return image.astype(np.promote_types(image.dtype, np.float32))
 
 
 def take(values: Array, index: Index, dim: int) -> Array:

@@ -1,6 +1,6 @@
 """The objects of an image after pasting: which stay, and every field of those."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -29,6 +29,14 @@ class Outcome:
     """Among these, by their place in ``kept``, the ones that lost pixels."""
     added: list[tuple[CutOut, Visible, Measure]]
 
+    def __len__(self) -> int:
+        return len(self.kept) + len(self.added)
+
+    def new(self) -> list[tuple[int, Visible, Measure]]:
+        """The row of each object that lost pixels or was added, and what is visible of it."""
+        added = enumerate(self.added, start=len(self.kept))
+        return self.changed + [(row, visible, measured) for row, (_, visible, measured) in added]
+
 
 def decide(layer: Layer, measures: Sequence[Measure], iscrowd: ndarray, settings: CopyPasteSettings) -> Outcome:
     """Which objects stay; ``measures`` are those of the layer's pasted objects, then of the touched ones.
@@ -55,21 +63,53 @@ def _stays(measured: Measure, settings: CopyPasteSettings) -> bool:
     return measured.area >= settings.min_area and measured.area >= settings.min_visibility * measured.former
 
 
-def assemble(own: Instances, outcome: Outcome, batch: Sequence[Instances]) -> Instances:
-    """The image's objects after pasting: its own that stay, in their order, then the pasted ones, bottom to top."""
-    kept = on_device(outcome.kept, own.labels.device, torch.int64)
-    parts = [own.without_masks()[kept]]
-    for source, group in groupby(outcome.added, key=lambda row: row[0].source):
-        parts.append(_copied(batch[source], [cut for cut, _, _ in group], size_of(own.masks)))
-    fields = concatenate(parts)
-    rows = [place for place, _, _ in outcome.changed] + list(range(len(outcome.kept), len(fields)))
-    measured = [measured for *_, measured in (*outcome.changed, *outcome.added)]
+def assemble(batch: Sequence[Instances], outcomes: Mapping[int, Outcome]) -> dict[int, Instances]:
+    """The objects of the images that have an outcome: those that stay, then the added ones, bottom to top.
+
+    The small fields of all images are changed together; masks, which are large, are written image by image.
+    """
+    if not outcomes:
+        return {}
+    before = concatenate([instances.without_masks() for instances in batch])
+    first = np.cumsum([0, *(len(instances) for instances in batch)]).tolist()
+    index: list[int] = []
+    new: list[tuple[int, Measure]] = []
+    cuts: list[tuple[int, CutOut]] = []
+    parts: dict[int, slice] = {}
+    for target, outcome in outcomes.items():
+        start = len(index)
+        new += [(start + row, measured) for row, _, measured in outcome.new()]
+        index += [first[target] + j for j in outcome.kept]
+        cuts += [(len(index) + place, cut) for place, (cut, *_) in enumerate(outcome.added)]
+        index += [first[cut.source] + cut.instance for cut, *_ in outcome.added]
+        parts[target] = slice(start, len(index))
+    after = _measured(before[on_device(index, before.labels.device, torch.int64)], new)
+    after = _moved(after, cuts, batch)
+    return {
+        target: replace(after[part], masks=_masks(batch[target].masks, outcomes[target]))
+        for target, part in parts.items()
+    }
+
+
+def _measured(objects: Instances, new: Sequence[tuple[int, Measure]]) -> Instances:
+    """The objects with box and area of those in the given rows as they were measured."""
+    rows = [row for row, _ in new]
     return replace(
-        fields,
-        boxes=_with_rows(fields.boxes, rows, [measure.box for measure in measured]),
-        area=_with_rows(fields.area, rows, [measure.area for measure in measured]),
-        masks=_masks(own.masks, outcome),
+        objects,
+        boxes=_with_rows(objects.boxes, rows, [measured.box for _, measured in new]),
+        area=_with_rows(objects.area, rows, [measured.area for _, measured in new]),
     )
+
+
+def _moved(objects: Instances, cuts: Sequence[tuple[int, CutOut]], batch: Sequence[Instances]) -> Instances:
+    """The objects with the keypoints of those that were cut out, which stand in those rows, where they landed."""
+    keypoints = objects.extras.get("keypoints")
+    if keypoints is None or not cuts:
+        return objects
+    index = on_device([row for row, _ in cuts], keypoints.device)
+    sizes = [size_of(batch[cut.target].masks) for _, cut in cuts]
+    landed = _move_keypoints(keypoints[index], [cut for _, cut in cuts], sizes)
+    return replace(objects, extras={**objects.extras, "keypoints": keypoints.index_copy(0, index, landed)})
 
 
 def concatenate(parts: Sequence[Instances]) -> Instances:
@@ -84,25 +124,20 @@ def concatenate(parts: Sequence[Instances]) -> Instances:
     )
 
 
-def _copied(source: Instances, cuts: Sequence[CutOut], size: tuple[int, int]) -> Instances:
-    """The source's objects that were cut out; boxes, areas and masks are still to be set."""
-    index = on_device([cut.instance for cut in cuts], source.labels.device)
-    copies = source.without_masks()[index]
-    keypoints = copies.extras.get("keypoints")
-    if keypoints is None:
-        return copies
-    return replace(copies, extras={**copies.extras, "keypoints": _move_keypoints(keypoints, cuts, size)})
+def _move_keypoints(
+    keypoints: Shaped[Tensor, "n k 3"], cuts: Sequence[CutOut], sizes: Sequence[tuple[int, int]]
+) -> Shaped[Tensor, "n k 3"]:
+    """Keypoints (x, y, visibility) where the objects cut out have them, in images of those sizes (height, width).
 
-
-def _move_keypoints(keypoints: Shaped[Tensor, "n k 3"], cuts: Sequence[CutOut], size: tuple[int, int]) -> Tensor:
-    """Keypoints (x, y, visibility) where the pasted objects have them; zeros for those outside or not labelled."""
+    Zeros for those outside or not labelled.
+    """
     to_source = np.stack([cut.to_source for cut in cuts]) / 2.0**FRACTION_BITS
     to_target = np.linalg.inv(to_source[:, :, :2])
     shift = -np.einsum("nij,nj->ni", to_target, to_source[:, :, 2])
-    linear, shift = (on_device(part, keypoints.device) for part in (to_target, shift))
-    there = keypoints[..., :2].double() @ linear.mT + shift[:, None]
-    height, width = size
-    inside = (there >= 0).all(-1) & (there[..., 0] < width) & (there[..., 1] < height) & (keypoints[..., 2] > 0)
+    ends = np.array([(width, height) for height, width in sizes])[:, None]
+    linear, offset, limits = (on_device(part, keypoints.device) for part in (to_target, shift, ends))
+    there = keypoints[..., :2].double() @ linear.mT + offset[:, None]
+    inside = ((there >= 0) & (there < limits)).all(-1) & (keypoints[..., 2] > 0)
     return torch.cat([there.to(keypoints), keypoints[..., 2:]], dim=-1) * inside[..., None]
 
 
@@ -116,14 +151,18 @@ def _with_rows(values: Shaped[Tensor, "n ..."], rows: list[int], new: Sequence[o
 def _masks(own: UInt8[Tensor, "n h w"], outcome: Outcome) -> UInt8[Tensor, "k h w"]:
     """The masks of the kept and the added objects, each plane written once."""
     kept = len(outcome.kept)
-    masks = own.new_empty((kept + len(outcome.added), *own.shape[1:]))
-    if kept == len(own):
-        masks[:kept] = own
-    else:
-        torch.index_select(own, 0, on_device(outcome.kept, own.device, torch.int64), out=masks[:kept])
-    masks[kept:] = 0
-    planes = as_planes(masks)
-    added = [(place, visible, measured) for place, (_, visible, measured) in enumerate(outcome.added, start=kept)]
-    for place, visible, _ in (*outcome.changed, *added):
-        planes[place][visible.window.slices] = visible.mask
+    masks = own.new_empty((len(outcome), *own.shape[1:]))
+    planes, former = as_planes(masks), as_planes(own)
+    for place, run in _runs(outcome.kept):
+        planes[place : place + len(run)] = former[run.start : run.stop]
+    planes[kept:] = 0
+    for row, visible, _ in outcome.new():
+        planes[row][visible.window.slices] = visible.mask
     return masks
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, range]]:
+    """Where runs of successive numbers begin in an ascending sequence, and the runs: copying one costs one call."""
+    for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        run = list(group)
+        yield run[0][0], range(run[0][1], run[-1][1] + 1)

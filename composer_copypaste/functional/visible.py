@@ -9,9 +9,9 @@ from jaxtyping import Int32, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.paste import Cover, CutOut
+from composer_copypaste.functional.paste import CutOut
 from composer_copypaste.functional.planes import Plane
-from composer_copypaste.functional.warp import FRACTION_BITS
+from composer_copypaste.functional.warp import PIXEL
 from composer_copypaste.functional.windows import Window
 
 
@@ -29,35 +29,47 @@ class Visible:
 
 @dataclass(frozen=True)
 class Measure:
-    """The read-back of one object, on the host: visible and former area in pixels, and the tight box."""
+    """The read-back of one object, on the host."""
 
+    window: Window
     area: int
+    """Visible pixels."""
     former: float
-    box: tuple[int, int, int, int]
-    """(x1, y1, x2, y2); of no meaning where the area is 0."""
+    """Pixels that were visible before."""
+    rows: Shaped[ndarray, " h"]
+    """Of each row of the window, whether any pixel is visible: 0 for none."""
+    columns: Shaped[ndarray, " w"]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The tight box (x1, y1, x2, y2) around what is visible; zeros where nothing is."""
+        if not self.area:
+            return (0, 0, 0, 0)
+        y, x = self.rows.nonzero()[0], self.columns.nonzero()[0]
+        corner_y, corner_x, *_ = self.window
+        return (corner_x + int(x[0]), corner_y + int(y[0]), corner_x + int(x[-1]) + 1, corner_y + int(y[-1]) + 1)
 
 
-def uncovered(mask: Plane, window: Window, cover: Cover) -> Visible:
-    """What the cover leaves of an object of the image, whose pixels lie in the window."""
+def uncovered(mask: Plane, window: Window, free: Plane) -> Visible:
+    """What is left, where ``free`` is 1, of an object of the image, whose pixels lie in the window."""
     former = mask[window.slices]
-    return Visible(window, former & cover.free[window.slices], former)
+    return Visible(window, former & free[window.slices], former)
 
 
 def pasted(cut: CutOut, visible: Plane, mask: Plane, window: Window) -> Visible:
     """What is visible of a pasted object, whose pixels in its source lie in the mask's window."""
-    (xx, xy, _), (yx, yy, _) = (cut.to_source / 2.0**FRACTION_BITS).tolist()
-    return Visible(cut.window, visible, mask[window.slices], scale=1 / abs(xx * yy - xy * yx))
+    (xx, xy, _), (yx, yy, _) = cut.to_source.tolist()
+    return Visible(cut.window, visible, mask[window.slices], scale=PIXEL**2 / abs(xx * yy - xy * yx))
 
 
 def measure(objects: Sequence[Visible]) -> list[Measure]:
-    """Areas and tight box of every object, with one transfer from the device for all of them."""
-    on_device = [object_ for object_ in objects if isinstance(object_.mask, Tensor)]
-    if not on_device:
-        return [_measure(visible, *_profile(visible)) for visible in objects]
-    profiles = [_profile_there(visible) for visible in on_device]
+    """Areas and extent of every object, with one transfer from the device for all of them."""
+    if not any(isinstance(visible.mask, Tensor) for visible in objects):
+        return [_measure(visible) for visible in objects]
+    profiles = [_profile(visible) for visible in objects]
     ends = np.cumsum([len(profile) for profile in profiles])
     numbers = np.split(read_back(torch.cat(profiles)), ends[:-1])
-    return [_measure_there(visible, profile) for visible, profile in zip(on_device, numbers, strict=True)]
+    return [_unpacked(visible, profile) for visible, profile in zip(objects, numbers, strict=True)]
 
 
 def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
@@ -65,35 +77,20 @@ def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
     return numbers.cpu().numpy()
 
 
-def _profile(visible: Visible) -> tuple[ndarray, ndarray, int, int]:
-    """Which rows and which columns have pixels, how many there are, and how many there were."""
-    mask: ndarray = np.asarray(visible.mask).view(np.bool_)
-    former = np.asarray(visible.former)
-    rows, columns = np.logical_or.reduce(mask, axis=1), np.logical_or.reduce(mask, axis=0)
-    return rows, columns, np.count_nonzero(mask), np.count_nonzero(former)
+def _measure(visible: Visible) -> Measure:
+    mask: ndarray = visible.mask  # type: ignore[assignment]
+    rows, columns = np.bitwise_or.reduce(mask, axis=1), np.bitwise_or.reduce(mask, axis=0)
+    former = np.count_nonzero(visible.former) * visible.scale
+    return Measure(visible.window, np.count_nonzero(mask), former, rows, columns)
 
 
-def _profile_there(visible: Visible) -> Int32[Tensor, " k"]:
+def _profile(visible: Visible) -> Int32[Tensor, " k"]:
     """The same in one row of numbers, on the device."""
     rows = visible.mask.sum(dim=1, dtype=torch.int32)
     former = visible.former.sum(dtype=torch.int32)
     return torch.cat([rows, visible.mask.amax(dim=0).int(), torch.stack([rows.sum(dtype=torch.int32), former])])
 
 
-def _measure_there(visible: Visible, profile: Int32[ndarray, " k"]) -> Measure:
+def _unpacked(visible: Visible, profile: Int32[ndarray, " k"]) -> Measure:
     rows, columns, (area, former) = np.split(profile, [visible.window.shape[0], -2])
-    return _measure(visible, rows, columns, int(area), int(former))
-
-
-def _measure(visible: Visible, rows: ndarray, columns: ndarray, area: int, former: int) -> Measure:
-    window, before = visible.window, float(former) * visible.scale
-    if not area:
-        return Measure(0, before, (0, 0, 0, 0))
-    (y1, y2), (x1, x2) = _extent(rows), _extent(columns)
-    return Measure(area, before, (window.x1 + x1, window.y1 + y1, window.x1 + x2, window.y1 + y2))
-
-
-def _extent(occupied: ndarray) -> tuple[int, int]:
-    """The first place that is not 0, and one past the last."""
-    places = occupied.astype(bool)
-    return int(places.argmax()), len(places) - int(places[::-1].argmax())
+    return Measure(visible.window, int(area), int(former) * visible.scale, rows, columns)

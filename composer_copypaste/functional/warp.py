@@ -6,15 +6,27 @@ antialiased bilinear interpolation, at any phase and angle. Positions are fixed-
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64, Shaped
+from jaxtyping import Float, Float32, Int, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.planes import Array, Index, Plane, like, on_device, take
+from composer_copypaste.functional.planes import (
+    Array,
+    Index,
+    Plane,
+    Raster,
+    as_float,
+    as_raster,
+    as_tensor,
+    beside,
+    on_device,
+    take,
+)
 from composer_copypaste.functional.windows import Window
 
 FRACTION_BITS = 32
@@ -22,7 +34,7 @@ FRACTION_BITS = 32
 PIXEL = 1 << FRACTION_BITS
 
 
-def size_of(image: Shaped[Tensor, "*_ h w"]) -> tuple[int, int]:
+def size_of(image: Shaped[Tensor, "*_ h w"] | Shaped[ndarray, "*_ h w"]) -> tuple[int, int]:
     """Height and width."""
     height, width = image.shape[-2:]
     return height, width
@@ -51,7 +63,8 @@ def resample_mask(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window)
         y, x = (_half_steps_2d(row, window) >> (FRACTION_BITS + 1) for row in to_source[::-1])
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         pixel = np.where(inside, y * width + x, 0)
-        return window, take(mask.reshape(-1), pixel.reshape(-1), 0).reshape(window.shape) * like(mask, inside)
+        found = take(mask.reshape(-1), pixel.reshape(-1), 0).reshape(window.shape)
+        return window, found * beside(inside.view(np.uint8), mask)
     y_axis, x_axis = _axes(to_source)
     rows, y1, y2 = _nearest(y_axis, window.y1, window.y2, height)
     columns, x1, x2 = _nearest(x_axis, window.x1, window.x2, width)
@@ -59,23 +72,25 @@ def resample_mask(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window)
 
 
 def resample_colours(
-    image: Shaped[Tensor, "c h w"], to_source: Int64[ndarray, "2 3"], window: Window
-) -> Shaped[Tensor, "c hw ww"]:
-    """The image as the target sees it through the window; beyond the source's edge, its edge goes on.
+    image: Raster, to_source: Int64[ndarray, "2 3"], window: Window, canvas: tuple[int, int]
+) -> Raster:
+    """The image as the target, a canvas of that size, sees it through the window; beyond its edge, its edge goes on.
 
-    Pixels that are moved by whole pixels, or flipped, keep their type; resampled ones come as float32.
+    Pixels that are moved by whole pixels, or flipped, keep their type; resampled ones come as float32 or float64.
     """
     if is_rotated(to_source):
-        return _blend_2d(image, to_source, window)
+        return as_raster(_blend_2d(as_tensor(image), to_source, window), like=image)
     y_axis, x_axis = _axes(to_source)
-    rows = _sampling(y_axis, window.y1, window.y2, image.shape[1])
-    columns = _sampling(x_axis, window.x1, window.x2, image.shape[2])
-    if not isinstance(columns, _Tents):
-        return _resample_axis(take(image, columns, 2), rows, 1)
-    # rows are resampled over no more columns than will be needed
-    left, right = int(columns.pixels.min()), int(columns.pixels.max()) + 1
-    image = _resample_axis(image[:, :, left:right], rows, 1)
-    return _resample_axis(image, _Tents(columns.pixels - left, columns.weights), 2)
+    height, width = image.shape[1:]
+    if y_axis.moves_by_whole_pixels and x_axis.moves_by_whole_pixels:
+        there = take(image, _edge_to_edge(y_axis, window.y1, window.y2, height), 1)
+        return take(there, _edge_to_edge(x_axis, window.x1, window.x2, width), 2)
+    rows = _tents(y_axis, canvas[0], height).part(window.y1, window.y2)
+    columns = _tents(x_axis, canvas[1], width).part(window.x1, window.x2)
+    source = as_float(image[:, rows.reach, columns.reach])
+    if abs(y_axis.slope) > PIXEL:  # the axis that leaves less to do goes first
+        return _resample_axis(_resample_axis(source, rows, 1), columns, 2)
+    return _resample_axis(_resample_axis(source, columns, 2), rows, 1)
 
 
 def is_rotated(to_source: Int64[ndarray, "2 3"]) -> bool:
@@ -132,39 +147,53 @@ def _moved(axis: _Axis, start: int, stop: int, size: int) -> tuple[slice, int, i
     return slice(origin - first, origin - last if last <= origin else None, -1), first, last
 
 
-class _Tents(NamedTuple):
-    """The source pixels under the tent of each target pixel, and their weights."""
-
-    pixels: Int64[ndarray, "t n"]
-    weights: Float[ndarray, "t n"]
-
-
-def _sampling(axis: _Axis, start: int, stop: int, size: int) -> Index | _Tents:
-    """What each target pixel in start..stop is made of: of one source pixel, or of several."""
-    if not axis.moves_by_whole_pixels:
-        return _tents(axis, start, stop, size)
+def _edge_to_edge(axis: _Axis, start: int, stop: int, size: int) -> Index:
+    """The source pixels of a map that only moves and flips; beyond the source, the one at its edge."""
     index, first, last = _moved(axis, start, stop, size)
     if (first, last) == (start, stop):
         return index
     return np.clip(axis.half_steps(start, stop) >> (FRACTION_BITS + 1), 0, size - 1)
 
 
-def _tents(axis: _Axis, start: int, stop: int, size: int) -> _Tents:
-    centre = np.clip(axis.half_steps(start, stop) / (2.0 * PIXEL), 0, size) - 0.5
+class _Tents(NamedTuple):
+    """The source pixels under the tent of each target pixel, and their weights."""
+
+    reach: slice
+    """The source pixels that are under any; ``pixels`` are counted from its start."""
+    pixels: Int64[ndarray, "t n"]
+    weights: Float32[ndarray, "t n"]
+
+    def part(self, start: int, stop: int) -> "_Tents":
+        """Those of the target pixels in start..stop."""
+        pixels = self.pixels[:, start:stop]
+        ends = pixels[0, [0, -1]].tolist() + pixels[-1, [0, -1]].tolist()
+        low = min(ends)
+        return _Tents(slice(low, max(ends) + 1), pixels - low, self.weights[:, start:stop])
+
+
+@lru_cache(maxsize=4)  # the objects of one image, pasted one after the other, share their map
+def _tents(axis: _Axis, side: int, size: int) -> _Tents:
+    """The tents of all pixels along a side of the target."""
+    centre = np.clip(axis.half_steps(0, side) / (2.0 * PIXEL), 0, size) - 0.5
     radius = max(1.0, abs(axis.slope) / PIXEL)
-    pixels = np.floor(centre - radius).astype(np.int64) + 1 + np.arange(math.ceil(2 * radius))[:, None]
-    weights = np.clip(1 - np.abs(pixels - centre) / radius, 0, None) * ((pixels >= 0) & (pixels < size))
-    return _Tents(np.clip(pixels, 0, size - 1), weights / weights.sum(axis=0))
+    first = np.floor(centre - radius).astype(np.int64) + 1
+    taps = np.arange(math.ceil(2 * radius))[:, None]
+    distance = np.abs((first - centre).astype(np.float32) + taps.astype(np.float32))
+    pixels, weights = first + taps, np.maximum(1 - distance / np.float32(radius), 0)
+    if first.min() < 0 or first.max() + len(taps) > size:
+        weights *= (pixels >= 0) & (pixels < size)
+        pixels = np.clip(pixels, 0, size - 1)
+    return _Tents(slice(0, size), pixels, weights / weights.sum(axis=0))
 
 
-def _resample_axis(image: Shaped[Tensor, "c h w"], sampling: Index | _Tents, dim: int) -> Shaped[Tensor, "c h2 w2"]:
-    """One axis resampled: a copy, or a weighted sum of a few shifted ones."""
-    if not isinstance(sampling, _Tents):
-        return take(image, sampling, dim)
-    weights = on_device(sampling.weights.astype(np.float32), image.device).unsqueeze(3 - dim)
-    blended = take(image, sampling.pixels[0], dim) * weights[0]
-    for pixels, weight in zip(sampling.pixels[1:], weights[1:], strict=True):
-        blended = torch.addcmul(blended, take(image, pixels, dim).float(), weight)
+def _resample_axis(image: Raster, tents: _Tents, dim: int) -> Raster:
+    """One axis resampled: a weighted sum of a few shifted images."""
+    weights = beside(tents.weights if dim == 2 else tents.weights[:, :, None], image)
+    blended = take(image, tents.pixels[0], dim) * weights[0]
+    for pixels, weight in zip(tents.pixels[1:], weights[1:], strict=True):
+        shifted = take(image, pixels, dim)
+        shifted *= weight
+        blended += shifted
     return blended
 
 

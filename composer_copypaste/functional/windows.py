@@ -1,9 +1,10 @@
 """Rectangles of pixels."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy import ndarray
 
 
@@ -46,10 +47,14 @@ class Window(NamedTuple):
         return Window(self.y1 - pixels, self.x1 - pixels, self.y2 + pixels, self.x2 + pixels)
 
 
-def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int]) -> list[Window]:
-    """The pixels that boxes (x1, y1, x2, y2) touch, in an image of that size (height, width)."""
-    height, width = size
-    x1, y1 = np.floor(boxes[:, :2]).T.clip(0)
-    x2, y2 = np.ceil(boxes[:, 2:]).T
-    edges = np.stack([y1, x1, y2.clip(max=height), x2.clip(max=width)], axis=1)
-    return [Window(*edge) for edge in edges.astype(np.int64).tolist()]
+def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]) -> list[Window]:
+    """The pixels that boxes (x1, y1, x2, y2) touch, in an image of that size (height, width) or in one each."""
+    low, high = np.floor(boxes[:, 1::-1]).clip(0), np.minimum(np.ceil(boxes[:, :1:-1]), size)
+    return [Window(*edge) for edge in np.concatenate([low, high], axis=1).astype(np.int64).tolist()]
+
+
+def meeting(windows: Sequence[Window], others: Sequence[Window]) -> list[int]:
+    """Which of the windows share a pixel with any of the others."""
+    ours, theirs = np.array(windows, dtype=np.int64).reshape(-1, 1, 4), np.array(others, dtype=np.int64)
+    low, high = np.maximum(ours[..., :2], theirs[..., :2]), np.minimum(ours[..., 2:], theirs[..., 2:])
+    return np.flatnonzero(np.any(np.all(low < high, axis=2), axis=1)).tolist()

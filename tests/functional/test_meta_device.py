@@ -13,17 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
 
-from composer_copypaste.functional import batch, inventory, targets, visible
+from composer_copypaste.functional import batch, compose, inventory, targets, visible
 from composer_copypaste.functional.batch import copypaste_batch
 
 
 @contextmanager
-def masks_stay_tensors():
+def everything_stays_a_tensor():
     """The CPU does what a device does: elsewhere it works on NumPy views."""
     with (
         mock.patch.object(batch, "as_planes", lambda masks: masks),
         mock.patch.object(inventory, "as_planes", lambda masks: masks),
         mock.patch.object(targets, "as_planes", lambda masks: masks),
+        mock.patch.object(compose, "as_raster", lambda image: image),
     ):
         yield
 
@@ -46,7 +47,7 @@ def pasted_on_meta(case, keeping):
         return answers[-1]
 
     with (
-        masks_stay_tensors(),
+        everything_stays_a_tensor(),
         mock.patch.object(visible, "read_back", recorded),
         mock.patch.object(inventory, "read_back", recorded),
     ):
@@ -67,7 +68,7 @@ def pasted_on_meta(case, keeping):
 @given(cases(counts=st.integers(0, 5), bank=True))
 def test_tensors_give_what_numpy_views_give(case):
     views = case.paste()
-    with masks_stay_tensors():
+    with everything_stays_a_tensor():
         tensors = case.paste()
     torch.testing.assert_close(list(tensors.images), list(views.images), rtol=0, atol=0)
     torch.testing.assert_close(list(tensors.targets), list(views.targets), rtol=0, atol=0)

@@ -62,21 +62,21 @@ def test_a_window_grows_on_each_side():
 
 def test_colours_moved_by_whole_pixels_are_the_same_to_the_bit():
     image = picture()
-    moved = resample_colours(image, fixed([1, 0, 2], [0, 1, 1]), Window(0, 0, 7, 6))
+    moved = resample_colours(image, fixed([1, 0, 2], [0, 1, 1]), Window(0, 0, 7, 6), (8, 8))
     assert torch.equal(moved, image[:, 1:, 2:])
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
 def test_colours_flipped_keep_their_type_and_their_bits(dtype):
     image = (picture() * 255).to(dtype)
-    assert torch.equal(resample_colours(image, fixed([-1, 0, 8], [0, 1, 0]), whole(8, 8)), image.flip(-1))
+    assert torch.equal(resample_colours(image, fixed([-1, 0, 8], [0, 1, 0]), whole(8, 8), (8, 8)), image.flip(-1))
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (8, 8), (16, 16), (5, 13), (1, 1)])
 def test_whole_pictures_are_resized_as_torchs_antialiased_interpolation_does(size):
     image = picture(8, 10)
     height, width = size
-    ours = resample_colours(image, fixed([10 / width, 0, 0], [0, 8 / height, 0]), whole(height, width))
+    ours = resample_colours(image, fixed([10 / width, 0, 0], [0, 8 / height, 0]), whole(height, width), size)
     theirs = functional.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
@@ -92,7 +92,8 @@ def test_whole_masks_are_resized_as_torchs_nearest_exact_does(size):
 
 def test_a_quarter_turn_is_exact():
     image, turn = picture(), fixed([0, 1, 0], [-1, 0, 8])
-    torch.testing.assert_close(resample_colours(image, turn, whole(8, 8)), image.rot90(-1, (1, 2)), rtol=0, atol=1e-6)
+    turned = resample_colours(image, turn, whole(8, 8), (8, 8))
+    torch.testing.assert_close(turned, image.rot90(-1, (1, 2)), rtol=0, atol=1e-6)
     mask = (image[0] > 0.5).to(torch.uint8)
     window, turned = resample_mask(mask, turn, whole(8, 8))
     assert torch.equal(on_canvas(window, turned, (8, 8)), mask.rot90(-1))
@@ -100,7 +101,7 @@ def test_a_quarter_turn_is_exact():
 
 def test_beyond_the_sources_edge_its_edge_goes_on():
     image = picture()
-    beyond = resample_colours(image, fixed([1, 0, 20], [0, 1, 0]), whole(8, 3))
+    beyond = resample_colours(image, fixed([1, 0, 20], [0, 1, 0]), whole(8, 3), (8, 3))
     assert torch.equal(beyond, image[:, :, -1:].expand(-1, -1, 3))
 
 
@@ -126,7 +127,8 @@ def test_any_affine_map_equals_the_slow_reference(along_x, along_y, upright, see
     everywhere = np.ones(size, dtype=bool)
     across, down = (tent(row, size, everywhere, side) for row, side in zip(to_source, sides[1::-1], strict=True))
     colours = np.einsum("py,cyx,px->cp", down, image.numpy(), across).reshape(2, *size)
-    np.testing.assert_allclose(resample_colours(image, to_source, whole(*size)).numpy(), colours, rtol=0, atol=1e-5)
+    shown = resample_colours(image, to_source, whole(*size), size)
+    np.testing.assert_allclose(shown.numpy(), colours, rtol=0, atol=1e-5)
 
 
 @many(50)
@@ -136,5 +138,5 @@ def test_the_part_of_a_window_shows_the_part_of_the_picture(along_x, along_y, up
         along_x, along_y = (along_x[0], 0, along_x[2]), (0, along_y[1], along_y[2])
     to_source, part = fixed(along_x, along_y), Window(2, 1, 6, 4)
     image = picture()
-    everything = resample_colours(image, to_source, whole(8, 8))
-    assert torch.equal(resample_colours(image, to_source, part), everything[:, *part.slices])
+    everything = resample_colours(image, to_source, whole(8, 8), (8, 8))
+    assert torch.equal(resample_colours(image, to_source, part, (8, 8)), everything[:, *part.slices])
