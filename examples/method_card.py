@@ -1,0 +1,201 @@
+"""Draws the method card: what each setting of copy-paste does, in small pictures of drawn shapes.
+
+``python examples/method_card.py`` writes ``docs/*.png``, which the README shows; a test draws them anew and compares.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from card import (
+    AS_THEY_ARE,
+    Cell,
+    bars,
+    cell,
+    class_ids,
+    close,
+    curve,
+    four,
+    framed,
+    from_bank,
+    images,
+    labelled,
+    pair,
+    picture,
+    sheet,
+)
+from PIL import Image
+
+from composer_copypaste import copypaste_batch, plan_batch
+
+COLOURS = 255
+"""In so many a sheet is written, so that it stays small."""
+
+
+def how_often() -> list[Cell]:
+    return [
+        ("an image of the batch", picture(images()[0])),
+        ("another one, the source\n(all examples: these two)", picture(images()[1])),
+        four("p=0.5\nfour draws", p=0.5),
+        curve('warmup="20%dur"', [(0, 0), (0.2, 1), (1, 1)], ["0", "time", "1"]),
+        curve('stop="80%dur"', [(0, 1), (0.8, 1), (0.8, 0), (1, 0)], ["0", "time", "1"]),
+    ]
+
+
+def source() -> list[Cell]:
+    return [
+        ("a batch of one image", picture(images()[0])),
+        ("a batch before it", picture(images()[1])),
+        from_bank("bank_size=256: what was\nseen before is a source", 256),
+        from_bank("bank_size=1\nthe last object seen", 1),
+    ]
+
+
+def selection() -> list[Cell]:
+    names = ["disc", "rectangle", "star"]
+    return [
+        four("p_instance=None\na number, then so many", p_instance=None),
+        four("p_instance=0.3", p_instance=0.3),
+        four("max_copied_instances=1", max_copied_instances=1),
+        cell("categories=(1, 4)\ndisc and star", categories=(1, 4)),
+        bars("category_weights=None\nwhat 1000 draws copy", shares(), names),
+        bars("category_weights={2: 5}\nwhat 1000 draws copy", shares(category_weights={2: 5.0}), names),
+        cell("area_range=(1500, 9999)\npixels of its box", area_range=(1500.0, 9999.0)),
+        cell("relative_area_range=\n(0, 0.1) of the image", relative_area_range=(0.0, 0.1)),
+    ]
+
+
+def shares(**settings: object) -> list[int]:
+    """How often the source's disc, rectangle and star are copied, one at a time."""
+    batch, targets = zip(*pair(), strict=True)
+    generator, chosen = torch.Generator().manual_seed(0), []
+    alone = AS_THEY_ARE | {"p_instance": None, "max_copied_instances": 1} | settings
+    for _ in range(1000):
+        plan = plan_batch(list(batch), list(targets), generator=generator, **alone)
+        chosen += [int(plan.instance[row]) for row in range(len(plan)) if plan.target[row] == 0]
+    labels = targets[1]["labels"][chosen].tolist()
+    return [labels.count(label) for label in (1, 2, 4)]
+
+
+def factors(**settings: object) -> list[int]:
+    """How often a resize factor lies in each tenth of 0.1 to 2."""
+    target = {"boxes": torch.tensor([[0.0, 0, 8, 8]]), "labels": torch.tensor([1])}
+    plan = plan_batch(
+        torch.zeros(2000, 3, 8, 8),
+        [target] * 2000,
+        generator=torch.Generator().manual_seed(0),
+        **(AS_THEY_ARE | {"scale_range": (0.1, 2.0)} | settings),
+    )
+    return np.histogram(1 / plan.to_source[:, 0, 0].numpy(), bins=10, range=(0.1, 2.0))[0].tolist()
+
+
+def jitter() -> list[Cell]:
+    places = {"scale_range": (0.5, 1.2), "rotation": 40.0}
+    return [
+        cell('jitter="image"\none transform for all', 5, jitter="image", **places),
+        cell('jitter="instance"\none for each', 5, jitter="instance", **places),
+        cell("scale_range=(0.5, 0.5)", 2, scale_range=(0.5, 0.5)),
+        cell("scale_range=(1.4, 1.4)", 2, scale_range=(1.4, 1.4)),
+        bars('scale_distribution=\n"uniform": factors drawn', factors(), ["0.1", "1.05", "2"], to_the_edges=True),
+        bars(
+            'scale_distribution=\n"log_uniform"',
+            factors(scale_distribution="log_uniform"),
+            ["0.1", "1.05", "2"],
+            to_the_edges=True,
+        ),
+        cell("aspect_range=(2, 2)\nwidth over height", aspect_range=(2.0, 2.0), jitter="instance"),
+        cell("p_flip=1", p_flip=1.0),
+        cell("p_flip_vertical=1", p_flip_vertical=1.0),
+        cell("rotation=45\nup to so many degrees", 1, rotation=45.0, jitter="instance"),
+        cell("brightness=0.6\ntimes 0.4 to 1.6, for each", 3, brightness=0.6, jitter="instance"),
+        cell("contrast=0.9\nabout its mean grey", 3, contrast=0.9, jitter="instance"),
+        cell("saturation=1\nabout each pixel's grey", 3, saturation=1.0, jitter="instance"),
+    ]
+
+
+def placement() -> list[Cell]:
+    half = {"scale_range": (0.6, 0.6), "jitter": "instance"}
+    return [
+        cell('placement="source"\nwhere the source has it', placement="source"),
+        cell('placement="random"\ninside the image', 3, placement="random", **half),
+        cell('placement="anywhere"\nperhaps partly outside', 3, placement="anywhere", **half),
+        cell("max_overlap=1\nover own objects, too", 4, placement="random", **half),
+        cell(
+            "max_overlap=0\nof its box on own boxes", 4, placement="random", max_overlap=0.0, placement_tries=99, **half
+        ),
+        cell(
+            "placement_tries=1\nleft out if that won't do",
+            4,
+            placement="random",
+            max_overlap=0.0,
+            placement_tries=1,
+            **half,
+        ),
+    ]
+
+
+def blending() -> list[Cell]:
+    return [
+        ("a disc's border, pasted\n4 times as large", close("")[1]),
+        close("erosion=2\nmask and colours shrink", erosion=2),
+        close("blend_sigma=1\ncolours blend, masks stay", blend_sigma=1.0),
+        close("blend_sigma=3", blend_sigma=3.0),
+        close("erosion=2, blend_sigma=1", erosion=2, blend_sigma=1.0),
+    ]
+
+
+def truth() -> list[Cell]:
+    ids = [(t["masks"] * t["labels"][:, None, None]).amax(0) for _, t in pair()]
+    ids[1][pair()[1][1]["masks"][2]] = 255
+    batch = torch.stack(images())
+
+    def semantic(**settings: object) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return copypaste_batch(batch, torch.stack(ids), generator=generator, **(AS_THEY_ARE | settings))[1][0]
+
+    return [
+        labelled("before: masks and boxes", p=0.0),
+        labelled("after: what is hidden is\ncut off, boxes are tight"),
+        labelled("min_visibility=0.7\nthe triangle is dropped", min_visibility=0.7),
+        labelled("min_area=500\nthe rectangle is dropped", min_area=500, scale_range=(0.8, 0.8)),
+        class_ids("class ids of the source\n(hatched: unlabelled)", ids[1]),
+        class_ids("ignore_index=255\nunlabelled: not copied", semantic()),
+        class_ids("ignore_index=None\ncopied as any class", semantic(ignore_index=None)),
+        class_ids("background=1\ndiscs are no objects", semantic(background=1)),
+    ]
+
+
+def large_scale_jitter() -> list[Cell]:
+    return [
+        framed("size=(128, 128)\nand no jitter", scale_range=(1.0, 1.0)),
+        framed("scale_range=(0.5, 0.5)\npadded", scale_range=(0.5, 0.5)),
+        framed("scale_range=(1.8, 1.8)\ncropped anywhere", 3, scale_range=(1.8, 1.8)),
+        framed("p_flip=1", scale_range=(1.0, 1.0), p_flip=1.0),
+        framed("min_area=500\nthe rectangle is dropped", scale_range=(0.8, 0.8), min_area=500),
+    ]
+
+
+SHEETS: dict[str, Callable[[], list[Cell]]] = {
+    "how_often": how_often,
+    "source": source,
+    "selection": selection,
+    "jitter": jitter,
+    "placement": placement,
+    "blending": blending,
+    "truth": truth,
+    "large_scale_jitter": large_scale_jitter,
+}
+
+
+def write(folder: Path) -> None:
+    """Write every sheet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, cells in SHEETS.items():
+        few = sheet(cells()).quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(folder / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs")
