@@ -12,7 +12,7 @@ from torch import Tensor
 from composer_copypaste.functional.paste import CutOut, cut_out, paste_colours, stack
 from composer_copypaste.functional.placement import box_corners
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.planes import Planes, as_raster
+from composer_copypaste.functional.planes import Planes, as_rasters
 from composer_copypaste.functional.visible import Visible, pasted, uncovered
 from composer_copypaste.functional.warp import fixed_point
 from composer_copypaste.functional.windows import Window, box_windows, meeting
@@ -111,7 +111,7 @@ def paste_images(
         painted: Images = images.clone()
     else:
         painted = [image.clone() if i in received else image for i, image in enumerate(images)]
-    sources = [as_raster(image) for image in (*images, *further)]
+    rasters = as_rasters([*(painted[i] for i in range(len(images))), *images, *further])  # views that may be painted on
     for layer in layers:
-        paste_colours(as_raster(painted[layer.target]), layer.cut_outs, sources, blend_sigma)
+        paste_colours(rasters[layer.target], layer.cut_outs, rasters[len(images) :], blend_sigma)
     return painted

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.compose import Images
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
-from composer_copypaste.functional.planes import as_planes, as_raster, as_tensor, on_device, rounded
+from composer_copypaste.functional.planes import as_planes, as_rasters, as_tensor, on_device, rounded
 from composer_copypaste.functional.rectangles import with_masks
 from composer_copypaste.functional.visible import read_back
 from composer_copypaste.functional.warp import resample_colours, resample_planes, size_of
@@ -87,7 +87,7 @@ def _pictures(images: Images, framings: Sequence[Framing]) -> Shaped[Tensor, "n 
     canvas = like.new_empty((len(images), channels, *framings[0].canvas))
     canvas.copy_(on_device(colour, like.device, like.dtype)[:, None, None])
     for picture, image, framing in zip(canvas, images, framings, strict=True):
-        part, shown = as_raster(framing.part_of(image)), as_raster(_shown_part(picture, framing))
+        part, shown = as_rasters([framing.part_of(image), _shown_part(picture, framing)])
         everything = Window(0, 0, *framing.resized)
         shown[...] = rounded(resample_colours(part, framing.to_window(), everything, framing.resized), shown)
     return canvas

@@ -4,6 +4,7 @@ Both are indexed, combined and assigned by the same expressions. On the host one
 NumPy a fifth of the time it takes torch, and copy-paste is made of hundreds of them.
 """
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, TypeVar
@@ -32,11 +33,13 @@ def as_planes(masks: UInt8[Tensor, "n h w"]) -> Planes:
     return masks.numpy() if masks.device.type == "cpu" else masks  # type: ignore[return-value]
 
 
-def as_raster(image: Shaped[Tensor, "c h w"], like: object = None) -> Raster:
-    """The image in the form in which it is fastest to work with, or in that of another; it shares its memory."""
-    if isinstance(like, Tensor) or image.device.type != "cpu" or image.requires_grad or image.dtype == torch.bfloat16:
-        return image  # NumPy follows no gradients and knows no bfloat16
-    return image.numpy()  # type: ignore[return-value]
+def as_rasters(images: Sequence[Shaped[Tensor, "c _h _w"]]) -> list[Raster]:
+    """The images in the form, one for all, in which they are fastest to work with; they share their memory."""
+    if all(
+        image.device.type == "cpu" and not image.requires_grad and image.dtype != torch.bfloat16 for image in images
+    ):
+        return [image.numpy() for image in images]
+    return list(images)  # NumPy follows no gradients and knows no bfloat16
 
 
 def as_tensor(values: Array) -> Shaped[Tensor, "..."]:

@@ -21,7 +21,6 @@ from composer_copypaste.functional.planes import (
     Plane,
     Raster,
     as_float,
-    as_raster,
     as_tensor,
     beside,
     on_device,
@@ -79,7 +78,8 @@ def resample_colours(
     Pixels that are moved by whole pixels, or flipped, keep their type; resampled ones come as float32 or float64.
     """
     if is_rotated(to_source):
-        return as_raster(_blend_2d(as_tensor(image), to_source, window), like=image)
+        blended = _blend_2d(as_tensor(image), to_source, window)
+        return blended.numpy() if isinstance(image, ndarray) else blended
     y_axis, x_axis = _axes(to_source)
     height, width = image.shape[1:]
     if y_axis.moves_by_whole_pixels and x_axis.moves_by_whole_pixels:

@@ -24,7 +24,7 @@ def everything_stays_a_tensor():
         mock.patch.object(batch, "as_planes", lambda masks: masks),
         mock.patch.object(inventory, "as_planes", lambda masks: masks),
         mock.patch.object(targets, "as_planes", lambda masks: masks),
-        mock.patch.object(compose, "as_raster", lambda image: image),
+        mock.patch.object(compose, "as_rasters", lambda images: images),
     ):
         yield
 
