@@ -35,11 +35,14 @@ def as_planes(masks: UInt8[Tensor, "n h w"]) -> Planes:
 
 def as_rasters(images: Sequence[Shaped[Tensor, "c _h _w"]]) -> list[Raster]:
     """The images in the form, one for all, in which they are fastest to work with; they share their memory."""
-    if all(
-        image.device.type == "cpu" and not image.requires_grad and image.dtype != torch.bfloat16 for image in images
-    ):
-        return [image.numpy() for image in images]
-    return list(images)  # NumPy follows no gradients and knows no bfloat16
+    if all(map(_is_for_numpy, images)):
+        return [image.numpy() for image in images]  # type: ignore[misc]
+    return list(images)
+
+
+def _is_for_numpy(image: Shaped[Tensor, "c h w"]) -> bool:
+    """NumPy follows no gradients and knows no bfloat16."""
+    return image.device.type == "cpu" and not image.requires_grad and image.dtype != torch.bfloat16
 
 
 def as_tensor(values: Array) -> Shaped[Tensor, "..."]:
