@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from composer import Callback, Logger, State, TimeUnit
 from composer.callbacks import LRMonitor, MemoryMonitor, SpeedMonitor
@@ -17,6 +17,9 @@ from composer.utils import dist
 from torch import Tensor
 from tqdm import tqdm
 
+from composer_copypaste.files import written_whole
+from composer_copypaste.metrics.coco import CocoScalar
+from composer_copypaste.report import Report, evaluation_report, write_json
 from composer_copypaste.visualize import save_png, training_sheet
 
 MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds")
@@ -61,6 +64,25 @@ class TrainingSheet(Callback):
         if state.timestamp.batch == 0 and dist.get_global_rank() == 0:
             images, targets = state.batch
             save_png(training_sheet(images, targets, self.names), self.path)
+
+
+class EvaluationFile(Callback):
+    """Writes ``evaluation.json`` after each evaluation: all numbers of the latest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Every process takes part; the first writes."""
+        report = latest_report(state)
+        if dist.get_global_rank() == 0:
+            write_json(report, self.path)
+
+
+def latest_report(state: State) -> Report:
+    """What the last evaluation found; in a distributed run, every process must ask for it."""
+    scalar = cast(CocoScalar, next(iter(state.eval_metrics["eval"].values())))
+    return evaluation_report(scalar.whole)
 
 
 class JsonLinesLogger(LoggerDestination):
@@ -129,9 +151,8 @@ class JsonLinesLogger(LoggerDestination):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             former = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
             kept = former[: self._rows]
-            shortened = self.path.with_suffix(".tmp")
-            shortened.write_text("".join(kept))
-            shortened.replace(self.path)
+            with written_whole(self.path) as shortened:
+                shortened.write_text("".join(kept))
             self._rows = len(kept)
             self._file = self.path.open("a")
         return self._file
@@ -170,7 +191,7 @@ class ProgressBar(LoggerDestination):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Starts the bar of the training where the run stands."""
         if dist.get_global_rank() == 0:
-            self._training = _Bar("train", self._stream, _batches_of_the_run(state), state.timestamp.batch.value)
+            self._training = _Bar("train", self._stream, batches_of_the_run(state), state.timestamp.batch.value)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Moves on."""
@@ -260,7 +281,7 @@ class _Bar:
         return 10 * self._done // self._total > 10 * (self._done - 1) // self._total
 
 
-def _batches_of_the_run(state: State) -> int | None:
+def batches_of_the_run(state: State) -> int | None:
     """How many batches the whole run has, or None where its length is given in samples or tokens."""
     if state.max_duration is None or state.max_duration.unit not in (TimeUnit.BATCH, TimeUnit.EPOCH):
         return None

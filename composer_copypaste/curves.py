@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from composer_copypaste.files import written_whole
+
 Array = NDArray[np.float64]
 Series = tuple[Float[Array, " n"], Float[Array, " n"]]
 """The batches at which something was logged, and its values."""
@@ -34,7 +36,8 @@ def plot_curves(metrics: Path, png: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color="grey")
-    figure.savefig(png, dpi=100)
+    with written_whole(png) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")
 
 
 def read_series(metrics: Path) -> dict[str, Series]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from composer import Trainer
 from composer.utils import dist
 
-from composer_copypaste.callbacks import ProgressBar
+from composer_copypaste.callbacks import ProgressBar, latest_report
 from composer_copypaste.config.schema import CocoFiles, Recipe
 from composer_copypaste.data.coco import Category, CocoInstances
 from composer_copypaste.errors import OutputError
@@ -20,7 +20,6 @@ from composer_copypaste.training import (
     check_device,
     checked_annotations,
     evaluation_batches,
-    last_report,
     limit_threads,
     on_gpu,
     save_predictions,
@@ -66,7 +65,7 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
             progress_bar=False,
         )
     trainer.eval()
-    report = last_report(trainer)
+    report = latest_report(trainer.state)
     if results is not None and dist.get_global_rank() == 0:
         write_json(report, results.evaluation)
         save_predictions(model, data, results.predictions)

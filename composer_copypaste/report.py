@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from composer_copypaste.files import written_whole
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
 from composer_copypaste.metrics.evaluation import Evaluation
 
@@ -48,9 +49,14 @@ def evaluation_report(metric: CocoMeanAveragePrecision, names: Mapping[int, str]
 
 def write_json(report: Report, path: Path) -> None:
     """Write the report so that at no time a part of it is there."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Report:
+    """The report that ``write_json`` wrote."""
+    report: Report = json.loads(path.read_text(encoding="utf-8"))
+    return report
 
 
 def tables(report: Report) -> str:

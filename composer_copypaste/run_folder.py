@@ -7,12 +7,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from composer_copypaste.config.load import recipe_to_yaml
+from composer_copypaste.config.load import differences, load_recipe, recipe_to_yaml
+from composer_copypaste.config.problems import shown
 from composer_copypaste.config.schema import Recipe
-from composer_copypaste.errors import OutputError
+from composer_copypaste.errors import OutputError, RecipeError
+from composer_copypaste.files import is_unfinished, remove_unfinished, written_whole
 
 if TYPE_CHECKING:
     from composer_copypaste.data.coco import Category
+
+HARMLESS = {"name", "output", "data.workers", "training.checkpoint_interval"}
+"""Keys of a recipe that may change when a run is resumed: its result does not depend on them. It does, in the last
+bits, on ``training.device``, ``cpu_threads`` and ``microbatch``, and on how evaluations are batched."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,11 @@ class RunFolder:
         """Predictions beside the truth."""
         return self.root / "predictions.png"
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run came to its end: the predictions are the last that it writes."""
+        return self.recipe.exists() and self.predictions.exists()
+
     def describe(self) -> str:
         """The files that are there, one a line."""
         files = {
@@ -93,25 +104,54 @@ def folder_for(recipe: Recipe, now: datetime) -> RunFolder:
 
 
 def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]") -> None:
-    """Make the folder, and write the recipe and the categories into it.
+    """Make this the folder of a run, by writing the recipe and the categories into it; or check that it is that run's.
 
     Raises:
-        OutputError: where it holds anything already, or cannot be made.
+        OutputError: where it holds anything else, or cannot be made.
     """
-    check_free(folder)
+    check_usable(folder, recipe)
+    meanings = json.dumps([asdict(category) for category in categories], indent=1)
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        folder.categories.write_text(json.dumps([asdict(category) for category in categories], indent=1))
-        folder.recipe.write_text(recipe_to_yaml(recipe), encoding="utf-8")
+        remove_unfinished(folder.root)
+        if not folder.recipe.exists():
+            _write(recipe_to_yaml(recipe), folder.recipe)
+        if not folder.categories.exists():
+            _write(meanings, folder.categories)
     except OSError as error:
         raise OutputError(f"{folder.root}: cannot be written: {error.strerror}") from error
+    if folder.categories.read_text(encoding="utf-8") != meanings:
+        raise OutputError(
+            f"{folder.categories}: the data has other categories than when this run began; give output=ANOTHER_FOLDER"
+        )
 
 
-def check_free(folder: RunFolder) -> None:
-    """Raise ``OutputError`` where the folder holds anything, or is none."""
+def _write(text: str, path: Path) -> None:
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def check_usable(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise ``OutputError`` where the folder is none, or holds anything but a run of this recipe."""
     if folder.root.exists() and not folder.root.is_dir():
         raise OutputError(f"{folder.root}: expected a folder for the run, found a file; give output=ANOTHER_FOLDER")
     if folder.recipe.exists():
-        raise OutputError(f"{folder.root}: holds another run; give output=ANOTHER_FOLDER, or remove it")
-    if folder.root.exists() and any(folder.root.iterdir()):
+        _check_same(folder, recipe)
+    elif folder.root.exists() and not all(is_unfinished(path) for path in folder.root.iterdir()):
         raise OutputError(f"{folder.root}: expected a new or an empty folder for the run; give output=ANOTHER_FOLDER")
+
+
+def _check_same(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise ``OutputError`` where the folder holds a run that another recipe began."""
+    try:
+        changes = differences(load_recipe(folder.recipe), recipe)
+    except RecipeError as error:
+        raise OutputError(
+            f"{folder.root}: holds a run whose recipe cannot be read: {error}; give output=ANOTHER_FOLDER"
+        ) from error
+    listed = [f"{key} was {shown(old)}, is {shown(new)}" for key, (old, new) in changes.items() if key not in HARMLESS]
+    if listed:
+        raise OutputError(
+            f"{folder.root}: holds a run of another recipe: {'; '.join(listed)}. Give output=ANOTHER_FOLDER, or the "
+            "recipe as it was, to resume that run"
+        )

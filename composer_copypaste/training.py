@@ -1,45 +1,50 @@
 """From a recipe to a trained and evaluated model: the only module that knows all parts."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from composer import Algorithm, Trainer
+from composer import Algorithm, Callback, Trainer
 from composer.algorithms import GradientClipping
-from composer.core import DataSpec, Time
-from composer.optim import (
-    ComposerScheduler,
-    ConstantWithWarmupScheduler,
-    CosineAnnealingWithWarmupScheduler,
-    MultiStepWithWarmupScheduler,
-)
+from composer.core import DataSpec
 from composer.utils import dist
-from torch.optim import SGD, AdamW, Optimizer
 
 from composer_copypaste.algorithms.copypaste import CopyPaste
 from composer_copypaste.algorithms.large_scale_jitter import LargeScaleJitter
-from composer_copypaste.callbacks import JsonLinesLogger, ProgressBar, TrainingSheet, run_callbacks
-from composer_copypaste.config.schema import CocoFiles, DataSettings, OptimizerSettings, Recipe, ScheduleSettings
+from composer_copypaste.callbacks import (
+    EvaluationFile,
+    JsonLinesLogger,
+    ProgressBar,
+    TrainingSheet,
+    run_callbacks,
+)
+from composer_copypaste.checkpoints import (
+    CheckpointWriter,
+    check_resumable,
+    is_over,
+    loading_data_only,
+    with_own_algorithms,
+)
+from composer_copypaste.config.schema import CocoFiles, DataSettings, Recipe
 from composer_copypaste.curves import plot_curves
 from composer_copypaste.data.coco import Category, CocoAnnotations, CocoInstances, check_pictures
 from composer_copypaste.data.loaders import evaluation_loader, training_loader
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
-from composer_copypaste.errors import DataError, RecipeError, UserError
-from composer_copypaste.metrics.coco import CocoMeanAveragePrecision, CocoScalar
+from composer_copypaste.errors import DataError, RecipeError
+from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
 from composer_copypaste.models.detector import Detections, MaskRCNN
-from composer_copypaste.report import Report, evaluation_report, write_json
-from composer_copypaste.run_folder import RunFolder, check_free, claim
+from composer_copypaste.optimization import build_optimizer, build_schedule
+from composer_copypaste.processes import agreed, decided, one_voice, say
+from composer_copypaste.resuming import enter, explained, started
+from composer_copypaste.run_folder import RunFolder, check_usable
 from composer_copypaste.settings import ShapesSettings
-from composer_copypaste.times import composer_time
 from composer_copypaste.visualize import prediction_sheet, save_png
 
 SHEET_PICTURES = 8
 """So many pictures are on the sheet of predictions."""
-
-KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
@@ -50,77 +55,60 @@ class Data:
     val: CocoInstances
 
 
-def train(recipe: Recipe, folder: RunFolder) -> Report:
-    """Train a recipe, evaluate it and leave everything in the folder; what ``evaluation.json`` holds is given back.
+def train(recipe: Recipe, folder: RunFolder) -> None:
+    """Train a recipe, evaluate it and leave everything in the folder; a run that was interrupted there is resumed.
+
+    In a distributed run, the first process's folder counts, and only that process writes.
 
     Raises:
         UserError: where the recipe, its data or the folder cannot be used; nothing is written then. Only a picture
-            that turns out to be damaged while it is read leaves what was done until then.
+            that turns out to be damaged while it is read, or a full disk, leaves what was done until then.
     """
-    check_device(recipe)
-    limit_threads(recipe)
-    data = open_data(recipe)
-    check_free(folder)
-    model = build_model(recipe, data.val.annotations)
-    claim(folder, recipe, data.val.annotations.categories)
-    trainer = build_trainer(recipe, model, data, folder)
-    _fit(trainer, folder)
-    report = last_report(trainer)
-    if dist.get_global_rank() == 0:
-        write_json(report, folder.evaluation)
-        plot_curves(folder.metrics, folder.curves)
-        save_predictions(cast(MaskRCNN, trainer.state.model), data.val, folder.predictions)
+    with one_voice():
+        check_device(recipe)
+        dist.initialize_dist("gpu" if on_gpu(recipe) else "cpu")
+        limit_threads(recipe)
+        folder = decided(lambda: _usable(folder, recipe))
+        if decided(lambda: folder.is_complete):
+            say(f"{folder.root}: this run is complete; give output=ANOTHER_FOLDER to train again")
+            return
+        data, model = agreed(lambda: _prepared(recipe))
+        checkpoint = decided(lambda: enter(folder, recipe, data.val.annotations.categories))
+        if checkpoint is not None:
+            agreed(lambda: check_resumable(checkpoint, model, _algorithms(recipe)))
+    trainer = build_trainer(recipe, model, data, folder, checkpoint)
+    say(started(folder, trainer.state))
+    with explained(folder):
+        _fit(trainer)
+        if dist.get_global_rank() == 0:
+            plot_curves(folder.metrics, folder.curves)
+            save_predictions(model, data.val, folder.predictions)
     trainer.close()
-    return report
 
 
-def _fit(trainer: Trainer, folder: RunFolder) -> None:
+def _usable(folder: RunFolder, recipe: Recipe) -> RunFolder:
+    check_usable(folder, recipe)
+    return folder
+
+
+def _prepared(recipe: Recipe) -> tuple[Data, MaskRCNN]:
+    data = open_data(recipe)
+    return data, build_model(recipe, data.val.annotations)
+
+
+def _fit(trainer: Trainer) -> None:
+    """Train to the end, and save that; a trainer that is there already would refuse."""
     try:
-        trainer.fit()
-    except UserError as error:  # a picture whose header is in order, and the rest is not
-        trainer.close()
-        raise type(error)(
-            f"{error}. {folder.root} holds what was done so far: remove it, or give output=ANOTHER_FOLDER, "
-            "before you start again"
-        ) from error
-
-
-def describe(recipe: Recipe, folder: RunFolder) -> str:
-    """What ``train`` would do, after all its checks; nothing is written.
-
-    Raises:
-        UserError: as ``train`` does.
-    """
-    check_device(recipe)
-    shapes = recipe.data.shapes
-    if shapes is not None and _is_free(Path(shapes.folder)):
-        pictures = f"{shapes.train} pictures, drawn into {shapes.folder} first; evaluated on {shapes.val}"
-    else:
-        data = open_data(recipe)
-        pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
-    pasting = "off" if recipe.copy_paste is None else f"on, p={recipe.copy_paste.p:g}"
-    device = "GPU" if on_gpu(recipe) else "CPU"
-    return "\n".join(
-        (
-            f"recipe      {recipe.name}",
-            f"data        {pictures}",
-            f"model       Mask R-CNN, backbone {recipe.model.backbone}, weights {recipe.model.weights}",
-            f"copy-paste  {pasting}",
-            f"training    {recipe.training.duration} on {dist.get_world_size()} {device}, "
-            f"batches of {recipe.data.batch_size} on each",
-            f"output      {folder.root}",
-        )
-    )
-
-
-def _is_free(folder: Path) -> bool:
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-
-
-def _contents(data: CocoInstances) -> str:
-    objects = sum(len(annotations) for annotations in data.annotations.annotations.values())
-    categories = len(data.annotations.categories)
-    return f"{len(data)} pictures of {data.images} with {objects} objects of {categories} categories"
+        if not is_over(trainer.state):
+            with warnings.catch_warnings():  # a checkpoint at the end of an epoch leaves no batches of it
+                warnings.filterwarnings("ignore", "No batches were trained")
+                trainer.fit()
+            for callback in trainer.state.callbacks:
+                if isinstance(callback, CheckpointWriter):
+                    callback.save(trainer.state)
+    except Exception:
+        trainer.engine.close()  # not the trainer, which would wait for the other processes
+        raise
 
 
 def check_device(recipe: Recipe) -> None:
@@ -200,31 +188,44 @@ def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransf
     return LargeScaleJitterTransform(settings.jitter) if settings.jitter_on == "loader" else None
 
 
-def build_trainer(recipe: Recipe, model: MaskRCNN, data: Data, folder: RunFolder) -> Trainer:
-    """Composer's trainer for a recipe, ready to ``fit``."""
+def build_trainer(
+    recipe: Recipe, model: MaskRCNN, data: Data, folder: RunFolder, checkpoint: Path | None = None
+) -> Trainer:
+    """Composer's trainer for a recipe, ready to ``fit``, from a checkpoint or from the beginning."""
     training = recipe.training
     gpu = on_gpu(recipe)
-    return Trainer(
-        model=model,
-        train_dataloader=_training_batches(recipe, data.train),
-        eval_dataloader=evaluation_batches(recipe, data.val),
-        optimizers=_optimizer(model, recipe.optimizer, recipe.data.batch_size * dist.get_world_size()),
-        schedulers=_schedule(recipe.schedule),
-        algorithms=_algorithms(recipe),
-        max_duration=training.duration,
-        eval_interval=training.eval_interval,
-        device="gpu" if gpu else "cpu",
-        precision=training.precision,
-        device_train_microbatch_size=training.microbatch,
-        seed=recipe.seed,
-        run_name=recipe.name,
-        save_folder=str(folder.checkpoints),
-        save_interval=training.checkpoint_interval,
-        save_num_checkpoints_to_keep=KEPT_CHECKPOINTS,
-        loggers=[JsonLinesLogger(folder.metrics), ProgressBar()],
-        callbacks=[*run_callbacks(on_gpu=gpu), TrainingSheet(folder.training_pictures, category_names(data.train))],
-        progress_bar=False,
-    )
+    algorithms = _algorithms(recipe)
+    with loading_data_only():
+        return Trainer(
+            model=model,
+            train_dataloader=_training_batches(recipe, data.train),
+            eval_dataloader=evaluation_batches(recipe, data.val),
+            optimizers=build_optimizer(model, recipe.optimizer, recipe.data.batch_size * dist.get_world_size()),
+            schedulers=build_schedule(recipe.schedule),
+            algorithms=algorithms,
+            max_duration=training.duration,
+            eval_interval=training.eval_interval,
+            device="gpu" if gpu else "cpu",
+            precision=training.precision,
+            device_train_microbatch_size=training.microbatch,
+            seed=recipe.seed,
+            run_name=recipe.name,
+            load_path=None if checkpoint is None else str(checkpoint),
+            load_ignore_keys=with_own_algorithms(algorithms),
+            load_progress_bar=False,
+            loggers=[JsonLinesLogger(folder.metrics), ProgressBar()],
+            callbacks=_callbacks(recipe, data, folder),
+            progress_bar=False,
+        )
+
+
+def _callbacks(recipe: Recipe, data: Data, folder: RunFolder) -> list[Callback]:
+    return [
+        *run_callbacks(on_gpu=on_gpu(recipe)),
+        TrainingSheet(folder.training_pictures, category_names(data.train)),
+        EvaluationFile(folder.evaluation),
+        CheckpointWriter(folder, recipe.training.checkpoint_interval),
+    ]
 
 
 def build_model(recipe: Recipe, annotations: CocoAnnotations, *, load_weights: bool = True) -> MaskRCNN:
@@ -257,33 +258,9 @@ def _algorithms(recipe: Recipe) -> list[Algorithm]:
     return algorithms
 
 
-def _optimizer(model: MaskRCNN, settings: OptimizerSettings, total_batch_size: int) -> Optimizer:
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    lr = settings.lr_for(total_batch_size)
-    if settings.name == "sgd":
-        return SGD(weights, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    return AdamW(weights, lr=lr, weight_decay=settings.weight_decay)
-
-
-def _schedule(settings: ScheduleSettings) -> ComposerScheduler:
-    warmup = composer_time(settings.warmup)
-    if settings.name == "multistep":
-        milestones: list[str | Time[Any]] = [composer_time(milestone) for milestone in settings.milestones]
-        return MultiStepWithWarmupScheduler(warmup, milestones, settings.gamma)
-    if settings.name == "cosine":
-        return CosineAnnealingWithWarmupScheduler(warmup, alpha_f=settings.final)
-    return ConstantWithWarmupScheduler(warmup)
-
-
 def category_names(data: CocoInstances) -> list[str]:
     """The names of label 1, of label 2 and so on."""
     return [category.name for category in data.annotations.categories]
-
-
-def last_report(trainer: Trainer) -> Report:
-    """What the last evaluation found; in a distributed run, every process must ask for it."""
-    scalar = cast(CocoScalar, next(iter(trainer.state.eval_metrics["eval"].values())))
-    return evaluation_report(scalar.whole)
 
 
 def save_predictions(model: MaskRCNN, data: CocoInstances, path: Path) -> None:

@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from composer_copypaste.files import written_whole
+
 Array = NDArray[Any]
 Objects = Mapping[str, Any]
 """A detection target, or detections: ``boxes``, ``labels``, ``masks`` or ``rles``, perhaps ``scores``, ``iscrowd`` and
@@ -234,7 +236,8 @@ def prediction_sheet(
 def save_png(picture: UInt8[Tensor, "3 h w"], path: Path) -> None:
     """Writes the picture; the folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(path)
+    with written_whole(path) as unfinished:
+        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="PNG")
 
 
 def _cell(columns: int) -> int:

@@ -18,10 +18,12 @@ from composer_copypaste import LargeScaleJitter, training
 from composer_copypaste.callbacks import MACHINE_KEYS
 from composer_copypaste.config.load import load_recipe
 from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.dry_run import describe
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, RecipeError
 from composer_copypaste.evaluation import evaluate
+from composer_copypaste.optimization import build_schedule
 from composer_copypaste.run_folder import RunFolder
-from composer_copypaste.training import build_model, build_trainer, check_device, coco_files, describe, open_data, train
+from composer_copypaste.training import build_model, build_trainer, check_device, coco_files, open_data, train
 
 NUMBERS = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 
@@ -196,11 +198,22 @@ def test_weights_that_cannot_be_read_stop_a_run_before_its_folder_is_made(place,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_is_taken_is_refused_and_kept(run, recipe):
-    before = {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
-    with pytest.raises(OutputError, match="holds another run"):
-        train(recipe, run)
-    assert {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()} == before
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
+
+
+def test_a_complete_run_is_left_as_it_is_which_is_said(run, recipe, capsys):
+    before = contents(run)
+    train(recipe, run)
+    assert contents(run) == before
+    assert f"{run.root}: this run is complete; give output=ANOTHER_FOLDER" in capsys.readouterr().err
+
+
+def test_a_run_of_another_recipe_is_refused_and_kept(run, place):
+    before = contents(run)
+    with pytest.raises(OutputError, match=r"run of another recipe: optimizer\.lr was 0\.002, is 0\.1\. Give output="):
+        train(tiny_recipe(place, "optimizer.lr=0.1"), run)
+    assert contents(run) == before
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -263,12 +276,12 @@ def test_frozen_layers_are_not_the_optimizers(recipe, data, tmp_path):
     ],
 )
 def test_the_schedule_is_that_of_the_recipe(place, overrides, kind):
-    assert type(training._schedule(tiny_recipe(place, *overrides).schedule)) is kind
+    assert type(build_schedule(tiny_recipe(place, *overrides).schedule)) is kind
 
 
 def test_the_schedule_takes_percent_of_the_duration(place):
     overrides = ["schedule.name=multistep", "schedule.milestones=[90%dur]", "schedule.warmup=5%dur"]
-    schedule = training._schedule(tiny_recipe(place, *overrides).schedule)
+    schedule = build_schedule(tiny_recipe(place, *overrides).schedule)
     assert schedule.milestones == ["0.9dur"]
     assert schedule.t_warmup == "0.05dur"
 

@@ -13,6 +13,7 @@ import click
 
 from composer_copypaste import __version__
 from composer_copypaste.errors import UserError
+from composer_copypaste.processes import is_first_of_node
 
 COMMANDS = {
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
@@ -20,7 +21,11 @@ COMMANDS = {
     "recipe": "List, show and check recipes.",
 }
 
-INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended: 128 + SIGINT
+STOPPED = {130: "interrupted", 143: "ended"}
+"""What a shell reports of a program that Ctrl-C or SIGTERM ended: 128 and the signal's number."""
+
+HOW_TO_GO_ON = f"{__name__}.how_to_go_on"
+"""Under this name a command keeps, in click's ``meta``, the command that goes on with its work after a stop."""
 
 
 class LazyGroup(click.Group):
@@ -49,11 +54,17 @@ class LazyGroup(click.Group):
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2)
-        except (KeyboardInterrupt, SystemExit) as stop:  # Composer turns Ctrl-C into the latter
-            if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+        except (KeyboardInterrupt, SystemExit) as stop:  # Composer turns signals into the latter
+            code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+            if code not in STOPPED:
                 raise
-            click.echo("interrupted", err=True)
-            sys.exit(INTERRUPTED)
+            if is_first_of_node():
+                click.echo(_farewell(STOPPED[code], ctx.meta.get(HOW_TO_GO_ON)), err=True)
+            sys.exit(code)
+
+
+def _farewell(what: str, command: str | None) -> str:
+    return what if command is None else f"{what}; to go on: {command}"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

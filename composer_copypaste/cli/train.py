@@ -1,9 +1,13 @@
 """``copypaste train``."""
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
+import shlex
+from collections.abc import Sequence
 from datetime import datetime
 
 import click
+
+from composer_copypaste.cli import HOW_TO_GO_ON
 
 
 @click.command
@@ -21,20 +25,33 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         data.val.images=photos/val data.val.annotations=val.json
 
     It writes runs/<recipe>-<time>, or the folder that output=DIR names: the resolved recipe, checkpoints, the metrics
-    of every batch, COCO's numbers, curves, and sheets of training pictures and of predictions.
+    of every batch, COCO's numbers, curves, and sheets of training pictures and of predictions. A training that was
+    interrupted goes on where it was when the same command names its folder with output=DIR.
     """
     from composer_copypaste.config.load import load_recipe
-    from composer_copypaste.run_folder import check_free, folder_for
+    from composer_copypaste.processes import is_first, one_voice
+    from composer_copypaste.run_folder import check_usable, folder_for
 
-    loaded = load_recipe(recipe, overrides)
-    folder = folder_for(loaded, datetime.now())
-    check_free(folder)
-
-    from composer_copypaste.report import tables
-    from composer_copypaste.training import describe, train
+    with one_voice():
+        loaded = load_recipe(recipe, overrides)
+        folder = folder_for(loaded, datetime.now())
+        check_usable(folder, loaded)
 
     if dry_run:
+        from composer_copypaste.dry_run import describe
+
         click.echo(describe(loaded, folder))
         return
-    report = train(loaded, folder)
-    click.echo(f"\n{tables(report)}\n\n{folder.root}:\n{folder.describe()}")
+
+    from composer_copypaste.report import read_json, tables
+    from composer_copypaste.training import train
+
+    click.get_current_context().meta[HOW_TO_GO_ON] = _same_command(recipe, overrides, str(folder.root))
+    train(loaded, folder)
+    if is_first():
+        click.echo(f"\n{tables(read_json(folder.evaluation))}\n\n{folder.root}:\n{folder.describe()}")
+
+
+def _same_command(recipe: str, overrides: Sequence[str], output: str) -> str:
+    others = [override for override in overrides if not override.startswith("output=")]
+    return shlex.join(["copypaste", "train", recipe, *others, f"output={output}"])

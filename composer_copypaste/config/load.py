@@ -52,6 +52,20 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     return yaml12.dump(_escaped(_ADAPTER.dump_python(recipe, mode="json")))
 
 
+def differences(former: Recipe, recipe: Recipe) -> dict[str, tuple[object, object]]:
+    """What two recipes differ in: the keys as overrides name them, such as ``optimizer.lr``, with both values."""
+    one, other = (_ADAPTER.dump_python(each, mode="json") for each in (former, recipe))
+    return {".".join(place): values for place, values in _differences(one, other, ())}
+
+
+def _differences(one: object, other: object, place: Place) -> Iterator[tuple[Place, tuple[object, object]]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one | other:
+            yield from _differences(one.get(key), other.get(key), (*place, str(key)))
+    elif one != other:
+        yield place, (one, other)
+
+
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe file, for editors.
 

@@ -4,7 +4,8 @@ import datetime
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,15 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: where the file cannot be read, or was made for another model or number of classes.
     """
-    state = read_weights(path)
+    load_tensors(module, read_weights(path), path)
+
+
+def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
+    """Load what ``read_weights`` or ``tensors_in`` found in a file, completely.
+
+    Raises:
+        CheckpointError: where it was made for another model or number of classes.
+    """
     if unfitting := _unfitting(module, state):
         own = module.state_dict()
         name = unfitting[0]
@@ -89,7 +98,15 @@ def read_weights(path: Path) -> StateDict:
     Raises:
         CheckpointError: where the file cannot be read, or holds something else. No code in it is run.
     """
-    content: object = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return tensors_in(_read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path), path)
+
+
+def tensors_in(content: object, path: Path) -> StateDict:
+    """The tensors of what a file holds; ``path`` is for messages.
+
+    Raises:
+        CheckpointError: where it holds something else.
+    """
     for level in ("state", "model"):  # as Composer nests them; torchvision's reference training has "model" alone
         if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
             content = content[level]
@@ -98,9 +115,14 @@ def read_weights(path: Path) -> StateDict:
     return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _read_torch(path: Path) -> object:
+def read_torch(path: Path) -> object:
+    """What ``torch.save`` put into a file: tensors and plain values.
+
+    Raises:
+        CheckpointError: where the file cannot be read, or holds anything else. No code in it is run.
+    """
     try:
-        with torch.serialization.safe_globals(_plain_values()):
+        with plain_values_only():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
@@ -111,6 +133,13 @@ def _read_torch(path: Path) -> object:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, or no file of torch.save: {_first_line(error)}") from error
+
+
+@contextmanager
+def plain_values_only() -> Iterator[None]:
+    """Inside, ``torch.load(..., weights_only=True)`` reads what Composer's checkpoints hold, and still no code."""
+    with torch.serialization.safe_globals(_plain_values()):
+        yield
 
 
 def _plain_values() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:

@@ -1,0 +1,160 @@
+"""Checkpoints of a run: written completely or not at all, and read as data, never as code."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from composer import Algorithm, Callback, Event, Logger, State
+from composer.utils import create_interval_scheduler, dist, reproducibility
+
+from composer_copypaste.errors import CheckpointError
+from composer_copypaste.files import link_whole, remove_unfinished, written_whole
+from composer_copypaste.models.detector import MaskRCNN
+from composer_copypaste.models.weights import load_tensors, plain_values_only, read_torch, tensors_in
+from composer_copypaste.run_folder import RunFolder
+
+KEPT_CHECKPOINTS = 2
+
+NAME = re.compile(r"ep(\d+)-ba(\d+)-rank0\.pt")
+"""What Composer calls checkpoints by default."""
+
+
+class CheckpointWriter(Callback):
+    """Saves Composer's checkpoints at an interval, and when it is told that the training is over.
+
+    Unlike Composer's own saver, which writes to the final name, it never leaves a part of a checkpoint there, or no
+    link to the newest: a file gets its name when it is on the disk, then the link, then the oldest is removed.
+    """
+
+    def __init__(self, folder: RunFolder, interval: str) -> None:
+        self._folder = folder
+        self._due = create_interval_scheduler(interval, include_end_of_training=False)
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Saves, if it is due after a batch."""
+        self._save_if_due(state, Event.BATCH_CHECKPOINT)
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Saves, if it is due after an epoch."""
+        self._save_if_due(state, Event.EPOCH_CHECKPOINT)
+
+    def _save_if_due(self, state: State, event: Event) -> None:
+        # the last evaluation may come after the last batch's checkpoint, but before ``save`` is called
+        if self._due(state, event) and not is_over(state):
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Saves now; every process takes part, the first writes."""
+        content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
+        if dist.get_global_rank() == 0:
+            now = state.timestamp
+            self._folder.checkpoints.mkdir(exist_ok=True)
+            _write(content, self._folder.checkpoints / f"ep{now.epoch.value}-ba{now.batch.value}-rank0.pt")
+            tidy(self._folder)
+        dist.barrier()
+
+
+def is_over(state: State) -> bool:
+    """Whether all is trained that the trainer was asked for."""
+    return state.max_duration is not None and state.timestamp >= state.max_duration
+
+
+def _write(content: Mapping[str, Any], path: Path) -> None:
+    with written_whole(path) as unfinished, unfinished.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch closes its archive after a failed write, which fails again
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def saved_checkpoints(folder: RunFolder) -> list[Path]:
+    """The checkpoints of a run, oldest first; each is whole."""
+    return sorted((path for path in folder.checkpoints.glob("*") if NAME.fullmatch(path.name)), key=_moment)
+
+
+def batch_of(checkpoint: Path) -> int:
+    """How many batches were trained when it was saved."""
+    return _moment(checkpoint)[0]
+
+
+def _moment(checkpoint: Path) -> tuple[int, int]:
+    """Batches and epochs; at the end of an epoch there may be a checkpoint before and one after it was counted."""
+    epoch, batch = map(int, cast(re.Match[str], NAME.fullmatch(checkpoint.name)).groups())
+    return batch, epoch
+
+
+def tidy(folder: RunFolder) -> None:
+    """Let the link point to the newest checkpoint; remove older ones and what killed processes left."""
+    remove_unfinished(folder.checkpoints)
+    saved = saved_checkpoints(folder)
+    if saved:
+        _sync(folder.checkpoints)
+        link_whole(folder.latest_checkpoint, saved[-1].name)
+    for outdated in saved[:-KEPT_CHECKPOINTS]:
+        outdated.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_resumable(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]) -> None:
+    """Raise ``CheckpointError`` where a run of this model, with as many processes, cannot have left a checkpoint."""
+    content = read_torch(path)
+    load_tensors(model.module, tensors_in(content, path), path)
+    if not (isinstance(content, dict) and isinstance(content.get("rng"), list) and "timestamp" in content["state"]):
+        raise CheckpointError(f"{path}: expected the whole state of a training, found weights only")
+    processes = len(content["rng"])
+    if processes != dist.get_world_size():
+        raise CheckpointError(
+            f"{path}: left by a run of {_count(processes)}, which can be resumed with as many only; "
+            f"found {_count(dist.get_world_size())}"
+        )
+    saved = [name for name, _ in content["state"].get("algorithms", [])]
+    if saved != _names(algorithms):
+        raise CheckpointError(f"{path}: expected the state of the algorithms {_names(algorithms)}, found {saved}")
+
+
+def _count(processes: int) -> str:
+    return f"{processes} process{'' if processes == 1 else 'es'}"
+
+
+def _names(algorithms: Sequence[Algorithm]) -> list[str]:
+    return [type(algorithm).__qualname__ for algorithm in algorithms]
+
+
+def with_own_algorithms(algorithms: Sequence[Algorithm]) -> Callable[[dict[str, Any]], None]:
+    """For ``load_ignore_keys``: puts our algorithms' text for the one in the checkpoint, which Composer evaluates."""
+
+    def replace(content: dict[str, Any]) -> None:
+        saved = content["state"].get("algorithms", [])
+        content["state"]["algorithms"] = [
+            (name, {**state, "repr": repr(own)}) for (name, state), own in zip(saved, algorithms, strict=True)
+        ]
+
+    return replace
+
+
+@contextmanager
+def loading_data_only() -> Iterator[None]:
+    """Inside, Composer's trainer cannot load code with a checkpoint, though it asks torch for that."""
+    forced, former = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ[forced] = "1"
+    try:
+        with plain_values_only():
+            yield
+    finally:
+        os.environ.pop(forced)
+        if former is not None:
+            os.environ[forced] = former

@@ -1,0 +1,50 @@
+"""What a training would do, said before it does it."""
+
+from pathlib import Path
+
+from composer.utils import dist
+
+from composer_copypaste.config.schema import Recipe
+from composer_copypaste.data.coco import CocoInstances
+from composer_copypaste.resuming import prospect
+from composer_copypaste.run_folder import RunFolder, check_usable
+from composer_copypaste.training import check_device, on_gpu, open_data
+
+
+def describe(recipe: Recipe, folder: RunFolder) -> str:
+    """What ``train`` would do, after all its checks; nothing is written.
+
+    Raises:
+        UserError: as ``train`` does.
+    """
+    check_device(recipe)
+    check_usable(folder, recipe)
+    shapes = recipe.data.shapes
+    if shapes is not None and _is_free(Path(shapes.folder)):
+        pictures = f"{shapes.train} pictures, drawn into {shapes.folder} first; evaluated on {shapes.val}"
+    else:
+        data = open_data(recipe)
+        pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
+    pasting = "off" if recipe.copy_paste is None else f"on, p={recipe.copy_paste.p:g}"
+    device = "GPU" if on_gpu(recipe) else "CPU"
+    return "\n".join(
+        (
+            f"recipe      {recipe.name}",
+            f"data        {pictures}",
+            f"model       Mask R-CNN, backbone {recipe.model.backbone}, weights {recipe.model.weights}",
+            f"copy-paste  {pasting}",
+            f"training    {recipe.training.duration} on {dist.get_world_size()} {device}, "
+            f"batches of {recipe.data.batch_size} on each",
+            f"output      {folder.root}, {prospect(folder)}",
+        )
+    )
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _contents(data: CocoInstances) -> str:
+    objects = sum(len(annotations) for annotations in data.annotations.annotations.values())
+    categories = len(data.annotations.categories)
+    return f"{len(data)} pictures of {data.images} with {objects} objects of {categories} categories"

@@ -1,0 +1,86 @@
+"""What the processes of a distributed run decide together; a run of one process is the simplest case.
+
+Composer's launcher starts the same command in each process, shows what the first of a node prints, and ends all of them
+as soon as one has ended.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+from composer_copypaste.errors import UserError
+
+T = TypeVar("T")
+
+SPEAKING_TIME = 3.0
+"""So many seconds the others wait while the first process of a node says what is wrong."""
+
+
+def is_first() -> bool:
+    """Whether this is the first process of all: the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_first_of_node() -> bool:
+    """Whether this is the process whose output the launcher shows."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line for the user, once for all processes."""
+    if is_first():
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """An error inside, the same in all processes, is left to the first of a node; the others end with exit code 2."""
+    try:
+        yield
+    except UserError:
+        if is_first_of_node():
+            raise
+        time.sleep(SPEAKING_TIME)
+        sys.exit(2)
+
+
+def decided(decision: Callable[[], T]) -> T:
+    """What the first process decides, in every process.
+
+    Raises:
+        UserError: in every process, where the first cannot decide.
+    """
+    from composer.utils import dist
+
+    result = [cast(T | UserError, _result(decision) if dist.get_global_rank() == 0 else None)]
+    dist.broadcast_object_list(result)
+    return _unwrapped(result[0])
+
+
+def agreed(step: Callable[[], T]) -> T:
+    """What this process gets from a step that all of them do.
+
+    Raises:
+        UserError: in every process, where one of them fails: the error of the first that does.
+    """
+    from composer.utils import dist
+
+    result = _result(step)
+    failures = dist.all_gather_object(result if isinstance(result, UserError) else None)
+    return _unwrapped(next((failure for failure in failures if failure is not None), result))
+
+
+def _result(step: Callable[[], T]) -> T | UserError:
+    try:
+        return step()
+    except UserError as error:
+        return error
+
+
+def _unwrapped(result: T | UserError) -> T:
+    if isinstance(result, UserError):
+        raise result
+    return result

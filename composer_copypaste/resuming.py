@@ -1,0 +1,64 @@
+"""How a run begins in its folder, or goes on there, and what is said when it cannot."""
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from composer import State
+
+from composer_copypaste.callbacks import batches_of_the_run
+from composer_copypaste.checkpoints import batch_of, saved_checkpoints, tidy
+from composer_copypaste.config.schema import Recipe
+from composer_copypaste.data.coco import Category
+from composer_copypaste.errors import OutputError, UserError
+from composer_copypaste.run_folder import RunFolder, claim
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def enter(folder: RunFolder, recipe: Recipe, categories: Sequence[Category]) -> Path | None:
+    """Make the folder that of a run of the recipe; the checkpoint to resume from, None to start from the beginning.
+
+    Raises:
+        UserError: where the folder cannot be used, or the data has other categories than when the run began.
+    """
+    claim(folder, recipe, categories)
+    tidy(folder)
+    return next(reversed(saved_checkpoints(folder)), None)
+
+
+def prospect(folder: RunFolder) -> str:
+    """What a training would do in the folder."""
+    if folder.is_complete:
+        return "complete: nothing to do"
+    saved = saved_checkpoints(folder)
+    return f"resumed after batch {batch_of(saved[-1])}" if saved else "from the beginning"
+
+
+def started(folder: RunFolder, state: State) -> str:
+    """A line on where the run begins."""
+    done = state.timestamp.batch.value
+    if not done:
+        return f"training into {folder.root}"
+    total = batches_of_the_run(state)
+    return f"resuming {folder.root} at batch {done}" + (f" of {total}" if total else "")
+
+
+@contextmanager
+def explained(folder: RunFolder) -> Iterator[None]:
+    """What a user can put right while a run trains becomes one line that says how it goes on.
+
+    Raises:
+        UserError: for a damaged picture and for a full disk.
+    """
+    advice = f"{folder.root} holds what was done so far; then the same command with output={folder.root} goes on"
+    try:
+        yield
+    except UserError as error:  # a picture whose header is in order, and the rest is not
+        raise type(error)(f"{error}. Put it right: {advice}") from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        file = error.filename or folder.root
+        raise OutputError(f"{file}: cannot be written: {error.strerror}. Make room: {advice}") from error

@@ -1,0 +1,31 @@
+"""Trainings in processes of their own that can be killed, without the seconds that Python's imports take."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["composer_copypaste.training", "composer_copypaste.cli.train"])
+
+
+def start(*arguments: str, log: Path) -> multiprocessing.process.BaseProcess:
+    """``copypaste train ARGUMENTS`` in a process that is a copy of one which has imported everything."""
+    process = _processes.Process(target=_train, args=(arguments, log))
+    process.start()
+    return process
+
+
+def _train(arguments: tuple[str, ...], log: Path) -> None:
+    import cpuinfo
+
+    from composer_copypaste.cli import main
+
+    multiprocessing.set_start_method("fork", force=True)  # of loaders: else they are no children of this process
+    cpuinfo.get_cpu_info = dict  # a second's work for Composer's crash reports
+
+    with log.open("a") as stream:
+        for own in (1, 2):
+            os.dup2(stream.fileno(), own)
+    sys.stdout.reconfigure(line_buffering=True)
+    main(["train", *arguments], prog_name="copypaste")

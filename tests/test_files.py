@@ -1,0 +1,68 @@
+"""Files that are there completely or not at all."""
+
+import os
+import signal
+
+import pytest
+
+from composer_copypaste.files import link_whole, remove_unfinished, written_whole
+
+
+def killed_in_a_child(step):
+    """Run a step that kills its process, in a copy of this one."""
+    child = os.fork()
+    if child == 0:
+        step()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def killed_while_writing(path):
+    def step():
+        with written_whole(path) as unfinished:
+            unfinished.write_text("hal")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    killed_in_a_child(step)
+
+
+def test_what_is_written_takes_the_place_of_what_was_there(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with written_whole(tmp_path / "file") as unfinished:
+        unfinished.write_text("new")
+        assert (tmp_path / "file").read_text() == "old"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "new")]
+
+
+def test_a_kill_while_writing_leaves_what_was_there_and_a_remnant_that_can_be_removed(tmp_path):
+    (tmp_path / "file").write_text("old")
+    killed_while_writing(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def fill_the_disk(path):
+    with written_whole(path) as unfinished:
+        unfinished.write_text("hal")
+        raise OSError(28, "No space left on device")
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_names_the_file(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match="No space") as caught:
+        fill_the_disk(tmp_path / "file")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_link_is_replaced_also_over_the_remnant_of_a_kill(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+    link_whole(tmp_path / "link", "first")
+    (tmp_path / ".link.unfinished").symlink_to("first")
+    link_whole(tmp_path / "link", "second")
+    assert (tmp_path / "link").read_text() == "second"
+    assert not (tmp_path / ".link.unfinished").is_symlink()

@@ -1,0 +1,93 @@
+"""A run that is killed at any moment, and started again by the same command, ends as one that never was."""
+
+import json
+import random
+import time
+
+import pytest
+import torch
+from forked_runs import start
+from shapes_recipe import tiny
+
+from composer_copypaste.callbacks import MACHINE_KEYS
+from composer_copypaste.run_folder import RunFolder
+
+KILLS = 20
+LONG = [
+    "data.shapes.train=20",
+    "data.batch_size=4",
+    "copy_paste.bank_size=16",
+    "model.box_dropout=0.2",
+    "model.mask_dropout=0.1",
+    "data.workers=0",
+    "training.duration=11ba",
+    "training.eval_interval=3ba",
+    "training.checkpoint_interval=2ba",
+    "schedule.warmup=4ba",
+]
+"""Epochs of five batches, so that evaluations, checkpoints and epochs never end at once."""
+
+
+def run(place, folder, *overrides, kill_after=None):
+    """Whether the run came to its end before it was killed."""
+    process = start(*tiny(place, *LONG, *overrides, f"output={folder.root}"), log=place / "log.txt")
+    process.join(kill_after)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return False
+    assert process.exitcode == 0, (place / "log.txt").read_text()
+    return True
+
+
+def rows(folder):
+    found = map(json.loads, folder.metrics.read_text().splitlines())
+    return [{name: value for name, value in row.items() if not name.startswith(MACHINE_KEYS)} for row in found]
+
+
+def state(folder):
+    return torch.load(folder.latest_checkpoint, weights_only=False)["state"]
+
+
+def assert_same_to_the_bit(run, reference):
+    assert rows(run) == rows(reference)
+    assert {path.name for path in run.root.rglob("*")} == {path.name for path in reference.root.rglob("*")}
+    for name in ("evaluation.json", "categories.json", "training_pictures.png", "predictions.png", "curves.png"):
+        assert (run.root / name).read_bytes() == (reference.root / name).read_bytes(), name
+    one, other = state(run), state(reference)
+    for part in ("model", "optimizers", "schedulers"):
+        assert same(one[part], other[part]), part
+
+
+def same(one, other):
+    """Whether two nested values are equal, tensors to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    chance = random.Random(0)
+    reference, repeated = RunFolder(tmp_path / "reference"), RunFolder(tmp_path / "repeated")
+    assert run(tmp_path, reference)  # draws the shapes, and waits for the imports
+    began = time.monotonic()
+    assert run(tmp_path, repeated)
+    duration = time.monotonic() - began
+    kills = number = 0
+    while kills < KILLS:
+        folder = RunFolder(tmp_path / f"run{number}")
+        while not run(
+            tmp_path,
+            folder,
+            f"data.workers={chance.choice((0, 2))}",
+            kill_after=chance.uniform(0, 0.7 * duration) if kills < KILLS else None,
+        ):
+            kills += 1
+        assert_same_to_the_bit(folder, reference)
+        number += 1
+    assert_same_to_the_bit(repeated, reference)
