@@ -79,7 +79,7 @@ def test_a_run_leaves_what_is_promised_and_nothing_else(run):
     }
     assert {path.name for path in run.checkpoints.iterdir()} == {
         "ep0-ba1-rank0.pt",
-        "ep0-ba2-rank0.pt",
+        "ep1-ba2-rank0.pt",
         "latest-rank0.pt",
     }
 
