@@ -8,6 +8,7 @@ from composer_copypaste.config.schema import Recipe
 from composer_copypaste.data.coco import CocoInstances
 from composer_copypaste.resuming import prospect
 from composer_copypaste.run_folder import RunFolder, check_usable
+from composer_copypaste.settings import CopyPasteSettings
 from composer_copypaste.training import check_device, on_gpu, open_data
 
 
@@ -25,7 +26,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     else:
         data = open_data(recipe)
         pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
-    pasting = "off" if recipe.copy_paste is None else f"on, p={recipe.copy_paste.p:g}"
+    pasting = "off" if recipe.copy_paste is None else _pasting(recipe.copy_paste)
     device = "GPU" if on_gpu(recipe) else "CPU"
     return "\n".join(
         (
@@ -38,6 +39,11 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
             f"output      {folder.root}, {prospect(folder)}",
         )
     )
+
+
+def _pasting(settings: CopyPasteSettings) -> str:
+    warmup = f", rising from 0 over {settings.warmup}" if settings.warmup else ""
+    return f"on, p={settings.p:g}{warmup}" + (f", off from {settings.stop} on" if settings.stop else "")
 
 
 def _is_free(folder: Path) -> bool:

@@ -229,6 +229,19 @@ def test_describe_says_what_would_be_drawn_and_draws_nothing(tmp_path, exists):
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["shapes"] * exists
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["copy_paste=null"], "off"),
+        (["copy_paste.p=0.25"], "on, p=0.25"),
+        (["copy_paste.warmup=5ba", "copy_paste.stop=90%dur"], "on, p=0.5, rising from 0 over 5ba, off from 90%dur on"),
+    ],
+)
+def test_describe_says_when_objects_are_pasted(tmp_path, overrides, said):
+    lines = describe(tiny_recipe(tmp_path, *overrides), RunFolder(tmp_path / "run")).splitlines()
+    assert f"copy-paste  {said}" in lines
+
+
 def test_describe_counts_what_is_there(recipe, data, tmp_path):
     objects = len(json.loads(data.train.annotations.path.read_text())["annotations"])
     names = training.category_names(data.train)

@@ -99,7 +99,7 @@ def plan_batch(
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
     _check_bank(bank, settings)
-    _check_batch(images, targets)
+    check_batch(images, targets)
     source = generator or torch.default_generator
     return _plan(inventories_of(images, targets, settings), settings, source, Further(bank))
 
@@ -112,7 +112,7 @@ def paste(
     further: Further,
 ) -> Pasted:
     """Carry out a plan, or draw one first; as :func:`copypaste_batch`, with an account of what was done."""
-    _check_batch(images, targets)
+    check_batch(images, targets)
     inventories = inventories_of(images, targets, settings)
     plan = _plan(inventories, settings, source, further)
     named = plan.sources_from(len(images))
@@ -142,7 +142,8 @@ def _check_bank(bank: InstanceBank | None, settings: CopyPasteSettings) -> None:
         raise ValueError(f"bank_size: expected the size of the bank, {bank.size}, or 0, got {settings.bank_size}")
 
 
-def _check_batch(images: Images, targets: Sequence[Target] | Integer[Tensor, "n h w"]) -> None:
+def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:
+    """Raise ``ValueError`` where there is not a target for each image, or images are not of one kind."""
     if len(images) != len(targets):
         raise ValueError(f"expected a target for each image, got {len(images)} images and {len(targets)} targets")
     kinds = {(str(image.dtype), len(image)) for image in images}

@@ -9,6 +9,7 @@ from jaxtyping import Int, Int32, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.functional.batch import check_batch
 from composer_copypaste.functional.compose import Images
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
 from composer_copypaste.functional.planes import as_planes, as_rasters, as_tensor, on_device, rounded
@@ -53,7 +54,9 @@ def large_scale_jitter_batch(
         >>> images, targets = large_scale_jitter_batch(images, targets, size=(1024, 1024))
     """
     settings = replace(settings or LargeScaleJitterSettings(), **overrides)  # type: ignore[arg-type]
-    _check_batch(images, targets)
+    check_batch(images, targets)
+    if not len(images):
+        raise ValueError("expected at least one image, got none")
     generator = generator or torch.default_generator
     return frame(images, targets, [draw_framing(size_of(image), settings, generator) for image in images], settings)
 
@@ -71,14 +74,6 @@ def frame(
     return pictures, _targets(targets, images, framings, settings.min_area)  # type: ignore[arg-type]
 
 
-def _check_batch(images: Images, targets: Sequence[Target] | ClassIds) -> None:
-    if not len(images) or len(images) != len(targets):
-        raise ValueError(f"expected images and a target for each, got {len(images)} images and {len(targets)} targets")
-    kinds = {(str(image.dtype), len(image)) for image in images}
-    if len(kinds) > 1:
-        raise ValueError(f"expected images of one type and number of channels, got {sorted(kinds)}")
-
-
 def _pictures(images: Images, framings: Sequence[Framing]) -> Shaped[Tensor, "n c h2 w2"]:
     """The pictures, antialiased where they are made smaller, in the top left corners of the padding."""
     like, channels = images[0], len(images[0])
@@ -86,8 +81,8 @@ def _pictures(images: Images, framings: Sequence[Framing]) -> Shaped[Tensor, "n 
     colour = colour / 255 if like.is_floating_point() else np.rint(colour)
     canvas = like.new_empty((len(images), channels, *framings[0].canvas))
     canvas.copy_(on_device(colour, like.device, like.dtype)[:, None, None])
-    for picture, image, framing in zip(canvas, images, framings, strict=True):
-        part, shown = as_rasters([framing.part_of(image), _shown_part(picture, framing)])
+    for number, (image, framing) in enumerate(zip(images, framings, strict=True)):
+        part, shown = as_rasters([framing.part_of(image), _shown_part(canvas[number], framing)])
         everything = Window(0, 0, *framing.resized)
         shown[...] = rounded(resample_colours(part, framing.to_window(), everything, framing.resized), shown)
     return canvas

@@ -287,11 +287,33 @@ def test_the_arguments_are_not_modified_and_a_batch_tensor_is_a_list():
     assert torch.equal(targets[0]["boxes"], boxes)
 
 
+def test_gradients_reach_the_pictures():
+    image = picture(dtype=torch.float32).requires_grad_()
+    shown, _ = framed(image, target(), framing(resized=(4, 4)))
+    shown[:, :4, :4].sum().backward()
+    # each of 16 pixels is a mean: what it takes from the picture sums to its one
+    assert image.grad.sum((1, 2)).tolist() == pytest.approx([16] * 3)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "strided"])
+def test_the_layout_in_memory_does_not_matter(layout):
+    images = torch.stack([picture(seed=1), picture(seed=2)])
+    masks = target((1, 1, 5, 5))["masks"]
+    other = images.contiguous(memory_format=torch.channels_last)
+    if layout == "strided":
+        other = images.repeat_interleave(2, dim=-1)[..., ::2]
+    spread = {**target((1, 1, 5, 5)), "masks": masks.repeat_interleave(2, dim=-1)[..., ::2]}
+    settings = LargeScaleJitterSettings(size=(16, 16))
+    plain = large_scale_jitter_batch(images, [target((1, 1, 5, 5))] * 2, generator=generator(1), settings=settings)
+    result = large_scale_jitter_batch(other, [spread] * 2, generator=generator(1), settings=settings)
+    torch.testing.assert_close(result, plain, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("images", "targets", "message"),
     [
-        ([], [], "expected images and a target for each, got 0 images and 0 targets"),
-        ([picture()], [], "expected images and a target for each, got 1 images and 0 targets"),
+        ([], [], "expected at least one image, got none"),
+        ([picture()], [], "expected a target for each image, got 1 images and 0 targets"),
         ([picture(), picture(channels=1)], [target(), target()], "expected images of one type and number of channels"),
         ([picture()], [torch.zeros(3, 3, dtype=torch.int64)], r"targets\[0\]: expected class ids of .*\(8, 8\), got"),
         ([picture()], [target((0, 0, 1, 1), size=(4, 4))], r"targets\[0\]: expected 'masks' of shape \(1, 8, 8\)"),
