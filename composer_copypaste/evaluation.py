@@ -11,7 +11,9 @@ from composer_copypaste.callbacks import ProgressBar, latest_report
 from composer_copypaste.config.schema import CocoFiles, Recipe
 from composer_copypaste.data.coco import Category, CocoInstances
 from composer_copypaste.errors import OutputError
+from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.models.weights import load_checkpoint
+from composer_copypaste.processes import one_voice
 from composer_copypaste.report import Report, write_json
 from composer_copypaste.run_folder import RunFolder, folder_of
 from composer_copypaste.training import (
@@ -39,20 +41,9 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
     Raises:
         UserError: where one of them cannot be used; nothing is written then.
     """
-    check_device(recipe)
-    limit_threads(recipe)
     results = None if output is None else RunFolder(output)
-    if results is not None:
-        _check_free(results)
-    data = CocoInstances(files.images, checked_annotations(files), masks=False)
-    run = folder_of(checkpoint)
-    if run is not None and run.categories.exists():
-        trained = [Category(**category) for category in json.loads(run.categories.read_text())]
-        check_categories(data.annotations, trained, str(checkpoint))
-    model = build_model(recipe, data.annotations, load_weights=False)
-    load_checkpoint(model.module, checkpoint)
-    if results is not None:
-        _make(results)
+    with one_voice():
+        data, model = _prepared(checkpoint, recipe, files, results)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No optimizer was specified")  # an evaluation needs none
         trainer = Trainer(
@@ -71,6 +62,25 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
         save_predictions(model, data, results.predictions)
     trainer.close()
     return report
+
+
+def _prepared(
+    checkpoint: Path, recipe: Recipe, files: CocoFiles, results: RunFolder | None
+) -> tuple[CocoInstances, MaskRCNN]:
+    check_device(recipe)
+    limit_threads(recipe)
+    if results is not None:
+        _check_free(results)
+    data = CocoInstances(files.images, checked_annotations(files), masks=False)
+    run = folder_of(checkpoint)
+    if run is not None and run.categories.exists():
+        trained = [Category(**category) for category in json.loads(run.categories.read_text())]
+        check_categories(data.annotations, trained, str(checkpoint))
+    model = build_model(recipe, data.annotations, load_weights=False)
+    load_checkpoint(model.module, checkpoint)
+    if results is not None:
+        _make(results)
+    return data, model
 
 
 def _check_free(results: RunFolder) -> None:

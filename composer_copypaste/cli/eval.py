@@ -36,6 +36,7 @@ def command(
     from composer_copypaste.config.load import load_recipe
     from composer_copypaste.config.schema import CocoFiles
     from composer_copypaste.errors import CheckpointError, RecipeError
+    from composer_copypaste.processes import is_first
     from composer_copypaste.run_folder import RunFolder, folder_of
 
     if (images is None) != (annotations is None):
@@ -57,6 +58,9 @@ def command(
         files = CocoFiles(images=images, annotations=annotations)
     else:
         _, files = coco_files(loaded.data)
-    click.echo(f"\n{tables(evaluate(checkpoint, loaded, files, output))}")
+    report = evaluate(checkpoint, loaded, files, output)
+    if not is_first():
+        return
+    click.echo(f"\n{tables(report)}")
     if output is not None:
         click.echo(f"\n{output}:\n{RunFolder(output).describe()}")

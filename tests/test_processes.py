@@ -1,0 +1,102 @@
+"""Two processes, started by Composer's launcher: what they decide together, and what they leave."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from shapes_recipe import tiny
+
+from composer_copypaste import processes
+from composer_copypaste.errors import OutputError, UserError
+from composer_copypaste.processes import agreed, decided, is_first, one_voice
+
+LAUNCHER = [
+    "-c",
+    "import sys; from composer.cli.launcher import main; sys.exit(main())",
+    "-n",
+    "2",
+    "-m",
+    "composer_copypaste.cli",
+]
+
+
+def two_processes(*arguments):
+    return subprocess.run([sys.executable, *LAUNCHER, *arguments], capture_output=True, text=True)
+
+
+def one_process(*arguments):
+    return subprocess.run([sys.executable, "-m", "composer_copypaste.cli", *arguments], capture_output=True, text=True)
+
+
+# ---- alone
+
+
+def test_a_process_on_its_own_is_the_first_and_decides_for_itself():
+    assert is_first()
+    assert decided(lambda: 7) == 7
+    assert agreed(lambda: 8) == 8
+
+
+@pytest.mark.parametrize("together", [decided, agreed])
+def test_an_error_of_a_decision_is_raised(together):
+    def refuse():
+        raise OutputError("taken")
+
+    with pytest.raises(OutputError, match="taken"):
+        together(refuse)
+
+
+def test_the_first_of_a_node_speaks_and_the_others_leave_without_a_word(monkeypatch):
+    monkeypatch.setattr(processes, "SPEAKING_TIME", 0)
+    with pytest.raises(UserError, match="wrong"), one_voice():
+        raise UserError("wrong")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as caught, one_voice():
+        raise UserError("wrong")
+    assert caught.value.code == 2
+
+
+# ---- together
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume_one_run_that_scores_the_same_in_one_process(place):
+    recipe = tiny(place, "data.shapes.train=16", "data.workers=0", "copy_paste.p=1.0", f"output={place / 'run'}")
+    assert two_processes("train", *recipe, "training.duration=2ba", "schedule.name=constant").returncode == 0
+    whole = (place / "run" / "evaluation.json").read_text()
+    assert [row["batch"] for row in rows(place / "run") if "loss/train/total" in row] == [1, 2]
+    assert {path.name for path in (place / "run" / "checkpoints").iterdir()} == {
+        "ep0-ba1-rank0.pt",
+        "ep1-ba2-rank0.pt",
+        "latest-rank0.pt",
+    }
+    scored = one_process("eval", str(place / "run"), "--output", str(place / "scored"))
+    assert scored.returncode == 0, scored.stderr
+    assert (place / "scored" / "evaluation.json").read_text() == whole
+
+    for name in ("ep1-ba2-rank0.pt", "latest-rank0.pt"):
+        (place / "run" / "checkpoints" / name).unlink()
+    (place / "run" / "predictions.png").unlink()
+    resumed = two_processes("train", *recipe, "training.duration=2ba", "schedule.name=constant")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming" in resumed.stderr
+    assert (place / "run" / "evaluation.json").read_text() == whole
+
+
+@pytest.mark.slow
+def test_two_processes_say_once_what_is_wrong(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    result = two_processes("train", *tiny(tmp_path, f"output={tmp_path / 'run'}"))
+    assert result.returncode == 2
+    assert (result.stdout + result.stderr).count("expected a new or an empty folder") == 1
