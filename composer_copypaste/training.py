@@ -249,12 +249,13 @@ def evaluation_batches(recipe: Recipe, data: CocoInstances) -> DataSpec:
 
 def _algorithms(recipe: Recipe) -> list[Algorithm]:
     algorithms: list[Algorithm] = []
-    if recipe.data.jitter is not None and recipe.data.jitter_on == "device":
-        algorithms.append(LargeScaleJitter(recipe.data.jitter))
     if recipe.copy_paste is not None:
         algorithms.append(CopyPaste(recipe.copy_paste))
     if recipe.training.clip_norm is not None:
         algorithms.append(GradientClipping("norm", recipe.training.clip_norm))
+    if recipe.data.jitter is not None and recipe.data.jitter_on == "device":
+        # last, where it puts itself to run first: checkpoints have this order
+        algorithms.append(LargeScaleJitter(recipe.data.jitter))
     return algorithms
 
 
