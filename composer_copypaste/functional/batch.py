@@ -1,7 +1,7 @@
 """Copy-paste on a batch: the steps in a row, for instance and for semantic targets."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,14 +9,14 @@ from jaxtyping import Integer
 from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.compose import Images, Layer, Objects, layers_of, paste_images
+from composer_copypaste.functional.compose import Images, Layer, Objects, layers_of
+from composer_copypaste.functional.composite import WindowComposite
 from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
 from composer_copypaste.functional.plan import PastePlan, draw_plan
-from composer_copypaste.functional.planes import as_planes, as_tensor
-from composer_copypaste.functional.targets import assemble, decide
-from composer_copypaste.functional.visible import measure
-from composer_copypaste.instances import Instances, Target, target_of
+from composer_copypaste.functional.planes import as_planes
+from composer_copypaste.functional.targets import Outcome, assemble, decide
+from composer_copypaste.instances import Target, target_of
 from composer_copypaste.settings import CopyPasteSettings
 
 
@@ -119,14 +119,22 @@ def paste(
     crops = [further.crop(number - len(images), images[0], inventories[0].instances) for number in named]
     objects = [image.objects for image in inventories]
     objects += [Objects(as_planes(crop.mask[None]), crop.box[None]) for crop in crops]
-    layers = layers_of(plan.renumbered(named, len(images)), objects, settings.erosion)
+    layers = layers_of(plan.renumbered(named, len(images)), objects)
+    composite = WindowComposite(layers, objects, settings.erosion, settings.blend_sigma)
     fields = [image.instances for image in inventories] + [crop.fields for crop in crops]
     changed: Sequence[Target] | Tensor
     if isinstance(targets, Tensor):
-        changed, added, dropped = _classes_after(targets, layers, fields), _cut_outs(layers, len(targets)), 0
+        changed = composite.class_ids(targets, [instances.labels for instances in fields])
+        added, dropped = _landings(layers, len(targets)), 0
     else:
-        changed, added, dropped = _targets_after(targets, layers, fields, inventories, settings)
-    painted = paste_images(images, layers, [crop.image for crop in crops], settings.blend_sigma)
+        outcomes = {
+            layer.target: decide(layer, measures, inventories[layer.target].iscrowd, settings)
+            for layer, measures in zip(layers, composite.measures(), strict=True)
+        }
+        after = assemble(fields, layers, outcomes, composite.masks(outcomes))
+        changed = [target_of(target, after[i]) if i in after else target for i, target in enumerate(targets)]
+        added, dropped = _account(layers, outcomes, inventories)
+    painted = composite.images(images, [crop.image for crop in crops])
     if further.bank is not None:
         remember(further.bank, list(images), inventories)
     return Pasted(painted, changed, plan, added, dropped, _reason(inventories, settings, further))
@@ -164,48 +172,18 @@ def _plan(
     return source
 
 
-def _targets_after(
-    targets: Sequence[Target],
-    layers: Sequence[Layer],
-    fields: Sequence[Instances],
-    inventories: Sequence[Inventory],
-    settings: CopyPasteSettings,
-) -> tuple[list[Target], list[int], int]:
-    """Detection targets after pasting, how many objects joined each, and how many were dropped."""
-    measures = iter(measure([visible for layer in layers for visible in (*layer.pasted, *layer.left)]))
-    outcomes = {
-        layer.target: decide(
-            layer,
-            [next(measures) for _ in (*layer.pasted, *layer.left)],
-            inventories[layer.target].iscrowd,
-            settings,
-        )
-        for layer in layers
-    }
-    objects = assemble(fields, outcomes)
-    changed = [target_of(target, objects[i]) if i in outcomes else target for i, target in enumerate(targets)]
-    added = [len(outcomes[i].added) if i in outcomes else 0 for i in range(len(targets))]
-    before = sum(len(layer.pasted) + len(fields[layer.target]) for layer in layers)
-    after = sum(len(outcome.kept) + len(outcome.added) for outcome in outcomes.values())
-    return changed, added, before - after
+def _account(
+    layers: Sequence[Layer], outcomes: Mapping[int, Outcome], inventories: Sequence[Inventory]
+) -> tuple[list[int], int]:
+    """How many objects joined each image, and how many, its own or landed, were dropped."""
+    added = [len(outcomes[i].added) if i in outcomes else 0 for i in range(len(inventories))]
+    before = sum(len(layer.landings) + len(inventories[layer.target].labels) for layer in layers)
+    return added, before - sum(len(outcome) for outcome in outcomes.values())
 
 
-def _classes_after(
-    targets: Integer[Tensor, "n h w"], layers: Sequence[Layer], fields: Sequence[Instances]
-) -> Integer[Tensor, "n h w"]:
-    """Class-id maps after pasting: each class of an image is one object."""
-    painted = targets.clone()
-    for layer in layers:
-        for cut in layer.cut_outs:
-            below = painted[layer.target][cut.window.slices]
-            label = fields[cut.source].labels[cut.instance]
-            below.copy_(torch.where(as_tensor(cut.mask).view(torch.bool), label, below))
-    return painted
-
-
-def _cut_outs(layers: Sequence[Layer], n: int) -> list[int]:
+def _landings(layers: Sequence[Layer], n: int) -> list[int]:
     """How many objects each of ``n`` images receives."""
-    received = {layer.target: len(layer.cut_outs) for layer in layers}
+    received = {layer.target: len(layer.landings) for layer in layers}
     return [received.get(i, 0) for i in range(n)]
 
 

@@ -1,20 +1,19 @@
-"""A plan carried out on pictures and masks: what each image receives, and what that does to its own objects."""
+"""What lands where: the plan's objects in the pixels of their targets, from what the host knows alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.paste import CutOut, cut_out, paste_colours, stack
 from composer_copypaste.functional.placement import box_corners
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.planes import Planes, as_rasters
-from composer_copypaste.functional.visible import Visible, pasted, uncovered
-from composer_copypaste.functional.warp import fixed_point
+from composer_copypaste.functional.planes import Planes
+from composer_copypaste.functional.warp import PIXEL, fixed_point
 from composer_copypaste.functional.windows import Window, box_windows, meeting
 
 MARGIN = np.array([-1, -1, 1, 1])
@@ -35,60 +34,61 @@ class Objects:
         """Height and width of the image."""
         return self.masks.shape[1], self.masks.shape[2]
 
+    @cached_property
     def windows(self) -> list[Window]:
         """The pixels in which each object's mask lies."""
         return box_windows(self.boxes + MARGIN, self.size)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What one image receives, bottom to top, and what is visible of that and of the objects it touches."""
+class Landing:
+    """One copied object: where it comes from, and the window of the target outside which it has no pixel."""
 
     target: int
-    cut_outs: list[CutOut]
-    pasted: list[Visible]
+    source: int
+    instance: int
+    to_source: Int64[ndarray, "2 3"]
+    """The map from target to source, in steps of 2**-32 pixels."""
+    colour: tuple[float, ...]
+    """Factors of brightness, contrast and saturation."""
+    window: Window
+
+    @property
+    def enlargement(self) -> float:
+        """Pixels in the target for each pixel in the source."""
+        (xx, xy, _), (yx, yy, _) = self.to_source.tolist()
+        return PIXEL**2 / abs(xx * yy - xy * yx)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one image receives, bottom to top, and which of its own objects that may touch."""
+
+    target: int
+    landings: list[Landing]
     touched: list[int]
-    left: list[Visible]
 
 
-def layers_of(plan: PastePlan, objects: Sequence[Objects], erosion: int) -> list[Layer]:
-    """The plan's objects, cut out and stacked, for each image that receives any."""
+def layers_of(plan: PastePlan, objects: Sequence[Objects]) -> list[Layer]:
+    """The layer of each image that receives anything."""
     if not len(plan):
         return []
-    windows = [image.windows() for image in objects]
-    cuts = [cut for cut in _cut_outs(plan, objects, erosion) if not cut.window.is_empty]
-    bottom_to_top = sorted(cuts, key=lambda cut: cut.target)  # a hand-written plan may mix its targets
-    by_target = groupby(bottom_to_top, key=lambda cut: cut.target)
-    return [_layer(target, list(group), objects, windows) for target, group in by_target]
+    columns = (plan.target, plan.source, plan.instance, fixed_point(plan.to_source), plan.colour)
+    rows = zip(*(column.tolist() if isinstance(column, Tensor) else column for column in columns), strict=True)
+    landings = [
+        Landing(target, source, instance, to_source, tuple(colour), window)
+        for (target, source, instance, to_source, colour), window in zip(rows, _windows(plan, objects), strict=True)
+        if not window.is_empty
+    ]
+    landings.sort(key=lambda landing: landing.target)  # a hand-written plan may mix its targets
+    return [_layer(target, list(group), objects) for target, group in groupby(landings, key=lambda row: row.target)]
 
 
-def _cut_outs(plan: PastePlan, objects: Sequence[Objects], erosion: int) -> Iterator[CutOut]:
-    """The plan's objects where they land, if they do."""
-    columns = (plan.target, plan.source, plan.instance, plan.colour)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    maps, landing = fixed_point(plan.to_source), _landing_windows(plan, objects)
-    for (target, source, instance, colour), to_source, window in zip(rows, maps, landing, strict=True):
-        if not window.is_empty:
-            window, mask = cut_out(objects[source].masks[instance], to_source, window, erosion)
-            yield CutOut(target, source, instance, to_source, tuple(colour), window, mask)
+def _layer(target: int, landings: list[Landing], objects: Sequence[Objects]) -> Layer:
+    return Layer(target, landings, meeting(objects[target].windows, [landing.window for landing in landings]))
 
 
-def _layer(target: int, cuts: list[CutOut], objects: Sequence[Objects], windows: Sequence[list[Window]]) -> Layer:
-    visible, free = stack(cuts, objects[target].size)
-    touched = meeting(windows[target], [cut.window for cut in cuts])
-    return Layer(
-        target=target,
-        cut_outs=cuts,
-        pasted=[
-            pasted(cut, mask, objects[cut.source].masks[cut.instance], windows[cut.source][cut.instance])
-            for cut, mask in zip(cuts, visible, strict=True)
-        ],
-        touched=touched,
-        left=[uncovered(objects[target].masks[j], windows[target][j], free) for j in touched],
-    )
-
-
-def _landing_windows(plan: PastePlan, objects: Sequence[Objects]) -> list[Window]:
+def _windows(plan: PastePlan, objects: Sequence[Objects]) -> list[Window]:
     """The pixels of the target that each pasted object may cover."""
     to_source = plan.to_source.numpy()
     ends = np.cumsum([0, *(len(image.boxes) for image in objects)])
@@ -97,21 +97,3 @@ def _landing_windows(plan: PastePlan, objects: Sequence[Objects]) -> list[Window
     landed = np.linalg.solve(to_source[:, None, :, :2], corners[..., None])[..., 0]
     there = np.concatenate([landed.min(axis=1), landed.max(axis=1)], axis=1)
     return box_windows(there, np.array([image.size for image in objects])[plan.target.numpy()])
-
-
-def paste_images(
-    images: Images, layers: Sequence[Layer], further: Sequence[Shaped[Tensor, "c _h _w"]], blend_sigma: float
-) -> Images:
-    """New images with the layers' objects painted on; a list shares with the old one what receives none.
-
-    Numbers of sources go on from the images to the further pictures.
-    """
-    received = {layer.target for layer in layers}
-    if isinstance(images, Tensor):
-        painted: Images = images.clone()
-    else:
-        painted = [image.clone() if i in received else image for i, image in enumerate(images)]
-    rasters = as_rasters([*(painted[i] for i in range(len(images))), *images, *further])  # views that may be painted on
-    for layer in layers:
-        paste_colours(rasters[layer.target], layer.cut_outs, rasters[len(images) :], blend_sigma)
-    return painted

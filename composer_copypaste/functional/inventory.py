@@ -40,7 +40,7 @@ class Inventory:
 
     def remembered(self, image: Shaped[Tensor, "c h w"], at_most: int) -> Remembered:
         """The objects that may be copied, the last ones of more than that, each cropped from the image."""
-        windows = self.objects.windows()
+        windows = self.objects.windows
         kept = [j for j in np.flatnonzero(self.weights).tolist() if not windows[j].is_empty]
         kept = kept[max(0, len(kept) - at_most) :]
         masks, fields = self.instances.masks, self.instances.without_masks()

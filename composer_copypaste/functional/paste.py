@@ -5,51 +5,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64, UInt8
-from numpy import ndarray
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from composer_copypaste.functional.colours import adjust_colours
-from composer_copypaste.functional.planes import Plane, Raster, as_tensor, erode, full, rounded, select
+from composer_copypaste.functional.compose import Landing
+from composer_copypaste.functional.planes import Plane, Planes, Raster, as_tensor, erode, full, rounded, select
 from composer_copypaste.functional.warp import resample_colours, resample_mask, size_of
 from composer_copypaste.functional.windows import Window
 
 
 @dataclass(frozen=True)
 class CutOut:
-    """One copied object, resampled to where it lands."""
+    """One copied object, resampled to where it lands; where its window is narrower, there is nothing of it beyond."""
 
-    target: int
-    source: int
-    instance: int
-    to_source: Int64[ndarray, "2 3"]
-    colour: tuple[float, ...]
-    """Factors of brightness, contrast and saturation."""
+    landing: Landing
     window: Window
     mask: Plane
 
 
-def cut_out(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window, erosion: int) -> tuple[Window, Plane]:
-    """The object's mask, resampled to the window of the target in which it lands, and where it has pixels there.
+def cut_out(landing: Landing, masks: Planes, erosion: int) -> CutOut:
+    """The object's mask as the target sees it.
 
     Its border is eroded by so many pixels; the target's edge is no border, what lies beyond it counts.
     """
-    beyond, resampled = resample_mask(mask, to_source, window.grown(erosion))
-    if not erosion:
-        return beyond, resampled
-    window = beyond & window
-    return window, erode(resampled, erosion)[window.within(beyond).slices] if not window.is_empty else resampled
+    beyond, mask = resample_mask(masks[landing.instance], landing.to_source, landing.window.grown(erosion))
+    window = beyond & landing.window
+    if erosion and not window.is_empty:
+        mask = erode(mask, erosion)[window.within(beyond).slices]
+    return CutOut(landing, window, mask)
 
 
-def stack(cut_outs: Sequence[CutOut], size: tuple[int, int]) -> tuple[list[Plane], Plane]:
+def stack(cut_outs: Sequence[CutOut], below: Planes) -> tuple[list[Plane], Plane]:
     """What is visible of each object when they lie on each other, the last on top; and where none lies: 1, else 0."""
-    free = full(size, 1, like=cut_outs[0].mask)
+    free = full(size_of(below), 1, like=below)
     visible = []
     for cut in reversed(cut_outs):
-        below = free[cut.window.slices]
-        seen = cut.mask & below
-        below ^= seen
+        left = free[cut.window.slices]
+        seen = cut.mask & left
+        left ^= seen
         visible.append(seen)
     return visible[::-1], free
 
@@ -57,14 +52,15 @@ def stack(cut_outs: Sequence[CutOut], size: tuple[int, int]) -> tuple[list[Plane
 def paste_colours(painted: Raster, cut_outs: Sequence[CutOut], sources: Sequence[Raster], blend_sigma: float) -> None:
     """Paint the objects' colours over the image, in place, one after the other."""
     for cut in cut_outs:
-        paint = _paint_softly if blend_sigma or any(factor != 1 for factor in cut.colour) else _paint
-        paint(painted, cut, sources[cut.source], blend_sigma)
+        paint = _paint_softly if blend_sigma or any(factor != 1 for factor in cut.landing.colour) else _paint
+        paint(painted, cut, sources[cut.landing.source], blend_sigma)
 
 
 def _paint(painted: Raster, cut: CutOut, source: Raster, _: float) -> None:
     """Paint one object as it is."""
     below = painted[:, *cut.window.slices]
-    select(below, rounded(resample_colours(source, cut.to_source, cut.window, size_of(painted)), below), cut.mask)
+    colours = resample_colours(source, cut.landing.to_source, cut.window, size_of(painted))
+    select(below, rounded(colours, below), cut.mask)
 
 
 def _paint_softly(painted: Raster, cut: CutOut, source: Raster, blend_sigma: float) -> None:
@@ -72,9 +68,9 @@ def _paint_softly(painted: Raster, cut: CutOut, source: Raster, blend_sigma: flo
     mask, image = as_tensor(cut.mask), as_tensor(painted)
     window, alpha = _soften(mask, cut.window, blend_sigma, size_of(image)) if blend_sigma else (cut.window, mask)
     below = image[:, *window.slices]
-    colours = as_tensor(resample_colours(source, cut.to_source, window, size_of(image)))
-    if any(factor != 1 for factor in cut.colour):
-        colours = adjust_colours(colours, alpha, cut.colour, 1.0 if image.is_floating_point() else 255.0)
+    colours = as_tensor(resample_colours(source, cut.landing.to_source, window, size_of(image)))
+    if any(factor != 1 for factor in cut.landing.colour):
+        colours = adjust_colours(colours, alpha, cut.landing.colour, 1.0 if image.is_floating_point() else 255.0)
     if blend_sigma:
         wide = torch.promote_types(below.dtype, alpha.dtype)
         below.copy_(rounded(torch.lerp(below.to(wide), colours.to(wide), alpha.to(wide)), below))

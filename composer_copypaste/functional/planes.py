@@ -72,7 +72,7 @@ def rounded(colours: Raster, like: Raster) -> Raster:
     return (np.rint(colours) if whole else colours).astype(like.dtype, copy=False)
 
 
-def full(shape: tuple[int, int], value: int, like: Plane) -> Plane:
+def full(shape: tuple[int, int], value: int, like: Plane | Planes) -> Plane:
     """A new plane of one value, beside another one."""
     return np.full(shape, value, np.uint8) if isinstance(like, ndarray) else like.new_full(shape, value)
 

@@ -1,8 +1,7 @@
 """The objects of an image after pasting: which stay, and every field of those."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -10,10 +9,9 @@ from jaxtyping import Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.compose import Layer
-from composer_copypaste.functional.paste import CutOut
-from composer_copypaste.functional.planes import as_planes, on_device
-from composer_copypaste.functional.visible import Measure, Visible
+from composer_copypaste.functional.compose import Landing, Layer
+from composer_copypaste.functional.planes import on_device
+from composer_copypaste.functional.visible import Measure
 from composer_copypaste.functional.warp import FRACTION_BITS, size_of
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import CopyPasteSettings
@@ -25,70 +23,79 @@ class Outcome:
 
     kept: list[int]
     """Those of its own that stay."""
-    changed: list[tuple[int, Visible, Measure]]
-    """Among these, by their place in ``kept``, the ones that lost pixels."""
-    added: list[tuple[CutOut, Visible, Measure]]
+    changed: list[tuple[int, int, Measure]]
+    """Among these the ones that lost pixels: their place in ``kept``, and in the layer's ``touched``."""
+    added: list[tuple[int, Measure]]
+    """Those of the layer's landings that join, by their place."""
 
     def __len__(self) -> int:
         return len(self.kept) + len(self.added)
 
-    def new(self) -> list[tuple[int, Visible, Measure]]:
-        """The row of each object that lost pixels or was added, and what is visible of it."""
-        added = enumerate(self.added, start=len(self.kept))
-        return self.changed + [(row, visible, measured) for row, (_, visible, measured) in added]
+    def new(self) -> list[tuple[int, Measure]]:
+        """The row of each object that lost pixels or joined, and its measure."""
+        joined = enumerate(self.added, start=len(self.kept))
+        return [(row, found) for row, _, found in self.changed] + [(row, found) for row, (_, found) in joined]
 
 
-def decide(layer: Layer, measures: Sequence[Measure], iscrowd: ndarray, settings: CopyPasteSettings) -> Outcome:
-    """Which objects stay; ``measures`` are those of the layer's pasted objects, then of the touched ones.
+def decide(
+    layer: Layer, measures: tuple[list[Measure], list[Measure]], iscrowd: ndarray, settings: CopyPasteSettings
+) -> Outcome:
+    """Which objects stay; the measures are of the layer's landings, and of the objects it touched.
 
     Objects that lost no pixel stay, whatever their size; crowd regions stay while a pixel of them is visible.
     """
-    new, old = measures[: len(layer.pasted)], measures[len(layer.pasted) :]
-    lost = {
-        j: (visible, measured)
-        for j, visible, measured in zip(layer.touched, layer.left, old, strict=True)
-        if measured.area < measured.former
-    }
-    kept = [
-        j
-        for j in range(len(iscrowd))
-        if j not in lost or (lost[j][1].area > 0 if iscrowd[j] else _stays(lost[j][1], settings))
-    ]
-    changed = [(place, *lost[j]) for place, j in enumerate(kept) if j in lost]
-    pasted = zip(layer.cut_outs, layer.pasted, new, strict=True)
-    return Outcome(kept, changed, [row for row in pasted if _stays(row[2], settings)])
+    landed, left = measures
+    lost = {j: (k, left[k]) for k, j in enumerate(layer.touched) if left[k].area < left[k].former}
+
+    def stays(j: int) -> bool:
+        if j not in lost:
+            return True
+        _, found = lost[j]
+        return found.area > 0 if iscrowd[j] else _stays(found, 1.0, settings)
+
+    kept = [j for j in range(len(iscrowd)) if stays(j)]
+    return Outcome(
+        kept=kept,
+        changed=[(place, *lost[j]) for place, j in enumerate(kept) if j in lost],
+        added=[
+            (m, found)
+            for m, (landing, found) in enumerate(zip(layer.landings, landed, strict=True))
+            if _stays(found, landing.enlargement, settings)
+        ],
+    )
 
 
-def _stays(measured: Measure, settings: CopyPasteSettings) -> bool:
-    return measured.area >= settings.min_area and measured.area >= settings.min_visibility * measured.former
+def _stays(found: Measure, enlargement: float, settings: CopyPasteSettings) -> bool:
+    """Whether enough is visible of an object that was resized to so many times its former area."""
+    return found.area >= max(settings.min_area, settings.min_visibility * found.former * enlargement)
 
 
-def assemble(batch: Sequence[Instances], outcomes: Mapping[int, Outcome]) -> dict[int, Instances]:
-    """The objects of the images that have an outcome: those that stay, then the added ones, bottom to top.
-
-    The small fields of all images are changed together; masks, which are large, are written image by image.
-    """
-    if not outcomes:
+def assemble(
+    batch: Sequence[Instances],
+    layers: Sequence[Layer],
+    outcomes: Mapping[int, Outcome],
+    masks: Mapping[int, UInt8[Tensor, "_k _h _w"]],
+) -> dict[int, Instances]:
+    """The objects of the images that have a layer: those that stay, then the ones that join, bottom to top."""
+    if not layers:
         return {}
     before = concatenate([instances.without_masks() for instances in batch])
     first = np.cumsum([0, *(len(instances) for instances in batch)]).tolist()
     index: list[int] = []
     new: list[tuple[int, Measure]] = []
-    cuts: list[tuple[int, CutOut]] = []
+    joined: list[tuple[int, Landing]] = []
     parts: dict[int, slice] = {}
-    for target, outcome in outcomes.items():
-        start = len(index)
-        new += [(start + row, measured) for row, _, measured in outcome.new()]
-        index += [first[target] + j for j in outcome.kept]
-        cuts += [(len(index) + place, cut) for place, (cut, *_) in enumerate(outcome.added)]
-        index += [first[cut.source] + cut.instance for cut, *_ in outcome.added]
-        parts[target] = slice(start, len(index))
+    for layer in layers:
+        outcome, start = outcomes[layer.target], len(index)
+        landings = [layer.landings[m] for m, _ in outcome.added]
+        new += [(start + row, found) for row, found in outcome.new()]
+        index += [first[layer.target] + j for j in outcome.kept]
+        joined += enumerate(landings, start=len(index))
+        index += [first[landing.source] + landing.instance for landing in landings]
+        parts[layer.target] = slice(start, len(index))
     after = _measured(before[on_device(index, before.labels.device, torch.int64)], new)
-    after = _moved(after, cuts, batch)
-    return {
-        target: replace(after[part], masks=_masks(batch[target].masks, outcomes[target]))
-        for target, part in parts.items()
-    }
+    after = _moved(after, joined, batch)
+    return {target: replace(after[part], masks=masks[target]) for target, part in parts.items()}
 
 
 def _measured(objects: Instances, new: Sequence[tuple[int, Measure]]) -> Instances:
@@ -101,14 +108,14 @@ def _measured(objects: Instances, new: Sequence[tuple[int, Measure]]) -> Instanc
     )
 
 
-def _moved(objects: Instances, cuts: Sequence[tuple[int, CutOut]], batch: Sequence[Instances]) -> Instances:
-    """The objects with the keypoints of those that were cut out, which stand in those rows, where they landed."""
+def _moved(objects: Instances, joined: Sequence[tuple[int, Landing]], batch: Sequence[Instances]) -> Instances:
+    """The objects with the keypoints of those that joined, which stand in those rows, where they landed."""
     keypoints = objects.extras.get("keypoints")
-    if keypoints is None or not cuts:
+    if keypoints is None or not joined:
         return objects
-    index = on_device([row for row, _ in cuts], keypoints.device)
-    sizes = [size_of(batch[cut.target].masks) for _, cut in cuts]
-    landed = _move_keypoints(keypoints[index], [cut for _, cut in cuts], sizes)
+    index = on_device([row for row, _ in joined], keypoints.device)
+    sizes = [size_of(batch[landing.target].masks) for _, landing in joined]
+    landed = _move_keypoints(keypoints[index], [landing for _, landing in joined], sizes)
     return replace(objects, extras={**objects.extras, "keypoints": keypoints.index_copy(0, index, landed)})
 
 
@@ -125,13 +132,13 @@ def concatenate(parts: Sequence[Instances]) -> Instances:
 
 
 def _move_keypoints(
-    keypoints: Shaped[Tensor, "n k 3"], cuts: Sequence[CutOut], sizes: Sequence[tuple[int, int]]
+    keypoints: Shaped[Tensor, "n k 3"], landings: Sequence[Landing], sizes: Sequence[tuple[int, int]]
 ) -> Shaped[Tensor, "n k 3"]:
-    """Keypoints (x, y, visibility) where the objects cut out have them, in images of those sizes (height, width).
+    """Keypoints (x, y, visibility) where the landed objects have them, in images of those sizes (height, width).
 
     Zeros for those outside or not labelled.
     """
-    to_source = np.stack([cut.to_source for cut in cuts]) / 2.0**FRACTION_BITS
+    to_source = np.stack([landing.to_source for landing in landings]) / 2.0**FRACTION_BITS
     to_target = np.linalg.inv(to_source[:, :, :2])
     shift = -np.einsum("nij,nj->ni", to_target, to_source[:, :, 2])
     ends = np.array([(width, height) for height, width in sizes])[:, None]
@@ -146,23 +153,3 @@ def _with_rows(values: Shaped[Tensor, "n ..."], rows: list[int], new: Sequence[o
     if not rows:
         return values
     return values.index_copy(0, on_device(rows, values.device), on_device(new, values.device, values.dtype))
-
-
-def _masks(own: UInt8[Tensor, "n h w"], outcome: Outcome) -> UInt8[Tensor, "k h w"]:
-    """The masks of the kept and the added objects, each plane written once."""
-    kept = len(outcome.kept)
-    masks = own.new_empty((len(outcome), *own.shape[1:]))
-    planes, former = as_planes(masks), as_planes(own)
-    for place, run in _runs(outcome.kept):
-        planes[place : place + len(run)] = former[run.start : run.stop]
-    planes[kept:] = 0
-    for row, visible, _ in outcome.new():
-        planes[row][visible.window.slices] = visible.mask
-    return masks
-
-
-def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, range]]:
-    """Where runs of successive numbers begin in an ascending sequence, and the runs: copying one costs one call."""
-    for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        run = list(group)
-        yield run[0][0], range(run[0][1], run[-1][1] + 1)

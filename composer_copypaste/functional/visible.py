@@ -9,10 +9,10 @@ from jaxtyping import Int32, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.paste import CutOut
 from composer_copypaste.functional.planes import Plane
-from composer_copypaste.functional.warp import PIXEL
 from composer_copypaste.functional.windows import Window
+
+NOWHERE = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -23,31 +23,18 @@ class Visible:
     mask: Plane
     former: Plane
     """That of a pasted object is the source's, before it was resized."""
-    scale: float = 1.0
-    """By how much resizing multiplied its pixels."""
 
 
 @dataclass(frozen=True)
 class Measure:
     """The read-back of one object, on the host."""
 
-    window: Window
     area: int
-    """Visible pixels."""
-    former: float
-    """Pixels that were visible before."""
-    rows: Shaped[ndarray, " h"]
-    """Of each row of the window, whether any pixel is visible: 0 for none."""
-    columns: Shaped[ndarray, " w"]
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """The tight box (x1, y1, x2, y2) around what is visible; zeros where nothing is."""
-        if not self.area:
-            return (0, 0, 0, 0)
-        y, x = self.rows.nonzero()[0], self.columns.nonzero()[0]
-        corner_y, corner_x, *_ = self.window
-        return (corner_x + int(x[0]), corner_y + int(y[0]), corner_x + int(x[-1]) + 1, corner_y + int(y[-1]) + 1)
+    """Pixels that are visible."""
+    former: int
+    """Pixels that were, before anything was pasted; of a pasted object, in its source."""
+    box: tuple[int, int, int, int]
+    """The tight box (x1, y1, x2, y2) around what is visible; of no meaning where that is nothing or all there was."""
 
 
 def uncovered(mask: Plane, window: Window, free: Plane) -> Visible:
@@ -56,14 +43,8 @@ def uncovered(mask: Plane, window: Window, free: Plane) -> Visible:
     return Visible(window, former & free[window.slices], former)
 
 
-def pasted(cut: CutOut, visible: Plane, mask: Plane, window: Window) -> Visible:
-    """What is visible of a pasted object, whose pixels in its source lie in the mask's window."""
-    (xx, xy, _), (yx, yy, _) = cut.to_source.tolist()
-    return Visible(cut.window, visible, mask[window.slices], scale=PIXEL**2 / abs(xx * yy - xy * yx))
-
-
 def measure(objects: Sequence[Visible]) -> list[Measure]:
-    """Areas and extent of every object, with one transfer from the device for all of them."""
+    """Areas and box of every object, with one transfer from the device for all of them."""
     if not any(isinstance(visible.mask, Tensor) for visible in objects):
         return [_measure(visible) for visible in objects]
     profiles = [_profile(visible) for visible in objects]
@@ -79,13 +60,17 @@ def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
 
 def _measure(visible: Visible) -> Measure:
     mask: ndarray = visible.mask  # type: ignore[assignment]
-    rows, columns = np.bitwise_or.reduce(mask, axis=1), np.bitwise_or.reduce(mask, axis=0)
-    former = np.count_nonzero(visible.former) * visible.scale
-    return Measure(visible.window, np.count_nonzero(mask), former, rows, columns)
+    area, former = np.count_nonzero(mask), np.count_nonzero(visible.former)
+    box = (
+        _box(visible.window, np.bitwise_or.reduce(mask, axis=1), np.bitwise_or.reduce(mask, axis=0))
+        if area
+        else NOWHERE
+    )
+    return Measure(area, former, box)
 
 
 def _profile(visible: Visible) -> Int32[Tensor, " k"]:
-    """The same in one row of numbers, on the device."""
+    """What a measure is made of, in one row of numbers on the device."""
     rows = visible.mask.sum(dim=1, dtype=torch.int32)
     former = visible.former.sum(dtype=torch.int32)
     return torch.cat([rows, visible.mask.amax(dim=0).int(), torch.stack([rows.sum(dtype=torch.int32), former])])
@@ -93,4 +78,10 @@ def _profile(visible: Visible) -> Int32[Tensor, " k"]:
 
 def _unpacked(visible: Visible, profile: Int32[ndarray, " k"]) -> Measure:
     rows, columns, (area, former) = np.split(profile, [visible.window.shape[0], -2])
-    return Measure(visible.window, int(area), int(former) * visible.scale, rows, columns)
+    return Measure(int(area), int(former), _box(visible.window, rows, columns) if area else NOWHERE)
+
+
+def _box(window: Window, rows: Shaped[ndarray, " h"], columns: Shaped[ndarray, " w"]) -> tuple[int, int, int, int]:
+    """The box around the rows and columns of the window that are not 0."""
+    y, x = rows.nonzero()[0], columns.nonzero()[0]
+    return window.x1 + int(x[0]), window.y1 + int(y[0]), window.x1 + int(x[-1]) + 1, window.y1 + int(y[-1]) + 1

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
 
-from composer_copypaste.functional import batch, compose, inventory, targets, visible
+from composer_copypaste.functional import batch, composite, inventory, visible
 from composer_copypaste.functional.batch import copypaste_batch
 
 
@@ -23,8 +23,8 @@ def everything_stays_a_tensor():
     with (
         mock.patch.object(batch, "as_planes", lambda masks: masks),
         mock.patch.object(inventory, "as_planes", lambda masks: masks),
-        mock.patch.object(targets, "as_planes", lambda masks: masks),
-        mock.patch.object(compose, "as_rasters", lambda images: images),
+        mock.patch.object(composite, "as_planes", lambda masks: masks),
+        mock.patch.object(composite, "as_rasters", lambda images: images),
     ):
         yield
 
