@@ -13,12 +13,14 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_copypaste.algorithms.batches import batch_generator, check_alone, to_device
-from composer_copypaste.algorithms.large_scale_jitter import jittered_once
+from composer_copypaste.algorithms.companions import check_companions
+from composer_copypaste.algorithms.large_scale_jitter import LargeScaleJitter, jittered_once
 from composer_copypaste.algorithms.schedule import scheduled_p
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
 from composer_copypaste.functional.further import Further
 from composer_copypaste.instances import Target
+from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.settings import CopyPasteSettings
 
 
@@ -26,10 +28,11 @@ class CopyPaste(Algorithm):
     """Copy objects between the images of each training batch, on the training device.
 
     Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches: what an image receives does not
-    depend on their size. The batch is ``(images, targets)`` as :func:`copypaste_batch` takes them. Every batch is drawn
-    from the seed, the rank and the number of the batch, so a resumed run repeats itself; checkpoints hold what a bank
-    remembers, on every rank. ``p`` follows the training's time, from ``warmup`` to ``stop``. Detection targets then say
-    of each object, under ``pasted``, whether it was.
+    depend on their size. :class:`LargeScaleJitter` runs before it and all other algorithms after it, wherever they
+    stand in the trainer's list. The batch is ``(images, targets)`` as :func:`copypaste_batch` takes them. Every batch
+    is drawn from the seed, the rank and the number of the batch, so a resumed run repeats itself; checkpoints hold what
+    a bank remembers, on every rank. ``p`` follows the training's time, from ``warmup`` to ``stop``. Detection targets
+    then say of each object, under ``pasted``, whether it was.
 
     Args:
         settings: all settings in one value.
@@ -64,7 +67,8 @@ class CopyPaste(Algorithm):
         self._said = False
 
     def __repr__(self) -> str:
-        return f"CopyPaste({self.settings!r}, seed={self.seed})"
+        keys = f"input_key={self.input_key!r}, target_key={self.target_key!r}"
+        return f"CopyPaste({self.settings!r}, seed={self.seed}, {keys})"
 
     def match(self, event: Event, state: State) -> bool:
         """Whether a batch has just come from the data loader, or the trainer has just been made."""
@@ -74,14 +78,17 @@ class CopyPaste(Algorithm):
         """Replace the batch by one with objects pasted, and log what was done.
 
         Raises:
-            ValueError: where the trainer has a second ``CopyPaste``, or the batch is no batch of images and targets.
+            ValueError: where the trainer has a second ``CopyPaste`` or an algorithm that cannot run on detection
+                targets, or the batch is no batch of images and targets.
         """
         if event == Event.INIT:
-            check_alone(self, state, "paste what the others pasted")
+            self._join(state)
             return
         start = time.perf_counter()
         images = state.device.batch_to_device(state.batch_get_item(self.input_key))
         targets = to_device(state.batch_get_item(self.target_key), state.device)
+        if not isinstance(targets, Tensor):
+            check_companions(state.algorithms)
         settings = replace(jittered_once(self.settings, state.algorithms), p=scheduled_p(self.settings, state))
         result = paste(images, targets, settings, batch_generator(state, self.seed), Further(self.bank))
         state.batch_set_item(self.input_key, result.images)
@@ -101,6 +108,15 @@ class CopyPaste(Algorithm):
         banks = state.get("banks")
         if self.bank is not None and banks:
             self.bank.load_state_dict(banks[dist.get_global_rank() % len(banks)])
+
+    def _join(self, state: State) -> None:
+        check_alone(self, state, "paste what the others pasted")
+        if isinstance(state.model, MaskRCNN):  # of other models the first batch tells
+            check_companions(state.algorithms)
+        # Composer runs algorithms in the reverse of their order on events that are called "after" something
+        state.algorithms = sorted(
+            state.algorithms, key=lambda other: 2 * isinstance(other, LargeScaleJitter) + (other is self)
+        )
 
     def _say(self, reason: str | None) -> None:
         """Warn the first time; Python's own "once" forgets whenever a library changes the filters of warnings."""

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
+from torch import Tensor
 
 from composer_copypaste.algorithms.batches import batch_generator, check_alone, to_device
+from composer_copypaste.algorithms.companions import check_companions
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
+from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings
 
 STREAM = 1
@@ -54,7 +57,8 @@ class LargeScaleJitter(Algorithm):
         self.target_key = target_key
 
     def __repr__(self) -> str:
-        return f"LargeScaleJitter({self.settings!r}, seed={self.seed})"
+        keys = f"input_key={self.input_key!r}, target_key={self.target_key!r}"
+        return f"LargeScaleJitter({self.settings!r}, seed={self.seed}, {keys})"
 
     def match(self, event: Event, state: State) -> bool:
         """Whether a batch has just come from the data loader, or the trainer has just been made."""
@@ -64,17 +68,21 @@ class LargeScaleJitter(Algorithm):
         """Replace the batch by a jittered one.
 
         Raises:
-            ValueError: where the trainer has a second ``LargeScaleJitter``, or the batch is no batch of images and
-                targets.
+            ValueError: where the trainer has a second ``LargeScaleJitter`` or an algorithm that cannot run on detection
+                targets, or the batch is no batch of images and targets.
         """
         if event == Event.INIT:
             check_alone(self, state, "resize what the others resized")
+            if isinstance(state.model, MaskRCNN):
+                check_companions(state.algorithms)
             # Composer runs algorithms in the reverse of their order on events that are called "after" something
             state.algorithms = sorted(state.algorithms, key=lambda algorithm: algorithm is self)
             return
         start = time.perf_counter()
         images = state.device.batch_to_device(state.batch_get_item(self.input_key))
         targets = to_device(state.batch_get_item(self.target_key), state.device)
+        if not isinstance(targets, Tensor):
+            check_companions(state.algorithms)
         generator = batch_generator(state, self.seed, STREAM)
         images, targets = large_scale_jitter_batch(images, targets, generator=generator, settings=self.settings)
         state.batch_set_item(self.input_key, images)
