@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from composer_copypaste.algorithms.large_scale_jitter import LargeScaleJitter as LargeScaleJitter
     from composer_copypaste.data.coco import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.coco import CocoInstances as CocoInstances
+    from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
     from composer_copypaste.data.loaders import evaluation_loader as evaluation_loader
     from composer_copypaste.data.loaders import training_loader as training_loader
     from composer_copypaste.data.transforms import LargeScaleJitterTransform as LargeScaleJitterTransform
@@ -37,6 +38,7 @@ _HOMES = {
     "CopyPasteSettings": "settings",
     "InstanceBank": "functional.bank",
     "Instances": "instances",
+    "CutOutPool": "data.cutouts",
     "LargeScaleJitter": "algorithms.large_scale_jitter",
     "LargeScaleJitterSettings": "settings",
     "LargeScaleJitterTransform": "data.transforms",

@@ -66,7 +66,7 @@ def _check_limit(name: str, number: object, limit: object) -> None:
             raise ValueError(f"{name}: expected at most {bound}, got {number}")
 
 
-def check_range(name: str, bounds: tuple[float, float]) -> None:
+def check_range(name: str, bounds: tuple[float | int, float | int]) -> None:
     """Raise ``ValueError`` where the first of two bounds is the larger."""
     if bounds[0] > bounds[1]:
         raise ValueError(f"{name}: expected (smallest, largest), got {bounds}")

@@ -131,6 +131,18 @@ class CopyPasteSettings:
     most bank_size x (channels x bytes per value + 1) bytes for each pixel of the largest object's box, with a margin
     of one pixel, and the object's other fields. ``copypaste_batch`` takes a ``bank`` instead."""
 
+    p_pool: Fraction = 0.5
+    """Probability that an image which receives objects receives cut-outs of the pool, where one is given, instead of
+    another picture's objects."""
+
+    pool_instances: tuple[Annotated[int, Ge(1), Le(1000)], Annotated[int, Ge(1), Le(1000)]] = (1, 5)
+    """It then receives from so many to so many, but at most ``max_copied_instances``: for each a category is drawn by
+    ``category_weights``, 1 for each by default, then one of its cut-outs. Each is jittered on its own and put at random
+    inside, or by ``placement`` "anywhere". ``relative_area_range`` is relative to the picture it is cut from."""
+
+    pool_scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
+    """Resize factor of cut-outs of the pool, which ``scale_range`` does not change: no loader has jittered them."""
+
     background: int = 0
     """Semantic targets only: the class id that is no object."""
 
@@ -139,7 +151,14 @@ class CopyPasteSettings:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        for name in ("scale_range", "aspect_range", "area_range", "relative_area_range"):
+        for name in (
+            "scale_range",
+            "aspect_range",
+            "area_range",
+            "relative_area_range",
+            "pool_instances",
+            "pool_scale_range",
+        ):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name))
         if self.max_overlap < 1 and self.placement == "source":

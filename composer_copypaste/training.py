@@ -30,6 +30,7 @@ from composer_copypaste.checkpoints import (
 from composer_copypaste.config.schema import CocoFiles, DataSettings, Recipe
 from composer_copypaste.curves import plot_curves
 from composer_copypaste.data.coco import Category, CocoAnnotations, CocoInstances, check_pictures
+from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.data.loaders import evaluation_loader, training_loader
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
@@ -37,6 +38,7 @@ from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
 from composer_copypaste.models.detector import Detections, MaskRCNN
 from composer_copypaste.optimization import build_optimizer, build_schedule
+from composer_copypaste.pools import open_pool
 from composer_copypaste.processes import agreed, decided, one_voice, say
 from composer_copypaste.resuming import enter, explained, started
 from composer_copypaste.run_folder import RunFolder, check_usable
@@ -53,6 +55,8 @@ class Data:
 
     train: CocoInstances
     val: CocoInstances
+    pool: CutOutPool | None = None
+    """Cut-outs, as further sources of copy-paste."""
 
 
 def train(recipe: Recipe, folder: RunFolder) -> None:
@@ -139,7 +143,8 @@ def open_data(recipe: Recipe) -> Data:
     """The recipe's data sets, completely checked; a drawn one is drawn now, if it is not there yet.
 
     Raises:
-        DataError: listing what is wrong with annotations or pictures.
+        DataError: listing what is wrong with annotations or pictures, also those of the pool of cut-outs.
+        RecipeError: where no cut-out may be copied.
     """
     train_files, val_files = coco_files(recipe.data)
     train, val = checked_annotations(train_files), checked_annotations(val_files)
@@ -147,6 +152,7 @@ def open_data(recipe: Recipe) -> Data:
     return Data(
         train=CocoInstances(train_files.images, train, _transform(recipe.data), seed=recipe.seed),
         val=CocoInstances(val_files.images, val, masks=False),
+        pool=open_pool(recipe, [category.name for category in train.categories]),
     )
 
 
@@ -194,7 +200,7 @@ def build_trainer(
     """Composer's trainer for a recipe, ready to ``fit``, from a checkpoint or from the beginning."""
     training = recipe.training
     gpu = on_gpu(recipe)
-    algorithms = _algorithms(recipe)
+    algorithms = _algorithms(recipe, data.pool)
     with loading_data_only():
         return Trainer(
             model=model,
@@ -247,10 +253,10 @@ def evaluation_batches(recipe: Recipe, data: CocoInstances) -> DataSpec:
     return evaluation_loader(data, batch_size=recipe.data.eval_batch_size, workers=recipe.data.workers)
 
 
-def _algorithms(recipe: Recipe) -> list[Algorithm]:
+def _algorithms(recipe: Recipe, pool: CutOutPool | None = None) -> list[Algorithm]:
     algorithms: list[Algorithm] = []
     if recipe.copy_paste is not None:
-        algorithms.append(CopyPaste(recipe.copy_paste))
+        algorithms.append(CopyPaste(recipe.copy_paste, pool=pool))
     if recipe.training.clip_norm is not None:
         algorithms.append(GradientClipping("norm", recipe.training.clip_norm))
     if recipe.data.jitter is not None and recipe.data.jitter_on == "device":

@@ -154,6 +154,31 @@ def from_bank(caption: str, bank_size: int, seed: int = 0) -> Cell:
     return caption, outlined(batch[0], targets[0])
 
 
+class Pool:
+    """The star and the rectangle of the other image, without their backdrop."""
+
+    def __init__(self) -> None:
+        image, target = pair()[1]
+        kept = [number for number, label in enumerate(target["labels"].tolist()) if label in (2, 4)]
+        self.labels, self.pictures = target["labels"][kept].numpy(), np.full(len(kept), SIDE * SIDE)
+        self.boxes = target["boxes"][kept].double().numpy()
+        self.pixels = [(image, target["masks"][number].to(torch.uint8)) for number in kept]
+
+    def read(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The picture and the mask of a cut-out."""
+        return self.pixels[number]
+
+
+def from_pool(caption: str, seed: int = 0, **settings: object) -> Cell:
+    """A batch of the first image alone; no star or rectangle is its own."""
+    image, target = pair()[0]
+    target = {key: values for key, values in target.items() if key != "pasted"}
+    settings = AS_THEY_ARE | {"p_pool": 1.0, "pool_scale_range": (0.7, 0.7)} | settings
+    generator = torch.Generator().manual_seed(seed)
+    (image,), (target,) = copypaste_batch([image], [target], generator=generator, pool=Pool(), **settings)
+    return caption, outlined(image, target | {"pasted": (target["labels"] == 2) | (target["labels"] == 4)})
+
+
 def bars(caption: str, values: Sequence[float], names: Sequence[str], *, to_the_edges: bool = False) -> Cell:
     """A bar for each value; names stand below their bar or, to the edges, where the axis begins, is halved and ends."""
     chart, pen = blank()

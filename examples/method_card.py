@@ -20,6 +20,7 @@ from card import (
     four,
     framed,
     from_bank,
+    from_pool,
     images,
     labelled,
     pair,
@@ -50,6 +51,9 @@ def source() -> list[Cell]:
         ("a batch before it", picture(images()[1])),
         from_bank("bank_size=256: what was\nseen before is a source", 256),
         from_bank("bank_size=1\nthe last object seen", 1),
+        from_pool("p_pool=1: cut-outs of\na pool (star, rectangle)", 3),
+        from_pool("pool_instances=(9, 9)\ncategories alike", 1, pool_instances=(9, 9)),
+        from_pool("pool_scale_range=\n(0.3, 1.2), for each", 2, pool_instances=(4, 4), pool_scale_range=(0.3, 1.2)),
     ]
 
 

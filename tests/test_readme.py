@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from pydantic import TypeAdapter
 
 from composer_copypaste.cli import main
@@ -46,6 +47,8 @@ def workplace(tmp_path_factory):
     for split in ("train", "val"):
         (folder / "photos" / split).symlink_to(shapes / split)
         (folder / f"{split}.json").symlink_to(shapes / "annotations" / f"instances_{split}.json")
+    (folder / "cutouts" / "star").mkdir(parents=True)
+    Image.new("RGBA", (9, 9), "white").save(folder / "cutouts" / "star" / "1.png")
     (folder / "my_recipe.yaml").write_text(blocks("yaml")[0])
     return folder
 

@@ -19,6 +19,7 @@ from composer_copypaste.algorithms.schedule import scheduled_p
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
 from composer_copypaste.functional.further import Further
+from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.instances import Target
 from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.settings import CopyPasteSettings
@@ -39,10 +40,11 @@ class CopyPaste(Algorithm):
         seed: what the drawn numbers depend on; left out, the seed of the ``Trainer``.
         input_key: index or key of the images in the batch.
         target_key: index or key of the targets in the batch.
+        pool: cut-outs as further sources, such as a :class:`CutOutPool`.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
-        ValueError: a setting out of its limits.
+        ValueError: a setting out of its limits, or a pool of which the settings let nothing be copied.
         TypeError: a setting that does not exist.
 
     Example:
@@ -56,6 +58,7 @@ class CopyPaste(Algorithm):
         seed: int | None = None,
         input_key: int | str = 0,
         target_key: int | str = 1,
+        pool: Pool | None = None,
         **overrides: object,
     ) -> None:
         self.settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
@@ -64,6 +67,9 @@ class CopyPaste(Algorithm):
         self.target_key = target_key
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
         """The objects of earlier batches, where ``bank_size`` asks for them."""
+        if pool is not None:
+            check_pool(pool, self.settings)
+        self.pool = pool
         self._said = False
 
     def __repr__(self) -> str:
@@ -90,7 +96,7 @@ class CopyPaste(Algorithm):
         if not isinstance(targets, Tensor):
             check_companions(state.algorithms)
         settings = replace(jittered_once(self.settings, state.algorithms), p=scheduled_p(self.settings, state))
-        result = paste(images, targets, settings, batch_generator(state, self.seed), Further(self.bank))
+        result = paste(images, targets, settings, batch_generator(state, self.seed), Further(self.bank, self.pool))
         state.batch_set_item(self.input_key, result.images)
         state.batch_set_item(self.target_key, state.device.batch_to_device(_marked(result)))
         self._say(result.reason)

@@ -39,6 +39,30 @@ class CocoFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """Cut-outs that copy-paste takes besides the training pictures': ``folder``, or ``annotations`` and ``images``."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    folder: UserPath | None = None
+    """Folder with a folder for each category, named after it, of pictures with transparency: FOLDER/dog/1.png."""
+
+    annotations: UserPath | None = None
+    """COCO instance annotations, a JSON file; categories are those of the training data that have the same name."""
+
+    images: UserPath | None = None
+    """Folder with the pictures of ``annotations``."""
+
+    megabytes: Annotated[float, Gt(0)] = 256.0
+    """At most so many megabytes of cut-outs that have been read are kept in memory, for each device."""
+
+    def __post_init__(self) -> None:
+        given = tuple(getattr(self, name) is not None for name in ("folder", "annotations", "images"))
+        if given not in {(True, False, False), (False, True, True)}:
+            raise ValueError("expected either folder, or annotations and images")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """What is trained and evaluated on: either ``train`` and ``val``, or ``shapes``."""
 
@@ -52,6 +76,9 @@ class DataSettings:
 
     shapes: ShapesSettings | None = None
     """The drawn data set, instead of ``train`` and ``val``: nothing is downloaded."""
+
+    pool: PoolSettings | None = None
+    """Cut-outs for copy-paste, as further sources; null: none."""
 
     batch_size: Count = 2
     """Pictures in a training batch, on each device."""
@@ -225,9 +252,13 @@ class Recipe:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
-        if self.copy_paste is not None and self.data.batch_size < 2 and not self.copy_paste.bank_size:
+        if self.copy_paste is None and self.data.pool is not None:
+            raise ValueError("data.pool: expected null where there is no copy-paste; copy_paste={} switches it on")
+        alone = self.data.batch_size < 2 and self.data.pool is None
+        if self.copy_paste is not None and alone and not self.copy_paste.bank_size:
             raise ValueError(
                 f"data.batch_size: copy-paste needs at least 2 pictures per batch to have a source to copy from, "
                 f"got {self.data.batch_size}; raise it, let objects of earlier batches be remembered with "
-                "copy_paste.bank_size=256, or switch copy-paste off with copy_paste=null"
+                "copy_paste.bank_size=256, give a pool of cut-outs with data.pool.folder=FOLDER, or switch copy-paste "
+                "off with copy_paste=null"
             )

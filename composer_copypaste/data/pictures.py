@@ -36,6 +36,24 @@ def read_picture(path: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
+def read_rgba(path: Path) -> UInt8[Tensor, "4 h w"]:
+    """A picture with transparency as 8-bit RGBA, as a viewer shows it.
+
+    Raises:
+        DataError: naming the file, where it cannot be decoded or has no transparency.
+    """
+    try:
+        with Image.open(path) as picture:
+            if not picture.has_transparency_data:
+                raise DataError("the picture has no transparency: save the cut-out with an alpha channel, as RGBA")
+            rgba = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: the picture cannot be decoded: {_reason(error)}") from error
+    return torch.from_numpy(rgba).permute(2, 0, 1)
+
+
 def picture_problem(path: Path, size: tuple[int, int]) -> str | None:
     """What a look at the file's header finds wrong, or None; ``size`` is the annotations' (height, width)."""
     try:

@@ -1,5 +1,6 @@
 """The instance bank: the objects seen last, each in a crop of its own."""
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Remembered:
 
     def scene(self, settings: CopyPasteSettings) -> Scene:
         """The picture as a plan sees it."""
-        return Scene(*self.size, self.boxes, weights_of(self.labels, self.boxes, self.size, settings))
+        return Scene(*self.size, self.boxes, weights_of(self.labels, self.boxes, math.prod(self.size), settings))
 
     def crop(self, k: int) -> Crop:
         """The crop of one object; its fields are moved to the crop's coordinates."""

@@ -15,6 +15,7 @@ from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
 from composer_copypaste.functional.plan import PastePlan, draw_plan
 from composer_copypaste.functional.planes import as_planes
+from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.functional.targets import Outcome, assemble, decide
 from composer_copypaste.instances import Target, target_of
 from composer_copypaste.settings import CopyPasteSettings
@@ -39,13 +40,14 @@ class Pasted:
     """Why nothing could be pasted, whatever had been drawn."""
 
 
-def copypaste_batch(
+def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     images: Images,
     targets: Sequence[Target] | Integer[Tensor, "n h w"],
     *,
     generator: torch.Generator | None = None,
     plan: PastePlan | None = None,
     bank: InstanceBank | None = None,
+    pool: Pool | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
 ) -> tuple[Images, Sequence[Target] | Integer[Tensor, "n h w"]]:
@@ -64,12 +66,13 @@ def copypaste_batch(
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         plan: what to paste where, instead of drawing it; :func:`plan_batch` draws one.
         bank: objects of earlier batches, as further sources; this batch's objects join it.
+        pool: cut-outs as further sources, such as a :class:`CutOutPool`.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
         ValueError: a setting out of its limits, targets that do not fit their images, a plan that does not fit the
-            batch, or ``bank_size`` without a bank; the message names the place.
+            batch, ``bank_size`` without a bank, or a pool of which nothing may be copied; the message names the place.
         TypeError: a setting that does not exist, or masks of another type.
 
     Warns:
@@ -79,9 +82,9 @@ def copypaste_batch(
         >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
     """
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
-    _check_bank(bank, settings)
+    further = _further(bank, pool, settings)
     source = (generator or torch.default_generator) if plan is None else plan  # an empty plan is a plan
-    result = paste(images, targets, settings, source, Further(bank))
+    result = paste(images, targets, settings, source, further)
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
     return result.images, result.targets
@@ -93,15 +96,16 @@ def plan_batch(
     *,
     generator: torch.Generator | None = None,
     bank: InstanceBank | None = None,
+    pool: Pool | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
 ) -> PastePlan:
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
-    _check_bank(bank, settings)
+    further = _further(bank, pool, settings)
     check_batch(images, targets)
     source = generator or torch.default_generator
-    return _plan(inventories_of(images, targets, settings), settings, source, Further(bank))
+    return _plan(inventories_of(images, targets, settings), settings, source, further)
 
 
 def paste(
@@ -140,7 +144,7 @@ def paste(
     return Pasted(painted, changed, plan, added, dropped, _reason(inventories, settings, further))
 
 
-def _check_bank(bank: InstanceBank | None, settings: CopyPasteSettings) -> None:
+def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSettings) -> Further:
     if bank is None and settings.bank_size:
         raise ValueError(
             f"bank_size: a function has no memory; make a bank = InstanceBank({settings.bank_size}) once, and give "
@@ -148,6 +152,9 @@ def _check_bank(bank: InstanceBank | None, settings: CopyPasteSettings) -> None:
         )
     if bank is not None and settings.bank_size not in (0, bank.size):
         raise ValueError(f"bank_size: expected the size of the bank, {bank.size}, or 0, got {settings.bank_size}")
+    if pool is not None:
+        check_pool(pool, settings)
+    return Further(bank, pool)
 
 
 def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:
@@ -167,7 +174,7 @@ def _plan(
 ) -> PastePlan:
     scenes = [image.scene for image in inventories]
     if isinstance(source, torch.Generator):
-        return draw_plan(scenes, settings, source, further.pictures)
+        return draw_plan(scenes, settings, source, further.pictures, further.pool)
     source.check(scenes, len(further))
     return source
 

@@ -1,5 +1,6 @@
 """What the images of a batch hold: the objects of detection targets, or the classes of class-id maps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,7 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
     inventories = []
     for instances, (boxes, labels, iscrowd) in zip(batch, _on_host(batch), strict=True):
         objects = Objects(as_planes(instances.masks), boxes)
-        weights = weights_of(labels, boxes, objects.size, settings) * (iscrowd == 0)
+        weights = weights_of(labels, boxes, math.prod(objects.size), settings) * (iscrowd == 0)
         inventories.append(Inventory(instances, objects, labels, iscrowd, weights))
     return inventories
 
@@ -117,7 +118,7 @@ def _of_classes(ids: Integer[Tensor, "h w"], settings: CopyPasteSettings) -> Inv
     labels, none = read_back(present), present.new_zeros(len(present))
     objects = Objects(as_planes(masks), _tight_boxes(masks))
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
-    weights = weights_of(labels, objects.boxes, objects.size, settings) * is_object
+    weights = weights_of(labels, objects.boxes, math.prod(objects.size), settings) * is_object
     instances = Instances(none[:, None].expand(-1, 4), present, masks, area=none, iscrowd=none)
     return Inventory(instances, objects, labels, np.zeros(len(labels)), weights)
 

@@ -1,6 +1,7 @@
 """How what is copied is resized, flipped and turned, and how its colours change: the draw."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,13 +11,20 @@ from numpy import ndarray
 from composer_copypaste.functional.draw import uniforms
 from composer_copypaste.settings import CopyPasteSettings
 
+Map = Sequence[Sequence[int | float]]
+"""An affine map from (x, y, 1) to (x, y): two rows of three numbers."""
+Colour = Sequence[int | float]
+"""Factors of brightness, contrast and saturation."""
+Copy = tuple[int, Map, Colour]
+"""What is drawn for one object: its number, the map from the target to its source, and what changes its colours."""
+
 
 def draw_linear(
-    n: int, settings: CopyPasteSettings, generator: torch.Generator
+    n: int, scale_range: tuple[float, float], settings: CopyPasteSettings, generator: torch.Generator
 ) -> tuple[Float[ndarray, "n 2 2"], Float[ndarray, "n 2 2"]]:
     """Draw ``n`` times flip, resize and rotation, as a map from source to target, and its inverse."""
     scale, flip, angle = uniforms((3, n), generator)
-    scale = _scales(scale, settings)
+    scale = _scales(scale, scale_range, settings.scale_distribution)
     wide, high = _draw_stretch(n, settings, generator)
     x = scale * wide * np.where(flip < settings.p_flip, -1.0, 1.0)
     y = scale * high
@@ -35,9 +43,9 @@ def draw_colours(n: int, settings: CopyPasteSettings, generator: torch.Generator
     return 1 + reach * (2 * uniforms((n, 3), generator) - 1)
 
 
-def _scales(u: Float[ndarray, " n"], settings: CopyPasteSettings) -> Float[ndarray, " n"]:
-    low, high = settings.scale_range
-    if settings.scale_distribution == "log_uniform":
+def _scales(u: Float[ndarray, " n"], scale_range: tuple[float, float], distribution: str) -> Float[ndarray, " n"]:
+    low, high = scale_range
+    if distribution == "log_uniform":
         return np.clip(low * (high / low) ** u, low, high)
     return low + (high - low) * u
 

@@ -31,7 +31,7 @@ def draw_shifts(
     """
     source, target = scenes
     if settings.placement != "source":
-        return _draw_free_shifts(linear, boxes, target, settings, generator)
+        return draw_free_shifts(linear, boxes, target, settings, generator)
     if settings.jitter == "image":
         whole = np.array([[0, 0, source.width, source.height]], dtype=np.float64)
         shifts = _inside(_extents(linear, whole), (source.width, source.height), uniforms((1, 2), generator))
@@ -41,16 +41,19 @@ def draw_shifts(
     return shifts, np.full(len(boxes), True)
 
 
-def _draw_free_shifts(
+def draw_free_shifts(
     linear: Float[ndarray, "k 2 2"],
     boxes: Float[ndarray, "m 4"],
     target: Scene,
     settings: CopyPasteSettings,
     generator: torch.Generator,
 ) -> tuple[Float[ndarray, "m 2"], Bool[ndarray, " m"]]:
-    """Draw a place in the target for each object, again where it would hide too much, a bounded number of times."""
+    """Draw a place in the target for each object, again where it would hide too much, a bounded number of times.
+
+    What has no place of its own is put inside where ``placement`` is "source".
+    """
     extents, canvas = _extents(linear, boxes), (target.width, target.height)
-    place = _inside if settings.placement == "random" else _anywhere
+    place = _anywhere if settings.placement == "anywhere" else _inside
     any_will_do = settings.max_overlap == 1
     shifts, placed = np.zeros((len(boxes), 2)), np.full(len(boxes), False)
     for u in uniforms((1 if any_will_do else settings.placement_tries, len(boxes), 2), generator):
@@ -60,6 +63,13 @@ def _draw_free_shifts(
         new = np.array(fits, dtype=bool) & ~placed
         shifts[new], placed = tried[new], placed | new
     return shifts, placed
+
+
+def backwards(inverse: Float[ndarray, "k 2 2"], shifts: Float[ndarray, "j 2"], m: int) -> Float[ndarray, "m 2 3"]:
+    """The maps from target to source of ``m`` objects."""
+    inverse = np.broadcast_to(inverse, (len(shifts), 2, 2))
+    back = -np.einsum("mij,mj->mi", inverse, shifts)
+    return np.broadcast_to(np.concatenate([inverse, back[:, :, None]], axis=2), (m, 2, 3))
 
 
 def covered_fraction(box: Float[ndarray, "4"], others: Float[ndarray, "n 4"]) -> float:

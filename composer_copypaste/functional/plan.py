@@ -8,22 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.bank import Remembered
 from composer_copypaste.functional.draw import integer, uniform
-from composer_copypaste.functional.jitter import draw_colours, draw_linear
-from composer_copypaste.functional.placement import draw_shifts
+from composer_copypaste.functional.jitter import Colour, Copy, Map, draw_colours, draw_linear
+from composer_copypaste.functional.placement import backwards, draw_shifts
+from composer_copypaste.functional.pool import Pool, draw_cut_outs
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import choose
 from composer_copypaste.functional.warp import PIXEL
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
-Map = Sequence[Sequence[int | float]]
-Colour = Sequence[int | float]
-Copy = tuple[int, Map, Colour]
 Row = tuple[int, int, int, Map] | tuple[int, int, int, Map, Colour]
 """Target, source, instance, the map from the target to the source, and what changes the colours, if anything does."""
 
@@ -44,7 +41,7 @@ class PastePlan:
 
     source: Int[Tensor, " m"]
     """Batch index of the image it is copied from; in a batch of N images, numbers from N on are sources beyond it: the
-    objects of the bank, oldest first. Each is a picture of one object."""
+    objects of the bank, oldest first, then the cut-outs of the pool. Each is a picture of one object."""
 
     instance: Int[Tensor, " m"]
     """Which of the source's objects."""
@@ -116,7 +113,7 @@ class PastePlan:
             if not 0 <= source < len(objects):
                 raise ValueError(
                     f"plan: expected source among the batch's {len(scenes)} images and {further} sources beyond it, "
-                    f"got {source}; a plan drawn with a bank needs that bank, as it was then"
+                    f"got {source}; a plan drawn with a bank or a pool needs them, the bank as it was then"
                 )
             if not 0 <= instance < objects[source]:
                 raise ValueError(
@@ -139,6 +136,7 @@ def draw_plan(
     settings: CopyPasteSettings,
     generator: torch.Generator,
     bank: Sequence[Remembered] = (),
+    pool: Pool | None = None,
 ) -> PastePlan:
     """Draw what each image of a batch receives.
 
@@ -147,11 +145,19 @@ def draw_plan(
         settings: what to draw.
         generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
         bank: pictures that are remembered, as further sources.
+        pool: cut-outs, as further sources.
     """
     rows: list[Row] = []
     pictures = len(scenes) + len(bank)
+    first = len(scenes) + sum(map(len, bank))
     for index in range(len(scenes)):
-        if pictures < 2 or uniform(generator) >= settings.p:
+        if (pictures < 2 and pool is None) or uniform(generator) >= settings.p:
+            continue
+        if pool is not None and uniform(generator) < settings.p_pool:
+            copies = draw_cut_outs(pool, scenes[index], settings, generator)
+            rows += [(index, first + number, 0, to_source, colour) for number, to_source, colour in copies]
+            continue
+        if pictures < 2:
             continue
         other = (index + integer(pictures - 1, generator) + 1) % pictures
         scene = scenes[other] if other < len(scenes) else bank[other - len(scenes)].scene(settings)
@@ -184,15 +190,8 @@ def _draw_copies(source: Scene, target: Scene, settings: CopyPasteSettings, gene
     chosen = np.array(choose(source.weights, settings, generator), dtype=np.int64)
     m = len(chosen)
     draws = m if settings.jitter == "instance" else 1
-    linear, inverse = draw_linear(draws, settings, generator)
+    linear, inverse = draw_linear(draws, settings.scale_range, settings, generator)
     shifts, placed = draw_shifts(linear, source.boxes[chosen], (source, target), settings, generator)
-    maps = _backwards(inverse, shifts, m)[placed].tolist()
+    maps = backwards(inverse, shifts, m)[placed].tolist()
     colours = np.broadcast_to(draw_colours(draws, settings, generator), (m, 3))[placed].tolist()
     return list(zip(chosen[placed].tolist(), maps, colours, strict=True))
-
-
-def _backwards(inverse: Float[ndarray, "k 2 2"], shifts: Float[ndarray, "j 2"], m: int) -> Float[ndarray, "m 2 3"]:
-    """The maps from target to source of ``m`` objects."""
-    inverse = np.broadcast_to(inverse, (len(shifts), 2, 2))
-    back = -np.einsum("mij,mj->mi", inverse, shifts)
-    return np.broadcast_to(np.concatenate([inverse, back[:, :, None]], axis=2), (m, 2, 3))

@@ -10,15 +10,18 @@ from composer_copypaste.settings import CopyPasteSettings
 
 
 def weights_of(
-    labels: Integer[ndarray, " n"], boxes: Float[ndarray, "n 4"], size: tuple[int, int], settings: CopyPasteSettings
+    labels: Integer[ndarray, " n"],
+    boxes: Float[ndarray, "n 4"],
+    picture: int | Integer[ndarray, " n"],
+    settings: CopyPasteSettings,
 ) -> Float[ndarray, " n"]:
-    """The relative chance of each object of an image of that size (height, width) to be copied; 0: never."""
+    """The relative chance of each object, from a picture of so many pixels, to be copied; 0: never."""
     weights = np.full(len(labels), 1.0 if settings.categories is None else 0.0)
     weights[np.isin(labels, settings.categories or ())] = 1.0
     for label, weight in (settings.category_weights or {}).items():
         weights[labels == label] *= weight
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    for bounds, unit in ((settings.area_range, 1), (settings.relative_area_range, size[0] * size[1])):
+    for bounds, unit in ((settings.area_range, 1), (settings.relative_area_range, picture)):
         if bounds is not None:
             weights[(area < bounds[0] * unit) | (area > bounds[1] * unit)] = 0.0
     return weights

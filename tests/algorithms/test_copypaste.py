@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from composer import Callback, DataSpec, Event, Trainer
@@ -250,6 +251,29 @@ def test_a_batch_of_one_picture_receives_what_the_bank_remembers():
     pixels, crops = 1e-6 * (3 + 1), [18 * 18, 12 * 16]  # the two squares with a margin of one pixel
     rows = 2 * (16 + 8 + 4 + 8) * 1e-6  # boxes, labels, area and iscrowd
     assert log.data["copy_paste/bank_megabytes"][0][1] == pytest.approx(pixels * sum(crops) + rows)
+
+
+class White:
+    """A pool of one cut-out, a white square."""
+
+    labels, pictures, boxes = np.array([9]), np.array([36]), np.array([[0.0, 0.0, 6.0, 6.0]])
+
+    def read(self, number):
+        return torch.full((3, 6, 6), 255, dtype=torch.uint8), torch.ones(6, 6, dtype=torch.uint8)
+
+
+def test_pictures_receive_cut_outs_of_a_pool():
+    settings = {"p": 1.0, "p_pool": 1.0, "pool_scale_range": (1.0, 1.0), "pool_instances": (1, 1)}
+    model = fit(CopyPaste(pool=White(), **settings), batches=loader(batch_size=1))
+    for images, (target,) in model.seen:
+        (white,) = target["masks"][target["labels"] == 9]
+        assert white.sum() == 36
+        assert (images[0, :, white.bool()] == 255).all()
+
+
+def test_a_pool_of_which_nothing_may_be_copied_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-outs may be copied"):
+        CopyPaste(pool=White(), categories=(1,))
 
 
 def test_the_same_pictures_receive_something_else_at_every_step():

@@ -271,6 +271,24 @@ def test_with_a_bank_one_picture_in_a_batch_is_enough(recipe_file):
     assert (recipe.data.batch_size, recipe.copy_paste.bank_size) == (1, 256)
 
 
+def test_with_a_pool_one_picture_in_a_batch_is_enough(recipe_file):
+    recipe = load_recipe(recipe_file(MINIMAL), ["data.batch_size=1", "copy_paste={}", "data.pool.folder=cutouts"])
+    assert recipe.data.pool.folder.name == "cutouts"
+
+
+@pytest.mark.parametrize(
+    "pool", ["{}", "{folder: x, images: y}", "{annotations: x}", "{folder: x, annotations: y, images: z}"]
+)
+def test_a_pool_is_a_folder_or_annotations_with_images(recipe_file, pool):
+    text = complaint(recipe_file(MINIMAL), "copy_paste={}", f"data.pool={pool}")
+    assert "data.pool: expected either folder, or annotations and images" in text
+
+
+def test_a_pool_without_copy_paste_is_refused(recipe_file):
+    text = complaint(recipe_file(MINIMAL), "copy_paste=null", "data.pool.folder=cutouts")
+    assert "data.pool: expected null where there is no copy-paste; copy_paste={} switches it on" in text
+
+
 @pytest.mark.parametrize(
     ("override", "key"), [("training.precision=amp_bf16", "precision"), ("training.microbatch=auto", "microbatch")]
 )

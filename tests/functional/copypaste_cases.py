@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from hypothesis import strategies as st
-from reference import box_around
+from reference import box_around, numpy
 
 from composer_copypaste.functional import batch
 from composer_copypaste.functional.bank import InstanceBank
@@ -49,14 +49,27 @@ def plan_of(*rows):
     return PastePlan.from_rows(rows)
 
 
-def carry_out(plan, images, targets, *, bank=None, **settings):
+def carry_out(plan, images, targets, *, bank=None, pool=None, **settings):
     """The batch after a hand-written plan."""
-    return batch.paste(images, targets, CopyPasteSettings(**settings), plan, Further(bank))
+    return batch.paste(images, targets, CopyPasteSettings(**settings), plan, Further(bank, pool))
 
 
-def paste_seeded(images, targets, settings, seed=0, bank=None):
+def paste_seeded(images, targets, settings, seed=0, bank=None, pool=None):
     """The batch after the plan that a seed draws."""
-    return batch.paste(images, targets, settings, torch.Generator().manual_seed(seed), Further(bank))
+    return batch.paste(images, targets, settings, torch.Generator().manual_seed(seed), Further(bank, pool))
+
+
+class Pool:
+    """Cut-outs in memory: of each its label, a picture and a mask."""
+
+    def __init__(self, *cut_outs):
+        self.labels = np.array([label for label, _, _ in cut_outs])
+        self.boxes = np.array([box_around(numpy(mask)) for *_, mask in cut_outs], dtype=np.float64)
+        self.pictures = np.array([mask.numel() for *_, mask in cut_outs])
+        self.cut_outs = cut_outs
+
+    def read(self, number):
+        return self.cut_outs[number][1:]
 
 
 # Drawn
@@ -70,13 +83,14 @@ class Case:
     seed: int
     earlier: tuple = field(default=(), repr=False)  # images and targets of a batch that a bank has seen
     remembered: int = 0  # objects that the bank can hold
+    pool: Pool | None = field(default=None, repr=False)
 
     @property
     def settings(self):
         return CopyPasteSettings(**self.knobs)
 
     def paste(self):
-        return paste_seeded(self.images, self.targets, self.settings, self.seed, self.bank())
+        return paste_seeded(self.images, self.targets, self.settings, self.seed, self.bank(), self.pool)
 
     def bank(self):
         """A bank that has seen the earlier batch, if there was one."""
@@ -117,6 +131,9 @@ def knobs(draw, **fixed):
         "min_area": draw(st.sampled_from([1, 1, 6])),
         "categories": draw(st.sampled_from([None, None, (1, 2)])),
         "category_weights": draw(st.sampled_from([None, None, {1: 0.0, 2: 7.5}])),
+        "p_pool": draw(st.sampled_from([0.5, 1.0])),
+        "pool_instances": draw(st.sampled_from([(1, 5), (3, 3)])),
+        "pool_scale_range": draw(st.sampled_from(SCALES)),
         "area_range": draw(st.sampled_from([None, None, (4.0, 400.0)])),
         "relative_area_range": draw(st.sampled_from([None, None, (0.01, 0.5)])),
     }
@@ -126,7 +143,7 @@ def knobs(draw, **fixed):
 
 @st.composite
 def cases(draw, sides=None, counts=None, masks=True, bank=False, **fixed):
-    """A batch of any allowed form, with settings and a seed, and perhaps a bank that has seen another batch."""
+    """A batch of any allowed form, with settings and a seed, and perhaps a bank that has seen another, and a pool."""
     sides = st.one_of(st.integers(1, 12), st.integers(1, 64)) if sides is None else sides
     counts = st.one_of(st.integers(0, 4), st.integers(0, 30)) if counts is None else counts
     n, as_list = draw(st.integers(1, 4)), draw(st.booleans())
@@ -151,7 +168,20 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, **fixed):
             [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes],
         )
         case.remembered = draw(st.sampled_from([1, 3, 50]))
+    if bank and channels == 3 and "depth" not in keys and draw(st.booleans()):
+        case.pool = drawn_pool(draw(st.integers(1, 5)), rng)
+        case.knobs["categories"] = case.knobs["area_range"] = case.knobs["relative_area_range"] = None
     return case
+
+
+def drawn_pool(n, rng):
+    cut_outs = []
+    for _ in range(n):
+        size = tuple(rng.integers(1, 40, 2).tolist())
+        mask = torch.from_numpy(rng.random(size) < 0.6).to(torch.uint8)
+        mask[0, 0] = 1
+        cut_outs.append((int(rng.integers(2, 4)), coloured(size, 3, torch.uint8, rng), mask))
+    return Pool(*cut_outs)
 
 
 OPTIONAL_KEYS = ("area", "iscrowd", "image_id", "depth", "keypoints")

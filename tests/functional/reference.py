@@ -58,6 +58,16 @@ def remembered(images, targets, settings, size):
     return crops[-size:]
 
 
+def cut_outs(pool, dtype):
+    """The sources of a pool, as a batch of that type has them; keypoints of two points that are not labelled."""
+    crops = []
+    for label, image, mask in pool.cut_outs:
+        fields = {"boxes": torch.zeros(1, 4), "labels": torch.tensor([label]), "masks": mask[None]}
+        fields |= {"area": torch.zeros(1), "iscrowd": torch.zeros(1), "keypoints": torch.zeros(1, 2, 3)}
+        crops.append(((image / 255).to(dtype) if dtype.is_floating_point else image, fields))
+    return crops
+
+
 def may_be_copied(label, area, picture, settings):
     """Whether the settings let an object of that label and box area be copied."""
     if settings.categories is not None and label not in settings.categories:

@@ -9,7 +9,7 @@ import torch
 from copypaste_cases import SIDE, Case, cases, paste_seeded, pictures, target
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from reference import box_around, crowds, fixed, nearest, numpy, reference, remembered
+from reference import box_around, crowds, cut_outs, fixed, nearest, numpy, reference, remembered
 
 from composer_copypaste.functional.batch import NothingPastedWarning, copypaste_batch, plan_batch
 from composer_copypaste.functional.plan import PastePlan
@@ -34,6 +34,7 @@ def many(examples):
 def assert_equals_reference(case: Case):
     pasted = case.paste()
     crops = remembered(*case.earlier, case.settings, case.remembered) if case.earlier else []
+    crops += cut_outs(case.pool, case.images[0].dtype) if case.pool else []
     images, targets = reference(case.images, case.targets, pasted.plan, case.settings, crops)
     for image, expected in zip(pasted.images, images, strict=True):
         assert image.dtype == expected.dtype

@@ -1,0 +1,255 @@
+"""A pool of cut-outs: objects from a COCO file or from pictures with transparency, to be pasted anywhere."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, UInt8
+from numpy import ndarray
+from torch import Tensor
+from torch.nn import functional
+
+from composer_copypaste.data.coco import CocoAnnotation, CocoAnnotations, CocoImage, check_pictures
+from composer_copypaste.data.outlines import draw_stencils, stencil
+from composer_copypaste.data.pictures import read_picture, read_rgba
+from composer_copypaste.errors import DataError, listed
+from composer_copypaste.functional.windows import Window, box_windows
+
+MARGIN = 1
+"""So many pixels around an object's box are kept with it."""
+
+_THREADS = 4
+
+Pixels = tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "h w"]]
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """What is known of a cut-out before its pixels are read."""
+
+    label: int
+    box: Float[ndarray, "4"]
+    """In its picture."""
+    size: tuple[int, int]
+    """Height and width of the picture."""
+    read: Callable[[Window], Pixels]
+    """The part of the picture in a window, and the mask there."""
+
+    @property
+    def window(self) -> Window:
+        """The part of the picture that is kept."""
+        return box_windows(self.box[None] + MARGIN * np.array([-1, -1, 1, 1]), self.size)[0]
+
+
+class CutOutPool:
+    """Cut-outs as further sources of copy-paste: for pictures without annotations, and for rare categories.
+
+    Pixels are read when they are drawn and stay on the host as uint8; of those read, the ones drawn last are kept.
+
+    Args:
+        cut_outs: what the pool holds.
+        megabytes: at most so many (of 10**6 bytes) of pixels are kept, and the cut-out drawn last in any case.
+
+    Raises:
+        DataError: where there are none.
+    """
+
+    def __init__(self, cut_outs: Sequence[CutOut], *, megabytes: float | int = 256) -> None:
+        if not cut_outs:
+            raise DataError("a pool needs at least one cut-out, got none")
+        corners = np.array([[cut.window.x1, cut.window.y1] * 2 for cut in cut_outs])
+        self.labels: Integer[ndarray, " n"] = np.array([cut.label for cut in cut_outs])
+        self.boxes: Float[ndarray, "n 4"] = np.stack([cut.box for cut in cut_outs]) - corners
+        self.pictures: Integer[ndarray, " n"] = np.array([cut.size[0] * cut.size[1] for cut in cut_outs])
+        self._cut_outs = list(cut_outs)
+        self._limit = int(megabytes * 10**6)
+        self._kept: OrderedDict[int, Pixels] = OrderedDict()
+
+    @classmethod
+    def from_coco(
+        cls,
+        annotations: Path | str | CocoAnnotations,
+        images: Path | str,
+        *,
+        categories: Sequence[str] | None = None,
+        megabytes: float | int = 256,
+    ) -> "CutOutPool":
+        """The annotated objects of a COCO file, without crowds.
+
+        Args:
+            annotations: a COCO instance JSON, or one that is loaded already.
+            images: the folder that its file names are relative to.
+            categories: names of the categories of the data set that is trained on: the first has label 1. Objects of
+                other categories are left out. None: those of the file.
+            megabytes: see the class.
+
+        Raises:
+            DataError: where annotations or pictures cannot be used, or no object is of these categories.
+        """
+        if not isinstance(annotations, CocoAnnotations):
+            annotations = CocoAnnotations.load(annotations)
+        check_pictures(annotations, Path(images))
+        names = [category.name for category in annotations.categories]
+        cut_outs = list(_coco_cut_outs(annotations, Path(images), _labels(names if categories is None else categories)))
+        if not cut_outs:
+            raise DataError(f"{annotations.path}: has no object of the categories {', '.join(categories or names)}")
+        return cls(cut_outs, megabytes=megabytes)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path | str, categories: Sequence[str], *, megabytes: float | int = 256
+    ) -> "CutOutPool":
+        """Pictures with transparency, in a folder for each category that has its name: ``folder/dog/1.png``.
+
+        A pixel is the object's where its alpha is above 127. All pictures are looked through at once.
+
+        Args:
+            folder: which holds the categories' folders.
+            categories: names of the categories of the data set that is trained on: the first has label 1.
+            megabytes: see the class.
+
+        Raises:
+            DataError: listing folders that are named after no category or are empty, and pictures that cannot be used.
+        """
+        folder = Path(folder)
+        labels = _labels(categories)
+        problems, files = _listing(folder, labels)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            found = list(threads.map(lambda file: _looked_at(*file), files))
+        problems += [cut for cut in found if isinstance(cut, str)]
+        if problems:
+            raise DataError(listed(f"{folder}: cannot be used as a pool of cut-outs", problems))
+        return cls([cut for cut in found if isinstance(cut, CutOut)], megabytes=megabytes)
+
+    def __len__(self) -> int:
+        return len(self._cut_outs)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the pixels take that are kept, in bytes."""
+        return sum(_nbytes(pixels) for pixels in self._kept.values())
+
+    def read(self, number: int) -> Pixels:
+        """The picture and the mask, of 0 and 1, of a cut-out.
+
+        Raises:
+            DataError: naming the file, where it can no longer be read.
+        """
+        if number not in self._kept:
+            self._kept[number] = self._cut_outs[number].read(self._cut_outs[number].window)
+        self._kept.move_to_end(number)
+        while len(self._kept) > 1 and self.nbytes > self._limit:
+            self._kept.popitem(last=False)
+        return self._kept[number]
+
+
+def _nbytes(pixels: Pixels) -> int:
+    return sum(values.numel() for values in pixels)
+
+
+def _labels(categories: Sequence[str]) -> dict[str, int]:
+    labels = {name: label for label, name in enumerate(categories, start=1)}
+    if len(labels) < len(categories):
+        twice = next(name for name in categories if list(categories).count(name) > 1)
+        raise DataError(f"categories: cut-outs are told apart by names, but two categories are called {twice!r}")
+    return labels
+
+
+def _coco_cut_outs(annotations: CocoAnnotations, folder: Path, labels: dict[str, int]) -> Iterator[CutOut]:
+    names = {category.id: category.name for category in annotations.categories}
+    for image in annotations.images:
+        boxes = annotations.objects_of(image).boxes.double().numpy()
+        for annotation, box in zip(annotations.annotations[image.id], boxes, strict=True):
+            label = labels.get(names[annotation["category_id"]])
+            if label is not None and not annotation["iscrowd"]:
+                yield CutOut(label, box, (image.height, image.width), _coco_reader(folder, image, annotation))
+
+
+def _coco_reader(folder: Path, image: CocoImage, annotation: CocoAnnotation) -> Callable[[Window], Pixels]:
+    def read(window: Window) -> Pixels:
+        size = (image.height, image.width)
+        picture = read_picture(folder / image.file_name, size)
+        mask = draw_stencils([stencil(annotation["segmentation"], size)], size)[0]
+        return _copy(picture[:, *window.slices]), _copy(mask[window.slices])
+
+    return read
+
+
+def _copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+    return values.clone(memory_format=torch.contiguous_format)
+
+
+def _listing(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
+    """What is wrong with a folder of folders of cut-outs, and its pictures with their labels."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder of cut-outs")
+    problems, files = [], []
+    for entry in _visible(folder):
+        pictures = _visible(entry) if entry.is_dir() else []
+        if not entry.is_dir():
+            problems.append(f"{entry.name}: expected in a folder that has the name of its category")
+        elif entry.name not in labels:
+            problems.append(f"{entry.name}: {_no_category(entry.name, list(labels))}")
+        elif not pictures:
+            problems.append(f"{entry.name}: the folder is empty, expected pictures with transparency")
+        else:
+            files += [(path, labels[entry.name]) for path in pictures]
+    if not files and not problems:
+        problems.append("it is empty, expected folders that have the names of categories")
+    return problems, files
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _no_category(name: str, categories: list[str]) -> str:
+    guess = get_close_matches(name, categories, n=1)
+    return "is no category; " + (f"did you mean {guess[0]!r}?" if guess else f"expected one of {', '.join(categories)}")
+
+
+def _looked_at(path: Path, label: int) -> CutOut | str:
+    """The cut-out in a file, or what is wrong with it."""
+    try:
+        opaque = read_rgba(path)[3] > 127
+    except DataError as error:
+        return str(error).removeprefix(f"{path.parents[1]}/")
+    if not opaque.any():
+        return f"{path.parent.name}/{path.name}: the picture is transparent: no alpha is above 127"
+    (y1, y2), (x1, x2) = (_extent(opaque.any(dim=dim)) for dim in (1, 0))
+    height, width = opaque.shape
+    return CutOut(label, np.array([x1, y1, x2, y2], dtype=np.float64), (height, width), _file_reader(path))
+
+
+def _extent(occupied: Tensor) -> tuple[int, int]:
+    places = occupied.nonzero()
+    return int(places[0]), int(places[-1]) + 1
+
+
+def _file_reader(path: Path) -> Callable[[Window], Pixels]:
+    def read(window: Window) -> Pixels:
+        picture = read_rgba(path)[:, *window.slices]
+        mask = picture[3] > 127
+        colours = _spread(picture[:3].float()[None], mask.float()[None, None])[0]
+        return colours.round().to(torch.uint8), mask.to(torch.uint8)
+
+    return read
+
+
+def _spread(colours: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:
+    """The colours where they are known, and about those of the nearest known pixels elsewhere.
+
+    What transparent pixels hold is arbitrary, often black: resized, it would show as a seam around the object.
+    """
+    if known.all() or colours.shape[2:] == (1, 1):
+        return colours
+    height, width = colours.shape[2:]
+    counts, sums = (functional.avg_pool2d(values, 2, ceil_mode=True) for values in (known, colours * known))
+    coarse = _spread(sums / counts.clamp(min=0.01), (counts > 0).float())
+    wide = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]
+    return torch.where(known.bool(), colours, wide)

@@ -1,0 +1,119 @@
+"""Cut-outs from elsewhere as sources: what a pool of them is, and the draw."""
+
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, Shaped, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.functional.crop import Crop
+from composer_copypaste.functional.draw import integer, uniforms
+from composer_copypaste.functional.jitter import Copy, draw_colours, draw_linear
+from composer_copypaste.functional.placement import backwards, draw_free_shifts
+from composer_copypaste.functional.planes import on_device
+from composer_copypaste.functional.scene import Scene
+from composer_copypaste.functional.selection import weights_of
+from composer_copypaste.instances import Instances
+from composer_copypaste.settings import CopyPasteSettings
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """Cut-outs, which do not change: what is known of them on the host, and a way to their pixels."""
+
+    labels: Integer[ndarray, " n"]
+    boxes: Float[ndarray, "n 4"]
+    """In the pictures that ``read`` gives."""
+    pictures: Integer[ndarray, " n"]
+    """So many pixels has the picture that each is cut from."""
+
+    def read(self, number: int) -> tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "h w"]]:
+        """The picture and the mask, of 0 and 1, of a cut-out."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
+    """Raise ``ValueError`` where the settings let no cut-out of the pool be copied."""
+    if not any(weight for _, weight, _ in _categories(pool, settings)):
+        raise ValueError(
+            f"pool: none of its {len(pool.labels)} cut-outs may be copied; see categories, category_weights, "
+            "area_range and relative_area_range"
+        )
+
+
+def draw_cut_outs(pool: Pool, target: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> list[Copy]:
+    """Draw which cut-outs an image receives, and where; the maps lead to the pictures that ``read`` gives."""
+    low, high = settings.pool_instances
+    m = min(low + integer(high - low + 1, generator), settings.max_copied_instances or high)
+    chosen = _choose(pool, m, settings, generator)
+    linear, inverse = draw_linear(m, settings.pool_scale_range, settings, generator)
+    shifts, placed = draw_free_shifts(linear, pool.boxes[chosen], target, settings, generator)
+    maps = backwards(inverse, shifts, m)[placed].tolist()
+    colours = draw_colours(m, settings, generator)[placed].tolist()
+    return list(zip(chosen[placed].tolist(), maps, colours, strict=True))
+
+
+def _choose(pool: Pool, m: int, settings: CopyPasteSettings, generator: torch.Generator) -> Integer[ndarray, " m"]:
+    """Draw ``m`` times a category by its weight, then one of its cut-outs."""
+    categories = _categories(pool, settings)
+    reached = np.cumsum([weight for _, weight, _ in categories])
+    which, place = uniforms((2, m), generator)
+    groups = [categories[k][2] for k in np.searchsorted(reached, which * reached[-1], side="right")]
+    return np.array([group[int(u * len(group))] for group, u in zip(groups, place, strict=True)], dtype=np.int64)
+
+
+def _categories(pool: Pool, settings: CopyPasteSettings) -> list[tuple[int, float, Integer[ndarray, " _k"]]]:
+    """Label, weight, and the cut-outs that may be copied, of each category that has any."""
+    weights = settings.category_weights or {}
+    groups = _by_label(
+        pool,
+        None if settings.categories is None else tuple(settings.categories),  # what is remembered must be hashable
+        None if settings.area_range is None else tuple(settings.area_range),
+        None if settings.relative_area_range is None else tuple(settings.relative_area_range),
+    )
+    return [(label, float(weights.get(label, 1)), numbers) for label, numbers in groups.items()]
+
+
+@lru_cache(maxsize=4)  # asked for every image of every batch, and a pool may hold a million cut-outs
+def _by_label(
+    pool: Pool,
+    categories: tuple[int, ...] | None,
+    area_range: tuple[float, float] | None,
+    relative_area_range: tuple[float, float] | None,
+) -> dict[int, Integer[ndarray, " _k"]]:
+    limits = CopyPasteSettings(categories=categories, area_range=area_range, relative_area_range=relative_area_range)
+    allowed = np.flatnonzero(weights_of(pool.labels, pool.boxes, pool.pictures, limits))
+    labels = pool.labels[allowed]
+    return {int(label): allowed[labels == label] for label in np.unique(labels)}
+
+
+def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> Crop:
+    """A cut-out on the device and with the types of a batch's image and of its objects.
+
+    Raises:
+        ValueError: where the images are not RGB, or their objects have fields that a cut-out has not.
+    """
+    if len(image) != 3:
+        raise ValueError(f"pool: its cut-outs are RGB, expected images of 3 channels, got {len(image)}")
+    lacking = sorted(set(instances.extras) - {"keypoints"})  # of which zeros mean "not labelled"
+    if lacking:
+        raise ValueError(f"targets: {lacking[0]!r} has a row for each object, but cut-outs of the pool have none")
+    colours, mask = pool.read(number)
+    one = instances.without_masks().map(lambda values: values.new_zeros((1, *values.shape[1:])))
+    label = on_device([int(pool.labels[number])], one.labels.device, one.labels.dtype)
+    return Crop(
+        image=_in_range_of(image, on_device(colours, image.device)),
+        mask=on_device(mask, instances.masks.device),
+        box=pool.boxes[number],
+        fields=Instances(one.boxes, label, one.masks, one.area, one.iscrowd, one.extras),
+    )
+
+
+def _in_range_of(image: Shaped[Tensor, "c _h _w"], colours: UInt8[Tensor, "c h w"]) -> Shaped[Tensor, "c h w"]:
+    """The colours as the image has them: in [0, 1] where it is of floating point."""
+    return (colours.float() / 255).to(image.dtype) if image.is_floating_point() else colours

@@ -1,0 +1,32 @@
+"""The pool of cut-outs that a recipe names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from composer_copypaste.config.schema import Recipe
+from composer_copypaste.data.cutouts import CutOutPool
+from composer_copypaste.errors import RecipeError
+from composer_copypaste.functional.pool import check_pool
+
+
+def open_pool(recipe: Recipe, categories: Sequence[str]) -> CutOutPool | None:
+    """The recipe's pool, completely checked; None where it has none.
+
+    Raises:
+        DataError: listing what is wrong with its files.
+        RecipeError: where the settings of copy-paste let nothing of it be copied.
+    """
+    if recipe.data.pool is None or recipe.copy_paste is None:
+        return None
+    files = recipe.data.pool
+    if files.folder is not None:
+        pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes)
+    else:
+        annotations, images = cast(Path, files.annotations), cast(Path, files.images)
+        pool = CutOutPool.from_coco(annotations, images, categories=categories, megabytes=files.megabytes)
+    try:
+        check_pool(pool, recipe.copy_paste)
+    except ValueError as error:
+        raise RecipeError(f"data.{error}") from None
+    return pool

@@ -1,0 +1,174 @@
+"""The pool of cut-outs: from COCO files and from pictures with transparency."""
+
+import numpy as np
+import pytest
+import torch
+from coco_files import annotation
+from PIL import Image
+
+from composer_copypaste import CutOutPool
+from composer_copypaste.errors import DataError
+
+CATEGORIES = ["fig", "nut"]
+
+
+def rgba(path, opaque=(2, 1, 5, 4), size=(8, 12), colour=(10, 20, 30), hidden=(0, 0, 0), alpha=255):
+    """A picture of one colour that is opaque in a rectangle (x1, y1, x2, y2)."""
+    pixels = np.zeros((*size, 4), dtype=np.uint8)
+    pixels[..., :3] = hidden
+    x1, y1, x2, y2 = opaque
+    pixels[y1:y2, x1:x2] = (*colour, alpha)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+# COCO
+
+
+def test_an_annotated_object_is_cut_from_its_picture(coco_file, gradient):
+    path = coco_file(annotation(bbox=[2, 1, 4, 4]))
+    pool = CutOutPool.from_coco(path, path.parent)
+    image, mask = pool.read(0)
+    assert torch.equal(image, torch.from_numpy(gradient).permute(2, 0, 1)[:, 0:6, 1:7])  # one pixel around the box
+    expected = torch.zeros(6, 6, dtype=torch.uint8)
+    expected[1:5, 1:5] = 1
+    assert torch.equal(mask, expected)
+    assert pool.boxes.tolist() == [[1, 1, 5, 5]]
+    assert pool.pictures.tolist() == [8 * 12]
+    assert pool.labels.tolist() == [2]  # category 5 comes after category 3
+
+
+def test_a_crop_ends_at_the_edge_of_its_picture(coco_file, gradient):
+    square = [[0.0, 4.0, 4.0, 4.0, 4.0, 8.0, 0.0, 8.0]]
+    path = coco_file(annotation(bbox=[0, 4, 4, 4], segmentation=square))
+    pool = CutOutPool.from_coco(path, path.parent)
+    assert pool.read(0)[0].shape == (3, 5, 5)
+    assert pool.boxes.tolist() == [[0, 1, 4, 5]]
+
+
+def test_categories_are_matched_by_name_and_others_left_out(coco_file, gradient):
+    path = coco_file(annotation(1), annotation(2, category_id=3))
+    assert CutOutPool.from_coco(path, path.parent).labels.tolist() == [2, 1]
+    assert CutOutPool.from_coco(path, path.parent, categories=["pea", "nut"]).labels.tolist() == [2]
+    with pytest.raises(DataError, match=r"annotations\.json: has no object of the categories pea, bean$"):
+        CutOutPool.from_coco(path, path.parent, categories=["pea", "bean"])
+
+
+def test_crowds_are_no_cut_outs(coco_file, gradient):
+    path = coco_file(annotation(1), annotation(2, iscrowd=1, category_id=3))
+    assert CutOutPool.from_coco(path, path.parent).labels.tolist() == [2]
+
+
+def test_files_are_checked_as_those_of_a_data_set(coco_file, gradient):
+    path = coco_file(images=[{"id": 7, "file_name": "../7.png", "height": 8, "width": 12}])
+    with pytest.raises(DataError, match=r"file_name '\.\./7\.png' leaves the image folder"):
+        CutOutPool.from_coco(path, path.parent)
+    path = coco_file(images=[{"id": 7, "file_name": "gone.png", "height": 8, "width": 12}])
+    with pytest.raises(DataError, match=r"gone\.png \(image 7\): the file is missing"):
+        CutOutPool.from_coco(path, path.parent)
+
+
+def test_two_categories_of_one_name_are_an_error(coco_file, gradient):
+    path = coco_file(categories=[{"id": 5, "name": "nut"}, {"id": 3, "name": "nut"}])
+    with pytest.raises(DataError, match="two categories are called 'nut'"):
+        CutOutPool.from_coco(path, path.parent)
+
+
+# Pictures with transparency
+
+
+def test_a_picture_with_transparency_gives_its_opaque_part(tmp_path):
+    rgba(tmp_path / "nut" / "a.png", opaque=(2, 1, 5, 4))
+    pool = CutOutPool.from_folder(tmp_path, CATEGORIES)
+    _, mask = pool.read(0)
+    expected = torch.zeros(5, 5, dtype=torch.uint8)
+    expected[1:4, 1:4] = 1
+    assert torch.equal(mask, expected)
+    assert pool.labels.tolist() == [2]
+    assert pool.boxes.tolist() == [[1, 1, 4, 4]]
+    assert pool.pictures.tolist() == [8 * 12]
+
+
+def test_transparent_pixels_take_the_colours_beside_them(tmp_path):
+    rgba(tmp_path / "nut" / "a.png", colour=(10, 20, 30), hidden=(255, 255, 255))
+    image, _ = CutOutPool.from_folder(tmp_path, CATEGORIES).read(0)
+    assert torch.equal(image, torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 5, 5))
+
+
+def test_colours_of_the_object_stay_to_the_bit(tmp_path):
+    path = rgba(tmp_path / "nut" / "a.png", opaque=(0, 0, 12, 8))
+    pixels = np.arange(8 * 12 * 4, dtype=np.uint8).reshape(8, 12, 4)
+    pixels[..., 3] = 255
+    pixels[3, 4, 3] = 0
+    Image.fromarray(pixels).save(path)
+    image, mask = CutOutPool.from_folder(tmp_path, CATEGORIES).read(0)
+    assert mask.sum() == 95
+    assert torch.equal(image[:, mask.bool()], torch.from_numpy(pixels).permute(2, 0, 1)[:3, mask.bool()])
+
+
+@pytest.mark.parametrize(("alpha", "pixels"), [(128, 9), (127, 0)])
+def test_an_alpha_above_127_is_the_object_s(tmp_path, alpha, pixels):
+    rgba(tmp_path / "nut" / "a.png", alpha=alpha)
+    if pixels:
+        assert CutOutPool.from_folder(tmp_path, CATEGORIES).read(0)[1].sum() == pixels
+    else:
+        with pytest.raises(DataError, match=r"  nut/a\.png: the picture is transparent: no alpha is above 127"):
+            CutOutPool.from_folder(tmp_path, CATEGORIES)
+
+
+def test_cut_outs_are_ordered_by_folder_and_file_and_hidden_files_are_none(tmp_path):
+    for name in ("nut/b.png", "nut/a.png", "fig/c.png"):
+        rgba(tmp_path / name)
+    (tmp_path / "nut" / ".DS_Store").write_text("")
+    assert CutOutPool.from_folder(tmp_path, CATEGORIES).labels.tolist() == [1, 2, 2]
+
+
+def test_everything_that_is_wrong_with_a_folder_is_listed(tmp_path):
+    rgba(tmp_path / "nut" / "good.png")
+    rgba(tmp_path / "ntu" / "a.png")
+    rgba(tmp_path / "stray.png")
+    (tmp_path / "fig").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "nut" / "rgb.png")
+    (tmp_path / "nut" / "text.png").write_text("no picture")
+    with pytest.raises(DataError) as error:
+        CutOutPool.from_folder(tmp_path, CATEGORIES)
+    assert str(error.value).splitlines() == [
+        f"{tmp_path}: cannot be used as a pool of cut-outs",
+        "  fig: the folder is empty, expected pictures with transparency",
+        "  ntu: is no category; did you mean 'nut'?",
+        "  stray.png: expected in a folder that has the name of its category",
+        "  nut/rgb.png: the picture has no transparency: save the cut-out with an alpha channel, as RGBA",
+        "  nut/text.png: the picture cannot be decoded: not a picture in a known format",
+    ]
+
+
+def test_a_folder_that_is_missing_or_empty_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: there is no such folder of cut-outs$"):
+        CutOutPool.from_folder(tmp_path / "nowhere", CATEGORIES)
+    with pytest.raises(DataError, match="it is empty, expected folders that have the names of categories"):
+        CutOutPool.from_folder(tmp_path, CATEGORIES)
+
+
+# Memory
+
+
+def test_pixels_are_kept_within_the_bound_those_drawn_last_first(tmp_path):
+    paths = [rgba(tmp_path / "nut" / f"{name}.png") for name in "abc"]
+    one = 5 * 5 * 4  # bytes of picture and mask
+    pool = CutOutPool.from_folder(tmp_path, CATEGORIES, megabytes=2 * one / 1e6)
+    assert pool.nbytes == 0
+    for number in (0, 1, 0, 2):
+        pool.read(number)
+        assert pool.nbytes <= 2 * one
+    for path in paths:
+        path.unlink()
+    pool.read(0)
+    pool.read(2)
+    with pytest.raises(DataError, match=r"b\.png: the picture cannot be decoded: No such file or directory"):
+        pool.read(1)
+
+
+def test_a_cut_out_larger_than_the_bound_is_read_all_the_same(tmp_path):
+    rgba(tmp_path / "nut" / "a.png")
+    assert CutOutPool.from_folder(tmp_path, CATEGORIES, megabytes=1e-6).read(0)[1].sum() == 9
