@@ -254,13 +254,13 @@ def evaluation_batches(recipe: Recipe, data: CocoInstances) -> DataSpec:
 
 
 def _algorithms(recipe: Recipe, pool: CutOutPool | None = None) -> list[Algorithm]:
+    """In the order that they give themselves, which checkpoints have: what is last runs first on a new batch."""
     algorithms: list[Algorithm] = []
-    if recipe.copy_paste is not None:
-        algorithms.append(CopyPaste(recipe.copy_paste, pool=pool))
     if recipe.training.clip_norm is not None:
         algorithms.append(GradientClipping("norm", recipe.training.clip_norm))
+    if recipe.copy_paste is not None:
+        algorithms.append(CopyPaste(recipe.copy_paste, pool=pool))
     if recipe.data.jitter is not None and recipe.data.jitter_on == "device":
-        # last, where it puts itself to run first: checkpoints have this order
         algorithms.append(LargeScaleJitter(recipe.data.jitter))
     return algorithms
 
