@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.compose import Images, Layer, Objects, layers_of
-from composer_copypaste.functional.composite import WindowComposite
+from composer_copypaste.functional.composite import composite_of
 from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
 from composer_copypaste.functional.plan import PastePlan, draw_plan
@@ -124,7 +124,7 @@ def paste(
     objects = [image.objects for image in inventories]
     objects += [Objects(as_planes(crop.mask[None]), crop.box[None]) for crop in crops]
     layers = layers_of(plan.renumbered(named, len(images)), objects)
-    composite = WindowComposite(layers, objects, settings.erosion, settings.blend_sigma)
+    composite = composite_of(layers, objects, images, settings)
     fields = [image.instances for image in inventories] + [crop.fields for crop in crops]
     changed: Sequence[Target] | Tensor
     if isinstance(targets, Tensor):

@@ -1,8 +1,9 @@
 """Carrying out the layers of a batch: painting the images, and finding out what is visible of each object."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import groupby
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Integer, Shaped, UInt8
@@ -13,11 +14,16 @@ from composer_copypaste.functional.paste import CutOut, cut_out, paste_colours, 
 from composer_copypaste.functional.planes import Plane, as_planes, as_rasters, as_tensor
 from composer_copypaste.functional.targets import Outcome
 from composer_copypaste.functional.visible import NOWHERE, Measure, Visible, measure, uncovered
+from composer_copypaste.settings import CopyPasteSettings
+
+PAINTED_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
+"""Types of images that the kernels can paint."""
 
 Measures = tuple[list[Measure], list[Measure]]
 """Of what landed in a layer, and of the objects it touched."""
 
 
+@runtime_checkable
 class Composite(Protocol):
     """The layers of a batch, carried out."""
 
@@ -37,6 +43,30 @@ class Composite(Protocol):
 
         Numbers of sources go on from the images to the further pictures.
         """
+
+
+def composite_of(
+    layers: Sequence[Layer], objects: Sequence[Objects], images: Images, settings: CopyPasteSettings
+) -> Composite:
+    """Whoever does it fastest: kernels where they can, else window after window."""
+    if not _suits_kernels(layers, images, settings):
+        return WindowComposite(layers, objects, settings.erosion, settings.blend_sigma)
+    from composer_copypaste.functional.cuda import FusedComposite  # Triton takes a second to import
+
+    return FusedComposite(layers, objects)
+
+
+def _suits_kernels(layers: Sequence[Layer], images: Images, settings: CopyPasteSettings) -> bool:
+    """Whether the images are on a GPU, and nothing is asked for that the kernels leave to others."""
+    plain = not settings.erosion and not settings.blend_sigma
+    plain = plain and all(factor == 1 for layer in layers for landing in layer.landings for factor in landing.colour)
+    paintable = all(not image.requires_grad and image.dtype in PAINTED_TYPES for image in images)
+    return bool(layers) and plain and paintable and kernels_run_on(images[0].device)
+
+
+def kernels_run_on(device: torch.device) -> bool:
+    """Whether Triton compiles for the device here."""
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 class WindowComposite:

@@ -1,0 +1,213 @@
+"""Triton kernels that carry out the layers of all images of a batch at once.
+
+Tensors of many sizes take part, so each kernel gets tables of 64-bit numbers: a row for each image, object or task,
+with its sizes, its fixed-point map, and the addresses of its tensors. The order of a row's numbers is that in which the
+kernel reads them.
+"""
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+from composer_copypaste.functional.warp import FRACTION_BITS, PIXEL
+
+TILE_HEIGHT, TILE_WIDTH = tl.constexpr(16), tl.constexpr(64)
+"""Pixels that one program works on."""
+TILE = tl.constexpr(TILE_HEIGHT.value * TILE_WIDTH.value)
+RUN = tl.constexpr(8192)
+"""Bytes of masks that one program writes."""
+HALF = tl.constexpr(FRACTION_BITS + 1)
+"""Pixel centres are whole numbers of half steps, so many bits fewer than a pixel has."""
+HALF_A_PIXEL = tl.constexpr(PIXEL)
+"""In half steps."""
+NOBODY = tl.constexpr(-1)
+"""The owner of a pixel on which nothing landed."""
+
+
+@triton.jit
+@no_type_check
+def _tile(first_row, first_column, pid, width):
+    """The rows and columns of the pixels of a tile of a window that begins there and is so wide."""
+    across = tl.cdiv(width, TILE_WIDTH)
+    place = tl.arange(0, TILE)
+    y = first_row + (pid // across) * TILE_HEIGHT + place // TILE_WIDTH
+    x = first_column + (pid % across) * TILE_WIDTH + place % TILE_WIDTH
+    return y, x
+
+
+@triton.jit
+@no_type_check
+def _meets(window, y, x):
+    """Whether the tile has a pixel in the window, and which of its pixels are."""
+    y1, x1, y2, x2 = tl.load(window), tl.load(window + 1), tl.load(window + 2), tl.load(window + 3)
+    within = (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
+    return tl.max(within.to(tl.int32), axis=0) > 0, within
+
+
+@triton.jit
+@no_type_check
+def _half_steps(row, y, x):
+    """A coordinate of the source for each pixel, by that row of its map."""
+    return tl.load(row) * (2 * x + 1) + tl.load(row + 1) * (2 * y + 1) + 2 * tl.load(row + 2)
+
+
+@triton.jit
+@no_type_check
+def stack(images, landings, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constexpr):
+    """Find for each pixel which of its image's landings lies on top.
+
+    ``images``: owners' address, height, width, first and last landing. ``landings``: map (6), window (4), the mask's
+    address, height and width.
+    """
+    image = images + tl.program_id(1) * IMAGE_WIDTH
+    height, width = tl.load(image + 1), tl.load(image + 2)
+    first, last = tl.load(image + 3), tl.load(image + 4)
+    y, x = _tile(0, 0, tl.program_id(0).to(tl.int64), width)
+    owner = tl.full((TILE,), NOBODY, tl.int16)
+    for m in range(first, last):
+        landing = landings + m * LANDING_WIDTH
+        meets, within = _meets(landing + 6, y, x)
+        if meets:
+            sx, sy = _half_steps(landing, y, x) >> HALF, _half_steps(landing + 3, y, x) >> HALF
+            mask = tl.load(landing + 10).to(tl.pointer_type(tl.uint8))
+            rows, columns = tl.load(landing + 11), tl.load(landing + 12)
+            there = within & (sy >= 0) & (sy < rows) & (sx >= 0) & (sx < columns)
+            seen = tl.load(mask + sy * columns + sx, mask=there, other=0)
+            owner = tl.where(seen != 0, (m - first).to(tl.int16), owner)
+    owners = tl.load(image).to(tl.pointer_type(tl.int16))
+    tl.store(owners + y * width + x, owner, mask=(y < height) & (x < width))
+
+
+@triton.jit
+@no_type_check
+def measure(tasks, items, results, WIDTH: tl.constexpr):
+    """Count pixels and find the box around them, in one tile of one task's window.
+
+    ``items``: task and tile. ``tasks``: the row of ``results``, the window (4), the landing whose pixels are visible or
+    -1, owners' address or 0, their width, the mask's address or 0, its width. With a mask its pixels are counted as
+    former ones, and those that nobody owns as visible. ``results``: visible, former, x1, y1, x2, y2.
+    """
+    item = items + 2 * tl.program_id(0)
+    task = tasks + tl.load(item) * WIDTH
+    x1, x2 = tl.load(task + 2), tl.load(task + 4)
+    y, x = _tile(tl.load(task + 1), x1, tl.load(item + 1), x2 - x1)
+    inside = (y < tl.load(task + 3)) & (x < x2)
+    m, mask_width = tl.load(task + 5), tl.load(task + 9)
+    owners, owners_width = tl.load(task + 6), tl.load(task + 7)
+    mask = tl.load(task + 8)
+    former = tl.load(mask.to(tl.pointer_type(tl.uint8)) + y * mask_width + x, mask=inside & (mask != 0), other=0) != 0
+    owner = tl.load(owners.to(tl.pointer_type(tl.int16)) + y * owners_width + x, mask=inside & (owners != 0), other=-2)
+    visible = (former & (owner == NOBODY)) | ((owner == m) & (m >= 0))
+    result = results + tl.load(task) * 6
+    count = tl.sum(visible.to(tl.int32), axis=0)
+    tl.atomic_add(result + 1, tl.sum(former.to(tl.int32), axis=0))
+    if count > 0:
+        far = 1 << 30
+        tl.atomic_add(result, count)
+        tl.atomic_min(result + 2, tl.min(tl.where(visible, x, far), axis=0).to(tl.int32))
+        tl.atomic_min(result + 3, tl.min(tl.where(visible, y, far), axis=0).to(tl.int32))
+        tl.atomic_max(result + 4, tl.max(tl.where(visible, x + 1, 0), axis=0).to(tl.int32))
+        tl.atomic_max(result + 5, tl.max(tl.where(visible, y + 1, 0), axis=0).to(tl.int32))
+
+
+@triton.jit
+@no_type_check
+def write_masks(planes, WIDTH: tl.constexpr, ALIGNMENT: tl.constexpr):
+    """Write planes of masks: copies less what others own now, or what a landing owns.
+
+    ``planes``: the address to write to, that of the former mask or 0, owners' address, height, width, the window (4)
+    outside which nothing changed, the landing or -1.
+    """
+    plane = planes + tl.program_id(1) * WIDTH
+    height, width = tl.load(plane + 3).to(tl.int32), tl.load(plane + 4).to(tl.int32)
+    m, former = tl.load(plane + 9), tl.load(plane + 1)
+    begin = tl.program_id(0) * RUN
+    place = begin + tl.arange(0, RUN)
+    inside = place < tl.multiple_of(height * width, ALIGNMENT)
+    copied = tl.multiple_of(former.to(tl.pointer_type(tl.uint8)), ALIGNMENT)
+    value = tl.load(copied + place, mask=inside & (former != 0), other=0)
+    top, bottom = tl.load(plane + 5) * width, tl.load(plane + 7) * width
+    if (begin < bottom) & (begin + RUN > top):  # dividing is dear, and most of a plane lies outside its window
+        _, within = _meets(plane + 5, place // width, place % width)
+        owners = tl.load(plane + 2).to(tl.pointer_type(tl.int16))
+        owner = tl.load(owners + place, mask=inside & within, other=NOBODY)
+        value = tl.where(m >= 0, (owner == m).to(tl.uint8), tl.where(owner == NOBODY, value, 0).to(tl.uint8))
+    written = tl.multiple_of(tl.load(plane).to(tl.pointer_type(tl.uint8)), ALIGNMENT)
+    tl.store(written + place, value, mask=inside)
+
+
+@triton.jit
+@no_type_check
+def _tap(position, reach, first, k, size):
+    """The k-th source pixel under the tent around each position, and its weight."""
+    pixel = first + k
+    distance = tl.abs((pixel << HALF) - position).to(tl.float32) / reach.to(tl.float32)
+    there = (pixel >= 0) & (pixel < size)
+    return pixel, tl.where(there, tl.maximum(1 - distance, 0), 0.0)
+
+
+@triton.jit
+@no_type_check
+def _tent(row, y, x, reach, taps, size):
+    """Where each pixel's tent lies along an axis of the source: its middle, its first pixel, the sum of its weights."""
+    position = tl.minimum(tl.maximum(_half_steps(row, y, x), 0), size << HALF) - HALF_A_PIXEL
+    first = ((position - reach) >> HALF) + 1
+    total = tl.zeros((TILE,), tl.float32)
+    for k in range(taps):
+        _, weight = _tap(position, reach, first, k, size)
+        total += weight
+    return position, first, total
+
+
+@triton.jit
+@no_type_check
+def _to_nearest(values):
+    """Whole numbers, of two as near the even one, as NumPy and torch round."""
+    up = tl.floor(values + 0.5)
+    odd = (up - 2 * tl.floor(up / 2)) != 0
+    return tl.where((up - values == 0.5) & odd, up - 1, up)
+
+
+@triton.jit
+@no_type_check
+def paint(
+    images, landings, TYPE: tl.constexpr, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """Paint each pixel with the colours of the landing that owns it, in place.
+
+    ``images``: owners' address, height, width, first and last landing, the image's address and strides (3).
+    ``landings``: map (6), window (4), the source image's address, height, width and strides (3); reach and number of
+    taps of the tent along x, and along y.
+    """
+    image = images + tl.program_id(1) * IMAGE_WIDTH
+    height, width = tl.load(image + 1), tl.load(image + 2)
+    first, last = tl.load(image + 3), tl.load(image + 4)
+    y, x = _tile(0, 0, tl.program_id(0).to(tl.int64), width)
+    inside = (y < height) & (x < width)
+    owner = tl.load(tl.load(image).to(tl.pointer_type(tl.int16)) + y * width + x, mask=inside, other=NOBODY)
+    painted = tl.load(image + 5).to(tl.pointer_type(TYPE)) + y * tl.load(image + 7) + x * tl.load(image + 8)
+    for m in range(first, last):
+        owned = owner == (m - first)
+        if tl.max(owned.to(tl.int32), axis=0) > 0:
+            landing = landings + m * LANDING_WIDTH
+            source = tl.load(landing + 10).to(tl.pointer_type(TYPE))
+            rows, columns = tl.load(landing + 11), tl.load(landing + 12)
+            reach_x, taps_x = tl.load(landing + 16), tl.load(landing + 17)
+            reach_y, taps_y = tl.load(landing + 18), tl.load(landing + 19)
+            middle_x, first_x, total_x = _tent(landing, y, x, reach_x, taps_x, columns)
+            middle_y, first_y, total_y = _tent(landing + 3, y, x, reach_y, taps_y, rows)
+            plane, line, step = tl.load(landing + 13), tl.load(landing + 14), tl.load(landing + 15)
+            for channel in tl.static_range(CHANNELS):
+                colours = tl.zeros((TILE,), tl.float32)
+                for j in range(taps_y):
+                    sy, down = _tap(middle_y, reach_y, first_y, j, rows)
+                    for k in range(taps_x):
+                        sx, across = _tap(middle_x, reach_x, first_x, k, columns)
+                        offset = channel * plane + sy * line + sx * step
+                        weight = (down / total_y) * (across / total_x)
+                        seen = tl.load(source + offset, mask=owned & (weight > 0), other=0)
+                        colours += weight * seen.to(tl.float32)
+                if tl.uint8 == TYPE:
+                    colours = _to_nearest(colours)
+                tl.store(painted + channel * tl.load(image + 6), colours.to(TYPE), mask=owned)
