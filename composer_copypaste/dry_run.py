@@ -5,11 +5,12 @@ from pathlib import Path
 from composer.utils import dist
 
 from composer_copypaste.config.schema import Recipe
-from composer_copypaste.data.coco import CocoInstances
+from composer_copypaste.data.coco import InstanceData
+from composer_copypaste.datasets import open_data
 from composer_copypaste.resuming import prospect
 from composer_copypaste.run_folder import RunFolder, check_usable
 from composer_copypaste.settings import CopyPasteSettings
-from composer_copypaste.training import check_device, on_gpu, open_data
+from composer_copypaste.training import check_device, on_gpu
 
 
 def describe(recipe: Recipe, folder: RunFolder) -> str:
@@ -50,7 +51,5 @@ def _is_free(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
-def _contents(data: CocoInstances) -> str:
-    objects = sum(len(annotations) for annotations in data.annotations.annotations.values())
-    categories = len(data.annotations.categories)
-    return f"{len(data)} pictures of {data.images} with {objects} objects of {categories} categories"
+def _contents(data: InstanceData) -> str:
+    return f"{len(data)} pictures of {data.place} with {data.num_objects} objects of {len(data.categories)} categories"

@@ -9,7 +9,9 @@ from composer.utils import dist
 
 from composer_copypaste.callbacks import ProgressBar, latest_report
 from composer_copypaste.config.schema import CocoFiles, Recipe
-from composer_copypaste.data.coco import Category, CocoInstances
+from composer_copypaste.data.coco import InstanceData
+from composer_copypaste.data.records import Category
+from composer_copypaste.datasets import check_categories, evaluation_data
 from composer_copypaste.errors import OutputError
 from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.models.weights import load_checkpoint
@@ -18,9 +20,7 @@ from composer_copypaste.report import Report, write_json
 from composer_copypaste.run_folder import RunFolder, folder_of
 from composer_copypaste.training import (
     build_model,
-    check_categories,
     check_device,
-    checked_annotations,
     evaluation_batches,
     limit_threads,
     on_gpu,
@@ -66,12 +66,12 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
 
 def _prepared(
     checkpoint: Path, recipe: Recipe, files: CocoFiles, results: RunFolder | None
-) -> tuple[CocoInstances, MaskRCNN]:
+) -> tuple[InstanceData, MaskRCNN]:
     check_device(recipe)
     limit_threads(recipe)
     if results is not None:
         _check_free(results)
-    data = CocoInstances(files.images, checked_annotations(files), masks=False)
+    data = evaluation_data(files)
     run = folder_of(checkpoint)
     if run is not None and run.categories.exists():
         trained = [Category(**category) for category in json.loads(run.categories.read_text())]

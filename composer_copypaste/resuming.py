@@ -10,7 +10,7 @@ from composer import State
 from composer_copypaste.callbacks import batches_of_the_run
 from composer_copypaste.checkpoints import batch_of, saved_checkpoints, tidy
 from composer_copypaste.config.schema import Recipe
-from composer_copypaste.data.coco import Category
+from composer_copypaste.data.records import Category
 from composer_copypaste.errors import OutputError, UserError
 from composer_copypaste.run_folder import RunFolder, claim
 

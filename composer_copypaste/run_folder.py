@@ -14,7 +14,7 @@ from composer_copypaste.errors import OutputError, RecipeError
 from composer_copypaste.files import is_unfinished, remove_unfinished, written_whole
 
 if TYPE_CHECKING:
-    from composer_copypaste.data.coco import Category
+    from composer_copypaste.data.records import Category
 
 HARMLESS = {"name", "output", "data.workers", "training.checkpoint_interval"}
 """Keys of a recipe that may change when a run is resumed: its result does not depend on them. It does, in the last

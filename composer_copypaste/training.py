@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,36 +26,23 @@ from composer_copypaste.checkpoints import (
     loading_data_only,
     with_own_algorithms,
 )
-from composer_copypaste.config.schema import CocoFiles, DataSettings, Recipe
+from composer_copypaste.config.schema import Recipe
 from composer_copypaste.curves import plot_curves
-from composer_copypaste.data.coco import Category, CocoAnnotations, CocoInstances, check_pictures
+from composer_copypaste.data.coco import CocoAnnotations, InstanceData
 from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.data.loaders import evaluation_loader, training_loader
-from composer_copypaste.data.shapes import draw_shapes
-from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
-from composer_copypaste.errors import DataError, RecipeError
+from composer_copypaste.datasets import Data, open_data
+from composer_copypaste.errors import RecipeError
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
 from composer_copypaste.models.detector import Detections, MaskRCNN
 from composer_copypaste.optimization import build_optimizer, build_schedule
-from composer_copypaste.pools import open_pool
 from composer_copypaste.processes import agreed, decided, one_voice, say
 from composer_copypaste.resuming import enter, explained, started
 from composer_copypaste.run_folder import RunFolder, check_usable
-from composer_copypaste.settings import ShapesSettings
 from composer_copypaste.visualize import prediction_sheet, save_png
 
 SHEET_PICTURES = 8
 """So many pictures are on the sheet of predictions."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """The pictures that a recipe trains on and those that it is evaluated on."""
-
-    train: CocoInstances
-    val: CocoInstances
-    pool: CutOutPool | None = None
-    """Cut-outs, as further sources of copy-paste."""
 
 
 def train(recipe: Recipe, folder: RunFolder) -> None:
@@ -139,61 +125,6 @@ def on_gpu(recipe: Recipe) -> bool:
     return torch.cuda.is_available() and recipe.training.device != "cpu"
 
 
-def open_data(recipe: Recipe) -> Data:
-    """The recipe's data sets, completely checked; a drawn one is drawn now, if it is not there yet.
-
-    Raises:
-        DataError: listing what is wrong with annotations or pictures, also those of the pool of cut-outs.
-        RecipeError: where no cut-out may be copied.
-    """
-    train_files, val_files = coco_files(recipe.data)
-    train, val = checked_annotations(train_files), checked_annotations(val_files)
-    check_categories(val, train.categories, str(train.path))
-    return Data(
-        train=CocoInstances(train_files.images, train, _transform(recipe.data), seed=recipe.seed),
-        val=CocoInstances(val_files.images, val, masks=False),
-        pool=open_pool(recipe, [category.name for category in train.categories]),
-    )
-
-
-def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
-    """Where the pictures to train on and those to evaluate on are; drawn ones are drawn now, if they are not there."""
-    if settings.train is not None and settings.val is not None:
-        return settings.train, settings.val
-    root = draw_shapes(settings.shapes or ShapesSettings())
-    train, val = (
-        CocoFiles(images=root / split, annotations=root / "annotations" / f"instances_{split}.json")
-        for split in ("train", "val")
-    )
-    return train, val
-
-
-def checked_annotations(files: CocoFiles) -> CocoAnnotations:
-    """The annotations, when they and the pictures they name are in order."""
-    annotations = CocoAnnotations.load(files.annotations)
-    check_pictures(annotations, files.images)
-    return annotations
-
-
-def check_categories(annotations: CocoAnnotations, expected: Sequence[Category], source: str) -> None:
-    """Raise ``DataError`` where the annotations' categories are not those of the source."""
-    if list(annotations.categories) != list(expected):
-        raise DataError(
-            f"{annotations.path}: expected the categories of {source}, {_listed(expected)}; "
-            f"got {_listed(annotations.categories)}"
-        )
-
-
-def _listed(categories: Sequence[Category]) -> str:
-    return ", ".join(f"{category.id} {category.name}" for category in categories)
-
-
-def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:
-    if settings.jitter is None:
-        return FlipTransform(settings.p_flip)
-    return LargeScaleJitterTransform(settings.jitter) if settings.jitter_on == "loader" else None
-
-
 def build_trainer(
     recipe: Recipe, model: MaskRCNN, data: Data, folder: RunFolder, checkpoint: Path | None = None
 ) -> Trainer:
@@ -244,11 +175,11 @@ def build_model(recipe: Recipe, annotations: CocoAnnotations, *, load_weights: b
         return MaskRCNN(annotations.num_classes, recipe.model, metric=metric, load_weights=load_weights)
 
 
-def _training_batches(recipe: Recipe, data: CocoInstances) -> DataSpec:
+def _training_batches(recipe: Recipe, data: InstanceData) -> DataSpec:
     return training_loader(data, batch_size=recipe.data.batch_size, workers=recipe.data.workers, seed=recipe.seed)
 
 
-def evaluation_batches(recipe: Recipe, data: CocoInstances) -> DataSpec:
+def evaluation_batches(recipe: Recipe, data: InstanceData) -> DataSpec:
     """The loader of an evaluation."""
     return evaluation_loader(data, batch_size=recipe.data.eval_batch_size, workers=recipe.data.workers)
 
@@ -265,14 +196,14 @@ def _algorithms(recipe: Recipe, pool: CutOutPool | None = None) -> list[Algorith
     return algorithms
 
 
-def category_names(data: CocoInstances) -> list[str]:
+def category_names(data: InstanceData) -> list[str]:
     """The names of label 1, of label 2 and so on."""
-    return [category.name for category in data.annotations.categories]
+    return [category.name for category in data.categories]
 
 
-def save_predictions(model: MaskRCNN, data: CocoInstances, path: Path) -> None:
+def save_predictions(model: MaskRCNN, data: InstanceData, path: Path) -> None:
     """Draw a sheet of predictions beside the truth, for a few pictures spread over the data set."""
-    shown = CocoInstances(data.images, data.annotations)
+    shown = data.with_masks()
     count = min(SHEET_PICTURES, len(shown))
     pictures, targets = zip(*(shown[i * len(shown) // count] for i in range(count)), strict=True)
     save_png(prediction_sheet(pictures, targets, _detect(model, pictures), category_names(data)), path)

@@ -6,9 +6,10 @@ from PIL import Image
 from shapes_recipe import tiny_recipe
 
 from composer_copypaste import CopyPaste
+from composer_copypaste.datasets import open_data
 from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.run_folder import RunFolder
-from composer_copypaste.training import build_model, build_trainer, open_data
+from composer_copypaste.training import build_model, build_trainer
 
 PASTED = ("copy_paste.p=1", "copy_paste.p_pool=1", "data.batch_size=1", "data.workers=0")
 

@@ -18,12 +18,13 @@ from composer_copypaste import LargeScaleJitter, training
 from composer_copypaste.callbacks import MACHINE_KEYS
 from composer_copypaste.config.load import load_recipe
 from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.datasets import coco_files, open_data
 from composer_copypaste.dry_run import describe
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, RecipeError
 from composer_copypaste.evaluation import evaluate
 from composer_copypaste.optimization import build_schedule
 from composer_copypaste.run_folder import RunFolder
-from composer_copypaste.training import build_model, build_trainer, check_device, coco_files, open_data, train
+from composer_copypaste.training import build_model, build_trainer, check_device, train
 
 NUMBERS = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 

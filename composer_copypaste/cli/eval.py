@@ -50,9 +50,9 @@ def command(
         raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
     loaded = load_recipe(source, overrides)
 
+    from composer_copypaste.datasets import coco_files
     from composer_copypaste.evaluation import evaluate
     from composer_copypaste.report import tables
-    from composer_copypaste.training import coco_files
 
     if images is not None and annotations is not None:
         files = CocoFiles(images=images, annotations=annotations)

@@ -1,62 +1,30 @@
 """COCO instance data sets: the annotation file, read and checked at once, and the data set of pictures and targets."""
 
-import json
+import copy
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from composer_copypaste.data.check import coco_problems, has_no_extent
-from composer_copypaste.data.outlines import OutlinedObjects, Segmentation, draw_masks, rle_of_polygons
+from composer_copypaste.data.json_files import read_json
+from composer_copypaste.data.outlines import OutlinedObjects, draw_masks
 from composer_copypaste.data.pictures import picture_problem, read_picture
+from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage, outlined, parse_annotation
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, generator_for
 from composer_copypaste.errors import DataError, listed
 from composer_copypaste.instances import Instances, Target
 
 _HEADER_THREADS = 16
-
-
-@dataclass(frozen=True)
-class Category:
-    """A category as the file names it."""
-
-    id: int
-    name: str
-
-
-@dataclass(frozen=True)
-class CocoImage:
-    """A picture as the file describes it; ``file_name`` is relative to the image folder."""
-
-    id: int
-    file_name: str
-    height: int
-    width: int
-
-
-class CocoAnnotation(TypedDict):
-    """An annotation with COCO's keys, and nothing else.
-
-    Polygons are float64 arrays and run-length encodings compressed: a quarter of the memory of lists of numbers.
-    """
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox: list[float]
-    area: float
-    iscrowd: int
-    segmentation: Segmentation
 
 
 @dataclass(frozen=True)
@@ -82,7 +50,7 @@ class CocoAnnotations:
             DataError: listing everything that is wrong with the file.
         """
         path = Path(path)
-        data = _read_json(path)
+        data = read_json(path, "annotation file")
         problems = coco_problems(data)
         if problems:
             raise DataError(_report(str(path), problems))
@@ -112,18 +80,7 @@ class CocoAnnotations:
 
     def objects_of(self, image: CocoImage) -> OutlinedObjects:
         """The image's objects: annotated boxes cut at the picture's edge, annotated areas, masks as in the file."""
-        annotations = self.annotations[image.id]
-        boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        limits = torch.tensor([image.width, image.height, image.width, image.height])
-        return OutlinedObjects(
-            size=(image.height, image.width),
-            boxes=boxes.clamp(min=0).minimum(limits).float(),
-            labels=torch.tensor([self._labels[a["category_id"]] for a in annotations], dtype=torch.int64),
-            area=torch.tensor([annotation["area"] for annotation in annotations], dtype=torch.float32),
-            iscrowd=torch.tensor([annotation["iscrowd"] for annotation in annotations], dtype=torch.int64),
-            segmentations=tuple(annotation["segmentation"] for annotation in annotations),
-        )
+        return outlined(image, self.annotations[image.id], self._labels)
 
 
 def check_pictures(annotations: CocoAnnotations, folder: Path) -> None:
@@ -145,11 +102,73 @@ def check_pictures(annotations: CocoAnnotations, folder: Path) -> None:
         raise DataError(_report(str(folder), problems))
 
 
-class CocoInstances(Dataset[tuple[Tensor, Target]]):
-    """Pictures and torchvision detection targets of a COCO instance data set.
+class InstanceData(Dataset[tuple[Tensor, Target]]):
+    """Pictures and torchvision detection targets, wherever they come from.
 
     A picture is uint8 RGB (3, height, width). Without a transform its target holds the annotated boxes and areas.
     Transforms are drawn from (``seed``, epoch, index) alone: neither workers nor resumption change what comes out.
+    """
+
+    def __init__(
+        self, transform: LargeScaleJitterTransform | FlipTransform | None = None, *, masks: bool = True, seed: int = 0
+    ) -> None:
+        if transform is not None and not masks:
+            raise ValueError("masks=False is for evaluation, without a transform: transforms need the masks")
+        self.transform = transform
+        self.masks = masks
+        self.seed = seed
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of pictures."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the pictures lie."""
+
+    @property
+    @abstractmethod
+    def categories(self) -> tuple[Category, ...]:
+        """What the labels 1, 2, ... stand for."""
+
+    @property
+    @abstractmethod
+    def num_objects(self) -> int:
+        """The number of objects, crowds included, in all pictures."""
+
+    @property
+    @abstractmethod
+    def annotations(self) -> CocoAnnotations:
+        """All annotations, which evaluations take the truth from."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
+        """A picture as it is stored, from index 0 on, and its objects."""
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+        """The picture and target at an index, or at (epoch, index); an index alone is of epoch 0.
+
+        Raises:
+            DataError: naming the file, where the picture cannot be used.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = range(len(self))[index]
+        image, picture, objects = self.read(index)
+        if self.transform is not None:
+            picture, instances = self.transform(picture, objects, generator_for(self.seed, epoch, index))
+            return picture, _target(image, instances, masks=instances.masks)
+        return picture.contiguous(), _target(image, objects, masks=draw_masks(objects) if self.masks else None)
+
+    def with_masks(self) -> "InstanceData":
+        """The same data as it is stored, with masks."""
+        shown = copy.copy(self)
+        shown.transform, shown.masks = None, True
+        return shown
+
+
+class CocoInstances(InstanceData):
+    """Pictures and torchvision detection targets of a COCO instance data set.
 
     Args:
         images: the folder that the file names are relative to.
@@ -171,34 +190,40 @@ class CocoInstances(Dataset[tuple[Tensor, Target]]):
         masks: bool = True,
         seed: int = 0,
     ) -> None:
-        if transform is not None and not masks:
-            raise ValueError("masks=False is for evaluation, without a transform: transforms need the masks")
+        super().__init__(transform, masks=masks, seed=seed)
         self.images = Path(images)
-        self.annotations = (
+        self._annotations = (
             annotations if isinstance(annotations, CocoAnnotations) else CocoAnnotations.load(annotations)
         )
-        self.transform = transform
-        self.masks = masks
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.annotations.images)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[UInt8[Tensor, "3 h w"], Target]:
-        """The picture and target at an index, or at (epoch, index); an index alone is of epoch 0.
+    @property
+    def place(self) -> str:
+        """The folder of the pictures."""
+        return str(self.images)
 
-        Raises:
-            DataError: naming the file, where the picture cannot be used.
-        """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        index = range(len(self))[index]
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """What the labels 1, 2, ... stand for."""
+        return self.annotations.categories
+
+    @property
+    def num_objects(self) -> int:
+        """The number of objects, crowds included, in all pictures."""
+        return sum(len(annotations) for annotations in self.annotations.annotations.values())
+
+    @property
+    def annotations(self) -> CocoAnnotations:
+        """The annotation file."""
+        return self._annotations
+
+    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
+        """A picture as it is stored, from index 0 on, and its objects."""
         image = self.annotations.images[index]
         picture = read_picture(self.images / image.file_name, (image.height, image.width))
-        objects = self.annotations.objects_of(image)
-        if self.transform is not None:
-            picture, instances = self.transform(picture, objects, generator_for(self.seed, epoch, index))
-            return picture, _target(image, instances, masks=instances.masks)
-        return picture.contiguous(), _target(image, objects, masks=draw_masks(objects) if self.masks else None)
+        return image, picture, self.annotations.objects_of(image)
 
 
 def _target(image: CocoImage, objects: Instances | OutlinedObjects, *, masks: Tensor | None) -> Target:
@@ -220,19 +245,6 @@ def _report(place: str, problems: list[str]) -> str:
     return listed(f"{place}: {len(problems)} problems", problems)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such annotation file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not valid JSON: byte {error.start} is not UTF-8") from None
-
-
 def _by_image(
     path: Path, images: tuple[CocoImage, ...], entries: list[dict[str, Any]]
 ) -> dict[int, tuple[CocoAnnotation, ...]]:
@@ -246,33 +258,7 @@ def _by_image(
         if has_no_extent(entry):
             left_out.append(entry["id"])
         else:
-            groups[entry["image_id"]].append(_annotation(entry, sizes[entry["image_id"]]))
+            groups[entry["image_id"]].append(parse_annotation(entry, sizes[entry["image_id"]]))
     if left_out:
         warnings.warn(f"{path}: left out annotations of objects without any extent: {left_out}", stacklevel=3)
     return {image: tuple(annotations) for image, annotations in groups.items()}
-
-
-def _annotation(entry: dict[str, Any], size: tuple[int, int]) -> CocoAnnotation:
-    """A checked annotation; a missing area is computed, a missing ``iscrowd`` is 0."""
-    segmentation = _segmentation(entry["segmentation"], size)
-    area = entry.get("area")
-    if area is None:
-        rle = rle_of_polygons(segmentation, size) if isinstance(segmentation, list) else segmentation
-        area = coco_mask.area(rle)
-    return {
-        "id": entry["id"],
-        "image_id": entry["image_id"],
-        "category_id": entry["category_id"],
-        "bbox": entry["bbox"],
-        "area": float(area),
-        "iscrowd": entry.get("iscrowd") or 0,
-        "segmentation": segmentation,
-    }
-
-
-def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
-    if isinstance(value, list):
-        return [np.array(part, dtype=np.float64) for part in value]
-    if isinstance(value["counts"], str):
-        return {"size": value["size"], "counts": value["counts"].encode()}
-    return coco_mask.frPyObjects(value, *size)

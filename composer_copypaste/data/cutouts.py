@@ -14,9 +14,10 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.data.coco import CocoAnnotation, CocoAnnotations, CocoImage, check_pictures
+from composer_copypaste.data.coco import CocoAnnotations, check_pictures
 from composer_copypaste.data.outlines import draw_stencils, stencil
 from composer_copypaste.data.pictures import read_picture, read_rgba
+from composer_copypaste.data.records import CocoAnnotation, CocoImage
 from composer_copypaste.errors import DataError, listed
 from composer_copypaste.functional.windows import Window, box_windows
 

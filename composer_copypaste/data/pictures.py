@@ -1,6 +1,7 @@
 """Pictures from disk: 8-bit RGB whatever the file holds, turned only where the annotations are made on it turned."""
 
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,17 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.D
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
-def read_picture(path: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+def read_picture(path: Path, size: tuple[int, int], content: bytes | None = None) -> UInt8[Tensor, "3 h w"]:
     """The picture as 8-bit RGB, of the size (height, width) that the annotations state; alpha is dropped.
 
-    The memory is laid out pixel by pixel ("channels last"), which is how torch resizes 8-bit pictures fastest.
+    The memory is laid out pixel by pixel ("channels last"), which is how torch resizes 8-bit pictures fastest. Where
+    the file's ``content`` is given, the path only names it.
 
     Raises:
         DataError: naming the file, where it cannot be decoded or has another size.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path if content is None else BytesIO(content)) as picture:
             turned = turn_is_needed(picture, size)
             rgb = _rgb(ImageOps.exif_transpose(picture) if turned else picture)
     except DataError as error:

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from shapes_recipe import on_files, tiny, tiny_recipe
 
 from composer_copypaste.cli import main
+from composer_copypaste.datasets import open_data
 from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.report import tables
 from composer_copypaste.run_folder import RunFolder
-from composer_copypaste.training import build_model, open_data
+from composer_copypaste.training import build_model
 
 
 @pytest.fixture(scope="module")

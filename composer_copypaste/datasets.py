@@ -1,0 +1,89 @@
+"""The data sets that a recipe names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from composer_copypaste.config.schema import CocoFiles, DataSettings, Recipe
+from composer_copypaste.data.coco import CocoAnnotations, CocoInstances, InstanceData, check_pictures
+from composer_copypaste.data.cutouts import CutOutPool
+from composer_copypaste.data.records import Category
+from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
+from composer_copypaste.errors import DataError
+from composer_copypaste.pools import open_pool
+from composer_copypaste.settings import ShapesSettings
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pictures that a recipe trains on and those that it is evaluated on."""
+
+    train: InstanceData
+    val: InstanceData
+    pool: CutOutPool | None = None
+    """Cut-outs, as further sources of copy-paste."""
+
+
+def open_data(recipe: Recipe) -> Data:
+    """The recipe's data sets, completely checked; a drawn one is drawn now, if it is not there yet.
+
+    Raises:
+        DataError: listing what is wrong with annotations or pictures, also those of the pool of cut-outs.
+        RecipeError: where no cut-out may be copied.
+    """
+    train_files, val_files = coco_files(recipe.data)
+    train = _training_data(train_files, recipe)
+    val = evaluation_data(val_files)
+    check_categories(val.annotations, train.categories, str(train_files.annotations))
+    return Data(train, val, open_pool(recipe, [category.name for category in train.categories]))
+
+
+def _training_data(files: CocoFiles, recipe: Recipe) -> InstanceData:
+    return CocoInstances(files.images, _checked_annotations(files), _transform(recipe.data), seed=recipe.seed)
+
+
+def evaluation_data(files: CocoFiles) -> InstanceData:
+    """The data to evaluate on, completely checked.
+
+    Raises:
+        DataError: listing what is wrong with annotations or pictures.
+    """
+    return CocoInstances(files.images, _checked_annotations(files), masks=False)
+
+
+def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
+    """Where the pictures to train on and those to evaluate on are; drawn ones are drawn now, if they are not there."""
+    if settings.train is not None and settings.val is not None:
+        return settings.train, settings.val
+    root = draw_shapes(settings.shapes or ShapesSettings())
+    train, val = (
+        CocoFiles(images=root / split, annotations=root / "annotations" / f"instances_{split}.json")
+        for split in ("train", "val")
+    )
+    return train, val
+
+
+def _checked_annotations(files: CocoFiles) -> CocoAnnotations:
+    """The annotations, when they and the pictures they name are in order."""
+    annotations = CocoAnnotations.load(files.annotations)
+    check_pictures(annotations, files.images)
+    return annotations
+
+
+def check_categories(annotations: CocoAnnotations, expected: Sequence[Category], source: str) -> None:
+    """Raise ``DataError`` where the annotations' categories are not those of the source."""
+    if list(annotations.categories) != list(expected):
+        raise DataError(
+            f"{annotations.path}: expected the categories of {source}, {_listed(expected)}; "
+            f"got {_listed(annotations.categories)}"
+        )
+
+
+def _listed(categories: Sequence[Category]) -> str:
+    return ", ".join(f"{category.id} {category.name}" for category in categories)
+
+
+def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:
+    if settings.jitter is None:
+        return FlipTransform(settings.p_flip)
+    return LargeScaleJitterTransform(settings.jitter) if settings.jitter_on == "loader" else None
