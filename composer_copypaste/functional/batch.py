@@ -16,6 +16,7 @@ from composer_copypaste.functional.inventory import Inventory, inventories_of, r
 from composer_copypaste.functional.plan import PastePlan, draw_plan
 from composer_copypaste.functional.planes import as_planes
 from composer_copypaste.functional.pool import Pool, check_pool
+from composer_copypaste.functional.precision import without_autocast
 from composer_copypaste.functional.targets import Outcome, assemble, decide
 from composer_copypaste.instances import Target, target_of
 from composer_copypaste.settings import CopyPasteSettings
@@ -138,7 +139,8 @@ def paste(
         after = assemble(fields, layers, outcomes, composite.masks(outcomes))
         changed = [target_of(target, after[i]) if i in after else target for i, target in enumerate(targets)]
         added, dropped = _account(layers, outcomes, inventories)
-    painted = composite.images(images, [crop.image for crop in crops])
+    with without_autocast(images[0].device if len(images) else torch.device("cpu")):
+        painted = composite.images(images, [crop.image for crop in crops])
     if further.bank is not None:
         remember(further.bank, list(images), inventories)
     return Pasted(painted, changed, plan, added, dropped, _reason(inventories, settings, further))

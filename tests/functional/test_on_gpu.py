@@ -1,0 +1,85 @@
+"""Copy-paste on a GPU: what it gives on a CPU, and no waiting but for what is read back."""
+
+import pytest
+import torch
+from test_precision import EVERYTHING, batch
+
+from composer_copypaste import copypaste_batch, large_scale_jitter_batch, plan_batch
+from composer_copypaste.functional import inventory, large_scale_jitter, visible
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+def on_gpu(dtype):
+    """The batch as ``CopyPaste`` gives it on: boxes and labels stay on the host."""
+    images, targets = batch(dtype)
+    return images.cuda(), [{**target, "masks": target["masks"].cuda()} for target in targets]
+
+
+def options(**settings):
+    return {"p": 1.0, "p_instance": 1.0, "generator": torch.Generator().manual_seed(1), **settings}
+
+
+def assert_equal_but_for_rounding(found, expected):
+    (images, targets), (wanted, truths) = found, expected
+    assert images.is_cuda
+    assert images.dtype == wanted.dtype
+    step = 1 if images.dtype == torch.uint8 else 4 * torch.finfo(images.dtype).eps
+    assert (images.cpu().double() - wanted.double()).abs().max() <= step
+    for target, truth in zip(targets, truths, strict=True):
+        assert all(torch.equal(target[name].cpu(), truth[name]) for name in truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("settings", [{}, {"blend_sigma": 2.0}, EVERYTHING], ids=["plain", "soft", "everything"])
+def test_it_gives_what_a_cpu_gives(dtype, settings):
+    plans = [plan_batch(*given, **options(**settings)) for given in (on_gpu(dtype), batch(dtype))]
+    assert plans[0].to_json() == plans[1].to_json()
+    expected = copypaste_batch(*batch(dtype), **options(**settings))
+    assert_equal_but_for_rounding(copypaste_batch(*on_gpu(dtype), **options(**settings)), expected)
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("settings", [{}, {"blend_sigma": 2.0}, EVERYTHING], ids=["plain", "soft", "everything"])
+def test_autocast_changes_nothing(settings, lower):
+    expected = copypaste_batch(*batch(torch.float16), **options(**settings))
+    with torch.autocast("cuda", lower):
+        found = copypaste_batch(*on_gpu(torch.float16), **options(**settings))
+    assert_equal_but_for_rounding(found, expected)
+
+
+def waiting(function):
+    """The function that reads back, which alone may wait."""
+
+    def allowed(numbers):
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return function(numbers)
+        finally:
+            torch.cuda.set_sync_debug_mode("error")
+
+    return allowed
+
+
+@pytest.fixture
+def _errors_where_it_waits(monkeypatch):
+    allowed = waiting(visible.read_back)
+    for module in (visible, inventory, large_scale_jitter):
+        monkeypatch.setattr(module, "read_back", allowed)
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.usefixtures("_errors_where_it_waits")
+@pytest.mark.parametrize("settings", [{}, {"blend_sigma": 2.0}, EVERYTHING], ids=["plain", "soft", "everything"])
+def test_nothing_but_the_read_back_waits_for_the_device(settings):
+    images, targets = on_gpu(torch.uint8)
+    torch.cuda.set_sync_debug_mode("error")
+    copypaste_batch(images, targets, **options(**settings))
+
+
+@pytest.mark.usefixtures("_errors_where_it_waits")
+def test_nothing_but_the_read_back_of_large_scale_jitter_waits_for_the_device():
+    images, targets = on_gpu(torch.uint8)
+    torch.cuda.set_sync_debug_mode("error")
+    large_scale_jitter_batch(images, targets, size=(40, 24), generator=torch.Generator().manual_seed(1))

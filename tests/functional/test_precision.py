@@ -1,0 +1,79 @@
+"""Copy-paste beside mixed precision: images keep their type, and autocast, which is for models, changes nothing."""
+
+import pytest
+import torch
+from copypaste_cases import block
+
+from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
+
+TYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
+EVERYTHING = {
+    "jitter": "instance",
+    "rotation": 30.0,
+    "brightness": 0.5,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "erosion": 1,
+}
+
+
+def batch(dtype):
+    """Four pictures of 32 pixels of noise, each with two objects."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    masks = torch.stack([block(2, 3, 14, 15, (32, 32)), block(16, 10, 30, 29, (32, 32))])
+    boxes = torch.tensor([[2.0, 3.0, 14.0, 15.0], [16.0, 10.0, 30.0, 29.0]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks} for _ in images]
+    return (images if dtype == torch.uint8 else (images.float() / 255).to(dtype)), targets
+
+
+def pasted(dtype, **settings):
+    images, targets = batch(dtype)
+    bank = InstanceBank(4)
+    generator = torch.Generator().manual_seed(1)
+    options = {"p": 1.0, "p_instance": 1.0, "bank": bank, "generator": generator, **settings}
+    first = copypaste_batch(images, targets, **options)
+    return [first, copypaste_batch(images[:1], targets[:1], **options)]  # from the bank
+
+
+def jittered(dtype):
+    generator = torch.Generator().manual_seed(1)
+    return [large_scale_jitter_batch(*batch(dtype), size=(40, 24), generator=generator)]
+
+
+def assert_equal(found, expected):
+    for (images, targets), (wanted, truths) in zip(found, expected, strict=True):
+        assert torch.equal(images, wanted)
+        for target, truth in zip(targets, truths, strict=True):
+            assert all(
+                torch.equal(target[name], truth[name]) and target[name].dtype == truth[name].dtype for name in truth
+            )
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("settings", [{}, {"blend_sigma": 2.0}, EVERYTHING], ids=["plain", "soft", "everything"])
+def test_images_keep_their_type_and_targets_theirs(dtype, settings):
+    original, (truth, *_) = batch(dtype)
+    found = pasted(dtype, **settings)
+    assert {images.dtype for images, _ in found} == {dtype}
+    assert not torch.equal(found[0][0], original)
+    assert all(t["boxes"].dtype == torch.float32 and t["masks"].dtype == truth["masks"].dtype for t in found[0][1])
+    assert jittered(dtype)[0][0].dtype == dtype
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("settings", [{}, {"blend_sigma": 2.0}, EVERYTHING], ids=["plain", "soft", "everything"])
+def test_within_an_autocast_region_the_same_is_pasted(dtype, settings, lower):
+    expected = pasted(dtype, **settings)
+    with torch.autocast("cpu", lower):
+        assert_equal(pasted(dtype, **settings), expected)
+        assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_within_an_autocast_region_pictures_are_jittered_alike(dtype, lower):
+    expected = jittered(dtype)
+    with torch.autocast("cpu", lower):
+        assert_equal(jittered(dtype), expected)
