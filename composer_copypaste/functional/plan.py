@@ -26,6 +26,8 @@ Row = tuple[int, int, int, Map] | tuple[int, int, int, Map, Colour]
 
 AS_THEY_ARE: Colour = (1.0, 1.0, 1.0)
 """The factors that leave colours unchanged."""
+SMALLEST_DETERMINANT = 1e-4
+"""An object may become 100 times as wide and as high: ten times what settings allow."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,12 @@ class PastePlan:
             if not 0 <= instance < objects[source]:
                 raise ValueError(
                     f"plan: expected instance among the {objects[source]} objects of source {source}, got {instance}"
+                )
+            (xx, xy, _), (yx, yy, _) = row["to_source"]
+            if not abs(xx * yy - xy * yx) >= SMALLEST_DETERMINANT:  # also where it is not a number
+                raise ValueError(
+                    f"plan: expected a to_source that can be inverted, got {row['to_source']}; a pixel of the target "
+                    f"covers at least {SMALLEST_DETERMINANT} of one of the source"
                 )
 
     def sources_from(self, first: int) -> list[int]:

@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 Index = slice | Int64[ndarray, "..."]
+BITS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 Array = TypeVar("Array", Tensor, ndarray)
 
 if TYPE_CHECKING:  # what both can do, a tensor can; mypy would have every expression proven for each
@@ -57,9 +58,11 @@ def select(below: Raster, above: Raster, mask: Plane) -> None:
     if isinstance(below, Tensor):
         below.copy_(torch.where(as_tensor(mask).view(torch.bool), above, below))
         return
-    bits = f"i{below.itemsize}"  # of whole numbers, half the bits come and go: four times as fast as NumPy's own choice
+    bits = BITS[
+        below.itemsize
+    ]  # of whole numbers, half the bits come and go: three times as fast as NumPy's own choice
     changes = below.view(bits) ^ above.view(bits)
-    changes &= -mask.astype(bits)
+    changes &= -mask.view(np.int8) if bits == np.int8 else -mask.astype(bits)
     below.view(bits)[...] ^= changes
 
 

@@ -23,6 +23,8 @@ class Visible:
     mask: Plane
     former: Plane
     """That of a pasted object is the source's, before it was resized."""
+    is_own: bool = False
+    """Whether it is one of the image's own objects."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Measure:
 def uncovered(mask: Plane, window: Window, free: Plane) -> Visible:
     """What is left, where ``free`` is 1, of an object of the image, whose pixels lie in the window."""
     former = mask[window.slices]
-    return Visible(window, former & free[window.slices], former)
+    return Visible(window, former & free[window.slices], former, is_own=True)
 
 
 def measure(objects: Sequence[Visible]) -> list[Measure]:

@@ -112,6 +112,14 @@ class _Axis(NamedTuple):
         """The source pixel that holds the centre of a target pixel."""
         return (self.slope * (2 * place + 1) + 2 * self.offset) // (2 * PIXEL)
 
+    def within(self, size: int) -> tuple[int, int]:
+        """The first target pixel whose centre lies in a source of that size, and one past the last."""
+        # the centre of pixel t is at slope * (2t + 1) + 2 * offset half steps: from 0 to below the source's end
+        ends = (-2 * self.offset, 2 * (size * PIXEL - self.offset) - 1)
+        low, high = ends if self.slope > 0 else (-ends[1], -ends[0])
+        slope = abs(self.slope)
+        return -((slope - low) // (2 * slope)), (high - slope) // (2 * slope) + 1
+
     def half_steps(self, start: int, stop: int) -> Int64[ndarray, " n"]:
         """Where the centres of target pixels lie, in half steps."""
         return self.slope * np.arange(2 * start + 1, 2 * stop, 2) + 2 * self.offset
@@ -127,12 +135,11 @@ def _nearest(axis: _Axis, start: int, stop: int, size: int) -> tuple[Index, int,
     """The source pixel of each target pixel in start..stop, and the part of start..stop for which there is one."""
     if axis.moves_by_whole_pixels:
         return _moved(axis, start, stop, size)
-    index = axis.half_steps(start, stop) >> (FRACTION_BITS + 1)
-    inside = np.flatnonzero((index >= 0) & (index < size))
-    if not len(inside):
+    first, last = axis.within(size)
+    first, last = max(start, first), min(stop, last)
+    if first >= last:
         return slice(0, 0), start, start
-    first, last = int(inside[0]), int(inside[-1]) + 1
-    return index[first:last], start + first, start + last
+    return axis.half_steps(first, last) >> (FRACTION_BITS + 1), first, last
 
 
 def _moved(axis: _Axis, start: int, stop: int, size: int) -> tuple[slice, int, int]:

@@ -253,3 +253,12 @@ def test_a_printed_plan_says_how_colours_change():
 def test_a_row_of_json_may_leave_out_its_colour():
     plan = PastePlan.from_json('[{"target": 0, "source": 1, "instance": 0, "to_source": [[1, 0, 0], [0, 1, 0]]}]')
     assert plan.colour.tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0)), ((float("nan"), 0, 0), (0, 1, 0))]
+)
+def test_a_map_that_has_no_way_back_is_an_error(to_source):
+    scene = Scene(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    with pytest.raises(ValueError, match="expected a to_source that can be inverted"):
+        PastePlan.from_rows([(0, 1, 0, to_source)]).check([scene, scene])
