@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Integer
@@ -21,6 +22,10 @@ from composer_copypaste.functional.targets import Outcome, assemble, decide
 from composer_copypaste.instances import Target, target_of
 from composer_copypaste.settings import CopyPasteSettings
 
+Targets = Sequence[Target] | Integer[Tensor, "n h w"]
+GivenImages = TypeVar("GivenImages", bound=Images)
+GivenTargets = TypeVar("GivenTargets", bound=Sequence[Mapping[str, object]] | Tensor)
+
 
 class NothingPastedWarning(UserWarning):
     """Copy-paste left a batch as it was, for a reason that its user would want to know."""
@@ -31,7 +36,7 @@ class Pasted:
     """A batch after copy-paste, and what was done to it."""
 
     images: Images
-    targets: Sequence[Target] | Integer[Tensor, "n h w"]
+    targets: Targets
     plan: PastePlan
     added: Sequence[int] = ()
     """How many objects were pasted on each image and stayed; they are the last of its target."""
@@ -42,8 +47,8 @@ class Pasted:
 
 
 def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
-    images: Images,
-    targets: Sequence[Target] | Integer[Tensor, "n h w"],
+    images: GivenImages,
+    targets: GivenTargets,
     *,
     generator: torch.Generator | None = None,
     plan: PastePlan | None = None,
@@ -51,7 +56,7 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     pool: Pool | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
-) -> tuple[Images, Sequence[Target] | Integer[Tensor, "n h w"]]:
+) -> tuple[GivenImages, GivenTargets]:
     """Images and targets of a batch with objects copied between them ("Simple Copy-Paste", Ghiasi et al., CVPR 2021).
 
     Works on the device that holds the batch. What the arguments hold is never modified; what no paste touched may be
@@ -85,15 +90,15 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
     further = _further(bank, pool, settings)
     source = (generator or torch.default_generator) if plan is None else plan  # an empty plan is a plan
-    result = paste(images, targets, settings, source, further)
+    result = paste(images, cast(Targets, targets), settings, source, further)
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
-    return result.images, result.targets
+    return cast(GivenImages, result.images), cast(GivenTargets, result.targets)
 
 
 def plan_batch(
     images: Images,
-    targets: Sequence[Target] | Integer[Tensor, "n h w"],
+    targets: Sequence[Mapping[str, object]] | Integer[Tensor, "n h w"],
     *,
     generator: torch.Generator | None = None,
     bank: InstanceBank | None = None,
@@ -104,14 +109,14 @@ def plan_batch(
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
     settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
     further = _further(bank, pool, settings)
-    check_batch(images, targets)
+    check_batch(images, cast(Targets, targets))
     source = generator or torch.default_generator
-    return _plan(inventories_of(images, targets, settings), settings, source, further)
+    return _plan(inventories_of(images, cast(Targets, targets), settings), settings, source, further)
 
 
 def paste(
     images: Images,
-    targets: Sequence[Target] | Integer[Tensor, "n h w"],
+    targets: Targets,
     settings: CopyPasteSettings,
     source: torch.Generator | PastePlan,
     further: Further,

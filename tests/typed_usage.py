@@ -1,0 +1,20 @@
+"""What users write, as mypy sees it: ``make lint`` checks this file, nothing runs it."""
+
+from typing import Any, assert_type
+
+from torch import Tensor
+
+from composer_copypaste import copypaste_batch, plan_batch
+
+
+def detection(images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
+    plan = plan_batch(images, targets, p=1.0)
+    assert_type(copypaste_batch(images, targets, plan=plan), tuple[list[Tensor], list[dict[str, Tensor]]])
+
+
+def detection_with_any_keys(images: Tensor, targets: list[dict[str, Any]]) -> None:
+    assert_type(copypaste_batch(images, targets), tuple[Tensor, list[dict[str, Any]]])
+
+
+def semantic(images: Tensor, class_ids: Tensor) -> None:
+    assert_type(copypaste_batch(images, class_ids), tuple[Tensor, Tensor])
