@@ -38,8 +38,8 @@ class Instances:
         return self.map(lambda values: values[index])
 
     def without_masks(self) -> "Instances":
-        """The same objects with masks of no size: indexing them costs nothing."""
-        return replace(self, masks=self.masks[:, :0, :0])
+        """The same objects with masks of no size, beside the labels: indexing them costs nothing, on any device."""
+        return replace(self, masks=self.labels.new_empty((len(self), 0, 0), dtype=torch.uint8))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Instances":
         """The function applied to each field."""

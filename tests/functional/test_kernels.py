@@ -20,6 +20,7 @@ from composer_copypaste.functional.further import Further
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning:triton")  # its interpreter
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLAIN = {"erosion": 0, "blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 
 
@@ -36,14 +37,24 @@ def kernels_on_any_device():
         yield
 
 
+def on_device(values):
+    if isinstance(values, torch.Tensor):
+        return values.to(DEVICE)
+    if isinstance(values, dict):
+        return {key: on_device(value) for key, value in values.items()}
+    return [on_device(value) for value in values]
+
+
 def assert_kernels_give_the_same(case):
     case.images = [i.detach() for i in case.images] if isinstance(case.images, list) else case.images.detach()
     windows = case.paste()
+    case.images, case.targets = on_device(case.images), on_device(case.targets)
     with kernels_on_any_device():
         kernels = case.paste()
-    torch.testing.assert_close(list(kernels.targets), list(windows.targets), rtol=0, atol=0)
+    torch.testing.assert_close(list(kernels.targets), list(windows.targets), rtol=0, atol=0, check_device=False)
     for there, here in zip(kernels.images, windows.images, strict=True):
-        assert there.dtype == here.dtype
+        assert (there.device.type, there.dtype) == (DEVICE, here.dtype)
+        there = there.cpu()
         # rounded to the other neighbour at worst; of 16 bits, values up to 1 have steps of 2**-11 and 2**-8
         atol = {torch.uint8: 1.0, torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-5}[here.dtype]
         torch.testing.assert_close(there.float(), here.float(), rtol=0, atol=atol)
@@ -64,12 +75,13 @@ def test_kernels_give_the_same_across_tiles(case):
 
 def carried_out(plan, images, targets, **settings):
     with kernels_on_any_device():
-        return batch.paste(images, targets, CopyPasteSettings(**settings), plan, Further())
+        result = batch.paste(on_device(images), on_device(targets), CopyPasteSettings(**settings), plan, Further())
+    return [image.cpu() for image in result.images], result.targets
 
 
 def test_moved_colours_are_the_sources_to_the_bit():
     images = pictures().float() / 7
-    after = carried_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((2, 3, 6, 5))]).images
+    after = carried_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((2, 3, 6, 5))])[0]
     here = block(2, 3, 6, 5).bool()
     assert torch.equal(after[0][:, here], images[1][:, here])
     assert torch.equal(after[0][:, ~here], images[0][:, ~here])
@@ -78,8 +90,8 @@ def test_moved_colours_are_the_sources_to_the_bit():
 def test_class_ids_are_pasted_too():
     ids = torch.zeros(2, 8, 8, dtype=torch.int64)
     ids[1, 3:5, 2:6] = 7
-    after = carried_out(plan_of((0, 1, 1, IDENTITY)), pictures(), ids).targets
-    assert torch.equal(after[0], 7 * block(2, 3, 6, 5).long())
+    _, after = carried_out(plan_of((0, 1, 1, IDENTITY)), pictures(), ids)
+    assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())
 
 
 @pytest.mark.parametrize("setting", [{"erosion": 1}, {"blend_sigma": 1.0}])

@@ -63,8 +63,10 @@ def waiting(function):
 
 @pytest.fixture
 def _errors_where_it_waits(monkeypatch):
+    from composer_copypaste.functional import cuda  # needs Triton
+
     allowed = waiting(visible.read_back)
-    for module in (visible, inventory, large_scale_jitter):
+    for module in (visible, inventory, large_scale_jitter, cuda):
         monkeypatch.setattr(module, "read_back", allowed)
     yield
     torch.cuda.set_sync_debug_mode("default")
