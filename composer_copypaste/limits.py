@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import cache
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le
@@ -15,10 +16,16 @@ def check_limits(settings: object) -> None:
     Raises:
         ValueError: naming the field, the limit and the value.
     """
-    hints = get_type_hints(type(settings), include_extras=True)
-    for field in fields(settings):  # type: ignore[arg-type]
-        _check_choice(field.name, getattr(settings, field.name), hints[field.name])
-        _check_value(field.name, getattr(settings, field.name), hints[field.name])
+    for name, hint in _hints(type(settings)).items():  # type: ignore[arg-type]  # a class is hashable
+        _check_choice(name, getattr(settings, name), hint)
+        _check_value(name, getattr(settings, name), hint)
+
+
+@cache
+def _hints(kind: type) -> dict[str, object]:
+    """The annotation of each field."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind)}
 
 
 def _check_choice(name: str, value: object, hint: object) -> None:

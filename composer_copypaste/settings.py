@@ -4,8 +4,9 @@ Plain frozen dataclasses that import nothing heavy. They are the constructor of 
 the documentation of both: the string below each field describes it, ``Annotated`` holds its limits.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Ge, Le
 
@@ -20,6 +21,16 @@ CanvasSide = Annotated[int, Ge(16), Le(8192)]
 
 CONFIG: dict[str, Any] = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}
 """How pydantic reads the dataclasses of a recipe: described by their docstrings, closed to unknown keys."""
+
+
+Settings = TypeVar("Settings")
+
+
+def settings_from(kind: type[Settings], settings: Settings | None, overrides: Mapping[str, object]) -> Settings:
+    """The settings, or the default ones, with those that are given by name; checked where there are any."""
+    if settings is None:
+        return kind(**overrides)
+    return replace(settings, **overrides) if overrides else settings  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.instances import Target
 from composer_copypaste.models.detector import MaskRCNN
-from composer_copypaste.settings import CopyPasteSettings
+from composer_copypaste.settings import CopyPasteSettings, settings_from
 
 
 class CopyPaste(Algorithm):
@@ -61,7 +61,7 @@ class CopyPaste(Algorithm):
         pool: Pool | None = None,
         **overrides: object,
     ) -> None:
-        self.settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
+        self.settings = settings_from(CopyPasteSettings, settings, overrides)
         self.seed = seed
         self.input_key = input_key
         self.target_key = target_key

@@ -12,7 +12,7 @@ from composer_copypaste.algorithms.batches import batch_generator, check_alone, 
 from composer_copypaste.algorithms.companions import check_companions
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.models.detector import MaskRCNN
-from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings
+from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings, settings_from
 
 STREAM = 1
 """Sets its random numbers apart from those of copy-paste, which draws from the same seed, rank and batch."""
@@ -51,7 +51,7 @@ class LargeScaleJitter(Algorithm):
         target_key: int | str = 1,
         **overrides: object,
     ) -> None:
-        self.settings = replace(settings or LargeScaleJitterSettings(), **overrides)  # type: ignore[arg-type]
+        self.settings = settings_from(LargeScaleJitterSettings, settings, overrides)
         self.seed = seed
         self.input_key = input_key
         self.target_key = target_key

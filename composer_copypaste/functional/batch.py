@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
@@ -20,7 +20,7 @@ from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.functional.precision import without_autocast
 from composer_copypaste.functional.targets import Outcome, assemble, decide
 from composer_copypaste.instances import Target, target_of
-from composer_copypaste.settings import CopyPasteSettings
+from composer_copypaste.settings import CopyPasteSettings, settings_from
 
 Targets = Sequence[Target] | Integer[Tensor, "n h w"]
 GivenImages = TypeVar("GivenImages", bound=Images)
@@ -87,7 +87,7 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     Example:
         >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
     """
-    settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
+    settings = settings_from(CopyPasteSettings, settings, overrides)
     further = _further(bank, pool, settings)
     source = (generator or torch.default_generator) if plan is None else plan  # an empty plan is a plan
     result = paste(images, cast(Targets, targets), settings, source, further)
@@ -107,7 +107,7 @@ def plan_batch(
     **overrides: object,
 ) -> PastePlan:
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
-    settings = replace(settings or CopyPasteSettings(), **overrides)  # type: ignore[arg-type]
+    settings = settings_from(CopyPasteSettings, settings, overrides)
     further = _further(bank, pool, settings)
     check_batch(images, cast(Targets, targets))
     source = generator or torch.default_generator

@@ -18,7 +18,7 @@ from composer_copypaste.functional.visible import read_back
 from composer_copypaste.functional.warp import resample_colours, resample_planes, size_of
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.instances import Instances, Target, instances_of, target_of
-from composer_copypaste.settings import LargeScaleJitterSettings
+from composer_copypaste.settings import LargeScaleJitterSettings, settings_from
 
 ClassIds = Integer[Tensor, "n h w"] | Sequence[Integer[Tensor, "_h _w"]]
 
@@ -53,7 +53,7 @@ def large_scale_jitter_batch(
     Example:
         >>> images, targets = large_scale_jitter_batch(images, targets, size=(1024, 1024))
     """
-    settings = replace(settings or LargeScaleJitterSettings(), **overrides)  # type: ignore[arg-type]
+    settings = settings_from(LargeScaleJitterSettings, settings, overrides)
     check_batch(images, targets)
     if not len(images):
         raise ValueError("expected at least one image, got none")
