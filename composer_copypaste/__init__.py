@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
     from composer_copypaste.data.loaders import evaluation_loader as evaluation_loader
     from composer_copypaste.data.loaders import training_loader as training_loader
+    from composer_copypaste.data.streaming import StreamingCocoInstances as StreamingCocoInstances
     from composer_copypaste.data.transforms import LargeScaleJitterTransform as LargeScaleJitterTransform
     from composer_copypaste.functional.bank import InstanceBank as InstanceBank
     from composer_copypaste.functional.batch import NothingPastedWarning as NothingPastedWarning
@@ -46,6 +47,7 @@ _HOMES = {
     "MaskRCNNSettings": "settings",
     "NothingPastedWarning": "functional.batch",
     "PastePlan": "functional.plan",
+    "StreamingCocoInstances": "data.streaming",
     "copypaste_batch": "functional.batch",
     "evaluation_loader": "data.loaders",
     "large_scale_jitter_batch": "functional.large_scale_jitter",

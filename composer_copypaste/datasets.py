@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 from composer_copypaste.config.schema import CocoFiles, DataSettings, Recipe
 from composer_copypaste.data.coco import CocoAnnotations, CocoInstances, InstanceData, check_pictures
 from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.data.records import Category
 from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.data.streaming import StreamingCocoInstances
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError
 from composer_copypaste.pools import open_pool
@@ -34,12 +37,12 @@ def open_data(recipe: Recipe) -> Data:
     train_files, val_files = coco_files(recipe.data)
     train = _training_data(train_files, recipe)
     val = evaluation_data(val_files)
-    check_categories(val.annotations, train.categories, str(train_files.annotations))
+    check_categories(val.annotations, train.categories, str(train_files.annotations or train_files.streaming))
     return Data(train, val, open_pool(recipe, [category.name for category in train.categories]))
 
 
 def _training_data(files: CocoFiles, recipe: Recipe) -> InstanceData:
-    return CocoInstances(files.images, _checked_annotations(files), _transform(recipe.data), seed=recipe.seed)
+    return _open(files, _transform(recipe.data), masks=True, seed=recipe.seed)
 
 
 def evaluation_data(files: CocoFiles) -> InstanceData:
@@ -48,7 +51,24 @@ def evaluation_data(files: CocoFiles) -> InstanceData:
     Raises:
         DataError: listing what is wrong with annotations or pictures.
     """
-    return CocoInstances(files.images, _checked_annotations(files), masks=False)
+    return _open(files, None, masks=False, seed=0)
+
+
+def _open(
+    files: CocoFiles, transform: LargeScaleJitterTransform | FlipTransform | None, *, masks: bool, seed: int
+) -> InstanceData:
+    if files.streaming is not None:
+        return StreamingCocoInstances(
+            files.streaming,
+            transform,
+            masks=masks,
+            seed=seed,
+            cache=files.cache,
+            cache_gigabytes=files.cache_gigabytes,
+        )
+    images, annotations = cast(Path, files.images), CocoAnnotations.load(cast(Path, files.annotations))
+    check_pictures(annotations, images)
+    return CocoInstances(images, annotations, transform, masks=masks, seed=seed)
 
 
 def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
@@ -61,13 +81,6 @@ def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
         for split in ("train", "val")
     )
     return train, val
-
-
-def _checked_annotations(files: CocoFiles) -> CocoAnnotations:
-    """The annotations, when they and the pictures they name are in order."""
-    annotations = CocoAnnotations.load(files.annotations)
-    check_pictures(annotations, files.images)
-    return annotations
 
 
 def check_categories(annotations: CocoAnnotations, expected: Sequence[Category], source: str) -> None:

@@ -16,7 +16,13 @@ from composer_copypaste.files import is_unfinished, remove_unfinished, written_w
 if TYPE_CHECKING:
     from composer_copypaste.data.records import Category
 
-HARMLESS = {"name", "output", "data.workers", "training.checkpoint_interval"}
+HARMLESS = {
+    "name",
+    "output",
+    "data.workers",
+    "training.checkpoint_interval",
+    *(f"data.{split}.{key}" for split in ("train", "val") for key in ("cache", "cache_gigabytes")),
+}
 """Keys of a recipe that may change when a run is resumed: its result does not depend on them. It does, in the last
 bits, on ``training.device``, ``cpu_threads`` and ``microbatch``, and on how evaluations are batched."""
 

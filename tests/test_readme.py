@@ -39,6 +39,7 @@ def settings_table() -> str:
 def workplace(tmp_path_factory):
     """A folder with everything that the examples name."""
     from composer_copypaste.data.shapes import draw_shapes
+    from composer_copypaste.data.sharding import write_shards
     from composer_copypaste.settings import ShapesSettings
 
     folder = tmp_path_factory.mktemp("readme")
@@ -49,6 +50,8 @@ def workplace(tmp_path_factory):
         (folder / f"{split}.json").symlink_to(shapes / "annotations" / f"instances_{split}.json")
     (folder / "cutouts" / "star").mkdir(parents=True)
     Image.new("RGBA", (9, 9), "white").save(folder / "cutouts" / "star" / "1.png")
+    for split in ("train", "val"):
+        write_shards(folder / "shards" / split, folder / "photos" / split, folder / f"{split}.json")
     (folder / "my_recipe.yaml").write_text(blocks("yaml")[0])
     return folder
 

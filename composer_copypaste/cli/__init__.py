@@ -18,6 +18,7 @@ from composer_copypaste.processes import is_first_of_node
 COMMANDS = {
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
     "eval": "Score a checkpoint on a data set, by COCO's rules.",
+    "shard": "Write a data set as shards, which recipes stream.",
     "recipe": "List, show and check recipes.",
 }
 

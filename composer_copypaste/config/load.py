@@ -23,6 +23,10 @@ _PACKAGE = Path(composer_copypaste.__file__).parent
 _SHIPPED = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")  # of the wheel, of the repository
 _ADAPTER = TypeAdapter(Recipe)
 
+_SHARDS = ("streaming", "cache", "cache_gigabytes")
+_INSTEAD_OF = {"streaming": ("images", "annotations"), "images": _SHARDS, "annotations": _SHARDS}
+"""Keys, and those that a recipe's base or a former override may have given in their place."""
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a file, or the shipped one of that name, on top of its base files and below the overrides.
@@ -168,12 +172,14 @@ def _override(text: str) -> Layer:
 
 
 def _over(below: object, above: object) -> object:
-    """Mappings merged, key by key; anything else replaces what was there.
+    """Mappings merged, key by key; anything else replaces what was there, as files do shards and shards files.
 
     OmegaConf's own merge stops where a list meets a mapping, before it is known which key is wrong.
     """
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
+    replaced = {name for key, value in above.items() if value is not None for name in _INSTEAD_OF.get(key, ())}
+    below = {key: value for key, value in below.items() if key not in replaced}
     return below | {key: _over(below.get(key), value) for key, value in above.items()}
 
 

@@ -27,15 +27,43 @@ Count = Annotated[int, Ge(1)]
 
 @dataclass(frozen=True, kw_only=True)
 class CocoFiles:
-    """Pictures and their COCO instance annotations. Paths are relative to the working directory; ``~`` is your home."""
+    """Pictures and their COCO instance annotations: ``images`` and ``annotations``, or both as shards: ``streaming``.
+
+    Paths are relative to the working directory; ``~`` is your home.
+    """
 
     __pydantic_config__: ClassVar = CONFIG
 
-    images: UserPath
+    images: UserPath | None = None
     """Folder with the pictures."""
 
-    annotations: UserPath
+    annotations: UserPath | None = None
     """COCO instance annotations, a JSON file."""
+
+    streaming: str | None = None
+    """Folder of shards that ``copypaste shard`` wrote, or its URL in an object store, such as s3://bucket/train."""
+
+    cache: UserPath | None = None
+    """Folder on this machine's disk for the shards of an object store, which are fetched when they are needed; null:
+    shards are read where they are."""
+
+    cache_gigabytes: Annotated[float | None, Gt(0)] = None
+    """At most so many gigabytes of shards, about, are kept in ``cache``, those used last; null: all."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in ("images", "annotations") if getattr(self, name) is None]
+        if self.streaming is not None and len(missing) < 2:
+            raise ValueError("expected either images and annotations, or streaming, got both; null leaves a key out")
+        if self.streaming is None and len(missing) == 2:
+            raise ValueError("expected images and annotations, or streaming, a folder of shards, got neither")
+        if self.streaming is None and missing:
+            raise ValueError(f"{missing[0]}: expected a value, got nothing")
+        if self.streaming is None and self.cache is not None:
+            raise ValueError("cache: expected null where there is no streaming: files are read where they are")
+        if self.cache is None and self.cache_gigabytes is not None:
+            raise ValueError("cache_gigabytes: expected null where there is no cache")
+        if self.cache is None and "://" in (self.streaming or "") and not str(self.streaming).startswith("file://"):
+            raise ValueError("cache: expected a folder on this machine's disk, for shards of an object store, got null")
 
 
 @dataclass(frozen=True, kw_only=True)

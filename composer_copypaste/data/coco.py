@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,7 +53,7 @@ class CocoAnnotations:
         data = read_json(path, "annotation file")
         problems = coco_problems(data)
         if problems:
-            raise DataError(_report(str(path), problems))
+            raise DataError(report(str(path), problems))
         images = tuple(
             CocoImage(*(entry[key] for key in ("id", "file_name", "height", "width"))) for entry in data["images"]
         )
@@ -99,7 +99,7 @@ def check_pictures(annotations: CocoAnnotations, folder: Path) -> None:
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
         problems = [problem for problem in pool.map(problem_of, annotations.images) if problem is not None]
     if problems:
-        raise DataError(_report(str(folder), problems))
+        raise DataError(report(str(folder), problems))
 
 
 class InstanceData(Dataset[tuple[Tensor, Target]]):
@@ -238,7 +238,7 @@ def _target(image: CocoImage, objects: Instances | OutlinedObjects, *, masks: Te
     return target | {"image_id": torch.tensor(image.id)}
 
 
-def _report(place: str, problems: list[str]) -> str:
+def report(place: str, problems: Sequence[str]) -> str:
     """One line for one problem; a heading and a list for several."""
     if len(problems) == 1:
         return f"{place}: {problems[0]}"

@@ -1,6 +1,7 @@
 """Loaders for training and evaluation, as Composer's `DataSpec`s."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from composer.core import DataSpec
@@ -16,6 +17,14 @@ Batch = tuple[Images, list[Target]]
 """Images, in one tensor (n, 3, height, width) where all sizes agree, and a target for each."""
 
 
+@runtime_checkable
+class HasOrder(Protocol):
+    """A data set that says in which order its samples are best read, as `StreamingCocoInstances` does."""
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """All indices once, shuffled."""
+
+
 class EpochSampler(DistributedSampler[tuple[int, int]]):
     """This rank's (epoch, index) keys, shuffled by (seed, epoch): what the data set derives its transforms from.
 
@@ -24,7 +33,9 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         count = len(self.dataset)  # type: ignore[arg-type]
-        order = torch.randperm(count, generator=generator_for(self.seed, self.epoch)).tolist()
+        generator = generator_for(self.seed, self.epoch)
+        own = self.dataset.order(generator) if isinstance(self.dataset, HasOrder) else None
+        order = (torch.randperm(count, generator=generator) if own is None else own).tolist()
         return iter(
             [(self.epoch, order[place % count]) for place in range(self.rank, self.total_size, self.num_replicas)]
         )

@@ -17,7 +17,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.D
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 
-def read_picture(path: Path, size: tuple[int, int], content: bytes | None = None) -> UInt8[Tensor, "3 h w"]:
+def read_picture(path: Path | str, size: tuple[int, int], content: bytes | None = None) -> UInt8[Tensor, "3 h w"]:
     """The picture as 8-bit RGB, of the size (height, width) that the annotations state; alpha is dropped.
 
     The memory is laid out pixel by pixel ("channels last"), which is how torch resizes 8-bit pictures fastest. Where

@@ -181,7 +181,7 @@ def test_a_wrong_override_is_said_in_one_line(recipe_file, override, line):
         ("optimiser.lr=1", "optimiser: unknown key; did you mean 'optimizer'? allowed: name, seed,"),
         (
             "data.train.image=x",
-            "data.train.image: unknown key; did you mean 'data.train.images'? allowed: images, annotations",
+            "data.train.image: unknown key; did you mean 'data.train.images'? allowed: images, annotations, streaming",
         ),
         ("lr=1", "lr: unknown key; did you mean 'optimizer.lr'? allowed: name, seed,"),
         ("model.zzz=1", "model.zzz: unknown key; allowed: backbone,"),
@@ -301,3 +301,41 @@ def test_weights_of_labels_are_read_from_a_recipe_and_from_the_command_line(reci
     file = recipe_file("data: {shapes: {}}\ncopy_paste:\n  category_weights: {3: 5}\n")
     assert load_recipe(file).copy_paste.category_weights == {3: 5}
     assert load_recipe(file, ["copy_paste.category_weights={7: 0.5}"]).copy_paste.category_weights[7] == 0.5
+
+
+# ---- shards
+
+
+@pytest.mark.parametrize(
+    ("train", "line"),
+    [
+        ("{}", "data.train: expected images and annotations, or streaming, a folder of shards, got neither"),
+        ("{streaming: x, images: y}", "data.train: expected either images and annotations, or streaming, got both"),
+        ("{images: y}", "data.train.annotations: expected a value, got nothing"),
+        (
+            "{streaming: s3://b/x}",
+            "data.train.cache: expected a folder on this machine's disk, for shards of an",
+        ),
+        ("{images: x, annotations: y, cache: z}", "data.train.cache: expected null where there is no streaming"),
+        ("{streaming: x, cache_gigabytes: 1}", "data.train.cache_gigabytes: expected null where there is no cache"),
+        ("{streaming: x, cache: y, cache_gigabytes: 0}", "data.train.cache_gigabytes: expected more than 0, got 0"),
+    ],
+)
+def test_pictures_are_files_or_shards(recipe_file, train, line):
+    assert f"\n  {line}" in complaint(recipe_file(f"data: {{train: {train}, val: {{streaming: v}}}}"))
+
+
+@pytest.mark.parametrize("source", ["shards", "file:///disk/shards"])
+def test_a_folder_of_shards_needs_no_cache(recipe_file, source):
+    recipe = load_recipe(recipe_file(f"data: {{train: {{streaming: '{source}'}}, val: {{streaming: v}}}}"))
+    assert recipe.data.train.streaming == source
+
+
+def test_shards_take_the_place_of_the_bases_files_and_files_that_of_shards(recipe_file):
+    path = recipe_file("data: {train: {images: a, annotations: b}, val: {images: a, annotations: b}}")
+    shards = ["data.train.cache=c", "data.train.streaming=s", "data.val={streaming: t, images: null}"]
+    recipe = load_recipe(path, shards)
+    assert (recipe.data.train.streaming, recipe.data.train.images) == ("s", None)
+    assert (str(recipe.data.train.cache), recipe.data.val.streaming) == ("c", "t")
+    files = load_recipe(path, [*shards, "data.train.images=x", "data.train.annotations=y"]).data.train
+    assert (str(files.images), str(files.annotations), files.streaming, files.cache) == ("x", "y", None, None)

@@ -53,7 +53,7 @@ def test_only_what_has_no_sensible_default_must_be_given():
         for field in fields(section)
         if field.default is MISSING and field.default_factory is MISSING
     }
-    assert required == {"Recipe.name", "Recipe.data", "CocoFiles.images", "CocoFiles.annotations"}
+    assert required == {"Recipe.name", "Recipe.data"}
 
 
 def test_descriptions_are_shown_without_the_sources_line_breaks():

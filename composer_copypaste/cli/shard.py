@@ -1,0 +1,61 @@
+"""``copypaste shard``."""
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+
+from composer_copypaste.cli import HOW_TO_GO_ON
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class Size(click.ParamType):
+    """A number of bytes, as "64MB"."""
+
+    name = "size"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", value.strip().upper())
+        if found is None:
+            self.fail(f"expected a size such as 64MB, got {value!r}", param, ctx)
+        nbytes = round(float(found[1]) * _UNITS[found[2]])
+        if not 1000 <= nbytes <= 2 * 10**9:
+            self.fail(f"expected a size from 1KB to 2GB, got {value!r}", param, ctx)
+        return nbytes
+
+
+@click.command
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the pictures.")
+@click.option("--annotations", type=click.Path(path_type=Path), required=True, help="Their COCO instance annotations.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, help="So many read and write at the same time.")
+@click.option("--shard-size", type=Size(), default="64MB", help="Size of a shard, about; default: 64MB.")
+def command(output: Path, images: Path, annotations: Path, processes: int, shard_size: int) -> None:
+    """Write a data set as shards, which recipes stream.
+
+    OUTPUT is a new folder for shards of MosaicML Streaming (MDS). Annotations and pictures are checked first. The same
+    command goes on where it was interrupted; the bytes are the same for any number of processes.
+
+    \b
+    Example:
+      copypaste shard shards/train --images photos/train --annotations train.json --processes 8
+      copypaste train finetune data.train.streaming=shards/train data.val.streaming=shards/val
+
+    It writes OUTPUT/shard.00000.mds and so on, index.json, annotations.json and copypaste.json. Copied to an object
+    store, the folder is read from there: data.train.streaming=s3://bucket/train data.train.cache=/scratch/shards
+    """
+    from composer_copypaste.data.sharding import write_shards
+
+    again = ["copypaste", "shard", str(output), "--images", str(images), "--annotations", str(annotations)]
+    options = ["--processes", str(processes), "--shard-size", f"{shard_size / 10**6}MB"]
+    click.get_current_context().meta[HOW_TO_GO_ON] = shlex.join([*again, *options])
+    written = write_shards(output, images, annotations, processes=processes, shard_size=shard_size)
+    kept = f", {written.kept} of them there before" if written.kept else ""
+    size = written.nbytes / 1e6
+    click.echo(f"{output}: {written.pictures} pictures in {written.shards} shards{kept}, {size:,.1f} MB")

@@ -1,0 +1,164 @@
+"""Writing COCO instance data as shards: checked first, over several processes, and resumed where it was interrupted.
+
+What goes into which shard depends on the data and the shards' size alone, so that the bytes are the same for any number
+of processes. A shard gets its name when it is whole; ``index.json`` is written when all are.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from composer_copypaste.data.coco import CocoAnnotations, check_pictures, report
+from composer_copypaste.data.json_files import read_json
+from composer_copypaste.data.shard_parts import WORKING, Part, parts_of, write_parts
+from composer_copypaste.data.shards import ANNOTATIONS, INDEX, MANIFEST, Manifest, Shard, check_installed
+from composer_copypaste.errors import DataError, OutputError
+from composer_copypaste.files import written_whole
+
+SHARD_SIZE = 64_000_000
+LARGEST_SHARD = 2_000_000_000
+"""Places in a shard are numbers of 32 bits."""
+
+_SOURCE = "source.json"
+_LOCK_SECONDS = 5.0
+
+Source = dict[str, str | int]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in the folder now."""
+
+    shards: int
+    pictures: int
+    nbytes: int
+    kept: int
+    """So many of the shards were there before."""
+
+
+def write_shards(
+    output: Path, images: Path, annotations: Path, *, processes: int = 1, shard_size: int = SHARD_SIZE
+) -> Written:
+    """Write a data set as shards; where that was interrupted, go on.
+
+    Args:
+        output: a new or an empty folder, or one that the same call began.
+        images: the folder that the file names are relative to.
+        annotations: a COCO instance JSON.
+        processes: so many read and write at the same time.
+        shard_size: the bytes of a shard, about.
+
+    Raises:
+        DataError: listing what is wrong with annotations or pictures, each of which is decoded once.
+        OutputError: where the folder holds anything else, or cannot be written.
+    """
+    check_installed()
+    data = CocoAnnotations.load(annotations)
+    check_pictures(data, images)
+    source = _source(data, images, shard_size)
+    try:
+        with _claimed(output, source):
+            if (output / INDEX).exists():
+                return _written(output, kept=None)
+            parts = list(parts_of(data, images, output, shard_size))
+            missing = [part for part in parts if not part.is_written]
+            _write(missing, processes, len(data.images))
+            _complete(output, data, parts, source)
+            return _written(output, kept=len(parts) - len(missing))
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or output}: cannot be written: {error.strerror}; the same command goes on"
+        ) from error
+
+
+def _source(data: CocoAnnotations, images: Path, shard_size: int) -> Source:
+    pictures = [(image.file_name, (images / image.file_name).stat().st_size) for image in data.images]
+    return {
+        "annotations": hashlib.sha256(data.path.read_bytes()).hexdigest(),
+        "pictures": hashlib.sha256(json.dumps(pictures).encode()).hexdigest(),
+        "shard size": shard_size,
+    }
+
+
+@contextmanager
+def _claimed(output: Path, source: Source) -> Iterator[None]:
+    """The folder, this process's alone, when it is one that the source may be written to."""
+    _check_usable(output, source)
+    working = output / WORKING
+    working.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(working / "lock", timeout=_LOCK_SECONDS):
+            _check_usable(output, source)
+            with written_whole(working / _SOURCE) as unfinished:
+                unfinished.write_text(json.dumps(source))
+            yield
+    except Timeout:
+        raise OutputError(f"{output}: another process is writing shards there; wait for it") from None
+    if (output / INDEX).exists():
+        shutil.rmtree(working)
+
+
+def _check_usable(output: Path, source: Source) -> None:
+    """Raise ``OutputError`` where the output is no folder, or one that holds anything but shards of the source."""
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: expected a folder for the shards, found a file; give another folder")
+    if (output / INDEX).exists() and (output / MANIFEST).exists():
+        found = Manifest.from_json(read_json(output / MANIFEST, "manifest"), str(output / MANIFEST)).source
+        _check_same(output, found, source)
+    elif (output / WORKING / _SOURCE).exists():
+        # pictures may have changed, as damaged ones do when they are put right: their shards are written again
+        found = read_json(output / WORKING / _SOURCE, "record of the source")
+        _check_same(output, found | {"pictures": source["pictures"]}, source)
+    elif output.exists() and any(path.name != WORKING for path in output.iterdir()):
+        raise OutputError(f"{output}: expected a new or an empty folder for the shards; give another folder")
+
+
+def _check_same(output: Path, found: Source, source: Source) -> None:
+    differing = [name for name, value in source.items() if found.get(name) != value]
+    if differing:
+        raise OutputError(
+            f"{output}: holds shards of another source, which differs in {', '.join(differing)}; give another folder, "
+            "or remove this one"
+        )
+
+
+def _write(parts: Sequence[Part], processes: int, pictures: int) -> None:
+    problems = []
+    done = pictures - sum(len(part.content) for part in parts)
+    with tqdm(total=pictures, initial=done, desc="writing shards", unit=" pictures", disable=None) as bar:
+        for part, found in write_parts(parts, processes):
+            problems += found
+            bar.update(len(part.content))
+    if problems:
+        raise DataError(
+            f"{report('pictures', problems)}\nThe other shards are kept: put it right, and the same command goes on"
+        )
+
+
+def _complete(output: Path, data: CocoAnnotations, parts: Sequence[Part], source: Source) -> None:
+    """Write what a data set needs besides the shards, the index last."""
+    for shard in set(output.glob("shard.*.mds")) - {part.shard for part in parts}:
+        shard.unlink()  # of pictures that were larger before they were put right
+    objects = sum(len(annotations) for annotations in data.annotations.values())
+    manifest = Manifest(len(data.images), objects, data.categories, source)
+    index = {"version": 2, "shards": [part.entry() for part in parts]}
+    for name, content in (
+        (ANNOTATIONS, data.path.read_bytes()),
+        (MANIFEST, json.dumps(manifest.to_json(), indent=1).encode()),
+        (INDEX, json.dumps(index, sort_keys=True).encode()),
+    ):
+        with written_whole(output / name) as unfinished:
+            unfinished.write_bytes(content)
+
+
+def _written(output: Path, *, kept: int | None) -> Written:
+    shards = [Shard.from_json(entry, str(output)) for entry in read_json(output / INDEX, "index")["shards"]]
+    samples, nbytes = sum(shard.samples for shard in shards), sum(shard.nbytes for shard in shards)
+    return Written(len(shards), samples, nbytes, len(shards) if kept is None else kept)

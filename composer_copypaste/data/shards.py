@@ -1,0 +1,134 @@
+"""COCO instance data as MosaicML Streaming shards: what a folder of them holds.
+
+A sample of a shard (MDS, the format of mosaicml-streaming) is a picture: the file's own bytes and its annotations.
+Beside the shards lie streaming's ``index.json``, the annotation file, and a manifest of what a data set needs as a
+whole.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage, parse_annotation
+from composer_copypaste.errors import DataError, UserError
+
+INDEX = "index.json"
+"""Lists the shards; streaming reads it too. It is written last: where it is, everything is."""
+MANIFEST = "copypaste.json"
+ANNOTATIONS = "annotations.json"
+EDITION = 1
+"""Raise it when folders are written that former versions cannot read."""
+
+COLUMNS = {
+    "annotations": "json",
+    "file_name": "str",
+    "height": "int",
+    "image": "bytes",
+    "image_id": "int",
+    "width": "int",
+}
+"""The fields of a sample, by the names of streaming's encodings."""
+
+HASH = "xxh3_64"
+"""Of each shard, in the index: one that comes damaged from an object store is not used."""
+
+_SHARD_NAME = re.compile(r"shard\.\d{5,}\.mds")
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data set of shards is, without a look at its samples."""
+
+    pictures: int
+    objects: int
+    categories: tuple[Category, ...]
+    source: dict[str, str | int]
+    """What it was written from, and how: the same source gives the same bytes."""
+
+    @classmethod
+    def from_json(cls, values: Any, place: str) -> "Manifest":
+        """The manifest that ``values``, read at a place, are."""
+        edition = values.get("edition") if isinstance(values, dict) else None
+        if edition != EDITION:
+            raise DataError(f"{place}: expected a manifest of edition {EDITION}, got {edition}; write the shards anew")
+        try:
+            categories = tuple(Category(category["id"], category["name"]) for category in values["categories"])
+            return cls(int(values["pictures"]), int(values["objects"]), categories, dict(values["source"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{place}: was not written by copypaste shard") from error
+
+    def to_json(self) -> dict[str, object]:
+        """The values that ``from_json`` reads."""
+        categories = [{"id": category.id, "name": category.name} for category in self.categories]
+        counts = {"pictures": self.pictures, "objects": self.objects}
+        return {"edition": EDITION} | counts | {"categories": categories, "source": self.source}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of samples, as the index describes it."""
+
+    name: str
+    samples: int
+    nbytes: int
+    hash: str
+    entry: dict[str, Any]
+    """The index's entry, from which streaming makes a reader."""
+
+    @classmethod
+    def from_json(cls, entry: Any, place: str) -> "Shard":
+        """The shard of an index's entry."""
+        try:
+            data = entry["raw_data"]
+            shard = cls(data["basename"], entry["samples"], data["bytes"], data["hashes"][HASH], entry)
+            columns = dict(zip(entry["column_names"], entry["column_encodings"], strict=True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{place}: was not written by copypaste shard") from error
+        if columns != COLUMNS or not _SHARD_NAME.fullmatch(shard.name):
+            raise DataError(f"{place}: shard {shard.name!r} was not written by copypaste shard")
+        return shard
+
+
+def shard_name(number: int) -> str:
+    """The name of a shard's file."""
+    return f"shard.{number:05}.mds"
+
+
+def encode(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotation]) -> Sample:
+    """A picture's sample."""
+    return {
+        "annotations": encode_annotations(annotations),
+        "file_name": image.file_name,
+        "height": image.height,
+        "image": content,
+        "image_id": image.id,
+        "width": image.width,
+    }
+
+
+def decode(sample: Sample) -> tuple[CocoImage, bytes, list[CocoAnnotation]]:
+    """What ``encode`` took."""
+    image = CocoImage(sample["image_id"], sample["file_name"], sample["height"], sample["width"])
+    size = (image.height, image.width)
+    return image, sample["image"], [parse_annotation(entry, size) for entry in sample["annotations"]]
+
+
+def encode_annotations(annotations: Sequence[CocoAnnotation]) -> list[dict[str, object]]:
+    """The annotations as COCO's JSON has them."""
+    return [dict(annotation) | {"segmentation": _plain(annotation["segmentation"])} for annotation in annotations]
+
+
+def _plain(segmentation: Any) -> object:
+    if isinstance(segmentation, list):
+        return [part.tolist() for part in segmentation]
+    return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
+
+
+def check_installed() -> None:
+    """Raise ``UserError`` where mosaicml-streaming is missing."""
+    if find_spec("streaming") is None:
+        raise UserError("shards need mosaicml-streaming: pip install 'composer-copypaste[streaming]'")
