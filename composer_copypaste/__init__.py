@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
     from composer_copypaste.settings import LargeScaleJitterSettings as LargeScaleJitterSettings
     from composer_copypaste.settings import MaskRCNNSettings as MaskRCNNSettings
+    from composer_copypaste.training_pictures import TrainingPictures as TrainingPictures
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOMES = {
     "NothingPastedWarning": "functional.batch",
     "PastePlan": "functional.plan",
     "StreamingCocoInstances": "data.streaming",
+    "TrainingPictures": "training_pictures",
     "copypaste_batch": "functional.batch",
     "evaluation_loader": "data.loaders",
     "large_scale_jitter_batch": "functional.large_scale_jitter",

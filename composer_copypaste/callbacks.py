@@ -1,4 +1,4 @@
-"""What a run reports while it trains: rows of numbers, a progress bar, a sheet of what the model is given."""
+"""What a run reports while it trains: rows of numbers, a progress bar."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -20,7 +20,6 @@ from tqdm import tqdm
 from composer_copypaste.files import written_whole
 from composer_copypaste.metrics.coco import CocoScalar
 from composer_copypaste.report import Report, evaluation_report, write_json
-from composer_copypaste.visualize import save_png, training_sheet
 
 MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds")
 """Names in ``metrics.jsonl`` that begin so depend on the machine and the hour; all others repeat when a run does."""
@@ -50,20 +49,6 @@ class ProcessMemory(Callback):
         unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         logger.log_metrics({"memory/process_peak": peak / 1e9})
-
-
-class TrainingSheet(Callback):
-    """Saves a sheet of the first training batch as the model gets it: after all algorithms have changed it."""
-
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self.path = path
-        self.names = names
-
-    def batch_start(self, state: State, logger: Logger) -> None:
-        """Draws, on the first process, before the first batch of a run; a resumed run keeps its sheet."""
-        if state.timestamp.batch == 0 and dist.get_global_rank() == 0:
-            images, targets = state.batch
-            save_png(training_sheet(images, targets, self.names), self.path)
 
 
 class EvaluationFile(Callback):

@@ -22,6 +22,8 @@ HARMLESS = {
     "data.workers",
     "training.checkpoint_interval",
     *(f"data.{split}.{key}" for split in ("train", "val") for key in ("cache", "cache_gigabytes")),
+    "training.loggers",
+    "training.picture_interval",
 }
 """Keys of a recipe that may change when a run is resumed: its result does not depend on them. It does, in the last
 bits, on ``training.device``, ``cpu_threads`` and ``microbatch``, and on how evaluations are batched."""
@@ -74,6 +76,11 @@ class RunFolder:
         return self.root / "training_pictures.png"
 
     @property
+    def more_pictures(self) -> Path:
+        """The folder of the batches shown at an interval, as the model got them."""
+        return self.root / "training_pictures"
+
+    @property
     def predictions(self) -> Path:
         """Predictions beside the truth."""
         return self.root / "predictions.png"
@@ -93,6 +100,7 @@ class RunFolder:
             self.evaluation: "COCO's numbers, also of each category",
             self.curves: "losses and average precision over the training",
             self.training_pictures: "the first training batch, as the model got it",
+            self.more_pictures: "later ones, named by the batches trained before",
             self.predictions: "predictions beside the truth",
         }
         return "\n".join(f"  {file!s:<50}  {text}" for file, text in files.items() if file.exists())

@@ -16,7 +16,6 @@ from composer_copypaste.callbacks import (
     EvaluationFile,
     JsonLinesLogger,
     ProgressBar,
-    TrainingSheet,
     run_callbacks,
 )
 from composer_copypaste.checkpoints import (
@@ -33,12 +32,14 @@ from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.data.loaders import evaluation_loader, training_loader
 from composer_copypaste.datasets import Data, open_data
 from composer_copypaste.errors import RecipeError
+from composer_copypaste.loggers import build_loggers, check_loggers
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
 from composer_copypaste.models.detector import Detections, MaskRCNN
 from composer_copypaste.optimization import build_optimizer, build_schedule
 from composer_copypaste.processes import agreed, decided, one_voice, say
 from composer_copypaste.resuming import enter, explained, started
 from composer_copypaste.run_folder import RunFolder, check_usable
+from composer_copypaste.training_pictures import TrainingPictures, TrainingSheet
 from composer_copypaste.visualize import prediction_sheet, save_png
 
 SHEET_PICTURES = 8
@@ -56,6 +57,7 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
     """
     with one_voice():
         check_device(recipe)
+        check_loggers(recipe)
         dist.initialize_dist("gpu" if on_gpu(recipe) else "cpu")
         limit_threads(recipe)
         folder = decided(lambda: _usable(folder, recipe))
@@ -150,16 +152,19 @@ def build_trainer(
             load_path=None if checkpoint is None else str(checkpoint),
             load_ignore_keys=with_own_algorithms(algorithms),
             load_progress_bar=False,
-            loggers=[JsonLinesLogger(folder.metrics), ProgressBar()],
+            loggers=[JsonLinesLogger(folder.metrics), ProgressBar(), *build_loggers(recipe, folder)],
             callbacks=_callbacks(recipe, data, folder),
             progress_bar=False,
         )
 
 
 def _callbacks(recipe: Recipe, data: Data, folder: RunFolder) -> list[Callback]:
+    names, interval = category_names(data.train), recipe.training.picture_interval
+    pictures = [] if interval is None else [TrainingPictures(names, interval=interval, folder=folder.more_pictures)]
     return [
         *run_callbacks(on_gpu=on_gpu(recipe)),
-        TrainingSheet(folder.training_pictures, category_names(data.train)),
+        TrainingSheet(folder.training_pictures, names),
+        *pictures,
         EvaluationFile(folder.evaluation),
         CheckpointWriter(folder, recipe.training.checkpoint_interval),
     ]

@@ -1,4 +1,4 @@
-"""What a run reports: rows, bar and sheet, each in a real Trainer."""
+"""What a run reports: rows and bar, each in a real Trainer."""
 
 import io
 import json
@@ -6,17 +6,15 @@ import math
 import warnings
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from composer import Algorithm, Callback, DataSpec, Event, Logger, State, Trainer
+from composer import Callback, Logger, State, Trainer
 from composer.models import ComposerModel
-from PIL import Image
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from composer_copypaste import callbacks
-from composer_copypaste.callbacks import MACHINE_KEYS, JsonLinesLogger, ProgressBar, TrainingSheet, run_callbacks
+from composer_copypaste.callbacks import MACHINE_KEYS, JsonLinesLogger, ProgressBar, run_callbacks
 
 
 class TinyModel(ComposerModel):
@@ -266,41 +264,3 @@ def test_an_evaluation_on_its_own_shows_its_progress():
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("evaluate 2/20 batches")
     assert lines[-1] == "evaluation: mask AP 0.000, box AP 0.000"
-
-
-# ---- sheet
-
-
-class Repaint(Algorithm):
-    """Makes the pictures of the first batch white, later ones grey."""
-
-    def match(self, event, state):
-        return event == Event.AFTER_DATALOADER
-
-    def apply(self, event, state, logger):
-        images, targets = state.batch
-        state.batch = (torch.full_like(images, 255 if state.timestamp.batch == 0 else 128), targets)
-
-
-def test_the_sheet_shows_the_first_batch_as_algorithms_left_it(tmp_path):
-    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-
-    def collate(pictures):
-        return torch.stack(pictures), [target] * len(pictures)
-
-    loader = DataLoader(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), batch_size=2, collate_fn=collate)
-    model = TinyModel()
-    sheets = TrainingSheet(tmp_path / "training_pictures.png", ["disc"])
-    Trainer(
-        model=model,
-        train_dataloader=DataSpec(loader, get_num_samples_in_batch=lambda batch: len(batch[0])),
-        max_duration="2ba",
-        optimizers=torch.optim.SGD(model.parameters(), lr=0.1),
-        algorithms=[Repaint()],
-        callbacks=[sheets],
-        progress_bar=False,
-        device="cpu",
-        device_train_microbatch_size=None,
-    ).fit()
-    picture = np.asarray(Image.open(tmp_path / "training_pictures.png"))
-    assert (picture[100:-100, 100:500] == 255).all()

@@ -231,6 +231,14 @@ class TrainingSettings:
     checkpoint_interval: Duration = "1ep"
     """How often a checkpoint is saved, besides at the end."""
 
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where everything logged goes besides metrics.jsonl: TensorBoard (into the run's folder), Weights & Biases and
+    MLflow, which read their own environment variables. ``pip install 'composer-copypaste[loggers]'`` brings them."""
+
+    picture_interval: Duration | None = None
+    """How often a training batch is drawn as the model gets it, into the run's folder and to ``loggers``; null: the
+    first one only, into the folder."""
+
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.precision != "fp32":
             raise ValueError(f"precision: expected 'fp32', all that Composer allows on a CPU, got {self.precision!r}")
