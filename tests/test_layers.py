@@ -1,6 +1,7 @@
 """The package's layers: what may import what."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,8 @@ def test_the_augmentation_imports_no_framework(module):
 @pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("cli/") and m != "__init__.py"])
 def test_nobody_imports_the_command_line(module):
     assert not any(name == "cli" or name.startswith("cli.") for name in imported_from_the_package(module))
+
+
+def test_the_map_of_the_augmentation_names_each_of_its_modules():
+    described = set(re.findall(r"``(\w+\.py)``", (ROOT / "functional/__init__.py").read_text()))
+    assert described == {path.name for path in (ROOT / "functional").glob("*.py")} - {"__init__.py"}
