@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from composer_copypaste.data.coco import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.coco import CocoInstances as CocoInstances
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
+    from composer_copypaste.data.loaders import SkipsWhatIsDone as SkipsWhatIsDone
     from composer_copypaste.data.loaders import evaluation_loader as evaluation_loader
     from composer_copypaste.data.loaders import training_loader as training_loader
     from composer_copypaste.data.streaming import StreamingCocoInstances as StreamingCocoInstances
@@ -48,6 +49,7 @@ _HOMES = {
     "MaskRCNNSettings": "settings",
     "NothingPastedWarning": "functional.batch",
     "PastePlan": "functional.plan",
+    "SkipsWhatIsDone": "data.loaders",
     "StreamingCocoInstances": "data.streaming",
     "TrainingPictures": "training_pictures",
     "copypaste_batch": "functional.batch",

@@ -29,7 +29,7 @@ from composer_copypaste.config.schema import Recipe
 from composer_copypaste.curves import plot_curves
 from composer_copypaste.data.coco import CocoAnnotations, InstanceData
 from composer_copypaste.data.cutouts import CutOutPool
-from composer_copypaste.data.loaders import evaluation_loader, training_loader
+from composer_copypaste.data.loaders import SkipsWhatIsDone, evaluation_loader, training_loader
 from composer_copypaste.datasets import Data, open_data
 from composer_copypaste.errors import RecipeError
 from composer_copypaste.loggers import build_loggers, check_loggers
@@ -162,6 +162,7 @@ def _callbacks(recipe: Recipe, data: Data, folder: RunFolder) -> list[Callback]:
     names, interval = category_names(data.train), recipe.training.picture_interval
     pictures = [] if interval is None else [TrainingPictures(names, interval=interval, folder=folder.more_pictures)]
     return [
+        SkipsWhatIsDone(),
         *run_callbacks(on_gpu=on_gpu(recipe)),
         TrainingSheet(folder.training_pictures, names),
         *pictures,

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from composer.core import DataSpec
+from composer.core import Callback, DataSpec, State
+from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
@@ -25,20 +26,60 @@ class HasOrder(Protocol):
         """All indices once, shuffled."""
 
 
-class EpochSampler(DistributedSampler[tuple[int, int]]):
+Key = tuple[int, int]
+"""Epoch and index."""
+
+
+class EpochSampler(DistributedSampler[Key | None]):
     """This rank's (epoch, index) keys, shuffled by (seed, epoch): what the data set derives its transforms from.
 
     Every rank gets as many; where they don't divide, the shuffled indices start again. Composer calls ``set_epoch``.
+    Samples before ``start``, an epoch and a number of them, are not loaded: their keys are None.
     """
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    start = (0, 0)
+
+    def __iter__(self) -> Iterator[Key | None]:
         count = len(self.dataset)  # type: ignore[arg-type]
         generator = generator_for(self.seed, self.epoch)
         own = self.dataset.order(generator) if isinstance(self.dataset, HasOrder) else None
         order = (torch.randperm(count, generator=generator) if own is None else own).tolist()
+        places = range(self.rank, self.total_size, self.num_replicas)
         return iter(
-            [(self.epoch, order[place % count]) for place in range(self.rank, self.total_size, self.num_replicas)]
+            [
+                None if (self.epoch, number) < self.start else (self.epoch, order[place % count])
+                for number, place in enumerate(places)
+            ]
         )
+
+
+class SkipsWhatIsDone(Callback):
+    """A resumed training begins at once: what it goes through of `training_loader` to get where it was is not loaded.
+
+    Composer takes the batches of the epoch that it is in once more, to leave them aside.
+    """
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Tells the sampler where the training stands."""
+        loader = state.dataloader
+        if isinstance(loader, DataLoader) and isinstance(loader.sampler, EpochSampler) and loader.batch_size:
+            loader.sampler.start = (
+                state.timestamp.epoch.value,
+                state.timestamp.batch_in_epoch.value * loader.batch_size,
+            )
+
+
+class _Unloaded(Dataset[tuple[Tensor, Target]]):
+    """A data set that gives an empty sample for the key None."""
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, Target]]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Key | None) -> tuple[Tensor, Target]:
+        return (torch.empty(3, 0, 0, dtype=torch.uint8), {}) if key is None else self.dataset[key]
 
 
 def training_loader(
@@ -55,7 +96,7 @@ def training_loader(
         seed: of the order.
     """
     sampler = EpochSampler(dataset, num_replicas=dist.get_world_size(), rank=dist.get_global_rank(), seed=seed)
-    return _data_spec(dataset, sampler, batch_size, workers, drop_last=len(sampler) >= batch_size)
+    return _data_spec(_Unloaded(dataset), sampler, batch_size, workers, drop_last=len(sampler) >= batch_size)
 
 
 def evaluation_loader(dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int = 0) -> DataSpec:

@@ -10,7 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from composer_copypaste.data.coco import CocoInstances
-from composer_copypaste.data.loaders import EpochSampler, evaluation_loader, split_batch, training_loader
+from composer_copypaste.data.loaders import (
+    EpochSampler,
+    SkipsWhatIsDone,
+    evaluation_loader,
+    split_batch,
+    training_loader,
+)
 from composer_copypaste.data.transforms import LargeScaleJitterTransform
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import LargeScaleJitterSettings
@@ -183,3 +189,15 @@ def test_a_training_resumed_within_an_epoch_sees_what_an_uninterrupted_one_sees(
     resumed = rest[-(len(uninterrupted) - len(start)) :]
     assert start + resumed == uninterrupted
     assert len(set(uninterrupted)) == len(uninterrupted) == 12
+
+
+@pytest.mark.parametrize(("done", "loaded"), [("3ba", 6), ("4ba", 4)], ids=["within an epoch", "at an epoch's end"])
+def test_a_resumed_training_loads_nothing_that_it_has_seen(jittered, tmp_path, monkeypatch, done, loaded):
+    folder, read = str(tmp_path / "checkpoints"), []
+    uninterrupted = recorded(jittered, "3ep")
+    recorded(jittered, done, save_folder=folder, save_interval=done, save_latest_filename="latest.pt")
+    load = CocoInstances.__getitem__
+    monkeypatch.setattr(CocoInstances, "__getitem__", lambda self, key: [read.append(key), load(self, key)][1])
+    resumed = recorded(jittered, "3ep", load_path=f"{folder}/latest.pt", callbacks=[SkipsWhatIsDone()])
+    assert resumed == uninterrupted[-loaded:]
+    assert len(read) == loaded
