@@ -1,4 +1,4 @@
-"""The augmentation: pure torch and NumPy, no Composer, no files. Start with ``batch.py``, which does the steps in a row.
+"""The augmentation, pure torch and NumPy: no Composer, no files. ``batch.py`` does the steps in a row; start there.
 
 1. What the batch holds: ``inventory.py`` (objects, boxes, weights), ``rectangles.py`` (boxes without masks); beyond the
    batch ``bank.py``, ``pool.py``, ``crop.py`` and ``further.py``, which numbers them.

@@ -165,12 +165,18 @@ def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSe
 
 
 def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:
-    """Raise ``ValueError`` where there is not a target for each image, or images are not of one kind."""
+    """Raise ``ValueError`` where an image lacks a target, its masks are elsewhere, or images are not of one kind."""
     if len(images) != len(targets):
         raise ValueError(f"expected a target for each image, got {len(images)} images and {len(targets)} targets")
     kinds = {(str(image.dtype), len(image)) for image in images}
     if len(kinds) > 1:
         raise ValueError(f"expected images of one type and number of channels, got {sorted(kinds)}")
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        masks = target if isinstance(target, Tensor) else target.get("masks")
+        if isinstance(masks, Tensor) and masks.device != image.device:
+            raise ValueError(
+                f"targets[{i}]: expected masks where their image is, on {image.device}, got {masks.device}"
+            )
 
 
 def _plan(

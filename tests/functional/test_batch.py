@@ -299,6 +299,17 @@ def test_images_of_several_types_are_an_error():
         copypaste_batch(images, [target(), target()])
 
 
+def test_masks_must_be_where_their_image_is():
+    targets = [
+        target(),
+        {**target((0, 0, 4, 4)), "masks": torch.zeros(1, SIDE, SIDE, dtype=torch.uint8, device="meta")},
+    ]
+    with pytest.raises(ValueError, match=r"targets\[1\]: expected masks where their image is, on cpu, got meta"):
+        copypaste_batch(pictures(), targets)
+    with pytest.raises(ValueError, match="expected masks where their image is"):
+        copypaste_batch(pictures(), torch.zeros(2, SIDE, SIDE, dtype=torch.int64, device="meta"))
+
+
 def test_a_plan_that_was_drawn_before_gives_the_same_batch():
     images, targets = pictures(3), [target((0, 0, 4, 4)), target((2, 2, 8, 8)), target((1, 1, 3, 6))]
     drawn = copypaste_batch(images, targets, p=1.0, generator=torch.Generator().manual_seed(3))
