@@ -39,7 +39,7 @@ class Composite(Protocol):
         """Class-id maps with the labels of what landed; those given are of each source's objects."""
 
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
-        """New images with the objects painted on; a list shares with the old one what receives none.
+        """New images with the objects painted on, or the same where none are; a list shares what receives none.
 
         Numbers of sources go on from the images to the further pictures.
         """
@@ -104,6 +104,8 @@ class WindowComposite:
         self, before: Integer[Tensor, "n h w"], labels: Sequence[Integer[Tensor, " _n"]]
     ) -> Integer[Tensor, "n h w"]:
         """As of :class:`Composite`."""
+        if not self._layers:
+            return before
         painted = before.clone()
         for cut in (cut for cuts in self._cuts for cut in _some(cuts)):
             below = painted[cut.landing.target][cut.window.slices]
@@ -114,6 +116,8 @@ class WindowComposite:
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
         """As of :class:`Composite`."""
         received = {layer.target for layer in self._layers}
+        if not received:
+            return images
         if isinstance(images, Tensor):
             painted: Images = images.clone()
         else:

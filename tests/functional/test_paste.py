@@ -95,6 +95,11 @@ def test_a_list_shares_with_its_argument_the_images_that_receive_nothing():
     assert (images[0] == pictures()[0]).all()
 
 
+def test_a_batch_that_receives_nothing_is_not_even_copied():
+    images = pictures()
+    assert carry_out(plan_of(), images, [target(), target()]).images is images
+
+
 def test_blending_fades_colours_across_the_seam():
     images = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
     row = pasted_on_first(IDENTITY, rectangle=(0, 0, 4, 8), images=images, blend_sigma=1.0)[0, 4]

@@ -107,3 +107,9 @@ def test_maps_of_another_size_are_an_error():
 def test_maps_of_background_alone_are_warned_about():
     with pytest.warns(NothingPastedWarning, match="none of the batch's 2 objects may be copied"):
         pasted(torch.zeros(2, SIDE, SIDE).long(), p=1.0)
+
+
+def test_maps_that_receive_nothing_are_not_even_copied():
+    targets = torch.stack([classes(0), classes(0, (3, 2, 2, 5, 5))])
+    _, after = pasted(targets, p=0.0)
+    assert after is targets
