@@ -147,8 +147,9 @@ class StreamingCocoInstances(InstanceData):
 
     def _check_limit(self, limit: int) -> None:
         """Raise ``DataError`` where shards would be fetched again for each sample."""
-        needed = 2 * self._lanes * max(shard.nbytes for shard in self.shards)
-        if limit < min(needed, sum(shard.nbytes for shard in self.shards)):
+        sizes = [shard.nbytes for shard in self.shards]
+        needed = min(2 * self._lanes * max(sizes), sum(sizes))
+        if limit < needed:
             raise DataError(
                 f"{self.source}: expected a cache of at least {needed / 1e9:.3g} GB, for two shards in each of "
                 f"{self._lanes} lanes, got {limit / 1e9:.3g}; raise cache_gigabytes, or write smaller shards"
