@@ -179,3 +179,15 @@ def test_without_streaming_the_extra_is_named(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'composer-copypaste\[streaming\]'"):
         pictures.write(tmp_path / "out")
+
+
+def test_a_picture_that_changed_meanwhile_is_written_as_it_is_now(tmp_path, monkeypatch):
+    pictures, output = drawn(tmp_path), tmp_path / "out"
+    monkeypatch.setattr(sharding, "write_parts", lambda parts, processes: write_parts(parts[:2], processes))
+    with pytest.raises(OutputError):  # at the entry of a shard that is not there
+        pictures.write(output)
+    monkeypatch.undo()
+    (pictures.images / "000001.png").write_bytes((pictures.images / "000002.png").read_bytes())
+    assert pictures.write(output).kept < 2
+    pictures.write(tmp_path / "reference")
+    assert contents(output) == contents(tmp_path / "reference")
