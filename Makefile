@@ -7,10 +7,10 @@ BIN := .venv/bin
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
 
-test: .venv/installed
+test: .venv/developing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: .venv/installed
+lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -20,6 +20,10 @@ lint: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "composer-copypaste needs Python 3.11 or 3.12, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable .
+	touch $@
+
+.venv/developing: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
 	touch $@
 
