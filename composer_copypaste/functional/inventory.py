@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank, Remembered
 from composer_copypaste.functional.compose import Images, Objects
-from composer_copypaste.functional.planes import as_planes, on_device
+from composer_copypaste.functional.planes import as_planes, as_rasters, copied, on_device
 from composer_copypaste.functional.rectangles import with_masks
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import weights_of
@@ -44,15 +44,15 @@ class Inventory:
         windows = self.objects.windows
         kept = [j for j in np.flatnonzero(self.weights).tolist() if not windows[j].is_empty]
         kept = kept[max(0, len(kept) - at_most) :]
-        masks, fields = self.instances.masks, self.instances.without_masks()
+        (raster,), masks, fields = as_rasters([image]), self.objects.masks, self.instances.without_masks()
         return Remembered(
             size=self.objects.size,
             boxes=self.objects.boxes[kept],
             labels=self.labels[kept],
             windows=[windows[j] for j in kept],
-            images=[_copy(image[:, *windows[j].slices]) for j in kept],
-            masks=[_copy(masks[j, *windows[j].slices]) for j in kept],
-            fields=fields[on_device(kept, fields.labels.device, torch.int64)].map(_copy),
+            images=[copied(raster[:, *windows[j].slices]) for j in kept],
+            masks=[copied(masks[j][windows[j].slices]) for j in kept],
+            fields=fields[on_device(kept, fields.labels.device, torch.int64)].map(copied),
         )
 
 
@@ -64,11 +64,6 @@ def remember(bank: InstanceBank, images: Sequence[Shaped[Tensor, "c _h _w"]], in
         room -= len(pictures[-1])
     for picture in reversed(pictures):
         bank.add(picture)
-
-
-def _copy(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """The values in memory of their own, which is not larger than they are."""
-    return values.detach().clone(memory_format=torch.contiguous_format)
 
 
 def inventories_of(

@@ -53,6 +53,13 @@ def as_tensor(values: Array) -> Shaped[Tensor, "..."]:
     return torch.from_numpy(values.copy() if min(values.strides, default=0) < 0 else values)  # torch cannot count down
 
 
+def copied(values: Array) -> Shaped[Tensor, "..."]:
+    """The values as a tensor in memory of its own, which is not larger than they are."""
+    if isinstance(values, Tensor):
+        return values.detach().clone(memory_format=torch.contiguous_format)
+    return torch.from_numpy(values.copy())
+
+
 def select(below: Raster, above: Raster, mask: Plane) -> None:
     """Put ``above`` where the mask is 1, in place."""
     if isinstance(below, Tensor):
