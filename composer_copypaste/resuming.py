@@ -1,7 +1,7 @@
 """How a run begins in its folder, or goes on there, and what is said when it cannot."""
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,20 +10,21 @@ from composer import State
 from composer_copypaste.callbacks import batches_of_the_run
 from composer_copypaste.checkpoints import batch_of, saved_checkpoints, tidy
 from composer_copypaste.config.schema import Recipe
-from composer_copypaste.data.records import Category
+from composer_copypaste.datasets import Data
 from composer_copypaste.errors import OutputError, UserError
 from composer_copypaste.run_folder import RunFolder, claim
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def enter(folder: RunFolder, recipe: Recipe, categories: Sequence[Category]) -> Path | None:
+def enter(folder: RunFolder, recipe: Recipe, data: Data) -> Path | None:
     """Make the folder that of a run of the recipe; the checkpoint to resume from, None to start from the beginning.
 
     Raises:
-        UserError: where the folder cannot be used, or the data has other categories than when the run began.
+        UserError: where the folder cannot be used, or the data is not what it was when the run began.
     """
-    claim(folder, recipe, categories)
+    digests = {"data.train": data.train.digest(), "data.val": data.val.digest()}
+    claim(folder, recipe, data.val.annotations.categories, digests)
     tidy(folder)
     return next(reversed(saved_checkpoints(folder)), None)
 

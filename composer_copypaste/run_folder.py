@@ -1,7 +1,7 @@
 """The folder of a run: which files it holds, and who may write into it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +44,11 @@ class RunFolder:
     def categories(self) -> Path:
         """The categories that the model's labels 1, 2, ... stand for."""
         return self.root / "categories.json"
+
+    @property
+    def data(self) -> Path:
+        """Checksums of the annotations, by which a resumed run knows its data."""
+        return self.root / "data.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -95,6 +100,7 @@ class RunFolder:
         files = {
             self.recipe: "the resolved recipe",
             self.categories: "what the model's labels stand for",
+            self.data: "checksums of the annotations",
             self.checkpoints: "weights and state of the training",
             self.metrics: "losses, learning rate, throughput and memory of each batch; scores of each evaluation",
             self.evaluation: "COCO's numbers, also of each category",
@@ -117,8 +123,14 @@ def folder_for(recipe: Recipe, now: datetime) -> RunFolder:
     return RunFolder(recipe.output or Path("runs") / f"{recipe.name}-{now:%Y%m%d-%H%M%S}")
 
 
-def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]") -> None:
-    """Make this the folder of a run, by writing the recipe and the categories into it; or check that it is that run's.
+def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", digests: Mapping[str, str]) -> None:
+    """Make this the folder of a run, by writing what tells it from others into it; or check that it is that run's.
+
+    Args:
+        folder: where the run is.
+        recipe: what it does.
+        categories: of its data.
+        digests: a checksum for each of its data sets, by the recipe's key.
 
     Raises:
         OutputError: where it holds anything else, or cannot be made.
@@ -128,15 +140,30 @@ def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]") -
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder.root)
-        if not folder.recipe.exists():
-            _write(recipe_to_yaml(recipe), folder.recipe)
-        if not folder.categories.exists():
-            _write(meanings, folder.categories)
+        for path, text in (
+            (folder.recipe, recipe_to_yaml(recipe)),
+            (folder.categories, meanings),
+            (folder.data, json.dumps(digests, indent=1)),
+        ):
+            if not path.exists():
+                _write(text, path)
     except OSError as error:
         raise OutputError(f"{folder.root}: cannot be written: {error.strerror}") from error
     if folder.categories.read_text(encoding="utf-8") != meanings:
         raise OutputError(
             f"{folder.categories}: the data has other categories than when this run began; give output=ANOTHER_FOLDER"
+        )
+    _check_data(folder, digests)
+
+
+def _check_data(folder: RunFolder, digests: Mapping[str, str]) -> None:
+    """Raise ``OutputError`` where a data set is not the one that the run began with."""
+    begun = json.loads(folder.data.read_text(encoding="utf-8"))
+    changed = [key for key, digest in digests.items() if begun.get(key) != digest]
+    if changed:
+        raise OutputError(
+            f"{folder.root}: the annotations of {' and '.join(changed)} have changed since this run began; "
+            "give output=ANOTHER_FOLDER, or put them back"
         )
 
 

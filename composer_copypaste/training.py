@@ -65,7 +65,7 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             say(f"{folder.root}: this run is complete; give output=ANOTHER_FOLDER to train again")
             return
         data, model = agreed(lambda: _prepared(recipe))
-        checkpoint = decided(lambda: enter(folder, recipe, data.val.annotations.categories))
+        checkpoint = decided(lambda: enter(folder, recipe, data))
         if checkpoint is not None:
             agreed(lambda: check_resumable(checkpoint, model, _algorithms(recipe)))
     trainer = build_trainer(recipe, model, data, folder, checkpoint)

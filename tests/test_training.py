@@ -23,6 +23,7 @@ from composer_copypaste.dry_run import describe
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, RecipeError
 from composer_copypaste.evaluation import evaluate
 from composer_copypaste.optimization import build_schedule
+from composer_copypaste.resuming import enter
 from composer_copypaste.run_folder import RunFolder
 from composer_copypaste.training import build_model, build_trainer, check_device, train
 
@@ -71,6 +72,7 @@ def test_a_run_leaves_what_is_promised_and_nothing_else(run):
     assert {path.name for path in run.root.iterdir()} == {
         "recipe.yaml",
         "categories.json",
+        "data.json",
         "checkpoints",
         "metrics.jsonl",
         "evaluation.json",
@@ -358,3 +360,27 @@ def test_shapes_are_drawn_where_the_recipe_says(tmp_path):
     for files, count in zip(coco_files(tiny_recipe(tmp_path).data), (8, 4), strict=True):
         assert len(json.loads(files.annotations.read_text())["images"]) == count
         assert len(list(files.images.iterdir())) == count
+
+
+def begun(recipe, folder):
+    return enter(folder, recipe, open_data(recipe))
+
+
+def test_a_run_goes_on_with_the_data_it_began_with_only(other_shapes, tmp_path):
+    recipe, folder = tiny_recipe(tmp_path, *on_files(other_shapes)), RunFolder(tmp_path / "run")
+    assert begun(recipe, folder) is None
+    assert begun(recipe, folder) is None
+    former = recipe.data.train.annotations.read_bytes()
+    change(recipe.data.train.annotations, info={"version": "2"})
+    with pytest.raises(OutputError, match=r"run: the annotations of data\.train have changed since this run began"):
+        begun(recipe, folder)
+    recipe.data.train.annotations.write_bytes(former)
+    assert begun(recipe, folder) is None
+
+
+def test_a_run_does_not_go_on_with_other_categories(other_shapes, tmp_path):
+    recipe, folder = tiny_recipe(tmp_path, *on_files(other_shapes)), RunFolder(tmp_path / "run")
+    assert begun(recipe, folder) is None
+    folder.categories.write_text("[]")
+    with pytest.raises(OutputError, match=r"categories\.json: the data has other categories than when this run began"):
+        begun(recipe, folder)

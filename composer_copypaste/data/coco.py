@@ -1,6 +1,7 @@
 """COCO instance data sets: the annotation file, read and checked at once, and the data set of pictures and targets."""
 
 import copy
+import hashlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -142,6 +143,15 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
     def annotations(self) -> CocoAnnotations:
         """All annotations, which evaluations take the truth from."""
 
+    @property
+    @abstractmethod
+    def records(self) -> tuple[Path, ...]:
+        """The files that say what the data set holds."""
+
+    def digest(self) -> str:
+        """A checksum of these files: equal for the same data, wherever it lies."""
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in self.records)).hexdigest()
+
     @abstractmethod
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
         """A picture as it is stored, from index 0 on, and its objects."""
@@ -215,8 +225,13 @@ class CocoInstances(InstanceData):
         return sum(len(annotations) for annotations in self.annotations.annotations.values())
 
     @property
-    def annotations(self) -> CocoAnnotations:
+    def records(self) -> tuple[Path, ...]:
         """The annotation file."""
+        return (self.annotations.path,)
+
+    @property
+    def annotations(self) -> CocoAnnotations:
+        """The annotation file's content."""
         return self._annotations
 
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:

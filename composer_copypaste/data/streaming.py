@@ -100,6 +100,11 @@ class StreamingCocoInstances(InstanceData):
         """The number of objects, crowds included, in all pictures."""
         return self.manifest.objects
 
+    @property
+    def records(self) -> tuple[Path, ...]:
+        """The manifest, and the index, which has the checksums of all shards."""
+        return self._files.folder / MANIFEST, self._files.folder / INDEX
+
     @cached_property
     def annotations(self) -> CocoAnnotations:
         """All annotations, from the file beside the shards: read for evaluations only."""
