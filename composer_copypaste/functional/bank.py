@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.crop import Crop
+from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import weights_of
 from composer_copypaste.functional.windows import Window
@@ -49,6 +50,16 @@ class Remembered:
             images=self.images[n:],
             masks=self.masks[n:],
             fields=self.fields[n:],
+        )
+
+    def to(self, device: torch.device) -> "Remembered":
+        """The picture with its crops on the device; the same where they are there."""
+        if all(crop.device == device for crop in (*self.images, *self.masks)):
+            return self
+        return replace(
+            self,
+            images=[on_device(image, device) for image in self.images],
+            masks=[on_device(mask, device) for mask in self.masks],
         )
 
     def scene(self, settings: CopyPasteSettings) -> Scene:
@@ -113,6 +124,10 @@ class InstanceBank:
         """The pictures of which it remembers objects, oldest first."""
         return tuple(self._pictures)
 
+    def to(self, device: torch.device) -> None:
+        """Move all crops to the device of the batches to come: those of a checkpoint are on the host."""
+        self._pictures = deque(picture.to(device) for picture in self._pictures)
+
     def add(self, picture: Remembered) -> None:
         """Remember a picture's objects; what is too much leaves, oldest first."""
         if len(picture):
@@ -137,7 +152,7 @@ class InstanceBank:
     def load_state_dict(self, state: Mapping[str, list]) -> None:
         """Remember what ``state_dict`` gave; of more than ``size`` objects the newest.
 
-        The objects are on the host then: each moves to its batch's device when it is pasted.
+        The objects are on the host then, until a batch comes.
         """
         self._pictures.clear()
         for picture in state["pictures"]:

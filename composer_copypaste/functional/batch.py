@@ -146,7 +146,8 @@ def paste(
         added, dropped = _account(layers, outcomes, inventories)
     with without_autocast(images[0].device if len(images) else torch.device("cpu")):
         painted = composite.images(images, [crop.image for crop in crops])
-    if further.bank is not None:
+    if further.bank is not None and len(images):
+        further.bank.to(images[0].device)
         remember(further.bank, list(images), inventories)
     return Pasted(painted, changed, plan, added, dropped, _reason(inventories, settings, further))
 

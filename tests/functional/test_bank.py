@@ -252,3 +252,14 @@ def test_a_bank_size_without_a_bank_says_what_to_give(function):
 def test_a_bank_of_no_object_is_an_error():
     with pytest.raises(ValueError, match=r"^size: expected at least 1 object, got 0$"):
         InstanceBank(0)
+
+
+def test_what_a_checkpoint_gave_moves_once_to_where_the_batches_are():
+    bank = InstanceBank(8)
+    copypaste_batch(pictures(), [target((0, 0, 2, 2)), target((1, 1, 4, 4))], bank=bank, p=0.0)
+    bank.to(torch.device("meta"))
+    (first, second) = bank.pictures
+    assert {crop.device.type for picture in bank.pictures for crop in (*picture.images, *picture.masks)} == {"meta"}
+    bank.to(torch.device("meta"))
+    assert bank.pictures[0] is first
+    assert bank.pictures[1] is second
