@@ -77,6 +77,7 @@ class MaskRCNN(ComposerModel):
         if settings is not None and knobs:
             raise TypeError(f"MaskRCNN takes settings, or the fields of it ({', '.join(knobs)}), not both")
         self.settings = settings or MaskRCNNSettings(**knobs)  # type: ignore[arg-type]
+        self.num_classes = num_classes
         self.metric = metric
         self.module = build_mask_rcnn(num_classes, self.settings)
         _keep_boxes_in_float32(self.module)
@@ -84,10 +85,15 @@ class MaskRCNN(ComposerModel):
             load_pretrained(self.module, self.settings)
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
-        """In training, torchvision's dict of losses; else the detections."""
+        """In training, torchvision's dict of losses; else the detections.
+
+        Raises:
+            ValueError: in training, for labels other than 1 to ``num_classes`` - 1.
+        """
         if not self.training:
             return self.eval_forward(batch)
         images, targets = batch
+        _check_labels(targets, self.num_classes)
         losses: dict[str, Tensor] = self.module(_pictures(images), [_without_crowds(target) for target in targets])
         return losses
 
@@ -121,6 +127,17 @@ class MaskRCNN(ComposerModel):
 
 def _pictures(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [image if image.is_floating_point() else image.float() / 255 for image in images]
+
+
+def _check_labels(targets: Sequence[Target], num_classes: int) -> None:
+    """Raise ``ValueError`` for labels that are none; one more wait for the device among torchvision's many."""
+    labels = torch.cat([target["labels"] for target in targets])
+    wrong = labels[(labels < 1) | (labels >= num_classes)]
+    if len(wrong):
+        raise ValueError(
+            f"targets: expected labels from 1 to {num_classes - 1} (0 is the background, counted in num_classes="
+            f"{num_classes}), got {sorted(set(wrong.tolist()))}; count labels from 1, or raise num_classes"
+        )
 
 
 def _without_crowds(target: Target) -> Target:

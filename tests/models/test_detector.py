@@ -205,3 +205,11 @@ def test_a_state_dict_loads_back(small_model, batch):
 def test_settings_and_single_knobs_exclude_each_other():
     with pytest.raises(TypeError, match="not both"):
         MaskRCNN(3, MaskRCNNSettings(backbone="small"), box_dropout=0.5)
+
+
+@pytest.mark.parametrize("wrong", [0, 3, -1])
+def test_labels_that_the_model_has_no_class_for_are_an_error(small_model, batch, wrong):
+    images, targets = batch
+    targets[1]["labels"] = torch.tensor([wrong])
+    with pytest.raises(ValueError, match=rf"expected labels from 1 to 2 \(0 is the background.*got \[{wrong}\]"):
+        small_model((images, targets))
