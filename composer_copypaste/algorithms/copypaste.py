@@ -95,7 +95,9 @@ class CopyPaste(Algorithm):
         targets = to_device(state.batch_get_item(self.target_key), state.device)
         if not isinstance(targets, Tensor):
             check_companions(state.algorithms)
-        settings = replace(jittered_once(self.settings, state.algorithms), p=scheduled_p(self.settings, state))
+        settings, p = jittered_once(self.settings, state.algorithms), scheduled_p(self.settings, state)
+        if p != settings.p:  # a copy is checked anew
+            settings = replace(settings, p=p)
         result = paste(images, targets, settings, batch_generator(state, self.seed), Further(self.bank, self.pool))
         state.batch_set_item(self.input_key, result.images)
         state.batch_set_item(self.target_key, state.device.batch_to_device(_marked(result)))

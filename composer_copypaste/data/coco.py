@@ -71,10 +71,6 @@ class CocoAnnotations:
         """The number of labels, the background included."""
         return len(self.categories) + 1
 
-    def label_of(self, category_id: int) -> int:
-        """The label, 1 or more, of a category id."""
-        return self._labels[category_id]
-
     @cached_property
     def _labels(self) -> dict[int, int]:
         return {category.id: label for label, category in enumerate(self.categories, start=1)}

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
@@ -24,21 +23,6 @@ _PAUSE = 1.0
 _TIMEOUT = 600.0
 _COMING = ".coming"
 _LOCKS = ".locks"
-
-
-class ShardFiles(Protocol):
-    """Where shards are found as files."""
-
-    folder: Path
-
-    def hold(self, shard: Shard) -> None:
-        """See to it that the shard is in the folder. It may leave again whenever another one is held."""
-
-    def hold_annotations(self) -> None:
-        """See to it that the annotation file is in the folder; it stays."""
-
-    def used(self, shard: Shard) -> None:
-        """Take note that the shard was read."""
 
 
 class FolderInPlace:

@@ -1,4 +1,4 @@
-"""The augmentation, pure torch and NumPy: no Composer, no files. ``batch.py`` does the steps in a row; start there.
+"""The augmentation, in torch, NumPy and Triton: no Composer, no files. Start with ``batch.py``, all steps in a row.
 
 1. What the batch holds: ``inventory.py`` (objects, boxes, weights), ``rectangles.py`` (boxes without masks); beyond the
    batch ``bank.py``, ``pool.py``, ``crop.py`` and ``further.py``, which numbers them.

@@ -34,10 +34,6 @@ class Window(NamedTuple):
     def __and__(self, other: "Window") -> "Window":
         return Window(max(self.y1, other.y1), max(self.x1, other.x1), min(self.y2, other.y2), min(self.x2, other.x2))
 
-    def __or__(self, other: "Window") -> "Window":
-        """The smallest window that holds both."""
-        return Window(min(self.y1, other.y1), min(self.x1, other.x1), max(self.y2, other.y2), max(self.x2, other.x2))
-
     def within(self, other: "Window") -> "Window":
         """The same pixels, counted from the corner of ``other``."""
         return Window(self.y1 - other.y1, self.x1 - other.x1, self.y2 - other.y1, self.x2 - other.x1)

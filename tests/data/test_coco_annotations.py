@@ -20,9 +20,9 @@ def problem_of(path) -> str:
 
 
 def test_labels_count_the_sorted_category_ids_from_one(coco_file):
-    annotations = CocoAnnotations.load(coco_file())
+    annotations = CocoAnnotations.load(coco_file(annotation(id=1, category_id=5), annotation(id=2, category_id=3)))
     assert annotations.category_ids == [3, 5]
-    assert [annotations.label_of(3), annotations.label_of(5)] == [1, 2]
+    assert annotations.objects_of(annotations.images[0]).labels.tolist() == [2, 1]
     assert annotations.num_classes == 3
 
 

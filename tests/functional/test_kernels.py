@@ -12,9 +12,10 @@ from copypaste_cases import IDENTITY, block, cases, pictures, plan_of, target
 from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
+from test_meta_device import everything_stays_a_tensor
 
 from composer_copypaste import CopyPasteSettings
-from composer_copypaste.functional import batch, composite, inventory
+from composer_copypaste.functional import batch, composite
 from composer_copypaste.functional.further import Further
 
 pytest.importorskip("triton")
@@ -27,13 +28,7 @@ PLAIN = {"erosion": 0, "blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "
 @contextmanager
 def kernels_on_any_device():
     """As on a GPU, where masks are tensors and kernels are chosen by themselves."""
-    with (
-        mock.patch.object(batch, "as_planes", lambda masks: masks),
-        mock.patch.object(inventory, "as_planes", lambda masks: masks),
-        mock.patch.object(composite, "as_planes", lambda masks: masks),
-        mock.patch.object(composite, "as_rasters", lambda images: images),
-        mock.patch.object(composite, "kernels_run_on", return_value=True),
-    ):
+    with everything_stays_a_tensor(), mock.patch.object(composite, "kernels_run_on", return_value=True):
         yield
 
 
