@@ -1,13 +1,15 @@
-"""The augmentation, in torch, NumPy and Triton: no Composer, no files. Start with ``batch.py``, all steps in a row.
+"""The augmentation, in torch, NumPy, Numba and Triton: no Composer, no files. Start with ``batch.py``.
 
 1. What the batch holds: ``inventory.py`` (objects, boxes, weights), ``rectangles.py`` (boxes without masks); beyond the
    batch ``bank.py``, ``pool.py``, ``crop.py`` and ``further.py``, which numbers them.
-2. The draw, the only place where numbers are random: ``plan.py``, from ``scene.py`` by way of ``selection.py``,
-   ``jitter.py``, ``placement.py``, all through ``draw.py``.
-3. Where it lands, on the host: ``compose.py``, in ``windows.py``.
-4. Carried out: ``composite.py`` decides by whom. Window after window: ``paste.py``, ``warp.py``, ``colours.py`` and
-   ``visible.py``, on the arrays of ``planes.py``. All at once on a GPU: ``cuda.py``, by the Triton ``kernels.py``.
-5. What stays, and every field of it: ``targets.py``.
+2. The draw of a ``plan.py``, the only place where numbers are random: ``planning.py``, from ``scene.py`` by way of
+   ``selection.py``, ``jitter.py``, ``placement.py``, all through ``draw.py``.
+3. Where it lands, on the host: ``layout.py``, in ``windows.py``.
+4. Carried out: ``composite.py`` decides by whom. All at once, by kernels that get tables: ``fused.py``; on the host
+   ``host.py``, by Numba's ``host_masks.py`` and ``host_colours.py`` on ``host_memory.py``; on a GPU ``cuda.py``, by
+   Triton's ``triton_kernels.py``. Object after object, wherever these cannot: ``windowed.py``, by ``paste.py``,
+   ``warp.py``, ``colours.py`` and ``planes.py``.
+5. What stays, and every field of it: ``targets.py``, by ``measures.py``.
 
 Beside it ``large_scale_jitter.py``, whose draw is in ``framing.py``, and ``precision.py``, for both.
 """

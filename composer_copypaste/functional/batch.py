@@ -2,23 +2,26 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
 from jaxtyping import Integer
 from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.compose import Images, Layer, Objects, layers_of
 from composer_copypaste.functional.composite import composite_of
+from composer_copypaste.functional.crop import Crop
 from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
-from composer_copypaste.functional.plan import PastePlan, draw_plan
-from composer_copypaste.functional.planes import as_planes
+from composer_copypaste.functional.layout import Layout, Objects, layout_of
+from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.functional.planes import Images
+from composer_copypaste.functional.planning import draw_plan
 from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.functional.precision import without_autocast
-from composer_copypaste.functional.targets import Outcome, assemble, decide
+from composer_copypaste.functional.targets import assemble, concatenate, decide
 from composer_copypaste.instances import Target, target_of
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
@@ -60,7 +63,8 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     """Images and targets of a batch with objects copied between them ("Simple Copy-Paste", Ghiasi et al., CVPR 2021).
 
     Works on the device that holds the batch. What the arguments hold is never modified; what no paste touched may be
-    shared with them. Boxes are expected to enclose their masks.
+    shared with them. Boxes are expected to enclose their masks: pixels further than one from an object's box are not
+    copied with it, and are gone from its mask where others of its pixels were hidden.
 
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; floating point or uint8.
@@ -128,28 +132,43 @@ def paste(
     named = plan.sources_from(len(images))
     crops = [further.crop(number - len(images), images[0], inventories[0].instances) for number in named]
     objects = [image.objects for image in inventories]
-    objects += [Objects(as_planes(crop.mask[None]), crop.box[None]) for crop in crops]
-    layers = layers_of(plan.renumbered(named, len(images)), objects)
-    composite = composite_of(layers, objects, images, settings)
-    fields = [image.instances for image in inventories] + [crop.fields for crop in crops]
-    changed: Sequence[Target] | Tensor
-    if isinstance(targets, Tensor):
-        changed = composite.class_ids(targets, [instances.labels for instances in fields])
-        added, dropped = _landings(layers, len(targets)), 0
-    else:
-        outcomes = {
-            layer.target: decide(layer, measures, inventories[layer.target].iscrowd, settings)
-            for layer, measures in zip(layers, composite.measures(), strict=True)
-        }
-        after = assemble(fields, layers, outcomes, composite.masks(outcomes))
-        changed = [target_of(target, after[i]) if i in after else target for i, target in enumerate(targets)]
-        added, dropped = _account(layers, outcomes, inventories)
-    with without_autocast(images[0].device if len(images) else torch.device("cpu")):
-        painted = composite.images(images, [crop.image for crop in crops])
+    objects += [Objects(crop.mask[None], crop.box[None]) for crop in crops]
+    layout = layout_of(plan.renumbered(named, len(images)), objects)
+    result = Pasted(images, targets, plan, added=[0] * len(images), reason=_reason(inventories, settings, further))
+    if len(layout.landings):
+        result = _carry_out(layout, result, inventories, crops, settings)
     if further.bank is not None and len(images):
         further.bank.to(images[0].device)
         remember(further.bank, list(images), inventories)
-    return Pasted(painted, changed, plan, added, dropped, _reason(inventories, settings, further))
+    return result
+
+
+def _carry_out(
+    layout: Layout,
+    before: Pasted,
+    inventories: Sequence[Inventory],
+    crops: Sequence[Crop],
+    settings: CopyPasteSettings,
+) -> Pasted:
+    """The batch with what the layout says; the objects of the layout are those of the inventories, then the crops'."""
+    n = len(inventories)
+    composite = composite_of(layout, before.images[0].device, settings)
+    objects = concatenate([image.instances.without_masks() for image in inventories] + [crop.fields for crop in crops])
+    changed: Sequence[Target] | Tensor
+    if isinstance(before.targets, Tensor):
+        changed = composite.class_ids(before.targets, objects.labels)
+        added, dropped = np.bincount(layout.landings.target, minlength=n).tolist(), 0
+    else:
+        measures = composite.measures()
+        iscrowd = np.concatenate([*(image.iscrowd for image in inventories), np.zeros(len(crops))])
+        outcome = decide(layout, measures, iscrowd, settings)
+        after = assemble(objects, layout, outcome, measures, composite.masks(outcome))
+        changed = [target_of(target, after[i]) if i in after else target for i, target in enumerate(before.targets)]
+        added = outcome.added(n)
+        dropped = len(layout.landings) + int(layout.receive.sum()) - len(outcome)
+    with without_autocast(before.images[0].device):
+        images = composite.images(before.images, [crop.image for crop in crops])
+    return replace(before, images=images, targets=changed, added=added, dropped=dropped)
 
 
 def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSettings) -> Further:
@@ -191,21 +210,6 @@ def _plan(
         return draw_plan(scenes, settings, source, further.pictures, further.pool)
     source.check(scenes, len(further))
     return source
-
-
-def _account(
-    layers: Sequence[Layer], outcomes: Mapping[int, Outcome], inventories: Sequence[Inventory]
-) -> tuple[list[int], int]:
-    """How many objects joined each image, and how many, its own or landed, were dropped."""
-    added = [len(outcomes[i].added) if i in outcomes else 0 for i in range(len(inventories))]
-    before = sum(len(layer.landings) + len(inventories[layer.target].labels) for layer in layers)
-    return added, before - sum(len(outcome) for outcome in outcomes.values())
-
-
-def _landings(layers: Sequence[Layer], n: int) -> list[int]:
-    """How many objects each of ``n`` images receives."""
-    received = {layer.target: len(layer.landings) for layer in layers}
-    return [received.get(i, 0) for i in range(n)]
 
 
 def _reason(inventories: Sequence[Inventory], settings: CopyPasteSettings, further: Further) -> str | None:

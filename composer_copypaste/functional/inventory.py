@@ -11,14 +11,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank, Remembered
-from composer_copypaste.functional.compose import Images, Objects
-from composer_copypaste.functional.planes import as_planes, as_rasters, copied, on_device
+from composer_copypaste.functional.layout import Objects
+from composer_copypaste.functional.measures import profiles, read_back
+from composer_copypaste.functional.planes import Images, copied, on_device
 from composer_copypaste.functional.rectangles import with_masks
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import weights_of
-from composer_copypaste.functional.visible import Visible, measure, read_back
 from composer_copypaste.functional.warp import size_of
-from composer_copypaste.functional.windows import Window
+from composer_copypaste.functional.windows import Window, are_empty
 from composer_copypaste.instances import Instances, Target, instances_of
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -41,17 +41,17 @@ class Inventory:
 
     def remembered(self, image: Shaped[Tensor, "c h w"], at_most: int) -> Remembered:
         """The objects that may be copied, the last ones of more than that, each cropped from the image."""
-        windows = self.objects.windows
-        kept = [j for j in np.flatnonzero(self.weights).tolist() if not windows[j].is_empty]
+        kept = np.flatnonzero((self.weights > 0) & ~are_empty(self.objects.windows)).tolist()
         kept = kept[max(0, len(kept) - at_most) :]
-        (raster,), masks, fields = as_rasters([image]), self.objects.masks, self.instances.without_masks()
+        windows = [Window(*self.objects.windows[j].tolist()) for j in kept]
+        masks, fields = self.objects.masks, self.instances.without_masks()
         return Remembered(
             size=self.objects.size,
             boxes=self.objects.boxes[kept],
             labels=self.labels[kept],
-            windows=[windows[j] for j in kept],
-            images=[copied(raster[:, *windows[j].slices]) for j in kept],
-            masks=[copied(masks[j][windows[j].slices]) for j in kept],
+            windows=windows,
+            images=[copied(image[:, *window.slices]) for window in windows],
+            masks=[copied(masks[j][window.slices]) for j, window in zip(kept, windows, strict=True)],
             fields=fields[on_device(kept, fields.labels.device, torch.int64)].map(copied),
         )
 
@@ -87,7 +87,7 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
     batch = instances_of(with_masks(targets, list(images)), [size_of(image) for image in images])
     inventories = []
     for instances, (boxes, labels, iscrowd) in zip(batch, _on_host(batch), strict=True):
-        objects = Objects(as_planes(instances.masks), boxes)
+        objects = Objects(instances.masks, boxes)
         weights = weights_of(labels, boxes, math.prod(objects.size), settings) * (iscrowd == 0)
         inventories.append(Inventory(instances, objects, labels, iscrowd, weights))
     return inventories
@@ -111,13 +111,8 @@ def _of_classes(ids: Integer[Tensor, "h w"], settings: CopyPasteSettings) -> Inv
     present = ids.unique()
     masks = (ids == present[:, None, None]).view(torch.uint8)
     labels, none = read_back(present), present.new_zeros(len(present))
-    objects = Objects(as_planes(masks), _tight_boxes(masks))
+    objects = Objects(masks, read_back(profiles(masks))[:, 1:].astype(np.float64))
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
     weights = weights_of(labels, objects.boxes, math.prod(objects.size), settings) * is_object
     instances = Instances(none[:, None].expand(-1, 4), present, masks, area=none, iscrowd=none)
     return Inventory(instances, objects, labels, np.zeros(len(labels)), weights)
-
-
-def _tight_boxes(masks: Shaped[Tensor, "k h w"]) -> Float[ndarray, "k 4"]:
-    everywhere = [Visible(Window(0, 0, *size_of(masks)), mask, former=mask) for mask in as_planes(masks)]
-    return np.array([found.box for found in measure(everywhere)], dtype=np.float64).reshape(-1, 4)

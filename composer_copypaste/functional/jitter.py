@@ -1,22 +1,30 @@
 """How what is copied is resized, flipped and turned, and how its colours change: the draw."""
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
 from composer_copypaste.functional.draw import uniforms
 from composer_copypaste.settings import CopyPasteSettings
 
-Map = Sequence[Sequence[int | float]]
-"""An affine map from (x, y, 1) to (x, y): two rows of three numbers."""
-Colour = Sequence[int | float]
-"""Factors of brightness, contrast and saturation."""
-Copy = tuple[int, Map, Colour]
-"""What is drawn for one object: its number, the map from the target to its source, and what changes its colours."""
+
+@dataclass(frozen=True)
+class Copies:
+    """What is drawn for objects that are copied, a row for each."""
+
+    number: Int64[ndarray, " m"]
+    """Which of its source's objects it is."""
+    to_source: Float[ndarray, "m 2 3"]
+    """Affine map from (x, y, 1) in the target to (x, y) in the source."""
+    colour: Float[ndarray, "m 3"]
+    """Factors of brightness, contrast and saturation."""
+
+    def __getitem__(self, rows: Bool[ndarray, " m"]) -> "Copies":
+        return Copies(self.number[rows], self.to_source[rows], self.colour[rows])
 
 
 def draw_linear(

@@ -10,11 +10,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.batch import check_batch
-from composer_copypaste.functional.compose import Images
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
-from composer_copypaste.functional.planes import as_planes, as_rasters, as_tensor, on_device, rounded
+from composer_copypaste.functional.measures import profiles, read_back
+from composer_copypaste.functional.planes import Images, on_device, rounded
 from composer_copypaste.functional.rectangles import with_masks
-from composer_copypaste.functional.visible import read_back
 from composer_copypaste.functional.warp import resample_colours, resample_planes, size_of
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.instances import Instances, Target, instances_of, target_of
@@ -82,9 +81,9 @@ def _pictures(images: Images, framings: Sequence[Framing]) -> Shaped[Tensor, "n 
     canvas = like.new_empty((len(images), channels, *framings[0].canvas))
     canvas.copy_(on_device(colour, like.device, like.dtype)[:, None, None])
     for number, (image, framing) in enumerate(zip(images, framings, strict=True)):
-        part, shown = as_rasters([framing.part_of(image), _shown_part(canvas[number], framing)])
-        everything = Window(0, 0, *framing.resized)
-        shown[...] = rounded(resample_colours(part, framing.to_window(), everything, framing.resized), shown)
+        shown, everything = _shown_part(canvas[number], framing), Window(0, 0, *framing.resized)
+        colours = resample_colours(framing.part_of(image), framing.to_window(), everything, framing.resized)
+        shown.copy_(rounded(colours, shown))
     return canvas
 
 
@@ -116,7 +115,7 @@ def _targets(targets: Sequence[Target], images: Images, framings: Sequence[Frami
 
 def _resampled(masks: UInt8[Tensor, "n h w"], framing: Framing) -> UInt8[Tensor, "n h2 w2"]:
     """Masks at the size they are shown at: the pixel under each one's centre."""
-    return as_tensor(resample_planes(as_planes(framing.part_of(masks)), framing.to_window(), framing.resized))
+    return resample_planes(framing.part_of(masks), framing.to_window(), framing.resized)
 
 
 def _shown_part(canvas: Shaped[Tensor, "*_ h w"], framing: Framing) -> Shaped[Tensor, "*_ h2 w2"]:
@@ -125,17 +124,7 @@ def _shown_part(canvas: Shaped[Tensor, "*_ h w"], framing: Framing) -> Shaped[Te
 
 def _profiles(masks: UInt8[Tensor, "n h w"], iscrowd: Shaped[Tensor, " n"]) -> Int32[Tensor, "n 6"]:
     """Of each object its visible area, the box (x1, y1, x2, y2) around it, and whether it is a crowd."""
-    rows, columns = masks.sum(dim=2, dtype=torch.int32), masks.amax(dim=1)
-    (x1, x2), (y1, y2) = _extents(columns), _extents(rows)
-    crowd = on_device(iscrowd, masks.device, torch.int32)
-    return torch.stack([rows.sum(dim=1, dtype=torch.int32), x1, y1, x2, y2, crowd], dim=1)
-
-
-def _extents(occupied: Shaped[Tensor, "n s"]) -> tuple[Int32[Tensor, " n"], Int32[Tensor, " n"]]:
-    """The first place of each row that is not 0, and one past the last."""
-    size = occupied.shape[1]
-    place, filled = torch.arange(size, dtype=torch.int32, device=occupied.device), occupied > 0
-    return torch.where(filled, place, size).amin(dim=1), torch.where(filled, place + 1, 0).amax(dim=1)
+    return torch.cat([profiles(masks), on_device(iscrowd, masks.device, torch.int32)[:, None]], dim=1)
 
 
 def _left_over(own: Instances, measured: Int32[ndarray, "n 6"], framing: Framing, min_area: int) -> Instances:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from composer_copypaste.functional.colours import adjust_colours
-from composer_copypaste.functional.compose import Landing
-from composer_copypaste.functional.planes import Plane, Planes, Raster, as_tensor, erode, full, rounded, select
+from composer_copypaste.functional.layout import Landing, Landings
+from composer_copypaste.functional.planes import Images, copied_to_paint, erode, rounded
 from composer_copypaste.functional.warp import resample_colours, resample_mask, size_of
 from composer_copypaste.functional.windows import Window
 
@@ -22,24 +22,28 @@ class CutOut:
 
     landing: Landing
     window: Window
-    mask: Plane
+    mask: UInt8[Tensor, "h w"]
 
 
-def cut_out(landing: Landing, masks: Planes, erosion: int) -> CutOut:
+def cut_out(landing: Landing, masks: UInt8[Tensor, "n _h _w"], erosion: int) -> CutOut:
     """The object's mask as the target sees it.
 
     Its border is eroded by so many pixels; the target's edge is no border, what lies beyond it counts.
     """
     beyond, mask = resample_mask(masks[landing.instance], landing.to_source, landing.window.grown(erosion))
     window = beyond & landing.window
-    if erosion and not window.is_empty:
+    if window.is_empty:  # any pixel of the target, which is not the object's
+        return CutOut(landing, Window(0, 0, 1, 1), mask.new_zeros((1, 1)))
+    if erosion:
         mask = erode(mask, erosion)[window.within(beyond).slices]
     return CutOut(landing, window, mask)
 
 
-def stack(cut_outs: Sequence[CutOut], below: Planes) -> tuple[list[Plane], Plane]:
+def stack(
+    cut_outs: Sequence[CutOut], below: UInt8[Tensor, "n h w"]
+) -> tuple[list[UInt8[Tensor, "_h _w"]], UInt8[Tensor, "h w"]]:
     """What is visible of each object when they lie on each other, the last on top; and where none lies: 1, else 0."""
-    free = full(size_of(below), 1, like=below)
+    free = below.new_ones(size_of(below))
     visible = []
     for cut in reversed(cut_outs):
         left = free[cut.window.slices]
@@ -49,33 +53,35 @@ def stack(cut_outs: Sequence[CutOut], below: Planes) -> tuple[list[Plane], Plane
     return visible[::-1], free
 
 
-def paste_colours(painted: Raster, cut_outs: Sequence[CutOut], sources: Sequence[Raster], blend_sigma: float) -> None:
-    """Paint the objects' colours over the image, in place, one after the other."""
-    for cut in cut_outs:
-        paint = _paint_softly if blend_sigma or any(factor != 1 for factor in cut.landing.colour) else _paint
-        paint(painted, cut, sources[cut.landing.source], blend_sigma)
+def painted_by_windows(
+    images: Images,
+    sources: Sequence[Shaped[Tensor, "c _h _w"]],
+    landings: Landings,
+    cut_outs: Sequence[CutOut],
+    blend_sigma: float,
+) -> Images:
+    """New images with the objects painted on, one after the other."""
+    painted = copied_to_paint(images, landings.targets.tolist())
+    for target, cut in zip(landings.target.tolist(), cut_outs, strict=True):
+        _paint(painted[target], cut, sources[cut.landing.source], blend_sigma)
+    return painted
 
 
-def _paint(painted: Raster, cut: CutOut, source: Raster, _: float) -> None:
-    """Paint one object as it is."""
-    below = painted[:, *cut.window.slices]
-    colours = resample_colours(source, cut.landing.to_source, cut.window, size_of(painted))
-    select(below, rounded(colours, below), cut.mask)
-
-
-def _paint_softly(painted: Raster, cut: CutOut, source: Raster, blend_sigma: float) -> None:
-    """Paint one object whose colours change, or whose seam is soft."""
-    mask, image = as_tensor(cut.mask), as_tensor(painted)
-    window, alpha = _soften(mask, cut.window, blend_sigma, size_of(image)) if blend_sigma else (cut.window, mask)
-    below = image[:, *window.slices]
-    colours = as_tensor(resample_colours(source, cut.landing.to_source, window, size_of(image)))
-    if any(factor != 1 for factor in cut.landing.colour):
-        colours = adjust_colours(colours, alpha, cut.landing.colour, 1.0 if image.is_floating_point() else 255.0)
+def _paint(
+    painted: Shaped[Tensor, "c h w"], cut: CutOut, source: Shaped[Tensor, "c _h _w"], blend_sigma: float
+) -> None:
+    """Paint one object, whose colours may change, and whose seam may be soft."""
+    size, colour = size_of(painted), cut.landing.colour.tolist()
+    window, alpha = _soften(cut.mask, cut.window, blend_sigma, size) if blend_sigma else (cut.window, cut.mask)
+    below = painted[:, *window.slices]
+    colours = resample_colours(source, cut.landing.to_source, window, size)
+    if any(factor != 1 for factor in colour):
+        colours = adjust_colours(colours, alpha, colour, 1.0 if painted.is_floating_point() else 255.0)
     if blend_sigma:
         wide = torch.promote_types(below.dtype, alpha.dtype)
         below.copy_(rounded(torch.lerp(below.to(wide), colours.to(wide), alpha.to(wide)), below))
     else:
-        select(below, rounded(colours, below), alpha)
+        below.copy_(torch.where(alpha.view(torch.bool), rounded(colours, below), below))
 
 
 def _soften(

@@ -1,8 +1,10 @@
 """Where what is copied is put: the draw."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64, Shaped
 from numpy import ndarray
 
 from composer_copypaste.functional.draw import uniforms
@@ -13,36 +15,43 @@ from composer_copypaste.settings import CopyPasteSettings
 def draw_shifts(
     linear: Float[ndarray, "k 2 2"],
     boxes: Float[ndarray, "m 4"],
-    scenes: tuple[Scene, Scene],
+    which: Int64[ndarray, " m"],
+    scenes: Sequence[tuple[Scene, Scene]],
     settings: CopyPasteSettings,
     generator: torch.Generator,
-) -> tuple[Float[ndarray, "j 2"], Bool[ndarray, " m"]]:
-    """Draw the shifts, in whole pixels, that follow the linear maps: one for all objects or one for each.
+) -> tuple[Float[ndarray, "m 2"], Bool[ndarray, " m"]]:
+    """Draw the shifts, in whole pixels, that follow the linear maps.
 
     Args:
-        linear: from source to target, one for all objects or one for each.
-        boxes: of the objects, in the source.
-        scenes: the source and the target.
+        linear: from source to target, one for each pair of scenes or one for each object, by ``settings.jitter``.
+        boxes: of the objects, in their sources.
+        which: the pair of scenes of each object, ascending.
+        scenes: sources and targets.
         settings: what to draw.
         generator: a CPU generator.
 
     Returns:
-        The shifts, and which objects have a place.
+        The shift of each object, and whether it has a place.
     """
-    source, target = scenes
-    if settings.placement != "source":
-        return draw_free_shifts(linear, boxes, target, settings, generator)
-    if settings.jitter == "image":
-        whole = np.array([[0, 0, source.width, source.height]], dtype=np.float64)
-        shifts = _inside(_extents(linear, whole), (source.width, source.height), uniforms((1, 2), generator))
-    else:
+    everywhere = np.full(len(boxes), True)
+    if settings.placement == "source" and settings.jitter == "image":
+        sides = np.array([(source.width, source.height) for source, _ in scenes], dtype=np.float64)
+        whole = np.concatenate([np.zeros_like(sides), sides], axis=1)
+        return _inside(_extents(linear, whole), sides, uniforms((len(scenes), 2), generator))[which], everywhere
+    linear = linear[which] if settings.jitter == "image" else linear
+    if settings.placement == "source":
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        shifts = np.rint(centre - np.einsum("mij,mj->mi", linear, centre))
-    return shifts, np.full(len(boxes), True)
+        return np.rint(centre - np.einsum("mij,mj->mi", linear, centre)), everywhere
+    parts = [which == k for k in range(len(scenes))]
+    drawn = [
+        draw_free_shifts(linear[part], boxes[part], target, settings, generator)
+        for part, (_, target) in zip(parts, scenes, strict=True)
+    ]
+    return np.concatenate([shifts for shifts, _ in drawn]), np.concatenate([placed for _, placed in drawn])
 
 
 def draw_free_shifts(
-    linear: Float[ndarray, "k 2 2"],
+    linear: Float[ndarray, "m 2 2"],
     boxes: Float[ndarray, "m 4"],
     target: Scene,
     settings: CopyPasteSettings,
@@ -52,7 +61,7 @@ def draw_free_shifts(
 
     What has no place of its own is put inside where ``placement`` is "source".
     """
-    extents, canvas = _extents(linear, boxes), (target.width, target.height)
+    extents, canvas = _extents(linear, boxes), np.array([target.width, target.height])
     place = _anywhere if settings.placement == "anywhere" else _inside
     any_will_do = settings.max_overlap == 1
     shifts, placed = np.zeros((len(boxes), 2)), np.full(len(boxes), False)
@@ -65,11 +74,10 @@ def draw_free_shifts(
     return shifts, placed
 
 
-def backwards(inverse: Float[ndarray, "k 2 2"], shifts: Float[ndarray, "j 2"], m: int) -> Float[ndarray, "m 2 3"]:
-    """The maps from target to source of ``m`` objects."""
-    inverse = np.broadcast_to(inverse, (len(shifts), 2, 2))
+def backwards(inverse: Float[ndarray, "m 2 2"], shifts: Float[ndarray, "m 2"]) -> Float[ndarray, "m 2 3"]:
+    """The maps from target to source."""
     back = -np.einsum("mij,mj->mi", inverse, shifts)
-    return np.broadcast_to(np.concatenate([inverse, back[:, :, None]], axis=2), (m, 2, 3))
+    return np.concatenate([inverse, back[:, :, None]], axis=2)
 
 
 def covered_fraction(box: Float[ndarray, "4"], others: Float[ndarray, "n 4"]) -> float:
@@ -84,25 +92,27 @@ def covered_fraction(box: Float[ndarray, "4"], others: Float[ndarray, "n 4"]) ->
     return float((covered * np.diff(y)[:, None] * np.diff(x)).sum() / area) if len(parts) else 0.0
 
 
-def _inside(extents: Float[ndarray, "m 4"], canvas: tuple[int, int], u: Float[ndarray, "m 2"]) -> Float[ndarray, "m 2"]:
+def _inside(
+    extents: Float[ndarray, "m 4"], canvas: Shaped[ndarray, "*m 2"], u: Float[ndarray, "m 2"]
+) -> Float[ndarray, "m 2"]:
     """The shift that puts each extent at fraction ``u`` of the room that the canvas (width, height) leaves.
 
     What is larger than the canvas covers it: the room is then negative.
     """
     low, high = extents[:, :2], extents[:, 2:]
-    return np.rint(u * (np.asarray(canvas) - (high - low)) - low)
+    return np.rint(u * (canvas - (high - low)) - low)
 
 
 def _anywhere(
-    extents: Float[ndarray, "m 4"], canvas: tuple[int, int], u: Float[ndarray, "m 2"]
+    extents: Float[ndarray, "m 4"], canvas: Shaped[ndarray, "*m 2"], u: Float[ndarray, "m 2"]
 ) -> Float[ndarray, "m 2"]:
     """The shift that puts the middle of each extent at fraction ``u`` of the canvas (width, height)."""
-    return np.rint(u * np.asarray(canvas) - (extents[:, :2] + extents[:, 2:]) / 2)
+    return np.rint(u * canvas - (extents[:, :2] + extents[:, 2:]) / 2)
 
 
-def _extents(linear: Float[ndarray, "k 2 2"], boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4"]:
+def _extents(linear: Float[ndarray, "m 2 2"], boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4"]:
     """The boxes around the boxes' images under the maps."""
-    corners = np.einsum("mij,mcj->mci", np.broadcast_to(linear, (len(boxes), 2, 2)), box_corners(boxes))
+    corners = np.einsum("mij,mcj->mci", linear, box_corners(boxes))
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 

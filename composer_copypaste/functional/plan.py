@@ -1,26 +1,20 @@
-"""What to paste where: the plan of a batch, drawn on the host from sizes and boxes alone."""
+"""What to paste where: the plan of a batch, as a value."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from composer_copypaste.functional.bank import Remembered
-from composer_copypaste.functional.draw import integer, uniform
-from composer_copypaste.functional.jitter import Colour, Copy, Map, draw_colours, draw_linear
-from composer_copypaste.functional.placement import backwards, draw_shifts
-from composer_copypaste.functional.pool import Pool, draw_cut_outs
 from composer_copypaste.functional.scene import Scene
-from composer_copypaste.functional.selection import choose
-from composer_copypaste.functional.warp import PIXEL
-from composer_copypaste.functional.windows import Window
-from composer_copypaste.settings import CopyPasteSettings
 
+Map = Sequence[Sequence[int | float]]
+"""An affine map from (x, y, 1) to (x, y): two rows of three numbers."""
+Colour = Sequence[int | float]
+"""Factors of brightness, contrast and saturation."""
 Row = tuple[int, int, int, Map] | tuple[int, int, int, Map, Colour]
 """Target, source, instance, the map from the target to the source, and what changes the colours, if anything does."""
 
@@ -137,69 +131,3 @@ class PastePlan:
         number = {source: first + place for place, source in enumerate(sources)}
         new = [number.get(source, source) for source in self.source.tolist()]
         return replace(self, source=torch.tensor(new, dtype=torch.int64))
-
-
-def draw_plan(
-    scenes: Sequence[Scene],
-    settings: CopyPasteSettings,
-    generator: torch.Generator,
-    bank: Sequence[Remembered] = (),
-    pool: Pool | None = None,
-) -> PastePlan:
-    """Draw what each image of a batch receives.
-
-    Args:
-        scenes: the images of the batch.
-        settings: what to draw.
-        generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
-        bank: pictures that are remembered, as further sources.
-        pool: cut-outs, as further sources.
-    """
-    rows: list[Row] = []
-    pictures = len(scenes) + len(bank)
-    first = len(scenes) + sum(map(len, bank))
-    for index in range(len(scenes)):
-        if (pictures < 2 and pool is None) or uniform(generator) >= settings.p:
-            continue
-        if pool is not None and uniform(generator) < settings.p_pool:
-            copies = draw_cut_outs(pool, scenes[index], settings, generator)
-            rows += [(index, first + number, 0, to_source, colour) for number, to_source, colour in copies]
-            continue
-        if pictures < 2:
-            continue
-        other = (index + integer(pictures - 1, generator) + 1) % pictures
-        scene = scenes[other] if other < len(scenes) else bank[other - len(scenes)].scene(settings)
-        copies = _draw_copies(scene, scenes[index], settings, generator)
-        if other < len(scenes):
-            rows += [(index, other, *copy) for copy in copies]
-        else:
-            rows += [(index, *copy) for copy in _in_crops(copies, bank, other - len(scenes), len(scenes))]
-    return PastePlan.from_rows(rows)
-
-
-def _in_crops(
-    copies: Sequence[Copy], bank: Sequence[Remembered], place: int, first: int
-) -> Iterator[tuple[int, int, Map, Colour]]:
-    """Copies from a remembered picture, as ones from its objects' crops; the bank's first has number ``first``."""
-    first += sum(map(len, bank[:place]))
-    for instance, to_source, colour in copies:
-        yield first + instance, 0, _moved(to_source, bank[place].windows[instance]), colour
-
-
-def _moved(to_source: Map, window: Window) -> Map:
-    """The map to a picture as one to a window of it: in fixed point, in which whole pixels change nothing else."""
-    (xx, xy, x), (yx, yy, y) = to_source
-    x, y = (round(shift * PIXEL) / PIXEL for shift in (x, y))
-    return [[xx, xy, x - window.x1], [yx, yy, y - window.y1]]
-
-
-def _draw_copies(source: Scene, target: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> list[Copy]:
-    """Draw what the target receives from the source."""
-    chosen = np.array(choose(source.weights, settings, generator), dtype=np.int64)
-    m = len(chosen)
-    draws = m if settings.jitter == "instance" else 1
-    linear, inverse = draw_linear(draws, settings.scale_range, settings, generator)
-    shifts, placed = draw_shifts(linear, source.boxes[chosen], (source, target), settings, generator)
-    maps = backwards(inverse, shifts, m)[placed].tolist()
-    colours = np.broadcast_to(draw_colours(draws, settings, generator), (m, 3))[placed].tolist()
-    return list(zip(chosen[placed].tolist(), maps, colours, strict=True))

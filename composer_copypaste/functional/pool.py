@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.crop import Crop
 from composer_copypaste.functional.draw import integer, uniforms
-from composer_copypaste.functional.jitter import Copy, draw_colours, draw_linear
+from composer_copypaste.functional.jitter import Copies, draw_colours, draw_linear
 from composer_copypaste.functional.placement import backwards, draw_free_shifts
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.scene import Scene
@@ -46,16 +46,14 @@ def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
         )
 
 
-def draw_cut_outs(pool: Pool, target: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> list[Copy]:
+def draw_cut_outs(pool: Pool, target: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> Copies:
     """Draw which cut-outs an image receives, and where; the maps lead to the pictures that ``read`` gives."""
     low, high = settings.pool_instances
     m = min(low + integer(high - low + 1, generator), settings.max_copied_instances or high)
     chosen = _choose(pool, m, settings, generator)
     linear, inverse = draw_linear(m, settings.pool_scale_range, settings, generator)
     shifts, placed = draw_free_shifts(linear, pool.boxes[chosen], target, settings, generator)
-    maps = backwards(inverse, shifts, m)[placed].tolist()
-    colours = draw_colours(m, settings, generator)[placed].tolist()
-    return list(zip(chosen[placed].tolist(), maps, colours, strict=True))
+    return Copies(chosen, backwards(inverse, shifts), draw_colours(m, settings, generator))[placed]
 
 
 def _choose(pool: Pool, m: int, settings: CopyPasteSettings, generator: torch.Generator) -> Integer[ndarray, " m"]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer
 from numpy import ndarray
 
 from composer_copypaste.functional.draw import integer, uniforms
@@ -27,7 +27,9 @@ def weights_of(
     return weights
 
 
-def choose(weights: Float[ndarray, " n"], settings: CopyPasteSettings, generator: torch.Generator) -> list[int]:
+def choose(
+    weights: Float[ndarray, " n"], settings: CopyPasteSettings, generator: torch.Generator
+) -> Int64[ndarray, " m"]:
     """Draw which of the source's objects are copied; they keep their order."""
     candidates = np.flatnonzero(weights)
     weights = weights[candidates]
@@ -37,7 +39,7 @@ def choose(weights: Float[ndarray, " n"], settings: CopyPasteSettings, generator
     else:
         order = torch.randperm(len(candidates), generator=generator).numpy()
         chosen = candidates[order][uniforms((len(candidates),), generator) < settings.p_instance * weights[order]]
-    return sorted(chosen[: settings.max_copied_instances].tolist())
+    return np.sort(chosen[: settings.max_copied_instances])
 
 
 def _order(weights: Float[ndarray, " k"], generator: torch.Generator) -> Integer[ndarray, " k"]:

@@ -2,121 +2,145 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.compose import Landing, Layer
+from composer_copypaste.functional.layout import Layout, ends_of
+from composer_copypaste.functional.measures import Measures
 from composer_copypaste.functional.planes import on_device
-from composer_copypaste.functional.visible import Measure
-from composer_copypaste.functional.warp import FRACTION_BITS, size_of
+from composer_copypaste.functional.warp import PIXEL
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import CopyPasteSettings
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which objects an image has after pasting, decided on the host."""
+    """The objects that images have after pasting, decided on the host.
 
-    kept: list[int]
-    """Those of its own that stay."""
-    changed: list[tuple[int, int, Measure]]
-    """Among these the ones that lost pixels: their place in ``kept``, and in the layer's ``touched``."""
-    added: list[tuple[int, Measure]]
-    """Those of the layer's landings that join, by their place."""
+    A row for each: image after image, first those of its own that stay, then the ones that joined, bottom to top.
+    """
+
+    images: Int64[ndarray, " t"]
+    """Those on which anything landed, ascending; the others have what they had."""
+    target: Int64[ndarray, " r"]
+    """The image that has the object."""
+    origin: Int64[ndarray, " r"]
+    """Which of all objects it is, or is a copy of."""
+    landing: Int64[ndarray, " r"]
+    """The landing that it is, -1 for an image's own."""
+    measure: Int64[ndarray, " r"]
+    """Which of the measures says its box and area; -1 where these did not change."""
 
     def __len__(self) -> int:
-        return len(self.kept) + len(self.added)
+        return len(self.target)
 
-    def new(self) -> list[tuple[int, Measure]]:
-        """The row of each object that lost pixels or joined, and its measure."""
-        joined = enumerate(self.added, start=len(self.kept))
-        return [(row, found) for row, _, found in self.changed] + [(row, found) for row, (_, found) in joined]
+    @cached_property
+    def ends(self) -> Int64[ndarray, "t 2"]:
+        """The first row of each image, and one past its last."""
+        return ends_of(self.target, self.images)
+
+    @property
+    def place(self) -> Int64[ndarray, " r"]:
+        """The place of each among the objects of its image."""
+        return np.arange(len(self)) - self.ends[np.searchsorted(self.images, self.target), 0]
+
+    def rows(self) -> dict[int, slice]:
+        """Which rows are of each image."""
+        return {image: slice(*ends) for image, ends in zip(self.images.tolist(), self.ends.tolist(), strict=True)}
+
+    def added(self, n: int) -> list[int]:
+        """How many objects joined each of ``n`` images."""
+        return np.bincount(self.target[self.landing >= 0], minlength=n).tolist()
 
 
-def decide(
-    layer: Layer, measures: tuple[list[Measure], list[Measure]], iscrowd: ndarray, settings: CopyPasteSettings
-) -> Outcome:
-    """Which objects stay; the measures are of the layer's landings, and of the objects it touched.
+def decide(layout: Layout, measures: Measures, iscrowd: Shaped[ndarray, " g"], settings: CopyPasteSettings) -> Outcome:
+    """Which objects stay; the measures are of the landings, then of the objects that were touched.
 
     Objects that lost no pixel stay, whatever their size; crowd regions stay while a pixel of them is visible.
     """
-    landed, left = measures
-    lost = {j: (k, left[k]) for k, j in enumerate(layer.touched) if left[k].area < left[k].former}
-
-    def stays(j: int) -> bool:
-        if j not in lost:
-            return True
-        _, found = lost[j]
-        return found.area > 0 if iscrowd[j] else _stays(found, 1.0, settings)
-
-    kept = [j for j in range(len(iscrowd)) if stays(j)]
+    landings, touched, m = layout.landings, layout.touched, len(layout.landings)
+    landed, left = measures[:m], measures[m:]
+    lost = left.area < left.former
+    enough = np.where(iscrowd[touched] != 0, left.area > 0, left.area >= _least(left.former, 1, settings))
+    stays = layout.receive.copy()
+    stays[touched[lost & ~enough]] = False
+    changed = np.full(len(stays), -1)
+    changed[touched[lost]] = m + np.flatnonzero(lost)
+    own = np.flatnonzero(stays)
+    joined = np.flatnonzero(landed.area >= _least(landed.former, landings.enlargement, settings))
+    target = np.concatenate([layout.source[own], landings.target[joined]])
+    order = np.argsort(target, kind="stable")
     return Outcome(
-        kept=kept,
-        changed=[(place, *lost[j]) for place, j in enumerate(kept) if j in lost],
-        added=[
-            (m, found)
-            for m, (landing, found) in enumerate(zip(layer.landings, landed, strict=True))
-            if _stays(found, landing.enlargement, settings)
-        ],
+        images=landings.targets,
+        target=target[order],
+        origin=np.concatenate([own, layout.landed[joined]])[order],
+        landing=np.concatenate([np.full(len(own), -1), joined])[order],
+        measure=np.concatenate([changed[own], joined])[order],
     )
 
 
-def _stays(found: Measure, enlargement: float, settings: CopyPasteSettings) -> bool:
-    """Whether enough is visible of an object that was resized to so many times its former area."""
-    return found.area >= max(settings.min_area, settings.min_visibility * found.former * enlargement)
+def _least(
+    former: Integer[ndarray, " n"], enlargement: Float[ndarray, " n"] | int, settings: CopyPasteSettings
+) -> Float[ndarray, " n"]:
+    """So many pixels must be visible of objects that were resized to so many times their former area."""
+    return np.maximum(settings.min_area, settings.min_visibility * former * enlargement)
 
 
 def assemble(
-    batch: Sequence[Instances],
-    layers: Sequence[Layer],
-    outcomes: Mapping[int, Outcome],
+    objects: Instances,
+    layout: Layout,
+    outcome: Outcome,
+    measures: Measures,
     masks: Mapping[int, UInt8[Tensor, "_k _h _w"]],
 ) -> dict[int, Instances]:
-    """The objects of the images that have a layer: those that stay, then the ones that join, bottom to top."""
-    if not layers:
-        return {}
-    before = concatenate([instances.without_masks() for instances in batch])
-    first = np.cumsum([0, *(len(instances) for instances in batch)]).tolist()
-    index: list[int] = []
-    new: list[tuple[int, Measure]] = []
-    joined: list[tuple[int, Landing]] = []
-    parts: dict[int, slice] = {}
-    for layer in layers:
-        outcome, start = outcomes[layer.target], len(index)
-        landings = [layer.landings[m] for m, _ in outcome.added]
-        new += [(start + row, found) for row, found in outcome.new()]
-        index += [first[layer.target] + j for j in outcome.kept]
-        joined += enumerate(landings, start=len(index))
-        index += [first[landing.source] + landing.instance for landing in landings]
-        parts[layer.target] = slice(start, len(index))
-    after = _measured(before[on_device(index, before.labels.device, torch.int64)], new)
-    after = _moved(after, joined, batch)
-    return {target: replace(after[part], masks=masks[target]) for target, part in parts.items()}
+    """The objects of the images on which anything landed.
 
-
-def _measured(objects: Instances, new: Sequence[tuple[int, Measure]]) -> Instances:
-    """The objects with box and area of those in the given rows as they were measured."""
-    rows = [row for row, _ in new]
-    return replace(
-        objects,
-        boxes=_with_rows(objects.boxes, rows, [measured.box for _, measured in new]),
-        area=_with_rows(objects.area, rows, [measured.area for _, measured in new]),
+    Args:
+        objects: of all sources, in the layout's order, without masks.
+        layout: where they landed.
+        outcome: which stay.
+        measures: of what changed.
+        masks: of the objects that each image has now.
+    """
+    after = objects[on_device(outcome.origin, objects.labels.device)]
+    changed = np.flatnonzero(outcome.measure >= 0)
+    found = measures[outcome.measure[changed]]
+    after = replace(
+        after,
+        boxes=_with_rows(after.boxes, changed, found.boxes),
+        area=_with_rows(after.area, changed, found.area),
+        extras={name: _moved(name, values, layout, outcome) for name, values in after.extras.items()},
     )
+    return {image: replace(after[rows], masks=masks[image]) for image, rows in outcome.rows().items()}
 
 
-def _moved(objects: Instances, joined: Sequence[tuple[int, Landing]], batch: Sequence[Instances]) -> Instances:
-    """The objects with the keypoints of those that joined, which stand in those rows, where they landed."""
-    keypoints = objects.extras.get("keypoints")
-    if keypoints is None or not joined:
-        return objects
-    index = on_device([row for row, _ in joined], keypoints.device)
-    sizes = [size_of(batch[landing.target].masks) for _, landing in joined]
-    landed = _move_keypoints(keypoints[index], [landing for _, landing in joined], sizes)
-    return replace(objects, extras={**objects.extras, "keypoints": keypoints.index_copy(0, index, landed)})
+def _with_rows(
+    values: Shaped[Tensor, "n ..."], rows: Int64[ndarray, " k"], new: Shaped[ndarray, "k ..."]
+) -> Shaped[Tensor, "n ..."]:
+    """The values with some rows replaced by numbers of the host."""
+    return values.index_copy(0, on_device(rows, values.device), on_device(new, values.device, values.dtype))
+
+
+def _moved(name: str, values: Shaped[Tensor, "r ..."], layout: Layout, outcome: Outcome) -> Shaped[Tensor, "r ..."]:
+    """Keypoints (x, y, visibility) of what joined where it landed: zeros for those outside or not labelled."""
+    joined = np.flatnonzero(outcome.landing >= 0)
+    if name != "keypoints" or not len(joined):
+        return values
+    to_source = layout.landings.to_source[outcome.landing[joined]] / PIXEL
+    to_target = np.linalg.inv(to_source[:, :, :2])
+    shift = -np.einsum("nij,nj->ni", to_target, to_source[:, :, 2])
+    ends = layout.sizes[outcome.target[joined], ::-1]  # width and height
+    rows = on_device(joined, values.device)
+    linear, offset, limits = (on_device(part, values.device) for part in (to_target, shift[:, None], ends[:, None]))
+    before = values[rows]
+    there = before[..., :2].double() @ linear.mT + offset
+    inside = ((there >= 0) & (there < limits)).all(-1) & (before[..., 2] > 0)
+    return values.index_copy(0, rows, torch.cat([there.to(values), before[..., 2:]], dim=-1) * inside[..., None])
 
 
 def concatenate(parts: Sequence[Instances]) -> Instances:
@@ -129,27 +153,3 @@ def concatenate(parts: Sequence[Instances]) -> Instances:
         iscrowd=torch.cat([part.iscrowd for part in parts]),
         extras={name: torch.cat([part.extras[name] for part in parts]) for name in parts[0].extras},
     )
-
-
-def _move_keypoints(
-    keypoints: Shaped[Tensor, "n k 3"], landings: Sequence[Landing], sizes: Sequence[tuple[int, int]]
-) -> Shaped[Tensor, "n k 3"]:
-    """Keypoints (x, y, visibility) where the landed objects have them, in images of those sizes (height, width).
-
-    Zeros for those outside or not labelled.
-    """
-    to_source = np.stack([landing.to_source for landing in landings]) / 2.0**FRACTION_BITS
-    to_target = np.linalg.inv(to_source[:, :, :2])
-    shift = -np.einsum("nij,nj->ni", to_target, to_source[:, :, 2])
-    ends = np.array([(width, height) for height, width in sizes])[:, None]
-    linear, offset, limits = (on_device(part, keypoints.device) for part in (to_target, shift, ends))
-    there = keypoints[..., :2].double() @ linear.mT + offset[:, None]
-    inside = ((there >= 0) & (there < limits)).all(-1) & (keypoints[..., 2] > 0)
-    return torch.cat([there.to(keypoints), keypoints[..., 2:]], dim=-1) * inside[..., None]
-
-
-def _with_rows(values: Shaped[Tensor, "n ..."], rows: list[int], new: Sequence[object]) -> Shaped[Tensor, "n ..."]:
-    """The values with some rows replaced by numbers of the host."""
-    if not rows:
-        return values
-    return values.index_copy(0, on_device(rows, values.device), on_device(new, values.device, values.dtype))

@@ -11,21 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Int64, Shaped
+from jaxtyping import Float, Float32, Int, Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.planes import (
-    Array,
-    Index,
-    Plane,
-    Raster,
-    as_float,
-    as_tensor,
-    beside,
-    on_device,
-    take,
-)
+from composer_copypaste.functional.planes import Index, on_device, take
 from composer_copypaste.functional.windows import Window
 
 FRACTION_BITS = 32
@@ -44,7 +34,9 @@ def fixed_point(to_source: Float[Tensor, "m 2 3"]) -> Int64[ndarray, "m 2 3"]:
     return np.rint(to_source.numpy() * 2.0**FRACTION_BITS).astype(np.int64)
 
 
-def resample_planes(planes: Array, to_source: Int64[ndarray, "2 3"], size: tuple[int, int]) -> Array:
+def resample_planes(
+    planes: Shaped[Tensor, "n h w"], to_source: Int64[ndarray, "2 3"], size: tuple[int, int]
+) -> Shaped[Tensor, "n h2 w2"]:
     """All of a picture's masks at once, as a target of that size sees them through a map without rotation.
 
     The source has a pixel for each of the target.
@@ -55,7 +47,9 @@ def resample_planes(planes: Array, to_source: Int64[ndarray, "2 3"], size: tuple
     return take(take(planes, rows, 1), columns, 2)
 
 
-def resample_mask(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window) -> tuple[Window, Plane]:
+def resample_mask(
+    mask: UInt8[Tensor, "h w"], to_source: Int64[ndarray, "2 3"], window: Window
+) -> tuple[Window, UInt8[Tensor, "_h _w"]]:
     """The mask as the target sees it, and the part of the window for which the source has pixels."""
     height, width = mask.shape
     if is_rotated(to_source):
@@ -63,7 +57,7 @@ def resample_mask(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window)
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         pixel = np.where(inside, y * width + x, 0)
         found = take(mask.reshape(-1), pixel.reshape(-1), 0).reshape(window.shape)
-        return window, found * beside(inside.view(np.uint8), mask)
+        return window, found * on_device(inside.view(np.uint8), mask.device)
     y_axis, x_axis = _axes(to_source)
     rows, y1, y2 = _nearest(y_axis, window.y1, window.y2, height)
     columns, x1, x2 = _nearest(x_axis, window.x1, window.x2, width)
@@ -71,15 +65,14 @@ def resample_mask(mask: Plane, to_source: Int64[ndarray, "2 3"], window: Window)
 
 
 def resample_colours(
-    image: Raster, to_source: Int64[ndarray, "2 3"], window: Window, canvas: tuple[int, int]
-) -> Raster:
+    image: Shaped[Tensor, "c h w"], to_source: Int64[ndarray, "2 3"], window: Window, canvas: tuple[int, int]
+) -> Shaped[Tensor, "c _h _w"]:
     """The image as the target, a canvas of that size, sees it through the window; beyond its edge, its edge goes on.
 
     Pixels that are moved by whole pixels, or flipped, keep their type; resampled ones come as float32 or float64.
     """
     if is_rotated(to_source):
-        blended = _blend_2d(as_tensor(image), to_source, window)
-        return blended.numpy() if isinstance(image, ndarray) else blended
+        return _blend_2d(image, to_source, window)
     y_axis, x_axis = _axes(to_source)
     height, width = image.shape[1:]
     if y_axis.moves_by_whole_pixels and x_axis.moves_by_whole_pixels:
@@ -87,7 +80,7 @@ def resample_colours(
         return take(there, _edge_to_edge(x_axis, window.x1, window.x2, width), 2)
     rows = _tents(y_axis, canvas[0], height).part(window.y1, window.y2)
     columns = _tents(x_axis, canvas[1], width).part(window.x1, window.x2)
-    source = as_float(image[:, rows.reach, columns.reach])
+    source = image[:, rows.reach, columns.reach].to(torch.promote_types(image.dtype, torch.float32))
     if abs(y_axis.slope) > PIXEL:  # the axis that leaves less to do goes first
         return _resample_axis(_resample_axis(source, rows, 1), columns, 2)
     return _resample_axis(_resample_axis(source, columns, 2), rows, 1)
@@ -193,9 +186,9 @@ def _tents(axis: _Axis, side: int, size: int) -> _Tents:
     return _Tents(slice(0, size), pixels, weights / weights.sum(axis=0))
 
 
-def _resample_axis(image: Raster, tents: _Tents, dim: int) -> Raster:
+def _resample_axis(image: Float[Tensor, "c h w"], tents: _Tents, dim: int) -> Float[Tensor, "c _h _w"]:
     """One axis resampled: a weighted sum of a few shifted images."""
-    weights = beside(tents.weights if dim == 2 else tents.weights[:, :, None], image)
+    weights = on_device(tents.weights if dim == 2 else tents.weights[:, :, None], image.device)
     blended = take(image, tents.pixels[0], dim) * weights[0]
     for pixels, weight in zip(tents.pixels[1:], weights[1:], strict=True):
         shifted = take(image, pixels, dim)

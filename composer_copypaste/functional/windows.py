@@ -1,10 +1,9 @@
 """Rectangles of pixels."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
 
@@ -43,14 +42,22 @@ class Window(NamedTuple):
         return Window(self.y1 - pixels, self.x1 - pixels, self.y2 + pixels, self.x2 + pixels)
 
 
-def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]) -> list[Window]:
-    """The pixels that boxes (x1, y1, x2, y2) touch, in an image of that size (height, width) or in one each."""
+def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]) -> Int64[ndarray, "n 4"]:
+    """The pixels that boxes (x1, y1, x2, y2) touch, in an image of that size (height, width) or in one each.
+
+    A row is y1, x1, y2 and x2 of a window.
+    """
     low, high = np.floor(boxes[:, 1::-1]).clip(0), np.minimum(np.ceil(boxes[:, :1:-1]), size)
-    return [Window(*edge) for edge in np.concatenate([low, high], axis=1).astype(np.int64).tolist()]
+    return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def meeting(windows: Sequence[Window], others: Sequence[Window]) -> list[int]:
+def are_empty(windows: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
+    """Which of the windows hold no pixel."""
+    return (windows[:, :2] >= windows[:, 2:]).any(axis=1)
+
+
+def meeting(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "m 4"]) -> Int64[ndarray, " k"]:
     """Which of the windows share a pixel with any of the others."""
-    ours, theirs = np.array(windows, dtype=np.int64).reshape(-1, 1, 4), np.array(others, dtype=np.int64)
-    low, high = np.maximum(ours[..., :2], theirs[..., :2]), np.minimum(ours[..., 2:], theirs[..., 2:])
-    return np.flatnonzero(np.any(np.all(low < high, axis=2), axis=1)).tolist()
+    ours = windows[:, None]
+    low, high = np.maximum(ours[..., :2], others[:, :2]), np.minimum(ours[..., 2:], others[:, 2:])
+    return np.flatnonzero((low < high).all(axis=2).any(axis=1))

@@ -142,14 +142,14 @@ def knobs(draw, **fixed):
 
 
 @st.composite
-def cases(draw, sides=None, counts=None, masks=True, bank=False, **fixed):
+def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, **fixed):
     """A batch of any allowed form, with settings and a seed, and perhaps a bank that has seen another, and a pool."""
     sides = st.one_of(st.integers(1, 12), st.integers(1, 64)) if sides is None else sides
     counts = st.one_of(st.integers(0, 4), st.integers(0, 30)) if counts is None else counts
     n, as_list = draw(st.integers(1, 4)), draw(st.booleans())
     sizes = [draw(st.tuples(sides, sides)) for _ in range(n)] if as_list else [draw(st.tuples(sides, sides))] * n
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    dtype, layout = draw(st.sampled_from(DTYPES)), draw(st.sampled_from(LAYOUTS))
+    dtype, layout = draw(st.sampled_from(dtypes)), draw(st.sampled_from(LAYOUTS))
     channels = draw(st.sampled_from([3, 1, 4]))
     images = [coloured(size, channels, dtype, rng) for size in sizes]
     if as_list:

@@ -7,7 +7,7 @@ from copypaste_cases import pictures, target
 
 from composer_copypaste.functional.batch import copypaste_batch
 from composer_copypaste.functional.placement import covered_fraction
-from composer_copypaste.functional.plan import draw_plan
+from composer_copypaste.functional.planning import draw_plan
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.settings import CopyPasteSettings
 

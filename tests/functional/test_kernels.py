@@ -1,4 +1,4 @@
-"""The Triton kernels against the way that works window by window: in Triton's interpreter where there is no GPU."""
+"""Kernels against the way that works window by window; Triton's run in its interpreter where there is no GPU."""
 
 import os
 import subprocess
@@ -6,29 +6,33 @@ import sys
 from contextlib import contextmanager
 from unittest import mock
 
+import numba
 import pytest
 import torch
 from copypaste_cases import IDENTITY, block, cases, pictures, plan_of, target
 from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
-from test_meta_device import everything_stays_a_tensor
+from test_meta_device import window_after_window
 
 from composer_copypaste import CopyPasteSettings
-from composer_copypaste.functional import batch, composite
+from composer_copypaste.functional import batch, composite, host, host_memory
 from composer_copypaste.functional.further import Further
 
 pytest.importorskip("triton")
+from composer_copypaste.functional import cuda
+
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning:triton")  # its interpreter
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PLAIN = {"erosion": 0, "blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+PLAIN = {"blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+"""What kernels paint too."""
 
 
 @contextmanager
-def kernels_on_any_device():
-    """As on a GPU, where masks are tensors and kernels are chosen by themselves."""
-    with everything_stays_a_tensor(), mock.patch.object(composite, "kernels_run_on", return_value=True):
+def tritons_kernels():
+    """As on a GPU, but on the device that there is."""
+    with mock.patch.object(composite, "kernels_for", lambda device: cuda.CudaKernels(device)):
         yield
 
 
@@ -40,36 +44,66 @@ def on_device(values):
     return [on_device(value) for value in values]
 
 
-def assert_kernels_give_the_same(case):
-    case.images = [i.detach() for i in case.images] if isinstance(case.images, list) else case.images.detach()
-    windows = case.paste()
+def pasted_by_triton(case):
     case.images, case.targets = on_device(case.images), on_device(case.targets)
-    with kernels_on_any_device():
-        kernels = case.paste()
+    with tritons_kernels():
+        return case.paste()
+
+
+def pasted_by_numba(case):
+    with mock.patch.object(composite, "WindowComposite", side_effect=AssertionError):
+        return case.paste()
+
+
+def assert_kernels_give_what_windows_give(case, paste):
+    case.images = [i.detach() for i in case.images] if isinstance(case.images, list) else case.images.detach()
+    with window_after_window():
+        windows = case.paste()
+    kernels = paste(case)
     torch.testing.assert_close(list(kernels.targets), list(windows.targets), rtol=0, atol=0, check_device=False)
     for there, here in zip(kernels.images, windows.images, strict=True):
-        assert (there.device.type, there.dtype) == (DEVICE, here.dtype)
-        there = there.cpu()
+        assert (there.dtype, there.shape) == (here.dtype, here.shape)
         # rounded to the other neighbour at worst; of 16 bits, values up to 1 have steps of 2**-11 and 2**-8
         atol = {torch.uint8: 1.0, torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-5}[here.dtype]
-        torch.testing.assert_close(there.float(), here.float(), rtol=0, atol=atol)
+        torch.testing.assert_close(there.cpu().float(), here.float(), rtol=0, atol=atol)
     assert (kernels.added, kernels.dropped) == (windows.added, windows.dropped)
+
+
+ACROSS_TILES = {"sides": st.integers(60, 150), "counts": st.integers(1, 4), "p": 1.0, "p_instance": 1.0}
 
 
 @many(40)
 @given(cases(counts=st.integers(0, 5), bank=True, **PLAIN))
-def test_kernels_give_what_windows_give(case):
-    assert_kernels_give_the_same(case)
+def test_tritons_kernels_give_what_windows_give(case):
+    assert_kernels_give_what_windows_give(case, pasted_by_triton)
 
 
 @many(5)
-@given(cases(sides=st.integers(60, 150), counts=st.integers(1, 4), p=1.0, p_instance=1.0, categories=None, **PLAIN))
-def test_kernels_give_the_same_across_tiles(case):
-    assert_kernels_give_the_same(case)
+@given(cases(**ACROSS_TILES, categories=None, **PLAIN))
+def test_tritons_kernels_give_the_same_across_tiles(case):
+    assert_kernels_give_what_windows_give(case, pasted_by_triton)
+
+
+@many(15)
+@given(cases(counts=st.integers(0, 5)))
+def test_tritons_kernels_tell_the_truth_of_what_is_painted_object_after_object(case):
+    assert_kernels_give_what_windows_give(case, pasted_by_triton)
+
+
+@many(100)
+@given(cases(counts=st.integers(0, 5), bank=True, dtypes=host.HostKernels.dtypes, **PLAIN))
+def test_numbas_kernels_give_what_windows_give(case):
+    assert_kernels_give_what_windows_give(case, pasted_by_numba)
+
+
+@many(60)
+@given(cases(counts=st.integers(0, 5)))
+def test_numbas_kernels_tell_the_truth_of_what_is_painted_object_after_object(case):
+    assert_kernels_give_what_windows_give(case, pasted_by_numba)
 
 
 def carried_out(plan, images, targets, **settings):
-    with kernels_on_any_device():
+    with tritons_kernels():
         result = batch.paste(on_device(images), on_device(targets), CopyPasteSettings(**settings), plan, Further())
     return [image.cpu() for image in result.images], result.targets
 
@@ -89,22 +123,15 @@ def test_class_ids_are_pasted_too():
     assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())
 
 
-@pytest.mark.parametrize("setting", [{"erosion": 1}, {"blend_sigma": 1.0}])
-def test_what_needs_a_pixels_neighbours_is_left_to_the_other_way(setting):
-    targets = [target(), target((2, 3, 6, 6))]
-    with mock.patch("composer_copypaste.functional.cuda.FusedComposite", side_effect=AssertionError):
-        carried_out(plan_of((0, 1, 0, IDENTITY)), pictures(), targets, **setting)
-
-
 COMPILING = """
 import triton.language as tl
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from composer_copypaste.functional import kernels
+from composer_copypaste.functional import triton_kernels as kernels
 
-images, table = {"IMAGE_WIDTH": 9, "LANDING_WIDTH": 20}, {"WIDTH": 10}
+images, table = {"IMAGE_WIDTH": 6, "LANDING_WIDTH": 17}, {"WIDTH": 10}
 for kernel, arguments, constants in (
     (kernels.stack, ("images", "landings"), images),
     (kernels.measure, ("tasks", "items", "results"), table),
@@ -126,3 +153,9 @@ def test_kernels_compile_for_gpus_also_where_there_is_none(tmp_path):
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", COMPILING], env=environment, capture_output=True, text=True)
     assert done.stdout == "compiled\n", done.stderr
+
+
+def test_a_machine_on_which_nothing_can_be_kept_compiles_anew():
+    with mock.patch.object(numba.core.caching.FunctionCache._impl_class, "_locator_classes", []):
+        doubled = host_memory.compiled(lambda number: 2 * number)
+    assert doubled(21) == 42

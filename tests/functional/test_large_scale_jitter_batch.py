@@ -235,16 +235,6 @@ def test_the_same_draw_gives_what_the_loaders_transform_gives(batch):
         assert torch.equal(result["masks"].byte(), expected.masks)
 
 
-@many(30)
-@given(batches())
-def test_tensors_give_what_numpy_views_give(batch):
-    images, targets, settings, seed = batch
-    _, views = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
-    with mock.patch.object(large_scale_jitter, "as_planes", lambda masks: masks):
-        _, tensors = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
-    torch.testing.assert_close(tensors, views, rtol=0, atol=0)
-
-
 @many(20)
 @given(batches())
 def test_the_device_is_asked_once(batch):

@@ -5,7 +5,7 @@ import torch
 from test_precision import EVERYTHING, batch
 
 from composer_copypaste import copypaste_batch, large_scale_jitter_batch, plan_batch
-from composer_copypaste.functional import inventory, large_scale_jitter, visible
+from composer_copypaste.functional import inventory, large_scale_jitter, measures, windowed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -65,8 +65,8 @@ def waiting(function):
 def _errors_where_it_waits(monkeypatch):
     from composer_copypaste.functional import cuda  # needs Triton
 
-    allowed = waiting(visible.read_back)
-    for module in (visible, inventory, large_scale_jitter, cuda):
+    allowed = waiting(measures.read_back)
+    for module in (windowed, inventory, large_scale_jitter, cuda):
         monkeypatch.setattr(module, "read_back", allowed)
     yield
     torch.cuda.set_sync_debug_mode("default")

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
 
-from composer_copypaste.functional.plan import PastePlan, Scene, draw_plan
+from composer_copypaste.functional.plan import PastePlan, Scene
+from composer_copypaste.functional.planning import draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
 

@@ -114,6 +114,15 @@ def test_objects_that_nothing_touched_come_back_to_the_bit():
     assert (after["masks"][0] == own["masks"][0]).all()
 
 
+def test_pixels_far_from_its_box_are_gone_from_an_object_that_loses_some_and_stay_in_others():
+    own = target((0, 0, 4, 4), (0, 6, 2, 8))
+    own["masks"][:, 0, 7] = 1  # in the corner, three pixels and more from both boxes
+    after = receiving(own, target((3, 0, 4, 4)))
+    assert (after["masks"][0] == block(0, 0, 3, 4)).all()
+    assert after["boxes"][0].tolist() == [0, 0, 3, 4]
+    assert torch.equal(after["masks"][1], own["masks"][1])
+
+
 def test_an_empty_mask_that_nothing_could_touch_stays():
     own = target((0, 0, 2, 2))
     own["masks"] = torch.zeros_like(own["masks"])

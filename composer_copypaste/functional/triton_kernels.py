@@ -114,10 +114,10 @@ def measure(tasks, items, results, WIDTH: tl.constexpr):
 @triton.jit
 @no_type_check
 def write_masks(planes, WIDTH: tl.constexpr, ALIGNMENT: tl.constexpr):
-    """Write planes of masks: copies less what others own now, or what a landing owns.
+    """Write planes of masks: copies, what nobody owns of a former one, or what a landing owns.
 
     ``planes``: the address to write to, that of the former mask or 0, owners' address, height, width, the window (4)
-    outside which nothing changed, the landing or -1.
+    outside which there is nothing, empty for a copy, the landing or -1.
     """
     plane = planes + tl.program_id(1) * WIDTH
     height, width = tl.load(plane + 3).to(tl.int32), tl.load(plane + 4).to(tl.int32)
@@ -125,13 +125,14 @@ def write_masks(planes, WIDTH: tl.constexpr, ALIGNMENT: tl.constexpr):
     begin = tl.program_id(0) * RUN
     place = begin + tl.arange(0, RUN)
     inside = place < tl.multiple_of(height * width, ALIGNMENT)
-    copied = tl.multiple_of(former.to(tl.pointer_type(tl.uint8)), ALIGNMENT)
-    value = tl.load(copied + place, mask=inside & (former != 0), other=0)
     top, bottom = tl.load(plane + 5) * width, tl.load(plane + 7) * width
-    if (begin < bottom) & (begin + RUN > top):  # dividing is dear, and most of a plane lies outside its window
+    meets = (begin < bottom) & (begin + RUN > top)
+    copied = tl.multiple_of(former.to(tl.pointer_type(tl.uint8)), ALIGNMENT)
+    value = tl.load(copied + place, mask=inside & (former != 0) & (meets | (top == bottom)), other=0)
+    if meets:  # dividing is dear, and most of a plane lies outside its window
         _, within = _meets(plane + 5, place // width, place % width)
         owners = tl.load(plane + 2).to(tl.pointer_type(tl.int16))
-        owner = tl.load(owners + place, mask=inside & within, other=NOBODY)
+        owner = tl.load(owners + place, mask=inside & within, other=-2)
         value = tl.where(m >= 0, (owner == m).to(tl.uint8), tl.where(owner == NOBODY, value, 0).to(tl.uint8))
     written = tl.multiple_of(tl.load(plane).to(tl.pointer_type(tl.uint8)), ALIGNMENT)
     tl.store(written + place, value, mask=inside)
@@ -176,9 +177,8 @@ def paint(
 ):
     """Paint each pixel with the colours of the landing that owns it, in place.
 
-    ``images``: owners' address, height, width, first and last landing, the image's address and strides (3).
-    ``landings``: map (6), window (4), the source image's address, height, width and strides (3); reach and number of
-    taps of the tent along x, and along y.
+    ``images``: owners' address, height, width, first and last landing, the image's address. ``landings``: map (6),
+    window (4), the source image's address, height and width; reach and number of taps of the tent along x, and along y.
     """
     image = images + tl.program_id(1) * IMAGE_WIDTH
     height, width = tl.load(image + 1), tl.load(image + 2)
@@ -186,28 +186,27 @@ def paint(
     y, x = _tile(0, 0, tl.program_id(0).to(tl.int64), width)
     inside = (y < height) & (x < width)
     owner = tl.load(tl.load(image).to(tl.pointer_type(tl.int16)) + y * width + x, mask=inside, other=NOBODY)
-    painted = tl.load(image + 5).to(tl.pointer_type(TYPE)) + y * tl.load(image + 7) + x * tl.load(image + 8)
+    painted = tl.load(image + 5).to(tl.pointer_type(TYPE)) + y * width + x
     for m in range(first, last):
         owned = owner == (m - first)
         if tl.max(owned.to(tl.int32), axis=0) > 0:
             landing = landings + m * LANDING_WIDTH
             source = tl.load(landing + 10).to(tl.pointer_type(TYPE))
             rows, columns = tl.load(landing + 11), tl.load(landing + 12)
-            reach_x, taps_x = tl.load(landing + 16), tl.load(landing + 17)
-            reach_y, taps_y = tl.load(landing + 18), tl.load(landing + 19)
+            reach_x, taps_x = tl.load(landing + 13), tl.load(landing + 14)
+            reach_y, taps_y = tl.load(landing + 15), tl.load(landing + 16)
             middle_x, first_x, total_x = _tent(landing, y, x, reach_x, taps_x, columns)
             middle_y, first_y, total_y = _tent(landing + 3, y, x, reach_y, taps_y, rows)
-            plane, line, step = tl.load(landing + 13), tl.load(landing + 14), tl.load(landing + 15)
             for channel in tl.static_range(CHANNELS):
                 colours = tl.zeros((TILE,), tl.float32)
                 for j in range(taps_y):
                     sy, down = _tap(middle_y, reach_y, first_y, j, rows)
                     for k in range(taps_x):
                         sx, across = _tap(middle_x, reach_x, first_x, k, columns)
-                        offset = channel * plane + sy * line + sx * step
+                        offset = (channel * rows + sy) * columns + sx
                         weight = (down / total_y) * (across / total_x)
                         seen = tl.load(source + offset, mask=owned & (weight > 0), other=0)
                         colours += weight * seen.to(tl.float32)
                 if tl.uint8 == TYPE:
                     colours = _to_nearest(colours)
-                tl.store(painted + channel * tl.load(image + 6), colours.to(TYPE), mask=owned)
+                tl.store(painted + channel * height * width, colours.to(TYPE), mask=owned)

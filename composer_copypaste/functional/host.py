@@ -1,0 +1,37 @@
+"""The kernels of ``host_masks.py`` and ``host_colours.py``, called with a batch's tables."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int32, Int64
+from numpy import ndarray
+
+from composer_copypaste.functional.fused import nothing_seen
+from composer_copypaste.functional.host_colours import paint
+from composer_copypaste.functional.host_masks import measure, stack, write_masks
+
+
+class HostKernels:
+    """The kernels as :class:`FusedComposite` calls them."""
+
+    dtypes: Sequence[torch.dtype] = (torch.uint8, torch.float32)
+
+    def stack(self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"]) -> None:
+        """As of :class:`Kernels`."""
+        stack(images, landings)
+
+    def measure(self, tasks: Int64[ndarray, "k t"], n: int) -> Int32[ndarray, "n 6"]:
+        """As of :class:`Kernels`."""
+        results = nothing_seen(n)
+        measure(tasks, results)
+        return results
+
+    def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
+        """As of :class:`Kernels`."""
+        write_masks(planes)
+
+    def paint(
+        self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"], dtype: torch.dtype, channels: int
+    ) -> None:
+        """As of :class:`Kernels`."""
+        paint(images, landings, channels, torch.empty(0, dtype=dtype).numpy())

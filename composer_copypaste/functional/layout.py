@@ -1,0 +1,186 @@
+"""What lands where: the plan's objects in the pixels of their targets, from what the host knows alone.
+
+Arrays with a row for each object, for the whole batch at once: a Python object for each would take longer than the
+pixels do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.functional.placement import box_corners
+from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.functional.warp import PIXEL, fixed_point
+from composer_copypaste.functional.windows import Window, are_empty, box_windows, meeting
+
+MARGIN = np.array([-1, -1, 1, 1])
+"""Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The masks of one image's objects, and the boxes around them on the host."""
+
+    masks: UInt8[Tensor, "n h w"]
+    boxes: Float[ndarray, "n 4"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.masks.shape[1], self.masks.shape[2]
+
+    @cached_property
+    def windows(self) -> Int64[ndarray, "n 4"]:
+        """The pixels in which each object's mask lies."""
+        return box_windows(self.boxes + MARGIN, self.size)
+
+
+@dataclass(frozen=True)
+class Landing:
+    """One copied object: where it comes from, and the window of the target outside which it has no pixel."""
+
+    source: int
+    instance: int
+    to_source: Int64[ndarray, "2 3"]
+    colour: Float[ndarray, "3"]
+    window: Window
+
+
+@dataclass(frozen=True)
+class Landings:
+    """What lands in the images of a batch, ordered by target, and bottom to top."""
+
+    target: Int64[ndarray, " m"]
+    source: Int64[ndarray, " m"]
+    instance: Int64[ndarray, " m"]
+    to_source: Int64[ndarray, "m 2 3"]
+    """The maps from target to source, in steps of 2**-32 pixels."""
+    colour: Float[ndarray, "m 3"]
+    """Factors of brightness, contrast and saturation."""
+    windows: Int64[ndarray, "m 4"]
+    """Outside these windows of their targets they have no pixel; none is empty."""
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, m: int) -> Landing:
+        return Landing(
+            int(self.source[m]),
+            int(self.instance[m]),
+            self.to_source[m],
+            self.colour[m],
+            Window(*self.windows[m].tolist()),
+        )
+
+    @cached_property
+    def targets(self) -> Int64[ndarray, " t"]:
+        """The images that receive anything."""
+        return np.unique(self.target)
+
+    @cached_property
+    def ends(self) -> Int64[ndarray, "t 2"]:
+        """Of each of these images the first landing, and one past the last."""
+        return ends_of(self.target, self.targets)
+
+    @cached_property
+    def place(self) -> Int64[ndarray, " m"]:
+        """The place of each among those of its image."""
+        return np.arange(len(self)) - self.ends[np.searchsorted(self.targets, self.target), 0]
+
+    @property
+    def enlargement(self) -> Float[ndarray, " m"]:
+        """Pixels in the target for each pixel in the source."""
+        (xx, xy), (yx, yy) = (self.to_source[:, :, :2] / PIXEL).transpose(1, 2, 0)
+        return 1 / np.abs(xx * yy - xy * yx)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The objects of all sources in a row, the images' first and then those from beyond the batch, and what lands."""
+
+    masks: Sequence[UInt8[Tensor, "_n _h _w"]]
+    """Of each source."""
+    sizes: Int64[ndarray, "s 2"]
+    """Height and width of each source."""
+    source: Int64[ndarray, " g"]
+    """To which source each object belongs."""
+    first: Int64[ndarray, " s"]
+    """The number in the row of each source's first object."""
+    windows: Int64[ndarray, "g 4"]
+    """In its source, of each object."""
+    landings: Landings
+    touched: Int64[ndarray, " k"]
+    """The objects of images that a landing may touch, by their number in the row, ascending."""
+
+    @cached_property
+    def landed(self) -> Int64[ndarray, " m"]:
+        """Of each landing the number of its object in the row."""
+        return self.first[self.landings.source] + self.landings.instance
+
+    @cached_property
+    def receive(self) -> Bool[ndarray, " g"]:
+        """Whether each object belongs to an image that receives anything."""
+        return np.isin(self.source, self.landings.targets)
+
+    @cached_property
+    def instance(self) -> Int64[ndarray, " g"]:
+        """Of each object its number in its source."""
+        return np.arange(len(self.source)) - self.first[self.source]
+
+
+def ends_of(ordered: Int64[ndarray, " n"], values: Int64[ndarray, " t"]) -> Int64[ndarray, "t 2"]:
+    """Where each value begins among the ordered ones, and one past where it ends."""
+    return np.stack([np.searchsorted(ordered, values, side) for side in ("left", "right")], axis=1)
+
+
+def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
+    """Where the plan's objects land; those that miss their image are left out."""
+    counts = np.array([len(image.boxes) for image in objects], dtype=np.int64)
+    first = np.cumsum(counts) - counts
+    landings = _landings(plan, objects, first)
+    touched = [
+        first[target] + meeting(objects[target].windows, landings.windows[begin:end])
+        for target, (begin, end) in zip(landings.targets.tolist(), landings.ends.tolist(), strict=True)
+    ]
+    return Layout(
+        masks=[image.masks for image in objects],
+        sizes=np.array([image.size for image in objects], dtype=np.int64).reshape(-1, 2),
+        source=np.repeat(np.arange(len(objects)), counts),
+        first=first,
+        windows=np.concatenate([image.windows for image in objects]) if objects else np.zeros((0, 4), dtype=np.int64),
+        landings=landings,
+        touched=np.concatenate([np.zeros(0, dtype=np.int64), *touched]),
+    )
+
+
+def _landings(plan: PastePlan, objects: Sequence[Objects], first: Int64[ndarray, " s"]) -> Landings:
+    columns = (plan.target, plan.source, plan.instance)
+    target, source, instance = (column.numpy() for column in columns)
+    windows = _windows(plan, objects, first[source] + instance)
+    order = np.argsort(target, kind="stable")  # a hand-written plan may mix its targets
+    order = order[~are_empty(windows[order])]
+    return Landings(
+        target=target[order],
+        source=source[order],
+        instance=instance[order],
+        to_source=fixed_point(plan.to_source)[order],
+        colour=plan.colour.numpy()[order],
+        windows=windows[order],
+    )
+
+
+def _windows(plan: PastePlan, objects: Sequence[Objects], number: Int64[ndarray, " m"]) -> Int64[ndarray, "m 4"]:
+    """The pixels of the target that each pasted object, of that number among all, may cover."""
+    if not len(plan):
+        return np.zeros((0, 4), dtype=np.int64)
+    to_source = plan.to_source.numpy()
+    boxes = np.concatenate([image.boxes for image in objects])[number]
+    corners = box_corners(boxes + MARGIN) - to_source[:, None, :, 2]
+    landed = np.einsum("mij,mcj->mci", np.linalg.inv(to_source[:, :, :2]), corners)
+    there = np.concatenate([landed.min(axis=1), landed.max(axis=1)], axis=1)
+    return box_windows(there, np.array([image.size for image in objects])[plan.target.numpy()])

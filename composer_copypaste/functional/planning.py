@@ -1,0 +1,132 @@
+"""The draw of a plan: what each image of a batch receives, from sizes and boxes alone."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy import ndarray
+
+from composer_copypaste.functional.bank import Remembered
+from composer_copypaste.functional.draw import integer, uniform
+from composer_copypaste.functional.jitter import Copies, draw_colours, draw_linear
+from composer_copypaste.functional.placement import backwards, draw_shifts
+from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.functional.pool import Pool, draw_cut_outs
+from composer_copypaste.functional.scene import Scene
+from composer_copypaste.functional.selection import choose
+from composer_copypaste.functional.warp import PIXEL
+from composer_copypaste.settings import CopyPasteSettings
+
+
+class Choice(NamedTuple):
+    """What an image receives from a picture: one of the batch, or one that the bank remembers."""
+
+    target: int
+    picture: int
+    """Counted on from the batch's images to the bank's pictures."""
+    scenes: tuple[Scene, Scene]
+    """The picture and the image."""
+    objects: Int64[ndarray, " m"]
+    """Of the picture."""
+
+
+def draw_plan(
+    scenes: Sequence[Scene],
+    settings: CopyPasteSettings,
+    generator: torch.Generator,
+    bank: Sequence[Remembered] = (),
+    pool: Pool | None = None,
+) -> PastePlan:
+    """Draw what each image of a batch receives.
+
+    Args:
+        scenes: the images of the batch.
+        settings: what to draw.
+        generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
+        bank: pictures that are remembered, as further sources.
+        pool: cut-outs, as further sources.
+    """
+    choices: list[Choice] = []
+    plans: list[PastePlan] = []
+    pictures, first_cut_out = len(scenes) + len(bank), len(scenes) + sum(map(len, bank))
+    for target, scene in enumerate(scenes):
+        if (pictures < 2 and pool is None) or uniform(generator) >= settings.p:
+            continue
+        if pool is not None and uniform(generator) < settings.p_pool:
+            copies = draw_cut_outs(pool, scene, settings, generator)
+            number = first_cut_out + copies.number
+            plans.append(_plan(np.full_like(number, target), number, np.zeros_like(number), copies))
+        elif pictures > 1:
+            picture = (target + integer(pictures - 1, generator) + 1) % pictures
+            seen = scenes[picture] if picture < len(scenes) else bank[picture - len(scenes)].scene(settings)
+            choices.append(Choice(target, picture, (seen, scene), choose(seen.weights, settings, generator)))
+    if choices:
+        plans.append(_draw_copies(choices, len(scenes), bank, settings, generator))
+    return joined(plans)
+
+
+def _draw_copies(
+    choices: Sequence[Choice],
+    n: int,
+    bank: Sequence[Remembered],
+    settings: CopyPasteSettings,
+    generator: torch.Generator,
+) -> PastePlan:
+    """Draw jitter and place of all that was chosen for a batch of ``n`` images."""
+    which = np.repeat(np.arange(len(choices)), [len(choice.objects) for choice in choices])
+    draw = which if settings.jitter == "image" else np.arange(len(which))
+    draws = len(choices) if settings.jitter == "image" else len(which)
+    linear, inverse = draw_linear(draws, settings.scale_range, settings, generator)
+    boxes = np.concatenate([choice.scenes[0].boxes[choice.objects] for choice in choices])
+    scenes = [choice.scenes for choice in choices]
+    shifts, placed = draw_shifts(linear, boxes, which, scenes, settings, generator)
+    objects = np.concatenate([choice.objects for choice in choices])
+    colour = draw_colours(draws, settings, generator)[draw]
+    copies = Copies(objects, backwards(inverse[draw], shifts), colour)[placed]
+    which = which[placed]
+    target, picture = np.array([(choice.target, choice.picture) for choice in choices]).T[:, which]
+    if (picture < n).all():
+        return _plan(target, picture, copies.number, copies)
+    return _from_crops(target, picture, copies, n, bank)
+
+
+def _from_crops(
+    target: Int64[ndarray, " m"],
+    picture: Int64[ndarray, " m"],
+    copies: Copies,
+    n: int,
+    bank: Sequence[Remembered],
+) -> PastePlan:
+    """The plan in which copies from remembered pictures, those from number ``n`` on, come from their objects' crops.
+
+    The bank's first object has number ``n``. Maps to a picture become ones to a window of it: in fixed point, in which
+    whole pixels change nothing else.
+    """
+    first = np.cumsum([0, *map(len, bank)])
+    source, instance, to_source = picture.copy(), copies.number.copy(), copies.to_source.copy()
+    for row in np.flatnonzero(picture >= n):
+        place, number = picture[row] - n, copies.number[row]
+        source[row], instance[row] = n + first[place] + number, 0
+        window = bank[place].windows[number]
+        to_source[row, :, 2] = np.rint(to_source[row, :, 2] * PIXEL) / PIXEL - (window.x1, window.y1)
+    return _plan(target, source, instance, Copies(copies.number, to_source, copies.colour))
+
+
+def _plan(
+    target: Int64[ndarray, " m"], source: Int64[ndarray, " m"], instance: Int64[ndarray, " m"], copies: Copies
+) -> PastePlan:
+    columns = (target, source, instance, copies.to_source, copies.colour)
+    return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
+
+
+def joined(plans: Sequence[PastePlan]) -> PastePlan:
+    """All rows of the plans, ordered by target."""
+    if not plans:
+        return PastePlan.from_rows([])
+    columns = (torch.cat([getattr(plan, field.name) for plan in plans]) for field in fields(PastePlan))
+    plan = PastePlan(*columns)
+    order = plan.target.argsort(stable=True)
+    return PastePlan(*(getattr(plan, field.name)[order] for field in fields(PastePlan)))

@@ -1,0 +1,91 @@
+"""Carrying out a layout in torch, object after object, in the windows they cover: on any device, for all settings."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Integer, Shaped, UInt8
+from torch import Tensor
+
+from composer_copypaste.functional.layout import Layout
+from composer_copypaste.functional.measures import Measures, profiles, read_back
+from composer_copypaste.functional.paste import cut_out, painted_by_windows, stack
+from composer_copypaste.functional.planes import Images, on_device
+from composer_copypaste.functional.targets import Outcome
+from composer_copypaste.functional.windows import Window
+
+
+@dataclass(frozen=True)
+class Visible:
+    """What is visible of one object: its mask in a window of the image."""
+
+    window: Window
+    mask: UInt8[Tensor, "h w"]
+
+
+class WindowComposite:
+    """Each object is cut out, stacked and painted in the window it covers."""
+
+    def __init__(self, layout: Layout, erosion: int, blend_sigma: float) -> None:
+        self._layout, self._blend_sigma = layout, blend_sigma
+        landings = [layout.landings[m] for m in range(len(layout.landings))]
+        self._cuts = [cut_out(landing, layout.masks[landing.source], erosion) for landing in landings]
+        self._visible: list[Visible] = []
+        free = {}
+        for target, begin, end in self._images():
+            seen, free[target] = stack(self._cuts[begin:end], layout.masks[target])
+            self._visible += [Visible(cut.window, mask) for cut, mask in zip(self._cuts[begin:end], seen, strict=True)]
+        for number in layout.touched.tolist():
+            window, former = self._former(number)
+            self._visible.append(Visible(window, former & free[int(layout.source[number])][window.slices]))
+
+    def measures(self) -> Measures:
+        """As of :class:`Composite`."""
+        former = [self._former(number)[1] for number in (*self._layout.landed.tolist(), *self._layout.touched.tolist())]
+        counts = torch.stack([mask.sum(dtype=torch.int32) for mask in former])
+        found = torch.cat([profiles(visible.mask[None]) for visible in self._visible])
+        corners = [(visible.window.x1, visible.window.y1) * 2 for visible in self._visible]
+        numbers = read_back(torch.cat([counts[:, None], found], dim=1))
+        return Measures(area=numbers[:, 1], former=numbers[:, 0], boxes=numbers[:, 2:] + corners)
+
+    def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+        """As of :class:`Composite`."""
+        return {target: self._masks(target, outcome, rows) for target, rows in outcome.rows().items()}
+
+    def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
+        """As of :class:`Composite`."""
+        painted = before.clone()
+        for target, begin, end in self._images():
+            for cut, number in zip(self._cuts[begin:end], self._layout.landed[begin:end].tolist(), strict=True):
+                below = painted[target][cut.window.slices]
+                below.copy_(torch.where(cut.mask.view(torch.bool), labels[number], below))
+        return painted
+
+    def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
+        """As of :class:`Composite`."""
+        return painted_by_windows(images, [*images, *further], self._layout.landings, self._cuts, self._blend_sigma)
+
+    def _images(self) -> Iterator[tuple[int, int, int]]:
+        """The images that receive anything, each with its first landing, and one past its last."""
+        landings = self._layout.landings
+        return zip(landings.targets.tolist(), *landings.ends.T.tolist(), strict=True)
+
+    def _former(self, number: int) -> tuple[Window, UInt8[Tensor, "h w"]]:
+        """The window and the mask that an object has in its source."""
+        layout = self._layout
+        window = Window(*layout.windows[number].tolist())
+        return window, layout.masks[layout.source[number]][layout.instance[number]][window.slices]
+
+    def _masks(self, target: int, outcome: Outcome, rows: slice) -> UInt8[Tensor, "k h w"]:
+        own = self._layout.masks[target]
+        masks = own.new_zeros((rows.stop - rows.start, *own.shape[1:]))
+        same = outcome.measure[rows] < 0
+        numbers = self._layout.instance[outcome.origin[rows][same]]
+        to, from_ = (on_device(index, own.device) for index in (np.flatnonzero(same), numbers))
+        masks.index_copy_(0, to, own.index_select(0, from_))
+        for mask, number in zip(masks, outcome.measure[rows].tolist(), strict=True):
+            if number >= 0:
+                visible = self._visible[number]
+                mask[visible.window.slices] = visible.mask
+        return masks
