@@ -8,7 +8,7 @@ from composer_copypaste.config.schema import Recipe
 from composer_copypaste.data.coco import InstanceData
 from composer_copypaste.datasets import open_data
 from composer_copypaste.loggers import check_loggers
-from composer_copypaste.resuming import prospect
+from composer_copypaste.resuming import check_same_data, prospect
 from composer_copypaste.run_folder import RunFolder, check_usable
 from composer_copypaste.settings import CopyPasteSettings
 from composer_copypaste.training import check_device, on_gpu
@@ -28,6 +28,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
         pictures = f"{shapes.train} pictures, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)
+        check_same_data(folder, data)
         pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
     pasting = "off" if recipe.copy_paste is None else _pasting(recipe.copy_paste)
     device = "GPU" if on_gpu(recipe) else "CPU"

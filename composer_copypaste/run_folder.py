@@ -136,28 +136,36 @@ def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", d
         OutputError: where it holds anything else, or cannot be made.
     """
     check_usable(folder, recipe)
-    meanings = json.dumps([asdict(category) for category in categories], indent=1)
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder.root)
         for path, text in (
             (folder.recipe, recipe_to_yaml(recipe)),
-            (folder.categories, meanings),
+            (folder.categories, _meanings(categories)),
             (folder.data, json.dumps(digests, indent=1)),
         ):
             if not path.exists():
                 _write(text, path)
     except OSError as error:
         raise OutputError(f"{folder.root}: cannot be written: {error.strerror}") from error
-    if folder.categories.read_text(encoding="utf-8") != meanings:
+    check_data(folder, categories, digests)
+
+
+def check_data(folder: RunFolder, categories: "Sequence[Category]", digests: Mapping[str, str]) -> None:
+    """Raise ``OutputError`` where the data is not what the run in this folder, if there is one, began with."""
+    if folder.categories.exists() and folder.categories.read_text(encoding="utf-8") != _meanings(categories):
         raise OutputError(
             f"{folder.categories}: the data has other categories than when this run began; give output=ANOTHER_FOLDER"
         )
-    _check_data(folder, digests)
+    if folder.data.exists():
+        _check_digests(folder, digests)
 
 
-def _check_data(folder: RunFolder, digests: Mapping[str, str]) -> None:
-    """Raise ``OutputError`` where a data set is not the one that the run began with."""
+def _meanings(categories: "Sequence[Category]") -> str:
+    return json.dumps([asdict(category) for category in categories], indent=1)
+
+
+def _check_digests(folder: RunFolder, digests: Mapping[str, str]) -> None:
     begun = json.loads(folder.data.read_text(encoding="utf-8"))
     changed = [key for key, digest in digests.items() if begun.get(key) != digest]
     if changed:

@@ -378,6 +378,25 @@ def test_a_run_goes_on_with_the_data_it_began_with_only(other_shapes, tmp_path):
     assert begun(recipe, folder) is None
 
 
+def test_a_dry_run_refuses_what_the_run_would_not_go_on_with_and_writes_nothing(other_shapes, tmp_path):
+    recipe, folder = tiny_recipe(tmp_path, *on_files(other_shapes)), RunFolder(tmp_path / "run")
+    assert begun(recipe, folder) is None
+    assert "from the beginning" in describe(recipe, folder)
+    change(recipe.data.val.annotations, info={"version": "2"})
+    before = contents(folder)
+    with pytest.raises(OutputError, match=r"run: the annotations of data\.val have changed since this run began"):
+        describe(recipe, folder)
+    assert contents(folder) == before
+
+
+def test_a_dry_run_has_nothing_against_other_data_beside_a_complete_run(other_shapes, tmp_path):
+    recipe, folder = tiny_recipe(tmp_path, *on_files(other_shapes)), RunFolder(tmp_path / "run")
+    assert begun(recipe, folder) is None
+    folder.predictions.touch()
+    change(recipe.data.val.annotations, info={"version": "2"})
+    assert "complete: nothing to do" in describe(recipe, folder)
+
+
 def test_a_run_does_not_go_on_with_other_categories(other_shapes, tmp_path):
     recipe, folder = tiny_recipe(tmp_path, *on_files(other_shapes)), RunFolder(tmp_path / "run")
     assert begun(recipe, folder) is None
