@@ -28,7 +28,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
         pictures = f"{shapes.train} pictures, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)
-        check_same_data(folder, data)
+        check_same_data(folder, recipe, data)
         pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
     pasting = "off" if recipe.copy_paste is None else _pasting(recipe.copy_paste)
     device = "GPU" if on_gpu(recipe) else "CPU"

@@ -1,11 +1,13 @@
 """The pool of cut-outs that a recipe names."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from composer_copypaste.config.schema import Recipe
-from composer_copypaste.data.cutouts import CutOutPool
+from composer_copypaste.config.schema import PoolSettings, Recipe
+from composer_copypaste.data.checksums import checksum
+from composer_copypaste.data.cutouts import CutOutPool, pictures_of_folder
 from composer_copypaste.errors import RecipeError
 from composer_copypaste.functional.pool import check_pool
 
@@ -30,3 +32,16 @@ def open_pool(recipe: Recipe, categories: Sequence[str]) -> CutOutPool | None:
     except ValueError as error:
         raise RecipeError(f"data.{error}") from None
     return pool
+
+
+def pool_digest(files: PoolSettings) -> str:
+    """A checksum of a pool: equal for the same cut-outs, wherever they lie.
+
+    It covers the annotation file, but not its pictures, as for the data that is trained on; of a folder the names,
+    which give the categories and the order, and all bytes: opening the pool has decoded them, which takes longer.
+    """
+    folder = files.folder
+    if folder is None:
+        return checksum([cast(Path, files.annotations).read_bytes()])
+    pictures = pictures_of_folder(folder)
+    return checksum(part for path in pictures for part in (os.fsencode(path.relative_to(folder)), path.read_bytes()))

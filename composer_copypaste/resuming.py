@@ -12,6 +12,7 @@ from composer_copypaste.checkpoints import batch_of, saved_checkpoints, tidy
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.datasets import Data
 from composer_copypaste.errors import OutputError, UserError
+from composer_copypaste.pools import pool_digest
 from composer_copypaste.run_folder import RunFolder, check_data, claim
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -23,20 +24,21 @@ def enter(folder: RunFolder, recipe: Recipe, data: Data) -> Path | None:
     Raises:
         UserError: where the folder cannot be used, or the data is not what it was when the run began.
     """
-    claim(folder, recipe, data.val.annotations.categories, _digests(data))
+    claim(folder, recipe, data.val.annotations.categories, _digests(recipe, data))
     tidy(folder)
     return next(reversed(saved_checkpoints(folder)), None)
 
 
-def check_same_data(folder: RunFolder, data: Data) -> None:
+def check_same_data(folder: RunFolder, recipe: Recipe, data: Data) -> None:
     """Raise ``OutputError`` where a run would be resumed in the folder, and the data is not what it began with."""
     if not folder.is_complete:
-        check_data(folder, data.val.annotations.categories, _digests(data))
+        check_data(folder, data.val.annotations.categories, _digests(recipe, data))
 
 
-def _digests(data: Data) -> dict[str, str]:
-    """A checksum for each data set, by the recipe's key."""
-    return {"data.train": data.train.digest(), "data.val": data.val.digest()}
+def _digests(recipe: Recipe, data: Data) -> dict[str, str]:
+    """A checksum for each data set and for the pool of cut-outs, by the recipe's key."""
+    pool = {} if recipe.data.pool is None else {"data.pool": pool_digest(recipe.data.pool)}
+    return {"data.train": data.train.digest(), "data.val": data.val.digest()} | pool
 
 
 def prospect(folder: RunFolder) -> str:

@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """Checksums of the annotations, by which a resumed run knows its data."""
+        """Checksums of annotations and cut-outs, by which a resumed run knows its data."""
         return self.root / "data.json"
 
     @property
@@ -100,7 +100,7 @@ class RunFolder:
         files = {
             self.recipe: "the resolved recipe",
             self.categories: "what the model's labels stand for",
-            self.data: "checksums of the annotations",
+            self.data: "checksums of annotations and cut-outs",
             self.checkpoints: "weights and state of the training",
             self.metrics: "losses, learning rate, throughput and memory of each batch; scores of each evaluation",
             self.evaluation: "COCO's numbers, also of each category",
@@ -130,7 +130,7 @@ def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", d
         folder: where the run is.
         recipe: what it does.
         categories: of its data.
-        digests: a checksum for each of its data sets, by the recipe's key.
+        digests: a checksum for each of its data sets and its pool, by the recipe's key.
 
     Raises:
         OutputError: where it holds anything else, or cannot be made.
@@ -170,7 +170,7 @@ def _check_digests(folder: RunFolder, digests: Mapping[str, str]) -> None:
     changed = [key for key, digest in digests.items() if begun.get(key) != digest]
     if changed:
         raise OutputError(
-            f"{folder.root}: the annotations of {' and '.join(changed)} have changed since this run began; "
+            f"{folder.root}: the files of {' and '.join(changed)} have changed since this run began; "
             "give output=ANOTHER_FOLDER, or put them back"
         )
 

@@ -1,13 +1,19 @@
 """The pool of cut-outs of a recipe: what is checked before a run, and what the run pastes."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 from shapes_recipe import tiny_recipe
 
 from composer_copypaste import CopyPaste
+from composer_copypaste.config.schema import PoolSettings
+from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.datasets import open_data
-from composer_copypaste.errors import DataError, RecipeError
+from composer_copypaste.errors import DataError, OutputError, RecipeError
+from composer_copypaste.pools import pool_digest
+from composer_copypaste.resuming import enter
 from composer_copypaste.run_folder import RunFolder
 from composer_copypaste.training import build_model, build_trainer
 
@@ -56,3 +62,44 @@ def test_a_pool_of_which_nothing_may_be_copied_is_refused_before_the_run(cut_out
     recipe = tiny_recipe(tmp_path, f"data.pool.folder={cut_outs}", "copy_paste.area_range=[100, 200]", *PASTED)
     with pytest.raises(RecipeError, match=r"^data\.pool: none of its 1 cut-outs may be copied; see categories"):
         open_data(recipe)
+
+
+def repainted(cut_outs):
+    Image.fromarray(np.full((9, 9, 4), 254, dtype=np.uint8)).save(cut_outs / "star" / "a.png")
+
+
+def joined(cut_outs):
+    shutil.copyfile(cut_outs / "star" / "a.png", cut_outs / "star" / "b.png")
+
+
+def renamed(cut_outs):
+    (cut_outs / "star" / "a.png").rename(cut_outs / "star" / "b.png")
+
+
+@pytest.mark.parametrize("change", [repainted, joined, renamed])
+def test_a_run_does_not_go_on_with_other_cut_outs(cut_outs, tmp_path, change):
+    recipe, folder = tiny_recipe(tmp_path, f"data.pool.folder={cut_outs}", *PASTED), RunFolder(tmp_path / "run")
+    enter(folder, recipe, open_data(recipe))
+    enter(folder, recipe, open_data(recipe))
+    change(cut_outs)
+    with pytest.raises(
+        OutputError, match=r"run: the files of data\.pool have changed since this run began; give output="
+    ):
+        enter(folder, recipe, open_data(recipe))
+
+
+def test_a_run_does_not_go_on_with_other_annotations_of_its_pool(tmp_path):
+    mine = shutil.copytree(draw_shapes(tiny_recipe(tmp_path).data.shapes), tmp_path / "mine")
+    annotations = mine / "annotations" / "instances_val.json"
+    files = f"data.pool={{annotations: {annotations}, images: {mine / 'val'}}}"
+    recipe, folder = tiny_recipe(tmp_path, files, *PASTED), RunFolder(tmp_path / "run")
+    enter(folder, recipe, open_data(recipe))
+    annotations.write_text(annotations.read_text() + " ")
+    with pytest.raises(OutputError, match=r"the files of data\.pool have changed"):
+        enter(folder, recipe, open_data(recipe))
+
+
+def test_cut_outs_that_were_copied_elsewhere_are_the_same(cut_outs, tmp_path):
+    (cut_outs / "star" / ".hidden").touch()
+    elsewhere = shutil.copytree(cut_outs, tmp_path / "elsewhere", ignore=shutil.ignore_patterns(".*"))
+    assert pool_digest(PoolSettings(folder=elsewhere)) == pool_digest(PoolSettings(folder=cut_outs))

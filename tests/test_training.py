@@ -372,7 +372,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_only(other_shapes, tmp_path):
     assert begun(recipe, folder) is None
     former = recipe.data.train.annotations.read_bytes()
     change(recipe.data.train.annotations, info={"version": "2"})
-    with pytest.raises(OutputError, match=r"run: the annotations of data\.train have changed since this run began"):
+    with pytest.raises(OutputError, match=r"run: the files of data\.train have changed since this run began"):
         begun(recipe, folder)
     recipe.data.train.annotations.write_bytes(former)
     assert begun(recipe, folder) is None
@@ -384,7 +384,7 @@ def test_a_dry_run_refuses_what_the_run_would_not_go_on_with_and_writes_nothing(
     assert "from the beginning" in describe(recipe, folder)
     change(recipe.data.val.annotations, info={"version": "2"})
     before = contents(folder)
-    with pytest.raises(OutputError, match=r"run: the annotations of data\.val have changed since this run began"):
+    with pytest.raises(OutputError, match=r"run: the files of data\.val have changed since this run began"):
         describe(recipe, folder)
     assert contents(folder) == before
 

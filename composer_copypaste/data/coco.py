@@ -1,7 +1,6 @@
 """COCO instance data sets: the annotation file, read and checked at once, and the data set of pictures and targets."""
 
 import copy
-import hashlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from composer_copypaste.data.check import coco_problems, has_no_extent
+from composer_copypaste.data.checksums import checksum
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.outlines import OutlinedObjects, draw_masks
 from composer_copypaste.data.pictures import picture_problem, read_picture
@@ -146,7 +146,7 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
 
     def digest(self) -> str:
         """A checksum of these files: equal for the same data, wherever it lies."""
-        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in self.records)).hexdigest()
+        return checksum(path.read_bytes() for path in self.records)
 
     @abstractmethod
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:

@@ -205,6 +205,11 @@ def _listing(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tupl
     return problems, files
 
 
+def pictures_of_folder(folder: Path) -> list[Path]:
+    """The pictures of a folder of folders of cut-outs, in the order in which they are numbered."""
+    return [path for entry in _visible(folder) if entry.is_dir() for path in _visible(entry)]
+
+
 def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
