@@ -7,11 +7,10 @@ from composer.utils import dist
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.data.coco import InstanceData
 from composer_copypaste.datasets import open_data
-from composer_copypaste.loggers import check_loggers
 from composer_copypaste.resuming import check_same_data, prospect
 from composer_copypaste.run_folder import RunFolder, check_usable
 from composer_copypaste.settings import CopyPasteSettings
-from composer_copypaste.training import check_device, on_gpu
+from composer_copypaste.training import check_requirements, on_gpu
 
 
 def describe(recipe: Recipe, folder: RunFolder) -> str:
@@ -20,8 +19,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     Raises:
         UserError: as ``train`` does.
     """
-    check_device(recipe)
-    check_loggers(recipe)
+    check_requirements(recipe)
     check_usable(folder, recipe)
     shapes = recipe.data.shapes
     if shapes is not None and _is_free(Path(shapes.folder)):

@@ -34,9 +34,11 @@ class OutputError(UserError):
     """The output folder cannot be used."""
 
 
-def listed(heading: str, problems: Sequence[str]) -> str:
-    """The heading, then a line for each of the first problems and a count of those left out."""
-    lines = [heading, *(f"  {problem}" for problem in problems[:LISTED_PROBLEMS])]
+def listed(place: str, problems: Sequence[str]) -> str:
+    """One line for one problem; for several a heading, a line for each of the first, and a count of those left out."""
+    if len(problems) == 1:
+        return f"{place}: {problems[0]}"
+    lines = [f"{place}: {len(problems)} problems", *(f"  {problem}" for problem in problems[:LISTED_PROBLEMS])]
     if len(problems) > LISTED_PROBLEMS:
         lines.append(f"  ... and {len(problems) - LISTED_PROBLEMS} more")
     return "\n".join(lines)

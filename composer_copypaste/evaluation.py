@@ -11,10 +11,10 @@ from composer_copypaste.callbacks import ProgressBar, latest_report
 from composer_copypaste.config.schema import CocoFiles, Recipe
 from composer_copypaste.data.coco import InstanceData
 from composer_copypaste.data.records import Category
-from composer_copypaste.datasets import check_categories, evaluation_data
+from composer_copypaste.datasets import check_categories, coco_files, evaluation_data
 from composer_copypaste.errors import OutputError
 from composer_copypaste.models.detector import MaskRCNN
-from composer_copypaste.models.weights import load_checkpoint
+from composer_copypaste.models.weights import load_tensors, read_weights
 from composer_copypaste.processes import one_voice
 from composer_copypaste.report import Report, write_json
 from composer_copypaste.run_folder import RunFolder, folder_of
@@ -28,14 +28,14 @@ from composer_copypaste.training import (
 )
 
 
-def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | None = None) -> Report:
+def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, output: Path | None = None) -> Report:
     """Score a checkpoint on a data set; ``evaluation.json`` and a sheet of predictions go to ``output``, if given.
 
     Args:
         checkpoint: weights of the model that the recipe describes, Composer's checkpoint or a state dict. In a run's
             folder, the data set must have the categories of the run.
         recipe: how the model is built, and how it is scored.
-        files: the data set.
+        files: the data set; None: the one that the recipe is evaluated on, which is drawn now where that is to be.
         output: a folder that holds no evaluation yet.
 
     Raises:
@@ -65,19 +65,20 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles, output: Path | 
 
 
 def _prepared(
-    checkpoint: Path, recipe: Recipe, files: CocoFiles, results: RunFolder | None
+    checkpoint: Path, recipe: Recipe, files: CocoFiles | None, results: RunFolder | None
 ) -> tuple[InstanceData, MaskRCNN]:
     check_device(recipe)
     limit_threads(recipe)
     if results is not None:
         _check_free(results)
-    data = evaluation_data(files)
+    weights = read_weights(checkpoint)
+    data = evaluation_data(files or coco_files(recipe.data)[1])
     run = folder_of(checkpoint)
     if run is not None and run.categories.exists():
         trained = [Category(**category) for category in json.loads(run.categories.read_text())]
         check_categories(data.annotations, trained, str(checkpoint))
     model = build_model(recipe, data.annotations, load_weights=False)
-    load_checkpoint(model.module, checkpoint)
+    load_tensors(model.module, weights, checkpoint)
     if results is not None:
         _make(results)
     return data, model

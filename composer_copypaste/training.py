@@ -31,10 +31,11 @@ from composer_copypaste.data.coco import CocoAnnotations, InstanceData
 from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.data.loaders import SkipsWhatIsDone, evaluation_loader, training_loader
 from composer_copypaste.datasets import Data, open_data
-from composer_copypaste.errors import RecipeError
+from composer_copypaste.errors import CheckpointError, RecipeError
 from composer_copypaste.loggers import build_loggers, check_loggers
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
 from composer_copypaste.models.detector import Detections, MaskRCNN
+from composer_copypaste.models.weights import check_named
 from composer_copypaste.optimization import build_optimizer, build_schedule
 from composer_copypaste.processes import agreed, decided, one_voice, say
 from composer_copypaste.resuming import enter, explained, started
@@ -56,8 +57,7 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             that turns out to be damaged while it is read, or a full disk, leaves what was done until then.
     """
     with one_voice():
-        check_device(recipe)
-        check_loggers(recipe)
+        check_requirements(recipe)
         dist.initialize_dist("gpu" if on_gpu(recipe) else "cpu")
         limit_threads(recipe)
         folder = decided(lambda: _usable(folder, recipe))
@@ -101,6 +101,16 @@ def _fit(trainer: Trainer) -> None:
     except Exception:
         trainer.engine.close()  # not the trainer, which would wait for the other processes
         raise
+
+
+def check_requirements(recipe: Recipe) -> None:
+    """Raise ``UserError`` where this machine lacks what the recipe needs besides its data: GPU, packages or weights."""
+    check_device(recipe)
+    check_loggers(recipe)
+    try:
+        check_named(recipe.model)
+    except CheckpointError as error:
+        raise CheckpointError(f"model.{error}") from None
 
 
 def check_device(recipe: Recipe) -> None:

@@ -50,14 +50,10 @@ def command(
         raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
     loaded = load_recipe(source, overrides)
 
-    from composer_copypaste.datasets import coco_files
     from composer_copypaste.evaluation import evaluate
     from composer_copypaste.report import tables
 
-    if images is not None and annotations is not None:
-        files = CocoFiles(images=images, annotations=annotations)
-    else:
-        _, files = coco_files(loaded.data)
+    files = CocoFiles(images=images, annotations=annotations) if images is not None else None
     report = evaluate(checkpoint, loaded, files, output)
     if not is_first():
         return

@@ -40,15 +40,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     file = find_recipe(path)
     layers = [*_layers(file, ()), *(_override(text) for text in overrides)]
-    sources = {place: source for _, layer_sources in layers for place, source in layer_sources.items()}
+    sources = {(): str(file)} | {place: source for _, places in layers for place, source in places.items()}
     given: list[object] = [layer_values for layer_values, _ in layers]
     values = _resolved(reduce(_over, given), str(file))
     try:
         return _ADAPTER.validate_json(json.dumps({"name": file.stem} | values, default=str), strict=True)
     except ValidationError as error:
         found = problems(error, sources)
-        count = f"{len(found)} problems" if len(found) > 1 else "a problem"
-        raise RecipeError(listed(f"{file}: the recipe has {count}:", found)) from error
+        raise RecipeError(found[0] if len(found) == 1 else listed(str(file), found)) from error
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:

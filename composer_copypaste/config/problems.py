@@ -38,7 +38,7 @@ def problems(error: ValidationError, sources: Mapping[Place, str]) -> list[str]:
 
     Args:
         error: what pydantic raised for a ``Recipe``.
-        sources: where each key was given, "my.yaml:4" or "command line".
+        sources: where each key was given, "my.yaml:4" or "command line"; at the place () the recipe itself.
     """
     by_place: dict[Place, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
@@ -54,8 +54,7 @@ def _line(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place,
         place, text = _own_words(place, str(first["ctx"]["error"]))
     else:
         text = _expectation(place, details)
-    source = _source(place, sources)
-    return f"{'.'.join(place)}: {text}".removeprefix(": ") + (f" ({source})" if source else "")
+    return f"{'.'.join(place)}: {text} ({_source(place, sources)})".removeprefix(": ")
 
 
 def _expectation(place: Place, details: Sequence[ErrorDetails]) -> str:
@@ -135,10 +134,10 @@ def _paths(section: type, place: Place) -> list[str]:
     return paths
 
 
-def _source(place: Place, sources: Mapping[Place, str]) -> str | None:
+def _source(place: Place, sources: Mapping[Place, str]) -> str:
     """Where the value at a place was given, or else the nearest section around it."""
-    around = (place[:length] for length in range(len(place), 0, -1))
-    return next((sources[outer] for outer in around if outer in sources), None)
+    around = (place[:length] for length in range(len(place), -1, -1))
+    return next(sources[outer] for outer in around if outer in sources)
 
 
 def _plain(value: object) -> object:

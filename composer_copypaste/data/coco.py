@@ -3,7 +3,7 @@
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,7 +54,7 @@ class CocoAnnotations:
         data = read_json(path, "annotation file")
         problems = coco_problems(data)
         if problems:
-            raise DataError(report(str(path), problems))
+            raise DataError(listed(str(path), problems))
         images = tuple(
             CocoImage(*(entry[key] for key in ("id", "file_name", "height", "width"))) for entry in data["images"]
         )
@@ -96,7 +96,7 @@ def check_pictures(annotations: CocoAnnotations, folder: Path) -> None:
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
         problems = [problem for problem in pool.map(problem_of, annotations.images) if problem is not None]
     if problems:
-        raise DataError(report(str(folder), problems))
+        raise DataError(listed(str(folder), problems))
 
 
 class InstanceData(Dataset[tuple[Tensor, Target]]):
@@ -247,13 +247,6 @@ def _target(image: CocoImage, objects: Instances | OutlinedObjects, *, masks: Te
     if masks is not None:
         target["masks"] = masks
     return target | {"image_id": torch.tensor(image.id)}
-
-
-def report(place: str, problems: Sequence[str]) -> str:
-    """One line for one problem; a heading and a list for several."""
-    if len(problems) == 1:
-        return f"{place}: {problems[0]}"
-    return listed(f"{place}: {len(problems)} problems", problems)
 
 
 def _by_image(

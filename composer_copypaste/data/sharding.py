@@ -15,11 +15,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from composer_copypaste.data.coco import CocoAnnotations, check_pictures, report
+from composer_copypaste.data.coco import CocoAnnotations, check_pictures
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.shard_parts import WORKING, Part, parts_of, write_parts
 from composer_copypaste.data.shards import ANNOTATIONS, INDEX, MANIFEST, Manifest, Shard, check_installed
-from composer_copypaste.errors import DataError, OutputError
+from composer_copypaste.errors import DataError, OutputError, listed
 from composer_copypaste.files import written_whole
 
 SHARD_SIZE = 64_000_000
@@ -137,9 +137,9 @@ def _write(parts: Sequence[Part], processes: int, pictures: int) -> None:
             problems += found
             bar.update(len(part.content))
     if problems:
-        raise DataError(
-            f"{report('pictures', problems)}\nThe other shards are kept: put it right, and the same command goes on"
-        )
+        between = "\n" if len(problems) > 1 else ". "
+        advice = "The other shards are kept: put it right, and the same command goes on"
+        raise DataError(f"{listed('pictures', problems)}{between}{advice}")
 
 
 def _complete(output: Path, data: CocoAnnotations, parts: Sequence[Part], source: Source) -> None:

@@ -36,7 +36,7 @@ def official_truth(source: Path | CocoDict, *, masks: bool) -> OfficialTruth:
     name = str(source) if isinstance(source, Path) else "annotations"
     data = _parsed(source) if isinstance(source, Path) else source
     if problems := list(_problems(data, masks)):
-        raise DataError(listed(f"{name}: cannot be evaluated against:", problems))
+        raise DataError(listed(f"{name}: cannot be evaluated against", problems))
     annotations: dict[int, list[CocoDict]] = {image["id"]: [] for image in data["images"]}
     images = {image["id"]: image for image in data["images"]}
     for annotation in data["annotations"]:

@@ -36,33 +36,29 @@ def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> None:
     Raises:
         CheckpointError: where the weights cannot be had, or do not fit otherwise.
     """
+    check_named(settings)
     if settings.weights == "none":
         return
     published = published_weights(settings.backbone)
     if settings.weights in published:
         state = _download(published[settings.weights])
-    elif Path(settings.weights).is_file():
-        state = read_weights(Path(settings.weights))
     else:
-        choices = ", ".join(("none", *published))
-        raise CheckpointError(
-            f"weights: expected an existing file or, for the backbone {settings.backbone!r}, one of {choices}; "
-            f"got {settings.weights!r}"
-        )
+        state = read_weights(Path(settings.weights))
     _load(module, state, source=f"weights {settings.weights!r}, backbone {settings.backbone!r}")
 
 
-def load_checkpoint(module: nn.Module, path: Path) -> None:
-    """Load a trained Mask R-CNN, completely.
-
-    Raises:
-        CheckpointError: where the file cannot be read, or was made for another model or number of classes.
-    """
-    load_tensors(module, read_weights(path), path)
+def check_named(settings: MaskRCNNSettings) -> None:
+    """Raise ``CheckpointError`` where ``settings.weights`` names neither a file nor weights for the backbone."""
+    choices = ("none", *published_weights(settings.backbone))
+    if settings.weights not in choices and not Path(settings.weights).is_file():
+        raise CheckpointError(
+            f"weights: expected an existing file or, for the backbone {settings.backbone!r}, one of "
+            f"{', '.join(choices)}; got {settings.weights!r}"
+        )
 
 
 def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
-    """Load what ``read_weights`` or ``tensors_in`` found in a file, completely.
+    """Load what ``read_weights`` or ``tensors_in`` found in a file into a Mask R-CNN, completely.
 
     Raises:
         CheckpointError: where it was made for another model or number of classes.
@@ -171,7 +167,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _download(weights: WeightsEnum) -> StateDict:

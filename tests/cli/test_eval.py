@@ -97,9 +97,23 @@ def test_a_checkpoint_that_would_run_code_is_refused_unread(run, files, tmp_path
     assert not (tmp_path / "hacked").exists()
 
 
-def test_a_damaged_checkpoint_is_named(run, tmp_path):
-    (tmp_path / "half.pt").write_bytes(run.latest_checkpoint.read_bytes()[:100_000])
-    refused(evaluate(tmp_path / "half.pt", "--recipe", run.recipe), "half.pt: damaged")
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_a_damaged_checkpoint_is_named_and_nothing_drawn_for_it(run, tmp_path, size):
+    (tmp_path / "half.pt").write_bytes(run.latest_checkpoint.read_bytes()[:size])
+    shapes = f"data.shapes.folder={tmp_path / 'shapes'}"
+    result = evaluate(tmp_path / "half.pt", "--recipe", run.recipe, shapes)
+    refused(result, "half.pt: damaged, or no file of torch.save: ")
+    assert not result.stderr.endswith(": \n")
+    assert not (tmp_path / "shapes").exists()
+
+
+def test_a_mistake_in_an_override_is_one_line(run):
+    refused(evaluate(run.root, "evaluation.max_det=[1]"), "error: evaluation.max_det: unknown key; did you mean")
+
+
+def test_an_evaluation_that_needs_a_gpu_is_refused_without_one(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(evaluate(run.root, "training.device=gpu"), "error: training.device: expected a GPU, found none")
 
 
 def test_a_checkpoint_with_another_number_of_classes_is_refused(run, files, tmp_path):

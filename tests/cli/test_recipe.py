@@ -29,8 +29,7 @@ def test_show_says_what_is_wrong_on_stderr_with_exit_code_2():
     result = copypaste("recipe", "show", "quickstart", "optimizer.name=adm")
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert "optimizer.name: expected one of 'sgd', 'adamw', got 'adm' (command line)" in result.stderr
+    assert result.stderr == "error: optimizer.name: expected one of 'sgd', 'adamw', got 'adm' (command line)\n"
 
 
 def test_schema_prints_the_json_schema():

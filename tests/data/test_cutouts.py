@@ -113,7 +113,7 @@ def test_an_alpha_above_127_is_the_object_s(tmp_path, alpha, pixels):
     if pixels:
         assert CutOutPool.from_folder(tmp_path, CATEGORIES).read(0)[1].sum() == pixels
     else:
-        with pytest.raises(DataError, match=r"  nut/a\.png: the picture is transparent: no alpha is above 127"):
+        with pytest.raises(DataError, match=r": nut/a\.png: the picture is transparent: no alpha is above 127"):
             CutOutPool.from_folder(tmp_path, CATEGORIES)
 
 
@@ -134,7 +134,7 @@ def test_everything_that_is_wrong_with_a_folder_is_listed(tmp_path):
     with pytest.raises(DataError) as error:
         CutOutPool.from_folder(tmp_path, CATEGORIES)
     assert str(error.value).splitlines() == [
-        f"{tmp_path}: cannot be used as a pool of cut-outs",
+        f"{tmp_path}: cannot be used as a pool of cut-outs: 5 problems",
         "  fig: the folder is empty, expected pictures with transparency",
         "  ntu: is no category; did you mean 'nut'?",
         "  stray.png: expected in a folder that has the name of its category",
@@ -146,7 +146,7 @@ def test_everything_that_is_wrong_with_a_folder_is_listed(tmp_path):
 def test_a_folder_that_is_missing_or_empty_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: there is no such folder of cut-outs$"):
         CutOutPool.from_folder(tmp_path / "nowhere", CATEGORIES)
-    with pytest.raises(DataError, match="it is empty, expected folders that have the names of categories"):
+    with pytest.raises(DataError, match=r"cut-outs: it is empty, expected folders that have the names of categories"):
         CutOutPool.from_folder(tmp_path, CATEGORIES)
 
 

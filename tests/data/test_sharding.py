@@ -143,7 +143,9 @@ def test_a_changed_source_is_refused(tmp_path, finished):
     pictures, output = drawn(tmp_path), tmp_path / "out"
     if not finished:
         (pictures.images / "000012.png").write_bytes((pictures.images / "000012.png").read_bytes()[:-100])
-        with pytest.raises(DataError):
+        with pytest.raises(
+            DataError, match=r"000012.png.* cannot be decoded.*\. The other shards are kept: put it right"
+        ):
             pictures.write(output)
     else:
         pictures.write(output)
