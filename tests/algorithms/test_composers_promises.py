@@ -21,12 +21,9 @@ ALGORITHMS = {
 }
 ON_CPU = {"device": "cpu", "precision": "fp32"}
 ON_GPU = {"device": "gpu", "precision": "amp_bf16"}
-DEVICES = [
-    pytest.param(ON_CPU, id="cpu"),
-    pytest.param(
-        ON_GPU, id="gpu", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-    ),
-]
+IN_FLOAT16 = {"device": "gpu", "precision": "amp_fp16"}
+WITH_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+DEVICES = [pytest.param(ON_CPU, id="cpu"), pytest.param(ON_GPU, id="gpu", marks=WITH_GPU)]
 CLOCKS = ("total_wct", "iteration_wct", "epoch_wct", "batch_wct")
 
 
@@ -87,7 +84,7 @@ def differences(one, other, place=""):
     return [] if equal else [place]
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", [*DEVICES, pytest.param(IN_FLOAT16, id="float16", marks=WITH_GPU)])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_it_trains_and_can_be_asked_to_train_on(name, device):
     made = trainer(ALGORITHMS[name](), device)
@@ -96,6 +93,25 @@ def test_it_trains_and_can_be_asked_to_train_on(name, device):
     assert made.state.timestamp.batch == 6
     assert all(weights.isfinite().all() for weights in made.state.model.parameters())
     made.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_in_float16_the_scale_of_the_gradients_settles_so_that_weights_move_and_is_resumed(tmp_path):
+    made = trainer([CopyPaste(p=1.0)], IN_FLOAT16)
+    start = [weights.detach().clone() for weights in made.state.model.parameters()]
+    made.fit(duration="10ep")  # each batch whose gradients overflow halves the scale, from 2**16, and moves nothing
+    end = list(made.state.model.parameters())
+    assert all(weights.isfinite().all() for weights in end)
+    assert len(differences(start, end)) > len(start) / 2
+    made.state.scaler.update(new := 2.0**7)
+    path = made.save_checkpoint(str(tmp_path / "saved.pt"))
+    made.close()
+    resumed = trainer([CopyPaste(p=1.0)], IN_FLOAT16, load_path=path)
+    assert resumed.state.scaler.get_scale() == new
+    resumed.fit(duration="1ep")
+    assert all(weights.isfinite().all() for weights in resumed.state.model.parameters())
+    resumed.close()
 
 
 @pytest.mark.parametrize("device", DEVICES)
