@@ -7,10 +7,12 @@ import time
 import pytest
 import torch
 from forked_runs import start
-from shapes_recipe import tiny
+from shapes_recipe import tiny, tiny_recipe
 
 from composer_copypaste.callbacks import MACHINE_KEYS
+from composer_copypaste.checkpoints import CheckpointWriter, saved_checkpoints
 from composer_copypaste.run_folder import RunFolder
+from composer_copypaste.training import train
 
 KILLS = 20
 LONG = [
@@ -26,6 +28,8 @@ LONG = [
     "schedule.warmup=4ba",
 ]
 """Epochs of five batches, so that evaluations, checkpoints and epochs never end at once."""
+
+IN_EPOCHS = [*LONG, "training.duration=2ep", "training.eval_interval=1ep", "training.checkpoint_interval=1ba"]
 
 
 def run(place, folder, *overrides, kill_after=None):
@@ -91,3 +95,48 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         assert_same_to_the_bit(folder, reference)
         number += 1
     assert_same_to_the_bit(repeated, reference)
+
+
+class Stopped(Exception):
+    """Instead of a kill, at the moment that a test wants."""
+
+
+@pytest.fixture(scope="module")
+def in_epochs(tmp_path_factory):
+    """A run of two epochs that was never stopped."""
+    place = tmp_path_factory.mktemp("epochs")
+    train(tiny_recipe(place, *IN_EPOCHS), folder := RunFolder(place / "reference"))
+    return folder
+
+
+def train_until_saved(recipe, folder, checkpoint, monkeypatch):
+    def save(writer, state):
+        whole(writer, state)
+        if saved_checkpoints(folder)[-1].name == checkpoint:
+            raise Stopped
+
+    whole = CheckpointWriter.save
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointWriter, "save", save)
+        with pytest.raises(Stopped):
+            train(recipe, folder)
+
+
+@pytest.mark.parametrize(
+    ("interval", "checkpoint"),
+    [
+        pytest.param("1ba", "ep0-ba3-rank0.pt", id="in the first epoch"),
+        pytest.param("1ba", "ep0-ba5-rank0.pt", id="after its last batch"),
+        pytest.param("1ep", "ep1-ba5-rank0.pt", id="after it"),
+        pytest.param("1ba", "ep1-ba7-rank0.pt", id="in the second epoch"),
+    ],
+)
+def test_a_run_of_epochs_stopped_in_one_or_between_two_ends_as_one_that_never_was(
+    in_epochs, interval, checkpoint, monkeypatch, capfd
+):
+    place, folder = in_epochs.root.parent, RunFolder(in_epochs.root.parent / checkpoint)
+    first = tiny_recipe(place, *IN_EPOCHS, f"training.checkpoint_interval={interval}")
+    train_until_saved(first, folder, checkpoint, monkeypatch)
+    train(tiny_recipe(place, *IN_EPOCHS), folder)
+    assert "at batch " + checkpoint.split("-")[1].removeprefix("ba") in capfd.readouterr().err
+    assert_same_to_the_bit(folder, in_epochs)
