@@ -7,8 +7,11 @@ import pytest
 import torch
 from composer import Callback
 from composer.optim import (
+    ConstantScheduler,
     ConstantWithWarmupScheduler,
+    CosineAnnealingScheduler,
     CosineAnnealingWithWarmupScheduler,
+    MultiStepScheduler,
     MultiStepWithWarmupScheduler,
 )
 from PIL import Image
@@ -293,6 +296,21 @@ def test_frozen_layers_are_not_the_optimizers(recipe, data, tmp_path):
 )
 def test_the_schedule_is_that_of_the_recipe(place, overrides, kind):
     assert type(build_schedule(tiny_recipe(place, *overrides).schedule)) is kind
+
+
+@pytest.mark.parametrize("warmup", ["0ba", "0ep", "0dur", "0%dur"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("multistep", MultiStepScheduler), ("cosine", CosineAnnealingScheduler), ("constant", ConstantScheduler)],
+)
+def test_a_schedule_without_warmup_is_one_that_composer_does_not_warn_of(place, name, kind, warmup):
+    overrides = [f"schedule.name={name}", f"schedule.warmup={warmup}", "schedule.milestones=[90%dur]"]
+    settings = tiny_recipe(place, *overrides, "schedule.gamma=0.25", "schedule.final=0.125").schedule
+    schedule = build_schedule(settings)
+    assert type(schedule) is kind
+    assert getattr(schedule, "milestones", ["0.9dur"]) == ["0.9dur"]
+    assert getattr(schedule, "gamma", 0.25) == 0.25
+    assert getattr(schedule, "alpha_f", 0.125) == 0.125
 
 
 def test_the_schedule_takes_percent_of_the_duration(place):
