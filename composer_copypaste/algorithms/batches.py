@@ -5,7 +5,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from composer.core import Algorithm, State
+from composer.core import State
 from composer.devices import Device
 from composer.utils import dist
 from torch import Tensor
@@ -34,14 +34,3 @@ def _masks_to_device(target: Target | Tensor, device: Device) -> Target | Tensor
     if isinstance(target, Tensor):
         return device.batch_to_device(target)
     return {key: device.batch_to_device(value) if key == "masks" else value for key, value in target.items()}
-
-
-def check_alone(algorithm: Algorithm, state: State, harm: str) -> None:
-    """Raise ``ValueError`` where the trainer has a second algorithm of this kind, and say what it would do."""
-    kind = type(algorithm)
-    count = sum(isinstance(other, kind) for other in state.algorithms)
-    if count > 1:
-        raise ValueError(
-            f"algorithms: expected {kind.__name__} once, got it {count} times: each would {harm}; "
-            "give its settings to one"
-        )

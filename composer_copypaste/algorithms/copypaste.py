@@ -1,31 +1,28 @@
 """Copy-paste as an algorithm of Composer."""
 
-import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from composer.core import Algorithm, Event, State
-from composer.loggers import Logger
+from composer.core import State
 from composer.utils import dist
 from torch import Tensor
 
-from composer_copypaste.algorithms.batches import batch_generator, check_alone, to_device
-from composer_copypaste.algorithms.companions import check_companions
-from composer_copypaste.algorithms.large_scale_jitter import LargeScaleJitter, jittered_once
+from composer_copypaste.algorithms.batch_algorithm import BatchAlgorithm, Images, Targets
+from composer_copypaste.algorithms.batches import batch_generator
+from composer_copypaste.algorithms.large_scale_jitter import jittered_once
 from composer_copypaste.algorithms.schedule import scheduled_p
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
 from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.instances import Target
-from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
 
-class CopyPaste(Algorithm):
+class CopyPaste(BatchAlgorithm):
     """Copy objects between the images of each training batch, on the training device.
 
     Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches: what an image receives does not
@@ -51,6 +48,10 @@ class CopyPaste(Algorithm):
         >>> trainer = Trainer(model=model, train_dataloader=loader, max_duration="12ep", algorithms=[CopyPaste(p=0.5)])
     """
 
+    name = "copy_paste"
+    turn = 1
+    harm = "paste what the others pasted"
+
     def __init__(
         self,
         settings: CopyPasteSettings | None = None,
@@ -61,10 +62,8 @@ class CopyPaste(Algorithm):
         pool: Pool | None = None,
         **overrides: object,
     ) -> None:
-        self.settings = settings_from(CopyPasteSettings, settings, overrides)
-        self.seed = seed
-        self.input_key = input_key
-        self.target_key = target_key
+        super().__init__(seed, input_key, target_key)
+        self.settings: CopyPasteSettings = settings_from(CopyPasteSettings, settings, overrides)
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
         """The objects of earlier batches, where ``bank_size`` asks for them."""
         if pool is not None:
@@ -72,38 +71,15 @@ class CopyPaste(Algorithm):
         self.pool = pool
         self._said = False
 
-    def __repr__(self) -> str:
-        keys = f"input_key={self.input_key!r}, target_key={self.target_key!r}"
-        return f"CopyPaste({self.settings!r}, seed={self.seed}, {keys})"
-
-    def match(self, event: Event, state: State) -> bool:
-        """Whether a batch has just come from the data loader, or the trainer has just been made."""
-        return event in (Event.INIT, Event.AFTER_DATALOADER)
-
-    def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Replace the batch by one with objects pasted, and log what was done.
-
-        Raises:
-            ValueError: where the trainer has a second ``CopyPaste`` or an algorithm that cannot run on detection
-                targets, or the batch is no batch of images and targets.
-        """
-        if event == Event.INIT:
-            self._join(state)
-            return
-        start = time.perf_counter()
-        images = state.device.batch_to_device(state.batch_get_item(self.input_key))
-        targets = to_device(state.batch_get_item(self.target_key), state.device)
-        if not isinstance(targets, Tensor):
-            check_companions(state.algorithms)
+    def _changed(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
         settings, p = jittered_once(self.settings, state.algorithms), scheduled_p(self.settings, state)
         if p != settings.p:  # a copy is checked anew
             settings = replace(settings, p=p)
-        result = paste(images, targets, settings, batch_generator(state, self.seed), Further(self.bank, self.pool))
-        state.batch_set_item(self.input_key, result.images)
-        state.batch_set_item(self.target_key, state.device.batch_to_device(_marked(result)))
+        given = cast(Sequence[Target] | Tensor, targets)  # a list of tensors is refused there
+        result = paste(images, given, settings, batch_generator(state, self.seed), Further(self.bank, self.pool))
         self._say(result.reason)
         account = {**_account(result, len(images)), "copy_paste/p": settings.p, **_contents(self.bank)}
-        logger.log_metrics({**account, "copy_paste/seconds": time.perf_counter() - start})
+        return result.images, state.device.batch_to_device(_marked(result)), account
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores: also what the banks of all ranks remember, so every rank must ask for it."""
@@ -117,15 +93,6 @@ class CopyPaste(Algorithm):
         if self.bank is not None and banks:
             self.bank.load_state_dict(banks[dist.get_global_rank() % len(banks)])
 
-    def _join(self, state: State) -> None:
-        check_alone(self, state, "paste what the others pasted")
-        if isinstance(state.model, MaskRCNN):  # of other models the first batch tells
-            check_companions(state.algorithms)
-        # Composer runs algorithms in the reverse of their order on events that are called "after" something
-        state.algorithms = sorted(
-            state.algorithms, key=lambda other: 2 * isinstance(other, LargeScaleJitter) + (other is self)
-        )
-
     def _say(self, reason: str | None) -> None:
         """Warn the first time; Python's own "once" forgets whenever a library changes the filters of warnings."""
         if reason and not self._said:
@@ -133,7 +100,7 @@ class CopyPaste(Algorithm):
             warnings.warn(
                 f"copy-paste changed nothing: {reason} (said once; copy_paste/skipped in the log counts such batches)",
                 NothingPastedWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

@@ -1,24 +1,20 @@
 """Large-scale jitter as an algorithm of Composer."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from composer.core import Algorithm, Event, State
-from composer.loggers import Logger
-from torch import Tensor
+from composer.core import Algorithm, State
 
-from composer_copypaste.algorithms.batches import batch_generator, check_alone, to_device
-from composer_copypaste.algorithms.companions import check_companions
+from composer_copypaste.algorithms.batch_algorithm import BatchAlgorithm, Images, Targets
+from composer_copypaste.algorithms.batches import batch_generator
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings, settings_from
 
 STREAM = 1
 """Sets its random numbers apart from those of copy-paste, which draws from the same seed, rank and batch."""
 
 
-class LargeScaleJitter(Algorithm):
+class LargeScaleJitter(BatchAlgorithm):
     """Resize, crop or pad, and flip each training picture on the training device, to one size for the whole batch.
 
     Takes this work off the loader's processes, which then ship pictures as they are. The batch is ``(images, targets)``
@@ -42,6 +38,10 @@ class LargeScaleJitter(Algorithm):
         >>> algorithms = [LargeScaleJitter(size=(1024, 1024)), CopyPaste(p=0.5)]
     """
 
+    name = "large_scale_jitter"
+    turn = 2
+    harm = "resize what the others resized"
+
     def __init__(
         self,
         settings: LargeScaleJitterSettings | None = None,
@@ -51,43 +51,12 @@ class LargeScaleJitter(Algorithm):
         target_key: int | str = 1,
         **overrides: object,
     ) -> None:
-        self.settings = settings_from(LargeScaleJitterSettings, settings, overrides)
-        self.seed = seed
-        self.input_key = input_key
-        self.target_key = target_key
+        super().__init__(seed, input_key, target_key)
+        self.settings: LargeScaleJitterSettings = settings_from(LargeScaleJitterSettings, settings, overrides)
 
-    def __repr__(self) -> str:
-        keys = f"input_key={self.input_key!r}, target_key={self.target_key!r}"
-        return f"LargeScaleJitter({self.settings!r}, seed={self.seed}, {keys})"
-
-    def match(self, event: Event, state: State) -> bool:
-        """Whether a batch has just come from the data loader, or the trainer has just been made."""
-        return event in (Event.INIT, Event.AFTER_DATALOADER)
-
-    def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Replace the batch by a jittered one.
-
-        Raises:
-            ValueError: where the trainer has a second ``LargeScaleJitter`` or an algorithm that cannot run on detection
-                targets, or the batch is no batch of images and targets.
-        """
-        if event == Event.INIT:
-            check_alone(self, state, "resize what the others resized")
-            if isinstance(state.model, MaskRCNN):
-                check_companions(state.algorithms)
-            # Composer runs algorithms in the reverse of their order on events that are called "after" something
-            state.algorithms = sorted(state.algorithms, key=lambda algorithm: algorithm is self)
-            return
-        start = time.perf_counter()
-        images = state.device.batch_to_device(state.batch_get_item(self.input_key))
-        targets = to_device(state.batch_get_item(self.target_key), state.device)
-        if not isinstance(targets, Tensor):
-            check_companions(state.algorithms)
+    def _changed(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
         generator = batch_generator(state, self.seed, STREAM)
-        images, targets = large_scale_jitter_batch(images, targets, generator=generator, settings=self.settings)
-        state.batch_set_item(self.input_key, images)
-        state.batch_set_item(self.target_key, targets)
-        logger.log_metrics({"large_scale_jitter/seconds": time.perf_counter() - start})
+        return *large_scale_jitter_batch(images, targets, generator=generator, settings=self.settings), {}
 
 
 def jittered_once(settings: CopyPasteSettings, algorithms: Sequence[Algorithm]) -> CopyPasteSettings:
