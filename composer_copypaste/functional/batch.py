@@ -129,28 +129,35 @@ def paste(
     check_batch(images, targets)
     inventories = inventories_of(images, targets, settings)
     plan = _plan(inventories, settings, source, further)
-    named = plan.sources_from(len(images))
-    crops = [further.crop(number - len(images), images[0], inventories[0].instances) for number in named]
-    objects = [image.objects for image in inventories]
-    objects += [Objects(crop.mask[None], crop.box[None]) for crop in crops]
-    layout = layout_of(plan.renumbered(named, len(images)), objects)
     result = Pasted(images, targets, plan, added=[0] * len(images), reason=_reason(inventories, settings, further))
-    if len(layout.landings):
-        result = _carry_out(layout, result, inventories, crops, settings)
+    if len(plan):
+        result = _carried_out(result, inventories, settings, further)
     if further.bank is not None and len(images):
         further.bank.to(images[0].device)
         remember(further.bank, list(images), inventories)
     return result
 
 
-def _carry_out(
+def _carried_out(
+    before: Pasted, inventories: Sequence[Inventory], settings: CopyPasteSettings, further: Further
+) -> Pasted:
+    """The batch after its plan."""
+    n, image = len(inventories), before.images[0]
+    named = before.plan.sources_from(n)
+    crops = [further.crop(number - n, image, inventories[0].instances) for number in named]
+    masks = [image.objects for image in inventories] + [Objects(crop.mask[None], crop.box[None]) for crop in crops]
+    layout = layout_of(before.plan.renumbered(named, n), masks)
+    return _laid_out(layout, before, inventories, crops, settings) if len(layout.landings) else before
+
+
+def _laid_out(
     layout: Layout,
     before: Pasted,
     inventories: Sequence[Inventory],
     crops: Sequence[Crop],
     settings: CopyPasteSettings,
 ) -> Pasted:
-    """The batch with what the layout says; the objects of the layout are those of the inventories, then the crops'."""
+    """The batch with what lands in it; the objects of the layout are those of the inventories, then the crops'."""
     n = len(inventories)
     composite = composite_of(layout, before.images[0].device, settings)
     objects = concatenate([image.instances.without_masks() for image in inventories] + [crop.fields for crop in crops])

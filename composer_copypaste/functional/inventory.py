@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank, Remembered
-from composer_copypaste.functional.layout import Objects
+from composer_copypaste.functional.layout import Objects, object_windows
 from composer_copypaste.functional.measures import profiles, read_back
 from composer_copypaste.functional.planes import Images, copied, on_device
 from composer_copypaste.functional.rectangles import with_masks
@@ -41,9 +41,10 @@ class Inventory:
 
     def remembered(self, image: Shaped[Tensor, "c h w"], at_most: int) -> Remembered:
         """The objects that may be copied, the last ones of more than that, each cropped from the image."""
-        kept = np.flatnonzero((self.weights > 0) & ~are_empty(self.objects.windows)).tolist()
+        rows = object_windows(self.objects.boxes, self.objects.size)
+        kept = np.flatnonzero((self.weights > 0) & ~are_empty(rows)).tolist()
         kept = kept[max(0, len(kept) - at_most) :]
-        windows = [Window(*self.objects.windows[j].tolist()) for j in kept]
+        windows = [Window(*rows[j].tolist()) for j in kept]
         masks, fields = self.objects.masks, self.instances.without_masks()
         return Remembered(
             size=self.objects.size,
@@ -84,26 +85,27 @@ def inventories_of(
 
 
 def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Inventory]:
-    batch = instances_of(with_masks(targets, list(images)), [size_of(image) for image in images])
-    inventories = []
-    for instances, (boxes, labels, iscrowd) in zip(batch, _on_host(batch), strict=True):
-        objects = Objects(instances.masks, boxes)
-        weights = weights_of(labels, boxes, math.prod(objects.size), settings) * (iscrowd == 0)
-        inventories.append(Inventory(instances, objects, labels, iscrowd, weights))
-    return inventories
-
-
-def _on_host(batch: Sequence[Instances]) -> list[tuple[ndarray, ndarray, ndarray]]:
-    """Boxes, labels and iscrowd of every image, with one transfer for the whole batch."""
-    columns = [
-        torch.cat([instances.boxes.double(), instances.labels[:, None], instances.iscrowd[:, None]], dim=1)
-        for instances in batch
-    ]
-    if not columns:
+    sizes = [size_of(image) for image in images]
+    batch = instances_of(with_masks(targets, list(images)), sizes)
+    if not batch:
         return []
-    numbers = read_back(torch.cat(columns))
-    ends = np.cumsum([len(instances) for instances in batch])
-    return [(part[:, :4], part[:, 4].astype(np.int64), part[:, 5]) for part in np.split(numbers, ends[:-1])]
+    numbers, counts = _on_host(batch), [len(instances) for instances in batch]
+    boxes, labels, iscrowd = numbers[:, :4], numbers[:, 4].astype(np.int64), numbers[:, 5]
+    pictures = np.repeat([math.prod(size) for size in sizes], counts)
+    weights = weights_of(labels, boxes, pictures, settings) * (iscrowd == 0)
+    columns = (np.split(column, np.cumsum(counts)[:-1]) for column in (boxes, labels, iscrowd, weights))
+    return [
+        Inventory(instances, Objects(instances.masks, boxes), labels, iscrowd, weights)
+        for instances, boxes, labels, iscrowd, weights in zip(batch, *columns, strict=True)
+    ]
+
+
+def _on_host(batch: Sequence[Instances]) -> Float[ndarray, "g 6"]:
+    """Box, label and iscrowd of every object, with one transfer for the whole batch."""
+    boxes = torch.cat([instances.boxes for instances in batch]).double()
+    labels = torch.cat([instances.labels for instances in batch])
+    iscrowd = torch.cat([instances.iscrowd for instances in batch])
+    return read_back(torch.cat([boxes, labels[:, None], iscrowd[:, None]], dim=1))
 
 
 def _of_classes(ids: Integer[Tensor, "h w"], settings: CopyPasteSettings) -> Inventory:

@@ -34,10 +34,12 @@ class Objects:
         """Height and width of the image."""
         return self.masks.shape[1], self.masks.shape[2]
 
-    @cached_property
-    def windows(self) -> Int64[ndarray, "n 4"]:
-        """The pixels in which each object's mask lies."""
-        return box_windows(self.boxes + MARGIN, self.size)
+
+def object_windows(
+    boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]
+) -> Int64[ndarray, "n 4"]:
+    """The pixels in which the masks of objects with these boxes lie, in an image of that size or in one each."""
+    return box_windows(boxes + MARGIN, size)
 
 
 @dataclass(frozen=True)
@@ -140,28 +142,32 @@ def ends_of(ordered: Int64[ndarray, " n"], values: Int64[ndarray, " t"]) -> Int6
 
 def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
     """Where the plan's objects land; those that miss their image are left out."""
-    counts = np.array([len(image.boxes) for image in objects], dtype=np.int64)
-    first = np.cumsum(counts) - counts
-    landings = _landings(plan, objects, first)
+    counts = np.array([len(image.boxes) for image in objects])
+    first, source = np.cumsum(counts) - counts, np.repeat(np.arange(len(objects)), counts)
+    sizes = np.array([image.size for image in objects])
+    boxes = np.concatenate([image.boxes for image in objects])
+    windows = object_windows(boxes, sizes[source])
+    landings = _landings(plan, boxes[first[plan.source.numpy()] + plan.instance.numpy()], sizes)
     touched = [
-        first[target] + meeting(objects[target].windows, landings.windows[begin:end])
+        first[target] + meeting(windows[first[target] :][: counts[target]], landings.windows[begin:end])
         for target, (begin, end) in zip(landings.targets.tolist(), landings.ends.tolist(), strict=True)
     ]
     return Layout(
         masks=[image.masks for image in objects],
-        sizes=np.array([image.size for image in objects], dtype=np.int64).reshape(-1, 2),
-        source=np.repeat(np.arange(len(objects)), counts),
+        sizes=sizes,
+        source=source,
         first=first,
-        windows=np.concatenate([image.windows for image in objects]) if objects else np.zeros((0, 4), dtype=np.int64),
+        windows=windows,
         landings=landings,
-        touched=np.concatenate([np.zeros(0, dtype=np.int64), *touched]),
+        touched=np.concatenate(touched) if touched else np.zeros(0, dtype=np.int64),
     )
 
 
-def _landings(plan: PastePlan, objects: Sequence[Objects], first: Int64[ndarray, " s"]) -> Landings:
-    columns = (plan.target, plan.source, plan.instance)
-    target, source, instance = (column.numpy() for column in columns)
-    windows = _windows(plan, objects, first[source] + instance)
+def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarray, "s 2"]) -> Landings:
+    """The landings of objects that have these boxes in their sources."""
+    columns = (plan.target, plan.source, plan.instance, plan.to_source, plan.colour)
+    target, source, instance, to_source, colour = (column.numpy() for column in columns)
+    windows = _landing_windows(boxes, to_source, sizes[target])
     order = np.argsort(target, kind="stable")  # a hand-written plan may mix its targets
     order = order[~are_empty(windows[order])]
     return Landings(
@@ -169,18 +175,15 @@ def _landings(plan: PastePlan, objects: Sequence[Objects], first: Int64[ndarray,
         source=source[order],
         instance=instance[order],
         to_source=fixed_point(plan.to_source)[order],
-        colour=plan.colour.numpy()[order],
+        colour=colour[order],
         windows=windows[order],
     )
 
 
-def _windows(plan: PastePlan, objects: Sequence[Objects], number: Int64[ndarray, " m"]) -> Int64[ndarray, "m 4"]:
-    """The pixels of the target that each pasted object, of that number among all, may cover."""
-    if not len(plan):
-        return np.zeros((0, 4), dtype=np.int64)
-    to_source = plan.to_source.numpy()
-    boxes = np.concatenate([image.boxes for image in objects])[number]
+def _landing_windows(
+    boxes: Float[ndarray, "m 4"], to_source: Float[ndarray, "m 2 3"], sizes: Int64[ndarray, "m 2"]
+) -> Int64[ndarray, "m 4"]:
+    """The pixels of its target, of that size, that each pasted object may cover."""
     corners = box_corners(boxes + MARGIN) - to_source[:, None, :, 2]
     landed = np.einsum("mij,mcj->mci", np.linalg.inv(to_source[:, :, :2]), corners)
-    there = np.concatenate([landed.min(axis=1), landed.max(axis=1)], axis=1)
-    return box_windows(there, np.array([image.size for image in objects])[plan.target.numpy()])
+    return box_windows(np.concatenate([landed.min(axis=1), landed.max(axis=1)], axis=1), sizes)
