@@ -118,9 +118,10 @@ def _eroded(mask: Bool[Array, "h w"], width: int) -> Bool[Array, "h w"]:
 def _draw_boxes(picture: Image.Image, boxes: list[list[float]], colours: list[Colour], line: int) -> None:
     pen = ImageDraw.Draw(picture)
     for (x1, y1, x2, y2), colour in zip(boxes, colours, strict=True):
+        left, top = round(x1), round(y1)
         # PIL's lower right corner is the last pixel
-        corner = max(x1, round(x2) - 1), max(y1, round(y2) - 1)
-        pen.rectangle([round(x1), round(y1), *corner], outline=colour, width=line)
+        corner = max(left, round(x2) - 1), max(top, round(y2) - 1)
+        pen.rectangle([left, top, *corner], outline=colour, width=line)
 
 
 def _draw_labels(picture: Image.Image, objects: Objects, colours: list[Colour], names: Sequence[str]) -> None:

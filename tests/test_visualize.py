@@ -44,6 +44,14 @@ def changed(one, other):
 # ---- one picture
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.6, 0.9])
+def test_a_box_thinner_than_a_pixel_is_drawn_at_its_place(shift):
+    target = a_target((0, 0, 0, 0))
+    target["boxes"] = torch.tensor([[20.0, 10.0, 20.2, 10.2]]) + shift
+    lines = changed(draw_instances(a_picture(), target, NAMES), a_picture())
+    assert lines[round(10 + shift), round(20 + shift)]
+
+
 def test_a_mask_is_tinted_inside_and_outlined_in_its_category_colour():
     drawn = draw_instances(a_picture(), a_target((10, 20, 50, 50), labels=[2]), NAMES)
     assert pixel(drawn, 49, 30) == PALETTE[1]
