@@ -40,14 +40,25 @@ def official_truth(source: Path | CocoDict, *, masks: bool) -> OfficialTruth:
     annotations: dict[int, list[CocoDict]] = {image["id"]: [] for image in data["images"]}
     images = {image["id"]: image for image in data["images"]}
     for annotation in data["annotations"]:
-        area = annotation["area"] if "area" in annotation else _area(annotation, images[annotation["image_id"]])
-        complete = {**annotation, "area": area, "iscrowd": annotation.get("iscrowd", 0)}
-        annotations[annotation["image_id"]].append(complete)
+        annotations[annotation["image_id"]].append(_complete(annotation, images[annotation["image_id"]]))
     return OfficialTruth(
         images=images,
         annotations={image: tuple(group) for image, group in annotations.items()},
         categories={category["id"]: category["name"] for category in data["categories"]},
     )
+
+
+def _complete(annotation: CocoDict, image: CocoDict) -> CocoDict:
+    """The annotation as the engines take it: nothing null, whole numbers for the size of a mask."""
+    area = annotation.get("area")
+    complete = {
+        **annotation,
+        "area": _area(annotation, image) if area is None else area,
+        "iscrowd": annotation.get("iscrowd") or 0,
+    }
+    if isinstance(annotation.get("segmentation"), dict):
+        complete["segmentation"] = {**annotation["segmentation"], "size": [image["height"], image["width"]]}
+    return complete
 
 
 def _area(annotation: CocoDict, image: CocoDict) -> float:

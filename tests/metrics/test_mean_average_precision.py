@@ -324,6 +324,19 @@ def test_annotations_without_area_have_that_of_their_mask(segmentation):
     assert not np.isnan(numbers(metric)["ARs"])
 
 
+def test_nulls_and_a_mask_size_of_floats_score_as_what_they_stand_for():
+    dataset = one_object_dataset()
+    (entry,) = dataset["annotations"]
+    height, width = entry["segmentation"]["size"]
+    entry |= {"area": None, "iscrowd": None}
+    entry["segmentation"] = {**entry["segmentation"], "size": [float(height), float(width)]}
+    metric = CocoMeanAveragePrecision(dataset)
+
+    metric.update(*([part] for part in one_object()))
+
+    assert numbers(metric)["AP"] == pytest.approx(1)
+
+
 def test_the_given_annotations_stay_as_they_are(monkeypatch):
     monkeypatch.setitem(sys.modules, "hotcoco", None)  # pycocotools changes what it is given
     scene = random_scene()
