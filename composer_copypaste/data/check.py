@@ -4,7 +4,8 @@ The functions for one annotation run 860,000 times on COCO: on their usual path 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import inf, isfinite
+from math import isfinite
+from sys import float_info
 from typing import Any
 
 from composer_copypaste.data.outlines import rle_counts
@@ -13,6 +14,9 @@ TOP_LEVEL = ("images", "annotations", "categories")
 ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "segmentation")
 SHORTEST_SIDE = 1e-3
 """Of a box, in pixels: float32, in which models take boxes, cannot tell corners apart that are closer."""
+
+LARGEST_ID = 2**63 - 1
+"""Ids are 64-bit integers in tensors, and not negative in the engine that scores."""
 
 _NO_AREA = "has no area: width and height must be more than 0"
 
@@ -55,12 +59,17 @@ def _each(kind: str, entries: Sequence[Any], check: Callable[[Json], Iterator[st
         if entry["id"] in seen:
             yield f"{kind} {entry['id']}: the id is used more than once"
         seen.add(entry["id"])
+        if not 0 <= entry["id"] <= LARGEST_ID:
+            yield f"{kind} {entry['id']}: expected an id from 0 to {LARGEST_ID}"
         yield from (f"{kind} {entry['id']}: {problem}" for problem in check(entry))
 
 
 def _category_problems(category: Json) -> Iterator[str]:
-    if not isinstance(category.get("name"), str):
+    name = category.get("name")
+    if not isinstance(name, str):
         yield "has no 'name'"
+    elif any("\ud800" <= character <= "\udfff" for character in name):  # JSON can spell them, and no file can hold them
+        yield f"name {name!r} has half a character, which cannot be written"
 
 
 def _image_problems(image: Json) -> Iterator[str]:
@@ -117,7 +126,7 @@ def _annotation_problems(annotation: Json, sizes: Mapping[int, Size | None], cat
     if annotation.get("iscrowd") not in (None, 0, 1):
         problems.append(f"iscrowd is {annotation['iscrowd']!r}, expected 0 or 1")
     area = annotation.get("area")
-    if area is not None and not (isinstance(area, int | float) and 0 <= area < inf):
+    if area is not None and not (isinstance(area, int | float) and 0 <= area <= float_info.max):
         problems.append(f"area is {area!r}, expected a number of pixels")
     if type(image) is not int or image not in sizes:
         problems.append("the image is not among the file's images")
@@ -146,8 +155,10 @@ def _shape_problems(annotation: Json, height: int, width: int) -> list[str]:
 def _box_problem(box: Any, height: int, width: int) -> str | None:
     try:
         x, y, w, h = box
-        if not isfinite(x + y + w + h):
+        if not all(map(isfinite, box)):
             return "has a number that is not finite"
+    except OverflowError:
+        return "has a number that is too large"
     except (TypeError, ValueError):
         return "is not [x, y, width, height]"
     if w <= SHORTEST_SIDE or h <= SHORTEST_SIDE:
@@ -163,6 +174,8 @@ def _polygon_problem(polygon: Any, limit: int) -> str | None:
         numbers = len(polygon)
         if not isfinite(sum(polygon)):
             return "polygon has a number that is not finite"
+    except OverflowError:
+        return "polygon has a number that is too large"
     except TypeError:
         return "polygon is not a list of numbers x1, y1, x2, y2, ..."
     if numbers < 6:

@@ -23,3 +23,7 @@ def read_json(path: Path, what: str) -> Any:
         raise DataError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not valid JSON: byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise DataError(f"{path}: not valid JSON here: its lists are nested too deeply") from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise DataError(f"{path}: not valid JSON here: {error}") from None

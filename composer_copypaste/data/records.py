@@ -81,5 +81,5 @@ def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
     if isinstance(value, list):
         return [np.array(part, dtype=np.float64) for part in value]
     if isinstance(value["counts"], str):
-        return {"size": value["size"], "counts": value["counts"].encode()}
+        return {"size": list(size), "counts": value["counts"].encode()}  # the file may say 640.0
     return coco_mask.frPyObjects(value, *size)

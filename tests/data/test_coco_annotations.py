@@ -95,12 +95,35 @@ WRONG = {
     "category 4 is not among the file's categories": annotation(category_id=4),
     "iscrowd is 2, expected 0 or 1": annotation(iscrowd=2),
     "area is -1, expected a number of pixels": annotation(area=-1),
+    "area is 1000": annotation(area=10**400),
+    "box [2, 1, 4, 1000": annotation(bbox=[2, 1, 4, 10**400]),
+    "box [-1000": annotation(bbox=[-(10**400), 1, 10**400 + 5, 4]),
+    "polygon has a number that is too large": annotation(segmentation=[[*SQUARE[:-1], 10**400]]),
 }
 
 
 @pytest.mark.parametrize("expected", WRONG)
 def test_a_wrong_annotation_is_named_with_its_problem(coco_file, expected):
     assert problem_of(coco_file(WRONG[expected] | {"id": 4711})).startswith(f"annotation 4711 (image 7): {expected}")
+
+
+@pytest.mark.parametrize("number", [-1, 2**63])
+def test_ids_that_cannot_be_scored_are_refused(coco_file, number):
+    images = [{"id": number, "file_name": "7.png", "height": 8, "width": 12}]
+    problem = problem_of(coco_file(annotation(image_id=number), images=images))
+    assert problem == f"image {number}: expected an id from 0 to 9223372036854775807"
+
+
+def test_a_name_that_no_file_can_hold_is_refused(coco_file):
+    problem = problem_of(coco_file(categories=[{"id": 5, "name": "\ud800"}]))
+    assert "category 5: name '\\ud800' has half a character, which cannot be written" in problem
+
+
+def test_the_size_of_a_mask_may_be_written_as_floats(coco_file):
+    counts = coco_mask.encode(np.zeros((8, 12), dtype=np.uint8, order="F"))["counts"].decode()
+    segmentation = {"size": [8.0, 12.0], "counts": counts}
+    (entry,) = CocoAnnotations.load(coco_file(annotation(segmentation=segmentation))).annotations[7]
+    assert [type(side) for side in entry["segmentation"]["size"]] == [int, int]
 
 
 def test_an_annotation_of_an_unknown_image_is_named(coco_file):
@@ -162,6 +185,16 @@ def test_broken_json_is_placed_by_line_and_column(tmp_path):
     path = tmp_path / "annotations.json"
     path.write_text('{"images": [],\n "annotations": [}')
     assert problem_of(path) == "line 2, column 18: not valid JSON: Expecting value"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[" * 100_000, "its lists are nested too deeply"), ("9" * 5000, "Exceeds the limit (4300 digits)")],
+)
+def test_json_that_python_cannot_hold_is_one_line(tmp_path, text, message):
+    path = tmp_path / "annotations.json"
+    path.write_text(text)
+    assert problem_of(path).startswith(f"not valid JSON here: {message}")
 
 
 def test_a_missing_file_is_named(tmp_path):
