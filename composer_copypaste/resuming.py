@@ -1,8 +1,9 @@
 """How a run begins in its folder, or goes on there, and what is said when it cannot."""
 
 import errno
+import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from composer import State
@@ -12,21 +13,55 @@ from composer_copypaste.checkpoints import batch_of, saved_checkpoints, tidy
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.datasets import Data
 from composer_copypaste.errors import OutputError, UserError
+from composer_copypaste.files import remove_unfinished
 from composer_copypaste.pools import pool_digest
 from composer_copypaste.run_folder import RunFolder, check_data, claim
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 
-def enter(folder: RunFolder, recipe: Recipe, data: Data) -> Path | None:
+def enter(folder: RunFolder, recipe: Recipe, data: Data, stay: ExitStack) -> Path | None:
     """Make the folder that of a run of the recipe; the checkpoint to resume from, None to start from the beginning.
 
+    Args:
+        folder: where the run is.
+        recipe: what it does.
+        data: what it trains on.
+        stay: until this is closed, no other process may enter.
+
     Raises:
-        UserError: where the folder cannot be used, or the data is not what it was when the run began.
+        UserError: where the folder cannot be used, another process trains there, or the data is not what it was when
+            the run began.
     """
     claim(folder, recipe, data.val.annotations.categories, _digests(recipe, data))
-    tidy(folder)
+    try:
+        _keep_others_out(folder, stay)
+        remove_unfinished(folder.root)
+        tidy(folder)
+    except OSError as error:
+        raise OutputError(
+            f"{folder.root}: cannot be written: {error.strerror}; make it writable, or give output=ANOTHER_FOLDER"
+        ) from error
     return next(reversed(saved_checkpoints(folder)), None)
+
+
+def _keep_others_out(folder: RunFolder, stay: ExitStack) -> None:
+    """Until ``stay`` is closed no other process can do this: two would write over each other's files.
+
+    The kernel's lock on the recipe ends with the process, however that ends, and loading processes do not hold it. It
+    also ends when this process closes the recipe once more. Where a disk knows no locks, there is none.
+    """
+    held = stay.enter_context(folder.recipe.open("r+"))
+    try:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(
+            f"{folder.root}: another process trains there; wait for it, or give output=ANOTHER_FOLDER"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 def check_same_data(folder: RunFolder, recipe: Recipe, data: Data) -> None:

@@ -11,7 +11,7 @@ from composer_copypaste.config.load import differences, load_recipe, recipe_to_y
 from composer_copypaste.config.problems import shown
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.errors import OutputError, RecipeError
-from composer_copypaste.files import is_unfinished, remove_unfinished, written_whole
+from composer_copypaste.files import is_unfinished, written_whole
 
 if TYPE_CHECKING:
     from composer_copypaste.data.records import Category
@@ -138,7 +138,6 @@ def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", d
     check_usable(folder, recipe)
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(folder.root)
         for path, text in (
             (folder.recipe, recipe_to_yaml(recipe)),
             (folder.categories, _meanings(categories)),
@@ -147,7 +146,9 @@ def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", d
             if not path.exists():
                 _write(text, path)
     except OSError as error:
-        raise OutputError(f"{folder.root}: cannot be written: {error.strerror}") from error
+        raise OutputError(
+            f"{folder.root}: cannot be written: {error.strerror}; make it writable, or give output=ANOTHER_FOLDER"
+        ) from error
     check_data(folder, categories, digests)
 
 
@@ -181,7 +182,16 @@ def _write(text: str, path: Path) -> None:
 
 
 def check_usable(folder: RunFolder, recipe: Recipe) -> None:
-    """Raise ``OutputError`` where the folder is none, or holds anything but a run of this recipe."""
+    """Raise ``OutputError`` where the folder is none, cannot be read, or holds anything but a run of this recipe."""
+    try:
+        _check_content(folder, recipe)
+    except OSError as error:
+        raise OutputError(
+            f"{folder.root}: cannot be read: {error.strerror}; make it readable, or give output=ANOTHER_FOLDER"
+        ) from error
+
+
+def _check_content(folder: RunFolder, recipe: Recipe) -> None:
     if folder.root.exists() and not folder.root.is_dir():
         raise OutputError(f"{folder.root}: expected a folder for the run, found a file; give output=ANOTHER_FOLDER")
     if folder.recipe.exists():

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -56,6 +57,11 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
         UserError: where the recipe, its data or the folder cannot be used; nothing is written then. Only a picture
             that turns out to be damaged while it is read, or a full disk, leaves what was done until then.
     """
+    with ExitStack() as stay:
+        _train(recipe, folder, stay)
+
+
+def _train(recipe: Recipe, folder: RunFolder, stay: ExitStack) -> None:
     with one_voice():
         check_requirements(recipe)
         dist.initialize_dist("gpu" if on_gpu(recipe) else "cpu")
@@ -65,7 +71,7 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             say(f"{folder.root}: this run is complete; give output=ANOTHER_FOLDER to train again")
             return
         data, model = agreed(lambda: _prepared(recipe))
-        checkpoint = decided(lambda: enter(folder, recipe, data))
+        checkpoint = decided(lambda: enter(folder, recipe, data, stay))
         if checkpoint is not None:
             agreed(lambda: check_resumable(checkpoint, model, _algorithms(recipe)))
     trainer = build_trainer(recipe, model, data, folder, checkpoint)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from composer.optim import (
     MultiStepScheduler,
     MultiStepWithWarmupScheduler,
 )
+from forked_runs import start
 from PIL import Image
-from shapes_recipe import on_files, tiny_recipe
+from shapes_recipe import on_files, tiny, tiny_recipe
 
 from composer_copypaste import LargeScaleJitter, training
 from composer_copypaste.callbacks import MACHINE_KEYS
@@ -27,7 +30,7 @@ from composer_copypaste.errors import CheckpointError, DataError, OutputError, R
 from composer_copypaste.evaluation import evaluate
 from composer_copypaste.optimization import build_schedule
 from composer_copypaste.resuming import enter
-from composer_copypaste.run_folder import RunFolder
+from composer_copypaste.run_folder import RunFolder, check_usable
 from composer_copypaste.training import build_model, build_trainer, check_device, train
 
 NUMBERS = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
@@ -381,7 +384,8 @@ def test_shapes_are_drawn_where_the_recipe_says(tmp_path):
 
 
 def begun(recipe, folder):
-    return enter(folder, recipe, open_data(recipe))
+    with ExitStack() as stay:
+        return enter(folder, recipe, open_data(recipe), stay)
 
 
 def test_a_run_goes_on_with_the_data_it_began_with_only(other_shapes, tmp_path):
@@ -421,3 +425,30 @@ def test_a_run_does_not_go_on_with_other_categories(other_shapes, tmp_path):
     folder.categories.write_text("[]")
     with pytest.raises(OutputError, match=r"categories\.json: the data has other categories than when this run began"):
         begun(recipe, folder)
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_leaves_the_first_one_alone(place, data, recipe, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with ExitStack() as stay:
+        enter(folder, recipe, data, stay)
+        (folder.root / ".evaluation.json.unfinished").write_text("hal")  # what the first one is about to write
+        second = start(*tiny(place), f"output={folder.root}", log=tmp_path / "log.txt")
+        second.join()
+    assert second.exitcode == 2
+    assert (tmp_path / "log.txt").read_text() == (
+        f"error: {folder.root}: another process trains there; wait for it, or give output=ANOTHER_FOLDER\n"
+    )
+    assert (folder.root / ".evaluation.json.unfinished").exists()
+    train(recipe, folder)
+    assert folder.is_complete
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(recipe, tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(OutputError) as caught:
+        check_usable(RunFolder(tmp_path), recipe)
+    expected = f"{tmp_path}: cannot be read: Permission denied; make it readable, or give output=ANOTHER_FOLDER"
+    assert str(caught.value) == expected
