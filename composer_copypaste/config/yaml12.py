@@ -23,6 +23,10 @@ _SCALARS = (  # YAML 1.2.2, section 10.3.2 (core schema), without octal and hexa
 )
 
 
+MOST_VALUES = 100_000
+"""A text that stands for more, through aliases, is refused."""
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - filled below, in place of YAML 1.1's
 
@@ -72,23 +76,47 @@ def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
         YamlError: where the text is no YAML, or a key is given twice or is neither text nor a whole number, which
             counts as text.
     """
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
-        lines = {} if node is None else dict(_lines(node, ()))
-        return (None if node is None else loader.construct_document(node)), lines
+        if node is None:
+            return None, {}
+        _count(node, {})
+        lines = dict(_lines(node, ()))
+        return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise YamlError(f"not valid YAML: {error.problem or error}", line) from error
     except yaml.YAMLError as error:
-        raise YamlError(f"not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
+        raise YamlError(f"not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise YamlError("nested too deeply") from error
+    except YamlError:
+        raise
+    except ValueError as error:  # a number of more digits than Python reads
+        raise YamlError(f"not valid YAML here: {error}") from error
 
 
 def dump(value: object) -> str:
     """A YAML text of plain mappings, lists, texts, numbers, booleans and None; keys keep their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many values a node stands for, written out; aliases of aliases grow beyond any memory.
+
+    Raises:
+        YamlError: where these are too many, or endless.
+    """
+    line = node.start_mark.line + 1
+    if id(node) not in counts:
+        counts[id(node)] = MOST_VALUES  # until it is counted: a value inside itself has no end
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        parts = [part for each in inner for part in (each if isinstance(each, tuple) else (each,))]
+        counts[id(node)] = 1 + sum(_count(part, counts) for part in parts)
+    if counts[id(node)] > MOST_VALUES:
+        raise YamlError(f"stands for more than {MOST_VALUES} values, or for itself; write it without aliases", line)
+    return counts[id(node)]
 
 
 def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:

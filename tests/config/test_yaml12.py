@@ -113,3 +113,35 @@ def test_text_is_written_so_that_both_versions_of_yaml_read_it_as_text(word):
 
 def test_a_key_that_is_a_whole_number_is_text():
     assert parse("weights: {3: 5, 10: 1}")[0] == {"weights": {"3": 5, "10": 1}}
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{inner}'] * 10)}]\n" for inner, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "stands for more than 100000 values, or for itself; write it without aliases"),
+        ("a: &a {inside: *a}", "stands for more than 100000 values, or for itself; write it without aliases"),
+        ("a: &a [*a]", "stands for more than 100000 values, or for itself; write it without aliases"),
+        ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: " + "9" * 5000, "not valid YAML here: Exceeds the limit (4300 digits)"),
+        ("a: \0", "not valid YAML: unacceptable character #x0000: special characters are not allowed"),
+    ],
+    ids=["many", "itself", "list", "deep", "digits", "nul"],
+)
+def test_a_text_that_would_take_all_memory_or_stop_the_reader_is_one_line(text, message):
+    with pytest.raises(YamlError) as caught:
+        parse(text)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_stand_for_what_they_name():
+    assert value_of("a: &a {x: 1}\nb: *a\nc:\n  <<: *a\n  y: 2\n") == {
+        "a": {"x": 1},
+        "b": {"x": 1},
+        "c": {"x": 1, "y": 2},
+    }
