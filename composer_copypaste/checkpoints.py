@@ -111,9 +111,16 @@ def _sync(folder: Path) -> None:
 
 def check_resumable(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]) -> None:
     """Raise ``CheckpointError`` where a run of this model, with as many processes, cannot have left a checkpoint."""
-    content = read_torch(path)
+    try:
+        content = read_torch(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}. Remove this file, and the same command goes on from the checkpoint before, or from the beginning"
+        ) from error
     load_tensors(model.module, tensors_in(content, path), path)
-    if not (isinstance(content, dict) and isinstance(content.get("rng"), list) and "timestamp" in content["state"]):
+    if not (
+        isinstance(content, dict) and isinstance(content.get("rng"), list) and "timestamp" in content.get("state", ())
+    ):
         raise CheckpointError(f"{path}: expected the whole state of a training, found weights only")
     processes = len(content["rng"])
     if processes != dist.get_world_size():

@@ -127,6 +127,12 @@ def test_a_damaged_checkpoint_ends_in_a_line(place, folder):
     with pytest.raises(CheckpointError, match=r"ep0-ba2-rank0\.pt: damaged, or no file of torch\.save") as caught:
         train(recipe(place), folder)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(
+        ". Remove this file, and the same command goes on from the checkpoint before, or from the beginning"
+    )
+    newest.unlink()
+    train(recipe(place), folder)
+    assert folder.is_complete
 
 
 class Hostile:
@@ -158,9 +164,11 @@ def test_composer_does_not_evaluate_what_a_checkpoint_says_of_algorithms(place, 
     assert not (tmp_path / "hostile").exists()
 
 
-def test_weights_alone_cannot_be_resumed(place, folder):
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_alone_cannot_be_resumed(place, folder, nested):
     newest = saved_checkpoints(folder)[-1]
-    torch.save(torch.load(newest, weights_only=False)["state"]["model"], newest)
+    weights = torch.load(newest, weights_only=False)["state"]["model"]
+    torch.save({"model": weights, "rng": [{}]} if nested else weights, newest)
     with pytest.raises(CheckpointError, match="expected the whole state of a training, found weights only"):
         train(recipe(place), folder)
 

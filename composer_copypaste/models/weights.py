@@ -4,6 +4,7 @@ import datetime
 import logging
 import pickle
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,12 @@ from composer_copypaste.settings import MaskRCNNSettings
 log = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
+
+# what torch's own reader of pickles raises, besides what it refuses: it takes any file for one
+_UNREADABLE = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,
+    MemoryError, struct.error,
+)  # fmt: skip
 
 COCO_MODELS = {"resnet50": "maskrcnn_resnet50_fpn", "resnet50_v2": "maskrcnn_resnet50_fpn_v2"}
 NUMBER_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
@@ -106,9 +113,13 @@ def tensors_in(content: object, path: Path) -> StateDict:
     for level in ("state", "model"):  # as Composer nests them; torchvision's reference training has "model" alone
         if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
             content = content[level]
-    if not (isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values())):
+    if not (isinstance(content, Mapping) and content and all(map(_is_named_tensor, content.items()))):
         raise CheckpointError(f"{path}: expected a state dict (names and tensors) or a Composer checkpoint")
     return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def read_torch(path: Path) -> object:
@@ -127,7 +138,7 @@ def read_torch(path: Path) -> object:
             f"{path}: refused: {found}, and reading it could run code. "
             "Save the weights alone: torch.save(model.state_dict(), ...)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"{path}: damaged, or no file of torch.save: {_first_line(error)}") from error
 
 

@@ -177,7 +177,9 @@ def test_code_in_a_file_of_weights_is_refused_and_not_run(tmp_path, save):
     assert not harm.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no weights", b"PK\x03\x04 cut off", b"hello", b"version https://git-lfs", b"r\x00\x00"]
+)
 def test_a_damaged_file_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
@@ -187,7 +189,9 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [{}, [torch.zeros(1)], {"epoch": 3}, {"state": {"model": {"a": 1}}}])
+@pytest.mark.parametrize(
+    "content", [{}, [torch.zeros(1)], {"epoch": 3}, {"state": {"model": {"a": 1}}}, {1: torch.ones(1)}]
+)
 def test_a_file_without_weights_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
 
