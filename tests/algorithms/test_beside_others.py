@@ -9,6 +9,7 @@ from composer.algorithms import (
     EMA,
     SAM,
     SWA,
+    AugMix,
     ChannelsLast,
     ColOut,
     CutMix,
@@ -17,6 +18,7 @@ from composer.algorithms import (
     LabelSmoothing,
     MixUp,
     ProgressiveResizing,
+    RandAugment,
     SelectiveBackprop,
 )
 from test_copypaste import PICTURES, Toy, as_semantic, checksum, checksums, fit, loader, pasted_in, targets_of, unsplit
@@ -141,10 +143,15 @@ NEED_LABELS = {
     "LabelSmoothing": LabelSmoothing(),
     "MixUp": MixUp(),
     "CutMix": CutMix(),
+    "AugMix": AugMix(),
+    "RandAugment": RandAugment(),
     "ColOut": ColOut(),
     "ProgressiveResizing": ProgressiveResizing(),
     "SelectiveBackprop": SelectiveBackprop(),
 }
+
+FIND_OUT_THEMSELVES = ("SelectiveBackprop", "AugMix", "RandAugment")
+"""Which model or data set they need they check before the first batch."""
 
 
 @pytest.mark.parametrize("ours", [CopyPaste, LargeScaleJitter])
@@ -156,7 +163,7 @@ def test_what_needs_class_labels_is_refused_beside_a_detector_before_it_trains(n
 
 
 @pytest.mark.parametrize("ours", [CopyPaste(), LargeScaleJitter(size=(48, 48))])
-@pytest.mark.parametrize("name", [name for name in NEED_LABELS if name != "SelectiveBackprop"])
+@pytest.mark.parametrize("name", [name for name in NEED_LABELS if name not in FIND_OUT_THEMSELVES])
 def test_beside_another_model_it_is_refused_with_the_first_detection_batch(name, ours):
     model = Toy()
     with pytest.raises(ValueError, match=f"algorithms: {name} does not go with detection targets: it "):
