@@ -1,6 +1,7 @@
 """``copypaste train``."""
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
+import os
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
@@ -54,4 +55,6 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 
 def _same_command(recipe: str, overrides: Sequence[str], output: str) -> str:
     others = [override for override in overrides if not override.startswith("output=")]
-    return shlex.join(["copypaste", "train", recipe, *others, f"output={output}"])
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by Composer's launcher; of other nodes it says nothing
+    command = ["copypaste"] if processes == "1" else ["composer", "-n", processes, "-m", "composer_copypaste.cli"]
+    return shlex.join([*command, "train", recipe, *others, f"output={output}"])

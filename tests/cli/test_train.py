@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 from shapes_recipe import on_files, tiny
 
+from composer_copypaste import training
 from composer_copypaste.cli import main
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.settings import ShapesSettings
@@ -268,3 +269,17 @@ def test_weights_that_could_run_code_are_refused(drawn, output, tmp_path):
     result = train(*tiny(drawn.parent), f"output={output}", f"model.weights={tmp_path / 'evil.pt'}")
     refused(result, "evil.pt: refused")
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("processes", "program"), [("1", "copypaste"), ("2", "composer -n 2 -m composer_copypaste.cli")]
+)
+def test_an_interrupted_training_says_how_it_goes_on_with_as_many_processes(output, monkeypatch, processes, program):
+    def interrupted(recipe, folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr(training, "train", interrupted)
+    result = train("quickstart", f"output={output}")
+    assert result.exit_code == 130
+    assert result.stderr == f"interrupted; to go on: {program} train quickstart output={output}\n"
