@@ -58,8 +58,13 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, o
     trainer.eval()
     report = latest_report(trainer.state)
     if results is not None and dist.get_global_rank() == 0:
-        write_json(report, results.evaluation)
-        save_predictions(model, data, results.predictions)
+        try:
+            write_json(report, results.evaluation)
+            save_predictions(model, data, results.predictions)
+        except OSError as error:
+            raise OutputError(
+                f"{error.filename or results.root}: cannot be written: {error.strerror}; give another --output"
+            ) from error
     trainer.close()
     return report
 

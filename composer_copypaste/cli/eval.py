@@ -36,19 +36,20 @@ def command(
     from composer_copypaste.config.load import load_recipe
     from composer_copypaste.config.schema import CocoFiles
     from composer_copypaste.errors import CheckpointError, RecipeError
-    from composer_copypaste.processes import is_first
+    from composer_copypaste.processes import is_first, one_voice
     from composer_copypaste.run_folder import RunFolder, folder_of
 
-    if (images is None) != (annotations is None):
-        raise RecipeError("command line: expected --images and --annotations, or neither")
-    checkpoint = RunFolder(model).latest_checkpoint if model.is_dir() else model
-    if not checkpoint.exists():
-        raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
-    run = folder_of(checkpoint)
-    source = recipe if recipe is not None or run is None else run.recipe
-    if source is None:
-        raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
-    loaded = load_recipe(source, overrides)
+    with one_voice():
+        if (images is None) != (annotations is None):
+            raise RecipeError("command line: expected --images and --annotations, or neither")
+        checkpoint = RunFolder(model).latest_checkpoint if model.is_dir() else model
+        if not checkpoint.exists():
+            raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
+        run = folder_of(checkpoint)
+        source = recipe if recipe is not None or run is None else run.recipe
+        if source is None:
+            raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
+        loaded = load_recipe(source, overrides)
 
     from composer_copypaste.evaluation import evaluate
     from composer_copypaste.report import tables

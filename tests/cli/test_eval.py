@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from shapes_recipe import on_files, tiny, tiny_recipe
 
+from composer_copypaste import evaluation, processes
 from composer_copypaste.cli import main
 from composer_copypaste.datasets import open_data
 from composer_copypaste.models.detector import MaskRCNN
@@ -135,6 +136,28 @@ def test_an_evaluation_that_is_there_already_is_kept(run, tmp_path):
     before = run.evaluation.read_bytes()
     refused(evaluate(run.root, "--output", run.root), "evaluation.json: is there already; name another folder")
     assert run.evaluation.read_bytes() == before
+
+
+def test_results_that_cannot_be_written_end_in_one_line_below_the_scores(run, tmp_path, monkeypatch):
+    def full(report, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(evaluation, "write_json", full)
+    result = evaluate(run.root, "--output", tmp_path / "results")
+    assert result.exit_code == 2, result.output
+    assert "mask AP" in result.stderr
+    *_, last = result.stderr.splitlines()
+    expected = "evaluation.json: cannot be written: No space left on device; give another --output"
+    assert last == f"error: {tmp_path / 'results'}/{expected}"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_says_that_there_is_no_checkpoint(tmp_path, monkeypatch, rank):
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(processes, "SPEAKING_TIME", 0.0)
+    result = evaluate(tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.count("error: ") == 1 - rank
 
 
 def test_the_recipe_of_a_run_can_be_changed(run, files, tmp_path):
