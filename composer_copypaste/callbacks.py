@@ -21,7 +21,7 @@ from composer_copypaste.files import written_whole
 from composer_copypaste.metrics.coco import CocoScalar
 from composer_copypaste.report import Report, evaluation_report, write_json
 
-MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds")
+MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_scale_jitter/seconds")
 """Names in ``metrics.jsonl`` that begin so depend on the machine and the hour; all others repeat when a run does."""
 
 Number = float | int | None

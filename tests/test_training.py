@@ -137,6 +137,14 @@ def test_a_recipe_repeats_itself_in_another_folder_whatever_was_drawn_before(run
     assert losses(again) == losses(run)
 
 
+def test_rows_repeat_also_with_large_scale_jitter_on_the_device(place):
+    recipe = tiny_recipe(place, "data.jitter.size=[64,64]", "data.jitter_on=device", "data.workers=0")
+    one, other = RunFolder(place / "jittered"), RunFolder(place / "jittered again")
+    for folder in (one, other):
+        train(recipe, folder)
+    assert losses(one) == losses(other)
+
+
 def test_an_evaluation_of_the_checkpoint_gives_the_numbers_of_the_training(run, recipe, tmp_path):
     _, val = coco_files(recipe.data)
     report = evaluate(run.latest_checkpoint, recipe, val, tmp_path / "scores")
