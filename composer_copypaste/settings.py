@@ -30,6 +30,8 @@ def settings_from(kind: type[Settings], settings: Settings | None, overrides: Ma
     """The settings, or the default ones, with those that are given by name; checked where there are any."""
     if settings is None:
         return kind(**overrides)
+    if not isinstance(settings, kind):
+        raise TypeError(f"settings: expected {kind.__name__}, got {settings!r}; give single settings by name")
     return replace(settings, **overrides) if overrides else settings  # type: ignore[type-var]
 
 
@@ -41,6 +43,7 @@ class CopyPasteSettings:
 
     Raises:
         ValueError: where a value is outside its limits; the message names the setting.
+        TypeError: where it is of another type.
     """
 
     __pydantic_config__: ClassVar = CONFIG
@@ -125,7 +128,7 @@ class CopyPasteSettings:
     categories: tuple[int, ...] | None = None
     """Labels that may be copied; None: all."""
 
-    category_weights: dict[int, Annotated[float, Ge(0)]] | None = None
+    category_weights: dict[int, Annotated[float, Ge(0), Le(1_000_000)]] | None = None
     """How often objects of a label are copied, relative to labels not named, whose weight is 1: ``{3: 5}`` for a rare
     label 3; 0: never. The m of K objects are drawn one after the other, each with a chance proportional to its weight
     among those left; ``p_instance`` is multiplied by the weight."""
@@ -185,6 +188,7 @@ class LargeScaleJitterSettings:
 
     Raises:
         ValueError: where a value is outside its limits; the message names the setting.
+        TypeError: where it is of another type.
     """
 
     __pydantic_config__: ClassVar = CONFIG
@@ -216,6 +220,7 @@ class ShapesSettings:
 
     Raises:
         ValueError: where a value is outside its limits; the message names the setting.
+        TypeError: where it is of another type.
     """
 
     __pydantic_config__: ClassVar = CONFIG
@@ -245,6 +250,7 @@ class MaskRCNNSettings:
 
     Raises:
         ValueError: where a value is outside its limits; the message names the setting.
+        TypeError: where it is of another type.
     """
 
     __pydantic_config__: ClassVar = CONFIG

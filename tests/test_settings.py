@@ -2,19 +2,24 @@
 
 import ast
 import inspect
+import math
+import re
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
+import numpy as np
 import pytest
 from annotated_types import Ge, Le
 
+from composer_copypaste.limits import check_value
 from composer_copypaste.settings import (
     CopyPasteSettings,
     LargeScaleJitterSettings,
     MaskRCNNSettings,
     ShapesSettings,
     check_limits,
+    settings_from,
 )
 
 
@@ -25,11 +30,19 @@ class Knobs:
     kind: Literal["round", "square"] = "round"
     other: Literal["a", "b"] | None = None
     span: tuple[Annotated[float, Ge(0)], Annotated[float, Le(9)]] = (0.0, 9.0)
+    number: Annotated[float, Ge(0), Le(1)] = 0.5
+    count: Annotated[int | None, Ge(1)] = None
+    numbers: tuple[int, ...] | None = None
+    weights: dict[int, Annotated[float, Ge(0)]] | None = None
+    text: str = ""
+    flag: bool = True
 
 
 @pytest.mark.parametrize("settings", [CopyPasteSettings, LargeScaleJitterSettings, MaskRCNNSettings, ShapesSettings])
 def test_defaults_are_within_their_limits(settings):
-    check_limits(settings())
+    hints = get_type_hints(settings, include_extras=True)
+    for field in fields(settings):
+        check_value(field.name, field.default, hints[field.name])
 
 
 @pytest.mark.parametrize(
@@ -63,6 +76,7 @@ def test_each_end_of_a_range_has_the_limits(scales, expected):
     ("knobs", "message"),
     [
         ({"category_weights": {3: -1.0}}, "category_weights: expected at least 0, got -1.0"),
+        ({"category_weights": {3: math.inf}}, "category_weights: expected at most 1000000, got inf"),
         ({"max_overlap": 0.5}, 'max_overlap: expected 1 with placement "source".*, got 0.5; set placement to .*'),
         ({"area_range": (9.0, 1.0)}, r"area_range: expected \(smallest, largest\), got \(9.0, 1.0\)"),
         ({"relative_area_range": (0.0, 2.0)}, "relative_area_range: expected at most 1, got 2.0"),
@@ -76,6 +90,48 @@ def test_a_selection_outside_its_limits_is_an_error(knobs, message):
 def test_the_elements_of_a_list_have_the_limits_too():
     with pytest.raises(ValueError, match=r"^span: expected at least 0, got -1$"):
         check_limits(Knobs(span=[-1, 3]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("number", "0.5", "a number, got '0.5'"),
+        ("number", None, "a number, got None"),
+        ("number", True, "a number, got True"),
+        ("count", 1.5, "a whole number or None, got 1.5"),
+        ("span", 0.5, "a tuple of 2, each a number, got 0.5"),
+        ("span", (0.5,), "a tuple of 2, each a number, got (0.5,)"),
+        ("span", (0.5, 1, 2), "a tuple of 2, each a number, got (0.5, 1, 2)"),
+        ("span", (0.5, None), "a tuple of 2, each a number, got (0.5, None)"),
+        ("span", np.array([0.5, 1.0]), "a tuple of 2, each a number, got array([0.5, 1. ])"),
+        ("numbers", 1, "a tuple of any length, each a whole number or None, got 1"),
+        ("numbers", {1, 2}, "a tuple of any length, each a whole number or None, got {1, 2}"),
+        ("numbers", ("cat",), "a tuple of any length, each a whole number or None, got ('cat',)"),
+        ("weights", [1, 2], "a dict from a whole number to a number or None, got [1, 2]"),
+        ("weights", {"cat": 2}, "a dict from a whole number to a number or None, got {'cat': 2}"),
+        ("weights", {1: "2"}, "a dict from a whole number to a number or None, got {1: '2'}"),
+        ("text", 3, "text, got 3"),
+        ("flag", 1, "True or False, got 1"),
+    ],
+)
+def test_a_value_of_another_type_is_an_error_that_names_the_setting(name, value, expected):
+    with pytest.raises(TypeError, match=f"^{re.escape(f'{name}: expected {expected}')}$"):
+        check_limits(Knobs(**{name: value}))
+
+
+def test_lists_and_numpys_numbers_have_the_types_too():
+    check_limits(Knobs(number=np.float32(0.5), count=np.int64(3), span=[0, 9], numbers=[np.int32(3)]))
+
+
+def test_numpys_numbers_have_the_limits_too():
+    with pytest.raises(ValueError, match=r"^number: expected at most 1, got 1\.5$"):
+        check_limits(Knobs(number=np.float32(1.5)))
+
+
+@pytest.mark.parametrize("settings", [LargeScaleJitterSettings(), {"p": 0.5}])
+def test_settings_of_another_kind_are_an_error(settings):
+    with pytest.raises(TypeError, match=r"^settings: expected CopyPasteSettings, got .*; give single"):
+        settings_from(CopyPasteSettings, settings, {})
 
 
 @pytest.mark.parametrize("settings", [CopyPasteSettings, LargeScaleJitterSettings])
