@@ -76,7 +76,12 @@ def target_of(target: Target, instances: Instances) -> Target:
     }
     if "masks" in target:
         fields["masks"] = instances.masks.view(_tensor("target", "masks", target["masks"]).dtype)
-    return {key: fields.get(key, value) for key, value in target.items()}
+    return {key: _as(value, fields[key]) if key in fields else value for key, value in target.items()}
+
+
+def _as(former: object, values: Tensor) -> Tensor:
+    """The values in the type of those they replace: targets of a batch may differ in theirs."""
+    return values.to(former.dtype) if isinstance(former, Tensor) else values
 
 
 def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequence[str]) -> Instances:
@@ -84,6 +89,7 @@ def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequenc
         if key not in target:
             raise ValueError(f"{name}: expected {key!r}, got {sorted(target)}")
     boxes, labels, masks = (_tensor(name, key, target[key]) for key in REQUIRED_FIELDS)
+    _check_kinds(name, labels, boxes)
     n = len(labels)
     if masks.dtype not in (torch.bool, torch.uint8):
         raise TypeError(f"{name}: expected masks of bool or of uint8 (0 and 1), got {masks.dtype}")
@@ -105,6 +111,17 @@ def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequenc
         iscrowd=iscrowd,
         extras={key: _extra(name, target, key, n) for key in extras},
     )
+
+
+def _check_kinds(name: str, labels: Tensor, boxes: Tensor) -> None:
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise TypeError(
+            f"{name}: expected 'labels' of shape (n,) and of whole numbers, got {tuple(labels.shape)} and "
+            f"{labels.dtype}; without objects, torch.zeros(0, dtype=torch.int64)"
+        )
+    kind = getattr(getattr(boxes, "format", None), "name", "XYXY")  # torchvision's BoundingBoxes have a format
+    if kind != "XYXY":
+        raise ValueError(f"{name}: expected boxes of format XYXY, got {kind}; torchvision.ops.box_convert changes it")
 
 
 def _per_object_keys(targets: Sequence[Target]) -> list[str]:

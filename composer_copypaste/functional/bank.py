@@ -94,6 +94,7 @@ class InstanceBank:
 
     Raises:
         ValueError: where the size is less than 1.
+        TypeError: where it is no whole number.
 
     Example:
         >>> bank = InstanceBank(256)
@@ -102,6 +103,8 @@ class InstanceBank:
     """
 
     def __init__(self, size: int) -> None:
+        if not isinstance(size, int | np.integer):
+            raise TypeError(f"size: expected a whole number of objects, 1 or more, got {size!r}")
         if size < 1:
             raise ValueError(f"size: expected at least 1 object, got {size}")
         self.size = size
@@ -154,9 +157,10 @@ class InstanceBank:
 
         The objects are on the host then, until a batch comes.
         """
+        pictures = [_picture_of(picture) for picture in state["pictures"]]  # all of them, or what was there stays
         self._pictures.clear()
-        for picture in state["pictures"]:
-            self.add(_picture_of(picture))
+        for picture in pictures:
+            self.add(picture)
 
 
 def _moved(fields: Instances, corner: Sequence[int]) -> Instances:

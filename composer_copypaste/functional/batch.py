@@ -13,6 +13,7 @@ from torch import Tensor
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.composite import composite_of
 from composer_copypaste.functional.crop import Crop
+from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
 from composer_copypaste.functional.layout import Layout, Objects, layout_of
@@ -93,7 +94,9 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     """
     settings = settings_from(CopyPasteSettings, settings, overrides)
     further = _further(bank, pool, settings)
-    source = (generator or torch.default_generator) if plan is None else plan  # an empty plan is a plan
+    if not isinstance(plan, PastePlan | None):
+        raise TypeError(f"plan: expected a PastePlan, got {plan!r}; PastePlan.from_json and from_rows make one")
+    source = given_or_default(generator) if plan is None else plan  # an empty plan is a plan
     result = paste(images, cast(Targets, targets), settings, source, further)
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
@@ -114,7 +117,7 @@ def plan_batch(
     settings = settings_from(CopyPasteSettings, settings, overrides)
     further = _further(bank, pool, settings)
     check_batch(images, cast(Targets, targets))
-    source = generator or torch.default_generator
+    source = given_or_default(generator)
     return _plan(inventories_of(images, cast(Targets, targets), settings), settings, source, further)
 
 
@@ -179,6 +182,8 @@ def _laid_out(
 
 
 def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSettings) -> Further:
+    if not isinstance(bank, InstanceBank | None):
+        raise TypeError(f"bank: expected an InstanceBank, got {bank!r}")
     if bank is None and settings.bank_size:
         raise ValueError(
             f"bank_size: a function has no memory; make a bank = InstanceBank({settings.bank_size}) once, and give "
@@ -192,18 +197,46 @@ def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSe
 
 
 def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:
-    """Raise ``ValueError`` where an image lacks a target, its masks are elsewhere, or images are not of one kind."""
+    """Raise where these are no images or targets, an image lacks a target, or masks or images are not of one kind.
+
+    Raises:
+        TypeError: something is no tensor, no target or of another type.
+        ValueError: everything else; both name the place.
+    """
+    _check_images(images)
+    if not isinstance(targets, Tensor | list | tuple):
+        raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
     if len(images) != len(targets):
         raise ValueError(f"expected a target for each image, got {len(images)} images and {len(targets)} targets")
     kinds = {(str(image.dtype), len(image)) for image in images}
     if len(kinds) > 1:
         raise ValueError(f"expected images of one type and number of channels, got {sorted(kinds)}")
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        if not isinstance(target, Tensor | Mapping):
+            raise TypeError(f"targets[{i}]: expected a dict with boxes, labels and masks, got {type(target).__name__}")
+        if isinstance(target, Tensor) and (target.is_floating_point() or target.dtype == torch.bool):
+            raise TypeError(
+                f"targets[{i}]: expected class ids of whole numbers, got {target.dtype}; .long() gives some"
+            )
         masks = target if isinstance(target, Tensor) else target.get("masks")
         if isinstance(masks, Tensor) and masks.device != image.device:
             raise ValueError(
                 f"targets[{i}]: expected masks where their image is, on {image.device}, got {masks.device}"
             )
+
+
+def _check_images(images: Images) -> None:
+    if not isinstance(images, Tensor | list | tuple):
+        raise TypeError(
+            f"images: expected a tensor (n, c, h, w) or a list of tensors (c, h, w), got {type(images).__name__}"
+        )
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"images[{i}]: expected a tensor (c, h, w), got {type(image).__name__}")
+        if image.ndim != 3 or not image.numel():
+            raise ValueError(f"images[{i}]: expected a tensor (c, h, w) with pixels, got shape {tuple(image.shape)}")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise TypeError(f"images[{i}]: expected uint8 or floating point, got {image.dtype}; .float() gives that")
 
 
 def _plan(

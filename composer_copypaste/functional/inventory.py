@@ -77,6 +77,8 @@ def inventories_of(
         TypeError: masks of another type than bool and uint8.
     """
     if not isinstance(targets, Tensor):
+        if any(isinstance(target, Tensor) for target in targets):
+            raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
         return _of_targets(images, targets, settings)
     if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
         sizes = sorted({size_of(image) for image in images})
@@ -89,7 +91,9 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
     batch = instances_of(with_masks(targets, list(images)), sizes)
     if not batch:
         return []
+    _check_rows(batch)
     numbers, counts = _on_host(batch), [len(instances) for instances in batch]
+    _check_boxes(numbers[:, :4], np.cumsum(counts))
     boxes, labels, iscrowd = numbers[:, :4], numbers[:, 4].astype(np.int64), numbers[:, 5]
     pictures = np.repeat([math.prod(size) for size in sizes], counts)
     weights = weights_of(labels, boxes, pictures, settings) * (iscrowd == 0)
@@ -102,10 +106,30 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
 
 def _on_host(batch: Sequence[Instances]) -> Float[ndarray, "g 6"]:
     """Box, label and iscrowd of every object, with one transfer for the whole batch."""
-    boxes = torch.cat([instances.boxes for instances in batch]).double()
+    boxes = torch.cat([instances.boxes for instances in batch]).detach().double()
     labels = torch.cat([instances.labels for instances in batch])
     iscrowd = torch.cat([instances.iscrowd for instances in batch])
     return read_back(torch.cat([boxes, labels[:, None], iscrowd[:, None]], dim=1))
+
+
+def _check_rows(batch: Sequence[Instances]) -> None:
+    """Raise ``ValueError`` where a further field has rows of several shapes: then no object could move."""
+    for i, instances in enumerate(batch):
+        for key, values in instances.extras.items():
+            if (row := tuple(values.shape[1:])) != (first := tuple(batch[0].extras[key].shape[1:])):
+                raise ValueError(
+                    f"targets[{i}]: expected {key!r} with rows of shape {first}, as targets[0] has, got {row}"
+                )
+
+
+def _check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> None:
+    """Raise ``ValueError`` where one is no box; those of target i end before row ``ends[i]``."""
+    wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, :2] <= boxes[:, 2:]).all(axis=1)))
+    if len(wrong):
+        target, box = np.searchsorted(ends, wrong[0], side="right"), boxes[wrong[0]].tolist()
+        raise ValueError(
+            f"targets[{target}]: expected boxes (x1, y1, x2, y2), finite, with x1 <= x2 and y1 <= y2, got {box}"
+        )
 
 
 def _of_classes(ids: Integer[Tensor, "h w"], settings: CopyPasteSettings) -> Inventory:

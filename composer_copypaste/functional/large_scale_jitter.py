@@ -10,6 +10,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.batch import check_batch
+from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
 from composer_copypaste.functional.measures import profiles, read_back
 from composer_copypaste.functional.planes import Images, on_device, rounded
@@ -56,7 +57,7 @@ def large_scale_jitter_batch(
     check_batch(images, targets)
     if not len(images):
         raise ValueError("expected at least one image, got none")
-    generator = generator or torch.default_generator
+    generator = given_or_default(generator)
     return frame(images, targets, [draw_framing(size_of(image), settings, generator) for image in images], settings)
 
 
@@ -95,6 +96,8 @@ def _class_ids(
             raise ValueError(
                 f"targets[{i}]: expected class ids of the image's size {size_of(image)}, got {tuple(own.shape)}"
             )
+    if not torch.iinfo(ids[0].dtype).min <= ignore_index <= torch.iinfo(ids[0].dtype).max:
+        raise ValueError(f"ignore_index: expected a class id that {ids[0].dtype} can hold, got {ignore_index}")
     canvas = ids[0].new_full((len(ids), *framings[0].canvas), ignore_index)
     for shown, own, framing in zip(canvas, ids, framings, strict=True):
         seen = resample_planes(framing.part_of(own)[None], framing.to_window(), framing.resized)

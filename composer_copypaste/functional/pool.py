@@ -38,7 +38,9 @@ class Pool(Protocol):
 
 
 def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
-    """Raise ``ValueError`` where the settings let no cut-out of the pool be copied."""
+    """Raise ``ValueError`` where the settings let no cut-out of the pool be copied, ``TypeError`` where it is none."""
+    if not isinstance(pool, Pool):
+        raise TypeError(f"pool: expected a pool of cut-outs such as a CutOutPool, got {pool!r}")
     if not any(weight for _, weight, _ in _categories(pool, settings)):
         raise ValueError(
             f"pool: none of its {len(pool.labels)} cut-outs may be copied; see categories, category_weights, "

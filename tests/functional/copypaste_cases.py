@@ -240,6 +240,7 @@ def drawn_box(mask, rng):
     box = np.array(box_around(mask) if mask.any() else [0, 0, 0, 0], dtype=np.float64)
     low, high = rng.choice([(0, 0), (0, 2), (-0.9, 0)])
     box += rng.uniform(low, high, 4) * [-1, -1, 1, 1]
+    box = np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
     return np.clip(box, 0, [width, height, width, height])
 
 

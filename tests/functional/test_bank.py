@@ -207,6 +207,13 @@ def test_a_saved_bank_goes_on_as_if_it_had_never_been_saved(case):
         assert plain(one.targets) == plain(other.targets)
 
 
+def test_a_state_that_cannot_be_loaded_changes_nothing():
+    bank = seen(target((0, 0, 2, 2), (4, 4, 6, 6)))
+    with pytest.raises(KeyError):
+        bank.load_state_dict({"pictures": [{}]})
+    assert len(bank) == 2
+
+
 def test_a_smaller_bank_loads_the_newest_objects():
     smaller = InstanceBank(2)
     smaller.load_state_dict(seen(target((0, 0, 2, 2), (4, 4, 6, 6)), target((0, 0, 3, 3), labels=[9])).state_dict())

@@ -239,6 +239,22 @@ def test_fields_keep_their_types(mask_type, number):
     assert after["labels"].dtype == torch.int64
 
 
+def test_each_target_keeps_its_own_types_where_those_of_a_batch_differ():
+    one, other = target((0, 0, 2, 2)), target((4, 4, 8, 8))
+    other = {**other, "boxes": other["boxes"].double(), "labels": other["labels"].to(torch.int32)}
+    plan = plan_of((0, 1, 0, IDENTITY), (1, 0, 0, IDENTITY))
+    after = carry_out(plan, pictures(), [one, other]).targets
+    assert [found["boxes"].dtype for found in after] == [torch.float32, torch.float64]
+    assert [found["labels"].dtype for found in after] == [torch.int64, torch.int32]
+
+
+def test_boxes_may_follow_gradients():
+    one = target((0, 0, 2, 2))
+    one["boxes"].requires_grad_()
+    after = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(), [one, target((4, 4, 8, 8))]).targets
+    assert after[0]["boxes"].tolist() == [[0, 0, 2, 2], [4, 4, 8, 8]]
+
+
 def test_a_target_that_receives_nothing_is_the_same():
     targets = [target((0, 0, 2, 2)), target((4, 4, 6, 6))]
     assert carry_out(ONE_ROW, pictures(), targets).targets[1] is targets[1]

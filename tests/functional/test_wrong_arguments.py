@@ -1,0 +1,161 @@
+"""What is said of arguments that cannot be used.
+
+Under pytest, beartype refuses most of them first: they are given in a process of their own, ``python`` of this file.
+"""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from copypaste_cases import SIDE, pictures, target
+from torchvision import tv_tensors
+
+from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
+
+
+def pasted(images=None, targets=None, **settings):
+    return copypaste_batch(pictures() if images is None else images, both() if targets is None else targets, **settings)
+
+
+def both(**fields):
+    """Two targets, of which the second has these fields."""
+    return [target((0, 0, 4, 4)), {**target((0, 0, 4, 4)), **fields}]
+
+
+def framed(images=None, targets=None, **settings):
+    images, targets = (pictures() if images is None else images), (both() if targets is None else targets)
+    return large_scale_jitter_batch(images, targets, size=(16, 16), **settings)
+
+
+class OnDevice(torch.Generator):
+    device = torch.device("cuda")
+
+
+ids = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
+xywh = tv_tensors.BoundingBoxes(torch.ones(1, 4), format="XYWH", canvas_size=(SIDE, SIDE))
+nan = torch.tensor([[0.0, 0.0, torch.nan, 4.0]])
+
+CASES = {
+    # images
+    "images are one array": (
+        lambda: pasted(np.zeros((2, 3, SIDE, SIDE))),
+        "TypeError: images: expected a tensor (n, c, h, w) or a list of tensors (c, h, w), got ndarray",
+    ),
+    "images are arrays": (
+        lambda: pasted([np.zeros((3, SIDE, SIDE))] * 2),
+        "TypeError: images[0]: expected a tensor (c, h, w), got ndarray",
+    ),
+    "images lack an axis": (
+        lambda: pasted(list(pictures()[:, 0])),
+        "ValueError: images[0]: expected a tensor (c, h, w) with pixels, got shape (8, 8)",
+    ),
+    "images lack pixels": (
+        lambda: framed(pictures()[:, :, :0], [target()] * 2),
+        "ValueError: images[0]: expected a tensor (c, h, w) with pixels, got shape (3, 0, 8)",
+    ),
+    "images are of another type": (
+        lambda: pasted(pictures().to(torch.int16)),
+        "TypeError: images[0]: expected uint8 or floating point, got torch.int16; .float() gives that",
+    ),
+    # targets
+    "targets are none": (
+        lambda: copypaste_batch(pictures(), None),
+        "TypeError: targets: expected a list of targets or a tensor of class ids, got NoneType",
+    ),
+    "targets are one dict": (
+        lambda: pasted(targets=target((0, 0, 4, 4))),
+        "TypeError: targets: expected a list of targets or a tensor of class ids, got dict",
+    ),
+    "a target is none": (
+        lambda: framed(targets=[target(), None]),
+        "TypeError: targets[1]: expected a dict with boxes, labels and masks, got NoneType",
+    ),
+    "class ids are a list": (
+        lambda: pasted(targets=list(ids)),
+        "TypeError: targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors",
+    ),
+    "class ids are no whole numbers": (
+        lambda: pasted(targets=ids.float()),
+        "TypeError: targets[0]: expected class ids of whole numbers, got torch.float32; .long() gives some",
+    ),
+    "class ids have no room for the padding": (
+        lambda: framed(targets=ids.to(torch.int8)),
+        "ValueError: ignore_index: expected a class id that torch.int8 can hold, got 255",
+    ),
+    "labels are no whole numbers": (
+        lambda: pasted(targets=[target((0, 0, 4, 4)), {**target(), "labels": torch.tensor([])}]),
+        "TypeError: targets[1]: expected 'labels' of shape (n,) and of whole numbers, got (0,) and torch.float32; "
+        "without objects, torch.zeros(0, dtype=torch.int64)",
+    ),
+    "labels have a second axis": (
+        lambda: framed(targets=both(labels=torch.ones(1, 1, dtype=torch.int64))),
+        "TypeError: targets[1]: expected 'labels' of shape (n,) and of whole numbers, got (1, 1) and torch.int64; "
+        "without objects, torch.zeros(0, dtype=torch.int64)",
+    ),
+    "boxes are no numbers": (
+        lambda: pasted(targets=both(boxes=nan)),
+        "ValueError: targets[1]: expected boxes (x1, y1, x2, y2), finite, with x1 <= x2 and y1 <= y2, "
+        "got [0.0, 0.0, nan, 4.0]",
+    ),
+    "boxes end before they begin": (
+        lambda: pasted(targets=both(boxes=torch.tensor([[4.0, 4.0, 2.0, 6.0]]))),
+        "ValueError: targets[1]: expected boxes (x1, y1, x2, y2), finite, with x1 <= x2 and y1 <= y2, "
+        "got [4.0, 4.0, 2.0, 6.0]",
+    ),
+    "boxes have another format": (
+        lambda: pasted(targets=both(boxes=xywh)),
+        "ValueError: targets[1]: expected boxes of format XYXY, got XYWH; torchvision.ops.box_convert changes it",
+    ),
+    "rows of a further field differ": (
+        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "depth": torch.ones(1, n)} for n in (2, 3)]),
+        "ValueError: targets[1]: expected 'depth' with rows of shape (2,), as targets[0] has, got (3,)",
+    ),
+    # all others
+    "the generator is a seed": (
+        lambda: plan_batch(pictures(), both(), generator=3),
+        "TypeError: generator: expected a torch.Generator, got 3; torch.Generator().manual_seed(0) is one",
+    ),
+    "the generator is on a device": (
+        lambda: framed(generator=OnDevice()),
+        "ValueError: generator: expected one on the CPU, which draws the same for every device, got one on cuda",
+    ),
+    "the plan is JSON": (
+        lambda: pasted(plan="[]"),
+        "TypeError: plan: expected a PastePlan, got '[]'; PastePlan.from_json and from_rows make one",
+    ),
+    "the bank is a number": (lambda: pasted(bank=3), "TypeError: bank: expected an InstanceBank, got 3"),
+    "the pool is a folder": (
+        lambda: pasted(pool="cutouts"),
+        "TypeError: pool: expected a pool of cut-outs such as a CutOutPool, got 'cutouts'",
+    ),
+    "the size of a bank is text": (
+        lambda: InstanceBank("3"),
+        "TypeError: size: expected a whole number of objects, 1 or more, got '3'",
+    ),
+}
+
+
+def said(call):
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+@pytest.fixture(scope="module")
+def answers():
+    run = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True)
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_wrong_argument_is_an_error_that_says_where_and_what(case, answers):
+    assert answers[case] == CASES[case][1]
+
+
+if __name__ == "__main__":
+    print(json.dumps({case: said(call) for case, (call, _) in CASES.items()}))
