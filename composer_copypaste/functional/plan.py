@@ -1,6 +1,7 @@
 """What to paste where: the plan of a batch, as a value."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -22,6 +23,9 @@ AS_THEY_ARE: Colour = (1.0, 1.0, 1.0)
 """The factors that leave colours unchanged."""
 SMALLEST_DETERMINANT = 1e-4
 """An object may become 100 times as wide and as high: ten times what settings allow."""
+LARGEST_NUMBER = 2.0**16
+"""So large a map may be that positions in pictures of 8,192 pixels stay exact in fixed point."""
+KEYS = ("target", "source", "instance", "to_source", "colour")
 
 
 @dataclass(frozen=True)
@@ -71,28 +75,30 @@ class PastePlan:
             ValueError: where the text is no such JSON.
         """
         try:
-            return cls.from_rows(
-                [
-                    (r["target"], r["source"], r["instance"], r["to_source"], r.get("colour", AS_THEY_ARE))
-                    for r in json.loads(text)
-                ]
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            rows = json.loads(text)
+            if not isinstance(rows, list):
+                raise TypeError(f"got {type(rows).__name__}")
+            return cls.from_rows([_row(row) for row in rows])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                "expected a JSON list of objects with target, source, instance and to_source (2 x 3 numbers): "
-                f"{type(error).__name__}: {error}"
+                "expected a JSON list of objects with target, source, instance, to_source (2 x 3 numbers) and perhaps "
+                f"colour (3 numbers): {type(error).__name__}: {error}"
             ) from error
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row]) -> "PastePlan":
-        """The plan with these rows (target, source, instance, to_source and, where colours change, colour)."""
+        """The plan with these rows (target, source, instance, to_source and, where colours change, colour).
+
+        Raises:
+            ValueError: where a row does not hold these.
+        """
         colours = [row[4] if len(row) == 5 else AS_THEY_ARE for row in rows]
         return cls(
-            target=torch.tensor([row[0] for row in rows], dtype=torch.int64),
-            source=torch.tensor([row[1] for row in rows], dtype=torch.int64),
-            instance=torch.tensor([row[2] for row in rows], dtype=torch.int64),
-            to_source=torch.tensor([row[3] for row in rows], dtype=torch.float64).reshape(-1, 2, 3),
-            colour=torch.tensor(colours, dtype=torch.float64).reshape(-1, 3),
+            target=_whole_numbers([row[0] for row in rows]),
+            source=_whole_numbers([row[1] for row in rows]),
+            instance=_whole_numbers([row[2] for row in rows]),
+            to_source=_numbers([row[3] for row in rows], (2, 3)),
+            colour=_numbers(colours, (3,)),
         )
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -101,6 +107,7 @@ class PastePlan:
 
     def check(self, scenes: Sequence[Scene], further: int = 0) -> None:
         """Raise ``ValueError`` where the plan names what a batch and so many sources beyond it do not have."""
+        self._check_columns()
         objects = [len(scene.boxes) for scene in scenes] + [1] * further
         for row in self._rows():
             source, instance = row["source"], row["instance"]
@@ -116,11 +123,27 @@ class PastePlan:
                     f"plan: expected instance among the {objects[source]} objects of source {source}, got {instance}"
                 )
             (xx, xy, _), (yx, yy, _) = row["to_source"]
-            if not abs(xx * yy - xy * yx) >= SMALLEST_DETERMINANT:  # also where it is not a number
+            if not all(abs(number) <= LARGEST_NUMBER for line in row["to_source"] for number in line):  # nor NaN
+                raise ValueError(
+                    f"plan: expected a to_source of numbers up to {LARGEST_NUMBER:g}, got {row['to_source']}"
+                )
+            if not all(0 <= factor < math.inf for factor in row["colour"]):
+                raise ValueError(f"plan: expected factors of colour of 0 or more, got {row['colour']}")
+            if not abs(xx * yy - xy * yx) >= SMALLEST_DETERMINANT:
                 raise ValueError(
                     f"plan: expected a to_source that can be inverted, got {row['to_source']}; a pixel of the target "
                     f"covers at least {SMALLEST_DETERMINANT} of one of the source"
                 )
+
+    def _check_columns(self) -> None:
+        m = len(self.target) if isinstance(self.target, Tensor) and self.target.ndim else 0
+        for name, rest in (("target", ()), ("source", ()), ("instance", ()), ("to_source", (2, 3)), ("colour", (3,))):
+            column, shape = getattr(self, name), (m, *rest)
+            if not isinstance(column, Tensor) or tuple(column.shape) != shape:
+                got = tuple(column.shape) if isinstance(column, Tensor) else type(column).__name__
+                raise ValueError(f"plan: expected {name} to be a tensor of shape {shape}, got {got}")
+            if not rest and column.is_floating_point():
+                raise ValueError(f"plan: expected {name} to hold whole numbers, got {column.dtype}")
 
     def sources_from(self, first: int) -> list[int]:
         """The numbers of the sources from that number on, ascending."""
@@ -131,3 +154,26 @@ class PastePlan:
         number = {source: first + place for place, source in enumerate(sources)}
         new = [number.get(source, source) for source in self.source.tolist()]
         return replace(self, source=torch.tensor(new, dtype=torch.int64))
+
+
+def _row(row: dict[str, Any]) -> Row:
+    """A row from JSON."""
+    if not isinstance(row, dict):
+        raise TypeError(f"got {row!r} in the list")
+    if unknown := row.keys() - set(KEYS):
+        raise ValueError(f"unknown key {min(unknown)!r}")
+    return row["target"], row["source"], row["instance"], row["to_source"], row.get("colour", AS_THEY_ARE)
+
+
+def _whole_numbers(column: Sequence[int]) -> Int[Tensor, " m"]:
+    values = torch.tensor(column)
+    if len(column) and values.dtype != torch.int64:
+        raise ValueError(f"expected whole numbers, got {column}")
+    return values.long()
+
+
+def _numbers(column: Sequence[object], shape: tuple[int, ...]) -> Float[Tensor, "m ..."]:
+    values = torch.tensor(column, dtype=torch.float64)
+    if len(column) and values.shape[1:] != shape:
+        raise ValueError(f"expected {' x '.join(map(str, shape))} numbers, got shape {tuple(values.shape[1:])}")
+    return values.reshape(-1, *shape)

@@ -1,5 +1,7 @@
 """Properties of drawn plans, over seeds."""
 
+import json
+import math
 from collections import Counter
 from dataclasses import fields
 
@@ -233,12 +235,28 @@ def test_a_plan_survives_json():
     assert all(torch.equal(getattr(again, field.name), getattr(plan, field.name)) for field in fields(PastePlan))
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[1]", '[{"target": 0}]', '[{"target": 0, "source": 1, "instance": 0, "to_source": 3}]']
-)
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", '[{"target": 0}]'])
 def test_json_that_is_no_plan_is_an_error(text):
-    with pytest.raises(ValueError, match="expected a JSON list of objects with target, source, instance and to_source"):
+    with pytest.raises(ValueError, match="expected a JSON list of objects with target, source, instance, to_source"):
         PastePlan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"to_source": 3}, ""),  # whose words are beartype's in tests
+        ({"target": 0.5}, ""),
+        ({"to_source": [[1, 0], [0, 1]]}, r"expected 2 x 3 numbers, got shape \(2, 2\)"),
+        ({"to_source": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, r"expected 2 x 3 numbers, got shape \(3, 3\)"),
+        ({"colour": [1, 1]}, r"expected 3 numbers, got shape \(2,\)"),
+        ({"target": 10**30}, "Overflow"),
+        ({"color": [1, 1, 1]}, "unknown key 'color'"),
+    ],
+)
+def test_json_whose_row_is_wrong_is_an_error_that_says_how(change, problem):
+    row = {"target": 0, "source": 1, "instance": 0, "to_source": [[1, 0, 0], [0, 1, 0]]}
+    with pytest.raises(ValueError, match=rf"expected a JSON list of objects.*: {problem}"):
+        PastePlan.from_json(json.dumps([row | change]))
 
 
 def test_a_printed_plan_says_what_each_image_receives():
@@ -256,10 +274,26 @@ def test_a_row_of_json_may_leave_out_its_colour():
     assert plan.colour.tolist() == [[1, 1, 1]]
 
 
-@pytest.mark.parametrize(
-    "to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0)), ((float("nan"), 0, 0), (0, 1, 0))]
-)
+@pytest.mark.parametrize("to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0))])
 def test_a_map_that_has_no_way_back_is_an_error(to_source):
     scene = Scene(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     with pytest.raises(ValueError, match="expected a to_source that can be inverted"):
         PastePlan.from_rows([(0, 1, 0, to_source)]).check([scene, scene])
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -1e30, 65537])
+@pytest.mark.parametrize("place", [(0, 0), (1, 2)])
+def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(number, place):
+    scene = Scene(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))])
+    plan.to_source[0][place] = number
+    with pytest.raises(ValueError, match="plan: expected a to_source of numbers up to 65536, got"):
+        plan.check([scene, scene])
+
+
+@pytest.mark.parametrize("factor", [-1, math.nan, math.inf])
+def test_factors_of_colour_that_are_none_are_an_error(factor):
+    scene = Scene(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), (1, factor, 1))])
+    with pytest.raises(ValueError, match="plan: expected factors of colour of 0 or more, got"):
+        plan.check([scene, scene])

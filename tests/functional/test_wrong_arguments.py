@@ -6,6 +6,7 @@ Under pytest, beartype refuses most of them first: they are given in a process o
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from copypaste_cases import SIDE, pictures, target
 from torchvision import tv_tensors
 
-from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
+from composer_copypaste import InstanceBank, PastePlan, copypaste_batch, large_scale_jitter_batch, plan_batch
 
 
 def pasted(images=None, targets=None, **settings):
@@ -36,6 +37,7 @@ class OnDevice(torch.Generator):
 
 ids = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
 xywh = tv_tensors.BoundingBoxes(torch.ones(1, 4), format="XYWH", canvas_size=(SIDE, SIDE))
+IN_PLACE = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))])
 nan = torch.tensor([[0.0, 0.0, torch.nan, 4.0]])
 
 CASES = {
@@ -125,6 +127,22 @@ CASES = {
     "the plan is JSON": (
         lambda: pasted(plan="[]"),
         "TypeError: plan: expected a PastePlan, got '[]'; PastePlan.from_json and from_rows make one",
+    ),
+    "a plan's columns are lists": (
+        lambda: pasted(plan=replace(IN_PLACE, source=[1])),
+        "ValueError: plan: expected source to be a tensor of shape (1,), got list",
+    ),
+    "a plan's columns differ in length": (
+        lambda: pasted(plan=replace(IN_PLACE, instance=torch.tensor([0, 0]))),
+        "ValueError: plan: expected instance to be a tensor of shape (1,), got (2,)",
+    ),
+    "a plan's map is one for all": (
+        lambda: pasted(plan=replace(IN_PLACE, to_source=IN_PLACE.to_source[0])),
+        "ValueError: plan: expected to_source to be a tensor of shape (1, 2, 3), got (2, 3)",
+    ),
+    "a plan counts in fractions": (
+        lambda: pasted(plan=replace(IN_PLACE, target=torch.tensor([0.5]))),
+        "ValueError: plan: expected target to hold whole numbers, got torch.float32",
     ),
     "the bank is a number": (lambda: pasted(bank=3), "TypeError: bank: expected an InstanceBank, got 3"),
     "the pool is a folder": (
