@@ -9,7 +9,7 @@ from composer.core import Algorithm, Event, State
 from composer.loggers import Logger
 from torch import Tensor
 
-from composer_copypaste.algorithms.batches import to_device
+from composer_copypaste.algorithms.batches import check_seed, to_device
 from composer_copypaste.algorithms.companions import check_companions
 from composer_copypaste.instances import Target
 from composer_copypaste.models.detector import MaskRCNN
@@ -37,6 +37,7 @@ class BatchAlgorithm(Algorithm):
     """What a second one in the trainer would do."""
 
     def __init__(self, seed: int | None, input_key: int | str, target_key: int | str) -> None:
+        check_seed(seed)
         self.seed = seed
         self.input_key = input_key
         self.target_key = target_key

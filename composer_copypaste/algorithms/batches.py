@@ -15,6 +15,12 @@ from composer_copypaste.instances import Target
 Targets = TypeVar("Targets", bound=Sequence[Target] | Sequence[Tensor] | Tensor)
 
 
+def check_seed(seed: int | None) -> None:
+    """Raise where a seed is no whole number, 0 or more, nor left to the ``Trainer``."""
+    if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
+        raise ValueError(f"seed: expected a whole number, 0 or more, or None for that of the Trainer, got {seed!r}")
+
+
 def batch_generator(state: State, seed: int | None, *stream: int) -> torch.Generator:
     """The generator of this rank's current batch; algorithms with a stream of their own don't draw what others draw."""
     seed = state.rank_zero_seed if seed is None else seed

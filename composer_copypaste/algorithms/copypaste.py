@@ -41,7 +41,7 @@ class CopyPaste(BatchAlgorithm):
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
-        ValueError: a setting out of its limits, or a pool of which the settings let nothing be copied.
+        ValueError: a setting out of its limits, a seed below 0, or a pool of which the settings let nothing be copied.
         TypeError: a setting that does not exist.
 
     Example:

@@ -31,7 +31,7 @@ class LargeScaleJitter(BatchAlgorithm):
         **overrides: settings by name: the fields of :class:`LargeScaleJitterSettings`.
 
     Raises:
-        ValueError: a setting out of its limits.
+        ValueError: a setting out of its limits, or a seed below 0.
         TypeError: a setting that does not exist.
 
     Example:

@@ -57,12 +57,14 @@ class CutOutPool:
         megabytes: at most so many (of 10**6 bytes) of pixels are kept, and the cut-out drawn last in any case.
 
     Raises:
-        DataError: where there are none.
+        DataError: where there are none, or ``megabytes`` is no size.
     """
 
     def __init__(self, cut_outs: Sequence[CutOut], *, megabytes: float | int = 256) -> None:
         if not cut_outs:
             raise DataError("a pool needs at least one cut-out, got none")
+        if not (isinstance(megabytes, int | float) and 0 <= megabytes < np.inf):
+            raise DataError(f"megabytes: expected a number, 0 or more, got {megabytes!r}")
         corners = np.array([[cut.window.x1, cut.window.y1] * 2 for cut in cut_outs])
         self.labels: Integer[ndarray, " n"] = np.array([cut.label for cut in cut_outs])
         self.boxes: Float[ndarray, "n 4"] = np.stack([cut.box for cut in cut_outs]) - corners
@@ -154,6 +156,8 @@ def _nbytes(pixels: Pixels) -> int:
 
 
 def _labels(categories: Sequence[str]) -> dict[str, int]:
+    if isinstance(categories, str):  # whose letters would be the names
+        raise DataError(f"categories: expected a list of names, got {categories!r}")
     labels = {name: label for label, name in enumerate(categories, start=1)}
     if len(labels) < len(categories):
         twice = next(name for name in categories if list(categories).count(name) > 1)

@@ -84,6 +84,12 @@ def differences(one, other, place=""):
     return [] if equal else [place]
 
 
+@pytest.mark.parametrize("kind", [CopyPaste, LargeScaleJitter])
+def test_a_seed_below_0_is_an_error_before_training(kind):
+    with pytest.raises(ValueError, match=r"^seed: expected a whole number, 0 or more, .*, got -1$"):
+        kind(seed=-1)
+
+
 @pytest.mark.parametrize("device", [*DEVICES, pytest.param(IN_FLOAT16, id="float16", marks=WITH_GPU)])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_it_trains_and_can_be_asked_to_train_on(name, device):

@@ -169,6 +169,19 @@ def test_pixels_are_kept_within_the_bound_those_drawn_last_first(tmp_path):
         pool.read(1)
 
 
+@pytest.mark.parametrize("megabytes", [-1, float("nan"), float("inf")])
+def test_a_bound_that_is_no_size_is_an_error(tmp_path, megabytes):
+    rgba(tmp_path / "fig" / "1.png")
+    with pytest.raises(DataError, match=r"^megabytes: expected a number, 0 or more, got "):
+        CutOutPool.from_folder(tmp_path, CATEGORIES, megabytes=megabytes)
+
+
+def test_the_name_of_one_category_is_no_list_of_names(tmp_path):
+    rgba(tmp_path / "fig" / "1.png")
+    with pytest.raises(DataError, match=r"^categories: expected a list of names, got 'fig'$"):
+        CutOutPool.from_folder(tmp_path, "fig")
+
+
 def test_a_cut_out_larger_than_the_bound_is_read_all_the_same(tmp_path):
     rgba(tmp_path / "nut" / "a.png")
     assert CutOutPool.from_folder(tmp_path, CATEGORIES, megabytes=1e-6).read(0)[1].sum() == 9
