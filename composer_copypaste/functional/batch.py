@@ -225,7 +225,7 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
             )
 
 
-def _check_images(images: Images) -> None:
+def _check_images(images: object) -> None:
     if not isinstance(images, Tensor | list | tuple):
         raise TypeError(
             f"images: expected a tensor (n, c, h, w) or a list of tensors (c, h, w), got {type(images).__name__}"
