@@ -44,7 +44,8 @@ class CutOut:
     @property
     def window(self) -> Window:
         """The part of the picture that is kept."""
-        return box_windows(self.box[None] + MARGIN * np.array([-1, -1, 1, 1]), self.size)[0]
+        (row,) = box_windows(self.box[None] + MARGIN * np.array([-1, -1, 1, 1]), self.size).tolist()
+        return Window(*row)
 
 
 class CutOutPool:
