@@ -211,10 +211,10 @@ def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return chart, ImageDraw.Draw(chart)
 
 
-def class_ids(caption: str, ids: torch.Tensor) -> Cell:
-    """Class ids as colours; what is unlabelled is hatched."""
+def class_ids(caption: str, ids: torch.Tensor, background: int = 0) -> Cell:
+    """Class ids as colours, that of no object as grey; what is unlabelled is hatched."""
     colours = np.array([(225, 225, 225), *PALETTE])
-    canvas = colours[np.where(ids == 255, 0, ids)].astype(np.uint8)
+    canvas = colours[np.where((ids == 255) | (ids == background), 0, ids)].astype(np.uint8)
     y, x = np.mgrid[:SIDE, :SIDE]
     canvas[(ids == 255).numpy() & ((x + y) // 4 % 2 == 0)] = INK
     return caption, Image.fromarray(canvas)
