@@ -7,6 +7,7 @@ import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from click.testing import CliRunner
@@ -28,11 +29,26 @@ def blocks(language: str) -> list[str]:
 
 def settings_table() -> str:
     described = TypeAdapter(CopyPasteSettings).json_schema()["properties"]
+    hints = get_type_hints(CopyPasteSettings, include_extras=True)
     rows = [
-        f"| `{field.name}` | {field.default!r} | {' '.join(described[field.name]['description'].split())} |"
+        f"| `{field.name}` | {field.default!r} | {limits(hints[field.name])} | "
+        f"{' '.join(described[field.name]['description'].split())} |"
         for field in fields(CopyPasteSettings)
     ]
-    return "\n".join(["| name | default | meaning |", "| --- | --- | --- |", *rows]) + "\n"
+    return "\n".join(["| name | default | limits | meaning |", "| --- | --- | --- | --- |", *rows]) + "\n"
+
+
+def limits(hint: object) -> str:
+    """What its annotation says of a setting, of each of its numbers where there are several."""
+    parts = [hint, *get_args(hint)]
+    if choices := [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]:
+        return ", ".join(f"'{choice}'" for choice in choices)
+    for part in parts:
+        found = getattr(part, "__metadata__", ())
+        low, high = ([getattr(limit, end) for limit in found if hasattr(limit, end)] for end in ("ge", "le"))
+        if low:
+            return f"{low[0]} to {high[0]}" if high else f"from {low[0]}"
+    return next((limits(part) for part in parts[1:] if limits(part)), "")
 
 
 @pytest.fixture(scope="module")
