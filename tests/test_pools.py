@@ -1,6 +1,7 @@
 """The pool of cut-outs of a recipe: what is checked before a run, and what the run pastes."""
 
 import shutil
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -76,16 +77,21 @@ def renamed(cut_outs):
     (cut_outs / "star" / "a.png").rename(cut_outs / "star" / "b.png")
 
 
+def enter_and_leave(folder, recipe):
+    with ExitStack() as stay:
+        enter(folder, recipe, open_data(recipe), stay)
+
+
 @pytest.mark.parametrize("change", [repainted, joined, renamed])
 def test_a_run_does_not_go_on_with_other_cut_outs(cut_outs, tmp_path, change):
     recipe, folder = tiny_recipe(tmp_path, f"data.pool.folder={cut_outs}", *PASTED), RunFolder(tmp_path / "run")
-    enter(folder, recipe, open_data(recipe))
-    enter(folder, recipe, open_data(recipe))
+    enter_and_leave(folder, recipe)
+    enter_and_leave(folder, recipe)
     change(cut_outs)
     with pytest.raises(
         OutputError, match=r"run: the files of data\.pool have changed since this run began; give output="
     ):
-        enter(folder, recipe, open_data(recipe))
+        enter_and_leave(folder, recipe)
 
 
 def test_a_run_does_not_go_on_with_other_annotations_of_its_pool(tmp_path):
@@ -93,10 +99,10 @@ def test_a_run_does_not_go_on_with_other_annotations_of_its_pool(tmp_path):
     annotations = mine / "annotations" / "instances_val.json"
     files = f"data.pool={{annotations: {annotations}, images: {mine / 'val'}}}"
     recipe, folder = tiny_recipe(tmp_path, files, *PASTED), RunFolder(tmp_path / "run")
-    enter(folder, recipe, open_data(recipe))
+    enter_and_leave(folder, recipe)
     annotations.write_text(annotations.read_text() + " ")
     with pytest.raises(OutputError, match=r"the files of data\.pool have changed"):
-        enter(folder, recipe, open_data(recipe))
+        enter_and_leave(folder, recipe)
 
 
 def test_cut_outs_that_were_copied_elsewhere_are_the_same(cut_outs, tmp_path):

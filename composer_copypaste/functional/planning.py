@@ -65,7 +65,7 @@ def draw_plan(
             choices.append(Choice(target, picture, (seen, scene), choose(seen.weights, settings, generator)))
     if choices:
         plans.append(_draw_copies(choices, len(scenes), bank, settings, generator))
-    return joined(plans)
+    return _joined(plans)
 
 
 def _draw_copies(
@@ -88,12 +88,10 @@ def _draw_copies(
     copies = Copies(objects, backwards(inverse[draw], shifts), colour)[placed]
     which = which[placed]
     target, picture = np.array([(choice.target, choice.picture) for choice in choices]).T[:, which]
-    if (picture < n).all():
-        return _plan(target, picture, copies.number, copies)
-    return _from_crops(target, picture, copies, n, bank)
+    return _from_sources(target, picture, copies, n, bank)
 
 
-def _from_crops(
+def _from_sources(
     target: Int64[ndarray, " m"],
     picture: Int64[ndarray, " m"],
     copies: Copies,
@@ -103,7 +101,7 @@ def _from_crops(
     """The plan in which copies from remembered pictures, those from number ``n`` on, come from their objects' crops.
 
     The bank's first object has number ``n``. Maps to a picture become ones to a window of it: in fixed point, in which
-    whole pixels change nothing else.
+    whole pixels change nothing else. Pictures of the batch are sources as they are.
     """
     first = np.cumsum([0, *map(len, bank)])
     source, instance, to_source = picture.copy(), copies.number.copy(), copies.to_source.copy()
@@ -122,7 +120,7 @@ def _plan(
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
 
 
-def joined(plans: Sequence[PastePlan]) -> PastePlan:
+def _joined(plans: Sequence[PastePlan]) -> PastePlan:
     """All rows of the plans, ordered by target."""
     if not plans:
         return PastePlan.from_rows([])
