@@ -25,7 +25,7 @@ class Composite(Protocol):
         """Of each landing, then of each object that is touched; this is where the device is waited for."""
 
     def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """The masks of the objects that the images have, for each that received any; each plane is written once."""
+        """The masks of the objects that the images have, for each that received any."""
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """Class-id maps with the labels of what landed; those given are of all objects in the row."""

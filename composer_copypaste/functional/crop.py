@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from jaxtyping import Float, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
@@ -21,6 +23,16 @@ class Crop:
     """In the crop, on the host."""
     fields: Instances
     """All its other fields; the mask here has no size."""
+
+    def __post_init__(self) -> None:
+        # a checkpoint or a pool may hold anything, and kernels read memory by these numbers
+        if self.image.shape[1:] != self.mask.shape or self.mask.dtype != torch.uint8:
+            raise ValueError(
+                f"a remembered object or a cut-out: expected a uint8 mask of its picture's size, got {self.mask.dtype} "
+                f"of {tuple(self.mask.shape)} and a picture of {tuple(self.image.shape)}"
+            )
+        if not np.isfinite(self.box).all():
+            raise ValueError(f"a remembered object or a cut-out: expected a finite box, got {self.box.tolist()}")
 
     def beside(self, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> "Crop":
         """The crop on the device and with the types of a batch's image and of its objects.

@@ -47,7 +47,7 @@ def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndar
 
     A row is y1, x1, y2 and x2 of a window.
     """
-    low, high = np.floor(boxes[:, 1::-1]).clip(0), np.minimum(np.ceil(boxes[:, :1:-1]), size)
+    low, high = np.clip(np.floor(boxes[:, 1::-1]), 0, size), np.clip(np.ceil(boxes[:, :1:-1]), 0, size)
     return np.concatenate([low, high], axis=1).astype(np.int64)
 
 

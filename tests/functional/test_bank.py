@@ -1,6 +1,8 @@
 """The instance bank: 8 x 8 pixels, whose answer is visible."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -269,3 +271,24 @@ def test_what_a_checkpoint_gave_moves_once_to_where_the_batches_are():
     bank.to(torch.device("meta"))
     assert bank.pictures[0] is first
     assert bank.pictures[1] is second
+
+
+HOSTILE = """
+import torch
+from composer_copypaste import InstanceBank, copypaste_batch
+
+target = {"boxes": torch.tensor([[1.0, 1, 3, 3]]), "labels": torch.ones(1, dtype=torch.int64)}
+bank = InstanceBank(4)
+copypaste_batch(torch.zeros(1, 3, 8, 8), [target], bank=bank, p=0.0)
+state = bank.state_dict()
+state["pictures"][0]["masks"] = [torch.ones(4000, 4000, dtype=torch.uint8)]
+bank.load_state_dict(state)
+copypaste_batch(torch.zeros(1, 3, 8, 8), [target], bank=bank, p=1.0, p_instance=1.0)
+"""
+
+
+def test_a_remembered_mask_that_is_not_of_its_pictures_size_is_an_error():
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE], capture_output=True, text=True
+    )  # pytest checks shapes itself
+    assert "ValueError: a remembered object or a cut-out: expected a uint8 mask of its picture's size" in done.stderr

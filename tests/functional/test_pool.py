@@ -195,3 +195,10 @@ def test_cut_outs_have_no_labelled_keypoints_and_no_other_field():
 def test_images_that_are_not_rgb_are_an_error():
     with pytest.raises(ValueError, match=r"^pool: its cut-outs are RGB, expected images of 3 channels, got 1$"):
         carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1)[:, :1], [target()], pool=Pool(cut_out(7)))
+
+
+def test_a_cut_out_without_a_finite_box_is_an_error():
+    pool = Pool(cut_out(1))
+    pool.boxes = np.full((1, 4), np.nan)
+    with pytest.raises(ValueError, match="expected a finite box, got"):
+        carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), [target()], pool=pool)
