@@ -37,6 +37,14 @@ class Instances:
         """All fields of the objects that ``index`` (booleans, integers or a slice) selects."""
         return self.map(lambda values: values[index])
 
+    def split(self, counts: Sequence[int]) -> "list[Instances]":
+        """The first so many objects, the next so many, and so on to the last."""
+        fields = (self.boxes, self.labels, self.masks, self.area, self.iscrowd, *self.extras.values())
+        return [
+            Instances(boxes, labels, masks, area, iscrowd, dict(zip(self.extras, extras, strict=True)))
+            for boxes, labels, masks, area, iscrowd, *extras in zip(*(f.split(counts) for f in fields), strict=True)
+        ]
+
     def without_masks(self) -> "Instances":
         """The same objects with masks of no size, beside the labels: indexing them costs nothing, on any device."""
         return replace(self, masks=self.labels.new_empty((len(self), 0, 0), dtype=torch.uint8))

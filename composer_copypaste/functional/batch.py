@@ -22,7 +22,7 @@ from composer_copypaste.functional.planes import Images
 from composer_copypaste.functional.planning import draw_plan
 from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.functional.precision import without_autocast
-from composer_copypaste.functional.targets import assemble, concatenate, decide
+from composer_copypaste.functional.targets import assemble, decide, without_masks
 from composer_copypaste.instances import Target, target_of
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
@@ -163,7 +163,7 @@ def _laid_out(
     """The batch with what lands in it; the objects of the layout are those of the inventories, then the crops'."""
     n = len(inventories)
     composite = composite_of(layout, before.images[0].device, settings)
-    objects = concatenate([image.instances.without_masks() for image in inventories] + [crop.fields for crop in crops])
+    objects = without_masks([image.instances for image in inventories] + [crop.fields for crop in crops])
     changed: Sequence[Target] | Tensor
     if isinstance(before.targets, Tensor):
         changed = composite.class_ids(before.targets, objects.labels)

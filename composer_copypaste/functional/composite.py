@@ -42,7 +42,7 @@ def composite_of(layout: Layout, device: torch.device, settings: CopyPasteSettin
     kernels = kernels_for(device)
     if kernels is None:
         return WindowComposite(layout, settings.erosion, settings.blend_sigma)
-    return FusedComposite(layout, kernels, settings.erosion, settings.blend_sigma)
+    return FusedComposite(layout, kernels, settings)
 
 
 def kernels_for(device: torch.device) -> Kernels | None:

@@ -8,6 +8,7 @@ and areas equal those of :class:`WindowComposite` to the bit, and colours to rou
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,7 @@ from composer_copypaste.functional.paste import CutOut, cut_out, painted_by_wind
 from composer_copypaste.functional.planes import Images, copied_to_paint, on_device
 from composer_copypaste.functional.targets import Outcome
 from composer_copypaste.functional.warp import PIXEL
+from composer_copypaste.settings import CopyPasteSettings
 
 NOBODY, NOTHING = -1, 0
 """The owner of a pixel on which nothing landed; the address of what there is not."""
@@ -78,25 +80,24 @@ class FusedComposite:
     colours than the source's, and images of types that the kernels do not know are painted so.
     """
 
-    def __init__(self, layout: Layout, kernels: Kernels, erosion: int, blend_sigma: float) -> None:
-        self._layout, self._kernels, landings = layout, kernels, layout.landings
-        self._erosion, self._blend_sigma = erosion, blend_sigma
+    def __init__(self, layout: Layout, kernels: Kernels, settings: CopyPasteSettings) -> None:
+        self._layout, self._kernels, self._settings, landings = layout, kernels, settings, layout.landings
         self._masks = [masks.contiguous() for masks in layout.masks]
         areas = layout.sizes.prod(axis=1)
         self._planes = _addresses(self._masks)[layout.source] + layout.instance * areas[layout.source]
         shares = areas[landings.targets].tolist()
         self._owners = torch.empty(sum(shares), dtype=torch.int16, device=self._masks[0].device).split(shares)
-        self._images = np.column_stack([_addresses(self._owners), layout.sizes[landings.targets], landings.ends])
+        self._images = _table(_addresses(self._owners), layout.sizes[landings.targets], landings.ends)
         self._owners_of = np.zeros((len(layout.masks), 3), dtype=np.int64)
         self._owners_of[landings.targets] = self._images[:, :3]
-        self._maps = np.column_stack([landings.to_source.reshape(-1, 6), landings.windows])
-        kernels.stack(self._images, self._eroded_masks() if erosion else self._source_masks())
+        self._maps = _table(landings.to_source.reshape(-1, 6), landings.windows)
+        kernels.stack(self._images, self._eroded_masks() if settings.erosion else self._source_masks())
 
     @cached_property
     def _cuts(self) -> list[CutOut]:
         """The landings' masks as their targets see them."""
-        landings = self._layout.landings
-        cuts = [cut_out(landings[m], self._masks[landings.source[m]], self._erosion) for m in range(len(landings))]
+        landings, erosion = self._layout.landings, self._settings.erosion
+        cuts = [cut_out(landings[m], self._masks[landings.source[m]], erosion) for m in range(len(landings))]
         return [replace(cut, mask=cut.mask.contiguous()) for cut in cuts]
 
     def _eroded_masks(self) -> Int64[ndarray, "m 13"]:
@@ -115,13 +116,14 @@ class FusedComposite:
         m, k = len(landings), len(layout.touched)
         results = np.arange(m + k)
         counted = np.concatenate([layout.landed, layout.touched])
-        masks = np.column_stack([self._planes[counted], layout.sizes[layout.source[counted], 1]])
+        masks = _table(self._planes[counted], layout.sizes[layout.source[counted], 1])
         owners = self._owners_of[np.concatenate([landings.target, layout.source[layout.touched]])][:, [0, 2]]
         tasks = [
             _table(results[:m], landings.windows, landings.place, owners[:m], NOTHING, 0),
-            _table(results[:m], layout.windows[layout.landed], NOBODY, NOTHING, 0, masks[:m]),  # in their sources
             _table(results[m:], layout.windows[layout.touched], NOBODY, owners[m:], masks[m:]),
         ]
+        if self._settings.min_visibility:  # else nobody asks what landings were in their sources
+            tasks.append(_table(results[:m], layout.windows[layout.landed], NOBODY, NOTHING, 0, masks[:m]))
         found = self._kernels.measure(np.concatenate(tasks), m + k)
         return Measures(area=found[:, 0], former=found[:, 1], boxes=found[:, 2:])
 
@@ -163,13 +165,13 @@ class FusedComposite:
         """As of :class:`Composite`."""
         landings, sources = self._layout.landings, [*images, *further]
         if not self._can_paint(images):
-            return painted_by_windows(images, sources, landings, self._cuts, self._blend_sigma)
+            return painted_by_windows(images, sources, landings, self._cuts, self._settings.blend_sigma)
         painted = copied_to_paint(images, landings.targets.tolist())
         received = [painted[target] for target in landings.targets.tolist()]
         canvases = [image.contiguous() for image in received]
         sources = [image.contiguous() for image in sources]
         self._kernels.paint(
-            np.column_stack([self._images, _addresses(canvases)]),
+            _table(self._images, _addresses(canvases)),
             _table(self._maps, _addresses(sources)[landings.source], self._layout.sizes[landings.source]),
             images[0].dtype,
             len(images[0]),
@@ -180,7 +182,7 @@ class FusedComposite:
         return painted
 
     def _can_paint(self, images: Images) -> bool:
-        plain = not self._blend_sigma and (self._layout.landings.colour == 1).all()
+        plain = not self._settings.blend_sigma and (self._layout.landings.colour == 1).all()
         known = all(image.dtype in self._kernels.dtypes and not image.requires_grad for image in images)
         return bool(plain) and known
 
@@ -193,4 +195,8 @@ def _addresses(tensors: Sequence[Tensor]) -> Int64[ndarray, " n"]:
 def _table(*columns: Int64[ndarray, "n ..."] | int) -> Int64[ndarray, "n _k"]:
     """The columns side by side; a number stands in every row."""
     n = max(len(column) for column in columns if not isinstance(column, int))
-    return np.column_stack([np.broadcast_to(column, n) if isinstance(column, int) else column for column in columns])
+    widths = [1 if isinstance(column, int) or column.ndim == 1 else column.shape[1] for column in columns]
+    table = np.empty((n, sum(widths)), dtype=np.int64)
+    for end, width, column in zip(accumulate(widths), widths, columns, strict=True):
+        table[:, end - width : end] = column if isinstance(column, int) or column.ndim == 2 else column[:, None]
+    return table

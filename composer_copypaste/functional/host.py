@@ -10,6 +10,9 @@ from composer_copypaste.functional.fused import nothing_seen
 from composer_copypaste.functional.host_colours import paint
 from composer_copypaste.functional.host_masks import measure, stack, write_masks
 
+LARGEST_CACHED = 2**22
+"""Bytes of masks that may be in a processor's caches when they are next read."""
+
 
 class HostKernels:
     """The kernels as :class:`FusedComposite` calls them."""
@@ -28,7 +31,7 @@ class HostKernels:
 
     def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
         """As of :class:`Kernels`."""
-        write_masks(planes)
+        write_masks(planes, (planes[:, 3] * planes[:, 4]).sum() > LARGEST_CACHED)
 
     def paint(
         self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"], dtype: torch.dtype, channels: int

@@ -12,14 +12,18 @@ import numpy as np
 from composer_copypaste.functional.fused import NOBODY, NOTHING
 from composer_copypaste.functional.host_memory import (
     HALF,
+    LINE,
     MASK,
     OWNERS,
     columns_of,
     compiled,
+    finish_streams,
     half_steps,
     is_upright,
     pixels_of,
     row_of,
+    stream_line,
+    stream_zeros,
 )
 from composer_copypaste.functional.warp import PIXEL
 
@@ -84,73 +88,71 @@ def _lay_turned(image, landing, number):
 @compiled
 @no_type_check
 def measure(tasks, results):
-    """Count pixels and find the box around them, in the window of each task."""
+    """Count pixels and find the box around them, in the window of each task.
+
+    Columns are counted, not rows: their counts lie side by side, and tell where the box begins and ends.
+    """
+    widest = (tasks[:, 4] - tasks[:, 2]).max()
+    counts, former_counts = np.empty(widest, np.int32), np.empty(widest, np.int32)
     for task in tasks:
-        x1, x2, m, result = task[2], task[4], np.int16(task[5]), results[task[0]]
+        width = task[4] - task[2]
+        visible, former = counts[:width], former_counts[:width]
+        visible[:] = 0
+        former[:] = 0
         for y in range(task[1], task[3]):
-            owners = pixels_of(task[6], task[7], y, x1, x2, OWNERS)
-            mask = pixels_of(task[8], task[9], y, x1, x2, MASK)
-            if task[6] == NOTHING:
-                result[1] += _count(mask)
-                continue
-            if m == NOBODY:
-                count, former = _count_left(owners, mask)
-                result[1] += former
-            else:
-                count = _count_owned(owners, m)
-            if count:
-                result[0] += count
-                result[3], result[5] = min(result[3], y), y + 1
-                _widen(result, owners, mask, m, x1)
+            _add_row(visible, former, task, y)
+        result, count = results[task[0]], visible.sum()
+        result[1] += former.sum()
+        if count:
+            result[0] += count
+            result[2], result[4] = task[2] + _first(visible), task[4] - _first(visible[::-1])
+            result[3], result[5] = _rows(task, visible, former)
 
 
 @compiled
 @no_type_check
-def _count(mask):
-    count = np.int32(0)
-    for k in range(len(mask)):
-        count += np.int32(mask[k] != 0)
-    return count
+def _add_row(visible, former, task, y):
+    """Count a row's pixels, each in its column."""
+    owners = pixels_of(task[6], task[7], y, task[2], task[4], OWNERS)
+    mask = pixels_of(task[8], task[9], y, task[2], task[4], MASK)
+    m = np.int16(task[5])
+    if task[6] == NOTHING:
+        for k in range(len(mask)):
+            former[k] += mask[k] != 0
+    elif m == NOBODY:
+        for k in range(len(mask)):
+            is_object, is_free = mask[k] != 0, owners[k] == NOBODY
+            visible[k] += is_object & is_free
+            former[k] += is_object
+    else:
+        for k in range(len(owners)):
+            visible[k] += owners[k] == m
 
 
 @compiled
 @no_type_check
-def _count_owned(owners, m):
-    count = np.int32(0)
-    for k in range(len(owners)):
-        count += np.int32(owners[k] == m)
-    return count
+def _first(counts):
+    """The place of the first that is not 0; there is one."""
+    k = 0
+    while not counts[k]:
+        k += 1
+    return k
 
 
 @compiled
 @no_type_check
-def _count_left(owners, mask):
-    """Of the mask's pixels, those that nobody owns, and all."""
-    left, former = np.int32(0), np.int32(0)
-    for k in range(len(mask)):
-        is_object, is_free = mask[k] != 0, owners[k] == NOBODY
-        left += np.int32(is_object & is_free)
-        former += np.int32(is_object)
-    return left, former
-
-
-@compiled
-@no_type_check
-def _is_visible(owners, mask, k, m):
-    """Of a landing what it owns; of an object of the image, which alone has a mask, what nobody does."""
-    return owners[k] == m and (m != NOBODY or mask[k] != 0)
-
-
-@compiled
-@no_type_check
-def _widen(result, owners, mask, m, x1):
-    """Widen the box, if it needs to be, to the visible pixels of a row that has some."""
-    low, high = 0, len(owners)
-    while x1 + low < result[2] and not _is_visible(owners, mask, low, m):
-        low += 1
-    while x1 + high > result[4] and not _is_visible(owners, mask, high - 1, m):
-        high -= 1
-    result[2], result[4] = min(result[2], x1 + low), max(result[4], x1 + high)
+def _rows(task, visible, former):
+    """The first row with a visible pixel, and one past the last; there are some. Nobody needs the counts any more."""
+    visible[:] = 0
+    y1, y2 = task[1] - 1, task[3]
+    while not visible.any():
+        y1 += 1
+        _add_row(visible, former, task, y1)
+    visible[:] = 0
+    while not visible.any():
+        y2 -= 1
+        _add_row(visible, former, task, y2)
+    return y1, y2 + 1
 
 
 # Masks
@@ -158,38 +160,26 @@ def _widen(result, owners, mask, m, x1):
 
 @compiled
 @no_type_check
-def write_masks(planes):
-    """Write planes of masks: copies, what nobody owns of a former one, or what a landing owns."""
+def write_masks(planes, streams):
+    """Write planes of masks: copies, what nobody owns of a former one, or what a landing owns.
+
+    With ``streams`` they are written past the caches, in which they would find no room.
+    """
     for plane in planes:
-        height, width, y1, x1, y2, x2 = plane[3], plane[4], plane[5], plane[6], plane[7], plane[8]
+        width, y1, x1, y2, x2 = plane[4], plane[5], plane[6], plane[7], plane[8]
+        end = plane[0] + plane[3] * width
         if y1 == y2:
-            _copy(row_of(plane[0], height * width, MASK), row_of(plane[1], height * width, MASK))
+            _copy(plane[0], end, plane[1], streams)
             continue
-        _clear(row_of(plane[0], y1 * width, MASK))
+        _clear(plane[0], end, streams)
         for y in range(y1, y2):
-            _clear(pixels_of(plane[0], width, y, 0, x1, MASK))
             written = pixels_of(plane[0], width, y, x1, x2, MASK)
             owners = pixels_of(plane[2], width, y, x1, x2, OWNERS)
             if plane[1] == NOTHING:
                 _write_owned(written, owners, np.int16(plane[9]))
             else:
                 _write_left(written, owners, pixels_of(plane[1], width, y, x1, x2, MASK))
-            _clear(pixels_of(plane[0], width, y, x2, width, MASK))
-        _clear(pixels_of(plane[0], width, y2, 0, (height - y2) * width, MASK))
-
-
-@compiled
-@no_type_check
-def _copy(written, former):
-    for k in range(len(written)):
-        written[k] = former[k]
-
-
-@compiled
-@no_type_check
-def _clear(written):
-    for k in range(len(written)):
-        written[k] = 0
+    finish_streams()
 
 
 @compiled
@@ -204,3 +194,47 @@ def _write_owned(written, owners, m):
 def _write_left(written, owners, former):
     for k in range(len(written)):
         written[k] = former[k] & np.uint8(owners[k] == NOBODY)
+
+
+@compiled
+@no_type_check
+def _whole_lines(begin, end, streams):
+    """Where the lines begin and end that lie between the addresses and are to be streamed."""
+    first, last = -(-begin // LINE) * LINE, end // LINE * LINE
+    return (first, last) if streams and first < last else (end, end)
+
+
+@compiled
+@no_type_check
+def _clear(begin, end, streams):
+    first, last = _whole_lines(begin, end, streams)
+    _fill(begin, first)
+    for line in range(first, last, LINE):
+        stream_zeros(line)
+    _fill(last, end)
+
+
+@compiled
+@no_type_check
+def _fill(begin, end):
+    written = row_of(begin, end - begin, MASK)
+    for k in range(len(written)):
+        written[k] = 0
+
+
+@compiled
+@no_type_check
+def _copy(begin, end, former, streams):
+    first, last = _whole_lines(begin, end, streams)
+    _move(begin, first, former)
+    for line in range(first, last, LINE):
+        stream_line(line, former + line - begin)
+    _move(last, end, former + last - begin)
+
+
+@compiled
+@no_type_check
+def _move(begin, end, former):
+    written, read = row_of(begin, end - begin, MASK), row_of(former, end - begin, MASK)
+    for k in range(len(written)):
+        written[k] = read[k]

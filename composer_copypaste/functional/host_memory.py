@@ -14,6 +14,10 @@ HALF = FRACTION_BITS + 1
 """Pixel centres are whole numbers of half steps, so many bits fewer than a pixel has."""
 MASK, OWNERS = np.empty(0, np.uint8), np.empty(0, np.int16)
 """Of the types of masks and of owners, which compiled functions take from an array."""
+LINE = 64
+"""Bytes that a processor moves between its caches and memory at once."""
+PIXELS = ir.VectorType(ir.IntType(8), LINE)
+"""A line of a mask."""
 
 
 @no_type_check
@@ -35,6 +39,50 @@ def _pointer(context, address):
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
 
     return types.voidptr(types.int64), code
+
+
+@no_type_check
+def _streamed(builder, pixels, address):
+    """Store a line that lies at a multiple of its length, without reading it into the caches first."""
+    store = builder.store(pixels, builder.inttoptr(address, PIXELS.as_pointer()), align=LINE)
+    store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+
+
+@intrinsic
+@no_type_check
+def stream_zeros(context, address):
+    """Write a line of zeros past the caches."""
+
+    def code(context, builder, signature, arguments):
+        _streamed(builder, ir.Constant(PIXELS, [0] * LINE), arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
+@intrinsic
+@no_type_check
+def stream_line(context, address, former):
+    """Write a line past the caches as it is elsewhere."""
+
+    def code(context, builder, signature, arguments):
+        pixels = builder.load(builder.inttoptr(arguments[1], PIXELS.as_pointer()), align=1)
+        _streamed(builder, pixels, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
+
+
+@intrinsic
+@no_type_check
+def finish_streams(context):
+    """Wait until what was written past the caches can be seen by every processor."""
+
+    def code(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code
 
 
 @compiled

@@ -93,14 +93,15 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
         return []
     _check_rows(batch)
     numbers, counts = _on_host(batch), [len(instances) for instances in batch]
-    _check_boxes(numbers[:, :4], np.cumsum(counts))
+    ends = np.cumsum(counts)
+    _check_boxes(numbers[:, :4], ends)
     boxes, labels, iscrowd = numbers[:, :4], numbers[:, 4].astype(np.int64), numbers[:, 5]
     pictures = np.repeat([math.prod(size) for size in sizes], counts)
     weights = weights_of(labels, boxes, pictures, settings) * (iscrowd == 0)
-    columns = (np.split(column, np.cumsum(counts)[:-1]) for column in (boxes, labels, iscrowd, weights))
+    parts = [slice(end - count, end) for count, end in zip(counts, ends.tolist(), strict=True)]
     return [
-        Inventory(instances, Objects(instances.masks, boxes), labels, iscrowd, weights)
-        for instances, boxes, labels, iscrowd, weights in zip(batch, *columns, strict=True)
+        Inventory(instances, Objects(instances.masks, boxes[part]), labels[part], iscrowd[part], weights[part])
+        for instances, part in zip(batch, parts, strict=True)
     ]
 
 

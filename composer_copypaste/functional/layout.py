@@ -16,7 +16,7 @@ from torch import Tensor
 from composer_copypaste.functional.placement import box_corners
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.warp import PIXEL, fixed_point
-from composer_copypaste.functional.windows import Window, are_empty, box_windows, meeting
+from composer_copypaste.functional.windows import Window, are_empty, box_windows, meet
 
 MARGIN = np.array([-1, -1, 1, 1])
 """Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""
@@ -127,7 +127,9 @@ class Layout:
     @cached_property
     def receive(self) -> Bool[ndarray, " g"]:
         """Whether each object belongs to an image that receives anything."""
-        return np.isin(self.source, self.landings.targets)
+        received = np.full(len(self.sizes), False)
+        received[self.landings.targets] = True
+        return received[self.source]
 
     @cached_property
     def instance(self) -> Int64[ndarray, " g"]:
@@ -148,10 +150,6 @@ def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
     boxes = np.concatenate([image.boxes for image in objects])
     windows = object_windows(boxes, sizes[source])
     landings = _landings(plan, boxes[first[plan.source.numpy()] + plan.instance.numpy()], sizes)
-    touched = [
-        first[target] + meeting(windows[first[target] :][: counts[target]], landings.windows[begin:end])
-        for target, (begin, end) in zip(landings.targets.tolist(), landings.ends.tolist(), strict=True)
-    ]
     return Layout(
         masks=[image.masks for image in objects],
         sizes=sizes,
@@ -159,8 +157,21 @@ def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
         first=first,
         windows=windows,
         landings=landings,
-        touched=np.concatenate(touched) if touched else np.zeros(0, dtype=np.int64),
+        touched=_touched(windows, first, counts, landings),
     )
+
+
+def _touched(
+    windows: Int64[ndarray, "g 4"], first: Int64[ndarray, " s"], counts: Int64[ndarray, " s"], landings: Landings
+) -> Int64[ndarray, " k"]:
+    """The objects of whose windows a landing's has a pixel, ascending."""
+    each = counts[landings.target]  # so many objects may each landing touch: a row for each pair of them
+    landing = np.repeat(np.arange(len(landings)), each)
+    place = np.arange(len(landing)) - np.repeat(np.cumsum(each) - each, each)
+    pairs = first[landings.target[landing]] + place
+    found = np.full(len(windows), False)
+    found[pairs[meet(windows[pairs], landings.windows[landing])]] = True
+    return np.flatnonzero(found)
 
 
 def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarray, "s 2"]) -> Landings:

@@ -15,7 +15,7 @@ class Measures:
     area: Integer[ndarray, " n"]
     """Pixels that are visible."""
     former: Integer[ndarray, " n"]
-    """Pixels that were, before anything was pasted; of a pasted object, in its source."""
+    """Pixels that were, before anything was pasted; of a pasted object, in its source, if ``min_visibility`` asks."""
     boxes: Integer[ndarray, "n 4"]
     """The tight box (x1, y1, x2, y2) around what is visible; of no meaning where that is nothing."""
 

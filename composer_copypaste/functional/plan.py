@@ -151,6 +151,8 @@ class PastePlan:
 
     def renumbered(self, sources: Sequence[int], first: int) -> "PastePlan":
         """The plan in which these sources have the numbers ``first``, ``first`` + 1 and so on."""
+        if not sources:
+            return self
         number = {source: first + place for place, source in enumerate(sources)}
         new = [number.get(source, source) for source in self.source.tolist()]
         return replace(self, source=torch.tensor(new, dtype=torch.int64))

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from composer_copypaste.functional.bank import Remembered
-from composer_copypaste.functional.draw import integer, uniform
+from composer_copypaste.functional.draw import uniforms
 from composer_copypaste.functional.jitter import Copies, draw_colours, draw_linear
 from composer_copypaste.functional.placement import backwards, draw_shifts
 from composer_copypaste.functional.plan import PastePlan
@@ -21,16 +21,14 @@ from composer_copypaste.functional.warp import PIXEL
 from composer_copypaste.settings import CopyPasteSettings
 
 
-class Choice(NamedTuple):
-    """What an image receives from a picture: one of the batch, or one that the bank remembers."""
+class Exchange(NamedTuple):
+    """An image that receives something from a picture: one of the batch, or one that the bank remembers."""
 
     target: int
     picture: int
     """Counted on from the batch's images to the bank's pictures."""
     scenes: tuple[Scene, Scene]
     """The picture and the image."""
-    objects: Int64[ndarray, " m"]
-    """Of the picture."""
 
 
 def draw_plan(
@@ -49,45 +47,44 @@ def draw_plan(
         bank: pictures that are remembered, as further sources.
         pool: cut-outs, as further sources.
     """
-    choices: list[Choice] = []
+    exchanges: list[Exchange] = []
     plans: list[PastePlan] = []
     pictures, first_cut_out = len(scenes) + len(bank), len(scenes) + sum(map(len, bank))
-    for target, scene in enumerate(scenes):
-        if (pictures < 2 and pool is None) or uniform(generator) >= settings.p:
+    for target, (u_receives, u_pool, u_picture) in enumerate(uniforms((len(scenes), 3), generator).tolist()):
+        if u_receives >= settings.p:
             continue
-        if pool is not None and uniform(generator) < settings.p_pool:
-            copies = draw_cut_outs(pool, scene, settings, generator)
+        if pool is not None and u_pool < settings.p_pool:
+            copies = draw_cut_outs(pool, scenes[target], settings, generator)
             number = first_cut_out + copies.number
             plans.append(_plan(np.full_like(number, target), number, np.zeros_like(number), copies))
         elif pictures > 1:
-            picture = (target + integer(pictures - 1, generator) + 1) % pictures
+            picture = (target + int(u_picture * (pictures - 1)) + 1) % pictures
             seen = scenes[picture] if picture < len(scenes) else bank[picture - len(scenes)].scene(settings)
-            choices.append(Choice(target, picture, (seen, scene), choose(seen.weights, settings, generator)))
-    if choices:
-        plans.append(_draw_copies(choices, len(scenes), bank, settings, generator))
+            exchanges.append(Exchange(target, picture, (seen, scenes[target])))
+    if exchanges:
+        plans.append(_draw_copies(exchanges, len(scenes), bank, settings, generator))
     return _joined(plans)
 
 
 def _draw_copies(
-    choices: Sequence[Choice],
+    exchanges: Sequence[Exchange],
     n: int,
     bank: Sequence[Remembered],
     settings: CopyPasteSettings,
     generator: torch.Generator,
 ) -> PastePlan:
-    """Draw jitter and place of all that was chosen for a batch of ``n`` images."""
-    which = np.repeat(np.arange(len(choices)), [len(choice.objects) for choice in choices])
+    """Draw what is copied to a batch of ``n`` images, its jitter and its place."""
+    scenes = [exchange.scenes for exchange in exchanges]
+    which, objects = choose([picture.weights for picture, _ in scenes], settings, generator)
+    boxes = np.concatenate([picture.boxes for picture, _ in scenes])[objects]
     draw = which if settings.jitter == "image" else np.arange(len(which))
-    draws = len(choices) if settings.jitter == "image" else len(which)
+    draws = len(exchanges) if settings.jitter == "image" else len(which)
     linear, inverse = draw_linear(draws, settings.scale_range, settings, generator)
-    boxes = np.concatenate([choice.scenes[0].boxes[choice.objects] for choice in choices])
-    scenes = [choice.scenes for choice in choices]
     shifts, placed = draw_shifts(linear, boxes, which, scenes, settings, generator)
-    objects = np.concatenate([choice.objects for choice in choices])
     colour = draw_colours(draws, settings, generator)[draw]
-    copies = Copies(objects, backwards(inverse[draw], shifts), colour)[placed]
-    which = which[placed]
-    target, picture = np.array([(choice.target, choice.picture) for choice in choices]).T[:, which]
+    first = np.cumsum([0, *(len(picture.boxes) for picture, _ in scenes)])
+    copies = Copies(objects - first[which], backwards(inverse[draw], shifts), colour)[placed]
+    target, picture = np.array([(exchange.target, exchange.picture) for exchange in exchanges]).T[:, which[placed]]
     return _from_sources(target, picture, copies, n, bank)
 
 
@@ -124,6 +121,8 @@ def _joined(plans: Sequence[PastePlan]) -> PastePlan:
     """All rows of the plans, ordered by target."""
     if not plans:
         return PastePlan.from_rows([])
+    if len(plans) == 1:
+        return plans[0]
     columns = (torch.cat([getattr(plan, field.name) for plan in plans]) for field in fields(PastePlan))
     plan = PastePlan(*columns)
     order = plan.target.argsort(stable=True)

@@ -1,11 +1,13 @@
 """Which objects are copied: what each one's chance is, and the draw."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Integer
 from numpy import ndarray
 
-from composer_copypaste.functional.draw import integer, uniforms
+from composer_copypaste.functional.draw import uniforms
 from composer_copypaste.settings import CopyPasteSettings
 
 
@@ -16,8 +18,7 @@ def weights_of(
     settings: CopyPasteSettings,
 ) -> Float[ndarray, " n"]:
     """The relative chance of each object, from a picture of so many pixels, to be copied; 0: never."""
-    weights = np.full(len(labels), 1.0 if settings.categories is None else 0.0)
-    weights[np.isin(labels, settings.categories or ())] = 1.0
+    weights = np.ones(len(labels)) if settings.categories is None else np.isin(labels, settings.categories) * 1.0
     for label, weight in (settings.category_weights or {}).items():
         weights[labels == label] *= weight
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -28,23 +29,28 @@ def weights_of(
 
 
 def choose(
-    weights: Float[ndarray, " n"], settings: CopyPasteSettings, generator: torch.Generator
-) -> Int64[ndarray, " m"]:
-    """Draw which of the source's objects are copied; they keep their order."""
-    candidates = np.flatnonzero(weights)
-    weights = weights[candidates]
+    sources: Sequence[Float[ndarray, " _n"]], settings: CopyPasteSettings, generator: torch.Generator
+) -> tuple[Int64[ndarray, " m"], Int64[ndarray, " m"]]:
+    """Draw which of the sources' objects, whose weights are given, are copied.
+
+    Returns:
+        For each, which source it is of, and its number in the row of all sources' objects; ascending.
+    """
+    weights = np.concatenate(sources)
+    source = np.repeat(np.arange(len(sources)), [len(each) for each in sources])
+    chosen = np.flatnonzero(weights)
+    if settings.p_instance is not None:
+        chosen = chosen[uniforms((len(chosen),), generator) < settings.p_instance * weights[chosen]]
+        weights = np.ones_like(weights)
+    counts = np.bincount(source[chosen], minlength=len(sources))
+    most = counts
     if settings.p_instance is None:
-        order = _order(weights, generator)
-        chosen = candidates[order[: integer(len(candidates) + 1, generator)]]
-    else:
-        order = torch.randperm(len(candidates), generator=generator).numpy()
-        chosen = candidates[order][uniforms((len(candidates),), generator) < settings.p_instance * weights[order]]
-    return np.sort(chosen[: settings.max_copied_instances])
-
-
-def _order(weights: Float[ndarray, " k"], generator: torch.Generator) -> Integer[ndarray, " k"]:
-    """Draw an order of all candidates: each next one with a chance proportional to its weight among those left."""
-    if np.all(weights == 1):
-        return torch.randperm(len(weights), generator=generator).numpy()
+        most = (uniforms((len(sources),), generator) * (counts + 1)).astype(np.int64)  # none to all
+    if settings.max_copied_instances is not None:
+        most = np.minimum(most, settings.max_copied_instances)
     # the first of several exponential clocks is the i-th with a chance proportional to its rate (Efraimidis, Spirakis)
-    return np.argsort(-np.log1p(-uniforms((len(weights),), generator)) / weights)
+    clocks = -np.log1p(-uniforms((len(chosen),), generator)) / weights[chosen]
+    order = chosen[np.lexsort((clocks, source[chosen]))]
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = np.sort(order[place < most[source[order]]])
+    return source[kept], kept

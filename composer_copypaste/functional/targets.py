@@ -116,7 +116,10 @@ def assemble(
         area=_with_rows(after.area, changed, found.area),
         extras={name: _moved(name, values, layout, outcome) for name, values in after.extras.items()},
     )
-    return {image: replace(after[rows], masks=masks[image]) for image, rows in outcome.rows().items()}
+    parts = after.split(np.diff(outcome.ends)[:, 0].tolist())
+    return {
+        image: replace(part, masks=masks[image]) for image, part in zip(outcome.images.tolist(), parts, strict=True)
+    }
 
 
 def _with_rows(
@@ -143,12 +146,13 @@ def _moved(name: str, values: Shaped[Tensor, "r ..."], layout: Layout, outcome: 
     return values.index_copy(0, rows, torch.cat([there.to(values), before[..., 2:]], dim=-1) * inside[..., None])
 
 
-def concatenate(parts: Sequence[Instances]) -> Instances:
-    """The objects of all parts, in a row; masks of one size."""
+def without_masks(parts: Sequence[Instances]) -> Instances:
+    """The objects of all parts, in a row, with masks of no size: indexing those costs nothing, on any device."""
+    labels = torch.cat([part.labels for part in parts])
     return Instances(
         boxes=torch.cat([part.boxes for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        masks=torch.cat([part.masks for part in parts]),
+        labels=labels,
+        masks=labels.new_empty((len(labels), 0, 0), dtype=torch.uint8),
         area=torch.cat([part.area for part in parts]),
         iscrowd=torch.cat([part.iscrowd for part in parts]),
         extras={name: torch.cat([part.extras[name] for part in parts]) for name in parts[0].extras},

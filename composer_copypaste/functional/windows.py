@@ -56,8 +56,7 @@ def are_empty(windows: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
     return (windows[:, :2] >= windows[:, 2:]).any(axis=1)
 
 
-def meeting(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "m 4"]) -> Int64[ndarray, " k"]:
-    """Which of the windows share a pixel with any of the others."""
-    ours = windows[:, None]
-    low, high = np.maximum(ours[..., :2], others[:, :2]), np.minimum(ours[..., 2:], others[:, 2:])
-    return np.flatnonzero((low < high).all(axis=2).any(axis=1))
+def meet(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
+    """Whether each of the windows shares a pixel with the other of its row."""
+    low, high = np.maximum(windows[:, :2], others[:, :2]), np.minimum(windows[:, 2:], others[:, 2:])
+    return (low < high).all(axis=1)

@@ -198,7 +198,7 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path):
 
 
 def test_a_resumed_run_remembers_what_an_uninterrupted_one_does(tmp_path):
-    settings = {"p": 1.0, "bank_size": 5}
+    settings = {"p": 1.0, "p_instance": 1.0, "bank_size": 5}
     uninterrupted = checksums(fit(CopyPaste(**settings), batches=loader(batch_size=1), duration="6ba"))
     save = {"save_folder": str(tmp_path), "save_latest_filename": "latest.pt"}
     start = fit(CopyPaste(**settings), batches=loader(batch_size=1), duration="3ba", **save)

@@ -55,6 +55,11 @@ def pasted_by_numba(case):
         return case.paste()
 
 
+def pasted_past_the_caches(case):
+    with mock.patch.object(host, "LARGEST_CACHED", 0):
+        return pasted_by_numba(case)
+
+
 def assert_kernels_give_what_windows_give(case, paste):
     case.images = [i.detach() for i in case.images] if isinstance(case.images, list) else case.images.detach()
     with window_after_window():
@@ -94,6 +99,12 @@ def test_tritons_kernels_tell_the_truth_of_what_is_painted_object_after_object(c
 @given(cases(counts=st.integers(0, 5), bank=True, dtypes=host.HostKernels.dtypes, **PLAIN))
 def test_numbas_kernels_give_what_windows_give(case):
     assert_kernels_give_what_windows_give(case, pasted_by_numba)
+
+
+@many(40)
+@given(cases(sides=st.integers(1, 150), counts=st.integers(0, 3), dtypes=host.HostKernels.dtypes, **PLAIN))
+def test_masks_written_past_the_caches_are_the_same(case):
+    assert_kernels_give_what_windows_give(case, pasted_past_the_caches)
 
 
 @many(60)
