@@ -19,7 +19,8 @@ PER_IMAGE_KEYS = frozenset({"image_id", "file_name", "orig_size", "size", "image
 class Instances:
     """The ``n`` objects of one image.
 
-    ``boxes`` are (x1, y1, x2, y2) in pixels with x2 one past the last pixel; ``masks`` hold 0 and 1.
+    ``boxes`` are (x1, y1, x2, y2) in pixels with x2 one past the last pixel; ``masks`` hold 0 where the object
+    is not.
     ``extras`` are further per-object tensors.
     """
 
@@ -100,7 +101,7 @@ def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequenc
     _check_kinds(name, labels, boxes)
     n = len(labels)
     if masks.dtype not in (torch.bool, torch.uint8):
-        raise TypeError(f"{name}: expected masks of bool or of uint8 (0 and 1), got {masks.dtype}")
+        raise TypeError(f"{name}: expected masks of bool or of uint8 (0: none), got {masks.dtype}")
     _check_keypoints(name, target, n)
     area = _tensor(name, "area", target.get("area", boxes.new_zeros(n)))
     iscrowd = _tensor(name, "iscrowd", target.get("iscrowd", labels.new_zeros(n)))

@@ -70,10 +70,11 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; floating point or uint8.
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
-            ``masks`` (bool, or uint8 of 0 and 1) and, optionally, ``area``, ``iscrowd`` and others. Further tensors
-            with one row per object follow their objects, ``keypoints`` (x, y, visibility) moved with them; anything
-            else passes through. Where no target has ``masks``, boxes are pasted, and cut to what stays visible, as if
-            objects filled them. Or class ids ``(N, H, W)``: each class of an image is then one object.
+            ``masks`` (bool, or uint8, where all but 0 is the object; images that receive any get 0 and 1) and,
+            optionally, ``area``, ``iscrowd`` and others. Further tensors with one row per object follow their objects,
+            ``keypoints`` (x, y, visibility) moved with them; anything else passes through. Where no target has
+            ``masks``, boxes are pasted, and cut to what stays visible, as if objects filled them. Or class ids
+            ``(N, H, W)``: each class of an image is then one object.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         plan: what to paste where, instead of drawing it; :func:`plan_batch` draws one.
         bank: objects of earlier batches, as further sources; this batch's objects join it.

@@ -52,7 +52,7 @@ class Kernels(Protocol):
         """
 
     def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
-        """Write masks: copies, what nobody owns of a former one, or what a landing owns.
+        """Write masks of 0 and 1: copies, what nobody owns of a former one, or what a landing owns.
 
         Planes: the address to write to, that of the former mask or 0, owners' address, height, width, the window (4)
         outside which there is nothing, empty for a copy, the landing or -1.

@@ -193,7 +193,8 @@ def _write_owned(written, owners, m):
 @no_type_check
 def _write_left(written, owners, former):
     for k in range(len(written)):
-        written[k] = former[k] & np.uint8(owners[k] == NOBODY)
+        is_object, is_free = former[k] != 0, owners[k] == NOBODY
+        written[k] = is_object & is_free
 
 
 @compiled
@@ -237,4 +238,4 @@ def _copy(begin, end, former, streams):
 def _move(begin, end, former):
     written, read = row_of(begin, end - begin, MASK), row_of(former, end - begin, MASK)
     for k in range(len(written)):
-        written[k] = read[k]
+        written[k] = read[k] != 0

@@ -63,11 +63,12 @@ def stream_zeros(context, address):
 @intrinsic
 @no_type_check
 def stream_line(context, address, former):
-    """Write a line past the caches as it is elsewhere."""
+    """Write a line of 0 and 1 past the caches: 1 where elsewhere is anything but 0."""
 
     def code(context, builder, signature, arguments):
         pixels = builder.load(builder.inttoptr(arguments[1], PIXELS.as_pointer()), align=1)
-        _streamed(builder, pixels, arguments[0])
+        is_object = builder.icmp_unsigned("!=", pixels, ir.Constant(PIXELS, [0] * LINE))
+        _streamed(builder, builder.zext(is_object, PIXELS), arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), code

@@ -38,10 +38,10 @@ def large_scale_jitter_batch(
 
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; uint8, or floating point in [0, 1].
-        targets: for each image torchvision's detection dict, as :func:`copypaste_batch` takes it. Boxes and areas that
-            come out are those of the pixels that are left; ``keypoints`` move, further tensors with one row per object
-            follow their objects, and anything else passes through. Or class ids: ``(N, H, W)``, or a list of
-            ``(H_i, W_i)``.
+        targets: for each image torchvision's detection dict, as :func:`copypaste_batch` takes it. Masks that come out
+            hold 0 and 1, boxes and areas are those of the pixels that are left; ``keypoints`` move, further tensors
+            with one row per object follow their objects, and anything else passes through. Or class ids: ``(N, H, W)``,
+            or a list of ``(H_i, W_i)``.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`LargeScaleJitterSettings`.
@@ -117,8 +117,8 @@ def _targets(targets: Sequence[Target], images: Images, framings: Sequence[Frami
 
 
 def _resampled(masks: UInt8[Tensor, "n h w"], framing: Framing) -> UInt8[Tensor, "n h2 w2"]:
-    """Masks at the size they are shown at: the pixel under each one's centre."""
-    return resample_planes(framing.part_of(masks), framing.to_window(), framing.resized)
+    """Masks, then of 0 and 1, at the size they are shown at: the pixel under each one's centre."""
+    return resample_planes(framing.part_of(masks), framing.to_window(), framing.resized).clamp(max=1)
 
 
 def _shown_part(canvas: Shaped[Tensor, "*_ h w"], framing: Framing) -> Shaped[Tensor, "*_ h2 w2"]:

@@ -34,6 +34,7 @@ def cut_out(landing: Landing, masks: UInt8[Tensor, "n _h _w"], erosion: int) -> 
     window = beyond & landing.window
     if window.is_empty:  # any pixel of the target, which is not the object's
         return CutOut(landing, Window(0, 0, 1, 1), mask.new_zeros((1, 1)))
+    mask = mask.clamp(max=1)  # anything but 0 is the object
     if erosion:
         mask = erode(mask, erosion)[window.within(beyond).slices]
     return CutOut(landing, window, mask)

@@ -128,14 +128,14 @@ def write_masks(planes, WIDTH: tl.constexpr, ALIGNMENT: tl.constexpr):
     top, bottom = tl.load(plane + 5) * width, tl.load(plane + 7) * width
     meets = (begin < bottom) & (begin + RUN > top)
     copied = tl.multiple_of(former.to(tl.pointer_type(tl.uint8)), ALIGNMENT)
-    value = tl.load(copied + place, mask=inside & (former != 0) & (meets | (top == bottom)), other=0)
+    value = tl.load(copied + place, mask=inside & (former != 0) & (meets | (top == bottom)), other=0) != 0
     if meets:  # dividing is dear, and most of a plane lies outside its window
         _, within = _meets(plane + 5, place // width, place % width)
         owners = tl.load(plane + 2).to(tl.pointer_type(tl.int16))
         owner = tl.load(owners + place, mask=inside & within, other=-2)
-        value = tl.where(m >= 0, (owner == m).to(tl.uint8), tl.where(owner == NOBODY, value, 0).to(tl.uint8))
+        value = tl.where(m >= 0, owner == m, value & (owner == NOBODY))
     written = tl.multiple_of(tl.load(plane).to(tl.pointer_type(tl.uint8)), ALIGNMENT)
-    tl.store(written + place, value, mask=inside)
+    tl.store(written + place, value.to(tl.uint8), mask=inside)
 
 
 @triton.jit

@@ -75,7 +75,7 @@ class WindowComposite:
         """The window and the mask that an object has in its source."""
         layout = self._layout
         window = Window(*layout.windows[number].tolist())
-        return window, layout.masks[layout.source[number]][layout.instance[number]][window.slices]
+        return window, layout.masks[layout.source[number]][layout.instance[number]][window.slices].clamp(max=1)
 
     def _masks(self, target: int, outcome: Outcome, rows: slice) -> UInt8[Tensor, "k h w"]:
         own = self._layout.masks[target]
@@ -83,7 +83,7 @@ class WindowComposite:
         same = outcome.measure[rows] < 0
         numbers = self._layout.instance[outcome.origin[rows][same]]
         to, from_ = (on_device(index, own.device) for index in (np.flatnonzero(same), numbers))
-        masks.index_copy_(0, to, own.index_select(0, from_))
+        masks.index_copy_(0, to, own.index_select(0, from_).clamp_(max=1))
         for mask, number in zip(masks, outcome.measure[rows].tolist(), strict=True):
             if number >= 0:
                 visible = self._visible[number]

@@ -103,6 +103,7 @@ class Case:
 
 DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
 SCALES = [(0.1, 2.0), (1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.8, 1.25), (3.0, 10.0), (0.02, 0.1)]
+MASK_TYPES = (torch.uint8, torch.bool, "uint8 of any value")
 LAYOUTS = ("contiguous", "channels last", "every other pixel", "transposed")
 
 
@@ -158,7 +159,7 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, 
         images = laid_out(torch.stack(images), layout)
     if dtype.is_floating_point and draw(st.booleans()):
         images = [image.requires_grad_() for image in images] if as_list else images.requires_grad_()
-    mask_type, keys = draw(st.sampled_from([torch.uint8, torch.bool])), draw(st.sets(st.sampled_from(OPTIONAL_KEYS)))
+    mask_type, keys = draw(st.sampled_from(MASK_TYPES)), draw(st.sets(st.sampled_from(OPTIONAL_KEYS)))
     targets = [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes]
     case = Case(images, targets, draw(knobs(**fixed)), draw(st.integers(0, 2**31)))
     if bank and draw(st.booleans()):
@@ -208,7 +209,7 @@ def drawn_target(size, n, mask_type, keys, rng, has_masks):
     fields = {
         "boxes": torch.from_numpy(np.array([drawn_box(mask, rng) for mask in masks], dtype=np.float32).reshape(n, 4)),
         "labels": torch.from_numpy(rng.integers(1, 4, n)),
-        "masks": torch.from_numpy(masks).to(mask_type),
+        "masks": typed_masks(masks, mask_type, rng),
         "area": torch.from_numpy(rng.uniform(0, 100, n).astype(np.float32)),
         "iscrowd": torch.from_numpy((rng.random(n) < 0.15).astype(np.int64)),
         "image_id": torch.tensor(int(rng.integers(1000))),
@@ -217,6 +218,12 @@ def drawn_target(size, n, mask_type, keys, rng, has_masks):
     }
     kept = set(keys) | {"boxes", "labels"} | ({"masks"} if has_masks else set())
     return {key: values for key, values in fields.items() if key in kept}
+
+
+def typed_masks(masks, mask_type, rng):
+    if mask_type == "uint8 of any value":
+        return torch.from_numpy(masks * rng.integers(1, 256, masks.shape, dtype=np.uint8))
+    return torch.from_numpy(masks).to(mask_type)
 
 
 def drawn_mask(size, rng):

@@ -218,7 +218,8 @@ def fields_of(targets, i, kept, added, changed):
         elif key == "masks":
             own = [numpy(values)[j] for _, j in kept]
             blank = np.zeros(values.shape[1:], dtype=numpy(values).dtype)
-            result[key] = np.array([*own, *[blank] * len(added)]).reshape(-1, *values.shape[1:]).astype(blank.dtype)
+            planes = np.array([*own, *[blank] * len(added)]).reshape(-1, *values.shape[1:])
+            result[key] = (planes != 0).astype(blank.dtype)
         else:
             rows = [numpy(targets[source][key])[j] for source, j, *_ in (*kept, *added)]
             result[key] = np.array(rows).reshape(-1, *values.shape[1:]).astype(numpy(values).dtype)

@@ -92,6 +92,13 @@ def test_a_flip_alone_keeps_every_pixel():
     assert shown["boxes"].tolist() == [[5, 1, 7, 4]]
 
 
+def test_masks_of_any_value_come_back_as_0_and_1():
+    fields = target((2, 2, 6, 4))
+    _, shown = framed(picture(), fields | {"masks": fields["masks"] * 255}, framing(resized=(4, 4)))
+    assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
+    assert shown["area"].tolist() == [2]
+
+
 def test_objects_stay_from_min_area_pixels_on_and_crowds_from_one():
     half = framing(window=(0, 0, SIDE, 4), resized=(SIDE, 4))
     boxes = [(3, 0, 6, 3), (3, 0, 6, 4)]  # 1 x 3 and 1 x 4 pixels lie in the window

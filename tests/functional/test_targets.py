@@ -1,8 +1,11 @@
 """What copy-paste does to targets: hand-written plans on 8 x 8 pixels, whose answer is visible."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from copypaste_cases import IDENTITY, block, carry_out, pictures, plan_of, target
+from test_meta_device import window_after_window
 
 ONE_ROW = plan_of((0, 1, 0, IDENTITY))
 
@@ -280,3 +283,16 @@ def test_a_box_far_beyond_all_pixels_is_read_nowhere():
     after = receiving(own, target((1, 0, 3, 2)))
     assert after["boxes"].tolist()[0] == [0, 0, 1, 2]
     assert torch.equal(after["masks"][1], own["masks"][1])
+
+
+@pytest.mark.parametrize("value", [2, 127, 254, 255])
+@pytest.mark.parametrize("settings", [{}, {"blend_sigma": 1.0}, {"erosion": 1}])
+@pytest.mark.parametrize("way", [nullcontext, window_after_window])
+def test_masks_of_any_value_are_pasted_as_those_of_1_and_come_back_as_these(way, settings, value):
+    own, given = target((0, 0, 4, 4), (6, 6, 8, 8), area=torch.ones(2)), target((1, 0, 6, 4), area=torch.ones(1))
+    expected = carry_out(ONE_ROW, pictures(), [own, given], **settings)
+    filled = [{**fields, "masks": fields["masks"] * value} for fields in (own, given)]
+    with way():
+        found = carry_out(ONE_ROW, pictures(), filled, **settings)
+    assert torch.equal(found.images, expected.images)
+    torch.testing.assert_close(found.targets[0], expected.targets[0], rtol=0, atol=0)
