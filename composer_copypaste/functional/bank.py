@@ -156,8 +156,17 @@ class InstanceBank:
         """Remember what ``state_dict`` gave; of more than ``size`` objects the newest.
 
         The objects are on the host then, until a batch comes.
+
+        Raises:
+            ValueError: where the state is another; what the bank remembered stays.
         """
-        pictures = [_picture_of(picture) for picture in state["pictures"]]  # all of them, or what was there stays
+        try:
+            pictures = [_picture_of(picture) for picture in state["pictures"]]
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                "bank: expected the state that state_dict gave, {'pictures': [...]}, got one that cannot be read "
+                f"({type(error).__name__}: {error}); a new InstanceBank starts without one"
+            ) from error
         self._pictures.clear()
         for picture in pictures:
             self.add(picture)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -92,13 +93,18 @@ class PastePlan:
         Raises:
             ValueError: where a row does not hold these.
         """
-        colours = [row[4] if len(row) == 5 else AS_THEY_ARE for row in rows]
+        for number, row in enumerate(rows):
+            if not isinstance(row, tuple | list) or len(row) not in (len(KEYS) - 1, len(KEYS)):
+                raise ValueError(
+                    f"plan: row {number}: expected ({', '.join(KEYS)}), perhaps without {KEYS[-1]}, got {row!r}"
+                )
+        colours = [row[4] if len(row) == len(KEYS) else AS_THEY_ARE for row in rows]
         return cls(
-            target=_whole_numbers([row[0] for row in rows]),
-            source=_whole_numbers([row[1] for row in rows]),
-            instance=_whole_numbers([row[2] for row in rows]),
-            to_source=_numbers([row[3] for row in rows], (2, 3)),
-            colour=_numbers(colours, (3,)),
+            target=_whole_numbers("target", [row[0] for row in rows]),
+            source=_whole_numbers("source", [row[1] for row in rows]),
+            instance=_whole_numbers("instance", [row[2] for row in rows]),
+            to_source=_numbers("to_source", [row[3] for row in rows], (2, 3)),
+            colour=_numbers("colour", colours, (3,)),
         )
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -142,8 +148,16 @@ class PastePlan:
             if not isinstance(column, Tensor) or tuple(column.shape) != shape:
                 got = tuple(column.shape) if isinstance(column, Tensor) else type(column).__name__
                 raise ValueError(f"plan: expected {name} to be a tensor of shape {shape}, got {got}")
-            if not rest and column.is_floating_point():
+            if not rest and (column.is_floating_point() or column.dtype == torch.bool):
                 raise ValueError(f"plan: expected {name} to hold whole numbers, got {column.dtype}")
+            if column.is_complex():
+                raise ValueError(f"plan: expected {name} to hold real numbers, got {column.dtype}")
+            if column.requires_grad or column.device.type != "cpu":
+                grad = ", requires_grad=True" if column.requires_grad else ""
+                raise ValueError(
+                    f"plan: expected {name} on the CPU and without a gradient, got it on {column.device}{grad}; "
+                    ".detach().cpu() gives that"
+                )
 
     def sources_from(self, first: int) -> list[int]:
         """The numbers of the sources from that number on, ascending."""
@@ -167,15 +181,23 @@ def _row(row: dict[str, Any]) -> Row:
     return row["target"], row["source"], row["instance"], row["to_source"], row.get("colour", AS_THEY_ARE)
 
 
-def _whole_numbers(column: Sequence[int]) -> Int[Tensor, " m"]:
-    values = torch.tensor(column)
-    if len(column) and values.dtype != torch.int64:
-        raise ValueError(f"expected whole numbers, got {column}")
-    return values.long()
+def _whole_numbers(name: str, column: Sequence[object]) -> Int[Tensor, " m"]:
+    for number, value in enumerate(column):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or abs(value) >= 2**63:
+            raise ValueError(f"plan: row {number}: expected {name} to be a whole number, got {value!r}")
+    return torch.tensor(column, dtype=torch.int64)
 
 
-def _numbers(column: Sequence[object], shape: tuple[int, ...]) -> Float[Tensor, "m ..."]:
-    values = torch.tensor(column, dtype=torch.float64)
-    if len(column) and values.shape[1:] != shape:
-        raise ValueError(f"expected {' x '.join(map(str, shape))} numbers, got shape {tuple(values.shape[1:])}")
-    return values.reshape(-1, *shape)
+def _numbers(name: str, column: Sequence[object], shape: tuple[int, ...]) -> Float[Tensor, "m ..."]:
+    values = torch.empty((len(column), *shape), dtype=torch.float64)
+    for number, value in enumerate(column):
+        try:
+            row = torch.tensor(value, dtype=torch.float64)
+        except (RuntimeError, TypeError, ValueError):  # of text, of rows of several lengths
+            row = torch.empty(0)
+        if row.shape != shape:
+            raise ValueError(
+                f"plan: row {number}: expected {name} to be {' x '.join(map(str, shape))} numbers, got {value!r}"
+            )
+        values[number] = row
+    return values

@@ -211,8 +211,10 @@ def test_a_saved_bank_goes_on_as_if_it_had_never_been_saved(case):
 
 def test_a_state_that_cannot_be_loaded_changes_nothing():
     bank = seen(target((0, 0, 2, 2), (4, 4, 6, 6)))
-    with pytest.raises(KeyError):
-        bank.load_state_dict({"pictures": [{}]})
+    expected = r"^bank: expected the state that state_dict gave, \{'pictures': \[...\]\}, got one that cannot be read"
+    for state in ({}, {"pictures": [{}]}, {"pictures": [None]}):
+        with pytest.raises(ValueError, match=expected):
+            bank.load_state_dict(state)
     assert len(bank) == 2
 
 

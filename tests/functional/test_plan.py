@@ -246,10 +246,16 @@ def test_json_that_is_no_plan_is_an_error(text):
     [
         ({"to_source": 3}, ""),  # whose words are beartype's in tests
         ({"target": 0.5}, ""),
-        ({"to_source": [[1, 0], [0, 1]]}, r"expected 2 x 3 numbers, got shape \(2, 2\)"),
-        ({"to_source": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}, r"expected 2 x 3 numbers, got shape \(3, 3\)"),
-        ({"colour": [1, 1]}, r"expected 3 numbers, got shape \(2,\)"),
-        ({"target": 10**30}, "Overflow"),
+        (
+            {"to_source": [[1, 0], [0, 1]]},
+            r"ValueError: plan: row 0: expected to_source to be 2 x 3 numbers, got \[\[1, 0\], \[0, 1\]\]",
+        ),
+        (
+            {"to_source": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]},
+            r"ValueError: plan: row 0: expected to_source to be 2 x 3 numbers, got \[",
+        ),
+        ({"colour": [1, 1]}, r"ValueError: plan: row 0: expected colour to be 3 numbers, got \[1, 1\]"),
+        ({"target": 10**30}, "ValueError: plan: row 0: expected target to be a whole number, got 1000"),
         ({"color": [1, 1, 1]}, "unknown key 'color'"),
     ],
 )

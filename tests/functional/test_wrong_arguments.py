@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import SIDE, pictures, target
+from copypaste_cases import IDENTITY, SIDE, pictures, target
 from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, PastePlan, copypaste_batch, large_scale_jitter_batch, plan_batch
@@ -37,7 +37,8 @@ class OnDevice(torch.Generator):
 
 ids = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
 xywh = tv_tensors.BoundingBoxes(torch.ones(1, 4), format="XYWH", canvas_size=(SIDE, SIDE))
-IN_PLACE = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))])
+IN_PLACE_ROW = (0, 1, 0, IDENTITY)
+IN_PLACE = PastePlan.from_rows([IN_PLACE_ROW])
 nan = torch.tensor([[0.0, 0.0, torch.nan, 4.0]])
 
 CASES = {
@@ -143,6 +144,55 @@ CASES = {
     "a plan counts in fractions": (
         lambda: pasted(plan=replace(IN_PLACE, target=torch.tensor([0.5]))),
         "ValueError: plan: expected target to hold whole numbers, got torch.float32",
+    ),
+    "a plan's map has a gradient": (
+        lambda: pasted(plan=replace(IN_PLACE, to_source=IN_PLACE.to_source.clone().requires_grad_())),
+        "ValueError: plan: expected to_source on the CPU and without a gradient, got it on cpu, requires_grad=True; "
+        ".detach().cpu() gives that",
+    ),
+    "a plan is on a device": (
+        lambda: pasted(plan=replace(IN_PLACE, source=IN_PLACE.source.to("meta"))),
+        "ValueError: plan: expected source on the CPU and without a gradient, got it on meta; "
+        ".detach().cpu() gives that",
+    ),
+    "a plan's map is complex": (
+        lambda: pasted(plan=replace(IN_PLACE, to_source=IN_PLACE.to_source.cfloat())),
+        "ValueError: plan: expected to_source to hold real numbers, got torch.complex64",
+    ),
+    "a plan names objects by booleans": (
+        lambda: pasted(plan=replace(IN_PLACE, source=torch.tensor([True]))),
+        "ValueError: plan: expected source to hold whole numbers, got torch.bool",
+    ),
+    "a row of a plan is short": (
+        lambda: PastePlan.from_rows([IN_PLACE_ROW, (0, 1)]),
+        "ValueError: plan: row 1: expected (target, source, instance, to_source, colour), perhaps without colour, "
+        "got (0, 1)",
+    ),
+    "a row of a plan is a number": (
+        lambda: PastePlan.from_rows([7]),
+        "ValueError: plan: row 0: expected (target, source, instance, to_source, colour), perhaps without colour, "
+        "got 7",
+    ),
+    "a row of a plan names no source": (
+        lambda: PastePlan.from_rows([(0, "1", 0, IDENTITY)]),
+        "ValueError: plan: row 0: expected source to be a whole number, got '1'",
+    ),
+    "a row of a plan counts in booleans": (
+        lambda: PastePlan.from_rows([(0, True, 0, IDENTITY)]),
+        "ValueError: plan: row 0: expected source to be a whole number, got True",
+    ),
+    "a map in a row of a plan is ragged": (
+        lambda: PastePlan.from_rows([(0, 1, 0, ((1, 0), (0, 1, 0)))]),
+        "ValueError: plan: row 0: expected to_source to be 2 x 3 numbers, got ((1, 0), (0, 1, 0))",
+    ),
+    "colours in a row of a plan are one factor": (
+        lambda: PastePlan.from_rows([(*IN_PLACE_ROW, 0.5)]),
+        "ValueError: plan: row 0: expected colour to be 3 numbers, got 0.5",
+    ),
+    "the state of a bank is of something else": (
+        lambda: InstanceBank(3).load_state_dict({}),
+        "ValueError: bank: expected the state that state_dict gave, {'pictures': [...]}, got one that cannot be read "
+        "(KeyError: 'pictures'); a new InstanceBank starts without one",
     ),
     "the bank is a number": (lambda: pasted(bank=3), "TypeError: bank: expected an InstanceBank, got 3"),
     "the pool is a folder": (
