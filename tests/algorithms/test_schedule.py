@@ -64,6 +64,38 @@ def test_warm_up_and_stop_go_together():
     assert seen == [0, 0.25, 0.5, 0.5, 0]
 
 
+DARK, BRIGHT = (
+    (
+        torch.full((3, 8, 8), colour, dtype=torch.uint8),
+        {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.ones(len(boxes)).long(), "masks": masks},
+    )
+    for colour, boxes, masks in (
+        (0, [], torch.zeros(0, 8, 8, dtype=torch.uint8)),
+        (200, [[2.0, 3.0, 6.0, 5.0]], torch.zeros(1, 8, 8, dtype=torch.uint8)),
+    )
+)
+BRIGHT[1]["masks"][0, 3:5, 2:6] = 1
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({}, "####"),
+        ({"warmup": "1ba"}, ".###"),
+        ({"stop": "3ba"}, "###."),
+        ({"warmup": "1ba", "stop": "3ba"}, ".##."),
+        ({"warmup": "25%dur", "stop": "0.5dur"}, ".#.."),
+    ],
+)
+def test_a_dark_picture_shows_the_bright_object_from_warm_up_to_stop(times, expected):
+    batches = loader()
+    batches.dataloader = DataLoader([DARK, BRIGHT] * 4, batch_size=2, collate_fn=batches.dataloader.collate_fn)
+    copy_paste = CopyPaste(p=1.0, p_instance=1.0, scale_range=(1.0, 1.0), p_flip=0.0, **times)
+    dark = torch.stack([images[0, 0] for images, _ in fit(copy_paste, batches=batches, duration="4ba").seen])
+    shown = torch.tensor([sign == "#" for sign in expected])[:, None, None]
+    assert torch.equal(dark == 200, shown & BRIGHT[1]["masks"][0].bool())
+
+
 class Endless(IterableDataset):
     """Pictures from a loader that does not know its length."""
 

@@ -79,6 +79,37 @@ def test_objects_are_resized_by_the_factor():
     assert boxes((2, 2, 4, 4), scale_range=(2.0, 2.0), jitter="instance") == [[1, 1, 5, 5]]
 
 
+def smaller_and_larger(distribution):
+    """How many of 200 copies of 4 x 4 pixels are smaller than that, and how many larger, by factors of 0.5 to 2."""
+    jitter = {"scale_range": (0.5, 2.0), "scale_distribution": distribution, "jitter": "instance"}
+    found = areas(many((2, 2, 6, 6), seeds=200, **jitter))
+    return sum(area < 16 for area in found), sum(area > 16 for area in found)
+
+
+def test_log_uniform_factors_make_smaller_as_often_as_larger_and_uniform_ones_do_not():
+    smaller, larger = smaller_and_larger("log_uniform")
+    assert abs(smaller - larger) < 30
+    smaller, larger = smaller_and_larger("uniform")
+    assert larger > smaller + 50
+
+
+def leanings(rotation):
+    """How a bar of 6 x 2 pixels comes out of 40 draws: level, leaning to the left or to the right, or upright."""
+    found = set()
+    for seed in range(40):
+        picture, [(x1, y1, x2, y2)] = received(target((1, 3, 7, 5)), seed=seed, rotation=rotation, jitter="instance")
+        y, x = torch.nonzero(picture >= 100).double().T
+        lean = ((x - x.mean()) * (y - y.mean())).mean().item()
+        found.add("upright" if y2 - y1 > x2 - x1 else "level" if abs(lean) < 0.1 else "right" if lean < 0 else "left")
+    return found
+
+
+def test_a_bar_is_turned_up_to_so_many_degrees_either_way():
+    assert leanings(0.0) == {"level"}
+    assert leanings(30.0) == {"level", "left", "right"}
+    assert leanings(180.0) == {"level", "left", "right", "upright"}
+
+
 def test_an_aspect_of_4_makes_twice_as_wide_and_half_as_high():
     assert boxes((2, 2, 4, 4), aspect_range=(4.0, 4.0), jitter="instance") == [[1, 3, 5, 4]]
 
