@@ -136,6 +136,16 @@ def framed(caption: str, seed: int = 0, **settings: object) -> Cell:
     return caption, picture(draw_instances(drawn[0], found[0], names=[""] * len(CATEGORIES)))
 
 
+def framed_class_ids(caption: str, seed: int = 0, **settings: object) -> Cell:
+    """The source's class ids after large-scale jitter."""
+    image, target = pair()[1]
+    settings = {"size": (SIDE, SIDE), "p_flip": 0.0} | settings
+    generator = torch.Generator().manual_seed(seed)
+    return class_ids(
+        caption, large_scale_jitter_batch([image], [ids_of(target)], generator=generator, **settings)[1][0]
+    )
+
+
 def four(caption: str, **settings: object) -> Cell:
     """What four draws give."""
     sheet = Image.new("RGB", (SIDE, SIDE), PAPER)
@@ -209,6 +219,11 @@ def curve(caption: str, points: Sequence[tuple[float, float]], names: Sequence[s
 def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     chart = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
     return chart, ImageDraw.Draw(chart)
+
+
+def ids_of(target: dict) -> torch.Tensor:
+    """A map of class ids, with 0 where there is no object."""
+    return (target["masks"] * target["labels"][:, None, None]).amax(0)
 
 
 def class_ids(caption: str, ids: torch.Tensor, background: int = 0) -> Cell:

@@ -19,8 +19,10 @@ from card import (
     curve,
     four,
     framed,
+    framed_class_ids,
     from_bank,
     from_pool,
+    ids_of,
     images,
     labelled,
     pair,
@@ -151,7 +153,7 @@ def blending() -> list[Cell]:
 
 
 def truth() -> list[Cell]:
-    ids = [(t["masks"] * t["labels"][:, None, None]).amax(0) for _, t in pair()]
+    ids = [ids_of(target) for _, target in pair()]
     ids[1][pair()[1][1]["masks"][2]] = 255
     batch = torch.stack(images())
 
@@ -179,6 +181,7 @@ def large_scale_jitter() -> list[Cell]:
         framed("scale_range=(1.8, 1.8)\ncropped anywhere", 3, scale_range=(1.8, 1.8)),
         framed("p_flip=1", scale_range=(1.0, 1.0), p_flip=1.0),
         framed("min_area=500\nthe rectangle is dropped", scale_range=(0.8, 0.8), min_area=500),
+        framed_class_ids("ignore_index=255: class\nid of the padding", scale_range=(0.5, 0.5), ignore_index=255),
     ]
 
 
