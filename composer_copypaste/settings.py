@@ -18,6 +18,7 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 ResizeFactor = Annotated[float, Ge(0.01), Le(10)]
 AspectRatio = Annotated[float, Ge(0.1), Le(10)]
 CanvasSide = Annotated[int, Ge(16), Le(8192)]
+Pixels = Annotated[float, Ge(0), Le(1_000_000_000)]
 
 CONFIG: dict[str, Any] = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}
 """How pydantic reads the dataclasses of a recipe: described by their docstrings, closed to unknown keys."""
@@ -133,7 +134,7 @@ class CopyPasteSettings:
     label 3; 0: never. The m of K objects are drawn one after the other, each with a chance proportional to its weight
     among those left; ``p_instance`` is multiplied by the weight."""
 
-    area_range: tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]] | None = None
+    area_range: tuple[Pixels, Pixels] | None = None
     """Only objects whose box has from so many to so many pixels are copied; None: all."""
 
     relative_area_range: tuple[Fraction, Fraction] | None = None

@@ -161,6 +161,14 @@ def test_all_problems_are_listed_together(recipe_file):
             "copy_paste.scale_range=[2,1]",
             "copy_paste.scale_range: expected (smallest, largest), got (2.0, 1.0) (command line)",
         ),
+        (
+            "copy_paste.area_range=[1, .inf]",
+            "copy_paste.area_range.1: expected a finite number, got inf (command line)",
+        ),
+        (
+            "copy_paste.area_range=[1, 1e10]",
+            "copy_paste.area_range.1: expected at most 1000000000, got 10000000000.0 (command line)",
+        ),
         ("optimizer.lr=fast", "optimizer.lr: expected a number, got 'fast' (command line)"),
         ("optimizer.lr=.nan", "optimizer.lr: expected a finite number, got nan (command line)"),
         ("data.batch_size=true", "data.batch_size: expected a whole number, got true (command line)"),
