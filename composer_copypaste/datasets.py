@@ -12,7 +12,7 @@ from composer_copypaste.data.records import Category
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.streaming import StreamingCocoInstances
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
-from composer_copypaste.errors import DataError
+from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.pools import open_pool
 from composer_copypaste.settings import ShapesSettings
 
@@ -32,13 +32,15 @@ def open_data(recipe: Recipe) -> Data:
 
     Raises:
         DataError: listing what is wrong with annotations or pictures, also those of the pool of cut-outs.
-        RecipeError: where no cut-out may be copied.
+        RecipeError: where copy-paste names categories that there are not, or no cut-out may be copied.
     """
     train_files, val_files = coco_files(recipe.data)
     train = _training_data(train_files, recipe)
     val = evaluation_data(val_files)
     check_categories(val.annotations, train.categories, str(train_files.annotations or train_files.streaming))
-    return Data(train, val, open_pool(recipe, [category.name for category in train.categories]))
+    names = [category.name for category in train.categories]
+    check_labels(recipe, names)
+    return Data(train, val, open_pool(recipe, names))
 
 
 def _training_data(files: CocoFiles, recipe: Recipe) -> InstanceData:
@@ -90,6 +92,19 @@ def check_categories(annotations: CocoAnnotations, expected: Sequence[Category],
             f"{annotations.path}: expected the categories of {source}, {_listed(expected)}; "
             f"got {_listed(annotations.categories)}"
         )
+
+
+def check_labels(recipe: Recipe, categories: Sequence[str]) -> None:
+    """Raise ``RecipeError`` where copy-paste names a label that is none of these categories'."""
+    for key in ("categories", "category_weights"):
+        given = getattr(recipe.copy_paste, key, None) or ()
+        unknown = [label for label in given if not 1 <= label <= len(categories)]
+        if unknown:
+            known = ", ".join(f"{label} {name}" for label, name in enumerate(categories, start=1))
+            raise RecipeError(
+                f"copy_paste.{key}: expected labels, which number the categories in the order of their ids ({known}), "
+                f"got {unknown[0]}"
+            )
 
 
 def _listed(categories: Sequence[Category]) -> str:

@@ -6,7 +6,8 @@ from composer.utils import dist
 
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.data.coco import InstanceData
-from composer_copypaste.datasets import open_data
+from composer_copypaste.data.scenes import CATEGORIES
+from composer_copypaste.datasets import check_labels, open_data
 from composer_copypaste.resuming import check_same_data, prospect
 from composer_copypaste.run_folder import RunFolder, check_usable
 from composer_copypaste.settings import CopyPasteSettings
@@ -23,6 +24,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     check_usable(folder, recipe)
     shapes = recipe.data.shapes
     if shapes is not None and _is_free(Path(shapes.folder)):
+        check_labels(recipe, CATEGORIES)
         pictures = f"{shapes.train} pictures, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)

@@ -130,7 +130,7 @@ def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
         if key.tag == "tag:yaml.org,2002:int":  # a label, in ``category_weights: {3: 5}``: a key like any other
             key.tag = "tag:yaml.org,2002:str"
         if key.tag != "tag:yaml.org,2002:str":
-            raise YamlError(f"expected text as key, got {getattr(key, 'value', key.tag)!r}", line)
+            raise YamlError(f"expected text or a whole number as key, got {getattr(key, 'value', key.tag)!r}", line)
         if key.value in seen:
             raise YamlError(f"key {key.value!r} is given twice, first in line {seen[key.value]}; keep one", line)
         seen[key.value] = line

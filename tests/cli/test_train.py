@@ -86,6 +86,29 @@ def test_a_dry_run_finds_what_a_run_would_refuse(files, output):
     refused(on_mine(files, output, "--dry-run"), "there is no such annotation file")
 
 
+KNOWN = (
+    "expected labels, which number the categories in the order of their ids (1 disc, 2 rectangle, 3 triangle, 4 star)"
+)
+
+
+@pytest.mark.parametrize("dry", [("--dry-run",), ()])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("copy_paste.categories=[4, 99]", f"error: copy_paste.categories: {KNOWN}, got 99\n"),
+        ("copy_paste.categories=[0]", f"error: copy_paste.categories: {KNOWN}, got 0\n"),
+        ("copy_paste.category_weights={5: 2}", f"error: copy_paste.category_weights: {KNOWN}, got 5\n"),
+    ],
+)
+def test_a_label_of_no_category_is_refused_with_the_known_ones(files, output, override, message, dry):
+    assert on_mine(files, output, override, *dry).stderr == message
+    assert not output.exists()
+
+
+def test_a_dry_run_knows_the_labels_of_shapes_that_are_not_drawn_yet(tmp_path, output):
+    refused(train(*tiny(tmp_path), f"output={output}", "--dry-run", "copy_paste.categories=[5]"), f"{KNOWN}, got 5")
+
+
 WRONG_ANNOTATIONS = {
     "unknown image": ({"image_id": 99999}, "the image is not among the file's images"),
     "unknown category": ({"category_id": 77}, "category 77 is not among the file's categories"),

@@ -169,6 +169,19 @@ def test_all_problems_are_listed_together(recipe_file):
             "copy_paste.area_range=[1, 1e10]",
             "copy_paste.area_range.1: expected at most 1000000000, got 10000000000.0 (command line)",
         ),
+        (
+            "copy_paste.category_weights=[5]",
+            "copy_paste.category_weights: expected a mapping such as {3: 5}, got [5] (command line)",
+        ),
+        (
+            "copy_paste.category_weights={cat: 5}",
+            "copy_paste.category_weights: expected whole numbers as keys, got 'cat' (command line)",
+        ),
+        (
+            "copy_paste.category_weights={1.5: 5}",
+            "command line: copy_paste.category_weights: expected text or a whole number as key, got '1.5'; "
+            "got '{1.5: 5}'",
+        ),
         ("optimizer.lr=fast", "optimizer.lr: expected a number, got 'fast' (command line)"),
         ("optimizer.lr=.nan", "optimizer.lr: expected a finite number, got nan (command line)"),
         ("data.batch_size=true", "data.batch_size: expected a whole number, got true (command line)"),

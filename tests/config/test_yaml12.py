@@ -56,7 +56,7 @@ def test_the_same_key_in_two_sections_is_no_error():
 
 
 def test_a_key_that_is_not_text_is_an_error():
-    with pytest.raises(YamlError, match="expected text as key, got 'true'"):
+    with pytest.raises(YamlError, match="expected text or a whole number as key, got 'true'"):
         parse("true: a")
 
 
