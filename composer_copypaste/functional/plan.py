@@ -93,12 +93,13 @@ class PastePlan:
         Raises:
             ValueError: where a row does not hold these.
         """
+        rows = list(rows)  # a generator would be empty the second time
         for number, row in enumerate(rows):
-            if not isinstance(row, tuple | list) or len(row) not in (len(KEYS) - 1, len(KEYS)):
+            if not isinstance(row, tuple | list) or len(row) not in (4, 5):
                 raise ValueError(
                     f"plan: row {number}: expected ({', '.join(KEYS)}), perhaps without {KEYS[-1]}, got {row!r}"
                 )
-        colours = [row[4] if len(row) == len(KEYS) else AS_THEY_ARE for row in rows]
+        colours = [row[4] if len(row) == 5 else AS_THEY_ARE for row in rows]
         return cls(
             target=_whole_numbers("target", [row[0] for row in rows]),
             source=_whole_numbers("source", [row[1] for row in rows]),
@@ -183,7 +184,7 @@ def _row(row: dict[str, Any]) -> Row:
 
 def _whole_numbers(name: str, column: Sequence[object]) -> Int[Tensor, " m"]:
     for number, value in enumerate(column):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or abs(value) >= 2**63:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or abs(int(value)) >= 2**63:
             raise ValueError(f"plan: row {number}: expected {name} to be a whole number, got {value!r}")
     return torch.tensor(column, dtype=torch.int64)
 
