@@ -10,6 +10,9 @@ from torch import Tensor
 Target = dict[str, object]
 """torchvision's detection target: ``boxes``, ``labels``, ``masks``, optionally ``area``, ``iscrowd`` and others."""
 
+WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+"""The types that torch can index; of its other whole numbers it can do little with."""
+WHOLE = "whole numbers, signed or uint8"
 REQUIRED_FIELDS = ("boxes", "labels", "masks")
 PER_IMAGE_KEYS = frozenset({"image_id", "file_name", "orig_size", "size", "image_size", "height", "width"})
 """Keys that describe the picture, whatever their length; other tensors with a row per object belong to the objects."""
@@ -123,11 +126,13 @@ def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequenc
 
 
 def _check_kinds(name: str, labels: Tensor, boxes: Tensor) -> None:
-    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.ndim != 1 or labels.dtype not in WHOLE_NUMBERS:
         raise TypeError(
-            f"{name}: expected 'labels' of shape (n,) and of whole numbers, got {tuple(labels.shape)} and "
-            f"{labels.dtype}; without objects, torch.zeros(0, dtype=torch.int64)"
+            f"{name}: expected 'labels' of shape (n,) and of {WHOLE}, got {tuple(labels.shape)} and {labels.dtype}; "
+            "without objects, torch.zeros(0, dtype=torch.int64)"
         )
+    if boxes.is_complex() or boxes.dtype == torch.bool:
+        raise TypeError(f"{name}: expected 'boxes' of numbers, got {boxes.dtype}")
     kind = getattr(getattr(boxes, "format", None), "name", "XYXY")  # torchvision's BoundingBoxes have a format
     if kind != "XYXY":
         raise ValueError(f"{name}: expected boxes of format XYXY, got {kind}; torchvision.ops.box_convert changes it")
@@ -163,4 +168,6 @@ def _extra(name: str, target: Target, key: str, n: int) -> Tensor:
 def _tensor(name: str, key: str, values: object) -> Tensor:
     if not isinstance(values, Tensor):
         raise TypeError(f"{name}: expected {key!r} to be a tensor, got {type(values).__name__}")
+    if values.layout != torch.strided:
+        raise TypeError(f"{name}: expected {key!r} to be a dense tensor, got {values.layout}; .to_dense() gives one")
     return values

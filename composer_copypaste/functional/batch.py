@@ -23,10 +23,11 @@ from composer_copypaste.functional.planning import draw_plan
 from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.functional.precision import without_autocast
 from composer_copypaste.functional.targets import assemble, decide, without_masks
-from composer_copypaste.instances import Target, target_of
+from composer_copypaste.instances import WHOLE, WHOLE_NUMBERS, Target, target_of
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
 Targets = Sequence[Target] | Integer[Tensor, "n h w"]
+IMAGE_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 GivenImages = TypeVar("GivenImages", bound=Images)
 GivenTargets = TypeVar("GivenTargets", bound=Sequence[Mapping[str, object]] | Tensor)
 
@@ -215,10 +216,10 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         if not isinstance(target, Tensor | Mapping):
             raise TypeError(f"targets[{i}]: expected a dict with boxes, labels and masks, got {type(target).__name__}")
-        if isinstance(target, Tensor) and (target.is_floating_point() or target.dtype == torch.bool):
-            raise TypeError(
-                f"targets[{i}]: expected class ids of whole numbers, got {target.dtype}; .long() gives some"
-            )
+        if isinstance(target, Tensor) != isinstance(targets[0], Tensor):
+            raise TypeError("targets: expected dicts or class ids for all images, got some of both")
+        if isinstance(target, Tensor) and target.dtype not in WHOLE_NUMBERS:
+            raise TypeError(f"targets[{i}]: expected class ids of {WHOLE}, got {target.dtype}; .long() gives some")
         masks = target if isinstance(target, Tensor) else target.get("masks")
         if isinstance(masks, Tensor) and masks.device != image.device:
             raise ValueError(
@@ -236,8 +237,11 @@ def _check_images(images: object) -> None:
             raise TypeError(f"images[{i}]: expected a tensor (c, h, w), got {type(image).__name__}")
         if image.ndim != 3 or not image.numel():
             raise ValueError(f"images[{i}]: expected a tensor (c, h, w) with pixels, got shape {tuple(image.shape)}")
-        if image.dtype != torch.uint8 and not image.is_floating_point():
-            raise TypeError(f"images[{i}]: expected uint8 or floating point, got {image.dtype}; .float() gives that")
+        if image.dtype not in IMAGE_TYPES:
+            expected = "uint8 or floating point of 16 to 64 bits"
+            raise TypeError(f"images[{i}]: expected {expected}, got {image.dtype}; .float() gives that")
+        if image.layout != torch.strided:
+            raise TypeError(f"images[{i}]: expected a dense tensor, got {image.layout}; .to_dense() gives one")
 
 
 def _plan(

@@ -96,6 +96,7 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
     ends = np.cumsum(counts)
     _check_boxes(numbers[:, :4], ends)
     boxes, labels, iscrowd = numbers[:, :4], numbers[:, 4].astype(np.int64), numbers[:, 5]
+    _check_labels(batch, labels)
     pictures = np.repeat([math.prod(size) for size in sizes], counts)
     weights = weights_of(labels, boxes, pictures, settings) * (iscrowd == 0)
     parts = [slice(end - count, end) for count, end in zip(counts, ends.tolist(), strict=True)]
@@ -131,6 +132,19 @@ def _check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> 
         raise ValueError(
             f"targets[{target}]: expected boxes (x1, y1, x2, y2), finite, with x1 <= x2 and y1 <= y2, got {box}"
         )
+
+
+def _check_labels(batch: Sequence[Instances], labels: Integer[ndarray, " g"]) -> None:
+    """Raise ``ValueError`` where targets of several types may receive a label that theirs does not hold."""
+    if len({instances.labels.dtype for instances in batch}) == 1 or not len(labels):
+        return
+    for i, instances in enumerate(batch):
+        limits = torch.iinfo(instances.labels.dtype)
+        if not limits.min <= labels.min() <= labels.max() <= limits.max:
+            raise ValueError(
+                f"targets[{i}]: expected 'labels' of a type that holds all of the batch, {labels.min()} to "
+                f"{labels.max()}, got {limits.dtype}; give all targets one type"
+            )
 
 
 def _of_classes(ids: Integer[Tensor, "h w"], settings: CopyPasteSettings) -> Inventory:

@@ -133,7 +133,7 @@ def _profiles(masks: UInt8[Tensor, "n h w"], iscrowd: Shaped[Tensor, " n"]) -> I
 def _left_over(own: Instances, measured: Int32[ndarray, "n 6"], framing: Framing, min_area: int) -> Instances:
     """The objects with enough pixels left, ``min_area``, or of a crowd one. Their masks come in without padding."""
     area, crowd = measured[:, 0], measured[:, 5] != 0
-    kept: Int[ndarray, " k"] = np.flatnonzero(area >= np.where(crowd, 1, min_area))
+    kept: Int[ndarray, " k"] = np.flatnonzero((area > 0) & (crowd | (area >= min_area)))
     objects = own.map(lambda values: values.index_select(0, on_device(kept, values.device)))
     masks = objects.masks.new_zeros((len(kept), *framing.canvas))
     _shown_part(masks, framing).copy_(objects.masks)

@@ -39,6 +39,7 @@ ids = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
 xywh = tv_tensors.BoundingBoxes(torch.ones(1, 4), format="XYWH", canvas_size=(SIDE, SIDE))
 IN_PLACE_ROW = (0, 1, 0, IDENTITY)
 IN_PLACE = PastePlan.from_rows([IN_PLACE_ROW])
+over_127 = torch.tensor([200])
 nan = torch.tensor([[0.0, 0.0, torch.nan, 4.0]])
 
 CASES = {
@@ -61,7 +62,16 @@ CASES = {
     ),
     "images are of another type": (
         lambda: pasted(pictures().to(torch.int16)),
-        "TypeError: images[0]: expected uint8 or floating point, got torch.int16; .float() gives that",
+        "TypeError: images[0]: expected uint8 or floating point of 16 to 64 bits, got torch.int16; .float() gives that",
+    ),
+    "images are of eight bits": (
+        lambda: framed(pictures().to(torch.float8_e5m2)),
+        "TypeError: images[0]: expected uint8 or floating point of 16 to 64 bits, got torch.float8_e5m2; "
+        ".float() gives that",
+    ),
+    "images are sparse": (
+        lambda: pasted(pictures().to_sparse()),
+        "TypeError: images[0]: expected a dense tensor, got torch.sparse_coo; .to_dense() gives one",
     ),
     # targets
     "targets are none": (
@@ -82,7 +92,17 @@ CASES = {
     ),
     "class ids are no whole numbers": (
         lambda: pasted(targets=ids.float()),
-        "TypeError: targets[0]: expected class ids of whole numbers, got torch.float32; .long() gives some",
+        "TypeError: targets[0]: expected class ids of whole numbers, signed or uint8, got torch.float32; "
+        ".long() gives some",
+    ),
+    "class ids are of a type that torch cannot index": (
+        lambda: pasted(targets=ids.to(torch.uint16)),
+        "TypeError: targets[0]: expected class ids of whole numbers, signed or uint8, got torch.uint16; "
+        ".long() gives some",
+    ),
+    "some targets are class ids": (
+        lambda: framed(targets=[target(), ids[0]]),
+        "TypeError: targets: expected dicts or class ids for all images, got some of both",
     ),
     "class ids have no room for the padding": (
         lambda: framed(targets=ids.to(torch.int8)),
@@ -90,13 +110,35 @@ CASES = {
     ),
     "labels are no whole numbers": (
         lambda: pasted(targets=[target((0, 0, 4, 4)), {**target(), "labels": torch.tensor([])}]),
-        "TypeError: targets[1]: expected 'labels' of shape (n,) and of whole numbers, got (0,) and torch.float32; "
-        "without objects, torch.zeros(0, dtype=torch.int64)",
+        "TypeError: targets[1]: expected 'labels' of shape (n,) and of whole numbers, signed or uint8, got (0,) and "
+        "torch.float32; without objects, torch.zeros(0, dtype=torch.int64)",
     ),
     "labels have a second axis": (
         lambda: framed(targets=both(labels=torch.ones(1, 1, dtype=torch.int64))),
-        "TypeError: targets[1]: expected 'labels' of shape (n,) and of whole numbers, got (1, 1) and torch.int64; "
-        "without objects, torch.zeros(0, dtype=torch.int64)",
+        "TypeError: targets[1]: expected 'labels' of shape (n,) and of whole numbers, signed or uint8, got (1, 1) and "
+        "torch.int64; without objects, torch.zeros(0, dtype=torch.int64)",
+    ),
+    "labels are of a type that torch cannot index": (
+        lambda: pasted(targets=both(labels=torch.ones(1, dtype=torch.uint32))),
+        "TypeError: targets[1]: expected 'labels' of shape (n,) and of whole numbers, signed or uint8, got (1,) and "
+        "torch.uint32; without objects, torch.zeros(0, dtype=torch.int64)",
+    ),
+    "labels do not fit another target's": (
+        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "labels": torch.ones(1).char()}, *both(labels=over_127)[1:]]),
+        "ValueError: targets[0]: expected 'labels' of a type that holds all of the batch, 1 to 200, got int8; "
+        "give all targets one type",
+    ),
+    "boxes are booleans": (
+        lambda: pasted(targets=both(boxes=torch.ones(1, 4).bool())),
+        "TypeError: targets[1]: expected 'boxes' of numbers, got torch.bool",
+    ),
+    "boxes are complex": (
+        lambda: framed(targets=both(boxes=torch.ones(1, 4).cfloat())),
+        "TypeError: targets[1]: expected 'boxes' of numbers, got torch.complex64",
+    ),
+    "a further field is sparse": (
+        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "depth": torch.ones(1, 3).to_sparse()}] * 2),
+        "TypeError: targets[0]: expected 'depth' to be a dense tensor, got torch.sparse_coo; .to_dense() gives one",
     ),
     "boxes are no numbers": (
         lambda: pasted(targets=both(boxes=nan)),
