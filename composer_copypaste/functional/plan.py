@@ -24,8 +24,9 @@ AS_THEY_ARE: Colour = (1.0, 1.0, 1.0)
 """The factors that leave colours unchanged."""
 SMALLEST_DETERMINANT = 1e-4
 """An object may become 100 times as wide and as high: ten times what settings allow."""
-LARGEST_NUMBER = 2.0**16
-"""So large a map may be that positions in pictures of 8,192 pixels stay exact in fixed point."""
+LARGEST_FACTOR, LARGEST_SHIFT = 1 << 16, 1 << 22
+"""So large the numbers of a map may be: positions in pictures of 8,192 pixels then fit 64 bits in fixed point. Settings
+allow 317 pixels of the source for one of the target, and so shifts of 8,192 times as many."""
 KEYS = ("target", "source", "instance", "to_source", "colour")
 
 
@@ -129,10 +130,13 @@ class PastePlan:
                 raise ValueError(
                     f"plan: expected instance among the {objects[source]} objects of source {source}, got {instance}"
                 )
-            (xx, xy, _), (yx, yy, _) = row["to_source"]
-            if not all(abs(number) <= LARGEST_NUMBER for line in row["to_source"] for number in line):  # nor NaN
+            (xx, xy, x), (yx, yy, y) = row["to_source"]
+            factors, shifts = (xx, xy, yx, yy), (x, y)
+            # "not all ... <=", so that NaN is refused too
+            if not all(abs(n) <= LARGEST_FACTOR for n in factors) or not all(abs(n) <= LARGEST_SHIFT for n in shifts):
                 raise ValueError(
-                    f"plan: expected a to_source of numbers up to {LARGEST_NUMBER:g}, got {row['to_source']}"
+                    f"plan: expected a to_source of numbers up to {LARGEST_FACTOR}, and shifts up to {LARGEST_SHIFT}, "
+                    f"got {row['to_source']}"
                 )
             if not all(0 <= factor < math.inf for factor in row["colour"]):
                 raise ValueError(f"plan: expected factors of colour of 0 or more, got {row['colour']}")

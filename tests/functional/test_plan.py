@@ -235,6 +235,14 @@ def test_a_plan_survives_json():
     assert all(torch.equal(getattr(again, field.name), getattr(plan, field.name)) for field in fields(PastePlan))
 
 
+@many(20)
+@given(SEEDS, st.sampled_from([0.0, 45.0]))
+def test_what_settings_let_be_drawn_in_large_pictures_can_be_replayed(seed, rotation):
+    scenes = [scene(8192, 8192)] * 2
+    tiny = {"scale_range": (0.01, 0.01), "aspect_range": (0.1, 0.1), "placement": "random", "rotation": rotation}
+    drawn(scenes, seed, p=1.0, **tiny).check(scenes)
+
+
 @pytest.mark.parametrize("text", ["{", "{}", "[1]", '[{"target": 0}]'])
 def test_json_that_is_no_plan_is_an_error(text):
     with pytest.raises(ValueError, match="expected a JSON list of objects with target, source, instance, to_source"):
@@ -287,13 +295,18 @@ def test_a_map_that_has_no_way_back_is_an_error(to_source):
         PastePlan.from_rows([(0, 1, 0, to_source)]).check([scene, scene])
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -1e30, 65537])
-@pytest.mark.parametrize("place", [(0, 0), (1, 2)])
-def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(number, place):
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        *(((0, 0), number) for number in (math.nan, math.inf, -1e30, 65537)),
+        *(((1, 2), number) for number in (math.nan, -math.inf, 1e30, 4194305)),
+    ],
+)
+def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
     scene = Scene(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))])
     plan.to_source[0][place] = number
-    with pytest.raises(ValueError, match="plan: expected a to_source of numbers up to 65536, got"):
+    with pytest.raises(ValueError, match="plan: expected a to_source of numbers up to 65536, and shifts up to 4194304"):
         plan.check([scene, scene])
 
 
