@@ -73,6 +73,16 @@ def agreed(step: Callable[[], T]) -> T:
     return _unwrapped(next((failure for failure in failures if failure is not None), result))
 
 
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether torch says by this error that another process of the run has ended, or hangs.
+
+    From GPUs' backends comes a class of its own, from the CPU's a text with the file of Gloo that found it.
+    """
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo/transport" in str(error)
+
+
 def _result(step: Callable[[], T]) -> T | UserError:
     try:
         return step()

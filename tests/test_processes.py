@@ -5,11 +5,16 @@ import subprocess
 import sys
 
 import pytest
-from shapes_recipe import tiny
+import torch
+from shapes_recipe import on_files, tiny, tiny_recipe
 
 from composer_copypaste import processes
+from composer_copypaste.cli import LEFT_ALONE
+from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.data.transforms import generator_for
 from composer_copypaste.errors import OutputError, UserError
 from composer_copypaste.processes import agreed, decided, is_first, one_voice
+from composer_copypaste.settings import ShapesSettings
 
 LAUNCHER = [
     "-c",
@@ -100,3 +105,18 @@ def test_two_processes_say_once_what_is_wrong(tmp_path):
     result = two_processes("train", *tiny(tmp_path, f"output={tmp_path / 'run'}"))
     assert result.returncode == 2
     assert (result.stdout + result.stderr).count("expected a new or an empty folder") == 1
+
+
+@pytest.mark.slow
+def test_a_picture_that_one_of_two_processes_cannot_read_is_named_and_the_other_has_no_traceback(tmp_path):
+    shapes = draw_shapes(ShapesSettings(folder=str(tmp_path / "shapes"), train=8, val=4, size=64))
+    recipe = [*tiny(tmp_path), *on_files(shapes), "data.batch_size=2", "data.workers=0", f"output={tmp_path / 'run'}"]
+    _, first_of_second_process, *_ = torch.randperm(8, generator=generator_for(tiny_recipe(tmp_path).seed, 0)).tolist()
+    picture = shapes / "train" / f"{first_of_second_process + 1:06}.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    result = two_processes("train", *recipe)
+    said = result.stdout + result.stderr
+    assert result.returncode == 2
+    assert said.count(f"error: {picture}: the picture cannot be decoded") == 1
+    assert said.count(f"error: {LEFT_ALONE}; to go on: composer -n 2 ") == 1
+    assert "Traceback" not in said

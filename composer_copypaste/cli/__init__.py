@@ -6,6 +6,7 @@ is listed in ``COMMANDS`` with the first line of its help.
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -13,7 +14,7 @@ import click
 
 from composer_copypaste import __version__
 from composer_copypaste.errors import UserError
-from composer_copypaste.processes import is_first_of_node
+from composer_copypaste.processes import is_first_of_node, is_lost_connection
 
 COMMANDS = {
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
@@ -24,6 +25,11 @@ COMMANDS = {
 
 STOPPED = {130: "interrupted", 143: "ended"}
 """What a shell reports of a program that Ctrl-C or SIGTERM ended: 128 and the signal's number."""
+
+LEFT_ALONE = (
+    "lost the connection to another process of this run, which has ended, or hangs: put right what it says, below or on "
+    "the screen of its node"
+)
 
 HOW_TO_GO_ON = f"{__name__}.how_to_go_on"
 """Under this name a command keeps, in click's ``meta``, the command that goes on with its work after a stop."""
@@ -54,6 +60,13 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would cut this short
+            if is_first_of_node():
+                click.echo(f"error: {_farewell(LEFT_ALONE, ctx.meta.get(HOW_TO_GO_ON))}", err=True)
             sys.exit(2)
         except (KeyboardInterrupt, SystemExit) as stop:  # Composer turns signals into the latter
             code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code

@@ -6,6 +6,7 @@ import sys
 import click
 import pytest
 from click.testing import CliRunner
+from torch.distributed import DistBackendError
 
 from composer_copypaste import cli
 from composer_copypaste.cli import COMMANDS, main
@@ -64,6 +65,25 @@ def test_an_interruption_ends_in_one_line_and_exit_code_130(monkeypatch, interru
     result = fails_with(monkeypatch, interruption)
     assert result.exit_code == 130
     assert result.stderr == "interrupted\n"
+
+
+GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:7")
+
+
+@pytest.mark.parametrize("error", [GLOO, DistBackendError("NCCL error")], ids=["gloo", "nccl"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_another_left_alone_says_so_in_one_line_where_it_is_seen(monkeypatch, error, rank):
+    ignored = []
+    monkeypatch.setattr(cli.signal, "signal", lambda *given: ignored.append(given))
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    result = fails_with(monkeypatch, error)
+    assert result.exit_code == 2
+    assert result.stderr == ("" if rank else f"error: {cli.LEFT_ALONE}\n")
+    assert ignored == [(cli.signal.SIGTERM, cli.signal.SIG_IGN)]
+
+
+def test_other_errors_of_torch_are_not_hidden(monkeypatch):
+    assert isinstance(fails_with(monkeypatch, RuntimeError("shape '[3]' is invalid")).exception, RuntimeError)
 
 
 def test_our_own_mistakes_are_not_hidden(monkeypatch):
