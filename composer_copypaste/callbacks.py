@@ -1,6 +1,5 @@
 """What a run reports while it trains: rows of numbers, a progress bar."""
 
-import json
 import math
 import resource
 import shutil
@@ -20,11 +19,11 @@ from tqdm import tqdm
 from composer_copypaste.files import written_whole
 from composer_copypaste.metrics.coco import CocoScalar
 from composer_copypaste.report import Report, evaluation_report, write_json
+from composer_copypaste.rows import Number, as_lines, read_rows
 
 MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_scale_jitter/seconds")
 """Names in ``metrics.jsonl`` that begin so depend on the machine and the hour; all others repeat when a run does."""
 
-Number = float | int | None
 FORM = "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} batches, {remaining} left{postfix}, {elapsed} passed"
 SHOWN = {"loss/train/total": "loss", "metrics/eval/segm/AP": "mask AP"}
 SCORES = {
@@ -125,7 +124,7 @@ class JsonLinesLogger(LoggerDestination):
             return
         now = state.timestamp
         row = {"batch": now.batch.value, "epoch": now.epoch.value, "time": round(now.total_wct.total_seconds(), 3)}
-        file.write(json.dumps(row | self._pending, allow_nan=False) + "\n")
+        file.write(as_lines([row | self._pending]))
         file.flush()
         self._rows += 1
         self._pending = {}
@@ -134,10 +133,9 @@ class JsonLinesLogger(LoggerDestination):
         """The file to append to, on the first process; when it is opened, it is first cut to the rows that count."""
         if self._file is None and dist.get_global_rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            former = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-            kept = former[: self._rows]
+            kept = read_rows(self.path, self._rows) if self.path.exists() else []
             with written_whole(self.path) as shortened:
-                shortened.write_text("".join(kept))
+                shortened.write_text(as_lines(kept))
             self._rows = len(kept)
             self._file = self.path.open("a")
         return self._file

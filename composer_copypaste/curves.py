@@ -1,6 +1,5 @@
 """The course of a training as a picture: losses, average precision and learning rate over batches."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from composer_copypaste.files import written_whole
+from composer_copypaste.rows import read_rows
 
 Array = NDArray[np.float64]
 Series = tuple[Float[Array, " n"], Float[Array, " n"]]
@@ -43,8 +43,7 @@ def plot_curves(metrics: Path, png: Path) -> None:
 def read_series(metrics: Path) -> dict[str, Series]:
     """For each name in ``metrics.jsonl`` the batches and the values, without those that were not finite."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for line in metrics.read_text().splitlines():
-        row: Mapping[str, float | None] = json.loads(line)
+    for row in read_rows(metrics):
         batch = row.get("batch")
         for name, value in row.items():
             if batch is not None and value is not None:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from composer_copypaste.config.problems import shown
 from composer_copypaste.config.schema import CocoFiles, DataSettings, Recipe
 from composer_copypaste.data.coco import CocoAnnotations, CocoInstances, InstanceData, check_pictures
 from composer_copypaste.data.cutouts import CutOutPool
+from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.records import Category
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.streaming import StreamingCocoInstances
@@ -83,6 +85,22 @@ def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
         for split in ("train", "val")
     )
     return train, val
+
+
+def trained_categories(path: Path) -> list[Category]:
+    """The categories that the model of a run knows, as the run's folder keeps them.
+
+    Raises:
+        DataError: where the file holds anything else.
+    """
+    found = read_json(path, "file of categories")
+    try:
+        return [Category(**category) for category in found]
+    except TypeError:
+        raise DataError(
+            f"{path}: expected a list of categories, each with 'id' and 'name', found {shown(found)}; "
+            "put it back as it was"
+        ) from None
 
 
 def check_categories(annotations: CocoAnnotations, expected: Sequence[Category], source: str) -> None:

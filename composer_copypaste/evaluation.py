@@ -1,6 +1,5 @@
 """Scoring a checkpoint on a data set, by COCO's rules."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -10,8 +9,7 @@ from composer.utils import dist
 from composer_copypaste.callbacks import ProgressBar, latest_report
 from composer_copypaste.config.schema import CocoFiles, Recipe
 from composer_copypaste.data.coco import InstanceData
-from composer_copypaste.data.records import Category
-from composer_copypaste.datasets import check_categories, coco_files, evaluation_data
+from composer_copypaste.datasets import check_categories, coco_files, evaluation_data, trained_categories
 from composer_copypaste.errors import OutputError
 from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.models.weights import load_tensors, read_weights
@@ -80,8 +78,7 @@ def _prepared(
     data = evaluation_data(files or coco_files(recipe.data)[1])
     run = folder_of(checkpoint)
     if run is not None and run.categories.exists():
-        trained = [Category(**category) for category in json.loads(run.categories.read_text())]
-        check_categories(data.annotations, trained, str(checkpoint))
+        check_categories(data.annotations, trained_categories(run.categories), str(checkpoint))
     model = build_model(recipe, data.annotations, load_weights=False)
     load_tensors(model.module, weights, checkpoint)
     if results is not None:

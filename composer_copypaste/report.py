@@ -8,9 +8,13 @@ from typing import Any
 
 from tabulate import tabulate
 
+from composer_copypaste.config.problems import shown
+from composer_copypaste.data.json_files import read_json
+from composer_copypaste.errors import DataError, OutputError
 from composer_copypaste.files import written_whole
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
 from composer_copypaste.metrics.evaluation import Evaluation
+from composer_copypaste.run_folder import RunFolder
 
 Report = dict[str, Any]
 """The content of ``evaluation.json``."""
@@ -53,10 +57,21 @@ def write_json(report: Report, path: Path) -> None:
         unfinished.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Report:
-    """The report that ``write_json`` wrote."""
-    report: Report = json.loads(path.read_text(encoding="utf-8"))
-    return report
+def tables_of(folder: RunFolder) -> str:
+    """The tables of the report in the folder of a complete run.
+
+    Raises:
+        OutputError: where it is not there, or is something else.
+    """
+    again = f"'copypaste eval {folder.root}' scores the run anew"
+    try:
+        return tables(report := read_json(folder.evaluation, "file of scores"))
+    except DataError as error:
+        raise OutputError(f"{error}; {again}") from None
+    except (LookupError, TypeError, ValueError):
+        raise OutputError(
+            f"{folder.evaluation}: expected the scores of an evaluation, found {shown(report)}; {again}"
+        ) from None
 
 
 def tables(report: Report) -> str:

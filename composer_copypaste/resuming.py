@@ -15,7 +15,7 @@ from composer_copypaste.datasets import Data
 from composer_copypaste.errors import OutputError, UserError
 from composer_copypaste.files import remove_unfinished
 from composer_copypaste.pools import pool_digest
-from composer_copypaste.run_folder import RunFolder, check_data, claim
+from composer_copypaste.run_folder import RunFolder, check_data, claim, writable
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
@@ -35,14 +35,10 @@ def enter(folder: RunFolder, recipe: Recipe, data: Data, stay: ExitStack) -> Pat
             the run began.
     """
     claim(folder, recipe, data.val.annotations.categories, _digests(recipe, data))
-    try:
+    with writable(folder):
         _keep_others_out(folder, stay)
         remove_unfinished(folder.root)
         tidy(folder)
-    except OSError as error:
-        raise OutputError(
-            f"{folder.root}: cannot be written: {error.strerror}; make it writable, or give output=ANOTHER_FOLDER"
-        ) from error
     return next(reversed(saved_checkpoints(folder)), None)
 
 

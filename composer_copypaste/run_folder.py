@@ -1,7 +1,8 @@
 """The folder of a run: which files it holds, and who may write into it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 from composer_copypaste.config.load import differences, load_recipe, recipe_to_yaml
 from composer_copypaste.config.problems import shown
 from composer_copypaste.config.schema import Recipe
-from composer_copypaste.errors import OutputError, RecipeError
+from composer_copypaste.data.json_files import read_json
+from composer_copypaste.errors import DataError, OutputError, RecipeError
 from composer_copypaste.files import is_unfinished, written_whole
 
 if TYPE_CHECKING:
@@ -95,9 +97,10 @@ class RunFolder:
         """Whether the run came to its end: the predictions are the last that it writes."""
         return self.recipe.exists() and self.predictions.exists()
 
-    def describe(self) -> str:
-        """The files that are there, one a line."""
-        files = {
+    @property
+    def contents(self) -> dict[Path, str]:
+        """What the run writes, and what that is."""
+        return {
             self.recipe: "the resolved recipe",
             self.categories: "what the model's labels stand for",
             self.data: "checksums of annotations and cut-outs",
@@ -109,7 +112,10 @@ class RunFolder:
             self.more_pictures: "later ones, named by the batches trained before",
             self.predictions: "predictions beside the truth",
         }
-        return "\n".join(f"  {file!s:<50}  {text}" for file, text in files.items() if file.exists())
+
+    def describe(self) -> str:
+        """The files that are there, one a line."""
+        return "\n".join(f"  {file!s:<50}  {text}" for file, text in self.contents.items() if file.exists())
 
 
 def folder_of(checkpoint: Path) -> RunFolder | None:
@@ -136,7 +142,7 @@ def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", d
         OutputError: where it holds anything else, or cannot be made.
     """
     check_usable(folder, recipe)
-    try:
+    with writable(folder):
         folder.root.mkdir(parents=True, exist_ok=True)
         for path, text in (
             (folder.recipe, recipe_to_yaml(recipe)),
@@ -145,16 +151,24 @@ def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", d
         ):
             if not path.exists():
                 _write(text, path)
+    check_data(folder, categories, digests)
+
+
+@contextmanager
+def writable(folder: RunFolder) -> Iterator[None]:
+    """What the disk refuses in a folder is an ``OutputError``."""
+    try:
+        yield
     except OSError as error:
         raise OutputError(
-            f"{folder.root}: cannot be written: {error.strerror}; make it writable, or give output=ANOTHER_FOLDER"
+            f"{error.filename or folder.root}: cannot be written: {error.strerror}; "
+            "make it writable, or give output=ANOTHER_FOLDER"
         ) from error
-    check_data(folder, categories, digests)
 
 
 def check_data(folder: RunFolder, categories: "Sequence[Category]", digests: Mapping[str, str]) -> None:
     """Raise ``OutputError`` where the data is not what the run in this folder, if there is one, began with."""
-    if folder.categories.exists() and folder.categories.read_text(encoding="utf-8") != _meanings(categories):
+    if folder.categories.exists() and _kept(folder.categories) != json.loads(_meanings(categories)):
         raise OutputError(
             f"{folder.categories}: the data has other categories than when this run began; give output=ANOTHER_FOLDER"
         )
@@ -162,12 +176,25 @@ def check_data(folder: RunFolder, categories: "Sequence[Category]", digests: Map
         _check_digests(folder, digests)
 
 
+def _kept(path: Path) -> object:
+    """What a JSON file of the run holds."""
+    try:
+        return read_json(path, "file")
+    except DataError as error:
+        raise OutputError(f"{error}; put it back as it was, or give output=ANOTHER_FOLDER") from None
+
+
 def _meanings(categories: "Sequence[Category]") -> str:
     return json.dumps([asdict(category) for category in categories], indent=1)
 
 
 def _check_digests(folder: RunFolder, digests: Mapping[str, str]) -> None:
-    begun = json.loads(folder.data.read_text(encoding="utf-8"))
+    begun = _kept(folder.data)
+    if not isinstance(begun, dict):
+        raise OutputError(
+            f"{folder.data}: expected a checksum for each data set, found {shown(begun)}; put it back as it was, "
+            "or give output=ANOTHER_FOLDER"
+        )
     changed = [key for key, digest in digests.items() if begun.get(key) != digest]
     if changed:
         raise OutputError(
@@ -192,12 +219,29 @@ def check_usable(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def _check_content(folder: RunFolder, recipe: Recipe) -> None:
-    if folder.root.exists() and not folder.root.is_dir():
-        raise OutputError(f"{folder.root}: expected a folder for the run, found a file; give output=ANOTHER_FOLDER")
+    if _is_no_folder(folder.root):
+        raise OutputError(
+            f"{folder.root}: expected a folder for the run, found a file, or a link to nothing; "
+            "give output=ANOTHER_FOLDER"
+        )
     if folder.recipe.exists():
+        _check_kinds(folder)
         _check_same(folder, recipe)
     elif folder.root.exists() and not all(is_unfinished(path) for path in folder.root.iterdir()):
         raise OutputError(f"{folder.root}: expected a new or an empty folder for the run; give output=ANOTHER_FOLDER")
+
+
+def _is_no_folder(path: Path) -> bool:
+    return (path.exists() or path.is_symlink()) and not path.is_dir()
+
+
+def _check_kinds(folder: RunFolder) -> None:
+    """Raise ``OutputError`` where a folder stands where the run writes a file, or the reverse."""
+    for path in folder.contents:
+        expects_folder = path in (folder.checkpoints, folder.more_pictures)
+        if _is_no_folder(path) if expects_folder else path.is_dir():
+            found = "a folder, found a file, or a link to nothing" if expects_folder else "a file, found a folder"
+            raise OutputError(f"{path}: expected {found}; move it away, or give output=ANOTHER_FOLDER")
 
 
 def _check_same(folder: RunFolder, recipe: Recipe) -> None:

@@ -27,8 +27,8 @@ STOPPED = {130: "interrupted", 143: "ended"}
 """What a shell reports of a program that Ctrl-C or SIGTERM ended: 128 and the signal's number."""
 
 LEFT_ALONE = (
-    "lost the connection to another process of this run, which has ended, or hangs: put right what it says, below or on "
-    "the screen of its node"
+    "lost the connection to another process of this run, which has ended, or hangs: put right what it says, below or "
+    "on the screen of its node"
 )
 
 HOW_TO_GO_ON = f"{__name__}.how_to_go_on"

@@ -112,6 +112,8 @@ def find_recipe(path: str | Path, *, beside: Path | None = None) -> Path:
     shipped = shipped_recipes()
     if str(path) in shipped:
         return shipped[str(path)]
+    if file.is_dir():
+        raise RecipeError(f"{file}: expected a recipe, a YAML file, found a folder; that of a run holds a recipe.yaml")
     similar = get_close_matches(Path(path).stem, shipped, n=1)
     hint = f"did you mean the shipped {similar[0]!r}? " if similar else ""
     raise RecipeError(f"{file}: no such recipe file; {hint}Shipped recipes: {', '.join(shipped)}")

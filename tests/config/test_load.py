@@ -376,3 +376,8 @@ def test_shards_take_the_place_of_the_bases_files_and_files_that_of_shards(recip
     assert (str(recipe.data.train.cache), recipe.data.val.streaming) == ("c", "t")
     files = load_recipe(path, [*shards, "data.train.images=x", "data.train.annotations=y"]).data.train
     assert (str(files.images), str(files.annotations), files.streaming, files.cache) == ("x", "y", None, None)
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    with pytest.raises(RecipeError, match="expected a recipe, a YAML file, found a folder"):
+        load_recipe(tmp_path)
