@@ -204,7 +204,7 @@ class LargeScaleJitterSettings:
     p_flip: Fraction = 0.5
     """Probability of a horizontal flip."""
 
-    min_area: Annotated[int, Ge(1)] = 1
+    min_area: Annotated[int, Ge(1), Le(1_000_000_000)] = 1
     """An object stays when at least so many of its pixels are left in the picture; a crowd while one is."""
 
     ignore_index: int = 255
@@ -281,7 +281,7 @@ class MaskRCNNSettings:
     mask_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
     """Probability that a channel of the mask head is dropped, before the mask predictor."""
 
-    anchor_sizes: tuple[Annotated[int, Ge(1)], ...] | None = None
+    anchor_sizes: tuple[Annotated[int, Ge(1), Le(8192)], ...] | None = None
     """Side of the anchors, in pixels of the resized picture, for each of the pyramid's five levels. None: 32, 64, 128,
     256 and 512; a quarter of these for "small"."""
 
@@ -294,7 +294,7 @@ class MaskRCNNSettings:
     resize_training: bool = True
     """Resize training pictures too; False where the loader gives them the size to train at (large-scale jitter)."""
 
-    detections_per_image: Annotated[int, Ge(1)] = 100
+    detections_per_image: Annotated[int, Ge(1), Le(100_000)] = 100
     """At most so many objects are detected in a picture."""
 
     box_score_thresh: Fraction = 0.05

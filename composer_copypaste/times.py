@@ -32,10 +32,10 @@ class Spelling:
         return {**handler(schema), "pattern": self.pattern}
 
 
-DURATION = Spelling(r"^[1-9][0-9]*(ep|ba)$", "epochs or batches such as '12ep' or '800ba'")
+DURATION = Spelling(r"^[1-9][0-9]{0,8}(ep|ba)$", "epochs or batches such as '12ep' or '800ba', of at most 9 digits")
 TIME = Spelling(
-    r"^([0-9]+(ep|ba)|(0?\.[0-9]+|0|1)dur|(100|[0-9]{1,2}(\.[0-9]+)?)%dur)$",
-    "a time such as '8ep', '500ba', '0.9dur' or '90%dur' (of the duration)",
+    r"^([0-9]{1,9}(ep|ba)|(0?\.[0-9]+|0|1)dur|(100|[0-9]{1,2}(\.[0-9]+)?)%dur)$",
+    "a time such as '8ep', '500ba', '0.9dur' or '90%dur' (of the duration), of at most 9 digits",
 )
 Duration = Annotated[str, DURATION]
 Time = Annotated[str, TIME]

@@ -48,7 +48,7 @@ def test_what_is_no_time_is_refused_by_settings_and_recipes(time):
 def test_what_is_no_time_is_refused_in_a_recipe_with_its_place(key, given, shown):
     with pytest.raises(RecipeError) as raised:
         load_recipe("quickstart", [f"{key}={given}"])
-    expected = "expected a time such as '8ep', '500ba', '0.9dur' or '90%dur' (of the duration)"
+    expected = "expected a time such as '8ep', '500ba', '0.9dur' or '90%dur' (of the duration), of at most 9 digits"
     assert f"{key}: {expected}, got {shown}" in str(raised.value)
 
 

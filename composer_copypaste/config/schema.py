@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from composer_copypaste.settings import (
     CONFIG,
@@ -19,10 +19,14 @@ from composer_copypaste.settings import (
     MaskRCNNSettings,
     ShapesSettings,
 )
-from composer_copypaste.times import Duration, Time
+from composer_copypaste.times import Duration, Spelling, Time
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(1), Le(1_000_000)]
+BatchSize = Annotated[int, Ge(1), Le(65_536)]
+Name = Annotated[
+    str, Spelling(r"^[^/\\\x00-\x1f]{1,100}$", "a name of 1 to 100 characters, without '/', '\\' and line breaks")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +112,13 @@ class DataSettings:
     pool: PoolSettings | None = None
     """Cut-outs for copy-paste, as further sources; null: none."""
 
-    batch_size: Count = 2
+    batch_size: BatchSize = 2
     """Pictures in a training batch, on each device."""
 
-    eval_batch_size: Count = 1
+    eval_batch_size: BatchSize = 1
     """Pictures in an evaluation batch, on each device."""
 
-    workers: Annotated[int, Ge(0)] = 2
+    workers: Annotated[int, Ge(0), Le(256)] = 2
     """Processes that load pictures, for each device; 0: the training process itself. The result is the same."""
 
     jitter: LargeScaleJitterSettings | None = None
@@ -155,7 +159,7 @@ class OptimizerSettings:
     name: Literal["sgd", "adamw"] = "sgd"
     """Stochastic gradient descent with momentum, or AdamW."""
 
-    lr: Annotated[float, Gt(0)] = 0.02
+    lr: Annotated[float, Gt(0), Le(1000)] = 0.02
     """Learning rate after the warm-up."""
 
     lr_batch_size: Count | None = None
@@ -165,7 +169,7 @@ class OptimizerSettings:
     momentum: Annotated[float, Ge(0), Le(1)] = 0.9
     """Momentum, of sgd only."""
 
-    weight_decay: Annotated[float, Ge(0)] = 1e-4
+    weight_decay: Annotated[float, Ge(0), Le(1000)] = 1e-4
     """Weight decay: as L2 penalty in sgd, decoupled in adamw."""
 
     def lr_for(self, total_batch_size: int) -> float:
@@ -214,11 +218,11 @@ class TrainingSettings:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to train; auto: on the GPU if there is one."""
 
-    cpu_threads: Count | None = None
+    cpu_threads: Annotated[int | None, Ge(1), Le(1024)] = None
     """Threads that compute on a CPU; null: one for each core. A small model is quicker with one, most of all where
     other programs use the cores as well: its threads would wait for each other more than they compute."""
 
-    microbatch: Count | Literal["auto"] | None = None
+    microbatch: BatchSize | Literal["auto"] | None = None
     """Pictures whose gradients are computed at a time, to save memory; auto: as many as fit on the GPU; null: the whole
     batch."""
 
@@ -267,7 +271,7 @@ class Recipe:
 
     __pydantic_config__: ClassVar = CONFIG
 
-    name: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    name: Name
     """What the run is called; the recipe file's name where it is not given."""
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 17

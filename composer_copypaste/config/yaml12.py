@@ -106,9 +106,11 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
     """How many values a node stands for, written out; aliases of aliases grow beyond any memory.
 
     Raises:
-        YamlError: where these are too many, or endless.
+        YamlError: where these are too many, or endless, or one is a text with a NUL, which no path may hold.
     """
     line = node.start_mark.line + 1
+    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+        raise YamlError("holds a NUL, the end of a text to the system; leave it out", line)
     if id(node) not in counts:
         counts[id(node)] = MOST_VALUES  # until it is counted: a value inside itself has no end
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
