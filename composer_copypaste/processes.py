@@ -78,6 +78,8 @@ def is_lost_connection(error: RuntimeError) -> bool:
 
     From GPUs' backends comes a class of its own, from the CPU's a text with the file of Gloo that found it.
     """
+    if "torch.distributed" not in sys.modules:  # click, too, raises a RuntimeError, when help has been printed
+        return False
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or "gloo/transport" in str(error)

@@ -8,13 +8,17 @@ is listed in ``COMMANDS`` with the first line of its help.
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from composer_copypaste import __version__
-from composer_copypaste.errors import UserError
-from composer_copypaste.processes import is_first_of_node, is_lost_connection
+from composer_copypaste.errors import RecipeError, UserError
+from composer_copypaste.processes import is_first_of_node, is_lost_connection, one_voice
 
 COMMANDS = {
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
@@ -54,13 +58,21 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take what stands before the command's name."""
+        try:
+            with _usage_in_one_line():
+                return super().parse_args(ctx, args)
+        except UserError as error:
+            _refuse(error)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; print what the user can put right instead of a traceback."""
         try:
-            return super().invoke(ctx)
+            with _usage_in_one_line():
+                return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
+            _refuse(error)
         except RuntimeError as error:
             if not is_lost_connection(error):
                 raise
@@ -75,6 +87,26 @@ class LazyGroup(click.Group):
             if is_first_of_node():
                 click.echo(_farewell(STOPPED[code], ctx.meta.get(HOW_TO_GO_ON)), err=True)
             sys.exit(code)
+
+
+@contextmanager
+def _usage_in_one_line() -> Iterator[None]:
+    """Click's errors of usage, of four lines each, become ours."""
+    try:
+        yield
+    except NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        text = error.format_message()
+        end = "" if text[-1] in ".?)" else "."
+        help_of = error.ctx.command_path if error.ctx else "copypaste"
+        with one_voice():
+            raise RecipeError(f"command line: {text[0].lower()}{text[1:]}{end} See: {help_of} --help") from None
+
+
+def _refuse(error: UserError) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(2)
 
 
 def _farewell(what: str, command: str | None) -> str:

@@ -1,5 +1,6 @@
 """The command line as a whole: instant help, one message for a mistake, the exit codes."""
 
+import re
 import subprocess
 import sys
 
@@ -90,10 +91,33 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch):
     assert isinstance(fails_with(monkeypatch, ZeroDivisionError()).exception, ZeroDivisionError)
 
 
-def test_an_unknown_command_exits_with_2_and_its_usage():
-    result = run("trian")
-    assert result.returncode == 2
-    assert "No such command 'trian'" in result.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "no such command 'trian'. See: copypaste --help"),
+        (["--verbos"], "no such option"),
+        (["train"], "missing argument 'RECIPE'. See: copypaste train --help"),
+        (["train", "quickstart", "--dri-run"], "no such option"),
+        (["eval", "a", "--images"], "option '--images' requires an argument. See: copypaste --help"),
+        (["recipe", "shw"], "no such command 'shw'"),
+        (
+            ["shard", "a", "--images", "b", "--annotations", "c", "--processes", "0"],
+            "invalid value for '--processes': 0",
+        ),
+        (["shard", "a"], "missing option '--images'. See: copypaste shard --help"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_that_says_where_help_is(arguments, message):
+    result = CliRunner().invoke(main, arguments, prog_name="copypaste")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: command line: {message}")
+    assert re.search(r" See: copypaste( \w+)* --help\n$", result.stderr)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["recipe"]])
+def test_without_a_command_comes_the_help(arguments):
+    assert "Commands:" in CliRunner().invoke(main, arguments).output
 
 
 def test_a_reader_that_stops_reading_is_no_error_worth_a_traceback():
