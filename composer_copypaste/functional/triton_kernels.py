@@ -27,22 +27,34 @@ NOBODY = tl.constexpr(-1)
 
 @triton.jit
 @no_type_check
-def _tile(first_row, first_column, pid, width):
-    """The rows and columns of the pixels of a tile of a window that begins there and is so wide."""
+def _corner(first_row, first_column, pid, width):
+    """The first row and column of a tile of a window that begins there and is so wide."""
     across = tl.cdiv(width, TILE_WIDTH)
-    place = tl.arange(0, TILE)
-    y = first_row + (pid // across) * TILE_HEIGHT + place // TILE_WIDTH
-    x = first_column + (pid % across) * TILE_WIDTH + place % TILE_WIDTH
-    return y, x
+    return first_row + (pid // across) * TILE_HEIGHT, first_column + (pid % across) * TILE_WIDTH
 
 
 @triton.jit
 @no_type_check
-def _meets(window, y, x):
-    """Whether the tile has a pixel in the window, and which of its pixels are."""
+def _pixels(top, left):
+    """The rows and columns of the pixels of a tile."""
+    place = tl.arange(0, TILE)
+    return top + place // TILE_WIDTH, left + place % TILE_WIDTH
+
+
+@triton.jit
+@no_type_check
+def _within(window, y, x):
+    """Which of the pixels are in the window."""
     y1, x1, y2, x2 = tl.load(window), tl.load(window + 1), tl.load(window + 2), tl.load(window + 3)
-    within = (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
-    return tl.max(within.to(tl.int32), axis=0) > 0, within
+    return (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
+
+
+@triton.jit
+@no_type_check
+def _meets(window, top, left):
+    """Whether the tile has a pixel in the window."""
+    y1, x1, y2, x2 = tl.load(window), tl.load(window + 1), tl.load(window + 2), tl.load(window + 3)
+    return (top < y2) & (top + TILE_HEIGHT > y1) & (left < x2) & (left + TILE_WIDTH > x1)
 
 
 @triton.jit
@@ -63,16 +75,16 @@ def stack(images, landings, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constex
     image = images + tl.program_id(1) * IMAGE_WIDTH
     height, width = tl.load(image + 1), tl.load(image + 2)
     first, last = tl.load(image + 3), tl.load(image + 4)
-    y, x = _tile(0, 0, tl.program_id(0).to(tl.int64), width)
+    top, left = _corner(0, 0, tl.program_id(0).to(tl.int64), width)
+    y, x = _pixels(top, left)
     owner = tl.full((TILE,), NOBODY, tl.int16)
     for m in range(first, last):
         landing = landings + m * LANDING_WIDTH
-        meets, within = _meets(landing + 6, y, x)
-        if meets:
+        if _meets(landing + 6, top, left):
             sx, sy = _half_steps(landing, y, x) >> HALF, _half_steps(landing + 3, y, x) >> HALF
             mask = tl.load(landing + 10).to(tl.pointer_type(tl.uint8))
             rows, columns = tl.load(landing + 11), tl.load(landing + 12)
-            there = within & (sy >= 0) & (sy < rows) & (sx >= 0) & (sx < columns)
+            there = _within(landing + 6, y, x) & (sy >= 0) & (sy < rows) & (sx >= 0) & (sx < columns)
             seen = tl.load(mask + sy * columns + sx, mask=there, other=0)
             owner = tl.where(seen != 0, (m - first).to(tl.int16), owner)
     owners = tl.load(image).to(tl.pointer_type(tl.int16))
@@ -91,7 +103,8 @@ def measure(tasks, items, results, WIDTH: tl.constexpr):
     item = items + 2 * tl.program_id(0)
     task = tasks + tl.load(item) * WIDTH
     x1, x2 = tl.load(task + 2), tl.load(task + 4)
-    y, x = _tile(tl.load(task + 1), x1, tl.load(item + 1), x2 - x1)
+    top, left = _corner(tl.load(task + 1), x1, tl.load(item + 1), x2 - x1)
+    y, x = _pixels(top, left)
     inside = (y < tl.load(task + 3)) & (x < x2)
     m, mask_width = tl.load(task + 5), tl.load(task + 9)
     owners, owners_width = tl.load(task + 6), tl.load(task + 7)
@@ -130,7 +143,7 @@ def write_masks(planes, WIDTH: tl.constexpr, ALIGNMENT: tl.constexpr):
     copied = tl.multiple_of(former.to(tl.pointer_type(tl.uint8)), ALIGNMENT)
     value = tl.load(copied + place, mask=inside & (former != 0) & (meets | (top == bottom)), other=0) != 0
     if meets:  # dividing is dear, and most of a plane lies outside its window
-        _, within = _meets(plane + 5, place // width, place % width)
+        within = _within(plane + 5, place // width, place % width)
         owners = tl.load(plane + 2).to(tl.pointer_type(tl.int16))
         owner = tl.load(owners + place, mask=inside & within, other=-2)
         value = tl.where(m >= 0, owner == m, value & (owner == NOBODY))
@@ -183,7 +196,8 @@ def paint(
     image = images + tl.program_id(1) * IMAGE_WIDTH
     height, width = tl.load(image + 1), tl.load(image + 2)
     first, last = tl.load(image + 3), tl.load(image + 4)
-    y, x = _tile(0, 0, tl.program_id(0).to(tl.int64), width)
+    top, left = _corner(0, 0, tl.program_id(0).to(tl.int64), width)
+    y, x = _pixels(top, left)
     inside = (y < height) & (x < width)
     owner = tl.load(tl.load(image).to(tl.pointer_type(tl.int16)) + y * width + x, mask=inside, other=NOBODY)
     painted = tl.load(image + 5).to(tl.pointer_type(TYPE)) + y * width + x
