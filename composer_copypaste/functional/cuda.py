@@ -17,6 +17,8 @@ from composer_copypaste.functional.measures import read_back
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.warp import PIXEL
 
+WARPS = 8
+"""Of a program that paints or writes: with the usual 4, each thread needs so many registers that few run at once."""
 TYPES = {torch.uint8: tl.uint8, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
@@ -53,7 +55,7 @@ class CudaKernels:
         runs = triton.cdiv(int(planes[:, 3:5].prod(axis=1).max()), kernels.RUN.value)
         with self._current():
             kernels.write_masks[(runs, len(planes))](
-                self._table(planes), WIDTH=planes.shape[1], ALIGNMENT=16 if aligned else 1
+                self._table(planes), WIDTH=planes.shape[1], ALIGNMENT=16 if aligned else 1, num_warps=WARPS
             )
 
     def paint(
@@ -61,7 +63,7 @@ class CudaKernels:
     ) -> None:
         """As of :class:`Kernels`."""
         with_tents = np.column_stack([landings, _tents(landings[:, :6])])
-        self._on_tiles(kernels.paint, images, with_tents, TYPE=TYPES[dtype], CHANNELS=channels)
+        self._on_tiles(kernels.paint, images, with_tents, TYPE=TYPES[dtype], CHANNELS=channels, num_warps=WARPS)
 
     def _on_tiles(
         self, kernel: object, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"], **constants: object

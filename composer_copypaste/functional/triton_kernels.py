@@ -154,9 +154,12 @@ def write_masks(planes, WIDTH: tl.constexpr, ALIGNMENT: tl.constexpr):
 @triton.jit
 @no_type_check
 def _tap(position, reach, first, k, size):
-    """The k-th source pixel under the tent around each position, and its weight."""
+    """The k-th source pixel under the tent around each position, and its weight.
+
+    On a GPU ``/`` is an approximation; pixels that are moved as they are must have a weight of 1, and all others 0.
+    """
     pixel = first + k
-    distance = tl.abs((pixel << HALF) - position).to(tl.float32) / reach.to(tl.float32)
+    distance = tl.abs((pixel << HALF) - position).to(tl.float32) * tl.div_rn(1.0, reach.to(tl.float32))
     there = (pixel >= 0) & (pixel < size)
     return pixel, tl.where(there, tl.maximum(1 - distance, 0), 0.0)
 
@@ -211,6 +214,7 @@ def paint(
             reach_y, taps_y = tl.load(landing + 15), tl.load(landing + 16)
             middle_x, first_x, total_x = _tent(landing, y, x, reach_x, taps_x, columns)
             middle_y, first_y, total_y = _tent(landing + 3, y, x, reach_y, taps_y, rows)
+            share = tl.div_rn(1.0, total_x * total_y)
             for channel in tl.static_range(CHANNELS):
                 colours = tl.zeros((TILE,), tl.float32)
                 for j in range(taps_y):
@@ -218,9 +222,10 @@ def paint(
                     for k in range(taps_x):
                         sx, across = _tap(middle_x, reach_x, first_x, k, columns)
                         offset = (channel * rows + sy) * columns + sx
-                        weight = (down / total_y) * (across / total_x)
+                        weight = down * across
                         seen = tl.load(source + offset, mask=owned & (weight > 0), other=0)
                         colours += weight * seen.to(tl.float32)
+                colours *= share
                 if tl.uint8 == TYPE:
                     colours = _to_nearest(colours)
                 tl.store(painted + channel * height * width, colours.to(TYPE), mask=owned)

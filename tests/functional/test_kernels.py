@@ -154,8 +154,10 @@ for kernel, arguments, constants in (
 ):
     types = {name: "*i32" if name == "results" else "*i64" for name in arguments}
     source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
-    for capability in (80, 90):
-        assert compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
+    for capability in (75, 80, 90):
+        code = compile(source, target=GPUTarget("cuda", capability, 32)).asm
+        assert code["cubin"]
+        assert "div.full" not in code["ptx"], "that division is an approximation"
 print("compiled")
 """
 
