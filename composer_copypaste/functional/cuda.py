@@ -39,12 +39,12 @@ class CudaKernels:
         results = on_device(nothing_seen(n), self._device)
         heights, widths = (tasks[:, 3:5] - tasks[:, 1:3]).clip(0).T
         tiles = -(-heights // kernels.TILE_HEIGHT.value) * -(-widths // kernels.TILE_WIDTH.value)
-        which = np.repeat(np.arange(len(tasks)), tiles)
-        if len(which):
-            tile = np.arange(len(which)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-            items = self._table(np.stack([which, tile], axis=1))
+        ends = np.cumsum(tiles)
+        if programs := int(ends[-1]):
+            table = np.column_stack([tasks, ends - tiles])
+            which = torch.repeat_interleave(self._table(tiles), output_size=programs)  # told how many, it does not wait
             with self._current():
-                kernels.measure[(len(which),)](self._table(tasks), items, results, WIDTH=tasks.shape[1])
+                kernels.measure[(programs,)](self._table(table), which, results, WIDTH=table.shape[1])
         return read_back(results)
 
     def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
@@ -80,7 +80,7 @@ class CudaKernels:
                 **constants,
             )
 
-    def _table(self, rows: Int64[ndarray, "n k"]) -> Tensor:
+    def _table(self, rows: Int64[ndarray, "n ..."]) -> Tensor:
         return on_device(rows, self._device)
 
     def _current(self) -> AbstractContextManager[object]:

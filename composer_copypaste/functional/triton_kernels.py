@@ -93,17 +93,18 @@ def stack(images, landings, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constex
 
 @triton.jit
 @no_type_check
-def measure(tasks, items, results, WIDTH: tl.constexpr):
+def measure(tasks, which, results, WIDTH: tl.constexpr):
     """Count pixels and find the box around them, in one tile of one task's window.
 
-    ``items``: task and tile. ``tasks``: the row of ``results``, the window (4), the landing whose pixels are visible or
-    -1, owners' address or 0, their width, the mask's address or 0, its width. With a mask its pixels are counted as
-    former ones, and those that nobody owns as visible. ``results``: visible, former, x1, y1, x2, y2.
+    ``which``: each program's task. ``tasks``: the row of ``results``, the window (4), the landing whose pixels are
+    visible or -1, owners' address or 0, their width, the mask's address or 0, its width, and the task's first program.
+    With a mask its pixels are counted as former ones, and those that nobody owns as visible. ``results``: visible,
+    former, x1, y1, x2, y2.
     """
-    item = items + 2 * tl.program_id(0)
-    task = tasks + tl.load(item) * WIDTH
+    pid = tl.program_id(0)
+    task = tasks + tl.load(which + pid) * WIDTH
     x1, x2 = tl.load(task + 2), tl.load(task + 4)
-    top, left = _corner(tl.load(task + 1), x1, tl.load(item + 1), x2 - x1)
+    top, left = _corner(tl.load(task + 1), x1, pid - tl.load(task + 10), x2 - x1)
     y, x = _pixels(top, left)
     inside = (y < tl.load(task + 3)) & (x < x2)
     m, mask_width = tl.load(task + 5), tl.load(task + 9)
@@ -114,14 +115,15 @@ def measure(tasks, items, results, WIDTH: tl.constexpr):
     visible = (former & (owner == NOBODY)) | ((owner == m) & (m >= 0))
     result = results + tl.load(task) * 6
     count = tl.sum(visible.to(tl.int32), axis=0)
-    tl.atomic_add(result + 1, tl.sum(former.to(tl.int32), axis=0))
+    # nothing but these numbers goes from program to program: they need no order
+    tl.atomic_add(result + 1, tl.sum(former.to(tl.int32), axis=0), sem="relaxed")
     if count > 0:
         far = 1 << 30
-        tl.atomic_add(result, count)
-        tl.atomic_min(result + 2, tl.min(tl.where(visible, x, far), axis=0).to(tl.int32))
-        tl.atomic_min(result + 3, tl.min(tl.where(visible, y, far), axis=0).to(tl.int32))
-        tl.atomic_max(result + 4, tl.max(tl.where(visible, x + 1, 0), axis=0).to(tl.int32))
-        tl.atomic_max(result + 5, tl.max(tl.where(visible, y + 1, 0), axis=0).to(tl.int32))
+        tl.atomic_add(result, count, sem="relaxed")
+        tl.atomic_min(result + 2, tl.min(tl.where(visible, x, far), axis=0).to(tl.int32), sem="relaxed")
+        tl.atomic_min(result + 3, tl.min(tl.where(visible, y, far), axis=0).to(tl.int32), sem="relaxed")
+        tl.atomic_max(result + 4, tl.max(tl.where(visible, x + 1, 0), axis=0).to(tl.int32), sem="relaxed")
+        tl.atomic_max(result + 5, tl.max(tl.where(visible, y + 1, 0), axis=0).to(tl.int32), sem="relaxed")
 
 
 @triton.jit

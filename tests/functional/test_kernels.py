@@ -142,10 +142,10 @@ from triton.compiler import ASTSource
 
 from composer_copypaste.functional import triton_kernels as kernels
 
-images, table = {"IMAGE_WIDTH": 6, "LANDING_WIDTH": 17}, {"WIDTH": 10}
+images, table = {"IMAGE_WIDTH": 6, "LANDING_WIDTH": 17}, {"WIDTH": 11}
 for kernel, arguments, constants in (
     (kernels.stack, ("images", "landings"), images),
-    (kernels.measure, ("tasks", "items", "results"), table),
+    (kernels.measure, ("tasks", "which", "results"), table),
     (kernels.write_masks, ("planes",), {**table, "ALIGNMENT": 16}),
     *(
         (kernels.paint, ("images", "landings"), {**images, "TYPE": type_, "CHANNELS": 3})
