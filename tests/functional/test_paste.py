@@ -119,6 +119,11 @@ def test_blending_does_not_widen_the_mask():
     assert (soft.targets[0]["boxes"] == hard.targets[0]["boxes"]).all()
 
 
+def test_a_soft_seam_is_no_convolution_which_a_gpu_rounds_to_10_bits(monkeypatch):
+    monkeypatch.setattr(torch.nn.functional, "conv2d", None)
+    assert not torch.equal(pasted_on_first(IDENTITY, blend_sigma=1.0), pasted_on_first(IDENTITY))
+
+
 def test_blending_leaves_float64_pixels_beyond_its_reach_as_they_were():
     images = torch.rand(2, 1, 8, 32, dtype=torch.float64)
     targets = [
