@@ -14,8 +14,8 @@ Index = slice | Int64[ndarray, "..."]
 
 
 def on_device(values: object, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers of the host as a tensor on the device, without waiting for it."""
-    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)
+    """Numbers as a tensor on the device, without waiting for it; only those that come to the host are waited for."""
+    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=device.type != "cpu")
 
 
 def copied(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
+from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.warp import size_of
 from composer_copypaste.instances import Target
 
@@ -35,7 +36,7 @@ def _rectangles(boxes: object, image: Shaped[Tensor, "c h w"]) -> UInt8[Tensor, 
     height, width = size_of(image)
     if not isinstance(boxes, Tensor) or boxes.ndim != 2 or boxes.shape[1] != 4:
         return torch.zeros((0, height, width), dtype=torch.uint8, device=image.device)
-    x1, y1, x2, y2 = boxes.detach().to(image.device, non_blocking=True).T[:, :, None]
+    x1, y1, x2, y2 = on_device(boxes.detach(), image.device).T[:, :, None]
     x, y = (torch.arange(side, device=image.device) + 0.5 for side in (width, height))
     across, down = (x1 <= x) & (x < x2), (y1 <= y) & (y < y2)
     return (down[:, :, None] & across[:, None, :]).view(torch.uint8)
