@@ -210,6 +210,9 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
         raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
     if len(images) != len(targets):
         raise ValueError(f"expected a target for each image, got {len(images)} images and {len(targets)} targets")
+    devices = {str(image.device) for image in images}
+    if len(devices) > 1:  # kernels read memory by its address
+        raise ValueError(f"expected images on one device, got some on {' and some on '.join(sorted(devices))}")
     kinds = {(str(image.dtype), len(image)) for image in images}
     if len(kinds) > 1:
         raise ValueError(f"expected images of one type and number of channels, got {sorted(kinds)}")
