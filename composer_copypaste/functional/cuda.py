@@ -19,6 +19,8 @@ from composer_copypaste.functional.warp import PIXEL
 
 WARPS = 8
 """Of a program that paints or writes: with the usual 4, each thread needs so many registers that few run at once."""
+MOST = 65535
+"""A grid of programs reaches no further along its second axis."""
 TYPES = {torch.uint8: tl.uint8, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
@@ -49,12 +51,14 @@ class CudaKernels:
 
     def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
         """As of :class:`Kernels`."""
-        if not len(planes):
-            return
-        aligned = not (planes[:, :2] % 16).any()
-        runs = triton.cdiv(int(planes[:, 3:5].prod(axis=1).max()), kernels.RUN.value)
+        for first in range(0, len(planes), MOST):
+            self._write_masks(planes[first : first + MOST])
+
+    def _write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
+        areas = planes[:, 3] * planes[:, 4]
+        aligned = not (np.column_stack([planes[:, :2], areas]) % 16).any()
         with self._current():
-            kernels.write_masks[(runs, len(planes))](
+            kernels.write_masks[(triton.cdiv(int(areas.max()), kernels.RUN.value), len(planes))](
                 self._table(planes), WIDTH=planes.shape[1], ALIGNMENT=16 if aligned else 1, num_warps=WARPS
             )
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import numba
+import numpy as np
 import pytest
 import torch
 from copypaste_cases import IDENTITY, block, cases, pictures, plan_of, target
@@ -132,6 +133,33 @@ def test_class_ids_are_pasted_too():
     ids[1, 3:5, 2:6] = 7
     _, after = carried_out(plan_of((0, 1, 1, IDENTITY)), pictures(), ids)
     assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())
+
+
+def launches_of(planes):
+    """Grid and table of each launch that writes these planes, and the alignment that it counts on."""
+    kernel = mock.MagicMock()
+    with mock.patch.object(cuda.kernels, "write_masks", kernel):
+        cuda.CudaKernels(torch.device("cpu")).write_masks(np.array(planes, dtype=np.int64))
+    grids, launches = kernel.__getitem__.call_args_list, kernel.__getitem__.return_value.call_args_list
+    return [
+        (grid.args[0], launch.args[0], launch.kwargs["ALIGNMENT"])
+        for grid, launch in zip(grids, launches, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plane", "alignment"),
+    [([512, 1024, 0, 4, 4], 16), ([512, 0, 0, 4, 8], 16), ([520, 1024, 0, 4, 4], 1), ([512, 1024, 0, 5, 5], 1)],
+)
+def test_16_bytes_are_written_at_a_time_where_planes_begin_and_end_so(plane, alignment):
+    (_, _, found), *_ = launches_of([plane + [0] * 5])
+    assert found == alignment
+
+
+def test_more_planes_than_a_grid_has_rows_are_written_in_parts():
+    launches = launches_of([[512, 0, 0, 1, 1, 0, 0, 1, 1, -1]] * 70_000)
+    assert [grid for grid, _, _ in launches] == [(1, 65535), (1, 4465)]
+    assert [len(table) for _, table, _ in launches] == [65535, 4465]
 
 
 COMPILING = """
