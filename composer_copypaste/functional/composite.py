@@ -52,7 +52,7 @@ def kernels_for(device: torch.device) -> Kernels | None:
 
         return HostKernels()
     if device.type == "cuda" and find_spec("triton") is not None:
-        from composer_copypaste.functional.cuda import CudaKernels  # Triton takes a second to import
+        from composer_copypaste.functional.cuda import CudaKernels, can_run  # Triton takes a second to import
 
-        return CudaKernels(device)
+        return CudaKernels(device) if can_run(device) else None
     return None

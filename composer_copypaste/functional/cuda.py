@@ -1,7 +1,10 @@
 """The Triton kernels of ``triton_kernels.py``, launched on a CUDA device, or in Triton's interpreter on any other."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from subprocess import CalledProcessError
 
 import numpy as np
 import torch
@@ -10,9 +13,10 @@ import triton.language as tl
 from jaxtyping import Int32, Int64
 from numpy import ndarray
 from torch import Tensor
+from triton.runtime.errors import TritonError
 
 from composer_copypaste.functional import triton_kernels as kernels
-from composer_copypaste.functional.fused import nothing_seen
+from composer_copypaste.functional.fused import NOBODY, nothing_seen
 from composer_copypaste.functional.measures import read_back
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.warp import PIXEL
@@ -90,6 +94,23 @@ class CudaKernels:
     def _current(self) -> AbstractContextManager[object]:
         """Kernels are launched on the current device."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
+
+@lru_cache
+def can_run(device: torch.device) -> bool:
+    """Whether Triton can compile kernels here and the device runs them; where not, the first call warns."""
+    plane = torch.ones(1, dtype=torch.uint8, device=device)
+    row = np.array([[plane.data_ptr(), 0, 0, 1, 1, 0, 0, 0, 0, NOBODY]])
+    try:
+        CudaKernels(device).write_masks(row)
+    except (RuntimeError, OSError, AssertionError, CalledProcessError, TritonError) as error:
+        warnings.warn(
+            f"copy-paste takes steps in torch for each object on {device}, many times slower, because Triton runs no "
+            f"kernel there: {error}. It needs a C compiler, such as gcc, and the headers of Python (python3-dev)",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _tents(maps: Int64[ndarray, "m 6"]) -> Int64[ndarray, "m 4"]:

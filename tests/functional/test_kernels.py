@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from subprocess import CalledProcessError
 from unittest import mock
 
 import numba
@@ -21,6 +22,8 @@ from composer_copypaste.functional import batch, composite, host, host_memory
 from composer_copypaste.functional.further import Further
 
 pytest.importorskip("triton")
+from triton.runtime.errors import PTXASError
+
 from composer_copypaste.functional import cuda
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning:triton")  # its interpreter
@@ -160,6 +163,24 @@ def test_more_planes_than_a_grid_has_rows_are_written_in_parts():
     launches = launches_of([[512, 0, 0, 1, 1, 0, 0, 1, 1, -1]] * 70_000)
     assert [grid for grid, _, _ in launches] == [(1, 65535), (1, 4465)]
     assert [len(table) for _, table, _ in launches] == [65535, 4465]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C compiler."), CalledProcessError(1, ["gcc"]), PTXASError("no sm_61")]
+)
+def test_where_triton_runs_nothing_a_warning_says_so_once_and_torch_does_the_work(error, monkeypatch):
+    device = torch.device("cuda:0")
+    monkeypatch.setattr(cuda, "torch", mock.Mock(torch))
+    monkeypatch.setattr(cuda.CudaKernels, "write_masks", mock.Mock(side_effect=error))
+    cuda.can_run.cache_clear()
+    with pytest.warns(UserWarning, match=r"because Triton runs no kernel there: .*It needs a C compiler"):
+        assert composite.kernels_for(device) is None
+    assert composite.kernels_for(device) is None  # a second warning would be an error
+    cuda.can_run.cache_clear()
+
+
+def test_where_triton_runs_a_kernel_its_kernels_are_taken():
+    assert cuda.can_run(torch.device(DEVICE))
 
 
 COMPILING = """
