@@ -53,7 +53,7 @@ class Crop:
             fields=Instances(
                 boxes=_like(fields.boxes, instances.boxes),
                 labels=_like(fields.labels, instances.labels),
-                masks=on_device(fields.masks, instances.masks.device),
+                masks=on_device(fields.masks, instances.labels.device),
                 area=_like(fields.area, instances.area),
                 iscrowd=_like(fields.iscrowd, instances.iscrowd),
                 extras=_extras_like(fields.extras, instances.extras),

@@ -36,6 +36,7 @@ def on_meta(dicts, keeping):
 def pasted_on_meta(case, keeping):
     """The batch pasted on the CPU, then on the meta device with what the CPU read back, and where it asked for that."""
     answers, really = [], measures.read_back
+    banks = [case.bank(), case.bank()]  # the batch joins each
 
     def recorded(numbers):
         answers.append(really(numbers))
@@ -46,7 +47,7 @@ def pasted_on_meta(case, keeping):
         mock.patch.object(windowed, "read_back", recorded),
         mock.patch.object(inventory, "read_back", recorded),
     ):
-        expected = case.paste()
+        expected = paste_seeded(case.images, case.targets, case.settings, case.seed, banks[0], case.pool)
     asked = []
 
     def replayed(numbers):
@@ -55,12 +56,13 @@ def pasted_on_meta(case, keeping):
 
     images = case.images.to("meta") if isinstance(case.images, torch.Tensor) else [i.to("meta") for i in case.images]
     with mock.patch.object(windowed, "read_back", replayed), mock.patch.object(inventory, "read_back", replayed):
-        result = paste_seeded(images, on_meta(case.targets, keeping), case.settings, case.seed)
+        targets = on_meta(case.targets, keeping)
+        result = paste_seeded(images, targets, case.settings, case.seed, banks[1], case.pool)
     return expected, result, asked
 
 
 @many(20)
-@given(cases(counts=st.integers(0, 5)))
+@given(cases(counts=st.integers(0, 5), bank=True))
 def test_nothing_but_the_read_back_needs_a_value_from_the_device(case):
     expected, result, _ = pasted_on_meta(case, keeping=())
     for there, here in zip(result.images, expected.images, strict=True):
@@ -71,7 +73,7 @@ def test_nothing_but_the_read_back_needs_a_value_from_the_device(case):
 
 
 @many(10)
-@given(cases(counts=st.integers(0, 5), p=1.0, p_instance=1.0, categories=None))
+@given(cases(counts=st.integers(0, 5), bank=True, p=1.0, p_instance=1.0, categories=None))
 def test_the_device_is_read_once_when_boxes_and_labels_are_on_the_host(case):
     _, _, asked = pasted_on_meta(case, keeping=ON_HOST)
     assert asked.count("meta") <= 1
