@@ -2,13 +2,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test gpu lint clean
 
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
 
+# on the CPU, also where there is a GPU: a process has one kind of device
 test: .venv/developing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+gpu: .venv/developing
+	$(BIN)/python benchmarks/gpu.py
 
 lint: .venv/developing
 	$(BIN)/ruff check .

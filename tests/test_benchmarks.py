@@ -29,6 +29,33 @@ def load(monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_without_a_gpu_what_needs_one_says_so(load, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="^there is no GPU that torch can use$"):
+        load("gpu").main([])
+
+
+def test_what_needs_a_gpu_is_summed_up_step_by_step(load, monkeypatch, capsys):
+    gpu = load("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    slow = "import time; time.sleep(60)"
+    monkeypatch.setattr(gpu, "STEPS", {"good": ["-c", ""], "bad": ["-c", "exit(3)"], "slow": ["-c", slow]})
+    with pytest.raises(SystemExit, match="^True$"):
+        gpu.main(["--minutes", "0.05"])
+    *_, good, bad, slow = capsys.readouterr().out.splitlines()
+    assert good.split()[:2] == ["good", "done"]
+    assert bad.split()[:5] == ["bad", "failed", "with", "code", "3"]
+    assert slow == f"{'slow':16}not done: out of time"
+
+
+def test_each_step_on_a_gpu_is_a_file_or_folder_that_there_is(load):
+    gpu = load("gpu")
+    named = [word for command in gpu.STEPS.values() for word in command if "/" in word]
+    assert len(named) == len(gpu.STEPS)
+    assert all((gpu.ROOT / word).exists() for word in named)
+
+
 def rows(printed, *names):
     """The first number of each line that begins with one of the names."""
     return [

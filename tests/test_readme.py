@@ -99,7 +99,7 @@ def test_the_console_examples_run_in_their_order(workplace, monkeypatch):
 def test_make_has_the_targets_that_the_readme_names():
     makefile = (README.parent / "Makefile").read_text()
     named = re.findall(r"(?:^|`)make (\w+)", README.read_text(), re.MULTILINE)
-    assert {"quickstart", "test", "lint"} == set(named)
+    assert {"quickstart", "test", "gpu", "lint"} == set(named)
     assert all(f"\n{target}:" in makefile for target in named)
 
 
