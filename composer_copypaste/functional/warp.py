@@ -189,6 +189,21 @@ def _tents(axis: _Axis, side: int, size: int) -> _Tents:
 def _resample_axis(image: Float[Tensor, "c h w"], tents: _Tents, dim: int) -> Float[Tensor, "c _h _w"]:
     """One axis resampled: a weighted sum of a few shifted images."""
     weights = on_device(tents.weights if dim == 2 else tents.weights[:, :, None], image.device)
+    return _summed_one_by_one(image, tents, weights, dim) if image.is_cpu else _summed(image, tents, weights, dim)
+
+
+def _summed(
+    image: Float[Tensor, "c h w"], tents: _Tents, weights: Float[Tensor, "..."], dim: int
+) -> Float[Tensor, "c _h _w"]:
+    """In a few steps, each of which takes the host as long as a small one."""
+    shifted = take(image, tents.pixels.reshape(-1), dim).unflatten(dim, tents.pixels.shape)
+    return (shifted * weights).sum(dim)
+
+
+def _summed_one_by_one(
+    image: Float[Tensor, "c h w"], tents: _Tents, weights: Float[Tensor, "..."], dim: int
+) -> Float[Tensor, "c _h _w"]:
+    """In many small steps, whose numbers stay in a CPU's cache."""
     blended = take(image, tents.pixels[0], dim) * weights[0]
     for pixels, weight in zip(tents.pixels[1:], weights[1:], strict=True):
         shifted = take(image, pixels, dim)

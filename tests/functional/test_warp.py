@@ -9,6 +9,7 @@ from reference import nearest, tent
 from test_batch import many
 from torch.nn import functional
 
+from composer_copypaste.functional import warp
 from composer_copypaste.functional.warp import resample_colours, resample_mask
 from composer_copypaste.functional.windows import Window
 
@@ -29,6 +30,13 @@ def on_canvas(window, mask, size):
     canvas = torch.zeros(size, dtype=torch.uint8)
     canvas[window.slices] = mask
     return canvas
+
+
+def test_colours_are_the_same_in_a_gpus_few_steps_as_in_a_cpus_many(monkeypatch):
+    arguments = picture(), fixed((2.3, 0, -1.2), (0, 0.7, 0.4)), Window(1, 2, 7, 8), (8, 8)
+    one_by_one = resample_colours(*arguments)
+    monkeypatch.setattr(warp, "_summed_one_by_one", warp._summed)
+    torch.testing.assert_close(resample_colours(*arguments), one_by_one)
 
 
 WINDOWS = st.builds(Window, *[st.integers(-5, 20)] * 4)
