@@ -217,7 +217,7 @@ def paint(
             middle_x, first_x, total_x = _tent(landing, y, x, reach_x, taps_x, columns)
             middle_y, first_y, total_y = _tent(landing + 3, y, x, reach_y, taps_y, rows)
             share = tl.div_rn(1.0, total_x * total_y)
-            for channel in tl.static_range(CHANNELS):
+            for channel in range(CHANNELS):
                 colours = tl.zeros((TILE,), tl.float32)
                 for j in range(taps_y):
                     sy, down = _tap(middle_y, reach_y, first_y, j, rows)
