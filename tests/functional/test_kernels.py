@@ -145,8 +145,7 @@ def launches_of(planes):
         cuda.CudaKernels(torch.device("cpu")).write_masks(np.array(planes, dtype=np.int64))
     grids, launches = kernel.__getitem__.call_args_list, kernel.__getitem__.return_value.call_args_list
     return [
-        (grid.args[0], launch.args[0], launch.kwargs["ALIGNMENT"])
-        for grid, launch in zip(grids, launches, strict=True)
+        (grid.args[0], launch.args[0], launch.kwargs["ALIGNMENT"]) for grid, launch in zip(grids, launches, strict=True)
     ]
 
 
