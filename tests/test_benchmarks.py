@@ -31,7 +31,7 @@ def load(monkeypatch):
 
 def test_without_a_gpu_what_needs_one_says_so(load, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="^there is no GPU that torch can use$"):
+    with pytest.raises(SystemExit, match=r"^there is no GPU that torch can use$"):
         load("gpu").main([])
 
 
@@ -41,7 +41,7 @@ def test_what_needs_a_gpu_is_summed_up_step_by_step(load, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     slow = "import time; time.sleep(60)"
     monkeypatch.setattr(gpu, "STEPS", {"good": ["-c", ""], "bad": ["-c", "exit(3)"], "slow": ["-c", slow]})
-    with pytest.raises(SystemExit, match="^True$"):
+    with pytest.raises(SystemExit, match=r"^True$"):
         gpu.main(["--minutes", "0.05"])
     *_, good, bad, slow = capsys.readouterr().out.splitlines()
     assert good.split()[:2] == ["good", "done"]

@@ -303,7 +303,7 @@ def test_images_of_several_types_are_an_error():
 
 def test_images_on_several_devices_are_an_error():
     targets = [target(), {**target(), "masks": target()["masks"].to("meta")}]
-    with pytest.raises(ValueError, match="^expected images on one device, got some on cpu and some on meta$"):
+    with pytest.raises(ValueError, match=r"^expected images on one device, got some on cpu and some on meta$"):
         copypaste_batch([pictures()[0], pictures()[1].to("meta")], targets)
 
 
