@@ -20,9 +20,10 @@ from torch import Tensor
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.measures import Measures
 from composer_copypaste.functional.paste import CutOut, cut_out, painted_by_windows
-from composer_copypaste.functional.planes import Images, copied_to_paint, on_device
+from composer_copypaste.functional.planes import Images, copied_to_paint
 from composer_copypaste.functional.targets import Outcome
 from composer_copypaste.functional.warp import PIXEL
+from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
 NOBODY, NOTHING = -1, 0
@@ -153,12 +154,12 @@ class FusedComposite:
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """As of :class:`Composite`."""
         painted, landings = before.clone(), self._layout.landings
-        landed = labels[on_device(self._layout.landed, labels.device)]
-        for target, (begin, end), owners in zip(
-            landings.targets.tolist(), landings.ends.tolist(), self._owners, strict=True
-        ):
-            top = owners.view(before.shape[1:]).long()
-            painted[target] = torch.where(top == NOBODY, before[target], landed[begin:end][top.clamp(min=0)])
+        owners = dict(zip(landings.targets.tolist(), self._owners, strict=True))
+        columns = (landings.target.tolist(), landings.windows.tolist(), landings.place.tolist())
+        for target, window, place, number in zip(*columns, self._layout.landed.tolist(), strict=True):
+            part = Window(*window).slices
+            owned = owners[target].view(before.shape[1:])[part] == place
+            painted[target][part].masked_fill_(owned, labels[number])
         return painted
 
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:

@@ -11,8 +11,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank, Remembered
+from composer_copypaste.functional.class_maps import Classes, classes_of, masks_of
 from composer_copypaste.functional.layout import Objects, object_windows
-from composer_copypaste.functional.measures import profiles, read_back
+from composer_copypaste.functional.measures import read_back
 from composer_copypaste.functional.planes import Images, copied, on_device
 from composer_copypaste.functional.rectangles import with_masks
 from composer_copypaste.functional.scene import Scene
@@ -21,6 +22,9 @@ from composer_copypaste.functional.warp import size_of
 from composer_copypaste.functional.windows import Window, are_empty
 from composer_copypaste.instances import Instances, Target, instances_of
 from composer_copypaste.settings import CopyPasteSettings
+
+FARTHEST = 1 << 16
+"""Boxes may reach beyond their picture, but no farther from its corner than positions stay exact."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def inventories_of(
     if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
         sizes = sorted({size_of(image) for image in images})
         raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(targets.shape[1:])}")
-    return [_of_classes(ids, settings) for ids in targets]
+    return [_of_classes(ids, classes, settings) for ids, classes in zip(targets, classes_of(targets), strict=True)]
 
 
 def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Inventory]:
@@ -126,11 +130,13 @@ def _check_rows(batch: Sequence[Instances]) -> None:
 
 def _check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> None:
     """Raise ``ValueError`` where one is no box; those of target i end before row ``ends[i]``."""
-    wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, :2] <= boxes[:, 2:]).all(axis=1)))
+    near = (abs(boxes) <= FARTHEST).all(axis=1)  # nor NaN
+    wrong = np.flatnonzero(~(near & (boxes[:, :2] <= boxes[:, 2:]).all(axis=1)))
     if len(wrong):
         target, box = np.searchsorted(ends, wrong[0], side="right"), boxes[wrong[0]].tolist()
         raise ValueError(
-            f"targets[{target}]: expected boxes (x1, y1, x2, y2), finite, with x1 <= x2 and y1 <= y2, got {box}"
+            f"targets[{target}]: expected boxes (x1, y1, x2, y2) in pixels, none beyond {FARTHEST}, with x1 <= x2 and "
+            f"y1 <= y2, got {box}"
         )
 
 
@@ -147,13 +153,12 @@ def _check_labels(batch: Sequence[Instances], labels: Integer[ndarray, " g"]) ->
             )
 
 
-def _of_classes(ids: Integer[Tensor, "h w"], settings: CopyPasteSettings) -> Inventory:
+def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPasteSettings) -> Inventory:
     """Each class of a map of ids is one object."""
-    present = ids.unique()
-    masks = (ids == present[:, None, None]).view(torch.uint8)
-    labels, none = read_back(present), present.new_zeros(len(present))
-    objects = Objects(masks, read_back(profiles(masks))[:, 1:].astype(np.float64))
+    labels, objects = classes.ids, Objects(masks_of(ids, classes), classes.boxes)
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
     weights = weights_of(labels, objects.boxes, math.prod(objects.size), settings) * is_object
-    instances = Instances(none[:, None].expand(-1, 4), present, masks, area=none, iscrowd=none)
+    present = on_device(labels, ids.device, ids.dtype)
+    none = torch.zeros_like(present)
+    instances = Instances(none[:, None].expand(-1, 4), present, objects.masks, area=none, iscrowd=none)
     return Inventory(instances, objects, labels, np.zeros(len(labels)), weights)

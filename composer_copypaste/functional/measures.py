@@ -31,11 +31,11 @@ def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
 def profiles(masks: UInt8[Tensor, "n h w"]) -> Int32[Tensor, "n 5"]:
     """Of each mask the area and the box (x1, y1, x2, y2) around its pixels, on the device."""
     rows, columns = masks.sum(dim=2, dtype=torch.int32), masks.amax(dim=1)
-    (x1, x2), (y1, y2) = _extents(columns), _extents(rows)
+    (x1, x2), (y1, y2) = extents(columns), extents(rows)
     return torch.stack([rows.sum(dim=1, dtype=torch.int32), x1, y1, x2, y2], dim=1)
 
 
-def _extents(occupied: Shaped[Tensor, "n s"]) -> tuple[Int32[Tensor, " n"], Int32[Tensor, " n"]]:
+def extents(occupied: Shaped[Tensor, "n s"]) -> tuple[Int32[Tensor, " n"], Int32[Tensor, " n"]]:
     """The first place of each row that is not 0, and one past the last."""
     size = occupied.shape[1]
     place, filled = torch.arange(size, dtype=torch.int32, device=occupied.device), occupied > 0

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
 
-from composer_copypaste.functional import composite, inventory, measures, windowed
+from composer_copypaste.functional import class_maps, composite, inventory, measures, windowed
 from composer_copypaste.functional.batch import copypaste_batch
 
 
@@ -77,6 +77,31 @@ def test_nothing_but_the_read_back_needs_a_value_from_the_device(case):
 def test_the_device_is_read_once_when_boxes_and_labels_are_on_the_host(case):
     _, _, asked = pasted_on_meta(case, keeping=ON_HOST)
     assert asked.count("meta") <= 1
+
+
+def test_class_maps_are_read_twice_however_many_they_are():
+    maps = torch.zeros(5, SIDE, SIDE, dtype=torch.int64)
+    maps[:, 2:5, 1:6] = torch.arange(1, 6)[:, None, None]
+    given, answers, asked = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0)}, [], []
+    really = measures.read_back
+
+    def recorded(numbers):
+        answers.append(really(numbers))
+        return answers[-1]
+
+    def replayed(numbers):
+        asked.append(numbers.device.type)
+        return answers[len(asked) - 1]
+
+    with (
+        mock.patch.object(class_maps, "read_back", recorded),
+        mock.patch.object(class_maps, "_boxes_on_host", class_maps.boxes_on_device),
+    ):
+        copypaste_batch(pictures(5), maps, **given)
+    with mock.patch.object(class_maps, "read_back", replayed):
+        images, after = copypaste_batch(pictures(5).to("meta"), maps.to("meta"), **given)
+    assert asked == ["meta", "meta"]
+    assert (images.device.type, after.device.type, after.shape) == ("meta", "meta", maps.shape)
 
 
 def test_the_read_back_itself_does_need_the_device():

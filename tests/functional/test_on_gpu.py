@@ -5,7 +5,7 @@ import torch
 from test_precision import EVERYTHING, batch
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
-from composer_copypaste.functional import inventory, large_scale_jitter, measures, windowed
+from composer_copypaste.functional import class_maps, inventory, large_scale_jitter, measures, windowed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -72,7 +72,7 @@ def _errors_where_it_waits(monkeypatch):
     from composer_copypaste.functional import cuda  # needs Triton
 
     allowed = waiting(measures.read_back)
-    for module in (windowed, inventory, large_scale_jitter, cuda):
+    for module in (windowed, inventory, class_maps, large_scale_jitter, cuda):
         monkeypatch.setattr(module, "read_back", allowed)
     yield
     torch.cuda.set_sync_debug_mode("default")
@@ -84,6 +84,30 @@ def test_nothing_but_the_read_back_waits_for_the_device(settings):
     given = on_gpu(torch.uint8)
     torch.cuda.set_sync_debug_mode("error")
     pasted(given, **settings)
+
+
+def class_maps_on(device):
+    """Three pictures of noise, each with two classes."""
+    images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    maps = torch.zeros(3, 32, 48, dtype=torch.int64)
+    for number, ids in enumerate(maps, start=1):
+        ids[4 * number : 16, 6:30], ids[20:28, number : 9 * number] = number, 7
+    return images.to(device), maps.to(device)
+
+
+def test_class_ids_become_what_they_become_on_a_cpu():
+    (images, maps), (wanted, truths) = (
+        copypaste_batch(*class_maps_on(device), **options()) for device in ("cuda", "cpu")
+    )
+    assert torch.equal(maps.cpu(), truths)
+    assert (images.cpu().int() - wanted.int()).abs().max() <= 1
+
+
+@pytest.mark.usefixtures("_errors_where_it_waits")
+def test_nothing_but_the_read_back_of_class_ids_waits_for_the_device():
+    given = class_maps_on("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    copypaste_batch(*given, **options())
 
 
 @pytest.mark.usefixtures("_errors_where_it_waits")

@@ -142,13 +142,18 @@ CASES = {
     ),
     "boxes are no numbers": (
         lambda: pasted(targets=both(boxes=nan)),
-        "ValueError: targets[1]: expected boxes (x1, y1, x2, y2), finite, with x1 <= x2 and y1 <= y2, "
-        "got [0.0, 0.0, nan, 4.0]",
+        "ValueError: targets[1]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
+        "x1 <= x2 and y1 <= y2, got [0.0, 0.0, nan, 4.0]",
+    ),
+    "boxes lie farther off than any picture is wide": (
+        lambda: pasted(targets=both(boxes=torch.tensor([[0.0, 0.0, 1e6, 4.0]]))),
+        "ValueError: targets[1]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
+        "x1 <= x2 and y1 <= y2, got [0.0, 0.0, 1000000.0, 4.0]",
     ),
     "boxes end before they begin": (
         lambda: pasted(targets=both(boxes=torch.tensor([[4.0, 4.0, 2.0, 6.0]]))),
-        "ValueError: targets[1]: expected boxes (x1, y1, x2, y2), finite, with x1 <= x2 and y1 <= y2, "
-        "got [4.0, 4.0, 2.0, 6.0]",
+        "ValueError: targets[1]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
+        "x1 <= x2 and y1 <= y2, got [4.0, 4.0, 2.0, 6.0]",
     ),
     "boxes have another format": (
         lambda: pasted(targets=both(boxes=xywh)),

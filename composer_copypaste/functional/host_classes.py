@@ -1,0 +1,24 @@
+"""A kernel for the host, compiled by Numba: the boxes around the classes of class-id maps."""
+
+from typing import no_type_check
+
+from composer_copypaste.functional.host_memory import compiled
+
+
+@compiled
+@no_type_check
+def class_boxes(maps, low, boxes):
+    """Widen the boxes (x1, y1, x2, y2) of each map, one for each id from the lowest on, to its pixels."""
+    height, width = maps.shape[1:]
+    for n in range(len(maps)):
+        for y in range(height):
+            row = maps[n, y]
+            begin = 0
+            while begin < width:  # from run to run of one id
+                end = begin + 1
+                while end < width and row[end] == row[begin]:
+                    end += 1
+                box = boxes[n, row[begin] - low]
+                box[0], box[1] = min(box[0], begin), min(box[1], y)
+                box[2], box[3] = max(box[2], end), y + 1
+                begin = end

@@ -1,0 +1,56 @@
+"""Which classes maps hold, around what, and where: against plain NumPy, on the host and by the steps of a device."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_batch import many
+
+from composer_copypaste.functional import class_maps
+
+
+def box_around(pixels):
+    y, x = np.nonzero(pixels)
+    return [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def assert_found(maps):
+    for ids, classes in zip(maps, class_maps.classes_of(maps), strict=True):
+        pixels = ids.numpy()
+        assert classes.ids.tolist() == np.unique(pixels).tolist()
+        assert classes.boxes.tolist() == [box_around(pixels == number) for number in classes.ids]
+        expected = [pixels == number for number in classes.ids]
+        np.testing.assert_array_equal(class_maps.masks_of(ids, classes).numpy(), expected)
+
+
+def by_steps_of_a_device():
+    return mock.patch.object(class_maps, "_boxes_on_host", class_maps.boxes_on_device)
+
+
+@many(60)
+@given(st.integers(0, 2**31), st.sampled_from([torch.uint8, torch.int16, torch.int64]), st.booleans())
+def test_every_class_is_found_with_its_box_and_its_pixels(seed, dtype, transposed):
+    rng = np.random.default_rng(seed)
+    n, height, width = rng.integers(1, 30, 3)
+    drawn = rng.choice(rng.choice([0, 1, 3, 100], 3), (n, height, width)) + rng.integers(0, 156)
+    maps = torch.from_numpy(drawn - (0 if dtype == torch.uint8 else 200)).to(dtype)
+    maps = maps.mT if transposed else maps
+    assert_found(maps)
+    with by_steps_of_a_device():
+        assert_found(maps)
+
+
+@pytest.mark.parametrize("far", [-1, class_maps.LARGEST_SPAN - 1, class_maps.LARGEST_SPAN, 2**40])
+def test_ids_may_lie_far_from_each_other(far):
+    maps = torch.zeros((2, 4, 5), dtype=torch.int64)
+    maps[1, 1:3, 2:] = far
+    assert_found(maps)
+    with by_steps_of_a_device():
+        assert_found(maps)
+
+
+def test_no_maps_hold_no_classes():
+    assert class_maps.classes_of(torch.zeros((0, 4, 4), dtype=torch.int64)) == []
