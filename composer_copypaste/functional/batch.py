@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
+from composer_copypaste.functional.arguments import check_batch
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.composite import composite_of
 from composer_copypaste.functional.crop import Crop
@@ -23,11 +24,10 @@ from composer_copypaste.functional.planning import draw_plan
 from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.functional.precision import without_autocast
 from composer_copypaste.functional.targets import assemble, decide, without_masks
-from composer_copypaste.instances import WHOLE, WHOLE_NUMBERS, Target, target_of
+from composer_copypaste.instances import Target, target_of
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
 Targets = Sequence[Target] | Integer[Tensor, "n h w"]
-IMAGE_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 GivenImages = TypeVar("GivenImages", bound=Images)
 GivenTargets = TypeVar("GivenTargets", bound=Sequence[Mapping[str, object]] | Tensor)
 
@@ -196,55 +196,6 @@ def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSe
     if pool is not None:
         check_pool(pool, settings)
     return Further(bank, pool)
-
-
-def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:
-    """Raise where these are no images or targets, an image lacks a target, or masks or images are not of one kind.
-
-    Raises:
-        TypeError: something is no tensor, no target or of another type.
-        ValueError: everything else; both name the place.
-    """
-    _check_images(images)
-    if not isinstance(targets, Tensor | list | tuple):
-        raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
-    if len(images) != len(targets):
-        raise ValueError(f"expected a target for each image, got {len(images)} images and {len(targets)} targets")
-    devices = {str(image.device) for image in images}
-    if len(devices) > 1:  # kernels read memory by its address
-        raise ValueError(f"expected images on one device, got some on {' and some on '.join(sorted(devices))}")
-    kinds = {(str(image.dtype), len(image)) for image in images}
-    if len(kinds) > 1:
-        raise ValueError(f"expected images of one type and number of channels, got {sorted(kinds)}")
-    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        if not isinstance(target, Tensor | Mapping):
-            raise TypeError(f"targets[{i}]: expected a dict with boxes, labels and masks, got {type(target).__name__}")
-        if isinstance(target, Tensor) != isinstance(targets[0], Tensor):
-            raise TypeError("targets: expected dicts or class ids for all images, got some of both")
-        if isinstance(target, Tensor) and target.dtype not in WHOLE_NUMBERS:
-            raise TypeError(f"targets[{i}]: expected class ids of {WHOLE}, got {target.dtype}; .long() gives some")
-        masks = target if isinstance(target, Tensor) else target.get("masks")
-        if isinstance(masks, Tensor) and masks.device != image.device:
-            raise ValueError(
-                f"targets[{i}]: expected masks where their image is, on {image.device}, got {masks.device}"
-            )
-
-
-def _check_images(images: object) -> None:
-    if not isinstance(images, Tensor | list | tuple):
-        raise TypeError(
-            f"images: expected a tensor (n, c, h, w) or a list of tensors (c, h, w), got {type(images).__name__}"
-        )
-    for i, image in enumerate(images):
-        if not isinstance(image, Tensor):
-            raise TypeError(f"images[{i}]: expected a tensor (c, h, w), got {type(image).__name__}")
-        if image.ndim != 3 or not image.numel():
-            raise ValueError(f"images[{i}]: expected a tensor (c, h, w) with pixels, got shape {tuple(image.shape)}")
-        if image.dtype not in IMAGE_TYPES:
-            expected = "uint8 or floating point of 16 to 64 bits"
-            raise TypeError(f"images[{i}]: expected {expected}, got {image.dtype}; .float() gives that")
-        if image.layout != torch.strided:
-            raise TypeError(f"images[{i}]: expected a dense tensor, got {image.layout}; .to_dense() gives one")
 
 
 def _plan(

@@ -9,7 +9,7 @@ from jaxtyping import Int, Int32, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.batch import check_batch
+from composer_copypaste.functional.arguments import check_batch
 from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
 from composer_copypaste.functional.measures import profiles, read_back
