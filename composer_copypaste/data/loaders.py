@@ -1,5 +1,6 @@
 """Loaders for training and evaluation, as Composer's `DataSpec`s."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -147,6 +148,7 @@ def _data_spec(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
+        worker_init_fn=_leave_ctrl_c_to_the_parent,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
@@ -154,3 +156,8 @@ def _data_spec(
         generator=torch.Generator(),  # else the loader takes a number from torch's global generator in every epoch
     )
     return DataSpec(loader, split_batch=split_batch, get_num_samples_in_batch=num_samples)
+
+
+def _leave_ctrl_c_to_the_parent(worker: int) -> None:
+    """It reaches every process of a terminal; a worker that it ended would be an error beside the parent's word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,5 +1,10 @@
 """Loaders: what a batch is, and that it depends on seed and epoch alone."""
 
+import os
+import signal
+import sys
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -143,6 +148,32 @@ def test_a_broken_picture_is_one_line_also_from_a_worker(dataset, workers):
     with pytest.raises(DataError) as caught:
         image_ids(evaluation_loader(dataset, batch_size=2, workers=workers))
     assert str(caught.value) == f"{broken}: the picture cannot be decoded: not a picture in a known format"
+
+
+class Interrupted(torch.utils.data.Dataset):
+    """Pictures at whose loading Ctrl-C is pressed."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGINT)
+        return torch.zeros(3, 4, 4, dtype=torch.uint8), {"image_id": torch.tensor(index)}
+
+
+def test_ctrl_c_does_not_end_a_worker():
+    with exits_as_composer_does():
+        assert image_ids(evaluation_loader(Interrupted(), batch_size=1, workers=1)) == [[0], [1]]
+
+
+@contextmanager
+def exits_as_composer_does():
+    """With Composer's handler of SIGINT, which workers inherit."""
+    former = signal.signal(signal.SIGINT, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 class Recorder(ComposerModel):
