@@ -1,13 +1,12 @@
 """Large-scale jitter on a batch: small pictures with visible answers, a slow reference, and the loader's transform."""
 
-from unittest import mock
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
+from read_backs import ReadBacks
 from reference import stored, tent
 from test_batch import many
 
@@ -247,27 +246,14 @@ def test_the_same_draw_gives_what_the_loaders_transform_gives(batch):
 @given(batches())
 def test_the_device_is_asked_once(batch):
     images, targets, settings, seed = batch
-    really, answers, asked = large_scale_jitter.read_back, [], []
-
-    def recorded(numbers):
-        answers.append(really(numbers))
-        return answers[-1]
-
-    def replayed(numbers):
-        asked.append(numbers.device.type)
-        return answers[len(asked) - 1]
-
-    def run(images, targets, read):
-        with mock.patch.object(large_scale_jitter, "read_back", read):
-            return large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
-
-    here_images, here = run(images, targets, recorded)
-    there_images, there = run(
-        [image.to("meta") for image in images],
-        [{key: values.to("meta") for key, values in fields.items()} for fields in targets],
-        replayed,
-    )
-    assert asked == ["meta"]
+    read_backs = ReadBacks()
+    with read_backs.recorded():
+        here_images, here = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
+    images = [image.to("meta") for image in images]
+    targets = [{key: values.to("meta") for key, values in fields.items()} for fields in targets]
+    with read_backs.replayed():
+        there_images, there = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
+    assert read_backs.asked == ["meta"]
     assert (there_images.device.type, there_images.shape) == ("meta", here_images.shape)
     for one, other in zip(there, here, strict=True):
         assert {key: values.shape for key, values in one.items()} == {key: v.shape for key, v in other.items()}

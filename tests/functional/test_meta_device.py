@@ -11,9 +11,10 @@ import torch
 from copypaste_cases import SIDE, cases, paste_seeded, pictures, target
 from hypothesis import given
 from hypothesis import strategies as st
+from read_backs import ReadBacks
 from test_batch import many
 
-from composer_copypaste.functional import class_maps, composite, inventory, measures, windowed
+from composer_copypaste.functional import class_maps, composite
 from composer_copypaste.functional.batch import copypaste_batch
 
 
@@ -35,30 +36,15 @@ def on_meta(dicts, keeping):
 
 def pasted_on_meta(case, keeping):
     """The batch pasted on the CPU, then on the meta device with what the CPU read back, and where it asked for that."""
-    answers, really = [], measures.read_back
+    read_backs = ReadBacks()
     banks = [case.bank(), case.bank()]  # the batch joins each
-
-    def recorded(numbers):
-        answers.append(really(numbers))
-        return answers[-1]
-
-    with (
-        window_after_window(),
-        mock.patch.object(windowed, "read_back", recorded),
-        mock.patch.object(inventory, "read_back", recorded),
-    ):
+    with window_after_window(), read_backs.recorded():
         expected = paste_seeded(case.images, case.targets, case.settings, case.seed, banks[0], case.pool)
-    asked = []
-
-    def replayed(numbers):
-        asked.append(numbers.device.type)
-        return answers[len(asked) - 1]
-
     images = case.images.to("meta") if isinstance(case.images, torch.Tensor) else [i.to("meta") for i in case.images]
-    with mock.patch.object(windowed, "read_back", replayed), mock.patch.object(inventory, "read_back", replayed):
+    with read_backs.replayed():
         targets = on_meta(case.targets, keeping)
         result = paste_seeded(images, targets, case.settings, case.seed, banks[1], case.pool)
-    return expected, result, asked
+    return expected, result, read_backs.asked
 
 
 @many(20)
@@ -82,25 +68,12 @@ def test_the_device_is_read_once_when_boxes_and_labels_are_on_the_host(case):
 def test_class_maps_are_read_twice_however_many_they_are():
     maps = torch.zeros(5, SIDE, SIDE, dtype=torch.int64)
     maps[:, 2:5, 1:6] = torch.arange(1, 6)[:, None, None]
-    given, answers, asked = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0)}, [], []
-    really = measures.read_back
-
-    def recorded(numbers):
-        answers.append(really(numbers))
-        return answers[-1]
-
-    def replayed(numbers):
-        asked.append(numbers.device.type)
-        return answers[len(asked) - 1]
-
-    with (
-        mock.patch.object(class_maps, "read_back", recorded),
-        mock.patch.object(class_maps, "_boxes_on_host", class_maps.boxes_on_device),
-    ):
+    given, read_backs = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0)}, ReadBacks()
+    with mock.patch.object(class_maps, "_boxes_on_host", class_maps.boxes_on_device), read_backs.recorded():
         copypaste_batch(pictures(5), maps, **given)
-    with mock.patch.object(class_maps, "read_back", replayed):
+    with read_backs.replayed():
         images, after = copypaste_batch(pictures(5).to("meta"), maps.to("meta"), **given)
-    assert asked == ["meta", "meta"]
+    assert read_backs.asked == ["meta", "meta"]
     assert (images.device.type, after.device.type, after.shape) == ("meta", "meta", maps.shape)
 
 
