@@ -184,7 +184,7 @@ def _tent(row, y, x, reach, taps, size):
 def _to_nearest(values):
     """Whole numbers, of two as near the even one, as NumPy and torch round."""
     up = tl.floor(values + 0.5)
-    odd = (up - 2 * tl.floor(up / 2)) != 0
+    odd = (up - 2 * tl.floor(up * 0.5)) != 0
     return tl.where((up - values == 0.5) & odd, up - 1, up)
 
 
