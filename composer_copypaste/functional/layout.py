@@ -167,8 +167,7 @@ def _touched(
     """The objects of whose windows a landing's has a pixel, ascending."""
     each = counts[landings.target]  # so many objects may each landing touch: a row for each pair of them
     landing = np.repeat(np.arange(len(landings)), each)
-    place = np.arange(len(landing)) - np.repeat(np.cumsum(each) - each, each)
-    pairs = first[landings.target[landing]] + place
+    pairs = np.arange(len(landing)) + np.repeat(first[landings.target] - np.cumsum(each) + each, each)
     found = np.full(len(windows), False)
     found[pairs[meet(windows[pairs], landings.windows[landing])]] = True
     return np.flatnonzero(found)

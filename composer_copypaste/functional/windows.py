@@ -58,5 +58,6 @@ def are_empty(windows: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
 
 def meet(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
     """Whether each of the windows shares a pixel with the other of its row."""
-    low, high = np.maximum(windows[:, :2], others[:, :2]), np.minimum(windows[:, 2:], others[:, 2:])
-    return (low < high).all(axis=1)
+    (y1, x1, y2, x2), (other_y1, other_x1, other_y2, other_x2) = windows.T, others.T
+    shared_rows = np.maximum(y1, other_y1) < np.minimum(y2, other_y2)
+    return shared_rows & (np.maximum(x1, other_x1) < np.minimum(x2, other_x2))
