@@ -24,8 +24,10 @@ class Size(click.ParamType):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", value.strip().upper())
         if found is None:
             self.fail(f"expected a size such as 64MB, got {value!r}", param, ctx)
+        from composer_copypaste.data.sharding import LARGEST_SHARD, SMALLEST_SHARD
+
         nbytes = round(float(found[1]) * _UNITS[found[2]])
-        if not 1000 <= nbytes <= 2 * 10**9:
+        if not SMALLEST_SHARD <= nbytes <= LARGEST_SHARD:
             self.fail(f"expected a size from 1KB to 2GB, got {value!r}", param, ctx)
         return nbytes
 

@@ -23,7 +23,7 @@ from composer_copypaste.errors import DataError, OutputError, listed
 from composer_copypaste.files import written_whole
 
 SHARD_SIZE = 64_000_000
-LARGEST_SHARD = 2_000_000_000
+SMALLEST_SHARD, LARGEST_SHARD = 1000, 2_000_000_000
 """Places in a shard are numbers of 32 bits."""
 
 _SOURCE = "source.json"
@@ -58,7 +58,10 @@ def write_shards(
     Raises:
         DataError: listing what is wrong with annotations or pictures, each of which is decoded once.
         OutputError: where the folder holds anything else, or cannot be written.
+        ValueError: where a shard would be smaller than 1 KB or larger than 2 GB.
     """
+    if not SMALLEST_SHARD <= shard_size <= LARGEST_SHARD:
+        raise ValueError(f"shard_size: expected {SMALLEST_SHARD} to {LARGEST_SHARD} bytes, got {shard_size}")
     check_installed()
     data = CocoAnnotations.load(annotations)
     check_pictures(data, images)

@@ -27,7 +27,11 @@ class Classes:
 
 
 def classes_of(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
-    """The classes of each map; a device is waited for once to learn the range of the ids, and once for their boxes."""
+    """The classes of each map.
+
+    A device is waited for once to learn the range of the ids, and once for their boxes; to number ids that lie far from
+    each other, twice more.
+    """
     if not len(maps):
         return []
     low, high = read_back(torch.stack(maps.aminmax())).tolist()

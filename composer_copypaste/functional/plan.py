@@ -27,6 +27,8 @@ SMALLEST_DETERMINANT = 1e-4
 LARGEST_FACTOR, LARGEST_SHIFT = 1 << 16, 1 << 22
 """So large the numbers of a map may be: positions in pictures of 8,192 pixels then fit 64 bits in fixed point. Settings
 allow 317 pixels of the source for one of the target, and so shifts of 8,192 times as many."""
+MOST_FOR_AN_IMAGE = 32_767
+"""Kernels number what lands in an image in 16 bits."""
 KEYS = ("target", "source", "instance", "to_source", "colour")
 
 
@@ -116,6 +118,8 @@ class PastePlan:
     def check(self, scenes: Sequence[Scene], further: int = 0) -> None:
         """Raise ``ValueError`` where the plan names what a batch and so many sources beyond it do not have."""
         self._check_columns()
+        if len(self) and (most := int(self.target.unique(return_counts=True)[1].max())) > MOST_FOR_AN_IMAGE:
+            raise ValueError(f"plan: expected at most {MOST_FOR_AN_IMAGE} objects for one image, got {most}")
         objects = [len(scene.boxes) for scene in scenes] + [1] * further
         for row in self._rows():
             source, instance = row["source"], row["instance"]

@@ -55,6 +55,13 @@ def test_a_picture_larger_than_a_shard_has_one_of_its_own(pictures, tmp_path):
     assert pictures.write(tmp_path / "out", shard_size=1000).shards == 12
 
 
+@pytest.mark.parametrize("size", [999, 2_000_000_001])
+def test_a_shard_too_small_or_too_large_is_an_error(pictures, tmp_path, size):
+    with pytest.raises(ValueError, match=rf"^shard_size: expected 1000 to 2000000000 bytes, got {size}$"):
+        pictures.write(tmp_path / "out", shard_size=size)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_bytes_are_the_same_for_any_number_of_processes(pictures, written, tmp_path, processes):
     pictures.write(tmp_path / "out", processes=processes)

@@ -337,6 +337,12 @@ def test_a_plan_for_another_batch_is_an_error(row, message):
         copypaste_batch(pictures(), [target((0, 0, 4, 4))] * 2, plan=plan)
 
 
+def test_a_plan_of_more_objects_for_an_image_than_kernels_can_number_is_an_error():
+    plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))] * 32_768)
+    with pytest.raises(ValueError, match=r"^plan: expected at most 32767 objects for one image, got 32768$"):
+        copypaste_batch(pictures(), [target((0, 0, 4, 4))] * 2, plan=plan)
+
+
 def test_an_empty_plan_pastes_nothing():
     images, targets = pictures(), [target((0, 0, 4, 4)), target((2, 2, 8, 8))]
     pasted, _ = copypaste_batch(images, targets, plan=PastePlan.from_rows([]), p=1.0, p_instance=1.0)
