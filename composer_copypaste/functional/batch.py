@@ -132,6 +132,8 @@ def paste(
 ) -> Pasted:
     """Carry out a plan, or draw one first; as :func:`copypaste_batch`, with an account of what was done."""
     check_batch(images, targets)
+    if not settings.p and isinstance(source, torch.Generator) and further.bank is None:  # nobody asks what they hold
+        return Pasted(images, targets, PastePlan.from_rows([]), added=[0] * len(images))
     inventories = inventories_of(images, targets, settings)
     plan = _plan(inventories, settings, source, further)
     result = Pasted(images, targets, plan, added=[0] * len(images), reason=_reason(inventories, settings, further))

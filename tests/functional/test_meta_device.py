@@ -77,6 +77,11 @@ def test_class_maps_are_read_twice_however_many_they_are():
     assert (images.device.type, after.device.type, after.shape) == ("meta", "meta", maps.shape)
 
 
+def test_with_p_0_the_device_is_not_asked_at_all():
+    images, maps = pictures(2).to("meta"), torch.zeros(2, SIDE, SIDE, dtype=torch.int64, device="meta")
+    assert copypaste_batch(images, maps, p=0.0) == (images, maps)
+
+
 def test_the_read_back_itself_does_need_the_device():
     with pytest.raises(NotImplementedError, match="meta"):
         copypaste_batch(
