@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -14,6 +15,8 @@ from composer_copypaste.metrics.ground_truth import official_truth
 from composer_copypaste.metrics.pictures import Picture
 from composer_copypaste.metrics.reading import Fields, Reader, image_id
 
+T = TypeVar("T")
+
 
 class CocoMeanAveragePrecision(Metric):
     """COCO's average precision and recall of boxes and of masks, equal to pycocotools'.
@@ -23,6 +26,9 @@ class CocoMeanAveragePrecision(Metric):
     was found; with official annotations, against the annotations of these pictures.
 
     A number for which there is no ground truth (of a size, of a category) is NaN, where pycocotools has -1.
+
+    In a distributed run, ``update`` and ``reset`` are a process's own; ``compute`` is for all of them together, each
+    time: the processes gather their pictures and all get the same numbers.
 
     Args:
         annotations: The official annotations, a file or its parsed content. Their areas, crowds and polygons are those
@@ -85,12 +91,14 @@ class CocoMeanAveragePrecision(Metric):
         }
 
     def evaluation(self) -> Evaluation:
-        """The scores of all pictures of all processes; computed once, until the next update or reset.
+        """The scores of all pictures of all processes; computed once, until a process has other pictures.
 
-        In a distributed run every process must ask for it: the first call after an update gathers the pictures.
+        In a distributed run every process must ask for it, each time: they first tell each other whether they have
+        other pictures than at the last computation, and gather them where one has.
         """
-        if self._evaluation is None:
-            pictures = _gathered(self._pictures)
+        outdated = any(_from_all_processes(self._evaluation is None))
+        if self._evaluation is None or outdated:
+            pictures = _merged(_from_all_processes(self._pictures))
             self._evaluation = evaluate(pictures, self._reader, self.iou_types, self.max_dets)
         return self._evaluation
 
@@ -170,11 +178,16 @@ def _reader(source: Path | str | CocoDict | None, category_ids: Sequence[int] | 
     return Reader(masks, ids, official)
 
 
-def _gathered(pictures: Mapping[int, Picture]) -> dict[int, Picture]:
-    """The pictures of all processes, in order of their ids; of repeated ones that of the first process."""
-    parts: list[Mapping[int, Picture]] = [pictures]
-    if distributed.is_available() and distributed.is_initialized():
-        parts = [{}] * distributed.get_world_size()
-        distributed.all_gather_object(parts, pictures)
+def _from_all_processes(value: T) -> list[T]:
+    """The value of each process, in order of rank."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values = [value] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def _merged(parts: Sequence[Mapping[int, Picture]]) -> dict[int, Picture]:
+    """All pictures, in order of their ids; of repeated ones that of the first part."""
     merged = {image: picture for part in reversed(parts) for image, picture in part.items()}
     return dict(sorted(merged.items()))

@@ -11,6 +11,8 @@ SHARES = {
     "with a repeated picture": (range(9), [0, *range(9, 14)]),
     "with nothing for one": (range(14), []),
 }
+LOOP = [(0, range(5)), (1, range(5, 9)), (1, range(5, 9)), (0, range(9, 14))]
+"""Which process is given which pictures, before both compute twice; the third time it is given none that are new."""
 
 
 def numbers(picked):
@@ -20,11 +22,31 @@ def numbers(picked):
     return {name: float(scalar.compute()) for name, scalar in metric.scalars().items()}
 
 
+def in_a_plain_loop(rank):
+    """The numbers after each step of a loop in which one process at a time has something new, or nothing at all."""
+    scene = random_scene()
+    metric = CocoMeanAveragePrecision(category_ids=CATEGORY_IDS)
+
+    def update(picked):
+        metric.update([scene.predictions[index] for index in picked], [scene.targets[index] for index in picked])
+
+    found = []
+    for updating, picked in LOOP:
+        if rank == updating:
+            update(picked)
+        found += [{name: float(value) for name, value in metric.compute().items()} for _ in range(2)]
+    if rank == 0:
+        metric.reset()  # of this process's pictures
+    found.append({name: float(value) for name, value in metric.compute().items()})
+    return found
+
+
 def process(rank, folder):
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    torch.save({name: numbers(shares[rank]) for name, shares in SHARES.items()}, folder / f"{rank}.pt")
+    found = {name: numbers(shares[rank]) for name, shares in SHARES.items()}
+    torch.save(found | {"plain loop": in_a_plain_loop(rank)}, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -43,3 +65,15 @@ def test_every_process_gives_what_one_process_gives_for_all_pictures(of_two_proc
     expected = numbers(range(14))
 
     assert of_two_processes[rank][share] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("rank", range(2))
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_every_process_counts_what_only_another_was_given_since_the_last_computation(of_two_processes, rank):
+    after_each_step = [numbers(range(count)) for count in (5, 9, 9, 14)]
+    expected = [found for found in after_each_step for _ in range(2)]
+
+    *found, after_a_reset_of_the_first = of_two_processes[rank]["plain loop"]
+
+    assert found == [pytest.approx(step, abs=1e-12, nan_ok=True) for step in expected]
+    assert after_a_reset_of_the_first == pytest.approx(numbers(range(5, 9)), abs=1e-12, nan_ok=True)
