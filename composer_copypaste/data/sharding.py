@@ -46,10 +46,10 @@ class Written:
 def write_shards(
     output: Path, images: Path, annotations: Path, *, processes: int = 1, shard_size: int = SHARD_SIZE
 ) -> Written:
-    """Write a data set as shards; where that was interrupted, go on.
+    """Write a data set as shards; where that was interrupted, go on, and where it is done, change nothing.
 
     Args:
-        output: a new or an empty folder, or one that the same call began.
+        output: a new or an empty folder, or one that the same call began or completed.
         images: the folder that the file names are relative to.
         annotations: a COCO instance JSON.
         processes: so many read and write at the same time.
@@ -76,6 +76,9 @@ def write_shards(
             _complete(output, data, parts, source)
             return _written(output, kept=len(parts) - len(missing))
     except OSError as error:
+        if (output / INDEX).exists():  # by another process, which took the lock away that this one was waiting for
+            _check_usable(output, source)
+            return _written(output, kept=None)
         raise OutputError(
             f"{error.filename or output}: cannot be written: {error.strerror}; the same command goes on"
         ) from error
@@ -99,13 +102,14 @@ def _claimed(output: Path, source: Source) -> Iterator[None]:
     try:
         with FileLock(working / "lock", timeout=_LOCK_SECONDS):
             _check_usable(output, source)
-            with written_whole(working / _SOURCE) as unfinished:
-                unfinished.write_text(json.dumps(source))
+            if not (output / INDEX).exists():
+                with written_whole(working / _SOURCE) as unfinished:
+                    unfinished.write_text(json.dumps(source))
             yield
     except Timeout:
         raise OutputError(f"{output}: another process is writing shards there; wait for it") from None
     if (output / INDEX).exists():
-        shutil.rmtree(working)
+        shutil.rmtree(working, ignore_errors=True)  # another process that waited may be removing it as well
 
 
 def _check_usable(output: Path, source: Source) -> None:

@@ -3,7 +3,10 @@
 import errno
 import json
 import multiprocessing
+import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from shard_cases import SMALL, Pictures, contents, drawn
@@ -182,6 +185,37 @@ def test_one_process_at_a_time_writes_into_a_folder(pictures, tmp_path, monkeypa
         pytest.raises(OutputError, match="another process is writing shards there"),
     ):
         pictures.write(tmp_path / "out")
+
+
+@pytest.mark.parametrize("lock_is_gone", [True, False])
+def test_a_process_that_waited_until_another_was_done_finds_all_shards(
+    pictures, written, tmp_path, monkeypatch, lock_is_gone
+):
+    output, waits = tmp_path / "out", threading.Event()
+
+    class Lock(sharding.FileLock):
+        def __enter__(self):
+            waits.set()
+            return super().__enter__()
+
+    (output / ".unfinished").mkdir(parents=True)
+    with ThreadPoolExecutor() as pool, sharding.FileLock(output / ".unfinished" / "lock"):
+        monkeypatch.setattr(sharding, "FileLock", Lock)
+        waiting = pool.submit(pictures.write, output)
+        assert waits.wait(60)
+        shutil.copytree(written, output, dirs_exist_ok=True)
+        if lock_is_gone:
+            shutil.rmtree(output / ".unfinished")
+    result = waiting.result()
+    assert result.kept == result.shards
+    assert contents(output) == contents(written)
+
+
+def test_writers_that_begin_at_once_end_with_the_same_shards(pictures, written, tmp_path):
+    with ThreadPoolExecutor() as pool:
+        results = [*pool.map(pictures.write, [tmp_path / "out"] * 3)]
+    assert sum(result.shards - result.kept for result in results) == results[0].shards
+    assert contents(tmp_path / "out") == contents(written)
 
 
 def test_without_streaming_the_extra_is_named(pictures, tmp_path, monkeypatch):
