@@ -18,7 +18,7 @@ PER_IMAGE_KEYS = frozenset({"image_id", "file_name", "orig_size", "size", "image
 """Keys that describe the picture, whatever their length; other tensors with a row per object belong to the objects."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
 class Instances:
     """The ``n`` objects of one image.
 

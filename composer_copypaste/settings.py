@@ -71,8 +71,9 @@ class CopyPasteSettings:
     jitter: Literal["image", "instance"] = "image"
     """One transform for the whole source image ("image", the paper), or one for each object ("instance")."""
 
-    scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
-    """Resize factor. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a loader has jittered
+    scale_range: tuple[ResizeFactor, ResizeFactor] | None = None
+    """Resize factor. None: (0.1, 2.0), the paper's, or (1, 1) in a training whose images ``LargeScaleJitter`` has
+    resized already. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a loader has jittered
     already."""
 
     scale_distribution: Literal["uniform", "log_uniform"] = "uniform"
@@ -82,8 +83,9 @@ class CopyPasteSettings:
     """Resize factor of the width over that of the height, its logarithm drawn uniformly; the area is not changed by it.
     (1, 1): both alike."""
 
-    p_flip: Fraction = 0.5
-    """Probability that what is copied is flipped horizontally."""
+    p_flip: Annotated[float | None, Ge(0), Le(1)] = None
+    """Probability that what is copied is flipped horizontally. None: 0.5, or 0 in a training whose images
+    ``LargeScaleJitter`` has flipped already."""
 
     p_flip_vertical: Fraction = 0.0
     """Probability that what is copied is flipped vertically."""
@@ -181,6 +183,16 @@ class CopyPasteSettings:
                 'max_overlap: expected 1 with placement "source", which moves no object away, got '
                 f'{self.max_overlap}; set placement to "random" or "anywhere"'
             )
+
+    @property
+    def scale_range_or_default(self) -> tuple[float, float]:
+        """``scale_range``, or the paper's where none is given."""
+        return (0.1, 2.0) if self.scale_range is None else self.scale_range
+
+    @property
+    def p_flip_or_default(self) -> float:
+        """``p_flip``, or the paper's where none is given."""
+        return 0.5 if self.p_flip is None else self.p_flip
 
 
 @dataclass(frozen=True, kw_only=True)

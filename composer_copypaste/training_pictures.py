@@ -37,7 +37,7 @@ class TrainingPictures(Callback):
     own part of the batch. The batch is ``(images, targets)`` as :class:`CopyPaste` takes them, with detection targets.
 
     Args:
-        names: the name of label 1, of label 2 and so on.
+        names: the name of label 1, of label 2 and so on; a label without one is written as a number.
         interval: how often, beginning with the first batch: "500ba" or "1ep".
         folder: where ``ba500.png`` and so on are saved; left out, nowhere.
         input_key: index or key of the images in the batch.

@@ -50,7 +50,7 @@ def draw_instances(picture: UInt8[Tensor, "3 h w"], objects: Objects, names: Seq
     Args:
         picture: RGB.
         objects: a detection target, or detections.
-        names: the name of label 1, of label 2 and so on.
+        names: the name of label 1, of label 2 and so on; of a label that has none the number is written.
     """
     canvas = picture.permute(1, 2, 0).cpu().numpy().copy()
     masks = _masks(objects, (canvas.shape[0], canvas.shape[1]))
@@ -151,10 +151,16 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _texts(objects: Objects, names: Sequence[str]) -> list[str]:
     """What is written at each object: its name, where there is more than one to tell apart, and its score."""
-    found = [names[label - 1] if len(names) > 1 else "" for label in objects["labels"].tolist()]
+    found = [_name(label, names) for label in objects["labels"].tolist()]
     if "scores" not in objects:
         return found
     return [f"{name} {score:.2f}".strip() for name, score in zip(found, objects["scores"].tolist(), strict=True)]
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    if not 1 <= label <= len(names):
+        return f"label {label}"
+    return names[label - 1] if len(names) > 1 else ""
 
 
 def _free_place(

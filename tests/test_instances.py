@@ -107,3 +107,10 @@ def test_a_per_object_key_that_one_target_lacks_is_an_error():
 def test_keypoints_of_another_number_of_objects_are_an_error():
     with pytest.raises(ValueError, match=r"^targets\[0\]: expected 'keypoints' of shape \(2, k, 3\), got \(3, 4, 3\)$"):
         instances(target(2, keypoints=torch.zeros(3, 4, 3)))
+
+
+def test_objects_are_compared_by_identity():
+    one, other = instances(target(), target())
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2

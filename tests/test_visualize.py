@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.visualize import (
@@ -235,3 +235,16 @@ def test_a_saved_picture_is_read_back_unchanged(tmp_path):
     save_png(picture, tmp_path / "new" / "picture.png")
     read = np.asarray(Image.open(tmp_path / "new" / "picture.png"))
     assert np.array_equal(read, picture.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(("label", "names"), [(3, NAMES), (0, NAMES), (2, ["disc"]), (1, [])])
+def test_a_label_without_a_name_is_written_as_a_number(label, names, monkeypatch):
+    written = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda pen, place, text, **options: written.append(text))
+    draw_instances(a_picture(300, 400), a_target((10, 20, 390, 290), labels=[label], size=(300, 400)), names)
+    assert written == [f"label {label}"]
+
+
+def test_the_only_category_is_not_written():
+    picture, target = a_picture(300, 400), a_target((10, 20, 390, 290), size=(300, 400))
+    assert torch.equal(draw_instances(picture, target, ["disc"]), draw_instances(picture, target, [""]))

@@ -19,9 +19,9 @@ class LargeScaleJitter(BatchAlgorithm):
 
     Takes this work off the loader's processes, which then ship pictures as they are. The batch is ``(images, targets)``
     as :func:`large_scale_jitter_batch` takes them. Runs on ``Event.AFTER_DATALOADER`` before all other algorithms,
-    wherever it stands in the trainer's list. `CopyPaste` after it does not resize and flip a second time: of its
-    settings, ``scale_range`` and ``p_flip`` that have their defaults become (1, 1) and 0. Every batch is drawn from the
-    seed, the rank and the number of the batch, so a resumed run repeats itself with nothing stored.
+    wherever it stands in the trainer's list. `CopyPaste` after it does not resize and flip a second time, unless
+    its ``scale_range`` and ``p_flip`` are given. Every batch is drawn from the seed, the rank and the number of the
+    batch, so a resumed run repeats itself with nothing stored.
 
     Args:
         settings: all settings in one value.
@@ -60,12 +60,11 @@ class LargeScaleJitter(BatchAlgorithm):
 
 
 def jittered_once(settings: CopyPasteSettings, algorithms: Sequence[Algorithm]) -> CopyPasteSettings:
-    """Copy-paste's settings, without the jitter of its defaults where ``LargeScaleJitter`` has jittered already."""
+    """Copy-paste's settings; those of the jitter that are not given are none after ``LargeScaleJitter``."""
     if not any(isinstance(algorithm, LargeScaleJitter) for algorithm in algorithms):
         return settings
-    default = CopyPasteSettings()
     return replace(
         settings,
-        scale_range=(1.0, 1.0) if tuple(settings.scale_range) == default.scale_range else settings.scale_range,
-        p_flip=0.0 if settings.p_flip == default.p_flip else settings.p_flip,
+        scale_range=(1.0, 1.0) if settings.scale_range is None else settings.scale_range,
+        p_flip=0.0 if settings.p_flip is None else settings.p_flip,
     )

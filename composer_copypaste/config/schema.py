@@ -126,7 +126,7 @@ class DataSettings:
 
     jitter_on: Literal["loader", "device"] = "loader"
     """Where pictures are jittered: by the loader's processes, or on the training device, which relieves these. There
-    ``copy_paste`` skips the resize and the flip of its defaults, as pictures are jittered once."""
+    ``copy_paste`` neither resizes nor flips a second time, unless its ``scale_range`` and ``p_flip`` are given."""
 
     p_flip: Fraction = 0.5
     """Probability that a training picture is flipped horizontally, where there is no large-scale jitter (which flips by

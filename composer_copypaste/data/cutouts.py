@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ class CutOut:
     size: tuple[int, int]
     """Height and width of the picture."""
     read: Callable[[Window], Pixels]
-    """The part of the picture in a window, and the mask there."""
+    """The part of the picture in a window, and the mask there; a pool can be pickled where these can."""
 
     @property
     def window(self) -> Window:
@@ -173,17 +174,14 @@ def _coco_cut_outs(annotations: CocoAnnotations, folder: Path, labels: dict[str,
         for annotation, box in zip(annotations.annotations[image.id], boxes, strict=True):
             label = labels.get(names[annotation["category_id"]])
             if label is not None and not annotation["iscrowd"]:
-                yield CutOut(label, box, (image.height, image.width), _coco_reader(folder, image, annotation))
+                yield CutOut(label, box, (image.height, image.width), partial(_read_coco, folder, image, annotation))
 
 
-def _coco_reader(folder: Path, image: CocoImage, annotation: CocoAnnotation) -> Callable[[Window], Pixels]:
-    def read(window: Window) -> Pixels:
-        size = (image.height, image.width)
-        picture = read_picture(folder / image.file_name, size)
-        mask = draw_stencils([stencil(annotation["segmentation"], size)], size)[0]
-        return _copy(picture[:, *window.slices]), _copy(mask[window.slices])
-
-    return read
+def _read_coco(folder: Path, image: CocoImage, annotation: CocoAnnotation, window: Window) -> Pixels:
+    size = (image.height, image.width)
+    picture = read_picture(folder / image.file_name, size)
+    mask = draw_stencils([stencil(annotation["segmentation"], size)], size)[0]
+    return _copy(picture[:, *window.slices]), _copy(mask[window.slices])
 
 
 def _copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
@@ -234,7 +232,7 @@ def _looked_at(path: Path, label: int) -> CutOut | str:
         return f"{path.parent.name}/{path.name}: the picture is transparent: no alpha is above 127"
     (y1, y2), (x1, x2) = (_extent(opaque.any(dim=dim)) for dim in (1, 0))
     height, width = opaque.shape
-    return CutOut(label, np.array([x1, y1, x2, y2], dtype=np.float64), (height, width), _file_reader(path))
+    return CutOut(label, np.array([x1, y1, x2, y2], dtype=np.float64), (height, width), partial(_read_file, path))
 
 
 def _extent(occupied: Tensor) -> tuple[int, int]:
@@ -242,14 +240,11 @@ def _extent(occupied: Tensor) -> tuple[int, int]:
     return int(places[0]), int(places[-1]) + 1
 
 
-def _file_reader(path: Path) -> Callable[[Window], Pixels]:
-    def read(window: Window) -> Pixels:
-        picture = read_rgba(path)[:, *window.slices]
-        mask = picture[3] > 127
-        colours = _spread(picture[:3].float()[None], mask.float()[None, None])[0]
-        return colours.round().to(torch.uint8), mask.to(torch.uint8)
-
-    return read
+def _read_file(path: Path, window: Window) -> Pixels:
+    picture = read_rgba(path)[:, *window.slices]
+    mask = picture[3] > 127
+    colours = _spread(picture[:3].float()[None], mask.float()[None, None])[0]
+    return colours.round().to(torch.uint8), mask.to(torch.uint8)
 
 
 def _spread(colours: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:

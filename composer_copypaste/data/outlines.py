@@ -27,7 +27,7 @@ Polygons = list[np.ndarray]
 Segmentation = Polygons | Rle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OutlinedObjects:
     """The ``n`` annotated objects of one picture, their masks not drawn yet; other fields are those of `Instances`."""
 

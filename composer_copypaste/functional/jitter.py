@@ -34,7 +34,7 @@ def draw_linear(
     scale, flip, angle = uniforms((3, n), generator)
     scale = _scales(scale, scale_range, settings.scale_distribution)
     wide, high = _draw_stretch(n, settings, generator)
-    x = scale * wide * np.where(flip < settings.p_flip, -1.0, 1.0)
+    x = scale * wide * np.where(flip < settings.p_flip_or_default, -1.0, 1.0)
     y = scale * high
     radians = (2 * angle - 1) * math.radians(settings.rotation)
     cos, sin = np.cos(radians), np.sin(radians)

@@ -32,7 +32,7 @@ MOST_FOR_AN_IMAGE = 32_767
 KEYS = ("target", "source", "instance", "to_source", "colour")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PastePlan:
     """What a batch receives: the drawn numbers, and nothing that depends on pixels.
 
@@ -58,6 +58,13 @@ class PastePlan:
 
     def __len__(self) -> int:
         return self.target.shape[0]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are plans with the same rows in the same order."""
+        return isinstance(other, PastePlan) and self._rows() == other._rows()
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(tuple, (self.target.tolist(), self.source.tolist(), self.instance.tolist()))))
 
     def __str__(self) -> str:
         """A line for each pasted object."""

@@ -79,7 +79,7 @@ def _draw_copies(
     boxes = np.concatenate([picture.boxes for picture, _ in scenes])[objects]
     draw = which if settings.jitter == "image" else np.arange(len(which))
     draws = len(exchanges) if settings.jitter == "image" else len(which)
-    linear, inverse = draw_linear(draws, settings.scale_range, settings, generator)
+    linear, inverse = draw_linear(draws, settings.scale_range_or_default, settings, generator)
     shifts, placed = draw_shifts(linear, boxes, which, scenes, settings, generator)
     colour = draw_colours(draws, settings, generator)[draw]
     first = np.cumsum([0, *(len(picture.boxes) for picture, _ in scenes)])

@@ -22,6 +22,7 @@ from test_copypaste import (
 from composer_copypaste import CopyPaste, LargeScaleJitter, LargeScaleJitterSettings, MaskRCNN
 from composer_copypaste.algorithms.batches import batch_generator
 from composer_copypaste.algorithms.large_scale_jitter import STREAM, jittered_once
+from composer_copypaste.config.load import load_recipe, recipe_to_yaml
 from composer_copypaste.settings import CopyPasteSettings
 
 CANVAS = {"size": (48, 40)}
@@ -80,14 +81,24 @@ def test_copy_paste_alone_does_jitter():
     [
         ({}, (1, 1), 0),
         ({"scale_range": (0.8, 1.25)}, (0.8, 1.25), 0),
+        ({"scale_range": (0.1, 2.0)}, (0.1, 2.0), 0),  # as it would be without
+        ({"p_flip": 0.5}, (1, 1), 0.5),
         ({"p_flip": 0.25}, (1, 1), 0.25),
         ({"rotation": 20.0}, (1, 1), 0),
     ],
 )
-def test_of_copy_pastes_jitter_the_defaults_alone_are_left_out(given, scale_range, p_flip):
+def test_of_copy_pastes_jitter_what_is_not_given_is_left_out(given, scale_range, p_flip):
     settings = jittered_once(CopyPasteSettings(**given), [CopyPaste(), LargeScaleJitter()])
     assert (settings.scale_range, settings.p_flip) == (scale_range, p_flip)
     assert settings.rotation == given.get("rotation", 0)
+
+
+def test_a_recipe_that_gives_copy_pastes_jitter_keeps_it_beside_large_scale_jitter(tmp_path):
+    overrides = ["data.jitter={size: [64, 64]}", "data.jitter_on=device", "copy_paste.scale_range=[0.1, 2.0]"]
+    (tmp_path / "saved.yaml").write_text(recipe_to_yaml(load_recipe("quickstart", overrides)))
+    settings = load_recipe(tmp_path / "saved.yaml").copy_paste
+    after = jittered_once(settings, [CopyPaste(settings), LargeScaleJitter()])
+    assert (after.scale_range, after.p_flip) == ((0.1, 2.0), 0)
 
 
 def test_class_id_maps_follow():

@@ -1,5 +1,7 @@
 """The pool of cut-outs: from COCO files and from pictures with transparency."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -185,3 +187,12 @@ def test_the_name_of_one_category_is_no_list_of_names(tmp_path):
 def test_a_cut_out_larger_than_the_bound_is_read_all_the_same(tmp_path):
     rgba(tmp_path / "nut" / "a.png")
     assert CutOutPool.from_folder(tmp_path, CATEGORIES, megabytes=1e-6).read(0)[1].sum() == 9
+
+
+def test_a_pool_can_be_pickled(tmp_path, coco_file, gradient):
+    rgba(tmp_path / "folder" / "fig" / "1.png")
+    path = coco_file(annotation(1), annotation(2, category_id=3))
+    for pool in (CutOutPool.from_folder(tmp_path / "folder", CATEGORIES), CutOutPool.from_coco(path, path.parent)):
+        other = pickle.loads(pickle.dumps(pool))
+        assert other.labels.tolist() == pool.labels.tolist()
+        assert all(torch.equal(one, two) for one, two in zip(other.read(0), pool.read(0), strict=True))

@@ -316,3 +316,13 @@ def test_factors_of_colour_that_are_none_are_an_error(factor):
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), (1, factor, 1))])
     with pytest.raises(ValueError, match="plan: expected factors of colour of 0 or more, got"):
         plan.check([scene, scene])
+
+
+def test_plans_are_equal_when_their_rows_are():
+    row = (0, 1, 2, ((1, 0, 0), (0, 1, 0)))
+    plan = PastePlan.from_rows([row])
+    assert plan == PastePlan.from_json(plan.to_json())
+    assert len({plan, PastePlan.from_rows([row])}) == 1
+    others = [[], [row, row], [(1, *row[1:])], [(*row[:3], ((1, 0, 0.5), (0, 1, 0)))], [(*row, (1, 0.9, 1))]]
+    assert all(plan != PastePlan.from_rows(rows) for rows in others)
+    assert plan != plan.to_json()
