@@ -8,13 +8,12 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from numpy import ndarray
 
 from composer_copypaste.files import written_whole
 from composer_copypaste.rows import read_rows
 
-Array = NDArray[np.float64]
-Series = tuple[Float[Array, " n"], Float[Array, " n"]]
+Series = tuple[Float[ndarray, " n"], Float[ndarray, " n"]]
 """The batches at which something was logged, and its values."""
 TOTAL = "loss/train/total"
 SCORES = {"segm/AP50": "masks, AP50", "segm/AP": "masks, AP", "bbox/AP": "boxes, AP"}
@@ -51,7 +50,7 @@ def read_series(metrics: Path) -> dict[str, Series]:
     return {name: _columns(points) for name, points in found.items()}
 
 
-def smoothed(values: Sequence[float] | Float[Array, " n"], window: int) -> Float[Array, " n"]:
+def smoothed(values: Sequence[float] | Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:
     """The mean of the ``window`` values around each, an odd number; fewer of them towards the ends."""
     half = window // 2
     sums, counts = (

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, UInt8
-from numpy.typing import NDArray
+from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from composer_copypaste.files import written_whole
 
-Array = NDArray[Any]
 Objects = Mapping[str, Any]
 """A detection target, or detections: ``boxes``, ``labels``, ``masks`` or ``rles``, perhaps ``scores``, ``iscrowd`` and
 ``pasted`` (one boolean an object)."""
@@ -65,7 +64,7 @@ def draw_instances(picture: UInt8[Tensor, "3 h w"], objects: Objects, names: Seq
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).contiguous()
 
 
-def _masks(objects: Objects, size: tuple[int, int]) -> Bool[Array, "n h w"]:
+def _masks(objects: Objects, size: tuple[int, int]) -> Bool[ndarray, "n h w"]:
     """One plane an object, from whichever form the masks have; none without masks."""
     if "rles" in objects:
         planes = [coco_mask.decode(rle).astype(bool) for rle in objects["rles"]]
@@ -92,7 +91,13 @@ def _colours(objects: Objects, names: Sequence[str]) -> list[Colour]:
 
 
 def _paint_mask(
-    canvas: UInt8[Array, "h w 3"], mask: Bool[Array, "h w"], colour: Colour, line: int, *, hatched: bool, dashed: bool
+    canvas: UInt8[ndarray, "h w 3"],
+    mask: Bool[ndarray, "h w"],
+    colour: Colour,
+    line: int,
+    *,
+    hatched: bool,
+    dashed: bool,
 ) -> None:
     """Tints what the mask covers and draws its outline, in place."""
     if not mask.any():
@@ -110,7 +115,7 @@ def _paint_mask(
         part[outline & ((x + y) // (5 * line) % 2 == 0)] = 255
 
 
-def _eroded(mask: Bool[Array, "h w"], width: int) -> Bool[Array, "h w"]:
+def _eroded(mask: Bool[ndarray, "h w"], width: int) -> Bool[ndarray, "h w"]:
     outside = F.pad(torch.from_numpy(~mask).float()[None, None], [width] * 4, value=1.0)
     return F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0].numpy() == 0
 

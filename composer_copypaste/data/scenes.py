@@ -3,11 +3,11 @@
 import colorsys
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
-from numpy.typing import NDArray
+from numpy import ndarray
 from PIL import Image
 
 CATEGORIES = ("disc", "rectangle", "triangle", "star")
@@ -20,7 +20,6 @@ MIN_VISIBLE = 0.35
 MIN_PIXELS = 24
 """And one of which fewer pixels would be seen."""
 
-Array = NDArray[Any]
 Colour = tuple[float, float, float]
 Surface = Literal["plain", "stripes", "dots", "checks"]
 Backdrop = Literal["clouds", "gradient", "stripes"]
@@ -51,7 +50,7 @@ class Scene:
     colours: tuple[Colour, Colour, Colour]
     angle: float
     period: float
-    octaves: tuple[Float32[Array, "_ _"], ...]
+    octaves: tuple[Float32[ndarray, "_ _"], ...]
     shapes: tuple[Shape, ...]
 
 
@@ -99,7 +98,7 @@ def _colour(
 
 def render(
     scene: Scene,
-) -> tuple[UInt8[Array, "size size 3"], Bool[Array, "n size size"], tuple[int, ...]]:
+) -> tuple[UInt8[ndarray, "size size 3"], Bool[ndarray, "n size size"], tuple[int, ...]]:
     """The picture of a scene, the mask of what is seen of each shape, and the shapes' categories.
 
     A shape that the ones before it hide too far is left out: nothing in the picture is without a mask.
@@ -114,7 +113,7 @@ def render(
     return pixels, masks, tuple(shape.category for shape in kept)
 
 
-def _visible(scene: Scene) -> tuple[list[Shape], Bool[Array, "n size size"]]:
+def _visible(scene: Scene) -> tuple[list[Shape], Bool[ndarray, "n size size"]]:
     """The shapes that are seen well enough, front to back, and what is seen of each."""
     kept, masks = [], []
     free = np.ones((scene.size, scene.size), dtype=bool)
@@ -134,7 +133,7 @@ def _visible(scene: Scene) -> tuple[list[Shape], Bool[Array, "n size size"]]:
 # ---- background
 
 
-def _noise(octaves: tuple[Float32[Array, "_ _"], ...], size: int) -> Float32[Array, "size size"]:
+def _noise(octaves: tuple[Float32[ndarray, "_ _"], ...], size: int) -> Float32[ndarray, "size size"]:
     """Octaves of noise, halving in strength, as one field that fills 0..1."""
     field = np.zeros((size, size), dtype=np.float32)
     for number, cells in enumerate(octaves):
@@ -144,7 +143,7 @@ def _noise(octaves: tuple[Float32[Array, "_ _"], ...], size: int) -> Float32[Arr
     return field / field.max()
 
 
-def _backdrop(scene: Scene, grain: Float32[Array, "size size"]) -> Float32[Array, "size size 3"]:
+def _backdrop(scene: Scene, grain: Float32[ndarray, "size size"]) -> Float32[ndarray, "size size 3"]:
     y, x = np.mgrid[: scene.size, : scene.size].astype(np.float32)
     along = math.cos(scene.angle) * x + math.sin(scene.angle) * y
     if scene.backdrop == "clouds":
@@ -157,7 +156,7 @@ def _backdrop(scene: Scene, grain: Float32[Array, "size size"]) -> Float32[Array
     return _ramp(scene.colours, blend.astype(np.float32))
 
 
-def _ramp(colours: tuple[Colour, ...], blend: Float32[Array, "h w"]) -> Float32[Array, "h w 3"]:
+def _ramp(colours: tuple[Colour, ...], blend: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w 3"]:
     stops = np.linspace(0, 1, len(colours))
     channels = [np.interp(blend, stops, [colour[channel] for colour in colours]) for channel in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)
@@ -173,7 +172,7 @@ def _window(shape: Shape, size: int) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _local(shape: Shape, window: tuple[slice, slice]) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+def _local(shape: Shape, window: tuple[slice, slice]) -> tuple[Float[ndarray, "h w"], Float[ndarray, "h w"]]:
     """The coordinates of the window's pixel centres, in pixels from the shape's centre, along its own axes."""
     y, x = np.mgrid[window].astype(np.float64) + 0.5
     y, x = y - shape.centre[0], x - shape.centre[1]
@@ -181,7 +180,7 @@ def _local(shape: Shape, window: tuple[slice, slice]) -> tuple[Float[Array, "h w
     return cosine * x + sine * y, cosine * y - sine * x
 
 
-def _distance(shape: Shape, u: Float[Array, "h w"], v: Float[Array, "h w"]) -> Float[Array, "h w"]:
+def _distance(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
     """How far each point is outside the shape's outline, in pixels; negative inside."""
     name = CATEGORIES[shape.category]
     if name == "disc":
@@ -191,7 +190,7 @@ def _distance(shape: Shape, u: Float[Array, "h w"], v: Float[Array, "h w"]) -> F
     return _polygon_distance(corners * (shape.radius - rounding), u, v) - rounding
 
 
-def _corners(name: str, aspect: float) -> tuple[Float[Array, "k 2"], float]:
+def _corners(name: str, aspect: float) -> tuple[Float[ndarray, "k 2"], float]:
     """The corners (u, v) of a polygon in the unit circle, and how far they are rounded."""
     if name == "rectangle":
         half = np.array([1.0, aspect]) / math.hypot(1.0, aspect)
@@ -204,8 +203,8 @@ def _corners(name: str, aspect: float) -> tuple[Float[Array, "k 2"], float]:
 
 
 def _polygon_distance(
-    corners: Float[Array, "k 2"], u: Float[Array, "h w"], v: Float[Array, "h w"]
-) -> Float[Array, "h w"]:
+    corners: Float[ndarray, "k 2"], u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]
+) -> Float[ndarray, "h w"]:
     """Signed distance to a polygon: to the nearest edge, negative where an even-odd ray test says inside."""
     nearest = np.full(u.shape, np.inf)
     inside = np.zeros(u.shape, dtype=bool)
@@ -218,7 +217,7 @@ def _polygon_distance(
     return np.where(inside, -1, 1) * np.sqrt(nearest)
 
 
-def _paint(picture: Float32[Array, "size size 3"], shape: Shape) -> None:
+def _paint(picture: Float32[ndarray, "size size 3"], shape: Shape) -> None:
     """Draw a shape over the picture, in place, with smooth edges."""
     window = _window(shape, len(picture))
     u, v = _local(shape, window)
@@ -233,7 +232,7 @@ def _paint(picture: Float32[Array, "size size 3"], shape: Shape) -> None:
     picture[window] += (coverage * (colour - picture[window])).astype(np.float32)
 
 
-def _pattern(shape: Shape, u: Float[Array, "h w"], v: Float[Array, "h w"]) -> Float32[Array, "h w"]:
+def _pattern(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
     """How far each pixel's colour lies between the shape's two."""
     a, b = 2 * math.pi * u / shape.period, 2 * math.pi * v / shape.period
     waves = {

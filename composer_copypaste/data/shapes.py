@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
+from numpy import ndarray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.scenes import CATEGORIES, Array, draw_scene, render
+from composer_copypaste.data.scenes import CATEGORIES, draw_scene, render
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import ShapesSettings
 
@@ -105,7 +106,7 @@ def _write_split(folder: Path, count: int, settings: ShapesSettings, number: int
     return {"info": info, "images": images, "categories": names, "annotations": annotations}
 
 
-def _geometry(mask: Bool[Array, "h w"]) -> dict[str, object]:
+def _geometry(mask: Bool[ndarray, "h w"]) -> dict[str, object]:
     """The fields of an annotation that describe a mask."""
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
