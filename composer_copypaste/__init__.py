@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from composer_copypaste.algorithms.copypaste import CopyPaste as CopyPaste
     from composer_copypaste.algorithms.large_scale_jitter import LargeScaleJitter as LargeScaleJitter
+    from composer_copypaste.data.check_images import check_images as check_images
     from composer_copypaste.data.coco import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.coco import CocoInstances as CocoInstances
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from composer_copypaste.metrics.coco import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.models.detector import MaskRCNN as MaskRCNN
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
+    from composer_copypaste.settings import ImageSettings as ImageSettings
     from composer_copypaste.settings import LargeScaleJitterSettings as LargeScaleJitterSettings
     from composer_copypaste.settings import MaskRCNNSettings as MaskRCNNSettings
     from composer_copypaste.training_pictures import TrainingPictures as TrainingPictures
@@ -40,6 +42,7 @@ _HOMES = {
     "CopyPaste": "algorithms.copypaste",
     "CopyPasteSettings": "settings",
     "InstanceBank": "functional.bank",
+    "ImageSettings": "settings",
     "Instances": "instances",
     "CutOutPool": "data.cutouts",
     "LargeScaleJitter": "algorithms.large_scale_jitter",
@@ -52,6 +55,7 @@ _HOMES = {
     "SkipsWhatIsDone": "data.loaders",
     "StreamingCocoInstances": "data.streaming",
     "TrainingPictures": "training_pictures",
+    "check_images": "data.check_images",
     "copypaste_batch": "functional.batch",
     "evaluation_loader": "data.loaders",
     "large_scale_jitter_batch": "functional.large_scale_jitter",

@@ -7,7 +7,8 @@ from typing import cast
 
 from composer_copypaste.config.problems import shown
 from composer_copypaste.config.schema import CocoFiles, DataSettings, Recipe
-from composer_copypaste.data.coco import CocoAnnotations, CocoInstances, InstanceData, check_pictures
+from composer_copypaste.data.check_images import check_images
+from composer_copypaste.data.coco import CocoAnnotations, CocoInstances, InstanceData
 from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.records import Category
@@ -38,7 +39,7 @@ def open_data(recipe: Recipe) -> Data:
     """
     train_files, val_files = coco_files(recipe.data)
     train = _training_data(train_files, recipe)
-    val = evaluation_data(val_files)
+    val = evaluation_data(val_files, recipe.data)
     check_categories(val.annotations, train.categories, str(train_files.annotations or train_files.streaming))
     names = [category.name for category in train.categories]
     check_labels(recipe, names)
@@ -46,23 +47,29 @@ def open_data(recipe: Recipe) -> Data:
 
 
 def _training_data(files: CocoFiles, recipe: Recipe) -> InstanceData:
-    return _open(files, _transform(recipe.data), masks=True, seed=recipe.seed)
+    return _open(files, recipe.data, _transform(recipe.data), masks=True, seed=recipe.seed)
 
 
-def evaluation_data(files: CocoFiles) -> InstanceData:
+def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
     """The data to evaluate on, completely checked.
 
     Raises:
         DataError: listing what is wrong with annotations or pictures.
     """
-    return _open(files, None, masks=False, seed=0)
+    return _open(files, settings, None, masks=False, seed=0)
 
 
 def _open(
-    files: CocoFiles, transform: LargeScaleJitterTransform | FlipTransform | None, *, masks: bool, seed: int
+    files: CocoFiles,
+    settings: DataSettings,
+    transform: LargeScaleJitterTransform | FlipTransform | None,
+    *,
+    masks: bool,
+    seed: int,
 ) -> InstanceData:
+    image_settings = settings.image_settings
     if files.streaming is not None:
-        return StreamingCocoInstances(
+        shards = StreamingCocoInstances(
             files.streaming,
             transform,
             masks=masks,
@@ -70,9 +77,25 @@ def _open(
             cache=files.cache,
             cache_gigabytes=files.cache_gigabytes,
         )
+        _check_value_range(shards, settings)
+        return shards
     images, annotations = cast(Path, files.images), CocoAnnotations.load(cast(Path, files.annotations))
-    check_pictures(annotations, images)
-    return CocoInstances(images, annotations, transform, masks=masks, seed=seed)
+    check_images(annotations, images, image_settings)
+    return CocoInstances(images, annotations, transform, masks=masks, seed=seed, image_settings=image_settings)
+
+
+def _check_value_range(shards: StreamingCocoInstances, settings: DataSettings) -> None:
+    """Raise ``DataError`` where the recipe gives another range of values than the shards were written for."""
+    written = shards.manifest.image_settings.value_range
+    if settings.value_range not in (None, written):
+        raise DataError(
+            f"{shards.source}: the shards were written for {_range_called(written)}, data.value_range is "
+            f"{list(settings.value_range or ())}; leave that out, or write the shards anew with --value-range"
+        )
+
+
+def _range_called(limits: tuple[float, float] | None) -> str:
+    return "no value range" if limits is None else f"a value range of {list(limits)}"
 
 
 def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:

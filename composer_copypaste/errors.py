@@ -34,6 +34,10 @@ class OutputError(UserError):
     """The output folder cannot be used."""
 
 
+class DataWarning(UserWarning):
+    """Something in a data set that is probably not meant so; it is used as the message says."""
+
+
 def listed(place: str, problems: Sequence[str]) -> str:
     """One line for one problem; for several a heading, a line for each of the first, and a count of those left out."""
     if len(problems) == 1:

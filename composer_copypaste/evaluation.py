@@ -75,7 +75,7 @@ def _prepared(
     if results is not None:
         _check_free(results)
     weights = read_weights(checkpoint)
-    data = evaluation_data(files or coco_files(recipe.data)[1])
+    data = evaluation_data(files or coco_files(recipe.data)[1], recipe.data)
     run = folder_of(checkpoint)
     if run is not None and run.categories.exists():
         check_categories(data.annotations, trained_categories(run.categories), str(checkpoint))

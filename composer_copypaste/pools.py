@@ -21,12 +21,14 @@ def open_pool(recipe: Recipe, categories: Sequence[str]) -> CutOutPool | None:
     """
     if recipe.data.pool is None or recipe.copy_paste is None:
         return None
-    files = recipe.data.pool
+    files, settings = recipe.data.pool, recipe.data.image_settings
     if files.folder is not None:
-        pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes)
+        pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=settings)
     else:
         annotations, images = cast(Path, files.annotations), cast(Path, files.images)
-        pool = CutOutPool.from_coco(annotations, images, categories=categories, megabytes=files.megabytes)
+        pool = CutOutPool.from_coco(
+            annotations, images, categories=categories, megabytes=files.megabytes, image_settings=settings
+        )
     try:
         check_pool(pool, recipe.copy_paste)
     except ValueError as error:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from composer_copypaste.limits import check_limits as check_limits
 from composer_copypaste.limits import check_range
@@ -19,6 +19,8 @@ ResizeFactor = Annotated[float, Ge(0.01), Le(10)]
 AspectRatio = Annotated[float, Ge(0.1), Le(10)]
 CanvasSide = Annotated[int, Ge(16), Le(8192)]
 Pixels = Annotated[float, Ge(0), Le(1_000_000_000)]
+PixelValue = Annotated[float, Ge(-1e30), Le(1e30)]
+Megapixels = Annotated[float, Gt(0), Le(100_000)]
 
 CONFIG: dict[str, Any] = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}
 """How pydantic reads the dataclasses of a recipe: described by their docstrings, closed to unknown keys."""
@@ -193,6 +195,33 @@ class CopyPasteSettings:
     def p_flip_or_default(self) -> float:
         """``p_flip``, or the paper's where none is given."""
         return 0.5 if self.p_flip is None else self.p_flip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """How the files of images are read.
+
+    Raises:
+        ValueError: where a value is outside its limits; the message names the setting.
+        TypeError: where it is of another type.
+    """
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    value_range: tuple[PixelValue, PixelValue] | None = None
+    """Which values become black and white, 0 and 255, in files of more than 8 bits for each value: [0, 4095] for 12-bit
+    data in 16-bit files. What lies between is scaled, what lies beyond is clipped. None: 0 and 65535, those of 16 bits;
+    data of less, floating-point pixels and negative ones are refused."""
+
+    max_megapixels: Megapixels = 178.0
+    """Larger images are refused; decoded, a megapixel takes 3 MB, and 1 MB more for each object's mask."""
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(
+                f"value_range: expected two ascending values such as [0, 4095], got {list(self.value_range)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ is listed in ``COMMANDS`` with the first line of its help.
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,7 +18,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from composer_copypaste import __version__
-from composer_copypaste.errors import RecipeError, UserError
+from composer_copypaste.errors import DataWarning, RecipeError, UserError
 from composer_copypaste.processes import is_first_of_node, is_lost_connection, one_voice
 
 COMMANDS = {
@@ -34,6 +35,8 @@ LEFT_ALONE = (
     "lost the connection to another process of this run, which has ended, or hangs: put right what it says, below or "
     "on the screen of its node"
 )
+
+_PYTHONS_FORMAT = warnings.formatwarning
 
 HOW_TO_GO_ON = f"{__name__}.how_to_go_on"
 """Under this name a command keeps, in click's ``meta``, the command that goes on with its work after a stop."""
@@ -104,6 +107,15 @@ def _usage_in_one_line() -> Iterator[None]:
             raise RecipeError(f"command line: {text[0].lower()}{text[1:]}{end} See: {help_of} --help") from None
 
 
+def _plain_where_ours(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning about the user's data as one line without a place in our code; others as Python shows them."""
+    if issubclass(category, DataWarning):
+        return f"warning: {message}\n"
+    return _PYTHONS_FORMAT(message, category, filename, lineno, line)
+
+
 def _refuse(error: UserError) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     sys.exit(2)
@@ -125,3 +137,4 @@ def main() -> None:
     # torch, not imported yet, reads it: threads that wait for each other then sleep. Busy waiting, its default, makes
     # training four to five times as slow where other programs use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.formatwarning = _plain_where_ours

@@ -38,7 +38,22 @@ class Size(click.ParamType):
 @click.option("--annotations", type=click.Path(path_type=Path), required=True, help="Their COCO instance annotations.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, help="So many read and write at the same time.")
 @click.option("--shard-size", type=Size(), default="64MB", help="Size of a shard, about; default: 64MB.")
-def command(output: Path, images: Path, annotations: Path, processes: int, shard_size: int) -> None:
+@click.option(
+    "--value-range",
+    type=(float, float),
+    metavar="LOW HIGH",
+    help="Values that become black and white in pictures of more than 8 bits, such as 0 4095; default: 0 65535.",
+)
+@click.option("--max-megapixels", type=float, help="Larger pictures are refused; default: 178.")
+def command(  # noqa: PLR0913 - click hands over each option
+    output: Path,
+    images: Path,
+    annotations: Path,
+    processes: int,
+    shard_size: int,
+    value_range: tuple[float, float] | None,
+    max_megapixels: float | None,
+) -> None:
     """Write a data set as shards, which recipes stream.
 
     OUTPUT is a new folder for shards of MosaicML Streaming (MDS). Annotations and pictures are checked first. The same
@@ -53,11 +68,24 @@ def command(output: Path, images: Path, annotations: Path, processes: int, shard
     store, the folder is read from there: data.train.streaming=s3://bucket/train data.train.cache=/scratch/shards
     """
     from composer_copypaste.data.sharding import write_shards
+    from composer_copypaste.errors import RecipeError
+    from composer_copypaste.settings import ImageSettings
 
     again = ["copypaste", "shard", str(output), "--images", str(images), "--annotations", str(annotations)]
     options = ["--processes", str(processes), "--shard-size", f"{shard_size / 10**6}MB"]
+    if value_range is not None:
+        options += ["--value-range", *(f"{value:g}" for value in value_range)]
+    if max_megapixels is not None:
+        options += ["--max-megapixels", f"{max_megapixels:g}"]
+    limit = ImageSettings.max_megapixels if max_megapixels is None else max_megapixels
+    try:
+        settings = ImageSettings(value_range=value_range, max_megapixels=limit)
+    except ValueError as error:
+        raise RecipeError(f"command line: --{str(error).replace('_', '-', 1)}") from None
     click.get_current_context().meta[HOW_TO_GO_ON] = shlex.join([*again, *options])
-    written = write_shards(output, images, annotations, processes=processes, shard_size=shard_size)
+    written = write_shards(
+        output, images, annotations, processes=processes, shard_size=shard_size, image_settings=settings
+    )
     kept = f", {written.kept} of them there before" if written.kept else ""
     size = written.nbytes / 1e6
     click.echo(f"{output}: {written.pictures} pictures in {written.shards} shards{kept}, {size:,.1f} MB")

@@ -15,8 +15,11 @@ from composer_copypaste.settings import (
     CONFIG,
     CopyPasteSettings,
     Fraction,
+    ImageSettings,
     LargeScaleJitterSettings,
     MaskRCNNSettings,
+    Megapixels,
+    PixelValue,
     ShapesSettings,
 )
 from composer_copypaste.times import Duration, Spelling, Time
@@ -132,7 +135,20 @@ class DataSettings:
     """Probability that a training picture is flipped horizontally, where there is no large-scale jitter (which flips by
     its own ``p_flip``)."""
 
+    value_range: tuple[PixelValue, PixelValue] | None = ImageSettings.value_range
+    """Which values become black and white, 0 and 255, in pictures of more than 8 bits: [0, 4095] for 12-bit data in
+    16-bit files; null: 0 and 65535, and data of less is refused."""
+
+    max_megapixels: Megapixels = ImageSettings.max_megapixels
+    """Larger pictures are refused."""
+
+    @property
+    def image_settings(self) -> ImageSettings:
+        """How the files of all these images are read."""
+        return ImageSettings(value_range=self.value_range, max_megapixels=self.max_megapixels)
+
     def __post_init__(self) -> None:
+        _ = self.image_settings  # which checks them
         if self.shapes is not None and (self.train is not None or self.val is not None):
             raise ValueError(
                 "expected either shapes (the drawn data set) or train and val, got both; "

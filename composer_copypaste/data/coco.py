@@ -4,7 +4,6 @@ import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +18,12 @@ from composer_copypaste.data.check import coco_problems, has_no_extent
 from composer_copypaste.data.checksums import checksum
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.outlines import OutlinedObjects, draw_masks
-from composer_copypaste.data.pictures import picture_problem, read_picture
+from composer_copypaste.data.pictures import read_picture
 from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage, outlined, parse_annotation
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, generator_for
 from composer_copypaste.errors import DataError, listed
 from composer_copypaste.instances import Instances, Target
-
-_HEADER_THREADS = 16
+from composer_copypaste.settings import ImageSettings
 
 
 @dataclass(frozen=True)
@@ -78,25 +76,6 @@ class CocoAnnotations:
     def objects_of(self, image: CocoImage) -> OutlinedObjects:
         """The image's objects: annotated boxes cut at the picture's edge, annotated areas, masks as in the file."""
         return outlined(image, self.annotations[image.id], self._labels)
-
-
-def check_pictures(annotations: CocoAnnotations, folder: Path) -> None:
-    """Look at the header of every picture.
-
-    Raises:
-        DataError: listing the files that are missing, no pictures, or of another size than the annotations say.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder of pictures")
-
-    def problem_of(image: CocoImage) -> str | None:
-        problem = picture_problem(folder / image.file_name, (image.height, image.width))
-        return problem and f"{image.file_name} (image {image.id}): {problem}"
-
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        problems = [problem for problem in pool.map(problem_of, annotations.images) if problem is not None]
-    if problems:
-        raise DataError(listed(str(folder), problems))
 
 
 class InstanceData(Dataset[tuple[Tensor, Target]]):
@@ -182,6 +161,7 @@ class CocoInstances(InstanceData):
         transform: what is done to picture and target, or None.
         masks: False leaves the masks out, and saves drawing them; for evaluation, which takes the truth from the file.
         seed: of the transforms.
+        image_settings: how the images' files are read; None: the default settings.
 
     Raises:
         DataError: where the annotations cannot be used.
@@ -195,8 +175,10 @@ class CocoInstances(InstanceData):
         *,
         masks: bool = True,
         seed: int = 0,
+        image_settings: ImageSettings | None = None,
     ) -> None:
         super().__init__(transform, masks=masks, seed=seed)
+        self.image_settings = image_settings
         self.images = Path(images)
         self._annotations = (
             annotations if isinstance(annotations, CocoAnnotations) else CocoAnnotations.load(annotations)
@@ -233,7 +215,7 @@ class CocoInstances(InstanceData):
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
         """A picture as it is stored, from index 0 on, and its objects."""
         image = self.annotations.images[index]
-        picture = read_picture(self.images / image.file_name, (image.height, image.width))
+        picture = read_picture(self.images / image.file_name, (image.height, image.width), settings=self.image_settings)
         return image, picture, self.annotations.objects_of(image)
 
 

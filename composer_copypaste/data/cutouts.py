@@ -15,12 +15,14 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.data.coco import CocoAnnotations, check_pictures
+from composer_copypaste.data.check_images import check_images
+from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.data.outlines import draw_stencils, stencil
 from composer_copypaste.data.pictures import read_picture, read_rgba
 from composer_copypaste.data.records import CocoAnnotation, CocoImage
 from composer_copypaste.errors import DataError, listed
 from composer_copypaste.functional.windows import Window, box_windows
+from composer_copypaste.settings import ImageSettings
 
 MARGIN = 1
 """So many pixels around an object's box are kept with it."""
@@ -83,6 +85,7 @@ class CutOutPool:
         *,
         categories: Sequence[str] | None = None,
         megabytes: float | int = 256,
+        image_settings: ImageSettings | None = None,
     ) -> "CutOutPool":
         """The annotated objects of a COCO file, without crowds.
 
@@ -92,22 +95,29 @@ class CutOutPool:
             categories: names of the categories of the data set that is trained on: the first has label 1. Objects of
                 other categories are left out. None: those of the file.
             megabytes: see the class.
+            image_settings: how the images' files are read; None: the default settings.
 
         Raises:
             DataError: where annotations or pictures cannot be used, or no object is of these categories.
         """
         if not isinstance(annotations, CocoAnnotations):
             annotations = CocoAnnotations.load(annotations)
-        check_pictures(annotations, Path(images))
+        check_images(annotations, Path(images), image_settings)
         names = [category.name for category in annotations.categories]
-        cut_outs = list(_coco_cut_outs(annotations, Path(images), _labels(names if categories is None else categories)))
+        labels = _labels(names if categories is None else categories)
+        cut_outs = list(_coco_cut_outs(annotations, Path(images), labels, image_settings))
         if not cut_outs:
             raise DataError(f"{annotations.path}: has no object of the categories {', '.join(categories or names)}")
         return cls(cut_outs, megabytes=megabytes)
 
     @classmethod
     def from_folder(
-        cls, folder: Path | str, categories: Sequence[str], *, megabytes: float | int = 256
+        cls,
+        folder: Path | str,
+        categories: Sequence[str],
+        *,
+        megabytes: float | int = 256,
+        image_settings: ImageSettings | None = None,
     ) -> "CutOutPool":
         """Pictures with transparency, in a folder for each category that has its name: ``folder/dog/1.png``.
 
@@ -117,6 +127,7 @@ class CutOutPool:
             folder: which holds the categories' folders.
             categories: names of the categories of the data set that is trained on: the first has label 1.
             megabytes: see the class.
+            image_settings: how the images' files are read; None: the default settings.
 
         Raises:
             DataError: listing folders that are named after no category or are empty, and pictures that cannot be used.
@@ -125,7 +136,7 @@ class CutOutPool:
         labels = _labels(categories)
         problems, files = _listing(folder, labels)
         with ThreadPoolExecutor(_THREADS) as threads:
-            found = list(threads.map(lambda file: _looked_at(*file), files))
+            found = list(threads.map(lambda file: _looked_at(file[0], file[1], image_settings), files))
         problems += [cut for cut in found if isinstance(cut, str)]
         if problems:
             raise DataError(listed(f"{folder}: cannot be used as a pool of cut-outs", problems))
@@ -167,19 +178,24 @@ def _labels(categories: Sequence[str]) -> dict[str, int]:
     return labels
 
 
-def _coco_cut_outs(annotations: CocoAnnotations, folder: Path, labels: dict[str, int]) -> Iterator[CutOut]:
+def _coco_cut_outs(
+    annotations: CocoAnnotations, folder: Path, labels: dict[str, int], settings: ImageSettings | None
+) -> Iterator[CutOut]:
     names = {category.id: category.name for category in annotations.categories}
     for image in annotations.images:
         boxes = annotations.objects_of(image).boxes.double().numpy()
         for annotation, box in zip(annotations.annotations[image.id], boxes, strict=True):
             label = labels.get(names[annotation["category_id"]])
             if label is not None and not annotation["iscrowd"]:
-                yield CutOut(label, box, (image.height, image.width), partial(_read_coco, folder, image, annotation))
+                reader = partial(_read_coco, folder, settings, image, annotation)
+                yield CutOut(label, box, (image.height, image.width), reader)
 
 
-def _read_coco(folder: Path, image: CocoImage, annotation: CocoAnnotation, window: Window) -> Pixels:
+def _read_coco(
+    folder: Path, settings: ImageSettings | None, image: CocoImage, annotation: CocoAnnotation, window: Window
+) -> Pixels:
     size = (image.height, image.width)
-    picture = read_picture(folder / image.file_name, size)
+    picture = read_picture(folder / image.file_name, size, settings=settings)
     mask = draw_stencils([stencil(annotation["segmentation"], size)], size)[0]
     return _copy(picture[:, *window.slices]), _copy(mask[window.slices])
 
@@ -222,17 +238,19 @@ def _no_category(name: str, categories: list[str]) -> str:
     return "is no category; " + (f"did you mean {guess[0]!r}?" if guess else f"expected one of {', '.join(categories)}")
 
 
-def _looked_at(path: Path, label: int) -> CutOut | str:
+def _looked_at(path: Path, label: int, settings: ImageSettings | None) -> CutOut | str:
     """The cut-out in a file, or what is wrong with it."""
     try:
-        opaque = read_rgba(path)[3] > 127
+        opaque = read_rgba(path, settings)[3] > 127
     except DataError as error:
         return str(error).removeprefix(f"{path.parents[1]}/")
     if not opaque.any():
         return f"{path.parent.name}/{path.name}: the picture is transparent: no alpha is above 127"
     (y1, y2), (x1, x2) = (_extent(opaque.any(dim=dim)) for dim in (1, 0))
     height, width = opaque.shape
-    return CutOut(label, np.array([x1, y1, x2, y2], dtype=np.float64), (height, width), partial(_read_file, path))
+    return CutOut(
+        label, np.array([x1, y1, x2, y2], dtype=np.float64), (height, width), partial(_read_file, path, settings)
+    )
 
 
 def _extent(occupied: Tensor) -> tuple[int, int]:
@@ -240,8 +258,8 @@ def _extent(occupied: Tensor) -> tuple[int, int]:
     return int(places[0]), int(places[-1]) + 1
 
 
-def _read_file(path: Path, window: Window) -> Pixels:
-    picture = read_rgba(path)[:, *window.slices]
+def _read_file(path: Path, settings: ImageSettings | None, window: Window) -> Pixels:
+    picture = read_rgba(path, settings)[:, *window.slices]
     mask = picture[3] > 127
     colours = _spread(picture[:3].float()[None], mask.float()[None, None])[0]
     return colours.round().to(torch.uint8), mask.to(torch.uint8)

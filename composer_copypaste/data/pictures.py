@@ -1,23 +1,67 @@
 """Pictures from disk: 8-bit RGB whatever the file holds, turned only where the annotations are made on it turned."""
 
 import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Shaped, UInt8
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from composer_copypaste.data.value_range import (
+    FULL_RANGE,
+    HOW_TO_GIVE,
+    check_values,
+    is_deep,
+    range_of_file,
+    read_deep,
+    scaled,
+)
 from composer_copypaste.errors import DataError
+from composer_copypaste.settings import ImageSettings
 
-# what Pillow raises on a file that is no picture, a cut one, a broken one or an enormous one
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# what Pillow raises on a file that is no picture, a cut one or a broken one
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 _QUARTER_TURNS = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What a viewer does to the stored pixels, by EXIF orientation."""
+_BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+
+_PAGED = ("TIFF", "GIF", "PNG", "WEBP")
+"""Formats whose further images are pages or an animation's, not a thumbnail or a map of depths."""
+
+Size = tuple[int, int]
 
 
-def read_picture(path: Path | str, size: tuple[int, int], content: bytes | None = None) -> UInt8[Tensor, "3 h w"]:
+@dataclass(frozen=True)
+class Header:
+    """What a look at a picture's header tells."""
+
+    needs_range: bool
+    """Whether it has more than 8 bits for each value, and the file does not state their range."""
+    may_be_turned: bool
+    """Whether viewers turn or mirror it, and its size does not tell if the annotations were made on it so."""
+    has_more_pages: bool
+    """Whether the file holds further pages, or an animation, of which the first image is used."""
+
+
+def read_picture(
+    path: Path | str, size: Size, content: bytes | None = None, settings: ImageSettings | None = None
+) -> UInt8[Tensor, "3 h w"]:
     """The picture as 8-bit RGB, of the size (height, width) that the annotations state; alpha is dropped.
 
     The memory is laid out pixel by pixel ("channels last"), which is how torch resizes 8-bit pictures fastest. Where
@@ -26,54 +70,126 @@ def read_picture(path: Path | str, size: tuple[int, int], content: bytes | None 
     Raises:
         DataError: naming the file, where it cannot be decoded or has another size.
     """
-    try:
-        with Image.open(path if content is None else BytesIO(content)) as picture:
-            turned = turn_is_needed(picture, size)
-            rgb = _rgb(ImageOps.exif_transpose(picture) if turned else picture)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: the picture cannot be decoded: {_reason(error)}") from error
-    # a copy, since Pillow's own memory is read-only
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+    settings = settings or ImageSettings()
+    source = path if content is None else content
+    with _named(path), _opened(source, settings) as picture:
+        deep = is_deep(picture)
+        turn = _turn(picture, size)
+        if deep:
+            with _opened(source, settings) as again:
+                rgb = _from_deep(picture, again, settings)
+        else:
+            rgb = _rgb(picture)
+        # a copy, since Pillow's own memory is read-only
+        return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
 
 
-def read_rgba(path: Path) -> UInt8[Tensor, "4 h w"]:
+def read_rgba(path: Path, settings: ImageSettings | None = None) -> UInt8[Tensor, "4 h w"]:
     """A picture with transparency as 8-bit RGBA, as a viewer shows it.
 
     Raises:
         DataError: naming the file, where it cannot be decoded or has no transparency.
     """
-    try:
-        with Image.open(path) as picture:
-            if not picture.has_transparency_data:
-                raise DataError("the picture has no transparency: save the cut-out with an alpha channel, as RGBA")
-            rgba = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: the picture cannot be decoded: {_reason(error)}") from error
+    with _named(path), _opened(path, settings or ImageSettings()) as picture:
+        if not picture.has_transparency_data:
+            raise DataError("the picture has no transparency: save the cut-out with an alpha channel, as RGBA")
+        rgba = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
     return torch.from_numpy(rgba).permute(2, 0, 1)
 
 
-def picture_problem(path: Path, size: tuple[int, int]) -> str | None:
-    """What a look at the file's header finds wrong, or None; ``size`` is the annotations' (height, width)."""
+def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -> Header:
+    """What the file's header tells; ``size`` is the annotations' (height, width).
+
+    Raises:
+        DataError: where the file is missing, is no picture, or has another size.
+    """
+    settings = settings or ImageSettings()
+    with _opened(path, settings) as picture:
+        if picture.mode == "F" and settings.value_range is None:
+            raise DataError(f"the picture has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
+        needs_range = is_deep(picture) and range_of_file(picture) is None
+        orientation = _orientation(picture)
+        same = picture.width == picture.height or orientation not in _QUARTER_TURNS
+        pages = picture.format in _PAGED and getattr(picture, "is_animated", False)
+        _turn(picture, size)
+        return Header(needs_range, orientation in _TURNS and same, pages)
+
+
+def largest_value(path: Path, settings: ImageSettings) -> int:
+    """The largest value of a picture of more than 8 bits, as it is stored.
+
+    Raises:
+        DataError: naming the file, where it cannot be decoded or needs `ImageSettings.value_range`.
+    """
+    with _named(path), _opened(path, settings) as picture, _opened(path, settings) as again:
+        values = read_deep(picture, again)
+        check_values(values, None)
+        return int(values.max())
+
+
+@contextmanager
+def _named(path: Path | str) -> Iterator[None]:
+    """Errors that are raised inside begin with the file."""
     try:
-        with Image.open(path) as picture:
-            turn_is_needed(picture, size)
-    except FileNotFoundError:
-        return "the file is missing"
+        yield
     except DataError as error:
-        return str(error)
-    except _UNREADABLE as error:
-        return f"the picture cannot be decoded: {_reason(error)}"
-    return None
+        raise DataError(f"{path}: {error}") from error.__cause__
 
 
-def turn_is_needed(picture: Image.Image, size: tuple[int, int]) -> bool:
-    """Whether the EXIF orientation must be applied for the picture to have the annotations' (height, width).
+@contextmanager
+def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[ImageFile.ImageFile]:
+    """The picture in a file or in its content; whatever Pillow raises while it is open becomes a ``DataError``."""
+    with _PILLOWS_BOUND.lifted():
+        try:
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+                megapixels = picture.width * picture.height / 1e6
+                if megapixels > settings.max_megapixels:
+                    raise DataError(
+                        f"the picture is {picture.width} x {picture.height} (width x height), {megapixels:.4g} "
+                        f"megapixels, more than max_megapixels, {settings.max_megapixels:g}: give "
+                        f"data.max_megapixels={int(megapixels) + 1} where it may be (copypaste shard: "
+                        "--max-megapixels), or cut it into parts"
+                    )
+                yield picture
+        except DataError:
+            raise
+        except FileNotFoundError:
+            raise DataError("the file is missing") from None
+        except _UNREADABLE as error:
+            raise DataError(f"the picture cannot be decoded: {_reason(error)}") from error
 
-    COCO's coordinates refer to the pixels as stored, so the orientation is left alone where the stored size agrees
+
+class _Bound:
+    """Pillow's bound on the number of pixels, which is one for the whole program and lower than some pictures need."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._former: int | None = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """No bound inside, from any number of threads; the former one afterwards."""
+        with self._lock:
+            if not self._users:
+                self._former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    Image.MAX_IMAGE_PIXELS = self._former
+
+
+_PILLOWS_BOUND = _Bound()
+
+
+def _turn(picture: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:
+    """What must be done to the decoded picture for it to have the annotations' (height, width).
+
+    COCO's coordinates refer to the pixels as stored, so the EXIF orientation is left alone where the stored size agrees
     (pictures that are square or upside down included). Some tools annotate what a viewer shows: then only the turned
     size agrees.
 
@@ -81,33 +197,47 @@ def turn_is_needed(picture: Image.Image, size: tuple[int, int]) -> bool:
         DataError: where neither size agrees.
     """
     height, width = size
-    if picture.size == (width, height):
-        return False
-    if picture.size == (height, width) and picture.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS:
-        return True
+    by_pillow = picture.format == "TIFF"  # these come turned, and their size too
+    orientation = _orientation(picture, whole=picture.size == (height, width) != (width, height))
+    shown = picture.size[::-1] if orientation in _QUARTER_TURNS and not by_pillow else picture.size
+    stored = shown[::-1] if orientation in _QUARTER_TURNS else shown
+    if stored == (width, height):
+        return _BACK.get(orientation) if by_pillow else None
+    if shown == (width, height):
+        return None if by_pillow else _TURNS.get(orientation)
     raise DataError(
-        f"the picture is {picture.width} x {picture.height} (width x height), the annotations say {width} x {height}"
+        f"the picture is {stored[0]} x {stored[1]} (width x height), the annotations say {width} x {height}"
     )
+
+
+def _orientation(picture: ImageFile.ImageFile, *, whole: bool = False) -> int:
+    """The EXIF orientation that the header states, 1 where none; of a ``whole`` PNG also what stands behind its pixels.
+
+    EXIF data that cannot be read turns nothing, in viewers either.
+    """
+    if picture.format == "PNG" and not whole and not picture.info.keys() & {"exif", "Raw profile type exif"}:
+        return 1
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, struct.error):
+        return 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
     """The picture in mode RGB."""
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return _from_16_bit(picture).convert("RGB")
-    if picture.mode == "F":
-        raise DataError("the picture has floating-point pixels, whose range is unknown: save it with 8 or 16 bits")
     if picture.mode in ("P", "PA"):
         # straight to RGB, Pillow warns of the transparency that is dropped
         return picture.convert("RGBA").convert("RGB")
     return picture.convert("RGB")
 
 
-def _from_16_bit(picture: Image.Image) -> Image.Image:
-    """The 16-bit grey picture scaled to 8 bits, where Pillow's own conversion would clip at 255."""
-    pixels = np.asarray(picture).astype(np.int64)
-    if pixels.size and (pixels.max() > 65535 or pixels.min() < 0):
-        raise DataError("the picture has grey values outside 0..65535: save it with 8 or 16 bits")
-    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+def _from_deep(picture: ImageFile.ImageFile, again: ImageFile.ImageFile, settings: ImageSettings) -> Image.Image:
+    """The picture of more than 8 bits in mode RGB, scaled to 8, where Pillow's own conversion would clip at 255."""
+    limits = range_of_file(picture) or settings.value_range
+    values: Shaped[np.ndarray, "h w *c"] = read_deep(picture, again)
+    check_values(values, limits)
+    return Image.fromarray(scaled(values, limits or FULL_RANGE)).convert("RGB")
 
 
 def _reason(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from composer_copypaste.data.records import CocoAnnotation, CocoImage
 from composer_copypaste.data.shards import COLUMNS, HASH, encode, shard_name
 from composer_copypaste.errors import DataError, OutputError
 from composer_copypaste.files import written_whole
+from composer_copypaste.settings import ImageSettings
 
 WORKING = ".unfinished"
 """The folder, inside the output, of what is there only while shards are being written."""
@@ -39,6 +40,7 @@ class Part:
     content: tuple[tuple[CocoImage, tuple[CocoAnnotation, ...]], ...]
     fingerprint: str
     """Of the pictures' files: where they have changed, the shard is written again."""
+    image_settings: ImageSettings
 
     @property
     def shard(self) -> Path:
@@ -63,13 +65,15 @@ class Part:
         return entry
 
 
-def parts_of(data: CocoAnnotations, images: Path, output: Path, shard_size: int) -> Iterator[Part]:
+def parts_of(
+    data: CocoAnnotations, images: Path, output: Path, shard_size: int, image_settings: ImageSettings
+) -> Iterator[Part]:
     """The data in its order, cut into parts of about ``shard_size`` bytes; a larger picture is a part of its own."""
     number, begin, size = 0, 0, 0
     sizes = [_size(images, image, data.annotations[image.id]) for image in data.images]
     for place, picture_size in enumerate([*sizes, shard_size]):
         if place > begin and (size + picture_size > shard_size or place == len(sizes)):
-            yield _part(number, data, images, output, slice(begin, place))
+            yield _part(number, data, (images, output), slice(begin, place), image_settings)
             number, begin, size = number + 1, place, 0
         size += picture_size
 
@@ -86,11 +90,14 @@ def _outline_bytes(segmentation: Any) -> int:
     return len(segmentation["counts"])
 
 
-def _part(number: int, data: CocoAnnotations, images: Path, output: Path, place: slice) -> Part:
+def _part(
+    number: int, data: CocoAnnotations, folders: tuple[Path, Path], place: slice, settings: ImageSettings
+) -> Part:
+    images, output = folders
     content = tuple((image, data.annotations[image.id]) for image in data.images[place])
     stats = [(images / image.file_name).stat() for image, _ in content]
     files = [(image.file_name, stat.st_size, stat.st_mtime_ns) for (image, _), stat in zip(content, stats, strict=True)]
-    return Part(number, output, images, content, hashlib.sha256(json.dumps(files).encode()).hexdigest())
+    return Part(number, output, images, content, hashlib.sha256(json.dumps(files).encode()).hexdigest(), settings)
 
 
 def write_parts(parts: Sequence[Part], processes: int) -> Iterator[tuple[Part, list[str]]]:
@@ -138,7 +145,7 @@ def _write(part: Part) -> list[str]:
     with MDSWriter(out=str(folder), columns=COLUMNS, hashes=[HASH], size_limit=None) as writer:
         for image, annotations in part.content:
             try:
-                writer.write(encode(image, _checked(part.images / image.file_name, image), annotations))
+                writer.write(encode(image, _checked(part, image), annotations))
             except DataError as error:
                 problems.append(str(error))
     if not problems:
@@ -147,13 +154,14 @@ def _write(part: Part) -> list[str]:
     return problems
 
 
-def _checked(path: Path, image: CocoImage) -> bytes:
+def _checked(part: Part, image: CocoImage) -> bytes:
     """The file's bytes, when the picture in them can be decoded."""
+    path = part.images / image.file_name
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    read_picture(path, (image.height, image.width), content)
+    read_picture(path, (image.height, image.width), content, part.image_settings)
     return content
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from composer_copypaste.data.coco import CocoAnnotations, check_pictures
+from composer_copypaste.data.check_images import check_images
+from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.shard_parts import WORKING, Part, parts_of, write_parts
 from composer_copypaste.data.shards import ANNOTATIONS, INDEX, MANIFEST, Manifest, Shard, check_installed
 from composer_copypaste.errors import DataError, OutputError, listed
 from composer_copypaste.files import written_whole
+from composer_copypaste.settings import ImageSettings
 
 SHARD_SIZE = 64_000_000
 SMALLEST_SHARD, LARGEST_SHARD = 1000, 2_000_000_000
@@ -44,7 +46,13 @@ class Written:
 
 
 def write_shards(
-    output: Path, images: Path, annotations: Path, *, processes: int = 1, shard_size: int = SHARD_SIZE
+    output: Path,
+    images: Path,
+    annotations: Path,
+    *,
+    processes: int = 1,
+    shard_size: int = SHARD_SIZE,
+    image_settings: ImageSettings | None = None,
 ) -> Written:
     """Write a data set as shards; where that was interrupted, go on, and where it is done, change nothing.
 
@@ -54,6 +62,7 @@ def write_shards(
         annotations: a COCO instance JSON.
         processes: so many read and write at the same time.
         shard_size: the bytes of a shard, about.
+        image_settings: how the images' files are read, now and from the shards; None: the default settings.
 
     Raises:
         DataError: listing what is wrong with annotations or pictures, each of which is decoded once.
@@ -64,16 +73,17 @@ def write_shards(
         raise ValueError(f"shard_size: expected {SMALLEST_SHARD} to {LARGEST_SHARD} bytes, got {shard_size}")
     check_installed()
     data = CocoAnnotations.load(annotations)
-    check_pictures(data, images)
-    source = _source(data, images, shard_size)
+    image_settings = image_settings or ImageSettings()
+    check_images(data, images, image_settings)
+    source = _source(data, images, shard_size) | _range_in_source(image_settings)
     try:
         with _claimed(output, source):
             if (output / INDEX).exists():
                 return _written(output, kept=None)
-            parts = list(parts_of(data, images, output, shard_size))
+            parts = list(parts_of(data, images, output, shard_size, image_settings))
             missing = [part for part in parts if not part.is_written]
             _write(missing, processes, len(data.images))
-            _complete(output, data, parts, source)
+            _complete(output, data, parts, source, image_settings)
             return _written(output, kept=len(parts) - len(missing))
     except OSError as error:
         if (output / INDEX).exists():  # by another process, which took the lock away that this one was waiting for
@@ -91,6 +101,11 @@ def _source(data: CocoAnnotations, images: Path, shard_size: int) -> Source:
         "pictures": hashlib.sha256(json.dumps(pictures).encode()).hexdigest(),
         "shard size": shard_size,
     }
+
+
+def _range_in_source(settings: ImageSettings) -> Source:
+    """The range of values that black and white stand for, where one is given."""
+    return {} if settings.value_range is None else {"value range": "{:g} to {:g}".format(*settings.value_range)}
 
 
 @contextmanager
@@ -128,7 +143,7 @@ def _check_usable(output: Path, source: Source) -> None:
 
 
 def _check_same(output: Path, found: Source, source: Source) -> None:
-    differing = [name for name, value in source.items() if found.get(name) != value]
+    differing = [name for name in source | found if found.get(name) != source.get(name)]
     if differing:
         raise OutputError(
             f"{output}: holds shards of another source, which differs in {', '.join(differing)}; give another folder, "
@@ -149,12 +164,14 @@ def _write(parts: Sequence[Part], processes: int, pictures: int) -> None:
         raise DataError(f"{listed('pictures', problems)}{between}{advice}")
 
 
-def _complete(output: Path, data: CocoAnnotations, parts: Sequence[Part], source: Source) -> None:
+def _complete(
+    output: Path, data: CocoAnnotations, parts: Sequence[Part], source: Source, image_settings: ImageSettings
+) -> None:
     """Write what a data set needs besides the shards, the index last."""
     for shard in set(output.glob("shard.*.mds")) - {part.shard for part in parts}:
         shard.unlink()  # of pictures that were larger before they were put right
     objects = sum(len(annotations) for annotations in data.annotations.values())
-    manifest = Manifest(len(data.images), objects, data.categories, source)
+    manifest = Manifest(len(data.images), objects, data.categories, source, image_settings)
     index = {"version": 2, "shards": [part.entry() for part in parts]}
     for name, content in (
         (ANNOTATIONS, data.path.read_bytes()),

@@ -13,6 +13,7 @@ from typing import Any
 
 from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage, parse_annotation
 from composer_copypaste.errors import DataError, UserError
+from composer_copypaste.settings import ImageSettings
 
 INDEX = "index.json"
 """Lists the shards; streaming reads it too. It is written last: where it is, everything is."""
@@ -48,6 +49,8 @@ class Manifest:
     categories: tuple[Category, ...]
     source: dict[str, str | int]
     """What it was written from, and how: the same source gives the same bytes."""
+    image_settings: ImageSettings
+    """How the images are read, which were checked with it."""
 
     @classmethod
     def from_json(cls, values: Any, place: str) -> "Manifest":
@@ -57,7 +60,8 @@ class Manifest:
             raise DataError(f"{place}: expected a manifest of edition {EDITION}, got {edition}; write the shards anew")
         try:
             categories = tuple(Category(category["id"], category["name"]) for category in values["categories"])
-            return cls(int(values["pictures"]), int(values["objects"]), categories, dict(values["source"]))
+            images = _image_settings(**values.get("image settings", {}))  # former versions wrote none
+            return cls(int(values["pictures"]), int(values["objects"]), categories, dict(values["source"]), images)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{place}: was not written by copypaste shard") from error
 
@@ -65,7 +69,8 @@ class Manifest:
         """The values that ``from_json`` reads."""
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
         counts = {"pictures": self.pictures, "objects": self.objects}
-        return {"edition": EDITION} | counts | {"categories": categories, "source": self.source}
+        written: dict[str, object] = {"edition": EDITION} | counts | {"categories": categories}
+        return written | {"source": self.source, "image settings": vars(self.image_settings)}
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,14 @@ class Shard:
         if columns != COLUMNS or not _SHARD_NAME.fullmatch(shard.name):
             raise DataError(f"{place}: shard {shard.name!r} was not written by copypaste shard")
         return shard
+
+
+def _image_settings(
+    value_range: Sequence[float] | None = None, max_megapixels: float = ImageSettings.max_megapixels
+) -> ImageSettings:
+    """The settings as JSON has them, which knows no tuples."""
+    limits = None if value_range is None else (value_range[0], value_range[1])
+    return ImageSettings(value_range=limits, max_megapixels=max_megapixels)
 
 
 def shard_name(number: int) -> str:

@@ -117,7 +117,7 @@ class StreamingCocoInstances(InstanceData):
         shard = self.shards[number]
         image, content, annotations = decode(self._sample(number, index - self._ends[number] + shard.samples))
         name = f"{self.source}/{shard.name}, {image.file_name}"
-        picture = read_picture(name, (image.height, image.width), content)
+        picture = read_picture(name, (image.height, image.width), content, self.manifest.image_settings)
         return image, picture, outlined(image, annotations, self._labels)
 
     def order(self, generator: Generator) -> Int[Tensor, " n"]:

@@ -1,11 +1,22 @@
 """``copypaste shard`` as its users meet it."""
 
+import json
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from deep_files import write_png
+from PIL import Image
 
 from composer_copypaste.cli import main
+from composer_copypaste.config.load import load_recipe
 from composer_copypaste.data import sharding
 from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.data.streaming import StreamingCocoInstances
+from composer_copypaste.datasets import open_data
+from composer_copypaste.errors import DataError
 from composer_copypaste.settings import ShapesSettings
 
 pytest.importorskip("streaming")
@@ -62,3 +73,58 @@ def test_an_interrupted_writing_says_how_it_goes_on(files, tmp_path, monkeypatch
     command = f"copypaste shard {tmp_path / 'out'} {' '.join(files)} --processes 1 --shard-size 1.5MB"
     assert result.stderr.splitlines()[-1] == f"interrupted; to go on: {command}"
     assert sizes == [1_500_000]
+
+
+@pytest.fixture
+def twelve_bits(tmp_path):
+    """A picture of 16 bits that holds 12, in a folder, and its annotations."""
+    (tmp_path / "pictures").mkdir()
+    write_png(tmp_path / "pictures" / "7.png", np.linspace(0, 4095, 96).astype(np.uint16).reshape(8, 12))
+    data = {
+        "images": [{"id": 7, "file_name": "7.png", "height": 8, "width": 12}],
+        "categories": [{"id": 5, "name": "nut"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 5, "bbox": [2, 1, 4, 4], "segmentation": [[2, 1, 6, 1, 6, 5, 2, 5]]}
+        ],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(data))
+    return tmp_path
+
+
+def test_shards_remember_the_range_of_values_they_were_written_for(twelve_bits):
+    files = ["--images", twelve_bits / "pictures", "--annotations", twelve_bits / "annotations.json"]
+    output = twelve_bits / "out"
+    refused = shard(output, *files)
+    assert (refused.exit_code, output.exists()) == (2, False)
+    assert "the largest value in 1 of them is 4095, of 65535: they would be nearly black" in refused.stderr
+    assert shard(output, *files, "--value-range", 0, 4095).exit_code == 0
+    assert int(StreamingCocoInstances(output)[0][0].max()) == 255
+    other = shard(output, *files, "--value-range", 0, 1023)
+    assert "holds shards of another source, which differs in value range" in other.stderr
+
+
+def test_a_recipe_cannot_give_shards_another_range(twelve_bits):
+    files = ["--images", twelve_bits / "pictures", "--annotations", twelve_bits / "annotations.json"]
+    assert shard(twelve_bits / "out", *files, "--value-range", 0, 4095).exit_code == 0
+    place = [f"data.{split}.streaming={twelve_bits / 'out'}" for split in ("train", "val")]
+    assert len(open_data(load_recipe("finetune", place)).train) == 1
+    assert len(open_data(load_recipe("finetune", [*place, "data.value_range=[0,4095]"])).train) == 1
+    with pytest.raises(DataError, match=r"were written for a value range of \[0\.0, 4095\.0\], data\.value_range is"):
+        open_data(load_recipe("finetune", [*place, "data.value_range=[0,1023]"]))
+
+
+def test_a_range_that_is_none_is_one_line(files, tmp_path):
+    result = shard(tmp_path / "out", *files, "--value-range", 9, 1)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: command line: --value-range: expected two ascending values")
+
+
+def test_a_warning_about_the_data_is_one_line(twelve_bits):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.zeros((8, 12), dtype=np.uint8)).save(twelve_bits / "pictures" / "7.png", exif=exif)
+    arguments = ["shard", twelve_bits / "out", "--images", twelve_bits / "pictures"]
+    command = [sys.executable, "-m", "composer_copypaste.cli", *arguments, "--annotations"]
+    done = subprocess.run([*command, twelve_bits / "annotations.json"], capture_output=True, text=True, check=True)
+    (line,) = [line for line in done.stderr.splitlines() if "orientation" in line]
+    assert line.startswith(f"warning: {twelve_bits / 'pictures'}: 7.png has an orientation tag")

@@ -10,7 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from composer_copypaste.data.coco import CocoAnnotations, CocoInstances, check_pictures
+from composer_copypaste.data.check_images import check_images
+from composer_copypaste.data.coco import CocoAnnotations, CocoInstances
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import LargeScaleJitterSettings
@@ -117,7 +118,7 @@ def test_the_pictures_problems_are_listed_together(coco_file, tmp_path):
     (tmp_path / "broken.png").write_text("no picture")
     annotations = CocoAnnotations.load(coco_file(annotation(image_id=0), images=images))
     with pytest.raises(DataError) as caught:
-        check_pictures(annotations, tmp_path)
+        check_images(annotations, tmp_path)
     assert [line.strip() for line in str(caught.value).splitlines()] == [
         f"{tmp_path}: 3 problems",
         "missing.png (image 0): the file is missing",
@@ -127,12 +128,12 @@ def test_the_pictures_problems_are_listed_together(coco_file, tmp_path):
 
 
 def test_good_pictures_pass(coco_file, gradient, tmp_path):
-    check_pictures(CocoAnnotations.load(coco_file()), tmp_path)
+    check_images(CocoAnnotations.load(coco_file()), tmp_path)
 
 
 def test_a_missing_folder_is_one_line(coco_file, tmp_path):
     with pytest.raises(DataError, match="there is no such folder of pictures"):
-        check_pictures(CocoAnnotations.load(coco_file()), tmp_path / "no")
+        check_images(CocoAnnotations.load(coco_file()), tmp_path / "no")
 
 
 @pytest.mark.parametrize("name", ["coco_smoke", "fruits_nuts", "nuclei_dsb2018"])
@@ -141,7 +142,7 @@ def test_real_masks_equal_pycocotools_to_the_pixel(name):
     if not path.exists():
         pytest.skip(f"{path} is absent")
     dataset, truth = CocoInstances(REAL / name / "val", path), COCO(str(path))
-    check_pictures(dataset.annotations, dataset.images)
+    check_images(dataset.annotations, dataset.images)
     for index in range(6):
         target = dataset[index][1]
         entries = truth.imgToAnns[int(target["image_id"])]

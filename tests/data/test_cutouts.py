@@ -167,7 +167,7 @@ def test_pixels_are_kept_within_the_bound_those_drawn_last_first(tmp_path):
         path.unlink()
     pool.read(0)
     pool.read(2)
-    with pytest.raises(DataError, match=r"b\.png: the picture cannot be decoded: No such file or directory"):
+    with pytest.raises(DataError, match=r"b\.png: the file is missing"):
         pool.read(1)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from composer_copypaste.data.pictures import picture_problem, read_picture
+from composer_copypaste.data.pictures import Header, read_header, read_picture
 from composer_copypaste.errors import DataError
 
 GREY = np.array([[0, 60, 120], [180, 240, 255]], dtype=np.uint8)
@@ -101,9 +101,10 @@ def test_a_truncated_picture_is_named(tmp_path):
 def test_the_header_tells_what_is_no_picture(tmp_path, content, problem):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    assert picture_problem(tmp_path / "a.png", (2, 3)) == problem
+    with pytest.raises(DataError, match=f"^{problem}$"):
+        read_header(tmp_path / "a.png", (2, 3))
 
 
-def test_a_good_picture_has_no_problem(tmp_path):
+def test_of_a_plain_picture_there_is_nothing_to_say(tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
-    assert picture_problem(tmp_path / "a.png", (2, 3)) is None
+    assert read_header(tmp_path / "a.png", (2, 3)) == Header(False, False, False)

@@ -1,0 +1,99 @@
+"""A look at the file of every image before training starts: whether it can be used, and what should be known of it."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from composer_copypaste.data.coco import CocoAnnotations
+from composer_copypaste.data.pictures import Header, largest_value, read_header
+from composer_copypaste.data.records import CocoImage
+from composer_copypaste.data.value_range import FULL_RANGE, HOW_TO_GIVE
+from composer_copypaste.errors import DataError, DataWarning, listed
+from composer_copypaste.settings import ImageSettings
+
+DARK = 2**14
+"""Where no value of a data set's deep files reaches it, they hold at most 14 bits: a quarter of the range of 16."""
+
+_THREADS = 16
+_DECODED = 64
+"""So many files of more than 8 bits, spread over the data set, are decoded to see what range they use."""
+_NAMED = 3
+
+
+def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSettings | None = None) -> None:
+    """Look at the header of every image, and at the values of some that have more than 8 bits.
+
+    Warns of images that viewers turn, and of files with further pages.
+
+    Raises:
+        DataError: listing the files that are missing, no images, or of another size than the annotations say; or
+            where images of more than 8 bits would come out nearly black.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder of pictures")
+    settings = settings or ImageSettings()
+
+    def look(image: CocoImage) -> Header | str:
+        try:
+            return read_header(folder / image.file_name, (image.height, image.width), settings)
+        except DataError as error:
+            return f"{image.file_name} (image {image.id}): {error}"
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(look, annotations.images))
+    problems = [problem for problem in found if isinstance(problem, str)]
+    if problems:
+        raise DataError(listed(str(folder), problems))
+
+    def names(has: Callable[[Header], bool]) -> list[str]:
+        pairs = zip(annotations.images, found, strict=True)
+        return [image.file_name for image, header in pairs if isinstance(header, Header) and has(header)]
+
+    _warn_of_turned(folder, names(lambda header: header.may_be_turned))
+    _warn_of_pages(folder, names(lambda header: header.has_more_pages))
+    if settings.value_range is None:
+        _check_range(folder, names(lambda header: header.needs_range), settings)
+
+
+def _warn_of_turned(folder: Path, names: Sequence[str]) -> None:
+    if names:
+        warnings.warn(
+            f"{folder}: {_counted(names)} an orientation tag, by which viewers turn or mirror the image, and the size "
+            "does not tell if it was annotated so: pixels are taken as they are stored, as COCO does. If the "
+            "annotations were made on turned images, turn the files themselves, such as with ImageOps.exif_transpose",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_pages(folder: Path, names: Sequence[str]) -> None:
+    if names:
+        warnings.warn(
+            f"{folder}: {_counted(names)} more than one page or frame: the first is used. To use others, save each "
+            "to a file of its own",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def _counted(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{shown}{more} {'has' if len(names) == 1 else 'have'}"
+
+
+def _check_range(folder: Path, names: Sequence[str], settings: ImageSettings) -> None:
+    """Raise ``DataError`` where files of 16 bits use only the lowest values: those of 10, 12 or 14 bits."""
+    if not names:
+        return
+    count = min(_DECODED, len(names))
+    decoded = [folder / names[i * len(names) // count] for i in range(count)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        largest = max(pool.map(lambda path: largest_value(path, settings), decoded))
+    if 0 < largest < DARK:
+        raise DataError(
+            f"{folder}: {names[0]} and {len(names) - 1} other files have more than 8 bits, but the largest value in "
+            f"{count} of them is {largest}, of {FULL_RANGE[1]}: they would be nearly black. {HOW_TO_GIVE}; "
+            f"{list(FULL_RANGE)} where they are meant to be dark"
+        )

@@ -1,0 +1,156 @@
+"""The look at every image's file before training starts."""
+
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from deep_files import write_png, write_tiff
+from PIL import Image
+
+from composer_copypaste.data.check_images import check_images
+from composer_copypaste.data.coco import CocoAnnotations, CocoInstances
+from composer_copypaste.data.pictures import Header, read_header, read_picture
+from composer_copypaste.errors import DataError, DataWarning
+from composer_copypaste.settings import ImageSettings
+
+SQUARE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+WIDE = SQUARE[:4]
+TWELVE_BITS = np.linspace(300, 4000, 64).astype(np.uint16).reshape(8, 8)
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """Annotations of images that are 8 pixels wide and 8 high, unless told otherwise."""
+
+    def write(*names: str, height: int = 8) -> CocoAnnotations:
+        images = [{"id": n, "file_name": name, "height": height, "width": 8} for n, name in enumerate(names)]
+        outline = {"bbox": [2, 1, 4, 2], "segmentation": [[2, 1, 6, 1, 6, 3, 2, 3]]}
+        data = {
+            "images": images,
+            "categories": [{"id": 1, "name": "nut"}],
+            "annotations": [{"id": n, "image_id": n, "category_id": 1, **outline} for n in range(len(names))],
+        }
+        (tmp_path / "annotations.json").write_text(json.dumps(data))
+        return CocoAnnotations.load(tmp_path / "annotations.json")
+
+    return write
+
+
+def save_turned(path, pixels: np.ndarray, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
+@pytest.mark.parametrize(("pixels", "orientation"), [(WIDE, 3), (WIDE, 2), (SQUARE, 6)])
+def test_a_turn_that_the_size_does_not_tell_is_warned_of(tmp_path, annotated, name, pixels, orientation):
+    save_turned(tmp_path / name, pixels, orientation)
+    with pytest.warns(DataWarning, match=rf"{name} has an orientation tag, .* pixels are taken as they are stored"):
+        check_images(annotated(name, height=len(pixels)), tmp_path)
+
+
+def test_a_quarter_turn_that_the_size_tells_is_not_warned_of(tmp_path, annotated):
+    save_turned(tmp_path / "stored.png", WIDE, 6)
+    save_turned(tmp_path / "turned.png", np.rot90(WIDE), 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_images(annotated("stored.png", "turned.png", height=4), tmp_path)
+
+
+@pytest.mark.parametrize(("pixels", "orientation"), [(WIDE, 3), (SQUARE, 5), (SQUARE, 6), (SQUARE, 7), (WIDE, 8)])
+def test_pixels_of_a_tiff_are_taken_as_stored_though_pillow_turns_them(tmp_path, pixels, orientation):
+    save_turned(tmp_path / "a.tif", pixels, orientation)
+    picture = read_picture(tmp_path / "a.tif", pixels.shape[:2])
+    assert torch.equal(picture, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_a_tiff_is_turned_where_only_the_turned_size_agrees(tmp_path):
+    save_turned(tmp_path / "a.tif", WIDE, 6)  # 6: show it turned a quarter clockwise
+    picture = read_picture(tmp_path / "a.tif", (8, 4))
+    assert torch.equal(picture, torch.from_numpy(np.rot90(WIDE, -1).copy()).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp"])
+def test_further_pages_and_frames_are_warned_of(tmp_path, annotated, name):
+    pages = [Image.fromarray(SQUARE), Image.fromarray(255 - SQUARE)]
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    with pytest.warns(DataWarning, match=f"{name} has more than one page or frame: the first is used"):
+        check_images(annotated(name), tmp_path)
+
+
+def test_the_first_names_stand_for_all(tmp_path, annotated):
+    names = [f"{number}.png" for number in range(5)]
+    for name in names:
+        save_turned(tmp_path / name, SQUARE, 3)
+    with pytest.warns(DataWarning, match=r": 0\.png, 1\.png, 2\.png and 2 more have an orientation tag"):
+        check_images(annotated(*names), tmp_path)
+
+
+@pytest.mark.parametrize("pixels", [TWELVE_BITS, np.stack([TWELVE_BITS] * 3, axis=-1)], ids=["grey", "colours"])
+def test_a_set_of_16_bit_files_that_hold_12_bits_is_refused_with_the_key(tmp_path, annotated, pixels):
+    for name in ("a.png", "b.png"):
+        write_png(tmp_path / name, pixels)
+    annotations = annotated("a.png", "b.png")
+    with pytest.raises(
+        DataError, match=r"the largest value in 2 of them is 4000, of 65535: .* data\.value_range=\[0,4095\]"
+    ):
+        check_images(annotations, tmp_path)
+    check_images(annotations, tmp_path, ImageSettings(value_range=(0.0, 4095.0)))
+    check_images(annotations, tmp_path, ImageSettings(value_range=(0.0, 65535.0)))
+
+
+def test_one_bright_file_makes_a_set_one_of_16_bits(tmp_path, annotated):
+    write_png(tmp_path / "a.png", TWELVE_BITS)
+    write_png(tmp_path / "b.png", TWELVE_BITS * 16)
+    check_images(annotated("a.png", "b.png"), tmp_path)
+
+
+def test_floating_point_files_are_refused_before_they_are_decoded(tmp_path, annotated):
+    write_tiff(tmp_path / "a.tif", TWELVE_BITS.astype(np.float32))
+    with pytest.raises(DataError, match=r"a\.tif \(image 0\): the picture has floating-point pixels"):
+        check_images(annotated("a.tif"), tmp_path)
+
+
+def test_a_range_is_used_by_the_data_set(tmp_path, annotated):
+    write_png(tmp_path / "a.png", TWELVE_BITS)
+    data = CocoInstances(tmp_path, annotated("a.png"), image_settings=ImageSettings(value_range=(300.0, 4000.0)))
+    assert (int(data[0][0].min()), int(data[0][0].max())) == (0, 255)
+
+
+HUGE = (14_000, 14_000)
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory):
+    """A picture of 196 megapixels, beyond what Pillow opens; a few kilobytes of zeros."""
+    path = tmp_path_factory.mktemp("huge") / "a.png"
+    former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    Image.new("1", HUGE).save(path)
+    Image.MAX_IMAGE_PIXELS = former
+    return path
+
+
+def test_a_picture_beyond_the_bound_is_refused_with_the_key_that_raises_it(huge):
+    message = (
+        rf"{huge}: the picture is 14000 x 14000 \(width x height\), 196 megapixels, more than max_megapixels, 178: "
+        "give data.max_megapixels=197"
+    )
+    with pytest.raises(DataError, match=message):
+        read_picture(huge, HUGE)
+
+
+def test_a_raised_bound_lets_it_through(huge):
+    assert read_header(huge, HUGE, ImageSettings(max_megapixels=200.0)) == Header(False, False, False)
+
+
+def test_pillow_s_own_bound_counts_in_no_thread_and_stays_as_it_was(tmp_path, monkeypatch):
+    Image.fromarray(SQUARE).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # twice as many are an error
+    with ThreadPoolExecutor(4) as threads:
+        pictures = list(threads.map(lambda _: read_picture(tmp_path / "a.png", (8, 8)), range(40)))
+    assert len(pictures) == 40
+    assert Image.MAX_IMAGE_PIXELS == 10
