@@ -3,6 +3,7 @@
 A mask is decoded only where its object lies: the cost follows the object's box, not the picture.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from pycocotools import mask as coco_mask
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 
 class Rle(TypedDict):
@@ -57,6 +59,10 @@ class Stencil:
     def area(self) -> int:
         """The number of pixels."""
         return int(np.count_nonzero(self.mask))
+
+    def mirrored(self, width: int) -> "Stencil":
+        """The same pixels in a mirrored picture of this width."""
+        return Stencil(self.top, width - self.left - self.mask.shape[1], self.mask[:, ::-1])
 
 
 def rle_counts(text: bytes) -> list[int]:
@@ -114,8 +120,8 @@ def stencil(segmentation: Segmentation, size: tuple[int, int]) -> Stencil | None
 
 
 def draw_stencils(stencils: Sequence[Stencil | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
-    """One plane of 0 and 1 for each object."""
-    masks = torch.zeros((len(stencils), *size), dtype=torch.uint8)
+    """One plane of 0 and 1 for each object; only where an object lies is memory written."""
+    masks = _zeros((len(stencils), *size))
     planes = masks.numpy()
     for plane, drawn in zip(planes, stencils, strict=True):
         if drawn is not None:
@@ -124,6 +130,19 @@ def draw_stencils(stencils: Sequence[Stencil | None], size: tuple[int, int]) -> 
     return masks
 
 
+def _zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
+    """Memory that is taken page by page as it is written; in a loader's process shared, where it would be copied to."""
+    if get_worker_info() is None:
+        return torch.from_numpy(np.zeros(shape, dtype=np.uint8))  # torch's own zeros are written at once
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's default_collate
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+
+def stencils_of(objects: OutlinedObjects) -> list[Stencil | None]:
+    """The pixels of each object."""
+    return [stencil(outline, objects.size) for outline in objects.segmentations]
+
+
 def draw_masks(objects: OutlinedObjects) -> UInt8[Tensor, "n h w"]:
     """The objects' masks in their picture, equal to pycocotools' to the pixel."""
-    return draw_stencils([stencil(outline, objects.size) for outline in objects.segmentations], objects.size)
+    return draw_stencils(stencils_of(objects), objects.size)

@@ -16,10 +16,10 @@ from composer_copypaste.data.outlines import (
     Polygons,
     Rle,
     Stencil,
-    draw_masks,
     draw_stencils,
     rle_of_polygons,
     stencil_of_rle,
+    stencils_of,
 )
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
 from composer_copypaste.instances import Instances
@@ -44,9 +44,11 @@ class Flip:
 
     def instances(self, objects: OutlinedObjects) -> Instances:
         """All objects, with annotated boxes and areas."""
-        boxes, masks = objects.boxes, draw_masks(objects)
+        boxes, stencils = objects.boxes, stencils_of(objects)
         if self.horizontal:
-            boxes, masks = _mirrored(boxes, objects.size[1]), masks.flip(-1)
+            width = objects.size[1]
+            boxes, stencils = _mirrored(boxes, width), [drawn and drawn.mirrored(width) for drawn in stencils]
+        masks = draw_stencils(stencils, objects.size)
         return Instances(boxes=boxes, labels=objects.labels, masks=masks, area=objects.area, iscrowd=objects.iscrowd)
 
 

@@ -1,5 +1,8 @@
 """Large-scale jitter and flips: hand-written plans whose answer is visible, and properties of the drawn ones."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -234,3 +237,17 @@ def test_a_mask_covers_its_object_s_pixels_after_any_jitter(outline, seed):
     mask_shown = instances.masks[0, : crop.resized[0], : crop.resized[1]].bool()
     assert (bright ^ mask_shown).sum() <= 2 * (bright.shape[0] + bright.shape[1])  # at most a line along the outline
     assert (bright & mask_shown).sum() > 0.95 * bright.sum()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
+@pytest.mark.parametrize("horizontal", [False, True])
+def test_masks_of_a_large_picture_take_memory_only_where_objects_are(horizontal):
+    many = objects(*[polygon_of(*BOX)] * 40, size=(3000, 4000))
+    before = resident_bytes()
+    shown = Flip(horizontal).instances(many)
+    assert resident_bytes() - before < 60e6
+    assert shown.masks.shape == (40, 3000, 4000)  # 480 MB where all of it is written
