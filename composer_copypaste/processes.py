@@ -5,15 +5,21 @@ as soon as one has ended.
 """
 
 import os
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar, cast
 
 from composer_copypaste.errors import UserError
 
 T = TypeVar("T")
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Through which processes that load data hand it over; a container has 64 MB of it by default."""
 
 SPEAKING_TIME = 3.0
 """So many seconds the others wait while the first process of a node says what is wrong."""
@@ -83,6 +89,37 @@ def is_lost_connection(error: RuntimeError) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or "gloo/transport" in str(error)
+
+
+def end_of_loading(error: RuntimeError) -> str | None:
+    """What to do about the end of a process that loads data, by what torch says of it; None for any other error."""
+    said = "\n".join(_messages(error))
+    no_room = "</torch_" in said and re.search("No space left on device|Cannot allocate memory", said)
+    if no_room or "killed by signal: Bus error" in said:
+        return (
+            f"a loading process ran out of shared memory, in which it hands over images: {SHARED_MEMORY} has {_room()}"
+            "; start the container with --shm-size=8g, or load without such processes: data.workers=0"
+        )
+    if re.search(
+        "DataLoader worker .* (killed by signal: (Killed|Terminated)|exited unexpectedly$)", said, re.MULTILINE
+    ):
+        return (
+            "a loading process was ended from outside, perhaps for want of memory; give fewer data.workers, or "
+            "data.workers=0"
+        )
+    return None
+
+
+def _room() -> str:
+    usage = shutil.disk_usage(SHARED_MEMORY)
+    return f"{usage.total / 1e6:,.1f} MB, {usage.free / 1e6:,.1f} MB of it free now"
+
+
+def _messages(error: BaseException | None) -> Iterator[str]:
+    """What an error says, and what those that led to it say."""
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
 
 
 def _result(step: Callable[[], T]) -> T | UserError:

@@ -13,7 +13,7 @@ from composer_copypaste.cli import LEFT_ALONE
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import generator_for
 from composer_copypaste.errors import OutputError, UserError
-from composer_copypaste.processes import agreed, decided, is_first, one_voice
+from composer_copypaste.processes import agreed, decided, end_of_loading, is_first, one_voice
 from composer_copypaste.settings import ShapesSettings
 
 LAUNCHER = [
@@ -60,6 +60,45 @@ def test_the_first_of_a_node_speaks_and_the_others_leave_without_a_word(monkeypa
     with pytest.raises(SystemExit) as caught, one_voice():
         raise UserError("wrong")
     assert caught.value.code == 2
+
+
+CAUGHT = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that", "--shm-size=8g"),
+        (f"{CAUGHT}RuntimeError: unable to write to file </torch_7_8_9>: No space left on device (28)\n", "--shm-size"),
+        ("unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)", "--shm-size=8g"),
+        ("unable to mmap 8 bytes from file </torch_7_8_9>: Cannot allocate memory (12)", "--shm-size=8g"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "for want of memory; give fewer data.workers"),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "for want of memory; give fewer data.workers"),
+    ],
+)
+def test_the_end_of_a_process_that_loads_is_explained_in_a_line(said, advice):
+    line = end_of_loading(RuntimeError(said))
+    assert advice in line
+    assert "\n" not in line
+
+
+def test_the_end_of_a_process_that_loads_is_explained_by_its_cause():
+    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that")
+    assert "--shm-size" in end_of_loading(error)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "shape '[3]' is invalid",
+        "DataLoader worker (pid 7) is killed by signal: Segmentation fault. ",
+        "DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost due to multiprocessing.",
+        "unable to write to file </home/x.pt>: No space left on device (28)",
+    ],
+)
+def test_other_errors_are_no_end_of_loading(said):
+    assert end_of_loading(RuntimeError(said)) is None
 
 
 # ---- together

@@ -19,7 +19,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from composer_copypaste import __version__
 from composer_copypaste.errors import DataWarning, RecipeError, UserError
-from composer_copypaste.processes import is_first_of_node, is_lost_connection, one_voice
+from composer_copypaste.processes import end_of_loading, is_first_of_node, is_lost_connection, one_voice
 
 COMMANDS = {
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
@@ -77,6 +77,8 @@ class LazyGroup(click.Group):
         except UserError as error:
             _refuse(error)
         except RuntimeError as error:
+            if (ended := end_of_loading(error)) is not None:
+                _refuse(UserError(_farewell(ended, ctx.meta.get(HOW_TO_GO_ON))))
             if not is_lost_connection(error):
                 raise
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would cut this short

@@ -85,6 +85,9 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
     Transforms are drawn from (``seed``, epoch, index) alone: neither workers nor resumption change what comes out.
     """
 
+    takes_epochs = True
+    """Loaders give it (epoch, index)."""
+
     def __init__(
         self, transform: LargeScaleJitterTransform | FlipTransform | None = None, *, masks: bool = True, seed: int = 0
     ) -> None:

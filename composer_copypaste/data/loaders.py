@@ -1,17 +1,28 @@
 """Loaders for training and evaluation, as Composer's `DataSpec`s."""
 
 import signal
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from multiprocessing import get_context
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from composer.core import Callback, DataSpec, State
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    Subset,
+    default_collate,
+)
 
 from composer_copypaste.data.transforms import generator_for
+from composer_copypaste.errors import DataError, UserError
 from composer_copypaste.instances import Target
 
 Images = Tensor | list[Tensor]
@@ -34,13 +45,22 @@ Key = tuple[int, int]
 class EpochSampler(DistributedSampler[Key | None]):
     """This rank's (epoch, index) keys, shuffled by (seed, epoch): what the data set derives its transforms from.
 
-    Every rank gets as many; where they don't divide, the shuffled indices start again. Composer calls ``set_epoch``.
-    Samples before ``start``, an epoch and a number of them, are not loaded: their keys are None.
+    Every rank gets as many; where they don't divide, the shuffled indices start again. Composer calls ``set_epoch``;
+    until something does, each pass is an epoch of its own, from 0 on. Samples before ``start``, an epoch and a number
+    of them, are not loaded: their keys are None.
     """
 
     start = (0, 0)
+    _passes: int | None = 0  # None: epochs are counted elsewhere
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of all passes from now on, until the next call."""
+        super().set_epoch(epoch)
+        self._passes = None
 
     def __iter__(self) -> Iterator[Key | None]:
+        if self._passes is not None:
+            self.epoch, self._passes = self._passes, self._passes + 1
         count = len(self.dataset)  # type: ignore[arg-type]
         generator = generator_for(self.seed, self.epoch)
         own = self.dataset.order(generator) if isinstance(self.dataset, HasOrder) else None
@@ -70,8 +90,8 @@ class SkipsWhatIsDone(Callback):
             )
 
 
-class _Unloaded(Dataset[tuple[Tensor, Target]]):
-    """A data set that gives an empty sample for the key None."""
+class _Samples(Dataset[tuple[Tensor, Target]]):
+    """The samples of a data set by the samplers' keys, checked; an empty sample for the key None."""
 
     def __init__(self, dataset: Dataset[tuple[Tensor, Target]]) -> None:
         self.dataset = dataset
@@ -79,25 +99,67 @@ class _Unloaded(Dataset[tuple[Tensor, Target]]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: Key | None) -> tuple[Tensor, Target]:
-        return (torch.empty(3, 0, 0, dtype=torch.uint8), {}) if key is None else self.dataset[key]
+    def __getitem__(self, key: Key | int | None) -> tuple[Tensor, Target]:
+        if key is None:
+            return torch.empty(3, 0, 0, dtype=torch.uint8), {}
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        return _checked(_sample(self.dataset, epoch, index), self.dataset, index)
+
+
+def _sample(dataset: Any, epoch: int, index: int) -> object:
+    """The sample at an index, and of an epoch where the data set knows epochs; also a part or a chain of such sets."""
+    if type(dataset) is Subset:
+        return _sample(dataset.dataset, epoch, dataset.indices[index])
+    if type(dataset) is ConcatDataset:
+        part = bisect_right(dataset.cumulative_sizes, index)
+        return _sample(dataset.datasets[part], epoch, index - [0, *dataset.cumulative_sizes][part])
+    return dataset[(epoch, index) if getattr(dataset, "takes_epochs", False) else index]
+
+
+def _checked(sample: object, dataset: object, index: int) -> tuple[Tensor, Target]:
+    """The sample, where it is an image and a target."""
+    if isinstance(sample, tuple | list) and len(sample) == 2:
+        image, target = sample
+        if isinstance(image, Tensor) and image.ndim == 3 and isinstance(target, dict):
+            return image, target
+    raise DataError(
+        f"sample {index} of {type(dataset).__name__}: expected (image, target), a tensor (channels, height, width) and "
+        f"a dict as torchvision's detection models take it, got {_described(sample)}; bring samples into this form in "
+        "the data set, or give it to a DataLoader with a collate_fn of your own"
+    )
+
+
+def _described(sample: object) -> str:
+    parts = sample if isinstance(sample, tuple | list) else [sample]
+    kinds = [
+        f"tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__ for part in parts
+    ]
+    return kinds[0] if parts is not sample else f"{type(sample).__name__} ({', '.join(kinds)})"
 
 
 def training_loader(
     dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int = 0, seed: int = 0
 ) -> DataSpec:
-    """Batches of shuffled samples.
+    """Batches of shuffled samples, in another order in each epoch.
 
-    The last, shorter batch of an epoch is dropped, unless it is the only one.
+    The last, shorter batch of an epoch is dropped, unless it is the only one. Composer says which epoch it is; in a
+    loop over ``training_loader(...).dataloader``, each pass is one.
 
     Args:
-        dataset: takes the keys (epoch, index), as `CocoInstances` does.
+        dataset: any with a length whose samples, at an index, are (image, target): a tensor (channels, height, width)
+            and a dict. One whose attribute ``takes_epochs`` is True, as that of `CocoInstances`, is given (epoch,
+            index), also as a ``Subset`` or in a ``ConcatDataset``: what it draws can then depend on these alone.
         batch_size: samples in a batch of one device.
         workers: processes that load; 0: the training process itself. The samples are the same for any number.
-        seed: of the order.
+        seed: of the order, and of torch's random numbers in the processes that load.
+
+    Raises:
+        TypeError: for a data set without length or indices.
+        DataError: while loading, for a sample of another form.
     """
+    _check_indexed(dataset)
     sampler = EpochSampler(dataset, num_replicas=dist.get_world_size(), rank=dist.get_global_rank(), seed=seed)
-    return _data_spec(_Unloaded(dataset), sampler, batch_size, workers, drop_last=len(sampler) >= batch_size)
+    return _data_spec(dataset, sampler, batch_size, workers, drop_last=len(sampler) >= batch_size, seed=seed)
 
 
 def evaluation_loader(dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int = 0) -> DataSpec:
@@ -106,12 +168,27 @@ def evaluation_loader(dataset: Dataset[tuple[Tensor, Target]], *, batch_size: in
     Where the ranks don't divide them, samples are repeated as padding, which Composer drops before the metrics see it.
 
     Args:
-        dataset: takes an index, as `CocoInstances` does.
+        dataset: any with a length whose samples, at an index, are (image, target), as for `training_loader`.
         batch_size: samples in a batch of one device.
         workers: processes that load; 0: the evaluating process itself.
+
+    Raises:
+        TypeError: for a data set without length or indices.
+        DataError: while loading, for a sample of another form.
     """
+    _check_indexed(dataset)
     sampler: DistributedSampler[int] = dist.get_sampler(dataset, shuffle=False)
     return _data_spec(dataset, sampler, batch_size, workers, drop_last=False)
+
+
+def _check_indexed(dataset: object) -> None:
+    """Raise ``TypeError`` for a data set that cannot be shuffled by its indices."""
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise TypeError(
+            f"dataset: expected one with __len__ and __getitem__, whose samples can be shuffled and resumed by their "
+            f"indices, got {type(dataset).__name__}; give it to a DataLoader of your own, with "
+            f"{collate.__module__}.{collate.__name__} as its collate_fn"
+        )
 
 
 def collate(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
@@ -142,22 +219,43 @@ def _data_spec(
     workers: int,
     *,
     drop_last: bool,
+    seed: int = 0,
 ) -> DataSpec:
-    loader = DataLoader(
-        dataset,
+    loader = _Loader(
+        _Samples(dataset),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        worker_init_fn=_leave_ctrl_c_to_the_parent,
+        worker_init_fn=_leave_signals_to_the_parent,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         drop_last=drop_last,
-        generator=torch.Generator(),  # else the loader takes a number from torch's global generator in every epoch
+        generator=generator_for(seed, sampler.rank),  # of workers; else from torch's global generator in every epoch
     )
     return DataSpec(loader, split_batch=split_batch, get_num_samples_in_batch=num_samples)
 
 
-def _leave_ctrl_c_to_the_parent(worker: int) -> None:
-    """It reaches every process of a terminal; a worker that it ended would be an error beside the parent's word."""
+class _Loader(DataLoader[tuple[Tensor, Target]]):
+    """Says in a line why its processes cannot be started."""
+
+    def __iter__(self) -> Any:
+        try:
+            if self.num_workers:
+                get_context().Lock()  # the first thing to fail; later, torch would add a traceback of its own
+            return super().__iter__()
+        except OSError as error:
+            raise UserError(
+                f"loading processes (workers={self.num_workers}) cannot be started: {error.strerror}; they need "
+                "memory, and room in /dev/shm (start a container with --shm-size=8g). To load without them: workers=0, "
+                "in a recipe data.workers=0"
+            ) from error
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """It reports what ended a worker; torch's handler of bus errors, here, would say it once more.
+
+    Ctrl-C reaches every process of a terminal; a worker that it ended would be an error beside the parent's word.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGBUS, signal.SIG_DFL)

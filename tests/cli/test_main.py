@@ -83,6 +83,14 @@ def test_a_process_that_another_left_alone_says_so_in_one_line_where_it_is_seen(
     assert ignored == [(cli.signal.SIGTERM, cli.signal.SIG_IGN)]
 
 
+def test_a_loading_process_without_shared_memory_ends_in_one_line(monkeypatch):
+    result = fails_with(monkeypatch, RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: a loading process ran out of shared memory")
+    assert "--shm-size=8g, or load without such processes: data.workers=0" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_other_errors_of_torch_are_not_hidden(monkeypatch):
     assert isinstance(fails_with(monkeypatch, RuntimeError("shape '[3]' is invalid")).exception, RuntimeError)
 

@@ -1,9 +1,11 @@
 """Loaders: what a batch is, and that it depends on seed and epoch alone."""
 
+import errno
 import os
 import signal
 import sys
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from composer import ComposerModel, Trainer
 from composer.core import DataSpec
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
+from composer_copypaste.data import loaders
 from composer_copypaste.data.coco import CocoInstances
 from composer_copypaste.data.loaders import (
     EpochSampler,
@@ -23,7 +27,8 @@ from composer_copypaste.data.loaders import (
     training_loader,
 )
 from composer_copypaste.data.transforms import LargeScaleJitterTransform
-from composer_copypaste.errors import DataError
+from composer_copypaste.errors import DataError, UserError
+from composer_copypaste.processes import end_of_loading
 from composer_copypaste.settings import LargeScaleJitterSettings
 
 PICTURES = 5
@@ -150,6 +155,126 @@ def test_a_broken_picture_is_one_line_also_from_a_worker(dataset, workers):
     assert str(caught.value) == f"{broken}: the picture cannot be decoded: not a picture in a known format"
 
 
+# ---- data sets of a user's own, in a loop of a user's own
+
+
+class Ordinary(Dataset):
+    """Eight samples that take an index alone, each of its own form if one is given."""
+
+    def __init__(self, sample=lambda index: (torch.full((3, 4, 4), index), {"image_id": torch.tensor(index)})):
+        self.sample = sample
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if not isinstance(index, int):
+            raise TypeError(f"list indices must be integers or slices, not {type(index).__name__}")
+        return self.sample(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_passes_of_a_plain_loop_over_any_data_set_differ_in_order_and_have_every_sample(workers):
+    loader = training_loader(Ordinary(), batch_size=4, workers=workers)
+    passes = [[*chain(*image_ids(loader))] for _ in range(3)]
+    assert [sorted(order) for order in passes] == [[*range(8)]] * 3
+    assert len({tuple(order) for order in passes}) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_passes_of_a_plain_loop_are_the_epochs_of_one_that_counts_them(jittered, workers):
+    plain, counted = (training_loader(jittered, batch_size=2, workers=workers) for _ in range(2))
+    for epoch in range(3):
+        counted.dataloader.sampler.set_epoch(epoch)
+        assert checksums(plain) == checksums(counted)
+
+
+def test_a_training_sees_the_same_after_a_plain_loop_over_its_loader(jittered):
+    used = training_loader(jittered, batch_size=2)
+    next(iter(used.dataloader))
+    assert recorded(jittered, "2ep") == recorded(jittered, "2ep", train_dataloader=used)
+
+
+@pytest.mark.parametrize(
+    "part", [lambda data: Subset(data, [2, 3]), lambda data: ConcatDataset([Subset(data, [2]), data])]
+)
+def test_parts_and_chains_of_data_sets_know_the_epoch(jittered, part):
+    loader = training_loader(part(jittered), batch_size=1)
+    for epoch in range(2):
+        seen = {int(target["image_id"]): images[0] for images, [target] in loader.dataloader}
+        assert {2, 3} <= {*seen}
+        for index, image in seen.items():
+            assert torch.equal(image, jittered[epoch, index][0])
+
+
+def test_an_evaluation_takes_any_data_set():
+    assert image_ids(evaluation_loader(Ordinary(), batch_size=5)) == [[0, 1, 2, 3, 4], [5, 6, 7]]
+
+
+class Stream(IterableDataset):
+    """Samples without indices, but with a length."""
+
+    def __len__(self):
+        return 8
+
+    def __iter__(self):
+        return iter([])
+
+
+@pytest.mark.parametrize("made", [training_loader, evaluation_loader])
+@pytest.mark.parametrize("dataset", [Stream(), Dataset()], ids=["Stream", "Dataset"])
+def test_data_without_indices_is_refused_at_once(made, dataset):
+    with pytest.raises(TypeError, match=rf"^dataset: expected one with __len__ and .*, got {type(dataset).__name__};"):
+        made(dataset, batch_size=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("sample", "described"),
+    [
+        (lambda index: {"image": torch.zeros(3, 4, 4)}, "dict"),
+        (lambda index: (torch.zeros(3, 4, 4), index), "tuple (tensor of shape (3, 4, 4), int)"),
+        (lambda index: (torch.zeros(4, 4), {}), "tuple (tensor of shape (4, 4), dict)"),
+        (lambda index: (Image.new("RGB", (4, 4)), []), "tuple (Image, list)"),
+        (lambda index: (torch.zeros(3, 4, 4), {}, index), "tuple (tensor of shape (3, 4, 4), dict, int)"),
+    ],
+)
+def test_samples_of_another_form_are_refused_in_one_line(sample, described, workers):
+    loader = evaluation_loader(Ordinary(sample), batch_size=2, workers=workers)
+    with pytest.raises(DataError) as caught:
+        next(iter(loader.dataloader))
+    assert str(caught.value).startswith("sample 0 of Ordinary: expected (image, target), ")
+    assert f", got {described}; " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---- processes that load
+
+
+def without_room(index):
+    """What a worker meets that writes into a /dev/shm which is too small."""
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
+def test_a_worker_without_shared_memory_is_reported_by_its_parent_alone(capfd):
+    loader = evaluation_loader(Ordinary(without_room), batch_size=2, workers=1)
+    with pytest.raises(RuntimeError) as caught:
+        image_ids(loader)
+    assert "/dev/shm has" in end_of_loading(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_cannot_be_started_is_one_line(dataset, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loaders.get_context(), "Lock", full)
+    with pytest.raises(
+        UserError, match=r"^loading processes \(workers=2\) cannot be started: No space .* --shm-size=8g"
+    ):
+        image_ids(training_loader(dataset, batch_size=2, workers=2))
+
+
 class Interrupted(torch.utils.data.Dataset):
     """Pictures at whose loading Ctrl-C is pressed."""
 
@@ -198,14 +323,13 @@ def recorded(dataset: CocoInstances, duration: str, **settings: object) -> list[
     model = Recorder()
     trainer = Trainer(
         model=model,
-        train_dataloader=training_loader(dataset, batch_size=2),
         max_duration=duration,
         optimizers=torch.optim.SGD(model.parameters(), lr=0.1),
         device="cpu",
         device_train_microbatch_size=1,
         progress_bar=False,
         loggers=[],
-        **settings,
+        **({"train_dataloader": training_loader(dataset, batch_size=2)} | settings),
     )
     trainer.fit()
     trainer.close()
