@@ -125,7 +125,9 @@ class CopyPasteSettings:
     no difference). Masks stay as they are: only colours blend."""
 
     min_visibility: Fraction = 0.0
-    """An object stays when at least this fraction of its former area is visible; at 0, when ``min_area`` is."""
+    """An object stays when at least this fraction of its pixels is visible, counted to a thousandth of a pixel. Of a
+    pasted object its pixels are those it has after resizing, before anything covers it; those beyond the image's edge
+    count as hidden. At 0, when ``min_area`` is."""
 
     min_area: Annotated[int, Ge(1)] = 1
     """An object stays when at least so many of its pixels are visible."""

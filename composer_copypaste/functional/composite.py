@@ -41,7 +41,7 @@ def composite_of(layout: Layout, device: torch.device, settings: CopyPasteSettin
     """Kernels where the device has some, else window after window."""
     kernels = kernels_for(device)
     if kernels is None:
-        return WindowComposite(layout, settings.erosion, settings.blend_sigma)
+        return WindowComposite(layout, settings)
     return FusedComposite(layout, kernels, settings)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64
 from numpy import ndarray
 from torch import Tensor
 from triton.runtime.errors import TritonError
@@ -40,18 +40,26 @@ class CudaKernels:
         """As of :class:`Kernels`."""
         self._on_tiles(kernels.stack, images, landings)
 
-    def measure(self, tasks: Int64[ndarray, "k t"], n: int) -> Int32[ndarray, "n 6"]:
+    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[ndarray, "n 6"]:
         """As of :class:`Kernels`; the only transfer from the device."""
         results = on_device(nothing_seen(n), self._device)
-        heights, widths = (tasks[:, 3:5] - tasks[:, 1:3]).clip(0).T
+        self._on_windows(kernels.measure, tasks, tasks[:, 1:5], results)
+        if len(uncovered):
+            self._on_windows(kernels.count_uncovered, uncovered, uncovered[:, 6:10], results)
+        return read_back(results)
+
+    def _on_windows(
+        self, kernel: object, rows: Int64[ndarray, "k t"], windows: Int64[ndarray, "k 4"], results: Tensor
+    ) -> None:
+        """Run a kernel on each tile of the window of each row."""
+        heights, widths = (windows[:, 2:] - windows[:, :2]).clip(0).T
         tiles = -(-heights // kernels.TILE_HEIGHT.value) * -(-widths // kernels.TILE_WIDTH.value)
         ends = np.cumsum(tiles)
         if programs := int(ends[-1]):
-            table = np.column_stack([tasks, ends - tiles])
+            table = np.column_stack([rows, ends - tiles])
             which = torch.repeat_interleave(self._table(tiles), output_size=programs)  # told how many, it does not wait
             with self._current():
-                kernels.measure[(programs,)](self._table(table), which, results, WIDTH=table.shape[1])
-        return read_back(results)
+                kernel[(programs,)](self._table(table), which, results, WIDTH=table.shape[1])  # type: ignore[index]
 
     def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
         """As of :class:`Kernels`."""
@@ -98,12 +106,18 @@ class CudaKernels:
 
 @lru_cache
 def can_run(device: torch.device) -> bool:
-    """Whether Triton can compile kernels here and the device runs them; where not, the first call warns."""
+    """Whether Triton can compile kernels here and the device runs them; where not, the first call warns.
+
+    Raises:
+        RuntimeError: where the device is out of memory, which says nothing of its kernels: the next call tries again.
+    """
     plane = torch.ones(1, dtype=torch.uint8, device=device)
     row = np.array([[plane.data_ptr(), 0, 0, 1, 1, 0, 0, 0, 0, NOBODY]])
     try:
         CudaKernels(device).write_masks(row)
     except (RuntimeError, OSError, AssertionError, CalledProcessError, TritonError) as error:
+        if "out of memory" in str(error).lower():  # torch and Triton have each an error of their own for it
+            raise
         warnings.warn(
             f"copy-paste takes steps in torch for each object on {device}, many times slower, because Triton runs no "
             f"kernel there: {error}. It needs a C compiler, such as gcc, and the headers of Python (python3-dev)",

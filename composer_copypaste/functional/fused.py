@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int32, Int64, Integer, Shaped, UInt8
+from jaxtyping import Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -44,12 +44,13 @@ class Kernels(Protocol):
         window (4: y1, x1, y2, x2), the mask's address, height and width.
         """
 
-    def measure(self, tasks: Int64[ndarray, "k t"], n: int) -> Int32[ndarray, "n 6"]:
+    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[ndarray, "n 6"]:
         """Count pixels, visible and former ones, and find the box x1, y1, x2, y2 around the visible: ``n`` results.
 
         Tasks: the result they add to, the window (4), the landing whose pixels are visible or -1, the address of owners
         or 0, their width, the mask's address or 0, its width. With a mask its pixels are counted as former ones, and
-        those that nobody owns as visible.
+        those that nobody owns as visible. Uncovered: landings as for ``stack``, the first results, whose former pixels
+        are those of their masks in their windows, whatever lies there; the windows may reach beyond the image.
         """
 
     def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
@@ -69,9 +70,9 @@ class Kernels(Protocol):
         """
 
 
-def nothing_seen(n: int) -> Int32[ndarray, "n 6"]:
+def nothing_seen(n: int) -> Int64[ndarray, "n 6"]:
     """The results of which no pixel has been seen yet."""
-    return np.tile(np.array([0, 0, 1 << 30, 1 << 30, 0, 0], dtype=np.int32), (n, 1))
+    return np.tile(np.array([0, 0, 1 << 30, 1 << 30, 0, 0]), (n, 1))
 
 
 class FusedComposite:
@@ -92,7 +93,7 @@ class FusedComposite:
         self._owners_of = np.zeros((len(layout.masks), 3), dtype=np.int64)
         self._owners_of[landings.targets] = self._images[:, :3]
         self._maps = _table(landings.to_source.reshape(-1, 6), landings.windows)
-        kernels.stack(self._images, self._eroded_masks() if settings.erosion else self._source_masks())
+        kernels.stack(self._images, self._eroded_masks() if settings.erosion else self._source_masks(landings.windows))
 
     @cached_property
     def _cuts(self) -> list[CutOut]:
@@ -107,9 +108,11 @@ class FusedComposite:
         places = [[*cut.window, cut.mask.data_ptr(), *cut.window.shape] for cut in self._cuts]
         return np.array([[*shift, *place] for shift, place in zip(shifts, places, strict=True)], dtype=np.int64)
 
-    def _source_masks(self) -> Int64[ndarray, "m 13"]:
-        """What kernels stack, from the sources' masks."""
-        return _table(self._maps, self._planes[self._layout.landed], self._layout.sizes[self._layout.landings.source])
+    def _source_masks(self, windows: Int64[ndarray, "m 4"]) -> Int64[ndarray, "m 13"]:
+        """What kernels stack or count in these windows, from the sources' masks."""
+        layout, landings = self._layout, self._layout.landings
+        maps = landings.to_source.reshape(-1, 6)
+        return _table(maps, windows, self._planes[layout.landed], layout.sizes[landings.source])
 
     def measures(self) -> Measures:
         """As of :class:`Composite`."""
@@ -123,9 +126,9 @@ class FusedComposite:
             _table(results[:m], landings.windows, landings.place, owners[:m], NOTHING, 0),
             _table(results[m:], layout.windows[layout.touched], NOBODY, owners[m:], masks[m:]),
         ]
-        if self._settings.min_visibility:  # else nobody asks what landings were in their sources
-            tasks.append(_table(results[:m], layout.windows[layout.landed], NOBODY, NOTHING, 0, masks[:m]))
-        found = self._kernels.measure(np.concatenate(tasks), m + k)
+        asked = bool(self._settings.min_visibility)
+        uncovered = self._source_masks(landings.unbounded_windows) if asked else np.empty((0, 13), dtype=np.int64)
+        found = self._kernels.measure(np.concatenate(tasks), uncovered, m + k)
         return Measures(area=found[:, 0], former=found[:, 1], boxes=found[:, 2:])
 
     def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
@@ -158,8 +161,8 @@ class FusedComposite:
         columns = (landings.target.tolist(), landings.windows.tolist(), landings.place.tolist())
         for target, window, place, number in zip(*columns, self._layout.landed.tolist(), strict=True):
             part = Window(*window).slices
-            owned = owners[target].view(before.shape[1:])[part] == place
-            painted[target][part].masked_fill_(owned, labels[number])
+            owned, below = owners[target].view(before.shape[1:])[part] == place, painted[target][part]
+            below.copy_(torch.where(owned, labels[number], below))  # masked_fill_ would wait for the label
         return painted
 
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64
 from numpy import ndarray
 
 from composer_copypaste.functional.fused import nothing_seen
 from composer_copypaste.functional.host_colours import paint
-from composer_copypaste.functional.host_masks import measure, stack, write_masks
+from composer_copypaste.functional.host_masks import count_uncovered, measure, stack, write_masks
 
 LARGEST_CACHED = 2**22
 """Bytes of masks that may be in a processor's caches when they are next read."""
@@ -23,10 +23,12 @@ class HostKernels:
         """As of :class:`Kernels`."""
         stack(images, landings)
 
-    def measure(self, tasks: Int64[ndarray, "k t"], n: int) -> Int32[ndarray, "n 6"]:
+    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[ndarray, "n 6"]:
         """As of :class:`Kernels`."""
         results = nothing_seen(n)
         measure(tasks, results)
+        if len(uncovered):
+            count_uncovered(uncovered, results)
         return results
 
     def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:

@@ -155,6 +155,48 @@ def _rows(task, visible, former):
     return y1, y2 + 1
 
 
+@compiled
+@no_type_check
+def count_uncovered(landings, results):
+    """Add to the former pixels of each result those that its landing has in its window, whatever lies there."""
+    for m, landing in enumerate(landings):
+        results[m, 1] += _count_upright(landing) if is_upright(landing) else _count_turned(landing)
+
+
+@compiled
+@no_type_check
+def _count_upright(landing):
+    """Rows of the target that show the same row of the source are counted once."""
+    height, width = landing[11], landing[12]
+    _, columns = columns_of(landing)
+    total, counted, last = 0, 0, -1
+    for y in range(landing[6], landing[8]):
+        sy = half_steps(landing[3:6], y, 0) >> HALF
+        if not 0 <= sy < height:
+            continue
+        if sy != last:
+            mask, counted, last = pixels_of(landing[10], width, sy, 0, width, MASK), 0, sy
+            for k in range(len(columns)):
+                counted += mask[columns[k]] != 0
+        total += counted
+    return total
+
+
+@compiled
+@no_type_check
+def _count_turned(landing):
+    """The same by any map."""
+    height, width = landing[11], landing[12]
+    mask = row_of(landing[10], height * width, MASK)
+    total = 0
+    for y in range(landing[6], landing[8]):
+        for x in range(landing[7], landing[9]):
+            sy, sx = half_steps(landing[3:6], y, x) >> HALF, half_steps(landing[:3], y, x) >> HALF
+            if 0 <= sy < height and 0 <= sx < width:
+                total += mask[sy * width + sx] != 0
+    return total
+
+
 # Masks
 
 

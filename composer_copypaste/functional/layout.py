@@ -15,8 +15,8 @@ from torch import Tensor
 
 from composer_copypaste.functional.placement import box_corners
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.warp import PIXEL, fixed_point
-from composer_copypaste.functional.windows import Window, are_empty, box_windows, meet
+from composer_copypaste.functional.warp import fixed_point
+from composer_copypaste.functional.windows import Window, are_empty, box_windows, cut_windows, meet, unbounded_windows
 
 MARGIN = np.array([-1, -1, 1, 1])
 """Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""
@@ -66,6 +66,8 @@ class Landings:
     """Factors of brightness, contrast and saturation."""
     windows: Int64[ndarray, "m 4"]
     """Outside these windows of their targets they have no pixel; none is empty."""
+    unbounded_windows: Int64[ndarray, "m 4"]
+    """The same windows as if the targets had no edges."""
 
     def __len__(self) -> int:
         return len(self.target)
@@ -93,12 +95,6 @@ class Landings:
     def place(self) -> Int64[ndarray, " m"]:
         """The place of each among those of its image."""
         return np.arange(len(self)) - self.ends[np.searchsorted(self.targets, self.target), 0]
-
-    @property
-    def enlargement(self) -> Float[ndarray, " m"]:
-        """Pixels in the target for each pixel in the source."""
-        (xx, xy), (yx, yy) = (self.to_source[:, :, :2] / PIXEL).transpose(1, 2, 0)
-        return 1 / np.abs(xx * yy - xy * yx)
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,8 @@ def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarra
     """The landings of objects that have these boxes in their sources."""
     columns = (plan.target, plan.source, plan.instance, plan.to_source, plan.colour)
     target, source, instance, to_source, colour = (column.numpy() for column in columns)
-    windows = _landing_windows(boxes, to_source, sizes[target])
+    unbounded = _landing_windows(boxes, to_source)
+    windows = cut_windows(unbounded, sizes[target])
     order = np.argsort(target, kind="stable")  # a hand-written plan may mix its targets
     order = order[~are_empty(windows[order])]
     return Landings(
@@ -187,13 +184,12 @@ def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarra
         to_source=fixed_point(plan.to_source)[order],
         colour=colour[order],
         windows=windows[order],
+        unbounded_windows=unbounded[order],
     )
 
 
-def _landing_windows(
-    boxes: Float[ndarray, "m 4"], to_source: Float[ndarray, "m 2 3"], sizes: Int64[ndarray, "m 2"]
-) -> Int64[ndarray, "m 4"]:
-    """The pixels of its target, of that size, that each pasted object may cover."""
+def _landing_windows(boxes: Float[ndarray, "m 4"], to_source: Float[ndarray, "m 2 3"]) -> Int64[ndarray, "m 4"]:
+    """The pixels that each pasted object may cover, also beyond the edges of its target."""
     corners = box_corners(boxes + MARGIN) - to_source[:, None, :, 2]
     landed = np.einsum("mij,mcj->mci", np.linalg.inv(to_source[:, :, :2]), corners)
-    return box_windows(np.concatenate([landed.min(axis=1), landed.max(axis=1)], axis=1), sizes)
+    return unbounded_windows(np.concatenate([landed.min(axis=1), landed.max(axis=1)], axis=1))

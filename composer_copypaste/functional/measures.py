@@ -15,7 +15,8 @@ class Measures:
     area: Integer[ndarray, " n"]
     """Pixels that are visible."""
     former: Integer[ndarray, " n"]
-    """Pixels that were, before anything was pasted; of a pasted object, in its source, if ``min_visibility`` asks."""
+    """Pixels that were, before anything was pasted; of a pasted object, pixels that it has where it lands before
+    anything covers it, those beyond the image's edge included: if ``min_visibility`` asks, else 0."""
     boxes: Integer[ndarray, "n 4"]
     """The tight box (x1, y1, x2, y2) around what is visible; of no meaning where that is nothing."""
 

@@ -66,6 +66,17 @@ def _half_steps(row, y, x):
 
 @triton.jit
 @no_type_check
+def _shows(landing, y, x):
+    """Whether the landing has each of the pixels."""
+    sx, sy = _half_steps(landing, y, x) >> HALF, _half_steps(landing + 3, y, x) >> HALF
+    mask = tl.load(landing + 10).to(tl.pointer_type(tl.uint8))
+    rows, columns = tl.load(landing + 11), tl.load(landing + 12)
+    there = _within(landing + 6, y, x) & (sy >= 0) & (sy < rows) & (sx >= 0) & (sx < columns)
+    return tl.load(mask + sy * columns + sx, mask=there, other=0) != 0
+
+
+@triton.jit
+@no_type_check
 def stack(images, landings, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constexpr):
     """Find for each pixel which of its image's landings lies on top.
 
@@ -81,12 +92,7 @@ def stack(images, landings, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constex
     for m in range(first, last):
         landing = landings + m * LANDING_WIDTH
         if _meets(landing + 6, top, left):
-            sx, sy = _half_steps(landing, y, x) >> HALF, _half_steps(landing + 3, y, x) >> HALF
-            mask = tl.load(landing + 10).to(tl.pointer_type(tl.uint8))
-            rows, columns = tl.load(landing + 11), tl.load(landing + 12)
-            there = _within(landing + 6, y, x) & (sy >= 0) & (sy < rows) & (sx >= 0) & (sx < columns)
-            seen = tl.load(mask + sy * columns + sx, mask=there, other=0)
-            owner = tl.where(seen != 0, (m - first).to(tl.int16), owner)
+            owner = tl.where(_shows(landing, y, x), (m - first).to(tl.int16), owner)
     owners = tl.load(image).to(tl.pointer_type(tl.int16))
     tl.store(owners + y * width + x, owner, mask=(y < height) & (x < width))
 
@@ -116,14 +122,31 @@ def measure(tasks, which, results, WIDTH: tl.constexpr):
     result = results + tl.load(task) * 6
     count = tl.sum(visible.to(tl.int32), axis=0)
     # nothing but these numbers goes from program to program: they need no order
-    tl.atomic_add(result + 1, tl.sum(former.to(tl.int32), axis=0), sem="relaxed")
+    tl.atomic_add(result + 1, tl.sum(former.to(tl.int32), axis=0).to(tl.int64), sem="relaxed")
     if count > 0:
         far = 1 << 30
-        tl.atomic_add(result, count, sem="relaxed")
-        tl.atomic_min(result + 2, tl.min(tl.where(visible, x, far), axis=0).to(tl.int32), sem="relaxed")
-        tl.atomic_min(result + 3, tl.min(tl.where(visible, y, far), axis=0).to(tl.int32), sem="relaxed")
-        tl.atomic_max(result + 4, tl.max(tl.where(visible, x + 1, 0), axis=0).to(tl.int32), sem="relaxed")
-        tl.atomic_max(result + 5, tl.max(tl.where(visible, y + 1, 0), axis=0).to(tl.int32), sem="relaxed")
+        tl.atomic_add(result, count.to(tl.int64), sem="relaxed")
+        tl.atomic_min(result + 2, tl.min(tl.where(visible, x, far), axis=0), sem="relaxed")
+        tl.atomic_min(result + 3, tl.min(tl.where(visible, y, far), axis=0), sem="relaxed")
+        tl.atomic_max(result + 4, tl.max(tl.where(visible, x + 1, 0), axis=0), sem="relaxed")
+        tl.atomic_max(result + 5, tl.max(tl.where(visible, y + 1, 0), axis=0), sem="relaxed")
+
+
+@triton.jit
+@no_type_check
+def count_uncovered(landings, which, results, WIDTH: tl.constexpr):
+    """Add to the former pixels of each result those that its landing has in its window, whatever lies there.
+
+    ``which``: each program's landing. ``landings``: as for ``stack``, then the landing's first program. ``results``: as
+    for ``measure``.
+    """
+    pid = tl.program_id(0)
+    m = tl.load(which + pid)
+    landing = landings + m * WIDTH
+    x1, x2 = tl.load(landing + 7), tl.load(landing + 9)
+    y, x = _pixels(*_corner(tl.load(landing + 6), x1, pid - tl.load(landing + 13), x2 - x1))
+    count = tl.sum(_shows(landing, y, x).to(tl.int32), axis=0)
+    tl.atomic_add(results + m * 6 + 1, count.to(tl.int64), sem="relaxed")
 
 
 @triton.jit

@@ -21,6 +21,8 @@ from composer_copypaste.functional.windows import Window
 FRACTION_BITS = 32
 """A pixel is 2**32 steps wide: 8,192 px at a tenth of the size stay within 2**51, exact in float64 as well."""
 PIXEL = 1 << FRACTION_BITS
+STRIP = 1 << 22
+"""So many pixels of a large window are counted at once."""
 
 
 def size_of(image: Shaped[Tensor, "*_ h w"] | Shaped[ndarray, "*_ h w"]) -> tuple[int, int]:
@@ -62,6 +64,14 @@ def resample_mask(
     rows, y1, y2 = _nearest(y_axis, window.y1, window.y2, height)
     columns, x1, x2 = _nearest(x_axis, window.x1, window.x2, width)
     return Window(y1, x1, y2, x2), take(take(mask, rows, 0), columns, 1)
+
+
+def resampled_area(mask: UInt8[Tensor, "h w"], to_source: Int64[ndarray, "2 3"], window: Window) -> Int64[Tensor, ""]:
+    """The number of pixels that the mask, as the target sees it, has in the window, which may be of any size."""
+    step = max(1, STRIP // window.shape[1])
+    strips = [Window(y, window.x1, min(y + step, window.y2), window.x2) for y in range(window.y1, window.y2, step)]
+    counts = [(resample_mask(mask, to_source, strip)[1] != 0).sum() for strip in strips]
+    return torch.stack(counts).sum()
 
 
 def resample_colours(

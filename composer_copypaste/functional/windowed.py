@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Integer, Shaped, UInt8
+from jaxtyping import Int64, Integer, Shaped, UInt8
 from torch import Tensor
 
 from composer_copypaste.functional.layout import Layout
@@ -13,7 +13,9 @@ from composer_copypaste.functional.measures import Measures, profiles, read_back
 from composer_copypaste.functional.paste import cut_out, painted_by_windows, stack
 from composer_copypaste.functional.planes import Images, on_device
 from composer_copypaste.functional.targets import Outcome
+from composer_copypaste.functional.warp import resampled_area
 from composer_copypaste.functional.windows import Window
+from composer_copypaste.settings import CopyPasteSettings
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class Visible:
 class WindowComposite:
     """Each object is cut out, stacked and painted in the window it covers."""
 
-    def __init__(self, layout: Layout, erosion: int, blend_sigma: float) -> None:
-        self._layout, self._blend_sigma = layout, blend_sigma
+    def __init__(self, layout: Layout, settings: CopyPasteSettings) -> None:
+        self._layout, self._settings = layout, settings
         landings = [layout.landings[m] for m in range(len(layout.landings))]
-        self._cuts = [cut_out(landing, layout.masks[landing.source], erosion) for landing in landings]
+        self._cuts = [cut_out(landing, layout.masks[landing.source], settings.erosion) for landing in landings]
         self._visible: list[Visible] = []
         free = {}
         for target, begin, end in self._images():
@@ -42,8 +44,8 @@ class WindowComposite:
 
     def measures(self) -> Measures:
         """As of :class:`Composite`."""
-        former = [self._former(number)[1] for number in (*self._layout.landed.tolist(), *self._layout.touched.tolist())]
-        counts = torch.stack([mask.sum(dtype=torch.int32) for mask in former])
+        own = [self._former(number)[1].sum() for number in self._layout.touched.tolist()]
+        counts = torch.stack([*self._uncovered_areas(), *own])
         found = torch.cat([profiles(visible.mask[None]) for visible in self._visible])
         corners = [(visible.window.x1, visible.window.y1) * 2 for visible in self._visible]
         numbers = read_back(torch.cat([counts[:, None], found], dim=1))
@@ -64,7 +66,19 @@ class WindowComposite:
 
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
         """As of :class:`Composite`."""
-        return painted_by_windows(images, [*images, *further], self._layout.landings, self._cuts, self._blend_sigma)
+        return painted_by_windows(
+            images, [*images, *further], self._layout.landings, self._cuts, self._settings.blend_sigma
+        )
+
+    def _uncovered_areas(self) -> list[Int64[Tensor, ""]]:
+        """Of each landing the pixels that it has before anything covers it, if ``min_visibility`` asks, else 0."""
+        landings = self._layout.landings
+        if not self._settings.min_visibility:
+            return [self._cuts[0].mask.new_zeros((), dtype=torch.int64)] * len(landings)
+        places = zip(landings.source.tolist(), landings.instance.tolist(), strict=True)
+        masks = [self._layout.masks[source][instance] for source, instance in places]
+        windows = [Window(*window) for window in landings.unbounded_windows.tolist()]
+        return list(map(resampled_area, masks, landings.to_source, windows))
 
     def _images(self) -> Iterator[tuple[int, int, int]]:
         """The images that receive anything, each with its first landing, and one past its last."""

@@ -47,8 +47,17 @@ def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndar
 
     A row is y1, x1, y2 and x2 of a window.
     """
-    low, high = np.clip(np.floor(boxes[:, 1::-1]), 0, size), np.clip(np.ceil(boxes[:, :1:-1]), 0, size)
-    return np.concatenate([low, high], axis=1).astype(np.int64)
+    return cut_windows(unbounded_windows(boxes), size)
+
+
+def unbounded_windows(boxes: Float[ndarray, "n 4"]) -> Int64[ndarray, "n 4"]:
+    """The pixels that boxes (x1, y1, x2, y2) touch, also beyond the edges of any image."""
+    return np.concatenate([np.floor(boxes[:, 1::-1]), np.ceil(boxes[:, :1:-1])], axis=1).astype(np.int64)
+
+
+def cut_windows(windows: Int64[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]) -> Int64[ndarray, "n 4"]:
+    """The parts of windows that lie in an image of that size (height, width) or in one each."""
+    return np.concatenate([np.clip(windows[:, :2], 0, size), np.clip(windows[:, 2:], 0, size)], axis=1)
 
 
 def are_empty(windows: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:

@@ -1,5 +1,7 @@
 """Copy-paste a second time, slowly: whole pictures in NumPy, one step after the other, no windows and no views."""
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 
@@ -193,9 +195,8 @@ def accounted(i, rows, landed, targets, plan, settings):
     for place, row in enumerate(rows):
         source, instance = int(plan.source[row]), int(plan.instance[row])
         visible = landed[place] & ~np.any(landed[place + 1 :], axis=0)
-        former = (numpy(targets[source]["masks"])[instance] != 0).sum()
-        enlargement = 1 / abs(np.linalg.det(fixed(plan.to_source[row])[:, :2] / 2.0**32))
-        if stays(visible.sum(), former * enlargement, settings):
+        given = numpy(targets[source]["masks"])[instance] != 0
+        if stays(visible.sum(), uncovered_area(given, fixed(plan.to_source[row])), settings):
             changed[len(kept) + len(added)] = visible
             added.append((source, instance, plan.to_source[row].numpy()))
     return fields_of(targets, i, kept, added, changed)
@@ -205,8 +206,19 @@ def crowds(target):
     return numpy(target["iscrowd"]) if "iscrowd" in target else np.zeros(len(target["labels"]))
 
 
+def uncovered_area(mask, to_source):
+    """The pixels of a mask on a canvas that shows the whole source, wherever it lands."""
+    height, width = mask.shape
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) * 2.0**32 - to_source[:, 2]
+    landed = corners @ np.linalg.inv(to_source[:, :2].astype(float)).T
+    (left, top), (right, bottom) = np.floor(landed.min(0)).astype(int) - 1, np.ceil(landed.max(0)).astype(int) + 1
+    shifted = to_source.copy()
+    shifted[:, 2] += left * to_source[:, 0] + top * to_source[:, 1]
+    return nearest(mask, shifted, (bottom - top, right - left)).sum()
+
+
 def stays(area, former, settings):
-    return area >= settings.min_area and area >= settings.min_visibility * former
+    return area >= settings.min_area and area >= Fraction(str(settings.min_visibility)) * int(former)
 
 
 def fields_of(targets, i, kept, added, changed):

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_batch import many
 from test_meta_device import window_after_window
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from composer_copypaste import CopyPasteSettings
-from composer_copypaste.functional import batch, composite, host, host_memory
+from composer_copypaste.functional import batch, composite, host, host_memory, inventory
 from composer_copypaste.functional.further import Further
+from composer_copypaste.functional.layout import layout_of
 
 pytest.importorskip("triton")
 from triton.runtime.errors import PTXASError
@@ -138,6 +140,27 @@ def test_class_ids_are_pasted_too():
     assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())
 
 
+class NothingWaits(TorchDispatchMode):
+    """Fails where a step in torch would read a value from a device; it does the same on a CPU."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        assert operation not in (torch.ops.aten.masked_fill_.Tensor, torch.ops.aten._local_scalar_dense.default)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_pasting_class_ids_reads_no_value_from_the_device():
+    ids = torch.zeros(2, 8, 8, dtype=torch.int64)
+    ids[1, 3:5, 2:6] = 7
+    with tritons_kernels():
+        inventories = inventory.inventories_of(pictures(), ids, CopyPasteSettings())
+        layout = layout_of(plan_of((0, 1, 1, IDENTITY)), [held.objects for held in inventories])
+        laid = composite.composite_of(layout, torch.device("cpu"), CopyPasteSettings())
+    labels = torch.cat([held.instances.labels for held in inventories])
+    with NothingWaits():
+        after = laid.class_ids(ids, labels)
+    assert torch.equal(after[0], 7 * block(2, 3, 6, 5).long())
+
+
 def launches_of(planes):
     """Grid and table of each launch that writes these planes, and the alignment that it counts on."""
     kernel = mock.MagicMock()
@@ -178,6 +201,24 @@ def test_where_triton_runs_nothing_a_warning_says_so_once_and_torch_does_the_wor
     cuda.can_run.cache_clear()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+)
+def test_a_device_that_is_out_of_memory_is_an_error_and_its_kernels_are_taken_once_it_has_some(error, monkeypatch):
+    device = torch.device("cuda:0")
+    monkeypatch.setattr(cuda, "torch", mock.Mock(torch))
+    monkeypatch.setattr(cuda.CudaKernels, "write_masks", mock.Mock(side_effect=[error, None]))
+    cuda.can_run.cache_clear()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        composite.kernels_for(device)
+    assert composite.kernels_for(device) is not None
+    cuda.can_run.cache_clear()
+
+
 def test_where_triton_runs_a_kernel_its_kernels_are_taken():
     assert cuda.can_run(torch.device(DEVICE))
 
@@ -194,13 +235,14 @@ images, table = {"IMAGE_WIDTH": 6, "LANDING_WIDTH": 17}, {"WIDTH": 11}
 for kernel, arguments, constants in (
     (kernels.stack, ("images", "landings"), images),
     (kernels.measure, ("tasks", "which", "results"), table),
+    (kernels.count_uncovered, ("landings", "which", "results"), {"WIDTH": 14}),
     (kernels.write_masks, ("planes",), {**table, "ALIGNMENT": 16}),
     *(
         (kernels.paint, ("images", "landings"), {**images, "TYPE": type_, "CHANNELS": 3})
         for type_ in (tl.uint8, tl.float16, tl.bfloat16, tl.float32)
     ),
 ):
-    types = {name: "*i32" if name == "results" else "*i64" for name in arguments}
+    types = dict.fromkeys(arguments, "*i64")
     source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
     for capability in (75, 80, 90):
         code = compile(source, target=GPUTarget("cuda", capability, 32)).asm

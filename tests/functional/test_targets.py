@@ -1,11 +1,14 @@
 """What copy-paste does to targets: hand-written plans on 8 x 8 pixels, whose answer is visible."""
 
 from contextlib import nullcontext
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from copypaste_cases import IDENTITY, block, carry_out, pictures, plan_of, target
 from test_meta_device import window_after_window
+
+from composer_copypaste import PastePlan, plan_batch
 
 ONE_ROW = plan_of((0, 1, 0, IDENTITY))
 
@@ -149,6 +152,76 @@ def test_a_pasted_object_counts_as_hidden_what_lies_outside(min_visibility, stay
     plan = plan_of((0, 1, 0, ((1, 0, -6), (0, 1, 0))))  # of four columns two stay inside
     after = receiving(target(), target((0, 0, 4, 4)), plan, min_visibility=min_visibility)
     assert len(after["labels"]) == stays
+
+
+@pytest.mark.parametrize(("min_visibility", "covered"), [(0.07, 93), (0.29, 71), (0.57, 43), (0.58, 42), (1.0, 0)])
+def test_exactly_that_fraction_is_enough_and_a_pixel_less_is_not(min_visibility, covered):
+    def left(hidden, pasted):
+        """How many objects stay when so many of the 100 pixels of the first are hidden by the second."""
+        masks = torch.zeros(2, 8, 128, dtype=torch.uint8)
+        masks[0, 0, :100], masks[1, 0, :hidden] = 1, 1
+        boxes = torch.tensor([[0.0, 0, 100, 1], [0, 0, hidden, 1]])
+        both = {"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks}
+        one, other = ({key: values[[k]] for key, values in both.items()} for k in (0, 1))
+        empty = {key: values[:0] for key, values in both.items()}
+        plan = plan_of((0, 1, 0, IDENTITY), (0, 1, 1, IDENTITY)) if pasted else ONE_ROW
+        given = [empty, both] if pasted else [one, other]
+        after = carry_out(plan, torch.zeros(2, 3, 8, 128), given, min_visibility=min_visibility).targets[0]
+        return after["labels"].tolist().count(1)
+
+    for pasted in (False, True):
+        assert left(covered, pasted) == 1
+        assert left(covered + 1, pasted) == 0
+
+
+def disc(side=64, middle=32, diameter=8):
+    y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+    mask = ((x - middle) ** 2 + (y - middle) ** 2 <= (diameter / 2) ** 2).to(torch.uint8)
+    low, high = middle - diameter / 2, middle + diameter / 2
+    return {"boxes": torch.tensor([[low, low, high, high]]), "labels": torch.tensor([1]), "masks": mask[None]}
+
+
+def jittered_discs(n=60, **settings):
+    """Plans that each land a small disc somewhere in the image or over its edge."""
+    knobs = {"p": 1.0, "p_instance": 1.0, "scale_range": (0.3, 2.0), "aspect_range": (0.7, 1.4), "rotation": 40.0}
+    given = torch.zeros(2, 3, 64, 64), [disc(), disc()]
+    for seed in range(n):
+        plan = plan_batch(*given, generator=torch.Generator().manual_seed(seed), **{**knobs, **settings})
+        yield PastePlan(*(getattr(plan, field.name)[plan.target == 0] for field in fields(plan)))
+
+
+@pytest.mark.parametrize("way", [nullcontext, window_after_window])
+@pytest.mark.parametrize("rotation", [0.0, 40.0])
+def test_what_nothing_covers_is_wholly_visible_whatever_resampling_did_to_its_pixels(way, rotation):
+    empty = {key: values[:0] for key, values in disc().items()}
+    with way():
+        for plan in jittered_discs(placement="random", rotation=rotation):
+            after = carry_out(plan, torch.zeros(2, 3, 64, 64), [empty, disc()], min_visibility=1.0).targets[0]
+            assert len(after["labels"]) == 1
+
+
+@pytest.mark.parametrize("way", [nullcontext, window_after_window])
+@pytest.mark.parametrize("rotation", [0.0, 40.0])
+def test_of_what_the_edge_cuts_the_pixels_beyond_it_are_counted_as_a_larger_image_shows_them(way, rotation):
+    empty = {key: values[:0] for key, values in disc().items()}
+    large = {**empty, "masks": torch.zeros(0, 256, 256, dtype=torch.uint8)}
+    cut = 0
+    for plan in jittered_discs(placement="anywhere", rotation=rotation):
+        centred = plan.to_source.clone()  # the same pixels, 96 further along both axes
+        centred[:, :, 2] -= 96 * plan.to_source[:, :, :2].sum(dim=2)
+        images = [torch.zeros(3, 256, 256), torch.zeros(3, 64, 64)]
+        whole = carry_out(replace(plan, to_source=centred), images, [large, disc()]).targets[0]
+        shown = carry_out(plan, torch.zeros(2, 3, 64, 64), [empty, disc()]).targets[0]["masks"].sum().item()
+        fraction = shown / whole["masks"].sum().item()
+        cut += fraction < 1
+        with way():
+            for min_visibility, stays in ((fraction, True), (min(1.0, fraction + 0.004), fraction == 1)):
+                if min_visibility > 0:
+                    after = carry_out(
+                        plan, torch.zeros(2, 3, 64, 64), [empty, disc()], min_visibility=min_visibility
+                    ).targets[0]
+                    assert len(after["labels"]) == stays
+    assert cut
 
 
 def test_the_former_area_of_a_pasted_object_is_that_after_resizing():
