@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from composer import Callback, Logger, State, TimeUnit
 from composer.callbacks import LRMonitor, MemoryMonitor, SpeedMonitor
@@ -16,7 +16,8 @@ from composer.utils import dist
 from torch import Tensor
 from tqdm import tqdm
 
-from composer_copypaste.files import written_whole
+from composer_copypaste.errors import counted
+from composer_copypaste.files import named, written_whole
 from composer_copypaste.metrics.coco import CocoScalar
 from composer_copypaste.report import Report, evaluation_report, write_json
 from composer_copypaste.rows import Number, as_lines, read_rows
@@ -81,7 +82,7 @@ class JsonLinesLogger(LoggerDestination):
         self.path = path
         self._rows = 0
         self._pending: dict[str, Number] = {}
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keeps the scalars for the row that comes next."""
@@ -124,12 +125,14 @@ class JsonLinesLogger(LoggerDestination):
             return
         now = state.timestamp
         row = {"batch": now.batch.value, "epoch": now.epoch.value, "time": round(now.total_wct.total_seconds(), 3)}
-        file.write(as_lines([row | self._pending]))
-        file.flush()
+        rest = as_lines([row | self._pending]).encode()
+        with named(self.path):
+            while rest:  # without a buffer, which a full disk would have written once more when the file is closed
+                rest = rest[file.write(rest) :]
         self._rows += 1
         self._pending = {}
 
-    def _opened(self) -> TextIO | None:
+    def _opened(self) -> BinaryIO | None:
         """The file to append to, on the first process; when it is opened, it is first cut to the rows that count."""
         if self._file is None and dist.get_global_rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +140,7 @@ class JsonLinesLogger(LoggerDestination):
             with written_whole(self.path) as shortened:
                 shortened.write_text(as_lines(kept))
             self._rows = len(kept)
-            self._file = self.path.open("a")
+            self._file = cast(BinaryIO, self.path.open("ab", buffering=0))
         return self._file
 
 
@@ -201,7 +204,7 @@ class ProgressBar(LoggerDestination):
         if dist.get_global_rank() == 0 and self._scores:
             found = ", ".join(f"{name} {value}" for name, value in self._scores.items())
             trained = state.timestamp.batch.value
-            moment = f" after {trained} batches" if trained else ""
+            moment = f" after {counted(trained, 'batch', 'batches')}" if trained else ""
             tqdm.write(f"evaluation{moment}: {found}", file=self._stream)
 
     def fit_end(self, state: State, logger: Logger) -> None:

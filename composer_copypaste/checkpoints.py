@@ -11,10 +11,13 @@ import torch
 from composer import Algorithm, Callback, Event, Logger, State
 from composer.utils import create_interval_scheduler, dist, reproducibility
 
-from composer_copypaste.errors import CheckpointError
+from composer_copypaste.config.schema import Recipe
+from composer_copypaste.divergence import StopsAtNonFiniteLoss, weights_are_finite
+from composer_copypaste.errors import CheckpointError, DivergedError, counted
 from composer_copypaste.files import link_whole, remove_unfinished, written_whole
 from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.models.weights import load_tensors, plain_values_only, read_torch, tensors_in
+from composer_copypaste.processes import decided, say
 from composer_copypaste.run_folder import RunFolder
 
 KEPT_CHECKPOINTS = 2
@@ -24,15 +27,21 @@ NAME = re.compile(r"ep(\d+)-ba(\d+)-rank0\.pt")
 
 
 class CheckpointWriter(Callback):
-    """Saves Composer's checkpoints at an interval, and when it is told that the training is over.
+    """Saves Composer's checkpoints at an interval, before each evaluation, and when it is told to.
 
-    Unlike Composer's own saver, which writes to the final name, it never leaves a part of a checkpoint there, or no
-    link to the newest: a file gets its name when it is on the disk, then the link, then the oldest is removed.
+    Weights that are not finite are not saved, so that they never take the place of good ones. Unlike Composer's own
+    saver, which writes to the final name, it never leaves a part of a checkpoint there, or no link to the newest: a
+    file gets its name when it is on the disk, then the link, then the oldest is removed.
     """
 
-    def __init__(self, folder: RunFolder, interval: str) -> None:
+    def __init__(self, folder: RunFolder, recipe: Recipe) -> None:
         self._folder = folder
-        self._due = create_interval_scheduler(interval, include_end_of_training=False)
+        self._recipe = recipe
+        self._due = create_interval_scheduler(recipe.training.checkpoint_interval, include_end_of_training=False)
+        self._rng: list[dict[str, Any]] = []
+        self._has_warned = False
+        self.evaluation_due = False
+        """Whether an evaluation was to follow, or has begun and not ended; a checkpoint saved before it says so."""
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Saves, if it is due after a batch."""
@@ -42,13 +51,59 @@ class CheckpointWriter(Callback):
         """Saves, if it is due after an epoch."""
         self._save_if_due(state, Event.EPOCH_CHECKPOINT)
 
+    def eval_before_all(self, state: State, logger: Logger) -> None:
+        """Saves before an evaluation during the training: whatever happens in it, the weights are there."""
+        self._rng = reproducibility.get_rng_state()
+        self.evaluation_due = True
+        self._save_on_the_way(state)
+
+    def eval_after_all(self, state: State, logger: Logger) -> None:
+        """Restores the random numbers, so that the training goes on as one that resumes from before the evaluation."""
+        self.evaluation_due = False
+        reproducibility.load_rng_state(self._rng)
+
+    def eval_standalone_end(self, state: State, logger: Logger) -> None:
+        """Notes the end of an evaluation that is not part of ``fit``."""
+        self.evaluation_due = False
+
+    def state_dict(self) -> dict[str, bool]:
+        """Whether an evaluation is due."""
+        return {"evaluation_due": self.evaluation_due}
+
+    def load_state_dict(self, state: dict[str, bool]) -> None:
+        """Takes it from a checkpoint; those of former versions, saved after evaluations, say nothing."""
+        self.evaluation_due = state.get("evaluation_due", False)
+
     def _save_if_due(self, state: State, event: Event) -> None:
-        # the last evaluation may come after the last batch's checkpoint, but before ``save`` is called
-        if self._due(state, event) and not is_over(state):
+        if self._due(state, event) and not is_over(state):  # ``save`` is called then
+            self._save_on_the_way(state)
+
+    def _save_on_the_way(self, state: State) -> None:
+        """Saves; a training that is to go on in any case does so without a checkpoint."""
+        try:
             self.save(state)
+        except DivergedError as error:
+            if self._recipe.training.stop_after_nonfinite_losses is not None:
+                raise
+            if not self._has_warned:
+                say(f"{error}; no more is saved")
+            self._has_warned = True
+
+    def save_before_evaluation(self, state: State) -> None:
+        """Saves at the end of the training, before its evaluation."""
+        self.evaluation_due = True
+        self.save(state)
 
     def save(self, state: State) -> None:
-        """Saves now; every process takes part, the first writes."""
+        """Saves now; every process takes part, the first writes.
+
+        Raises:
+            DivergedError: in all processes, where the weights are not finite.
+        """
+        if not decided(lambda: weights_are_finite(state.model)):
+            raise DivergedError(
+                f"after batch {state.timestamp.batch.value} the weights are not finite (NaN or infinite)"
+            )
         content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
         if dist.get_global_rank() == 0:
             now = state.timestamp
@@ -113,11 +168,12 @@ def check_resumable(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]
     """Raise ``CheckpointError`` where a run of this model, with as many processes, cannot have left a checkpoint."""
     try:
         content = read_torch(path)
+        tensors = tensors_in(content, path)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. Remove this file, and the same command goes on from the checkpoint before, or from the beginning"
         ) from error
-    load_tensors(model.module, tensors_in(content, path), path)
+    load_tensors(model.module, tensors, path)
     if not (
         isinstance(content, dict) and isinstance(content.get("rng"), list) and "timestamp" in content.get("state", ())
     ):
@@ -125,16 +181,12 @@ def check_resumable(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]
     processes = len(content["rng"])
     if processes != dist.get_world_size():
         raise CheckpointError(
-            f"{path}: left by a run of {_count(processes)}, which can be resumed with as many only; "
-            f"found {_count(dist.get_world_size())}"
+            f"{path}: left by a run of {counted(processes, 'process', 'processes')}, which can be resumed with as many "
+            f"only; found {counted(dist.get_world_size(), 'process', 'processes')}"
         )
     saved = [name for name, _ in content["state"].get("algorithms", [])]
     if saved != _names(algorithms):
         raise CheckpointError(f"{path}: expected the state of the algorithms {_names(algorithms)}, found {saved}")
-
-
-def _count(processes: int) -> str:
-    return f"{processes} process{'' if processes == 1 else 'es'}"
 
 
 def _names(algorithms: Sequence[Algorithm]) -> list[str]:
@@ -146,6 +198,8 @@ def with_own_algorithms(algorithms: Sequence[Algorithm]) -> Callable[[dict[str, 
 
     def replace(content: dict[str, Any]) -> None:
         saved = content["state"].get("algorithms", [])
+        # those of former versions lack it, of which Composer would warn
+        content["state"]["callbacks"].setdefault(StopsAtNonFiniteLoss.__qualname__, {})
         content["state"]["algorithms"] = [
             (name, {**state, "repr": repr(own)}) for (name, state), own in zip(saved, algorithms, strict=True)
         ]

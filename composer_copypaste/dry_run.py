@@ -8,6 +8,7 @@ from composer_copypaste.config.schema import Recipe
 from composer_copypaste.data.coco import InstanceData
 from composer_copypaste.data.scenes import CATEGORIES
 from composer_copypaste.datasets import check_labels, open_data
+from composer_copypaste.errors import counted
 from composer_copypaste.resuming import check_same_data, prospect
 from composer_copypaste.run_folder import RunFolder, check_usable
 from composer_copypaste.settings import CopyPasteSettings
@@ -25,7 +26,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     shapes = recipe.data.shapes
     if shapes is not None and _is_free(Path(shapes.folder)):
         check_labels(recipe, CATEGORIES)
-        pictures = f"{shapes.train} pictures, drawn into {shapes.folder} first; evaluated on {shapes.val}"
+        pictures = f"{counted(shapes.train, 'picture')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)
         check_same_data(folder, recipe, data)
@@ -55,4 +56,7 @@ def _is_free(folder: Path) -> bool:
 
 
 def _contents(data: InstanceData) -> str:
-    return f"{len(data)} pictures of {data.place} with {data.num_objects} objects of {len(data.categories)} categories"
+    return (
+        f"{counted(len(data), 'picture')} of {data.place} with {counted(data.num_objects, 'object')} "
+        f"of {counted(len(data.categories), 'category', 'categories')}"
+    )

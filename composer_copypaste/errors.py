@@ -1,4 +1,4 @@
-"""The errors that tell a user what to change; the command line prints them as they are and exits with 2."""
+"""The errors that tell a user what to change; the command line prints them as they are."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,11 @@ LISTED_PROBLEMS = 20
 class UserError(ValueError):
     """What the user gave cannot be used: the message says where, what was expected and what to do.
 
-    torch's DataLoader raises a worker's error again with the worker's traceback as its message: that is cut off.
+    ``exit_code`` is that of the command line. torch's DataLoader raises a worker's error again with the worker's
+    traceback as its message: that is cut off.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str) -> None:
         if message.startswith("Caught "):  # torch._utils.ExceptionWrapper
@@ -30,12 +33,23 @@ class CheckpointError(UserError):
     """A checkpoint or a file of weights cannot be used."""
 
 
+class DivergedError(UserError):
+    """A training's loss or weights are no longer finite."""
+
+    exit_code = 1
+
+
 class OutputError(UserError):
     """The output folder cannot be used."""
 
 
 class DataWarning(UserWarning):
     """Something in a data set that is probably not meant so; it is used as the message says."""
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """The number and the noun: "1 category", "2 categories"; ``plural`` where it is not the noun with an "s"."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def listed(place: str, problems: Sequence[str]) -> str:

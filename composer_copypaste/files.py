@@ -1,11 +1,40 @@
 """Files that are there completely or not at all, whenever the process that writes them is killed."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path | str) -> None:
+    """Raise ``OSError`` where there is no file, or something that may block when it is opened, such as a pipe."""
+    kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"expected a file, found {kind}", str(path))
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An ``OSError`` inside that names no file, as a full disk's, names this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -16,22 +45,45 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+        with named(path):
+            yield unfinished
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_first(path: Path, text: str) -> bool:
+    """Write a file, whole, unless it is there; of processes that do so at the same time one does: whether this one did.
+
+    A disk without hard links cannot tell, and the last one wins.
+    """
+    own = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    with written_whole(own) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        own.replace(path)
+    finally:
+        own.unlink(missing_ok=True)
+    return True
 
 
 def link_whole(path: Path, target: str) -> None:
     """Make ``path`` a symbolic link to ``target``; at no time there is none, if there was one."""
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     unfinished.unlink(missing_ok=True)
-    unfinished.symlink_to(target)
+    try:
+        unfinished.symlink_to(target)
+    except OSError as error:
+        error.filename = str(path)  # Python names the target, which has no part in it
+        raise
     unfinished.replace(path)
 
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Integer, Shaped, UInt8
 from torch import Tensor
 
+from composer_copypaste.errors import counted
+
 Target = dict[str, object]
 """torchvision's detection target: ``boxes``, ``labels``, ``masks``, optionally ``area``, ``iscrowd`` and others."""
 
@@ -112,8 +114,8 @@ def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequenc
     for key, (values, expected) in shapes.items():
         if tuple(values.shape) != expected:
             raise ValueError(
-                f"{name}: expected {key!r} of shape {expected} ({n} labels, image of {size[0]} x {size[1]}), "
-                f"got {tuple(values.shape)}"
+                f"{name}: expected {key!r} of shape {expected} ({counted(n, 'label')}, "
+                f"image of {size[0]} x {size[1]}), got {tuple(values.shape)}"
             )
     return Instances(
         boxes=boxes,

@@ -43,14 +43,14 @@ def say(text: str) -> None:
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """An error inside, the same in all processes, is left to the first of a node; the others end with exit code 2."""
+    """An error inside, the same in all processes, is left to the first of a node; the others end with its exit code."""
     try:
         yield
-    except UserError:
+    except UserError as error:
         if is_first_of_node():
             raise
         time.sleep(SPEAKING_TIME)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 def decided(decision: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from composer_copypaste.config.problems import shown
 from composer_copypaste.data.json_files import read_json
-from composer_copypaste.errors import DataError, OutputError
+from composer_copypaste.errors import DataError, OutputError, counted
 from composer_copypaste.files import written_whole
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
 from composer_copypaste.metrics.evaluation import Evaluation
@@ -77,7 +77,7 @@ def tables_of(folder: RunFolder) -> str:
 def tables(report: Report) -> str:
     """The numbers of boxes and masks, then those of each category, best first; in percent, at most 100 columns wide."""
     images, limit = report["images"], report["max_dets"][-1]
-    title = f"COCO evaluation of {images} image{'' if images == 1 else 's'}, in %, at most {limit} detections per image"
+    title = f"COCO evaluation of {counted(images, 'image')}, in %, at most {counted(limit, 'detection')} per image"
     return f"{title}\n\n{_overall(report)}\n\n{_by_category(report)}\n"
 
 

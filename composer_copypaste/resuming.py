@@ -12,10 +12,12 @@ from composer_copypaste.callbacks import batches_of_the_run
 from composer_copypaste.checkpoints import batch_of, saved_checkpoints, tidy
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.datasets import Data
-from composer_copypaste.errors import OutputError, UserError
+from composer_copypaste.divergence import advice
+from composer_copypaste.errors import DivergedError, OutputError, UserError
 from composer_copypaste.files import remove_unfinished
 from composer_copypaste.pools import pool_digest
-from composer_copypaste.run_folder import RunFolder, check_data, claim, writable
+from composer_copypaste.processes import one_voice, say
+from composer_copypaste.run_folder import RunFolder, changed_data, claim, enter_data, writable
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
@@ -34,9 +36,13 @@ def enter(folder: RunFolder, recipe: Recipe, data: Data, stay: ExitStack) -> Pat
         UserError: where the folder cannot be used, another process trains there, or the data is not what it was when
             the run began.
     """
-    claim(folder, recipe, data.val.annotations.categories, _digests(recipe, data))
+    claim(folder, recipe)
     with writable(folder):
         _keep_others_out(folder, stay)
+    changed = enter_data(folder, recipe, data.val.annotations.categories, _digests(recipe, data))
+    if changed:
+        say(f"{folder.root}: goes on with changed files of {' and '.join(changed)}, as data.accept_changes says")
+    with writable(folder):
         remove_unfinished(folder.root)
         tidy(folder)
     return next(reversed(saved_checkpoints(folder)), None)
@@ -60,10 +66,25 @@ def _keep_others_out(folder: RunFolder, stay: ExitStack) -> None:
             raise
 
 
+def _is_in_use(folder: RunFolder) -> bool:
+    """Whether another process trains in the folder."""
+    if not folder.recipe.exists():
+        return False
+    with folder.recipe.open("rb") as recipe:
+        try:
+            fcntl.lockf(recipe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+    return False
+
+
 def check_same_data(folder: RunFolder, recipe: Recipe, data: Data) -> None:
     """Raise ``OutputError`` where a run would be resumed in the folder, and the data is not what it began with."""
     if not folder.is_complete:
-        check_data(folder, data.val.annotations.categories, _digests(recipe, data))
+        changed_data(folder, recipe, data.val.annotations.categories, _digests(recipe, data))
 
 
 def _digests(recipe: Recipe, data: Data) -> dict[str, str]:
@@ -77,6 +98,9 @@ def prospect(folder: RunFolder) -> str:
     if folder.is_complete:
         return "complete: nothing to do"
     saved = saved_checkpoints(folder)
+    if _is_in_use(folder):
+        done = f", after batch {batch_of(saved[-1])} or later" if saved else ""
+        return f"refused as long as another process trains there, as one does now{done}"
     return f"resumed after batch {batch_of(saved[-1])}" if saved else "from the beginning"
 
 
@@ -90,19 +114,32 @@ def started(folder: RunFolder, state: State) -> str:
 
 
 @contextmanager
-def explained(folder: RunFolder) -> Iterator[None]:
+def explained(folder: RunFolder, recipe: Recipe) -> Iterator[None]:
     """What a user can put right while a run trains becomes one line that says how it goes on.
 
+    Other errors keep their traceback, and say it in a note.
+
     Raises:
-        UserError: for a damaged picture and for a full disk.
+        UserError: for a damaged picture, for a folder that can no longer be written, and for a training that diverges.
     """
-    advice = f"{folder.root} holds what was done so far; then the same command with output={folder.root} goes on"
+    how = f"{folder.root} holds what was done so far; then the same command with output={folder.root} goes on"
     try:
         yield
+    except DivergedError as error:
+        last_good = next(reversed(saved_checkpoints(folder)), None)
+        with one_voice():
+            raise DivergedError(f"{folder.root}: {error}. {advice(recipe, last_good)}") from error
     except UserError as error:  # a picture whose header is in order, and the rest is not
-        raise type(error)(f"{error}. Put it right: {advice}") from error
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        file = error.filename or folder.root
-        raise OutputError(f"{file}: cannot be written: {error.strerror}. Make room: {advice}") from error
+        raise type(error)(f"{error}. Put it right: {how}") from error
+    except Exception as error:
+        if isinstance(error, OSError) and _is_of_writing(error, folder):
+            file, remedy = error.filename or folder.root, "Make room" if error.errno in NO_ROOM else "Put it right"
+            raise OutputError(f"{file}: cannot be written: {error.strerror}. {remedy}: {how}") from error
+        error.add_note(f"Put it right: {how}")
+        raise
+
+
+def _is_of_writing(error: OSError, folder: RunFolder) -> bool:
+    """Whether the run could not write into its folder."""
+    file = error.filename
+    return error.errno in NO_ROOM or (isinstance(file, str) and Path(file).is_relative_to(folder.root))

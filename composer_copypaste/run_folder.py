@@ -13,19 +13,21 @@ from composer_copypaste.config.problems import shown
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.errors import DataError, OutputError, RecipeError
-from composer_copypaste.files import is_unfinished, written_whole
+from composer_copypaste.files import is_unfinished, write_first, written_whole
 
 if TYPE_CHECKING:
     from composer_copypaste.data.records import Category
 
-HARMLESS = {
+MAY_CHANGE = {
     "name",
     "output",
     "data.workers",
     "training.checkpoint_interval",
     *(f"data.{split}.{key}" for split in ("train", "val") for key in ("cache", "cache_gigabytes")),
+    "data.accept_changes",
     "training.loggers",
     "training.picture_interval",
+    "training.stop_after_nonfinite_losses",
 }
 """Keys of a recipe that may change when a run is resumed: its result does not depend on them. It does, in the last
 bits, on ``training.device``, ``cpu_threads`` and ``microbatch``, and on how evaluations are batched."""
@@ -129,29 +131,49 @@ def folder_for(recipe: Recipe, now: datetime) -> RunFolder:
     return RunFolder(recipe.output or Path("runs") / f"{recipe.name}-{now:%Y%m%d-%H%M%S}")
 
 
-def claim(folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", digests: Mapping[str, str]) -> None:
-    """Make this the folder of a run, by writing what tells it from others into it; or check that it is that run's.
+def claim(folder: RunFolder, recipe: Recipe) -> None:
+    """Make this the folder of a run, by putting its recipe there; or check that it is that run's.
+
+    Of processes that do so at the same time one is the first, and the others find its recipe. It alone is written
+    before one of them locks it.
+
+    Raises:
+        OutputError: where the folder holds anything else, or cannot be made.
+    """
+    check_usable(folder, recipe)
+    if folder.recipe.exists():
+        return
+    with writable(folder):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        is_first = write_first(folder.recipe, recipe_to_yaml(recipe))
+    if not is_first:
+        check_usable(folder, recipe)
+
+
+def enter_data(
+    folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", digests: Mapping[str, str]
+) -> list[str]:
+    """Write what data the run in this folder has, or check that it is that.
 
     Args:
-        folder: where the run is.
+        folder: where the run is; no other process may write there.
         recipe: what it does.
         categories: of its data.
         digests: a checksum for each of its data sets and its pool, by the recipe's key.
 
+    Returns:
+        The keys of data that has changed, where the recipe accepts that; it is the run's data from now on.
+
     Raises:
-        OutputError: where it holds anything else, or cannot be made.
+        OutputError: where the data is not what the run began with, or the folder cannot be written.
     """
-    check_usable(folder, recipe)
+    changed = changed_data(folder, recipe, categories, digests)
     with writable(folder):
-        folder.root.mkdir(parents=True, exist_ok=True)
-        for path, text in (
-            (folder.recipe, recipe_to_yaml(recipe)),
-            (folder.categories, _meanings(categories)),
-            (folder.data, json.dumps(digests, indent=1)),
-        ):
-            if not path.exists():
-                _write(text, path)
-    check_data(folder, categories, digests)
+        if not folder.categories.exists():
+            _write(_meanings(categories), folder.categories)
+        if changed or not folder.data.exists():
+            _write(json.dumps(digests, indent=1), folder.data)
+    return changed
 
 
 @contextmanager
@@ -166,14 +188,25 @@ def writable(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def check_data(folder: RunFolder, categories: "Sequence[Category]", digests: Mapping[str, str]) -> None:
-    """Raise ``OutputError`` where the data is not what the run in this folder, if there is one, began with."""
+def changed_data(
+    folder: RunFolder, recipe: Recipe, categories: "Sequence[Category]", digests: Mapping[str, str]
+) -> list[str]:
+    """The keys of data that is not what the run in this folder, if there is one, began with.
+
+    Raises:
+        OutputError: where there are such and the recipe does not accept that, or the categories are others.
+    """
     if folder.categories.exists() and _kept(folder.categories) != json.loads(_meanings(categories)):
         raise OutputError(
             f"{folder.categories}: the data has other categories than when this run began; give output=ANOTHER_FOLDER"
         )
-    if folder.data.exists():
-        _check_digests(folder, digests)
+    changed = _changed(folder, digests) if folder.data.exists() else []
+    if changed and not recipe.data.accept_changes:
+        raise OutputError(
+            f"{folder.root}: the files of {' and '.join(changed)} have changed since this run began; give "
+            "output=ANOTHER_FOLDER, put them back, or go on with them as they are by data.accept_changes=true"
+        )
+    return changed
 
 
 def _kept(path: Path) -> object:
@@ -188,19 +221,14 @@ def _meanings(categories: "Sequence[Category]") -> str:
     return json.dumps([asdict(category) for category in categories], indent=1)
 
 
-def _check_digests(folder: RunFolder, digests: Mapping[str, str]) -> None:
+def _changed(folder: RunFolder, digests: Mapping[str, str]) -> list[str]:
     begun = _kept(folder.data)
     if not isinstance(begun, dict):
         raise OutputError(
             f"{folder.data}: expected a checksum for each data set, found {shown(begun)}; put it back as it was, "
             "or give output=ANOTHER_FOLDER"
         )
-    changed = [key for key, digest in digests.items() if begun.get(key) != digest]
-    if changed:
-        raise OutputError(
-            f"{folder.root}: the files of {' and '.join(changed)} have changed since this run began; "
-            "give output=ANOTHER_FOLDER, or put them back"
-        )
+    return [key for key, digest in digests.items() if begun.get(key) != digest]
 
 
 def _write(text: str, path: Path) -> None:
@@ -239,8 +267,8 @@ def _check_kinds(folder: RunFolder) -> None:
     """Raise ``OutputError`` where a folder stands where the run writes a file, or the reverse."""
     for path in folder.contents:
         expects_folder = path in (folder.checkpoints, folder.more_pictures)
-        if _is_no_folder(path) if expects_folder else path.is_dir():
-            found = "a folder, found a file, or a link to nothing" if expects_folder else "a file, found a folder"
+        if _is_no_folder(path) if expects_folder else path.exists() and not path.is_file():
+            found = "a folder, found a file, or a link to nothing" if expects_folder else "a file, found something else"
             raise OutputError(f"{path}: expected {found}; move it away, or give output=ANOTHER_FOLDER")
 
 
@@ -252,7 +280,9 @@ def _check_same(folder: RunFolder, recipe: Recipe) -> None:
         raise OutputError(
             f"{folder.root}: holds a run whose recipe cannot be read: {error}; give output=ANOTHER_FOLDER"
         ) from error
-    listed = [f"{key} was {shown(old)}, is {shown(new)}" for key, (old, new) in changes.items() if key not in HARMLESS]
+    listed = [
+        f"{key} was {shown(old)}, is {shown(new)}" for key, (old, new) in changes.items() if key not in MAY_CHANGE
+    ]
     if listed:
         raise OutputError(
             f"{folder.root}: holds a run of another recipe: {'; '.join(listed)}. Give output=ANOTHER_FOLDER, or the "

@@ -1,15 +1,15 @@
 """From a recipe to a trained and evaluated model: the only module that knows all parts."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from composer import Algorithm, Callback, Trainer
+from composer import Algorithm, Callback, Event, State, Trainer
 from composer.algorithms import GradientClipping
 from composer.core import DataSpec
-from composer.utils import dist
+from composer.utils import create_interval_scheduler, dist
 
 from composer_copypaste.algorithms.copypaste import CopyPaste
 from composer_copypaste.algorithms.large_scale_jitter import LargeScaleJitter
@@ -32,6 +32,7 @@ from composer_copypaste.data.coco import CocoAnnotations, InstanceData
 from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.data.loaders import SkipsWhatIsDone, evaluation_loader, training_loader
 from composer_copypaste.datasets import Data, open_data
+from composer_copypaste.divergence import StopsAtNonFiniteLoss
 from composer_copypaste.errors import CheckpointError, RecipeError
 from composer_copypaste.loggers import build_loggers, check_loggers
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
@@ -76,7 +77,7 @@ def _train(recipe: Recipe, folder: RunFolder, stay: ExitStack) -> None:
             agreed(lambda: check_resumable(checkpoint, model, _algorithms(recipe)))
     trainer = build_trainer(recipe, model, data, folder, checkpoint)
     say(started(folder, trainer.state))
-    with explained(folder):
+    with explained(folder, recipe):
         _fit(trainer)
         if dist.get_global_rank() == 0:
             plot_curves(folder.metrics, folder.curves)
@@ -95,15 +96,18 @@ def _prepared(recipe: Recipe) -> tuple[Data, MaskRCNN]:
 
 
 def _fit(trainer: Trainer) -> None:
-    """Train to the end, and save that; a trainer that is there already would refuse."""
+    """Train to the end, evaluate, and save both; a trainer that is there already would refuse to fit."""
+    writer = next(callback for callback in trainer.state.callbacks if isinstance(callback, CheckpointWriter))
     try:
+        if writer.evaluation_due:  # the run was ended in it
+            trainer.eval()
         if not is_over(trainer.state):
             with warnings.catch_warnings():  # a checkpoint at the end of an epoch leaves no batches of it
                 warnings.filterwarnings("ignore", "No batches were trained")
                 trainer.fit()
-            for callback in trainer.state.callbacks:
-                if isinstance(callback, CheckpointWriter):
-                    callback.save(trainer.state)
+            writer.save_before_evaluation(trainer.state)
+            trainer.eval()
+        writer.save(trainer.state)
     except Exception:
         trainer.engine.close()  # not the trainer, which would wait for the other processes
         raise
@@ -159,7 +163,7 @@ def build_trainer(
             schedulers=build_schedule(recipe.schedule),
             algorithms=algorithms,
             max_duration=training.duration,
-            eval_interval=training.eval_interval,
+            eval_interval=_evaluations_on_the_way(training.eval_interval),
             device="gpu" if gpu else "cpu",
             precision=training.precision,
             device_train_microbatch_size=training.microbatch,
@@ -168,10 +172,21 @@ def build_trainer(
             load_path=None if checkpoint is None else str(checkpoint),
             load_ignore_keys=with_own_algorithms(algorithms),
             load_progress_bar=False,
-            loggers=[JsonLinesLogger(folder.metrics), ProgressBar(), *build_loggers(recipe, folder)],
+            loggers=[
+                JsonLinesLogger(folder.metrics),
+                ProgressBar(),
+                *build_loggers(recipe, folder),
+                StopsAtNonFiniteLoss(recipe),
+            ],
             callbacks=_callbacks(recipe, data, folder),
             progress_bar=False,
         )
+
+
+def _evaluations_on_the_way(interval: str) -> Callable[[State, Event], bool]:
+    """When is evaluated besides at the end, where the weights are saved first."""
+    is_due = create_interval_scheduler(interval, include_end_of_training=False, checkpoint_events=False)
+    return lambda state, event: is_due(state, event) and not is_over(state)
 
 
 def _callbacks(recipe: Recipe, data: Data, folder: RunFolder) -> list[Callback]:
@@ -183,7 +198,7 @@ def _callbacks(recipe: Recipe, data: Data, folder: RunFolder) -> list[Callback]:
         TrainingSheet(folder.training_pictures, names),
         *pictures,
         EvaluationFile(folder.evaluation),
-        CheckpointWriter(folder, recipe.training.checkpoint_interval),
+        CheckpointWriter(folder, recipe),
     ]
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from composer_copypaste.errors import counted
 from composer_copypaste.files import written_whole
 
 Objects = Mapping[str, Any]
@@ -294,5 +295,4 @@ def _training_caption(target: Objects) -> str:
 
 
 def _count(objects: Objects) -> str:
-    number = len(objects["labels"])
-    return f"{number} object" if number == 1 else f"{number} objects"
+    return counted(len(objects["labels"]), "object")

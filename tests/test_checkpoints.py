@@ -1,5 +1,6 @@
 """What is saved, what a kill or a full disk leaves of it, and what is not loaded."""
 
+import io
 import os
 import pickle
 import shutil
@@ -114,6 +115,36 @@ def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_and_the_run_does_go_o
     assert folder.is_complete
 
 
+@pytest.mark.parametrize(
+    ("written", "error"),
+    [
+        ("checkpoints/.ep0-ba3-rank0.pt.unfinished", PermissionError(13, "Permission denied")),
+        ("metrics.jsonl", OSError(5, "Input/output error")),
+        (".curves.png.unfinished", OSError(30, "Read-only file system")),
+    ],
+)
+def test_a_folder_that_can_no_longer_be_written_ends_in_a_line_and_the_run_goes_on(
+    place, folder, monkeypatch, written, error
+):
+    def open_(path, mode="r", *arguments, **options):
+        if str(path) == f"{folder.root}/{written}" and "r" not in mode:
+            raise type(error)(*error.args, str(path))
+        return whole(path, mode, *arguments, **options)
+
+    whole = io.open
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", open_)  # as Path.open and open call it
+        patch.setattr("builtins.open", open_)
+        with pytest.raises(OutputError) as caught:
+            train(recipe(place), folder)
+    assert str(caught.value) == (
+        f"{folder.root}/{written}: cannot be written: {error.strerror}. Put it right: {folder.root} "
+        f"holds what was done so far; then the same command with output={folder.root} goes on"
+    )
+    train(recipe(place), folder)
+    assert folder.is_complete
+
+
 def test_torchs_own_error_after_a_failed_write_does_not_hide_the_full_disk(tmp_path):
     device = tmp_path / ".full.pt.unfinished"
     device.symlink_to("/dev/full")
@@ -171,6 +202,25 @@ def test_weights_alone_cannot_be_resumed(place, folder, nested):
     torch.save({"model": weights, "rng": [{}]} if nested else weights, newest)
     with pytest.raises(CheckpointError, match="expected the whole state of a training, found weights only"):
         train(recipe(place), folder)
+
+
+def test_a_checkpoint_whose_weights_are_not_finite_is_not_resumed(place, folder):
+    newest = saved_checkpoints(folder)[-1]
+    content = torch.load(newest, weights_only=False)
+    next(iter(content["state"]["model"].values())).fill_(torch.nan)
+    torch.save(content, newest)
+    with pytest.raises(CheckpointError, match=r"holds weights that are not finite .*\. Remove this file, and the same"):
+        train(recipe(place), folder)
+
+
+def test_a_checkpoint_of_a_former_version_is_resumed_without_a_warning(place, folder, recwarn):
+    newest = saved_checkpoints(folder)[-1]
+    content = torch.load(newest, weights_only=False)
+    del content["state"]["callbacks"]["StopsAtNonFiniteLoss"]
+    content["state"]["callbacks"]["CheckpointWriter"] = {}
+    torch.save(content, newest)
+    train(recipe(place), folder)
+    assert not [warning for warning in recwarn if "not in the state_dict" in str(warning.message)]
 
 
 def test_a_checkpoint_of_more_processes_is_refused(place, folder):

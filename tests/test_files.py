@@ -1,11 +1,12 @@
 """Files that are there completely or not at all."""
 
+import errno
 import os
 import signal
 
 import pytest
 
-from composer_copypaste.files import link_whole, remove_unfinished, written_whole
+from composer_copypaste.files import link_whole, remove_unfinished, write_first, written_whole
 
 
 def killed_in_a_child(step):
@@ -66,3 +67,27 @@ def test_a_link_is_replaced_also_over_the_remnant_of_a_kill(tmp_path):
     link_whole(tmp_path / "link", "second")
     assert (tmp_path / "link").read_text() == "second"
     assert not (tmp_path / ".link.unfinished").is_symlink()
+
+
+def test_a_link_that_cannot_be_made_is_named_not_its_target(tmp_path, monkeypatch):
+    def refuse(target, path, target_is_directory):
+        raise PermissionError(13, "Permission denied", target, None, path)
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    with pytest.raises(PermissionError) as caught:
+        link_whole(tmp_path / "link", "target")
+    assert caught.value.filename == str(tmp_path / "link")
+
+
+@pytest.mark.parametrize("error", [None, errno.EPERM, errno.ENOTSUP])
+def test_of_two_that_write_a_file_first_one_does_also_on_a_disk_without_hard_links(tmp_path, monkeypatch, error):
+    def refuse(*paths):
+        raise OSError(error, "not here")
+
+    if error is not None:
+        monkeypatch.setattr(os, "link", refuse)
+    assert write_first(tmp_path / "file", "first")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "first")]
+    if error is None:
+        assert not write_first(tmp_path / "file", "second")
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "first")]

@@ -9,7 +9,7 @@ import torch
 from forked_runs import start
 from shapes_recipe import tiny, tiny_recipe
 
-from composer_copypaste.callbacks import MACHINE_KEYS
+from composer_copypaste.callbacks import MACHINE_KEYS, EvaluationFile
 from composer_copypaste.checkpoints import CheckpointWriter, saved_checkpoints
 from composer_copypaste.run_folder import RunFolder
 from composer_copypaste.training import train
@@ -120,6 +120,31 @@ def train_until_saved(recipe, folder, checkpoint, monkeypatch):
         patch.setattr(CheckpointWriter, "save", save)
         with pytest.raises(Stopped):
             train(recipe, folder)
+
+
+@pytest.mark.parametrize("failing", [1, 2], ids=["on the way", "at the end"])
+def test_a_run_whose_evaluation_fails_has_saved_its_weights_and_goes_on_with_that_evaluation(
+    in_epochs, failing, monkeypatch
+):
+    place, folder = in_epochs.root.parent, RunFolder(in_epochs.root.parent / f"evaluation{failing}")
+    ended = []
+
+    def eval_end(callback, state, logger):
+        ended.append(state.timestamp.batch.value)
+        if len(ended) == failing:
+            raise ZeroDivisionError
+        whole(callback, state, logger)
+
+    whole = EvaluationFile.eval_end
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluationFile, "eval_end", eval_end)
+        with pytest.raises(ZeroDivisionError) as caught:
+            train(tiny_recipe(place, *IN_EPOCHS), folder)
+    [note] = caught.value.__notes__
+    assert note.endswith(f" then the same command with output={folder.root} goes on")
+    assert saved_checkpoints(folder)[-1].name == f"ep{failing}-ba{5 * failing}-rank0.pt"
+    train(tiny_recipe(place, *IN_EPOCHS), folder)
+    assert_same_to_the_bit(folder, in_epochs)
 
 
 @pytest.mark.parametrize(

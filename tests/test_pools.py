@@ -61,7 +61,7 @@ def test_a_folder_of_no_category_is_refused_before_the_run(cut_outs, tmp_path):
 
 def test_a_pool_of_which_nothing_may_be_copied_is_refused_before_the_run(cut_outs, tmp_path):
     recipe = tiny_recipe(tmp_path, f"data.pool.folder={cut_outs}", "copy_paste.area_range=[100, 200]", *PASTED)
-    with pytest.raises(RecipeError, match=r"^data\.pool: none of its 1 cut-outs may be copied; see categories"):
+    with pytest.raises(RecipeError, match=r"^data\.pool: none of its 1 cut-out may be copied; see categories"):
         open_data(recipe)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from composer_copypaste.cli import main
+from composer_copypaste.run_folder import MAY_CHANGE
 from composer_copypaste.settings import CopyPasteSettings
 
 README = Path(__file__).parent.parent / "README.md"
@@ -75,6 +76,11 @@ def workplace(tmp_path_factory):
 def test_the_settings_table_is_that_of_the_dataclass():
     _, table, _ = TABLE.search(README.read_text()).groups()
     assert table == settings_table(), "run: python tests/test_readme.py"
+
+
+def test_the_keys_that_may_change_are_those_of_the_code():
+    listed = re.search(r"Only these may change: (.*?)\. ", README.read_text(), re.DOTALL)[1]
+    assert set(re.findall(r"`([\w.]+)`", listed)) == MAY_CHANGE
 
 
 @pytest.mark.parametrize("code", blocks("python"))

@@ -20,17 +20,18 @@ from forked_runs import start
 from PIL import Image
 from shapes_recipe import on_files, tiny, tiny_recipe
 
-from composer_copypaste import LargeScaleJitter, training
+from composer_copypaste import LargeScaleJitter, run_folder, training
 from composer_copypaste.callbacks import MACHINE_KEYS
-from composer_copypaste.config.load import load_recipe
+from composer_copypaste.config.load import load_recipe, recipe_to_yaml
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.datasets import coco_files, open_data
 from composer_copypaste.dry_run import describe
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, RecipeError
 from composer_copypaste.evaluation import evaluate
+from composer_copypaste.files import write_first
 from composer_copypaste.optimization import build_schedule
 from composer_copypaste.resuming import enter
-from composer_copypaste.run_folder import RunFolder, check_usable
+from composer_copypaste.run_folder import RunFolder, check_usable, claim
 from composer_copypaste.training import build_model, build_trainer, check_device, train
 
 NUMBERS = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
@@ -408,6 +409,38 @@ def test_a_run_goes_on_with_the_data_it_began_with_only(other_shapes, tmp_path):
     assert begun(recipe, folder) is None
 
 
+def test_a_run_goes_on_with_repaired_data_where_it_is_told_to_and_says_so_once(other_shapes, tmp_path, capfd):
+    first, folder = tiny_recipe(tmp_path, *on_files(other_shapes)), RunFolder(tmp_path / "run")
+    accepting = tiny_recipe(tmp_path, *on_files(other_shapes), "data.accept_changes=true")
+    assert begun(first, folder) is None
+    change(first.data.val.annotations, info={"version": "2"})
+    with pytest.raises(OutputError, match=r"go on with them as they are by data\.accept_changes=true"):
+        begun(first, folder)
+    assert "from the beginning" in describe(accepting, folder)
+    assert capfd.readouterr().err == ""
+    assert begun(accepting, folder) is None
+    assert capfd.readouterr().err == (
+        f"{folder.root}: goes on with changed files of data.val, as data.accept_changes says\n"
+    )
+    assert begun(first, folder) is None
+    assert begun(accepting, folder) is None
+    assert capfd.readouterr().err == ""
+
+
+def test_a_process_that_finds_another_recipe_where_it_writes_its_own_is_refused(recipe, place, tmp_path, monkeypatch):
+    folder, other = RunFolder(tmp_path / "run"), tiny_recipe(place, "seed=5")
+
+    def first(path, text):
+        path.write_text(recipe_to_yaml(recipe))  # of the other process, a moment before
+        return write_first(path, text)
+
+    monkeypatch.setattr(run_folder, "write_first", first)
+    with pytest.raises(OutputError, match="holds a run of another recipe: seed was 17, is 5"):
+        claim(folder, other)
+    assert [path.name for path in folder.root.iterdir()] == ["recipe.yaml"]
+    assert load_recipe(folder.recipe) == recipe
+
+
 def test_a_dry_run_refuses_what_the_run_would_not_go_on_with_and_writes_nothing(other_shapes, tmp_path):
     recipe, folder = tiny_recipe(tmp_path, *on_files(other_shapes)), RunFolder(tmp_path / "run")
     assert begun(recipe, folder) is None
@@ -439,9 +472,12 @@ def test_a_second_training_in_the_same_folder_is_refused_and_leaves_the_first_on
     folder = RunFolder(tmp_path / "run")
     with ExitStack() as stay:
         enter(folder, recipe, data, stay)
+        dry = start(*tiny(place), f"output={folder.root}", "--dry-run", log=tmp_path / "dry.txt")
+        dry.join()
         (folder.root / ".evaluation.json.unfinished").write_text("hal")  # what the first one is about to write
         second = start(*tiny(place), f"output={folder.root}", log=tmp_path / "log.txt")
         second.join()
+    assert "refused as long as another process trains there, as one does now\n" in (tmp_path / "dry.txt").read_text()
     assert second.exitcode == 2
     assert (tmp_path / "log.txt").read_text() == (
         f"error: {folder.root}: another process trains there; wait for it, or give output=ANOTHER_FOLDER\n"

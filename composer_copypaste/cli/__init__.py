@@ -43,7 +43,7 @@ HOW_TO_GO_ON = f"{__name__}.how_to_go_on"
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are modules beside this one; a user's mistakes end in one message and exit code 2."""
+    """A group whose commands are modules beside this one; a user's mistakes end in one message."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands' names, in the order in which they are used."""
@@ -120,7 +120,7 @@ def _plain_where_ours(
 
 def _refuse(error: UserError) -> NoReturn:
     click.echo(f"error: {error}", err=True)
-    sys.exit(2)
+    sys.exit(error.exit_code)
 
 
 def _farewell(what: str, command: str | None) -> str:

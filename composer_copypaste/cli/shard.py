@@ -68,7 +68,7 @@ def command(  # noqa: PLR0913 - click hands over each option
     store, the folder is read from there: data.train.streaming=s3://bucket/train data.train.cache=/scratch/shards
     """
     from composer_copypaste.data.sharding import write_shards
-    from composer_copypaste.errors import RecipeError
+    from composer_copypaste.errors import RecipeError, counted
     from composer_copypaste.settings import ImageSettings
 
     again = ["copypaste", "shard", str(output), "--images", str(images), "--annotations", str(annotations)]
@@ -88,4 +88,5 @@ def command(  # noqa: PLR0913 - click hands over each option
     )
     kept = f", {written.kept} of them there before" if written.kept else ""
     size = written.nbytes / 1e6
-    click.echo(f"{output}: {written.pictures} pictures in {written.shards} shards{kept}, {size:,.1f} MB")
+    pictures, shards = counted(written.pictures, "picture"), counted(written.shards, "shard")
+    click.echo(f"{output}: {pictures} in {shards}{kept}, {size:,.1f} MB")

@@ -131,6 +131,9 @@ class DataSettings:
     """Where pictures are jittered: by the loader's processes, or on the training device, which relieves these. There
     ``copy_paste`` neither resizes nor flips a second time, unless its ``scale_range`` and ``p_flip`` are given."""
 
+    accept_changes: bool = False
+    """A run goes on though its annotations or cut-outs have changed since it began, as where they were repaired."""
+
     p_flip: Fraction = 0.5
     """Probability that a training picture is flipped horizontally, where there is no large-scale jitter (which flips by
     its own ``p_flip``)."""
@@ -250,6 +253,10 @@ class TrainingSettings:
 
     checkpoint_interval: Duration = "1ep"
     """How often a checkpoint is saved, besides at the end."""
+
+    stop_after_nonfinite_losses: Count | None = 3
+    """Training ends when the loss was NaN or infinite in so many batches in a row; null: it goes on all the same. A
+    checkpoint whose weights are not finite is never saved."""
 
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Where everything logged goes besides metrics.jsonl: TensorBoard (into the run's folder), Weights & Biases and

@@ -9,6 +9,7 @@ from sys import float_info
 from typing import Any
 
 from composer_copypaste.data.outlines import rle_counts
+from composer_copypaste.errors import counted
 
 TOP_LEVEL = ("images", "annotations", "categories")
 ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "segmentation")
@@ -179,9 +180,9 @@ def _polygon_problem(polygon: Any, limit: int) -> str | None:
     except TypeError:
         return "polygon is not a list of numbers x1, y1, x2, y2, ..."
     if numbers < 6:
-        return f"polygon has {numbers} numbers, needs at least 6"
+        return f"polygon has {counted(numbers, 'number')}, needs at least 6"
     if numbers % 2:
-        return f"polygon has {numbers} numbers, needs an even count: x1, y1, x2, y2, ..."
+        return f"polygon has {counted(numbers, 'number')}, needs an even count: x1, y1, x2, y2, ..."
     if not -limit < min(polygon) <= max(polygon) < limit:
         return f"polygon reaches from {min(polygon)} to {max(polygon)}, far outside the picture"
     return None
@@ -199,5 +200,5 @@ def _rle_problem(rle: Json, height: int, width: int) -> str | None:
     if not isinstance(counts, list) or any(type(count) is not int or count < 0 for count in counts):
         return "mask cannot be decoded: its counts are not numbers of pixels"
     if sum(counts) != height * width:
-        return f"mask's counts sum to {sum(counts)} pixels, the image has {height * width}"
+        return f"mask's counts sum to {counted(sum(counts), 'pixel')}, the image has {height * width}"
     return None

@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.data.pictures import Header, largest_value, read_header
 from composer_copypaste.data.records import CocoImage
+from composer_copypaste.data.threads import in_threads
 from composer_copypaste.data.value_range import FULL_RANGE, HOW_TO_GIVE
 from composer_copypaste.errors import DataError, DataWarning, listed
 from composer_copypaste.settings import ImageSettings
@@ -40,8 +40,7 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
         except DataError as error:
             return f"{image.file_name} (image {image.id}): {error}"
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(look, annotations.images))
+    found = in_threads(look, annotations.images, _THREADS)
     problems = [problem for problem in found if isinstance(problem, str)]
     if problems:
         raise DataError(listed(str(folder), problems))
@@ -89,11 +88,10 @@ def _check_range(folder: Path, names: Sequence[str], settings: ImageSettings) ->
         return
     count = min(_DECODED, len(names))
     decoded = [folder / names[i * len(names) // count] for i in range(count)]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        largest = max(pool.map(lambda path: largest_value(path, settings), decoded))
+    largest = max(in_threads(lambda path: largest_value(path, settings), decoded, _THREADS))
     if 0 < largest < DARK:
         raise DataError(
-            f"{folder}: {names[0]} and {len(names) - 1} other files have more than 8 bits, but the largest value in "
-            f"{count} of them is {largest}, of {FULL_RANGE[1]}: they would be nearly black. {HOW_TO_GIVE}; "
+            f"{folder}: {_counted(names)} more than 8 bits, but the largest value in {count} of them "
+            f"is {largest}, of {FULL_RANGE[1]}: they would be nearly black. {HOW_TO_GIVE}; "
             f"{list(FULL_RANGE)} where they are meant to be dark"
         )

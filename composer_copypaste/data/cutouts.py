@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -20,6 +19,7 @@ from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.data.outlines import draw_stencils, stencil
 from composer_copypaste.data.pictures import read_picture, read_rgba
 from composer_copypaste.data.records import CocoAnnotation, CocoImage
+from composer_copypaste.data.threads import in_threads
 from composer_copypaste.errors import DataError, listed
 from composer_copypaste.functional.windows import Window, box_windows
 from composer_copypaste.settings import ImageSettings
@@ -135,8 +135,7 @@ class CutOutPool:
         folder = Path(folder)
         labels = _labels(categories)
         problems, files = _listing(folder, labels)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            found = list(threads.map(lambda file: _looked_at(file[0], file[1], image_settings), files))
+        found = in_threads(lambda file: _looked_at(file[0], file[1], image_settings), files, _THREADS)
         problems += [cut for cut in found if isinstance(cut, str)]
         if problems:
             raise DataError(listed(f"{folder}: cannot be used as a pool of cut-outs", problems))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from composer_copypaste.errors import DataError
+from composer_copypaste.files import check_regular
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -14,6 +15,7 @@ def read_json(path: Path, what: str) -> Any:
         DataError: where there is no such file, or no JSON in it.
     """
     try:
+        check_regular(path)
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such {what}") from None

@@ -24,6 +24,7 @@ from composer_copypaste.data.value_range import (
     scaled,
 )
 from composer_copypaste.errors import DataError
+from composer_copypaste.files import check_regular
 from composer_copypaste.settings import ImageSettings
 
 # what Pillow raises on a file that is no picture, a cut one or a broken one
@@ -141,6 +142,8 @@ def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[Ima
     """The picture in a file or in its content; whatever Pillow raises while it is open becomes a ``DataError``."""
     with _PILLOWS_BOUND.lifted():
         try:
+            if not isinstance(source, bytes):
+                check_regular(source)
             with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
                 megapixels = picture.width * picture.height / 1e6
                 if megapixels > settings.max_megapixels:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock
 
 from composer_copypaste.data.shards import ANNOTATIONS, HASH, INDEX, MANIFEST, Shard
-from composer_copypaste.errors import DataError
+from composer_copypaste.errors import DataError, counted
 
 _ATTEMPTS = 3
 _PAUSE = 1.0
@@ -42,7 +42,7 @@ class FolderInPlace:
         except FileNotFoundError:
             raise DataError(f"{self.folder / shard.name}: the shard is missing") from None
         if nbytes != shard.nbytes:
-            raise DataError(f"{self.folder / shard.name}: has {nbytes} bytes, {INDEX} says {shard.nbytes}")
+            raise DataError(f"{self.folder / shard.name}: has {counted(nbytes, 'byte')}, {INDEX} says {shard.nbytes}")
 
     def hold_annotations(self) -> None:
         """Raise ``DataError`` where the annotation file is missing."""

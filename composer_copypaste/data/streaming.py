@@ -27,7 +27,7 @@ from composer_copypaste.data.shards import (
     decode,
 )
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
-from composer_copypaste.errors import DataError
+from composer_copypaste.errors import DataError, counted
 
 LANES = 64
 """At most so many shards are read side by side, by all processes together."""
@@ -75,7 +75,8 @@ class StreamingCocoInstances(InstanceData):
         self._readers = [_reader(folder, shard) for shard in self.shards]
         self._labels = {category.id: label for label, category in enumerate(self.categories, start=1)}
         if self._ends[-1] != self.manifest.pictures:
-            raise DataError(f"{source}: {INDEX} has {self._ends[-1]} pictures, {MANIFEST} {self.manifest.pictures}")
+            found = counted(self._ends[-1], "picture")
+            raise DataError(f"{source}: {INDEX} has {found}, {MANIFEST} {self.manifest.pictures}")
         if isinstance(self._files, FolderInPlace):
             for shard in self.shards:
                 self._files.hold(shard)
@@ -157,7 +158,7 @@ class StreamingCocoInstances(InstanceData):
         if limit < needed:
             raise DataError(
                 f"{self.source}: expected a cache of at least {needed / 1e9:.3g} GB, for two shards in each of "
-                f"{self._lanes} lanes, got {limit / 1e9:.3g}; raise cache_gigabytes, or write smaller shards"
+                f"{counted(self._lanes, 'lane')}, got {limit / 1e9:.3g}; raise cache_gigabytes, or write smaller shards"
             )
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
+from composer_copypaste.errors import counted
 from composer_copypaste.functional.planes import Images
 from composer_copypaste.instances import WHOLE, WHOLE_NUMBERS, Target
 
@@ -29,7 +30,10 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
     if not isinstance(targets, Tensor | list | tuple):
         raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
     if len(pictures) != len(targets):
-        raise ValueError(f"expected a target for each image, got {len(pictures)} images and {len(targets)} targets")
+        raise ValueError(
+            f"expected a target for each image, got {counted(len(pictures), 'image')} "
+            f"and {counted(len(targets), 'target')}"
+        )
     devices = {image.device for image in pictures}
     if len(devices) > 1:  # kernels read memory by its address
         named = " and some on ".join(sorted(map(str, devices)))

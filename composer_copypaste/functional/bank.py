@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.errors import counted
 from composer_copypaste.functional.crop import Crop
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.scene import Scene
@@ -146,7 +147,7 @@ class InstanceBank:
             if number < len(picture):
                 return picture.crop(number)
             number -= len(picture)
-        raise IndexError(f"the bank holds {len(self)} objects")
+        raise IndexError(f"the bank holds {counted(len(self), 'object')}")
 
     def state_dict(self) -> dict[str, object]:
         """All that it remembers, as tensors on the host: what a checkpoint stores."""

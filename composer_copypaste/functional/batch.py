@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
+from composer_copypaste.errors import counted
 from composer_copypaste.functional.arguments import check_batch
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.composite import composite_of
@@ -224,5 +225,6 @@ def _reason(inventories: Sequence[Inventory], settings: CopyPasteSettings, furth
         )
     objects = sum(len(image.weights) for image in inventories)
     if objects and not any(image.weights.any() for image in inventories):
-        return f"none of the batch's {objects} objects may be copied; see the settings, and iscrowd in the targets"
+        number = counted(objects, "object")
+        return f"none of the batch's {number} may be copied; see the settings, and iscrowd in the targets"
     return None

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from composer_copypaste.errors import counted
 from composer_copypaste.functional.scene import Scene
 
 Map = Sequence[Sequence[int | float]]
@@ -131,15 +132,19 @@ class PastePlan:
         for row in self._rows():
             source, instance = row["source"], row["instance"]
             if not 0 <= row["target"] < len(scenes):
-                raise ValueError(f"plan: expected target among the batch's {len(scenes)} images, got {row['target']}")
+                raise ValueError(
+                    f"plan: expected target among the batch's {counted(len(scenes), 'image')}, got {row['target']}"
+                )
             if not 0 <= source < len(objects):
                 raise ValueError(
-                    f"plan: expected source among the batch's {len(scenes)} images and {further} sources beyond it, "
-                    f"got {source}; a plan drawn with a bank or a pool needs them, the bank as it was then"
+                    f"plan: expected source among the batch's {counted(len(scenes), 'image')} and "
+                    f"{counted(further, 'source')} beyond it, got {source}; a plan "
+                    "drawn with a bank or a pool needs them, the bank as it was then"
                 )
             if not 0 <= instance < objects[source]:
                 raise ValueError(
-                    f"plan: expected instance among the {objects[source]} objects of source {source}, got {instance}"
+                    f"plan: expected instance among the {counted(objects[source], 'object')} of source {source}, "
+                    f"got {instance}"
                 )
             (xx, xy, x), (yx, yy, y) = row["to_source"]
             factors, shifts = (xx, xy, yx, yy), (x, y)

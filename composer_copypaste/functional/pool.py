@@ -9,6 +9,7 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.errors import counted
 from composer_copypaste.functional.crop import Crop
 from composer_copypaste.functional.draw import integer, uniforms
 from composer_copypaste.functional.jitter import Copies, draw_colours, draw_linear
@@ -43,8 +44,8 @@ def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
         raise TypeError(f"pool: expected a pool of cut-outs such as a CutOutPool, got {pool!r}")
     if not any(weight for _, weight, _ in _categories(pool, settings)):
         raise ValueError(
-            f"pool: none of its {len(pool.labels)} cut-outs may be copied; see categories, category_weights, "
-            "area_range and relative_area_range"
+            f"pool: none of its {counted(len(pool.labels), 'cut-out')} may be copied; see categories, "
+            "category_weights, area_range and relative_area_range"
         )
 
 

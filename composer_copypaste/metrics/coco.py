@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
+from composer_copypaste.errors import counted
 from composer_copypaste.metrics.engine import CocoDict, IouType, number_names
 from composer_copypaste.metrics.evaluation import Evaluation, evaluate
 from composer_copypaste.metrics.ground_truth import official_truth
@@ -75,7 +76,9 @@ class CocoMeanAveragePrecision(Metric):
             ValueError: where a field is missing or wrong, or where they do not agree; the message names the image.
         """
         if len(predictions) != len(targets):
-            raise ValueError(f"expected a prediction for each of {len(targets)} targets, got {len(predictions)}")
+            raise ValueError(
+                f"expected a prediction for each of {counted(len(targets), 'target')}, got {len(predictions)}"
+            )
         for prediction, target in zip(predictions, targets, strict=True):
             image = image_id(target)
             if image not in self._pictures:

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from composer_copypaste.errors import counted
 from composer_copypaste.metrics.engine import Array, CocoDict
 from composer_copypaste.metrics.ground_truth import OfficialTruth
 from composer_copypaste.metrics.pictures import Detections, Masks, Picture, Size, Truth
@@ -120,7 +121,9 @@ def _column(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
     """A field that has one number for each box."""
     column = _array(fields, name, where, dtype)
     if column.shape != (len(fields["boxes"]),):
-        raise ValueError(f"{where}: expected {name} for {len(fields['boxes'])} boxes, got shape {column.shape}")
+        raise ValueError(
+            f"{where}: expected {name} for {counted(len(fields['boxes']), 'box', 'boxes')}, got shape {column.shape}"
+        )
     return column
 
 
@@ -142,7 +145,9 @@ def _masks(fields: Fields, count: int, where: str) -> Masks:
         raise ValueError(f"{where}: 'segm' needs 'masks' or 'rles', got {', '.join(map(repr, fields))}; "
                          "for boxes alone evaluate with iou_types=('bbox',)")  # fmt: skip
     if len(masks.counts) != count:
-        raise ValueError(f"{where}: expected a mask for each of {count} boxes, got {len(masks.counts)}")
+        raise ValueError(
+            f"{where}: expected a mask for each of {counted(count, 'box', 'boxes')}, got {len(masks.counts)}"
+        )
     return masks
 
 

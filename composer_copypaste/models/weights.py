@@ -108,13 +108,18 @@ def tensors_in(content: object, path: Path) -> StateDict:
     """The tensors of what a file holds; ``path`` is for messages.
 
     Raises:
-        CheckpointError: where it holds something else.
+        CheckpointError: where it holds something else, or a tensor has a value that is NaN or infinite.
     """
     for level in ("state", "model"):  # as Composer nests them; torchvision's reference training has "model" alone
         if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
             content = content[level]
     if not (isinstance(content, Mapping) and content and all(map(_is_named_tensor, content.items()))):
         raise CheckpointError(f"{path}: expected a state dict (names and tensors) or a Composer checkpoint")
+    bad = [name for name, tensor in content.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"{path}: holds weights that are not finite ({_some(bad)}), as a training that diverged leaves them"
+        )
     return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in content.items()}
 
 

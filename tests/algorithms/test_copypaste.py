@@ -272,7 +272,7 @@ def test_pictures_receive_cut_outs_of_a_pool():
 
 
 def test_a_pool_of_which_nothing_may_be_copied_is_refused_at_once():
-    with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-outs may be copied"):
+    with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-out may be copied"):
         CopyPaste(pool=White(), categories=(1,))
 
 

@@ -1,5 +1,7 @@
 """Reading and checking COCO files."""
 
+import os
+
 import numpy as np
 import pytest
 from coco_files import SQUARE, annotation
@@ -87,7 +89,7 @@ WRONG = {
     "mask cannot be decoded: its counts are not": annotation(segmentation=rle([97, -1])),
     "mask cannot be decoded: unexpected character": annotation(segmentation=rle("1!")),
     "mask cannot be decoded: the last number is cut off": annotation(segmentation=rle("P")),
-    "mask's counts sum to 1 pixels": annotation(segmentation=rle("1")),
+    "mask's counts sum to 1 pixel,": annotation(segmentation=rle("1")),
     "box [2, 1, 4, 0] has no area": annotation(bbox=[2, 1, 4, 0]),
     "box [2, 1, -4, 4] has no area": annotation(bbox=[2, 1, -4, 4]),
     "box [12, 1, 4, 4] lies outside the picture": annotation(bbox=[12, 1, 4, 4]),
@@ -202,4 +204,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_folder_given_for_the_file_is_one_line(tmp_path):
-    assert problem_of(tmp_path) == "cannot be read: Is a directory"
+    assert problem_of(tmp_path) == "cannot be read: expected a file, found a folder"
+
+
+def test_a_pipe_in_place_of_the_file_is_named_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "annotations.json")
+    assert problem_of(tmp_path / "annotations.json") == "cannot be read: expected a file, found a pipe"

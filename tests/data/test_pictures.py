@@ -1,5 +1,6 @@
 """Decoding pictures of every kind to 8-bit RGB."""
 
+import os
 import warnings
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from composer_copypaste.data.pictures import Header, read_header, read_picture
+from composer_copypaste.data.pictures import Header, read_header, read_picture, read_rgba
 from composer_copypaste.errors import DataError
 
 GREY = np.array([[0, 60, 120], [180, 240, 255]], dtype=np.uint8)
@@ -108,3 +109,16 @@ def test_the_header_tells_what_is_no_picture(tmp_path, content, problem):
 def test_of_a_plain_picture_there_is_nothing_to_say(tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
     assert read_header(tmp_path / "a.png", (2, 3)) == Header(False, False, False)
+
+
+def test_a_pipe_in_place_of_a_picture_is_named_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    problem = "the picture cannot be decoded: expected a file, found a pipe"
+    for name in ("a.png", "b.png"):
+        with pytest.raises(DataError, match=f"^{problem}$"):
+            read_header(tmp_path / name, (2, 3))
+    with pytest.raises(DataError, match=f"a.png: {problem}$"):
+        read_picture(tmp_path / "a.png", (2, 3))
+    with pytest.raises(DataError, match=f"a.png: {problem}$"):
+        read_rgba(tmp_path / "a.png")

@@ -245,7 +245,7 @@ def test_boxes_alone_are_remembered_as_rectangles():
 def test_a_batch_of_one_is_no_reason_to_warn_when_there_is_a_bank(recwarn):
     paste(pictures(1), [target((0, 0, 2, 2))], InstanceBank(2))
     assert not recwarn.list
-    with pytest.warns(NothingPastedWarning, match="none of the batch's 1 objects may be copied"):
+    with pytest.warns(NothingPastedWarning, match="none of the batch's 1 object may be copied"):
         paste(pictures(1), [target((0, 0, 2, 2))], InstanceBank(2), categories=(9,))
 
 

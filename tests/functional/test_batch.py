@@ -281,7 +281,7 @@ def test_it_says_nothing_where_nothing_was_to_be_expected(targets, p):
 
 
 def test_images_and_targets_of_different_number_are_an_error():
-    with pytest.raises(ValueError, match=r"^expected a target for each image, got 2 images and 1 targets$"):
+    with pytest.raises(ValueError, match=r"^expected a target for each image, got 2 images and 1 target$"):
         copypaste_batch(pictures(), [target()])
 
 

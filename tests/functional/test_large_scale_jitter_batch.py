@@ -297,7 +297,7 @@ def test_the_layout_in_memory_does_not_matter(layout):
     ("images", "targets", "message"),
     [
         ([], [], "expected at least one image, got none"),
-        ([picture()], [], "expected a target for each image, got 1 images and 0 targets"),
+        ([picture()], [], "expected a target for each image, got 1 image and 0 targets"),
         ([picture(), picture(channels=1)], [target(), target()], "expected images of one type and number of channels"),
         ([picture()], [torch.zeros(3, 3, dtype=torch.int64)], r"targets\[0\]: expected class ids of .*\(8, 8\), got"),
         ([picture()], [target((0, 0, 1, 1), size=(4, 4))], r"targets\[0\]: expected 'masks' of shape \(1, 8, 8\)"),

@@ -120,9 +120,9 @@ def test_only_cut_outs_that_may_be_copied_are_drawn():
 
 @pytest.mark.parametrize("function", [copypaste_batch, plan_batch])
 def test_a_pool_of_which_nothing_may_be_copied_is_an_error(function):
-    with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-outs may be copied; see categories, category_w"):
+    with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-out may be copied; see categories, category_w"):
         function(pictures(), [target()] * 2, pool=Pool(cut_out(1)), categories=(2,))
-    with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-outs may be copied"):
+    with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-out may be copied"):
         function(pictures(), [target()] * 2, pool=Pool(cut_out(1)), category_weights={1: 0.0})
 
 

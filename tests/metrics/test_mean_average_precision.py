@@ -378,8 +378,8 @@ def test_more_masks_than_pycocotools_measures_at_once_can_be_scored():
         (lambda p, t: (without(p, "scores"), t), "prediction for image 1: expected 'scores'"),
         (lambda p, t: ({**p, "labels": torch.tensor([0])}, t), "expected labels in 1..3, .* got 0"),
         (lambda p, t: ({**p, "labels": torch.tensor([4])}, t), "expected labels in 1..3, .* got 4"),
-        (lambda p, t: (p, {**t, "labels": torch.tensor([1, 2])}), r"expected labels for 1 boxes, got shape \(2,\)"),
-        (lambda p, t: ({**p, "rles": p["rles"] * 2}, t), "expected a mask for each of 1 boxes, got 2"),
+        (lambda p, t: (p, {**t, "labels": torch.tensor([1, 2])}), r"expected labels for 1 box, got shape \(2,\)"),
+        (lambda p, t: ({**p, "rles": p["rles"] * 2}, t), "expected a mask for each of 1 box, got 2"),
         (lambda p, t: (without(p, "rles"), t), r"'segm' needs 'masks' or 'rles', .* iou_types=\('bbox',\)"),
         (lambda p, t: ({**p, "scores": torch.tensor([float("nan")])}, t), "expected finite scores, got .*diverged"),
         (lambda p, t: ({**p, "boxes": torch.full((1, 4), torch.inf)}, t), "expected finite boxes, got .*diverged"),
@@ -395,7 +395,7 @@ def test_what_cannot_be_scored_is_said(change, message):
 
 
 def test_each_target_needs_a_prediction():
-    with pytest.raises(ValueError, match="expected a prediction for each of 1 targets, got 0"):
+    with pytest.raises(ValueError, match="expected a prediction for each of 1 target, got 0"):
         CocoMeanAveragePrecision().update([], [one_object()[1]])
 
 

@@ -1,0 +1,73 @@
+"""A training that diverges, its loss or its weights no longer finite: it stops, and its good checkpoints stay."""
+
+import math
+from pathlib import Path
+
+import torch
+from composer import Logger, State
+from composer.loggers import LoggerDestination
+from torch import nn
+
+from composer_copypaste.config.schema import Recipe
+from composer_copypaste.errors import DivergedError
+from composer_copypaste.models.detector import LOSSES
+
+
+class StopsAtNonFiniteLoss(LoggerDestination):
+    """Ends a training whose loss was NaN or infinite in as many batches in a row as the recipe says.
+
+    The loss is the mean over all processes, which Composer has read from the device already: nothing is waited for, and
+    all processes stop at the same batch. It is a logger because loggers hear of a batch last, when its row is written.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._limit = recipe.training.stop_after_nonfinite_losses
+        self._rate = math.nan
+        self._in_a_row = 0
+        self._began = ""
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Notes the learning rate, which the schedule changes before the batch's end."""
+        self._rate = state.optimizers[0].param_groups[0]["lr"]
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Counts.
+
+        Raises:
+            DivergedError: in all processes, at the last batch of the row.
+        """
+        losses = {name.removeprefix("loss/train/"): value for name, value in state.total_loss_dict.items()}
+        parts = [f"{name} {value}" for name, value in losses.items() if name in LOSSES and not math.isfinite(value)]
+        if math.isfinite(losses["total"]):
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        if self._in_a_row == 1:
+            self._began = f"batch {state.timestamp.batch.value}, {', '.join(parts)}, learning rate {self._rate:g}"
+        if self._in_a_row == self._limit:
+            raise DivergedError(
+                f"the loss was not finite (NaN or infinite) in {self._limit} batches in a row; the first: {self._began}"
+                if self._limit > 1
+                else f"the loss was not finite (NaN or infinite): {self._began}"
+            )
+
+
+def weights_are_finite(model: nn.Module) -> bool:
+    """Whether no weight, and no statistic of a normalisation, is NaN or infinite; the device is waited for once."""
+    values = [values for values in model.state_dict().values() if values.is_floating_point()]
+    return bool(torch.stack([each.isfinite().all() for each in values]).all())
+
+
+def advice(recipe: Recipe, last_good: Path | None) -> str:
+    """What is left of a training that has diverged, and what may keep the next one from it."""
+    training = recipe.training
+    kept = "There is no checkpoint from before" if last_good is None else f"The last good checkpoint is {last_good}"
+    clip = "" if training.clip_norm is None else f" below {training.clip_norm:g}"
+    tries = [
+        f"optimizer.lr below {recipe.optimizer.lr:g}",
+        f"training.clip_norm{clip}",
+        f"schedule.warmup above {recipe.schedule.warmup}",
+        *([] if training.precision == "fp32" else [f"training.precision=fp32 in place of {training.precision}"]),
+    ]
+    on = "" if training.stop_after_nonfinite_losses is None else "; training.stop_after_nonfinite_losses=null goes on"
+    return f"{kept}. Try, with output=ANOTHER_FOLDER, {', '.join(tries[:-1])} or {tries[-1]}{on}"
