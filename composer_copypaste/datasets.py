@@ -15,6 +15,7 @@ from composer_copypaste.data.records import Category
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.streaming import StreamingCocoInstances
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
+from composer_copypaste.data_advice import warn_of_many_objects
 from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.pools import open_pool
 from composer_copypaste.settings import ShapesSettings
@@ -41,6 +42,7 @@ def open_data(recipe: Recipe) -> Data:
     train = _training_data(train_files, recipe)
     val = evaluation_data(val_files, recipe.data)
     check_categories(val.annotations, train.categories, str(train_files.annotations or train_files.streaming))
+    warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
     check_labels(recipe, names)
     return Data(train, val, open_pool(recipe, names))

@@ -7,6 +7,7 @@ from composer.utils import dist
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.data.coco import InstanceData
 from composer_copypaste.data.scenes import CATEGORIES
+from composer_copypaste.data_advice import batch_memory, nesting
 from composer_copypaste.datasets import check_labels, open_data
 from composer_copypaste.errors import counted
 from composer_copypaste.resuming import check_same_data, prospect
@@ -23,7 +24,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     """
     check_requirements(recipe)
     check_usable(folder, recipe)
-    shapes = recipe.data.shapes
+    shapes, advice = recipe.data.shapes, []
     if shapes is not None and _is_free(Path(shapes.folder)):
         check_labels(recipe, CATEGORIES)
         pictures = f"{counted(shapes.train, 'picture')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
@@ -31,6 +32,8 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
         data = open_data(recipe)
         check_same_data(folder, recipe, data)
         pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
+        advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]
+        advice += [f"nested      {line}" for line in nesting(data.train.annotations, recipe)]
     pasting = "off" if recipe.copy_paste is None else _pasting(recipe.copy_paste)
     device = "GPU" if on_gpu(recipe) else "CPU"
     return "\n".join(
@@ -41,6 +44,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
             f"copy-paste  {pasting}",
             f"training    {recipe.training.duration} on {dist.get_world_size()} {device}, "
             f"batches of {recipe.data.batch_size} on each",
+            *advice,
             f"output      {folder.root}, {prospect(folder)}",
         )
     )

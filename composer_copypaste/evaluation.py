@@ -9,6 +9,7 @@ from composer.utils import dist
 from composer_copypaste.callbacks import ProgressBar, latest_report
 from composer_copypaste.config.schema import CocoFiles, Recipe
 from composer_copypaste.data.coco import InstanceData
+from composer_copypaste.data_advice import warn_of_many_objects
 from composer_copypaste.datasets import check_categories, coco_files, evaluation_data, trained_categories
 from composer_copypaste.errors import OutputError
 from composer_copypaste.models.detector import MaskRCNN
@@ -79,6 +80,7 @@ def _prepared(
     run = folder_of(checkpoint)
     if run is not None and run.categories.exists():
         check_categories(data.annotations, trained_categories(run.categories), str(checkpoint))
+    warn_of_many_objects(data.annotations, recipe)
     model = build_model(recipe, data.annotations, load_weights=False)
     load_tensors(model.module, weights, checkpoint)
     if results is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
+from composer_copypaste.data.mask_extents import enclosing
 from composer_copypaste.data.outlines import OutlinedObjects, Segmentation, rle_of_polygons
 
 
@@ -45,17 +46,22 @@ class CocoAnnotation(TypedDict):
 
 
 def outlined(image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Mapping[int, int]) -> OutlinedObjects:
-    """The objects that an image's annotations tell of; ``labels`` are those of the category ids."""
+    """The objects that an image's annotations tell of; ``labels`` are those of the category ids.
+
+    Boxes are the annotated ones, but that a box whose pixels its mask leaves is widened to the mask's.
+    """
     boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
+    segmentations, size = tuple(annotation["segmentation"] for annotation in annotations), (image.height, image.width)
+    boxes = torch.from_numpy(enclosing(boxes.numpy(), segmentations, size))
     limits = torch.tensor([image.width, image.height, image.width, image.height])
     return OutlinedObjects(
-        size=(image.height, image.width),
+        size=size,
         boxes=boxes.clamp(min=0).minimum(limits).float(),
         labels=torch.tensor([labels[a["category_id"]] for a in annotations], dtype=torch.int64),
         area=torch.tensor([annotation["area"] for annotation in annotations], dtype=torch.float32),
         iscrowd=torch.tensor([annotation["iscrowd"] for annotation in annotations], dtype=torch.int64),
-        segmentations=tuple(annotation["segmentation"] for annotation in annotations),
+        segmentations=segmentations,
     )
 
 

@@ -36,8 +36,8 @@ def test_a_target_holds_what_the_file_says(coco_file, gradient):
 
 
 def test_boxes_are_cut_at_the_picture_s_edge(coco_file, gradient):
-    path = coco_file(annotation(bbox=[-1.5, -2, 20, 4]))
-    assert CocoInstances(path.parent, path)[0][1]["boxes"].tolist() == [[0, 0, 12, 2]]
+    path = coco_file(annotation(bbox=[-1.5, -2, 20, 8]))
+    assert CocoInstances(path.parent, path)[0][1]["boxes"].tolist() == [[0, 0, 12, 6]]
 
 
 def test_a_picture_without_objects_has_empty_fields(coco_file, gradient):

@@ -1,0 +1,92 @@
+"""What should be known before a recipe is trained: objects that cannot be found, nested categories, memory."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+
+from composer_copypaste.config.schema import Recipe
+from composer_copypaste.data.coco import CocoAnnotations
+from composer_copypaste.data.nested_categories import nested_categories
+from composer_copypaste.errors import DataWarning
+
+
+def warn_of_many_objects(annotations: CocoAnnotations, recipe: Recipe) -> None:
+    """Warn where images that are evaluated on have more objects than are detected, or than are scored of a category."""
+    per_image: Counter[int] = Counter()
+    per_category: Counter[tuple[int, int]] = Counter()
+    for image, group in annotations.annotations.items():
+        for annotation in group:
+            if not annotation["iscrowd"]:
+                per_image[image] += 1
+                per_category[image, annotation["category_id"]] += 1
+    detected, counted = recipe.model.detections_per_image, recipe.evaluation.max_dets[-1]
+    most, most_of_category = max(per_image.values(), default=0), max(per_category.values(), default=0)
+    changes = [f"model.detections_per_image={most}"] if most > detected else []
+    if most_of_category > counted:
+        limits = [*(limit for limit in recipe.evaluation.max_dets[:-1]), most_of_category]
+        changes.append(f"evaluation.max_dets=[{','.join(map(str, limits))}]")
+    if not changes:
+        return
+    beyond = sum(count > min(detected, counted) for count in per_image.values())
+    warnings.warn(
+        f"{annotations.path}: up to {most} objects in an image (more than {min(detected, counted)} in {beyond} of "
+        f"{len(annotations.images)}), but at most {detected} are detected (model.detections_per_image), and at most "
+        f"{counted} of a category are scored (the last of evaluation.max_dets): the others count as missed. "
+        f"{' '.join(changes)} makes room for all",
+        DataWarning,
+        stacklevel=2,
+    )
+
+
+def nesting(annotations: CocoAnnotations, recipe: Recipe) -> Iterator[str]:
+    """Lines on categories that hold objects of others, which they hide where they are pasted."""
+    if recipe.copy_paste is None or recipe.copy_paste.categories is not None:
+        return
+    for nested in nested_categories(annotations):
+        yield (
+            f"{nested.share:.0%} of {nested.inner!r} lie inside {nested.outer!r}: a pasted {nested.outer!r} hides what "
+            f"lies under it, and shows no {nested.inner!r} unless these are pasted with it; copy_paste.categories "
+            f"without {nested.outer!r} leaves it in place"
+        )
+
+
+def batch_memory(annotations: CocoAnnotations, recipe: Recipe) -> str:
+    """The memory of the largest training batch, about, in words: as it is loaded, and where it is trained on."""
+    loaded, trained = _batch_bytes(annotations, recipe)
+    device = "on the training device" if recipe.training.device != "cpu" else "in training"
+    return (
+        f"up to {_gigabytes(loaded)} for a loaded batch (each of {recipe.data.workers} workers holds up to 2), "
+        f"{_gigabytes(trained)} {device} besides the model's own"
+    )
+
+
+def _batch_bytes(annotations: CocoAnnotations, recipe: Recipe) -> tuple[int, int]:
+    """Bytes of images and masks of the largest batch, as loaded and at the peak of a training step.
+
+    A pixel of an image is 3 bytes, of a mask 1. Copy-paste adds the masks of what is pasted, at most as many as an
+    image of the batch has, in a batch beside the loaded one. Where the model resizes, it holds the images, and one
+    image's masks after the other, with 4 bytes for each value.
+    """
+    canvas = None if recipe.data.jitter is None else recipe.data.jitter.size
+    on_device = recipe.data.jitter_on == "device"
+    shapes = []
+    for image in annotations.images:
+        objects = len(annotations.annotations[image.id])
+        stored = image.height * image.width
+        shown = stored if canvas is None else canvas[0] * canvas[1]
+        shapes.append((objects, stored if canvas is None or on_device else shown, shown))
+    largest = sorted(shapes, key=lambda shape: (3 + shape[0]) * max(shape[1:]))[-recipe.data.batch_size :]
+    loaded = sum((3 + objects) * pixels for objects, pixels, _ in largest)
+    most = max(objects for objects, _, _ in largest)
+    pasted = 0 if recipe.copy_paste is None else min(most, recipe.copy_paste.max_copied_instances or most)
+    trained = loaded
+    if recipe.copy_paste is not None or on_device:
+        trained += sum((3 + objects + pasted) * pixels for objects, _, pixels in largest)
+    if recipe.model.resize_training:
+        trained += sum(3 * 4 * pixels for _, _, pixels in largest)
+        trained += max(4 * (objects + pasted) * pixels for objects, _, pixels in largest)
+    return loaded, trained
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
