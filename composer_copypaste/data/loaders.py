@@ -3,6 +3,7 @@
 import signal
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from multiprocessing import get_context
 from typing import Any, Protocol, runtime_checkable
 
@@ -227,13 +228,26 @@ def _data_spec(
         sampler=sampler,
         num_workers=workers,
         worker_init_fn=_leave_signals_to_the_parent,
-        collate_fn=collate,
+        collate_fn=_collate_in_shared_memory if workers else collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         drop_last=drop_last,
         generator=generator_for(seed, sampler.rank),  # of workers; else from torch's global generator in every epoch
     )
     return DataSpec(loader, split_batch=split_batch, get_num_samples_in_batch=num_samples)
+
+
+def _collate_in_shared_memory(samples: Sequence[tuple[Tensor, Target]]) -> Batch:
+    """The samples as one batch, where the parent can read it.
+
+    A worker does that here, where a lack of room is an error that reaches the parent: later, in the thread that sends
+    the batch, torch loses it, and the parent waits for ever.
+    """
+    images, targets = collate(samples)
+    for value in chain(images, *(target.values() for target in targets)):
+        if isinstance(value, Tensor):
+            value.share_memory_()
+    return images, targets
 
 
 class _Loader(DataLoader[tuple[Tensor, Target]]):

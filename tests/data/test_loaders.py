@@ -264,6 +264,33 @@ def test_a_worker_without_shared_memory_is_reported_by_its_parent_alone(capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_batch_for_which_there_is_no_room_is_an_error_and_not_waited_for(monkeypatch):
+    def full(storage):
+        raise RuntimeError("unable to write to file </torch_7_8_9>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    loader = evaluation_loader(Ordinary(), batch_size=2, workers=1)
+    with pytest.raises(RuntimeError, match="No space left") as caught, at_most(30):
+        image_ids(loader)
+    assert "--shm-size" in end_of_loading(caught.value)
+
+
+@contextmanager
+def at_most(seconds):
+    """Fails instead of waiting longer."""
+
+    def waited(number, frame):
+        pytest.fail(f"waited for {seconds} seconds")
+
+    former = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
+
+
 def test_a_worker_that_cannot_be_started_is_one_line(dataset, monkeypatch):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device")
