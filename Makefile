@@ -2,14 +2,20 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: quickstart test gpu lint clean
+.PHONY: quickstart test test-all gpu lint clean
 
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
 
 # on the CPU, also where there is a GPU: a process has one kind of device
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: .venv/developing
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+# the slow tests as well; `make test test-all` runs nothing twice
+test-all: test
+	$(PYTEST) -m slow
 
 gpu: .venv/developing
 	$(BIN)/python benchmarks/gpu.py
