@@ -1,6 +1,6 @@
 """Pictures with their objects drawn on them, and sheets of such pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,14 @@ def draw_instances(picture: UInt8[Tensor, "3 h w"], objects: Objects, names: Seq
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).contiguous()
 
 
-def _masks(objects: Objects, size: tuple[int, int]) -> Bool[ndarray, "n h w"]:
-    """One plane an object, from whichever form the masks have; none without masks."""
+def _masks(objects: Objects, size: tuple[int, int]) -> Iterator[Bool[ndarray, "h w"]]:
+    """A plane for each object, from whichever form the masks have, one after the other; none without masks."""
     if "rles" in objects:
-        planes = [coco_mask.decode(rle).astype(bool) for rle in objects["rles"]]
-        return np.array(planes, dtype=bool).reshape(-1, *size)
-    if "masks" not in objects:
-        return np.zeros((0, *size), dtype=bool)
-    masks = objects["masks"].detach().cpu()
-    masks = masks > 0.5 if masks.is_floating_point() else masks != 0
-    return masks.reshape(-1, *size).numpy()
+        yield from (coco_mask.decode(rle).astype(bool) for rle in objects["rles"])
+    elif "masks" in objects:
+        for mask in objects["masks"].detach().reshape(-1, *size):
+            plane = mask.cpu()
+            yield (plane > 0.5 if plane.is_floating_point() else plane != 0).numpy()
 
 
 def _flags(objects: Objects, name: str) -> list[bool]:
@@ -265,11 +263,15 @@ def _enlarged(picture: Tensor, objects: Objects, names: Sequence[str], columns: 
         pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
     factor = _cell(columns) / max(pixels.shape[1:])
     resized = _resized(pixels, factor)
-    masks = torch.from_numpy(_masks(objects, (pixels.shape[1], pixels.shape[2])))
+    smooth = [
+        F.interpolate(
+            torch.from_numpy(mask)[None, None].float(), resized.shape[1:], mode="bilinear", align_corners=False
+        )
+        for mask in _masks(objects, (pixels.shape[1], pixels.shape[2]))
+    ]
     scaled = {name: values for name, values in objects.items() if name not in ("rles", "masks")}
-    if len(masks):
-        smooth = F.interpolate(masks[:, None].float(), resized.shape[1:], mode="bilinear", align_corners=False)
-        scaled["masks"] = smooth[:, 0] >= 0.5
+    if smooth:
+        scaled["masks"] = torch.cat(smooth)[:, 0] >= 0.5
     return draw_instances(resized, scaled | {"boxes": objects["boxes"].detach().cpu().float() * factor}, names)
 
 
