@@ -10,9 +10,11 @@ from composer_copypaste.data.scenes import CATEGORIES
 from composer_copypaste.data_advice import batch_memory, nesting
 from composer_copypaste.datasets import check_labels, open_data
 from composer_copypaste.errors import counted
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.weights import load_pretrained, missing_download
 from composer_copypaste.resuming import check_same_data, prospect
 from composer_copypaste.run_folder import RunFolder, check_usable
-from composer_copypaste.settings import CopyPasteSettings
+from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings
 from composer_copypaste.training import check_requirements, on_gpu
 
 
@@ -27,10 +29,12 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     shapes, advice = recipe.data.shapes, []
     if shapes is not None and _is_free(Path(shapes.folder)):
         check_labels(recipe, CATEGORIES)
+        categories = len(CATEGORIES)
         pictures = f"{counted(shapes.train, 'picture')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)
         check_same_data(folder, recipe, data)
+        categories = len(data.train.categories)
         pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
         advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]
         advice += [f"nested      {line}" for line in nesting(data.train.annotations, recipe)]
@@ -40,7 +44,8 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
         (
             f"recipe      {recipe.name}",
             f"data        {pictures}",
-            f"model       Mask R-CNN, backbone {recipe.model.backbone}, weights {recipe.model.weights}",
+            f"model       Mask R-CNN, backbone {recipe.model.backbone}, "
+            f"weights {recipe.model.weights}: {_weights(recipe.model, categories)}",
             f"copy-paste  {pasting}",
             f"training    {recipe.training.duration} on {dist.get_world_size()} {device}, "
             f"batches of {recipe.data.batch_size} on each",
@@ -48,6 +53,11 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
             f"output      {folder.root}, {prospect(folder)}",
         )
     )
+
+
+def _weights(settings: MaskRCNNSettings, categories: int) -> str:
+    """What the model would start with: what is on this machine is loaded, to see that it fits."""
+    return missing_download(settings) or load_pretrained(build_mask_rcnn(categories + 1, settings), settings)
 
 
 def _pasting(settings: CopyPasteSettings) -> str:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from composer_copypaste.errors import CheckpointError
+from composer_copypaste.errors import CheckpointError, counted
+from composer_copypaste.files import check_regular
 from composer_copypaste.settings import MaskRCNNSettings
 
 log = logging.getLogger(__name__)
@@ -35,23 +36,39 @@ CLASSIFIER = ("fc.", "classifier.")
 """What a backbone's file has besides, for ImageNet's classes."""
 
 
-def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> None:
+DETECTRON2 = ("backbone.bottom_up.", "proposal_generator.", "__author__", "matching_heuristics", "res2_0_branch2a")
+"""Names in the files of Detectron2: of tensors, and of what is beside them."""
+
+
+def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> str:
     """Load what ``settings.weights`` names into a Mask R-CNN that was built from the same settings.
 
     Heads made for another number of classes stay as they are, which is logged once.
+
+    Returns:
+        What was loaded, in words.
 
     Raises:
         CheckpointError: where the weights cannot be had, or do not fit otherwise.
     """
     check_named(settings)
     if settings.weights == "none":
-        return
+        return "everything starts at random"
     published = published_weights(settings.backbone)
     if settings.weights in published:
         state = _download(published[settings.weights])
     else:
         state = read_weights(Path(settings.weights))
-    _load(module, state, source=f"weights {settings.weights!r}, backbone {settings.backbone!r}")
+    return _load(module, state, source=f"weights {settings.weights!r}, backbone {settings.backbone!r}")
+
+
+def missing_download(settings: MaskRCNNSettings) -> str | None:
+    """What would be downloaded and to where, in words; None where nothing would be."""
+    weights = published_weights(settings.backbone).get(settings.weights)
+    file = None if weights is None else Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if weights is None or file is None or file.exists():
+        return None
+    return f"to be downloaded, {weights.meta['_file_size']:.0f} MB from {weights.url}: not there yet as {file}"
 
 
 def check_named(settings: MaskRCNNSettings) -> None:
@@ -70,13 +87,6 @@ def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
     Raises:
         CheckpointError: where it was made for another model or number of classes.
     """
-    if unfitting := _unfitting(module, state):
-        own = module.state_dict()
-        name = unfitting[0]
-        raise CheckpointError(
-            f"{path}: made for another model, or another number of classes: {name} is "
-            f"{tuple(state[name].shape)}, expected {tuple(own[name].shape)}{_more(unfitting)}"
-        )
     _load_fitting(module, state, [], str(path))
 
 
@@ -114,13 +124,30 @@ def tensors_in(content: object, path: Path) -> StateDict:
         if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
             content = content[level]
     if not (isinstance(content, Mapping) and content and all(map(_is_named_tensor, content.items()))):
-        raise CheckpointError(f"{path}: expected a state dict (names and tensors) or a Composer checkpoint")
+        raise CheckpointError(
+            f"{path}: expected a state dict (names and tensors) or a Composer checkpoint, found {_kind_of(content)}"
+        )
+    if any(name.startswith(DETECTRON2) for name in content):
+        raise _detectron2(path)
     bad = [name for name, tensor in content.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(
             f"{path}: holds weights that are not finite ({_some(bad)}), as a training that diverged leaves them"
         )
     return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _kind_of(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    return f"a dict with the keys {', '.join(map(repr, list(content)[:5]))}" if content else "an empty dict"
+
+
+def _detectron2(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: a file of Detectron2, whose layers and colours are not in torchvision's order: it cannot be loaded "
+        "here. Give weights of torchvision's models, or a checkpoint of a run"
+    )
 
 
 def _is_named_tensor(item: tuple[object, object]) -> bool:
@@ -133,10 +160,13 @@ def read_torch(path: Path) -> object:
     Raises:
         CheckpointError: where the file cannot be read, or holds anything else. No code in it is run.
     """
+    _check_readable(path)
     try:
         with plain_values_only():
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if _is_pickle_of_detectron2(path):
+            raise _detectron2(path) from error
         code = re.search(r"GLOBAL (\S+)", str(error))
         found = f"it holds {code[1]}" if code else "it is no file of weights"
         raise CheckpointError(
@@ -145,6 +175,20 @@ def read_torch(path: Path) -> object:
         ) from error
     except _UNREADABLE as error:
         raise CheckpointError(f"{path}: damaged, or no file of torch.save: {_first_line(error)}") from error
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        check_regular(path)
+        path.open("rb").close()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _is_pickle_of_detectron2(path: Path) -> bool:
+    """Whether a file that is not read holds Detectron2's names: its published weights are pickles of NumPy arrays."""
+    content = path.read_bytes()
+    return any(name.encode() in content for name in DETECTRON2)
 
 
 @contextmanager
@@ -175,6 +219,7 @@ def _read_safetensors(path: Path) -> StateDict:
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(f"{path}: reading it needs another package: pip install safetensors") from error
+    _check_readable(path)
     try:
         state: StateDict = load_file(path)
     except SafetensorError as error:
@@ -198,18 +243,20 @@ def _download(weights: WeightsEnum) -> StateDict:
     return state
 
 
-def _load(module: nn.Module, state: StateDict, source: str) -> None:
-    """Load a detector's tensors into the whole, or a backbone's into the backbone."""
+def _load(module: nn.Module, state: StateDict, source: str) -> str:
+    """Load a detector's tensors into the whole, or a backbone's into the backbone; what was loaded, in words."""
     if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
         unfitting = _unfitting(module, state)
         fresh = [name for name in unfitting if name.startswith(NUMBER_OF_CLASSES)]
         if fresh:
             log.warning("%s: for another number of classes; these start at random: %s", source, ", ".join(fresh))
         _load_fitting(module, state, fresh, source)
-    else:
-        body = module.get_submodule("backbone.body")
-        names = {name: name.removeprefix("features.") for name in state if not name.startswith(CLASSIFIER)}
-        _load_fitting(body, {own: state[name] for name, own in names.items()}, [], source)
+        last = "; the last layers, made for another number of classes, start at random" if fresh else ""
+        return f"the detector, {counted(len(state) - len(fresh), 'tensor')}{last}"
+    body = module.get_submodule("backbone.body")
+    names = {name: name.removeprefix("features.") for name in state if not name.startswith(CLASSIFIER)}
+    _load_fitting(body, {own: state[name] for name, own in names.items()}, [], source)
+    return f"the backbone, {counted(len(names), 'tensor')}; the rest starts at random"
 
 
 def _unfitting(module: nn.Module, state: StateDict) -> list[str]:
@@ -219,10 +266,17 @@ def _unfitting(module: nn.Module, state: StateDict) -> list[str]:
 
 def _load_fitting(module: nn.Module, state: StateDict, fresh: list[str], source: str) -> None:
     """Load all but what stays fresh; everything else must be there and fit."""
+    given = {name: tensor for name, tensor in state.items() if name not in fresh}
+    if unfitting := _unfitting(module, given):
+        name, own = unfitting[0], module.state_dict()
+        raise CheckpointError(
+            f"{source}: made for another model, or another number of classes: {name} is "
+            f"{tuple(given[name].shape)}, expected {tuple(own[name].shape)}{_more(unfitting)}"
+        )
     try:
-        missing, unknown = module.load_state_dict({k: v for k, v in state.items() if k not in fresh}, strict=False)
+        missing, unknown = module.load_state_dict(given, strict=False)
     except RuntimeError as error:  # sizes differ; torchvision renames parameters of old files only while it loads them
-        details = [line.strip() for line in str(error).split("\n")[1:]]
+        details = [line.strip().removesuffix(".") for line in str(error).split("\n")[1:]]
         raise CheckpointError(f"{source}: {details[0]}{_more(details)}") from error
     # frozen normalisation does not count batches
     missing = [name for name in missing if name not in fresh and not name.endswith("num_batches_tracked")]

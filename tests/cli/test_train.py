@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from shapes_recipe import on_files, tiny
 
-from composer_copypaste import training
+from composer_copypaste import MaskRCNN, training
 from composer_copypaste.cli import main
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.settings import ShapesSettings
@@ -77,8 +78,31 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(files, output):
     result = on_mine(files, output, "--dry-run")
     assert result.exit_code == 0, result.output
     assert f"8 pictures of {files / 'train'}" in result.stdout
+    assert re.search(r"with \d+ objects of 4 categories; evaluated on 4 pictures", result.stdout)
     assert str(output) in result.stdout
     assert sorted(files.parent.rglob("*")) == before
+
+
+def test_a_dry_run_opens_the_weights_and_says_what_of_them_is_loaded(files, output, tmp_path):
+    other = MaskRCNN(3, backbone="small").module
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    torch.save(other.backbone.body.state_dict(), tmp_path / "backbone.pt")
+    tensors, own = len(other.state_dict()), len(other.backbone.body.state_dict())
+    for weights, said in {
+        "none": "everything starts at random",
+        str(tmp_path / "other.pt"): f"the detector, {tensors - 6} tensors; the last layers, made for another number of",
+        str(tmp_path / "backbone.pt"): f"the backbone, {own} tensors; the rest starts at random",
+    }.items():
+        assert f"weights {weights}: {said}" in on_mine(files, output, "--dry-run", f"model.weights={weights}").stdout
+    (tmp_path / "other.pt").write_bytes(b"no weights")
+    refused(on_mine(files, output, "--dry-run", f"model.weights={tmp_path / 'other.pt'}"), "other.pt: ")
+
+
+def test_a_dry_run_says_what_would_be_downloaded(files, output, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    result = on_mine(files, output, "--dry-run", "model.backbone=resnet18", "model.weights=imagenet")
+    assert "weights imagenet: to be downloaded, 45 MB from https://" in result.stdout
+    assert not (tmp_path / "hub").exists()
 
 
 def test_a_dry_run_finds_what_a_run_would_refuse(files, output):

@@ -2,6 +2,7 @@ import os
 import pickle
 import urllib.error
 
+import numpy as np
 import pytest
 import torch
 from composer import Trainer
@@ -11,7 +12,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from composer_copypaste import MaskRCNN
 from composer_copypaste.errors import CheckpointError
-from composer_copypaste.models.weights import read_weights
+from composer_copypaste.models.weights import DETECTRON2, missing_download, read_weights
+from composer_copypaste.settings import MaskRCNNSettings
 
 CLASS_DEPENDENT = (
     "roi_heads.box_predictor.cls_score.weight",
@@ -98,6 +100,15 @@ def test_coco_weights_of_the_same_number_of_classes_are_loaded_whole(cache, capl
     assert {part.eps for part in model.modules() if isinstance(part, FrozenBatchNorm2d)} == {0.0}
 
 
+def test_what_would_be_downloaded_is_named_until_it_is_there(cache):
+    settings = MaskRCNNSettings(backbone="resnet18", weights="imagenet")
+    file, url = cache / "resnet18-f37072fd.pth", "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    assert missing_download(settings) == f"to be downloaded, 45 MB from {url}: not there yet as {file}"
+    file.touch()
+    assert missing_download(settings) is None
+    assert missing_download(MaskRCNNSettings(backbone="resnet18")) is None
+
+
 def test_weights_that_cannot_be_downloaded_say_where_to_put_the_file(cache):
     with pytest.raises(CheckpointError, match=f"no network.*resnet18-f37072fd.pth|resnet18-f37072fd.pth.*{cache}"):
         MaskRCNN(3, backbone="resnet18", weights="imagenet")
@@ -158,6 +169,50 @@ def test_unknown_tensors_are_refused_by_name(small_model, tmp_path):
         MaskRCNN(3, backbone="small", weights=str(tmp_path / "more.pth"))
 
 
+def test_tensors_of_another_size_are_refused_with_both_sizes_and_the_number_of_others(small_model, tmp_path):
+    state = small_model.module.state_dict()
+    name, *others = [name for name in state if name.startswith("rpn.")]
+    changed = dict.fromkeys([name, others[0]], torch.zeros(7))
+    for number, more in ((1, ""), (2, " and 1 more")):
+        torch.save({**state, **dict(list(changed.items())[:number])}, tmp_path / "other.pth")
+        with pytest.raises(CheckpointError) as caught:
+            MaskRCNN(3, backbone="small", weights=str(tmp_path / "other.pth"))
+        assert str(caught.value).endswith(f"{name} is (7,), expected {tuple(state[name].shape)}{more}")
+
+
+@pytest.mark.parametrize("names", [("conv1.weight", "layer1.0.conv1.weight"), ("backbone.body.conv1.weight",)])
+def test_a_state_dict_is_none_of_detectron2(names):
+    assert not any(name.startswith(DETECTRON2) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("content", "save"),
+    [
+        ({"model": {"backbone.bottom_up.stem.conv1.weight": np.zeros(3)}}, "pickle"),
+        ({"model": {"stem.conv1.weight": np.zeros(3)}, "__author__": "torchvision"}, "pickle"),
+        ({"blobs": {"res2_0_branch2a_w": np.zeros(3)}}, "pickle"),
+        ({"model": {"proposal_generator.rpn_head.conv.weight": torch.zeros(3)}, "iteration": 9}, "torch"),
+    ],
+)
+def test_a_file_of_detectron2_is_named_for_what_it_is(tmp_path, content, save):
+    path = tmp_path / "model_final.pkl"
+    if save == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"model_final\.pkl: a file of Detectron2, whose layers and colours are"):
+        read_weights(path)
+
+
+def test_a_pipe_or_a_folder_in_place_of_weights_is_named_and_never_opened(tmp_path):
+    for name in ("a.pt", "a.safetensors"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(CheckpointError, match=r"cannot be read: expected a file, found a pipe|pip install"):
+            read_weights(tmp_path / name)
+    with pytest.raises(CheckpointError, match="cannot be read: expected a file, found a folder"):
+        read_weights(tmp_path)
+
+
 def test_missing_tensors_are_refused_by_name(small_model, tmp_path):
     state = small_model.module.state_dict()
     del state["rpn.head.cls_logits.bias"]
@@ -195,8 +250,10 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, content):
 def test_a_file_without_weights_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
 
-    with pytest.raises(CheckpointError, match="expected a state dict"):
+    with pytest.raises(CheckpointError, match=r"expected a state dict .*, found a(n empty)? (dict|list)") as caught:
         read_weights(tmp_path / "weights.pth")
+    if content == {"epoch": 3}:
+        assert str(caught.value).endswith("found a dict with the keys 'epoch'")
 
 
 def test_safetensors_load_or_name_the_package(small_model, tmp_path):
