@@ -16,8 +16,8 @@ WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 """The types that torch can index; of its other whole numbers it can do little with."""
 WHOLE = "whole numbers, signed or uint8"
 REQUIRED_FIELDS = ("boxes", "labels", "masks")
-PER_IMAGE_KEYS = frozenset({"image_id", "file_name", "orig_size", "size", "image_size", "height", "width"})
-"""Keys that describe the picture, whatever their length; other tensors with a row per object belong to the objects."""
+OBJECT_FIELDS = frozenset({*REQUIRED_FIELDS, "area", "iscrowd"})
+"""The keys of a target that are fields of :class:`Instances`."""
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth to compare by
@@ -67,16 +67,22 @@ class Instances:
         )
 
 
-def instances_of(targets: Sequence[Target], sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+def instances_of(
+    targets: Sequence[Target], sizes: Sequence[tuple[int, int]], object_keys: Sequence[str]
+) -> list[Instances]:
     """The objects of each target of a batch, whose images have those sizes (height, width).
+
+    Args:
+        targets: of the batch.
+        sizes: of its images.
+        object_keys: the further keys whose tensors have a row for each object.
 
     Raises:
         ValueError: a field is missing, of another length than ``labels``, or the masks are not of the image's size; the
             message says which target and which field.
         TypeError: masks that are neither bool nor uint8.
     """
-    extras = _per_object_keys(targets)
-    return [_instances(f"targets[{i}]", target, sizes[i], extras) for i, target in enumerate(targets)]
+    return [_instances(f"targets[{i}]", target, sizes[i], object_keys) for i, target in enumerate(targets)]
 
 
 def target_of(target: Target, instances: Instances) -> Target:
@@ -140,31 +146,21 @@ def _check_kinds(name: str, labels: Tensor, boxes: Tensor) -> None:
         raise ValueError(f"{name}: expected boxes of format XYXY, got {kind}; torchvision.ops.box_convert changes it")
 
 
-def _per_object_keys(targets: Sequence[Target]) -> list[str]:
-    """The further keys that hold a tensor with one row per object, in every target that has them."""
-    known = {*REQUIRED_FIELDS, "area", "iscrowd"} | PER_IMAGE_KEYS
-    keys = dict.fromkeys(key for target in targets for key in target if key not in known)
-    return [
-        key
-        for key in keys
-        if all(_has_a_row_per_object(target[key], target.get("labels")) for target in targets if key in target)
-    ]
-
-
 def _check_keypoints(name: str, target: Target, n: int) -> None:
     keypoints = target.get("keypoints")
     if isinstance(keypoints, Tensor) and (keypoints.ndim != 3 or len(keypoints) != n or keypoints.shape[2] != 3):
         raise ValueError(f"{name}: expected 'keypoints' of shape ({n}, k, 3), got {tuple(keypoints.shape)}")
 
 
-def _has_a_row_per_object(values: object, labels: object) -> bool:
-    return isinstance(values, Tensor) and isinstance(labels, Tensor) and values.ndim > 0 and len(values) == len(labels)
-
-
 def _extra(name: str, target: Target, key: str, n: int) -> Tensor:
     if key not in target:
         raise ValueError(f"{name}: lacks {key!r}, which other targets of the batch have for each object ({n} here)")
-    return _tensor(name, key, target[key])
+    values = _tensor(name, key, target[key])
+    if not values.ndim or len(values) != n:
+        raise ValueError(
+            f"{name}: expected {key!r} to have a row for each of its {n} objects, got shape {tuple(values.shape)}"
+        )
+    return values
 
 
 def _tensor(name: str, key: str, values: object) -> Tensor:

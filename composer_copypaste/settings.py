@@ -164,6 +164,11 @@ class CopyPasteSettings:
     pool_scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
     """Resize factor of cut-outs of the pool, which ``scale_range`` does not change: no loader has jittered them."""
 
+    object_keys: tuple[str, ...] = ()
+    """Detection targets only: further keys whose tensors have a row for each object, which is copied and dropped with
+    it. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, are known; any other key passes
+    through, whatever its length."""
+
     background: int = 0
     """Semantic targets only: the class id that is no object."""
 
@@ -249,6 +254,10 @@ class LargeScaleJitterSettings:
 
     min_area: Annotated[int, Ge(1), Le(1_000_000_000)] = 1
     """An object stays when at least so many of its pixels are left in the picture; a crowd while one is."""
+
+    object_keys: tuple[str, ...] = ()
+    """Detection targets only: further keys whose tensors have a row for each object, which stays or is dropped
+    with it. As for copy-paste: known ones need no naming, and any other key passes through."""
 
     ignore_index: int = 255
     """Semantic targets only: the class id of what lies beyond the picture."""

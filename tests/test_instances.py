@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from composer_copypaste.functional.object_keys import object_keys_of
 from composer_copypaste.instances import instances_of, target_of
 
 
@@ -16,7 +17,7 @@ def target(n=2, size=(4, 6), **fields):
 
 
 def instances(*targets):
-    return instances_of(targets, [(4, 6)] * len(targets))
+    return instances_of(targets, [(4, 6)] * len(targets), object_keys_of(targets, ("depth",)))
 
 
 def test_an_index_selects_the_rows_of_every_field():
@@ -38,17 +39,6 @@ def test_bool_masks_become_zeros_and_ones_of_the_same_memory():
     (objects,) = instances(target(masks=masks))
     assert objects.masks.dtype == torch.uint8
     assert objects.masks.data_ptr() == masks.data_ptr()
-
-
-def test_tensors_with_a_row_for_each_object_belong_to_the_objects():
-    first = target(2, keypoints=torch.zeros(2, 5, 3), image_id=torch.tensor([1, 2]), note="two", scores=[0.1, 0.2])
-    objects = instances(first, target(0, keypoints=torch.zeros(0, 5, 3)))
-    assert [set(found.extras) for found in objects] == [{"keypoints"}] * 2
-
-
-def test_a_tensor_of_another_length_anywhere_in_the_batch_belongs_to_the_image():
-    objects = instances(target(2, camera=torch.zeros(2)), target(3, camera=torch.zeros(2)))
-    assert not objects[0].extras
 
 
 @pytest.mark.parametrize("mask_type", [torch.bool, torch.uint8])

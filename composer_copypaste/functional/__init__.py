@@ -1,7 +1,8 @@
 """The augmentation, in torch, NumPy, Numba and Triton: no Composer, no files. Start with ``batch.py``.
 
 1. What the batch holds: ``arguments.py`` (whether it is one), ``inventory.py`` (objects, boxes, weights),
-   ``rectangles.py`` (boxes without masks), ``class_maps.py`` (classes for objects; ``host_classes.py`` is Numba's);
+   ``object_keys.py`` (which keys are of each object), ``rectangles.py`` (boxes without masks), ``class_maps.py``
+   (classes for objects; ``host_classes.py`` is Numba's);
    beyond the batch ``bank.py``, ``pool.py``, ``crop.py`` and ``further.py``, which numbers them.
 2. The draw of a ``plan.py``, the only place where numbers are random: ``planning.py``, from ``scene.py`` by way of
    ``selection.py``, ``jitter.py``, ``placement.py``, all through ``draw.py``.

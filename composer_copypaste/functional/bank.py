@@ -128,6 +128,11 @@ class InstanceBank:
         """The pictures of which it remembers objects, oldest first."""
         return tuple(self._pictures)
 
+    @property
+    def newest(self) -> Remembered:
+        """The picture of which it remembers objects since last; there must be one."""
+        return self._pictures[-1]
+
     def to(self, device: torch.device) -> None:
         """Move all crops to the device of the batches to come: those of a checkpoint are on the host."""
         self._pictures = deque(picture.to(device) for picture in self._pictures)

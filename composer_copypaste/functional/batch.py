@@ -19,6 +19,7 @@ from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
 from composer_copypaste.functional.layout import Layout, Objects, layout_of
+from composer_copypaste.functional.object_keys import warn_of_unnamed_keys
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.planes import Images
 from composer_copypaste.functional.planning import draw_plan
@@ -73,8 +74,10 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; floating point or uint8.
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
             ``masks`` (bool, or uint8, where all but 0 is the object; images that receive any get 0 and 1) and,
-            optionally, ``area``, ``iscrowd`` and others. Further tensors with one row per object follow their objects,
-            ``keypoints`` (x, y, visibility) moved with them; anything else passes through. Where no target has
+            optionally, ``area``, ``iscrowd`` and others. ``keypoints`` (x, y, visibility) move with their objects. Of
+            other keys those that torchvision and COCO have of each object, such as ``scores``, and those that
+            ``object_keys`` names hold tensors with a row for each, which follows its object; positions that would have
+            to move, such as ``obb`` or ``segmentation``, are refused; anything else passes through. Where no target has
             ``masks``, boxes are pasted, and cut to what stays visible, as if objects filled them. Or class ids
             ``(N, H, W)``: each class of an image is then one object.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
@@ -136,6 +139,8 @@ def paste(
     if not settings.p and isinstance(source, torch.Generator) and further.bank is None:  # nobody asks what they hold
         return Pasted(images, targets, PastePlan.from_rows([]), added=[0] * len(images))
     inventories = inventories_of(images, targets, settings)
+    if inventories:
+        further.check(inventories[0].instances)
     plan = _plan(inventories, settings, source, further)
     result = Pasted(images, targets, plan, added=[0] * len(images), reason=_reason(inventories, settings, further))
     if len(plan):
@@ -174,6 +179,7 @@ def _laid_out(
         changed = composite.class_ids(before.targets, objects.labels)
         added, dropped = np.bincount(layout.landings.target, minlength=n).tolist(), 0
     else:
+        warn_of_unnamed_keys(before.targets, list(inventories[0].instances.extras))
         measures = composite.measures()
         iscrowd = np.concatenate([*(image.iscrowd for image in inventories), np.zeros(len(crops))])
         outcome = decide(layout, measures, iscrowd, settings)

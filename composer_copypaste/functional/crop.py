@@ -1,6 +1,5 @@
 """A source that is no image of the batch: a small picture of one object."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +44,7 @@ class Crop:
                 f"expected images of the type and number of channels that the bank remembers, {self.image.dtype} and "
                 f"{len(self.image)}, got {image.dtype} and {len(image)}; give other images a bank of their own"
             )
+        check_extras(self.fields, instances)
         fields = self.fields
         return replace(
             self,
@@ -56,7 +56,7 @@ class Crop:
                 masks=on_device(fields.masks, instances.labels.device),
                 area=_like(fields.area, instances.area),
                 iscrowd=_like(fields.iscrowd, instances.iscrowd),
-                extras=_extras_like(fields.extras, instances.extras),
+                extras={name: _like(fields.extras[name], values) for name, values in instances.extras.items()},
             ),
         )
 
@@ -65,11 +65,12 @@ def _like(values: Tensor, others: Tensor) -> Tensor:
     return on_device(values, others.device, others.dtype)
 
 
-def _extras_like(extras: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    lacking = sorted(set(others) - set(extras))
-    if lacking:
-        raise ValueError(
-            f"targets: {lacking[0]!r} has a row for each object, but objects of earlier batches or of the pool have "
-            "none. Give it in every batch; what describes the picture, give as a tuple or a number"
-        )
-    return {name: _like(extras[name], values) for name, values in others.items()}
+def check_extras(fields: Instances, instances: Instances) -> None:
+    """Raise ``ValueError`` where remembered objects and those of a batch do not have the same further fields."""
+    for here, there, found in ((instances, fields, "has"), (fields, instances, "lacks")):
+        if lacking := sorted(set(here.extras) - set(there.extras)):
+            other = "lack" if found == "has" else "have"
+            raise ValueError(
+                f"targets: the batch {found} {lacking[0]!r} of its objects, which those of earlier batches, that the "
+                f"bank remembers, {other}. Give it in every batch or in none, or such batches a bank of their own"
+            )

@@ -7,8 +7,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank, Remembered
-from composer_copypaste.functional.crop import Crop
-from composer_copypaste.functional.pool import Pool, cut_out_of
+from composer_copypaste.functional.crop import Crop, check_extras
+from composer_copypaste.functional.pool import Pool, check_cut_outs_have, cut_out_of
 from composer_copypaste.instances import Instances
 
 
@@ -34,6 +34,13 @@ class Further:
     def pictures(self) -> Sequence[Remembered]:
         """The pictures of which the bank remembers objects."""
         return () if self.bank is None else self.bank.pictures
+
+    def check(self, instances: Instances) -> None:
+        """Raise ``ValueError`` where objects of a batch have other fields than these sources, drawn or not."""
+        if self.bank is not None and len(self.bank):
+            check_extras(self.bank.newest.fields, instances)
+        if self.pool is not None:
+            check_cut_outs_have(instances)
 
     def crop(self, number: int, image: Shaped[Tensor, "c h w"], instances: Instances) -> Crop:
         """A source, on the device and with the types of a batch's image and of its objects."""

@@ -14,6 +14,7 @@ from composer_copypaste.functional.bank import InstanceBank, Remembered
 from composer_copypaste.functional.class_maps import Classes, classes_of, masks_of
 from composer_copypaste.functional.layout import Objects, object_windows
 from composer_copypaste.functional.measures import read_back
+from composer_copypaste.functional.object_keys import object_keys_of
 from composer_copypaste.functional.planes import Images, copied, on_device
 from composer_copypaste.functional.rectangles import with_masks
 from composer_copypaste.functional.scene import Scene
@@ -92,7 +93,7 @@ def inventories_of(
 
 def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Inventory]:
     sizes = [size_of(image) for image in images]
-    batch = instances_of(with_masks(targets, list(images)), sizes)
+    batch = instances_of(with_masks(targets, list(images)), sizes, object_keys_of(targets, settings.object_keys))
     if not batch:
         return []
     _check_rows(batch)

@@ -13,6 +13,7 @@ from composer_copypaste.functional.arguments import check_batch
 from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
 from composer_copypaste.functional.measures import profiles, read_back
+from composer_copypaste.functional.object_keys import object_keys_of, warn_of_unnamed_keys
 from composer_copypaste.functional.planes import Images, on_device, rounded
 from composer_copypaste.functional.rectangles import with_masks
 from composer_copypaste.functional.warp import resample_colours, resample_planes, size_of
@@ -39,8 +40,9 @@ def large_scale_jitter_batch(
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; uint8, or floating point in [0, 1].
         targets: for each image torchvision's detection dict, as :func:`copypaste_batch` takes it. Masks that come out
-            hold 0 and 1, boxes and areas are those of the pixels that are left; ``keypoints`` move, further tensors
-            with one row per object follow their objects, and anything else passes through. Or class ids: ``(N, H, W)``,
+            hold 0 and 1, boxes and areas are those of the pixels that are left; ``keypoints`` move, what
+            torchvision and COCO have of each object, and what ``object_keys`` names, follows its object, and anything
+            else passes through. Or class ids: ``(N, H, W)``,
             or a list of ``(H_i, W_i)``.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         settings: all settings in one value.
@@ -71,7 +73,7 @@ def frame(
     pictures = _pictures(images, framings)
     if isinstance(targets[0], Tensor):
         return pictures, _class_ids(targets, images, framings, settings.ignore_index)  # type: ignore[arg-type]
-    return pictures, _targets(targets, images, framings, settings.min_area)  # type: ignore[arg-type]
+    return pictures, _targets(targets, images, framings, settings)  # type: ignore[arg-type]
 
 
 def _pictures(images: Images, framings: Sequence[Framing]) -> Shaped[Tensor, "n c h2 w2"]:
@@ -105,13 +107,17 @@ def _class_ids(
     return canvas
 
 
-def _targets(targets: Sequence[Target], images: Images, framings: Sequence[Framing], min_area: int) -> list[Target]:
-    batch = instances_of(with_masks(targets, list(images)), [size_of(image) for image in images])
+def _targets(
+    targets: Sequence[Target], images: Images, framings: Sequence[Framing], settings: LargeScaleJitterSettings
+) -> list[Target]:
+    object_keys = object_keys_of(targets, settings.object_keys)
+    batch = instances_of(with_masks(targets, list(images)), [size_of(image) for image in images], object_keys)
+    warn_of_unnamed_keys(targets, object_keys)
     shown = [_resampled(own.masks, framing) for own, framing in zip(batch, framings, strict=True)]
     profiles = [_profiles(masks, own.iscrowd) for masks, own in zip(shown, batch, strict=True)]
     numbers = np.split(read_back(torch.cat(profiles)), np.cumsum([len(own) for own in batch])[:-1])
     return [
-        target_of(target, _left_over(replace(own, masks=masks), measured, framing, min_area))
+        target_of(target, _left_over(replace(own, masks=masks), measured, framing, settings.min_area))
         for target, own, masks, measured, framing in zip(targets, batch, shown, numbers, framings, strict=True)
     ]
 

@@ -93,6 +93,16 @@ def _by_label(
     return {int(label): allowed[labels == label] for label in np.unique(labels)}
 
 
+def check_cut_outs_have(instances: Instances) -> None:
+    """Raise ``ValueError`` where objects of a batch have further fields of which a cut-out has none."""
+    lacking = sorted(set(instances.extras) - {"keypoints"})  # of which zeros mean "not labelled"
+    if lacking:
+        raise ValueError(
+            f"targets: {lacking[0]!r} has a row for each object, but cut-outs of the pool have none; leave it out, or "
+            "paste without a pool"
+        )
+
+
 def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> Crop:
     """A cut-out on the device and with the types of a batch's image and of its objects.
 
@@ -101,9 +111,7 @@ def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instan
     """
     if len(image) != 3:
         raise ValueError(f"pool: its cut-outs are RGB, expected images of 3 channels, got {len(image)}")
-    lacking = sorted(set(instances.extras) - {"keypoints"})  # of which zeros mean "not labelled"
-    if lacking:
-        raise ValueError(f"targets: {lacking[0]!r} has a row for each object, but cut-outs of the pool have none")
+    check_cut_outs_have(instances)
     colours, mask = pool.read(number)
     one = instances.without_masks().map(lambda values: values.new_zeros((1, *values.shape[1:])))
     label = on_device([int(pool.labels[number])], one.labels.device, one.labels.dtype)

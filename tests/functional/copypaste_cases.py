@@ -137,6 +137,7 @@ def knobs(draw, **fixed):
         "pool_scale_range": draw(st.sampled_from(SCALES)),
         "area_range": draw(st.sampled_from([None, None, (4.0, 400.0)])),
         "relative_area_range": draw(st.sampled_from([None, None, (0.01, 0.5)])),
+        "object_keys": ("depth", "tag"),
     }
     combined = {**drawn, **fixed}
     return combined if combined["placement"] != "source" else {**combined, "max_overlap": 1.0}

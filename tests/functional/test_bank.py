@@ -172,9 +172,13 @@ def test_keypoints_follow_their_object():
     assert after[0]["keypoints"].tolist() == keypoints.tolist()
 
 
-def test_a_field_that_remembered_objects_lack_is_an_error():
-    with pytest.raises(ValueError, match="targets: 'depth' has a row for each object, but objects of earlier batches"):
-        paste(pictures(1), [target((0, 0, 2, 2), depth=torch.ones(1))], seen(target((0, 0, 4, 4))))
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_field_that_only_remembered_objects_or_only_those_of_a_batch_have_is_an_error_whatever_is_drawn(p):
+    without, having = target((0, 0, 4, 4)), target((0, 0, 2, 2), scores=torch.ones(1))
+    with pytest.raises(ValueError, match=r"the batch has 'scores' of its objects, which those of earlier .* lack"):
+        paste(pictures(1), [having], seen(without), p=p)
+    with pytest.raises(ValueError, match=r"the batch lacks 'scores' of its objects, which those of earlier .* have"):
+        paste(pictures(1), [without], seen(having), p=p)
 
 
 def test_images_of_another_type_than_the_remembered_ones_are_an_error():

@@ -116,13 +116,13 @@ def test_a_crowd_among_objects_is_told_from_them():
 def test_keypoints_move_and_other_rows_follow_their_objects():
     fields = target((0, 0, 8, 8), (6, 6, 8, 8)) | {
         "keypoints": torch.tensor([[[2.0, 3, 2], [7, 1, 2], [3, 3, 0]], [[7, 7, 2]] * 3]),
-        "depth": torch.tensor([5, 6]),
+        "scores": torch.tensor([5, 6]),
         "file_name": "0.png",
     }
     _, shown = framed(picture(), fields, framing(window=(1, 1, 4, 4), flip=True))
     # (2, 3) lies 1 and 2 into the window of 4: doubled 2 and 4, mirrored 6 and 4; (7, 1) lies outside
     assert shown["keypoints"].tolist() == [[[6, 4, 2], [0, 0, 0], [0, 0, 0]]]
-    assert shown["depth"].tolist() == [5]
+    assert shown["scores"].tolist() == [5]
     assert shown["file_name"] == "0.png"
 
 

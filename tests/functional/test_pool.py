@@ -188,8 +188,9 @@ def test_cut_outs_have_no_labelled_keypoints_and_no_other_field():
     given_ = target(keypoints=torch.zeros(0, 17, 3))
     result = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), [given_], pool=Pool(cut_out(7)))
     assert torch.equal(result.targets[0]["keypoints"], torch.zeros(1, 17, 3))
-    with pytest.raises(ValueError, match=r"^targets: 'depth' has a row for each object, but cut-outs of the pool have"):
-        carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), [target(depth=torch.zeros(0))], pool=Pool(cut_out(7)))
+    for plan in (plan_of((0, 1, 0, IDENTITY)), plan_of()):
+        with pytest.raises(ValueError, match=r"^targets: 'scores' has a row for each object, but cut-outs of the pool"):
+            carry_out(plan, pictures(1), [target(scores=torch.zeros(0))], pool=Pool(cut_out(7)))
 
 
 def test_images_that_are_not_rgb_are_an_error():

@@ -250,10 +250,10 @@ def test_crowds_stay_while_a_pixel_is_visible():
 
 
 def test_further_keys_follow_their_objects():
-    own = target((0, 0, 1, 1), (5, 5, 8, 8), track=torch.tensor([10, 11]), code=torch.eye(2))
-    given = target((7, 0, 8, 1), (0, 0, 2, 2), track=torch.tensor([20, 21]), code=2 * torch.eye(2))
-    after = receiving(own, given, plan_of((0, 1, 1, IDENTITY)))
-    assert after["track"].tolist() == [11, 21]
+    own = target((0, 0, 1, 1), (5, 5, 8, 8), track_id=torch.tensor([10, 11]), code=torch.eye(2))
+    given = target((7, 0, 8, 1), (0, 0, 2, 2), track_id=torch.tensor([20, 21]), code=2 * torch.eye(2))
+    after = receiving(own, given, plan_of((0, 1, 1, IDENTITY)), object_keys=("code",))
+    assert after["track_id"].tolist() == [11, 21]
     assert after["code"].tolist() == [[0, 1], [0, 2]]
 
 

@@ -137,8 +137,8 @@ CASES = {
         "TypeError: targets[1]: expected 'boxes' of numbers, got torch.complex64",
     ),
     "a further field is sparse": (
-        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "depth": torch.ones(1, 3).to_sparse()}] * 2),
-        "TypeError: targets[0]: expected 'depth' to be a dense tensor, got torch.sparse_coo; .to_dense() gives one",
+        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, 3).to_sparse()}] * 2),
+        "TypeError: targets[0]: expected 'scores' to be a dense tensor, got torch.sparse_coo; .to_dense() gives one",
     ),
     "boxes are no numbers": (
         lambda: pasted(targets=both(boxes=nan)),
@@ -160,8 +160,8 @@ CASES = {
         "ValueError: targets[1]: expected boxes of format XYXY, got XYWH; torchvision.ops.box_convert changes it",
     ),
     "rows of a further field differ": (
-        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "depth": torch.ones(1, n)} for n in (2, 3)]),
-        "ValueError: targets[1]: expected 'depth' with rows of shape (2,), as targets[0] has, got (3,)",
+        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, n)} for n in (2, 3)]),
+        "ValueError: targets[1]: expected 'scores' with rows of shape (2,), as targets[0] has, got (3,)",
     ),
     # all others
     "the generator is a seed": (
