@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from composer_copypaste.config.problems import shown
 from composer_copypaste.config.schema import CocoFiles, DataSettings, Recipe
 from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.coco import CocoAnnotations, CocoInstances, InstanceData
+from composer_copypaste.data.coco import CocoInstances, InstanceData, in_folder
 from composer_copypaste.data.cutouts import CutOutPool
-from composer_copypaste.data.json_files import read_json
-from composer_copypaste.data.records import Category
 from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.data.shards import CROWDS
 from composer_copypaste.data.streaming import StreamingCocoInstances
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.data_advice import warn_of_many_objects
 from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.pools import open_pool
+from composer_copypaste.reading import in_recipe, load_annotations, with_labels_of
 from composer_copypaste.settings import ShapesSettings
 
 
@@ -40,8 +39,8 @@ def open_data(recipe: Recipe) -> Data:
     """
     train_files, val_files = coco_files(recipe.data)
     train = _training_data(train_files, recipe)
-    val = evaluation_data(val_files, recipe.data)
-    check_categories(val.annotations, train.categories, str(train_files.annotations or train_files.streaming))
+    source = str(train_files.annotations or train_files.streaming)
+    val = with_labels_of(evaluation_data(val_files, recipe.data), train.categories, source)
     warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
     check_labels(recipe, names)
@@ -53,7 +52,7 @@ def _training_data(files: CocoFiles, recipe: Recipe) -> InstanceData:
 
 
 def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
-    """The data to evaluate on, completely checked.
+    """The data to evaluate on, completely checked; ``settings`` say how annotations and images are read.
 
     Raises:
         DataError: listing what is wrong with annotations or pictures.
@@ -80,8 +79,10 @@ def _open(
             cache_gigabytes=files.cache_gigabytes,
         )
         _check_value_range(shards, settings)
+        _check_crowds(shards, settings)
         return shards
-    images, annotations = cast(Path, files.images), CocoAnnotations.load(cast(Path, files.annotations))
+    images = cast(Path, files.images)
+    annotations = in_folder(load_annotations(cast(Path, files.annotations), settings), images)
     check_images(annotations, images, image_settings)
     return CocoInstances(images, annotations, transform, masks=masks, seed=seed, image_settings=image_settings)
 
@@ -100,6 +101,16 @@ def _range_called(limits: tuple[float, float] | None) -> str:
     return "no value range" if limits is None else f"a value range of {list(limits)}"
 
 
+def _check_crowds(shards: StreamingCocoInstances, settings: DataSettings) -> None:
+    """Raise ``DataError`` where crowds were taken for something else when the shards were written."""
+    written = shards.manifest.source.get(CROWDS, "ignore")
+    if settings.crowds not in (None, written) and not (written == "ignore" and shards.num_crowds == 0):
+        raise DataError(
+            f"{shards.source}: expected shards that were written by copypaste shard --crowds {settings.crowds}, as "
+            f"{in_recipe('crowds', settings.crowds)} says; write them anew, or give {in_recipe('crowds', 'null')}"
+        )
+
+
 def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
     """Where the pictures to train on and those to evaluate on are; drawn ones are drawn now, if they are not there."""
     if settings.train is not None and settings.val is not None:
@@ -110,31 +121,6 @@ def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
         for split in ("train", "val")
     )
     return train, val
-
-
-def trained_categories(path: Path) -> list[Category]:
-    """The categories that the model of a run knows, as the run's folder keeps them.
-
-    Raises:
-        DataError: where the file holds anything else.
-    """
-    found = read_json(path, "file of categories")
-    try:
-        return [Category(**category) for category in found]
-    except TypeError:
-        raise DataError(
-            f"{path}: expected a list of categories, each with 'id' and 'name', found {shown(found)}; "
-            "put it back as it was"
-        ) from None
-
-
-def check_categories(annotations: CocoAnnotations, expected: Sequence[Category], source: str) -> None:
-    """Raise ``DataError`` where the annotations' categories are not those of the source."""
-    if list(annotations.categories) != list(expected):
-        raise DataError(
-            f"{annotations.path}: expected the categories of {source}, {_listed(expected)}; "
-            f"got {_listed(annotations.categories)}"
-        )
 
 
 def check_labels(recipe: Recipe, categories: Sequence[str]) -> None:
@@ -148,10 +134,6 @@ def check_labels(recipe: Recipe, categories: Sequence[str]) -> None:
                 f"copy_paste.{key}: expected labels, which number the categories in the order of their ids ({known}), "
                 f"got {unknown[0]}"
             )
-
-
-def _listed(categories: Sequence[Category]) -> str:
-    return ", ".join(f"{category.id} {category.name}" for category in categories)
 
 
 def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:

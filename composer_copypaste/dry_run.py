@@ -70,7 +70,8 @@ def _is_free(folder: Path) -> bool:
 
 
 def _contents(data: InstanceData) -> str:
+    crowds = f", {data.num_crowds} of them crowds," if data.num_crowds else ""
     return (
-        f"{counted(len(data), 'picture')} of {data.place} with {counted(data.num_objects, 'object')} "
+        f"{counted(len(data), 'picture')} of {data.place} with {counted(data.num_objects, 'object')}{crowds} "
         f"of {counted(len(data.categories), 'category', 'categories')}"
     )

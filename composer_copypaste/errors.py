@@ -1,6 +1,11 @@
 """The errors that tell a user what to change; the command line prints them as they are."""
 
+import json
+import warnings
 from collections.abc import Sequence
+
+SHOWN_CHARACTERS = 80
+"""Longer values are cut in messages."""
 
 LISTED_PROBLEMS = 20
 """So many problems of one file are listed; of the rest the count is given."""
@@ -50,6 +55,27 @@ class DataWarning(UserWarning):
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """The number and the noun: "1 category", "2 categories"; ``plural`` where it is not the noun with an "s"."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def warn_of_data(text: str) -> None:
+    """Say a line about a data set; Python says the same line once."""
+    warnings.warn(text, DataWarning, stacklevel=2)
+
+
+def as_json(value: object) -> str:
+    """A value of a JSON file as it is written there, shortened."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except RecursionError:
+        return "lists nested too deep to be shown"
+    text = text.encode(errors="backslashreplace").decode()  # half a character, which JSON can spell, cannot be printed
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
+
+
+def first_few(items: Sequence[object], most: int = 5) -> str:
+    """The first items, and how many more there are."""
+    more = len(items) - most
+    return ", ".join(map(str, items[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 def listed(place: str, problems: Sequence[str]) -> str:

@@ -10,11 +10,12 @@ from composer_copypaste.callbacks import ProgressBar, latest_report
 from composer_copypaste.config.schema import CocoFiles, Recipe
 from composer_copypaste.data.coco import InstanceData
 from composer_copypaste.data_advice import warn_of_many_objects
-from composer_copypaste.datasets import check_categories, coco_files, evaluation_data, trained_categories
+from composer_copypaste.datasets import coco_files, evaluation_data
 from composer_copypaste.errors import OutputError
 from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.models.weights import load_tensors, read_weights
 from composer_copypaste.processes import one_voice
+from composer_copypaste.reading import trained_categories, with_labels_of
 from composer_copypaste.report import Report, write_json
 from composer_copypaste.run_folder import RunFolder, folder_of
 from composer_copypaste.training import (
@@ -79,7 +80,7 @@ def _prepared(
     data = evaluation_data(files or coco_files(recipe.data)[1], recipe.data)
     run = folder_of(checkpoint)
     if run is not None and run.categories.exists():
-        check_categories(data.annotations, trained_categories(run.categories), str(checkpoint))
+        data = with_labels_of(data, trained_categories(run.categories), str(checkpoint))
     warn_of_many_objects(data.annotations, recipe)
     model = build_model(recipe, data.annotations, load_weights=False)
     load_tensors(model.module, weights, checkpoint)

@@ -10,6 +10,7 @@ from composer_copypaste.data.checksums import checksum
 from composer_copypaste.data.cutouts import CutOutPool, pictures_of_folder
 from composer_copypaste.errors import RecipeError
 from composer_copypaste.functional.pool import check_pool
+from composer_copypaste.reading import load_annotations
 
 
 def open_pool(recipe: Recipe, categories: Sequence[str]) -> CutOutPool | None:
@@ -25,7 +26,7 @@ def open_pool(recipe: Recipe, categories: Sequence[str]) -> CutOutPool | None:
     if files.folder is not None:
         pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=settings)
     else:
-        annotations, images = cast(Path, files.annotations), cast(Path, files.images)
+        annotations, images = load_annotations(cast(Path, files.annotations), recipe.data), cast(Path, files.images)
         pool = CutOutPool.from_coco(
             annotations, images, categories=categories, megabytes=files.megabytes, image_settings=settings
         )

@@ -39,7 +39,7 @@ def enter(folder: RunFolder, recipe: Recipe, data: Data, stay: ExitStack) -> Pat
     claim(folder, recipe)
     with writable(folder):
         _keep_others_out(folder, stay)
-    changed = enter_data(folder, recipe, data.val.annotations.categories, _digests(recipe, data))
+    changed = enter_data(folder, recipe, data.train.categories, _digests(recipe, data))
     if changed:
         say(f"{folder.root}: goes on with changed files of {' and '.join(changed)}, as data.accept_changes says")
     with writable(folder):
@@ -84,7 +84,7 @@ def _is_in_use(folder: RunFolder) -> bool:
 def check_same_data(folder: RunFolder, recipe: Recipe, data: Data) -> None:
     """Raise ``OutputError`` where a run would be resumed in the folder, and the data is not what it began with."""
     if not folder.is_complete:
-        changed_data(folder, recipe, data.val.annotations.categories, _digests(recipe, data))
+        changed_data(folder, recipe, data.train.categories, _digests(recipe, data))
 
 
 def _digests(recipe: Recipe, data: Data) -> dict[str, str]:

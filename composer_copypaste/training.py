@@ -205,7 +205,7 @@ def _callbacks(recipe: Recipe, data: Data, folder: RunFolder) -> list[Callback]:
 def build_model(recipe: Recipe, annotations: CocoAnnotations, *, load_weights: bool = True) -> MaskRCNN:
     """The recipe's model, with a metric that scores it by these annotations; new weights depend on its seed alone."""
     metric = CocoMeanAveragePrecision(
-        annotations.path, category_ids=annotations.category_ids, max_dets=recipe.evaluation.max_dets
+        annotations, category_ids=annotations.category_ids, max_dets=recipe.evaluation.max_dets
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # layers take their first weights from torch's global generator

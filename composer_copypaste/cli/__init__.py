@@ -42,6 +42,10 @@ HOW_TO_GO_ON = f"{__name__}.how_to_go_on"
 """Under this name a command keeps, in click's ``meta``, the command that goes on with its work after a stop."""
 
 
+CROWDS_HELP = "What annotations marked as crowds are: single objects, or crowds, which no score counts"
+BAD_OBJECTS_HELP = "Whether an object without a usable outline or box is refused (default), or left out with a warning."
+
+
 class LazyGroup(click.Group):
     """A group whose commands are modules beside this one; a user's mistakes end in one message."""
 

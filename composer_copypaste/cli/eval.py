@@ -5,19 +5,23 @@ from pathlib import Path
 
 import click
 
+from composer_copypaste.cli import CROWDS_HELP
+
 
 @click.command
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures; default: the run's data.val.")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
+@click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: the recipe's.")
 @click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for evaluation.json and predictions.png.")
-def command(
+def command(  # noqa: PLR0913 - click gives each option by its name
     model: Path,
     overrides: tuple[str, ...],
     images: Path | None,
     annotations: Path | None,
+    crowds: str | None,
     recipe: str | None,
     output: Path | None,
 ) -> None:
@@ -49,7 +53,7 @@ def command(
         source = recipe if recipe is not None or run is None else run.recipe
         if source is None:
             raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
-        loaded = load_recipe(source, overrides)
+        loaded = load_recipe(source, [*overrides, *([f"data.crowds={crowds}"] if crowds else [])])
 
     from composer_copypaste.evaluation import evaluate
     from composer_copypaste.report import tables

@@ -4,10 +4,11 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from composer_copypaste.cli import HOW_TO_GO_ON
+from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, HOW_TO_GO_ON
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -36,6 +37,8 @@ class Size(click.ParamType):
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the pictures.")
 @click.option("--annotations", type=click.Path(path_type=Path), required=True, help="Their COCO instance annotations.")
+@click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: as marked, checked.")
+@click.option("--bad-objects", type=click.Choice(["refuse", "leave_out"]), default="refuse", help=BAD_OBJECTS_HELP)
 @click.option("--processes", type=click.IntRange(min=1), default=1, help="So many read and write at the same time.")
 @click.option("--shard-size", type=Size(), default="64MB", help="Size of a shard, about; default: 64MB.")
 @click.option(
@@ -49,6 +52,8 @@ def command(  # noqa: PLR0913 - click hands over each option
     output: Path,
     images: Path,
     annotations: Path,
+    crowds: Literal["objects", "ignore"] | None,
+    bad_objects: Literal["refuse", "leave_out"],
     processes: int,
     shard_size: int,
     value_range: tuple[float, float] | None,
@@ -67,12 +72,15 @@ def command(  # noqa: PLR0913 - click hands over each option
     It writes OUTPUT/shard.00000.mds and so on, index.json, annotations.json and copypaste.json. Copied to an object
     store, the folder is read from there: data.train.streaming=s3://bucket/train data.train.cache=/scratch/shards
     """
+    from composer_copypaste.data.coco_json import ReadingOptions
     from composer_copypaste.data.sharding import write_shards
     from composer_copypaste.errors import RecipeError, counted
     from composer_copypaste.settings import ImageSettings
 
     again = ["copypaste", "shard", str(output), "--images", str(images), "--annotations", str(annotations)]
     options = ["--processes", str(processes), "--shard-size", f"{shard_size / 10**6}MB"]
+    options += ["--crowds", crowds] if crowds else []
+    options += ["--bad-objects", bad_objects] if bad_objects != "refuse" else []
     if value_range is not None:
         options += ["--value-range", *(f"{value:g}" for value in value_range)]
     if max_megapixels is not None:
@@ -84,9 +92,16 @@ def command(  # noqa: PLR0913 - click hands over each option
         raise RecipeError(f"command line: --{str(error).replace('_', '-', 1)}") from None
     click.get_current_context().meta[HOW_TO_GO_ON] = shlex.join([*again, *options])
     written = write_shards(
-        output, images, annotations, processes=processes, shard_size=shard_size, image_settings=settings
+        output,
+        images,
+        annotations,
+        processes=processes,
+        shard_size=shard_size,
+        image_settings=settings,
+        reading=ReadingOptions(crowds, bad_objects, lambda name, value: f"--{name.replace('_', '-')} {value}"),
     )
     kept = f", {written.kept} of them there before" if written.kept else ""
     size = written.nbytes / 1e6
+    crowded = f"; {written.crowds} of their {counted(written.objects, 'object')} are crowds" if written.crowds else ""
     pictures, shards = counted(written.pictures, "picture"), counted(written.shards, "shard")
-    click.echo(f"{output}: {pictures} in {shards}{kept}, {size:,.1f} MB")
+    click.echo(f"{output}: {pictures} in {shards}{kept}, {size:,.1f} MB{crowded}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from composer_copypaste.data.coco import CocoAnnotations
+from composer_copypaste.data.file_names import no_folder
 from composer_copypaste.data.pictures import Header, largest_value, read_header
 from composer_copypaste.data.records import CocoImage
 from composer_copypaste.data.threads import in_threads
@@ -31,7 +32,7 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
             where images of more than 8 bits would come out nearly black.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder of pictures")
+        raise DataError(f"{folder}: {no_folder(folder)}")
     settings = settings or ImageSettings()
 
     def look(image: CocoImage) -> Header | str:

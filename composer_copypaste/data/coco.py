@@ -1,27 +1,26 @@
 """COCO instance data sets: the annotation file, read and checked at once, and the data set of pictures and targets."""
 
 import copy
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from composer_copypaste.data.check import coco_problems, has_no_extent
 from composer_copypaste.data.checksums import checksum
+from composer_copypaste.data.coco_json import BadObjects, Crowds, ReadingOptions, Spelling, in_python, read_content
+from composer_copypaste.data.file_names import located
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.outlines import OutlinedObjects, draw_masks
 from composer_copypaste.data.pictures import read_picture
-from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage, outlined, parse_annotation
+from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage, labels_of, outlined
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, generator_for
-from composer_copypaste.errors import DataError, listed
+from composer_copypaste.garbage_collection import garbage_collection_paused
 from composer_copypaste.instances import Instances, Target
 from composer_copypaste.settings import ImageSettings
 
@@ -30,8 +29,9 @@ from composer_copypaste.settings import ImageSettings
 class CocoAnnotations:
     """A COCO instance file, checked.
 
-    Images keep the file's order; categories are ordered by id, and category ``i`` has the label ``i + 1``: 0 is the
-    background. ``annotations`` has an entry for every image id, empty where the picture shows no object.
+    Images keep the file's order; category ``i`` of ``categories`` has the label ``i + 1``: 0 is the background.
+    Categories are ordered by id, unless ``with_categories`` gave another order. ``annotations`` has an entry for every
+    image id, empty where the picture shows no object.
     """
 
     path: Path
@@ -40,24 +40,47 @@ class CocoAnnotations:
     annotations: Mapping[int, tuple[CocoAnnotation, ...]] = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path | str) -> "CocoAnnotations":
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        crowds: Crowds = None,
+        bad_objects: BadObjects = "refuse",
+        spelling: Spelling = in_python,
+    ) -> "CocoAnnotations":
         """Read and check a file.
 
-        Objects without any extent, of which COCO's own file has two, are left out with a warning.
+        Whole numbers may be written 7.0, boxes, areas and the annotations' ids may be missing, and polygons may be
+        kwcoco's, with holes. Objects without any extent, of which COCO's own file has two, are left out with a warning,
+        as are parts of one or two points beside real ones.
+
+        Args:
+            path: a COCO instance JSON.
+            crowds: "objects" takes annotations that are marked as crowds for single objects, "ignore" for crowds. None:
+                for crowds, but a file that marks all so is refused, and one that marks all run lengths and no polygons
+                is warned of: several tools mark single objects.
+            bad_objects: whether an object whose outline, box or area cannot be used is refused, or left out with a
+                warning ("leave_out").
+            spelling: how the user gives these two, for messages.
 
         Raises:
             DataError: listing everything that is wrong with the file.
+            ValueError: where ``crowds`` or ``bad_objects`` is none of these.
         """
+        options = ReadingOptions(crowds, bad_objects, spelling)
         path = Path(path)
-        data = read_json(path, "annotation file")
-        problems = coco_problems(data)
-        if problems:
-            raise DataError(listed(str(path), problems))
-        images = tuple(
-            CocoImage(*(entry[key] for key in ("id", "file_name", "height", "width"))) for entry in data["images"]
-        )
-        categories = sorted((Category(entry["id"], entry["name"]) for entry in data["categories"]), key=lambda c: c.id)
-        return cls(path, images, tuple(categories), _by_image(path, images, data["annotations"]))
+        with garbage_collection_paused():
+            return cls.of_content(read_json(path, "annotation file"), path, options)
+
+    @classmethod
+    def of_content(cls, data: object, path: Path, options: ReadingOptions) -> "CocoAnnotations":
+        """Check parsed JSON; its list of annotations is emptied. ``path`` is where it was read, for messages."""
+        content = read_content(data, str(path), options)
+        return cls(path, content.images, content.categories, content.annotations)
+
+    def with_categories(self, categories: tuple[Category, ...]) -> "CocoAnnotations":
+        """The same with labels 1, 2, ... for these categories, all of the file's."""
+        return replace(self, categories=categories)
 
     @property
     def category_ids(self) -> list[int]:
@@ -69,13 +92,32 @@ class CocoAnnotations:
         """The number of labels, the background included."""
         return len(self.categories) + 1
 
+    @property
+    def num_objects(self) -> int:
+        """The number of objects, crowds included."""
+        return sum(map(len, self.annotations.values()))
+
+    @property
+    def num_crowds(self) -> int:
+        """The number of these that are crowds."""
+        return sum(annotation["iscrowd"] for group in self.annotations.values() for annotation in group)
+
     @cached_property
     def _labels(self) -> dict[int, int]:
-        return {category.id: label for label, category in enumerate(self.categories, start=1)}
+        return labels_of(self.categories)
 
     def objects_of(self, image: CocoImage) -> OutlinedObjects:
         """The image's objects: annotated boxes cut at the picture's edge, annotated areas, masks as in the file."""
         return outlined(image, self.annotations[image.id], self._labels)
+
+
+def in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
+    """The annotations with file names that lie in the folder, where other ones can be found in it by their ends.
+
+    Raises:
+        DataError: listing the names that lead out of the folder, or nowhere.
+    """
+    return replace(annotations, images=located(annotations.images, folder, str(annotations.path)))
 
 
 class InstanceData(Dataset[tuple[Tensor, Target]]):
@@ -118,8 +160,17 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
 
     @property
     @abstractmethod
+    def num_crowds(self) -> int | None:
+        """The number of these that are crowds; None where shards do not say it."""
+
+    @property
+    @abstractmethod
     def annotations(self) -> CocoAnnotations:
         """All annotations, which evaluations take the truth from."""
+
+    @abstractmethod
+    def with_categories(self, categories: tuple[Category, ...]) -> "InstanceData":
+        """The same data with labels 1, 2, ... for these categories, which must be all of its own."""
 
     @property
     @abstractmethod
@@ -165,12 +216,14 @@ class CocoInstances(InstanceData):
         masks: False leaves the masks out, and saves drawing them; for evaluation, which takes the truth from the file.
         seed: of the transforms.
         image_settings: how the images' files are read; None: the default settings.
+        crowds: of a file, see ``CocoAnnotations.load``, which can also leave out bad objects.
 
     Raises:
-        DataError: where the annotations cannot be used.
+        DataError: where the annotations cannot be used, or name files outside the folder.
+        ValueError: where ``crowds`` is none of these, or given with what is loaded already.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name, and each of its own kind
         self,
         images: Path | str,
         annotations: Path | str | CocoAnnotations,
@@ -179,13 +232,16 @@ class CocoInstances(InstanceData):
         masks: bool = True,
         seed: int = 0,
         image_settings: ImageSettings | None = None,
+        crowds: Crowds = None,
     ) -> None:
         super().__init__(transform, masks=masks, seed=seed)
         self.image_settings = image_settings
         self.images = Path(images)
-        self._annotations = (
-            annotations if isinstance(annotations, CocoAnnotations) else CocoAnnotations.load(annotations)
-        )
+        if not isinstance(annotations, CocoAnnotations):
+            annotations = CocoAnnotations.load(annotations, crowds=crowds)
+        elif crowds is not None:
+            raise ValueError("crowds: expected with a file; of loaded annotations, CocoAnnotations.load has it")
+        self._annotations = in_folder(annotations, self.images)
 
     def __len__(self) -> int:
         return len(self.annotations.images)
@@ -203,7 +259,12 @@ class CocoInstances(InstanceData):
     @property
     def num_objects(self) -> int:
         """The number of objects, crowds included, in all pictures."""
-        return sum(len(annotations) for annotations in self.annotations.annotations.values())
+        return self.annotations.num_objects
+
+    @property
+    def num_crowds(self) -> int:
+        """The number of these that are crowds."""
+        return self.annotations.num_crowds
 
     @property
     def records(self) -> tuple[Path, ...]:
@@ -214,6 +275,12 @@ class CocoInstances(InstanceData):
     def annotations(self) -> CocoAnnotations:
         """The annotation file's content."""
         return self._annotations
+
+    def with_categories(self, categories: tuple[Category, ...]) -> "CocoInstances":
+        """The same data with labels 1, 2, ... for these categories, which must be all of its own."""
+        same = copy.copy(self)
+        same._annotations = self._annotations.with_categories(categories)
+        return same
 
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
         """A picture as it is stored, from index 0 on, and its objects."""
@@ -232,22 +299,3 @@ def _target(image: CocoImage, objects: Instances | OutlinedObjects, *, masks: Te
     if masks is not None:
         target["masks"] = masks
     return target | {"image_id": torch.tensor(image.id)}
-
-
-def _by_image(
-    path: Path, images: tuple[CocoImage, ...], entries: list[dict[str, Any]]
-) -> dict[int, tuple[CocoAnnotation, ...]]:
-    """The checked file's annotations, grouped by image; ``entries`` is emptied, to not hold a large file twice."""
-    sizes = {image.id: (image.height, image.width) for image in images}
-    groups: dict[int, list[CocoAnnotation]] = {image.id: [] for image in images}
-    left_out = []
-    entries.reverse()
-    while entries:
-        entry = entries.pop()
-        if has_no_extent(entry):
-            left_out.append(entry["id"])
-        else:
-            groups[entry["image_id"]].append(parse_annotation(entry, sizes[entry["image_id"]]))
-    if left_out:
-        warnings.warn(f"{path}: left out annotations of objects without any extent: {left_out}", stacklevel=3)
-    return {image: tuple(annotations) for image, annotations in groups.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.coco import CocoAnnotations
+from composer_copypaste.data.coco import CocoAnnotations, in_folder
 from composer_copypaste.data.outlines import draw_stencils, stencil
 from composer_copypaste.data.pictures import read_picture, read_rgba
 from composer_copypaste.data.records import CocoAnnotation, CocoImage
@@ -102,6 +102,7 @@ class CutOutPool:
         """
         if not isinstance(annotations, CocoAnnotations):
             annotations = CocoAnnotations.load(annotations)
+        annotations = in_folder(annotations, Path(images))
         check_images(annotations, Path(images), image_settings)
         names = [category.name for category in annotations.categories]
         labels = _labels(names if categories is None else categories)

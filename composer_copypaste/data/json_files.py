@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from composer_copypaste.data.file_kinds import is_json_lines, kind_of_bytes
 from composer_copypaste.errors import DataError
 from composer_copypaste.files import check_regular
+from composer_copypaste.garbage_collection import garbage_collection_paused
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -16,16 +18,27 @@ def read_json(path: Path, what: str) -> Any:
     """
     try:
         check_regular(path)
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such {what}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not valid JSON: byte {error.start} is not UTF-8") from None
-    except RecursionError:
-        raise DataError(f"{path}: not valid JSON here: its lists are nested too deeply") from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise DataError(f"{path}: not valid JSON here: {error}") from None
+    try:
+        with garbage_collection_paused():
+            return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        kind = "JSON Lines, an object in each line" if is_json_lines(content) else kind_of_bytes(content)
+        if kind is not None:
+            raise DataError(f"{path}: expected the {what}, got {kind}") from None
+        raise DataError(f"{path}: {_reason(error)}") from None
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """Why Python cannot read the JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not valid JSON: byte {error.start} is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "not valid JSON here: its lists are nested too deeply"
+    return f"not valid JSON here: {error}"  # a number of more digits than Python reads

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TypedDict
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.mask_extents import enclosing
-from composer_copypaste.data.outlines import OutlinedObjects, Segmentation, rle_of_polygons
+from composer_copypaste.data.outlines import OutlinedObjects, Segmentation
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,11 @@ class CocoAnnotation(TypedDict):
     segmentation: Segmentation
 
 
+def labels_of(categories: Sequence[Category]) -> dict[int, int]:
+    """The labels 1, 2, ... of the category ids."""
+    return {category.id: label for label, category in enumerate(categories, start=1)}
+
+
 def outlined(image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Mapping[int, int]) -> OutlinedObjects:
     """The objects that an image's annotations tell of; ``labels`` are those of the category ids.
 
@@ -63,29 +66,3 @@ def outlined(image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Ma
         iscrowd=torch.tensor([annotation["iscrowd"] for annotation in annotations], dtype=torch.int64),
         segmentations=segmentations,
     )
-
-
-def parse_annotation(entry: dict[str, Any], size: tuple[int, int]) -> CocoAnnotation:
-    """A checked annotation; a missing area is computed, a missing ``iscrowd`` is 0."""
-    segmentation = _segmentation(entry["segmentation"], size)
-    area = entry.get("area")
-    if area is None:
-        rle = rle_of_polygons(segmentation, size) if isinstance(segmentation, list) else segmentation
-        area = coco_mask.area(rle)
-    return {
-        "id": entry["id"],
-        "image_id": entry["image_id"],
-        "category_id": entry["category_id"],
-        "bbox": entry["bbox"],
-        "area": float(area),
-        "iscrowd": entry.get("iscrowd") or 0,
-        "segmentation": segmentation,
-    }
-
-
-def _segmentation(value: Any, size: tuple[int, int]) -> Segmentation:
-    if isinstance(value, list):
-        return [np.array(part, dtype=np.float64) for part in value]
-    if isinstance(value["counts"], str):
-        return {"size": list(size), "counts": value["counts"].encode()}  # the file may say 640.0
-    return coco_mask.frPyObjects(value, *size)

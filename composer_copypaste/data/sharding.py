@@ -16,10 +16,20 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.coco import CocoAnnotations
+from composer_copypaste.data.coco import CocoAnnotations, in_folder
+from composer_copypaste.data.coco_json import ReadingOptions
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.shard_parts import WORKING, Part, parts_of, write_parts
-from composer_copypaste.data.shards import ANNOTATIONS, INDEX, MANIFEST, Manifest, Shard, check_installed
+from composer_copypaste.data.shards import (
+    ANNOTATIONS,
+    BAD_OBJECTS,
+    CROWDS,
+    INDEX,
+    MANIFEST,
+    Manifest,
+    Shard,
+    check_installed,
+)
 from composer_copypaste.errors import DataError, OutputError, listed
 from composer_copypaste.files import written_whole
 from composer_copypaste.settings import ImageSettings
@@ -40,12 +50,15 @@ class Written:
 
     shards: int
     pictures: int
+    objects: int
+    """Crowds included."""
+    crowds: int
     nbytes: int
     kept: int
     """So many of the shards were there before."""
 
 
-def write_shards(
+def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     output: Path,
     images: Path,
     annotations: Path,
@@ -53,6 +66,7 @@ def write_shards(
     processes: int = 1,
     shard_size: int = SHARD_SIZE,
     image_settings: ImageSettings | None = None,
+    reading: ReadingOptions | None = None,
 ) -> Written:
     """Write a data set as shards; where that was interrupted, go on, and where it is done, change nothing.
 
@@ -63,6 +77,7 @@ def write_shards(
         processes: so many read and write at the same time.
         shard_size: the bytes of a shard, about.
         image_settings: how the images' files are read, now and from the shards; None: the default settings.
+        reading: what is made of crowds and of bad objects; None: the default options.
 
     Raises:
         DataError: listing what is wrong with annotations or pictures, each of which is decoded once.
@@ -72,23 +87,27 @@ def write_shards(
     if not SMALLEST_SHARD <= shard_size <= LARGEST_SHARD:
         raise ValueError(f"shard_size: expected {SMALLEST_SHARD} to {LARGEST_SHARD} bytes, got {shard_size}")
     check_installed()
-    data = CocoAnnotations.load(annotations)
+    reading = reading or ReadingOptions()
+    data = CocoAnnotations.load(
+        annotations, crowds=reading.crowds, bad_objects=reading.bad_objects, spelling=reading.spelling
+    )
+    data = in_folder(data, images)
     image_settings = image_settings or ImageSettings()
     check_images(data, images, image_settings)
-    source = _source(data, images, shard_size) | _range_in_source(image_settings)
+    source = _source(data, images, shard_size) | _range_in_source(image_settings) | _reading_in_source(reading)
     try:
         with _claimed(output, source):
             if (output / INDEX).exists():
-                return _written(output, kept=None)
+                return _written(output, data, kept=None)
             parts = list(parts_of(data, images, output, shard_size, image_settings))
             missing = [part for part in parts if not part.is_written]
             _write(missing, processes, len(data.images))
             _complete(output, data, parts, source, image_settings)
-            return _written(output, kept=len(parts) - len(missing))
+            return _written(output, data, kept=len(parts) - len(missing))
     except OSError as error:
         if (output / INDEX).exists():  # by another process, which took the lock away that this one was waiting for
             _check_usable(output, source)
-            return _written(output, kept=None)
+            return _written(output, data, kept=None)
         raise OutputError(
             f"{error.filename or output}: cannot be written: {error.strerror}; the same command goes on"
         ) from error
@@ -106,6 +125,12 @@ def _source(data: CocoAnnotations, images: Path, shard_size: int) -> Source:
 def _range_in_source(settings: ImageSettings) -> Source:
     """The range of values that black and white stand for, where one is given."""
     return {} if settings.value_range is None else {"value range": "{:g} to {:g}".format(*settings.value_range)}
+
+
+def _reading_in_source(reading: ReadingOptions) -> Source:
+    """How crowds and bad objects are read, where it is not by default."""
+    source: Source = {} if reading.crowds is None else {CROWDS: reading.crowds}
+    return source if reading.bad_objects == "refuse" else source | {BAD_OBJECTS: reading.bad_objects}
 
 
 @contextmanager
@@ -170,8 +195,8 @@ def _complete(
     """Write what a data set needs besides the shards, the index last."""
     for shard in set(output.glob("shard.*.mds")) - {part.shard for part in parts}:
         shard.unlink()  # of pictures that were larger before they were put right
-    objects = sum(len(annotations) for annotations in data.annotations.values())
-    manifest = Manifest(len(data.images), objects, data.categories, source, image_settings)
+    counts = len(data.images), data.num_objects, data.num_crowds
+    manifest = Manifest(*counts, data.categories, source, image_settings)
     index = {"version": 2, "shards": [part.entry() for part in parts]}
     for name, content in (
         (ANNOTATIONS, data.path.read_bytes()),
@@ -182,7 +207,8 @@ def _complete(
             unfinished.write_bytes(content)
 
 
-def _written(output: Path, *, kept: int | None) -> Written:
+def _written(output: Path, data: CocoAnnotations, *, kept: int | None) -> Written:
     shards = [Shard.from_json(entry, str(output)) for entry in read_json(output / INDEX, "index")["shards"]]
-    samples, nbytes = sum(shard.samples for shard in shards), sum(shard.nbytes for shard in shards)
-    return Written(len(shards), samples, nbytes, len(shards) if kept is None else kept)
+    nbytes = sum(shard.nbytes for shard in shards)
+    counts = len(data.images), data.num_objects, data.num_crowds
+    return Written(len(shards), *counts, nbytes, len(shards) if kept is None else kept)

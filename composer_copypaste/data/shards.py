@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage, parse_annotation
+import numpy as np
+
+from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage
 from composer_copypaste.errors import DataError, UserError
 from composer_copypaste.settings import ImageSettings
 
@@ -19,6 +21,8 @@ INDEX = "index.json"
 """Lists the shards; streaming reads it too. It is written last: where it is, everything is."""
 MANIFEST = "copypaste.json"
 ANNOTATIONS = "annotations.json"
+CROWDS, BAD_OBJECTS = "crowds", "bad objects"
+"""Under these names a manifest's source says how the annotations were read."""
 EDITION = 1
 """Raise it when folders are written that former versions cannot read."""
 
@@ -46,6 +50,8 @@ class Manifest:
 
     pictures: int
     objects: int
+    crowds: int | None
+    """The number of objects that are crowds; None: written by a former version, which did not count them."""
     categories: tuple[Category, ...]
     source: dict[str, str | int]
     """What it was written from, and how: the same source gives the same bytes."""
@@ -61,14 +67,15 @@ class Manifest:
         try:
             categories = tuple(Category(category["id"], category["name"]) for category in values["categories"])
             images = _image_settings(**values.get("image settings", {}))  # former versions wrote none
-            return cls(int(values["pictures"]), int(values["objects"]), categories, dict(values["source"]), images)
+            counts = int(values["pictures"]), int(values["objects"]), values.get("crowds")
+            return cls(*counts, categories, dict(values["source"]), images)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{place}: was not written by copypaste shard") from error
 
     def to_json(self) -> dict[str, object]:
         """The values that ``from_json`` reads."""
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
-        counts = {"pictures": self.pictures, "objects": self.objects}
+        counts = {"pictures": self.pictures, "objects": self.objects, "crowds": self.crowds}
         written: dict[str, object] = {"edition": EDITION} | counts | {"categories": categories}
         return written | {"source": self.source, "image settings": vars(self.image_settings)}
 
@@ -126,8 +133,7 @@ def encode(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotatio
 def decode(sample: Sample) -> tuple[CocoImage, bytes, list[CocoAnnotation]]:
     """What ``encode`` took."""
     image = CocoImage(sample["image_id"], sample["file_name"], sample["height"], sample["width"])
-    size = (image.height, image.width)
-    return image, sample["image"], [parse_annotation(entry, size) for entry in sample["annotations"]]
+    return image, sample["image"], [_decoded(entry) for entry in sample["annotations"]]
 
 
 def encode_annotations(annotations: Sequence[CocoAnnotation]) -> list[dict[str, object]]:
@@ -139,6 +145,14 @@ def _plain(segmentation: Any) -> object:
     if isinstance(segmentation, list):
         return [part.tolist() for part in segmentation]
     return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
+
+
+def _decoded(entry: dict[str, Any]) -> CocoAnnotation:
+    """What ``encode_annotations`` made an entry of."""
+    outline = entry["segmentation"]
+    if isinstance(outline, list):
+        return {**entry, "segmentation": [np.array(part, dtype=np.float64) for part in outline]}  # type: ignore[typeddict-item]
+    return {**entry, "segmentation": {"size": outline["size"], "counts": outline["counts"].encode()}}  # type: ignore[typeddict-item]
 
 
 def check_installed() -> None:

@@ -1,23 +1,27 @@
 """The data set of shards that ``copypaste shard`` wrote, in a folder or in an object store."""
 
+import copy
 from bisect import bisect_right
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Generator, Tensor
 
 from composer_copypaste.data.coco import CocoAnnotations, InstanceData
+from composer_copypaste.data.coco_json import BadObjects, Crowds
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.outlines import OutlinedObjects
 from composer_copypaste.data.pictures import read_picture
-from composer_copypaste.data.records import Category, CocoImage, outlined
+from composer_copypaste.data.records import Category, CocoImage, labels_of, outlined
 from composer_copypaste.data.shard_files import FolderInPlace, open_files
 from composer_copypaste.data.shards import (
     ANNOTATIONS,
+    BAD_OBJECTS,
+    CROWDS,
     INDEX,
     MANIFEST,
     Manifest,
@@ -73,7 +77,7 @@ class StreamingCocoInstances(InstanceData):
         self.shards = _shards(read_json(folder / INDEX, "index of shards"), f"{source}/{INDEX}")
         self._ends = list(accumulate(shard.samples for shard in self.shards))
         self._readers = [_reader(folder, shard) for shard in self.shards]
-        self._labels = {category.id: label for label, category in enumerate(self.categories, start=1)}
+        self._categories, self._labels = self.manifest.categories, labels_of(self.manifest.categories)
         if self._ends[-1] != self.manifest.pictures:
             found = counted(self._ends[-1], "picture")
             raise DataError(f"{source}: {INDEX} has {found}, {MANIFEST} {self.manifest.pictures}")
@@ -94,12 +98,24 @@ class StreamingCocoInstances(InstanceData):
     @property
     def categories(self) -> tuple[Category, ...]:
         """What the labels 1, 2, ... stand for."""
-        return self.manifest.categories
+        return self._categories
 
     @property
     def num_objects(self) -> int:
         """The number of objects, crowds included, in all pictures."""
         return self.manifest.objects
+
+    @property
+    def num_crowds(self) -> int | None:
+        """The number of these that are crowds; None where shards of a former version do not say it."""
+        return self.manifest.crowds
+
+    def with_categories(self, categories: tuple[Category, ...]) -> "StreamingCocoInstances":
+        """The same data with labels 1, 2, ... for these categories, which must be all of its own."""
+        same = copy.copy(self)
+        same._categories, same._labels = categories, labels_of(categories)
+        same.__dict__["annotations"] = self.annotations.with_categories(categories)
+        return same
 
     @property
     def records(self) -> tuple[Path, ...]:
@@ -110,7 +126,10 @@ class StreamingCocoInstances(InstanceData):
     def annotations(self) -> CocoAnnotations:
         """All annotations, from the file beside the shards: read for evaluations only."""
         self._files.hold_annotations()
-        return CocoAnnotations.load(self._files.folder / ANNOTATIONS)
+        written = self.manifest.source
+        crowds = cast(Crowds, written.get(CROWDS))
+        bad_objects = cast(BadObjects, written.get(BAD_OBJECTS, "refuse"))
+        return CocoAnnotations.load(self._files.folder / ANNOTATIONS, crowds=crowds, bad_objects=bad_objects)
 
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
         """A picture as it is stored, from index 0 on, and its objects."""

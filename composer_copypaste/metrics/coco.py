@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
+from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.errors import counted
 from composer_copypaste.metrics.engine import CocoDict, IouType, number_names
 from composer_copypaste.metrics.evaluation import Evaluation, evaluate
@@ -32,8 +33,9 @@ class CocoMeanAveragePrecision(Metric):
     time: the processes gather their pictures and all get the same numbers.
 
     Args:
-        annotations: The official annotations, a file or its parsed content. Their areas, crowds and polygons are those
-            that exact COCO numbers need. None: the truth is taken from the targets.
+        annotations: The official annotations: a file, its parsed content, or ``CocoAnnotations``, which say how crowds
+            and bad objects are read. Their areas, crowds and polygons are those that exact COCO numbers need. None: the
+            truth is taken from the targets.
         category_ids: The category id of label 1, 2, ...; None: labels are category ids.
         max_dets: Per picture and category the best so many detections count; ascending. AP is at the last of them.
         iou_types: Overlaps of boxes ("bbox"), of masks ("segm"), or both.
@@ -49,7 +51,7 @@ class CocoMeanAveragePrecision(Metric):
 
     def __init__(
         self,
-        annotations: Path | str | CocoDict | None = None,
+        annotations: Path | str | CocoDict | CocoAnnotations | None = None,
         *,
         category_ids: Sequence[int] | None = None,
         max_dets: Sequence[int] = (1, 10, 100),
@@ -171,7 +173,9 @@ def _checked_types(iou_types: Sequence[IouType]) -> tuple[IouType, ...]:
     return types
 
 
-def _reader(source: Path | str | CocoDict | None, category_ids: Sequence[int] | None, *, masks: bool) -> Reader:
+def _reader(
+    source: Path | str | CocoDict | CocoAnnotations | None, category_ids: Sequence[int] | None, *, masks: bool
+) -> Reader:
     ids = None if category_ids is None else tuple(category_ids)
     if source is None:
         return Reader(masks, ids, official=None)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from composer_copypaste.garbage_collection import garbage_collection_paused
 from composer_copypaste.metrics.engine import CocoDict, IouType, Scores, score
 from composer_copypaste.metrics.pictures import Picture
 from composer_copypaste.metrics.reading import Reader
@@ -39,11 +40,13 @@ def evaluate(
     pictures: Mapping[int, Picture], reader: Reader, iou_types: Iterable[IouType], max_dets: tuple[int, ...]
 ) -> Evaluation:
     """The scores of the pictures, against the official annotations of them or against their own truth."""
-    dataset = _dataset(pictures, reader)
+    with garbage_collection_paused():
+        dataset = _dataset(pictures, reader)
+        scores = {kind: score(dataset, _results(pictures, kind), kind, max_dets) for kind in iou_types}
     categories = tuple(category["id"] for category in dataset["categories"])
     instances = Counter(item["category_id"] for item in dataset["annotations"] if not item["iscrowd"])
     return Evaluation(
-        scores={kind: score(dataset, _results(pictures, kind), kind, max_dets) for kind in iou_types},
+        scores=scores,
         categories=categories,
         names={} if reader.official is None else reader.official.categories,
         instances={category: instances[category] for category in categories},
@@ -65,7 +68,7 @@ def _annotations(pictures: Mapping[int, Picture], reader: Reader) -> Iterator[Co
     """All annotations, numbered anew from 1: COCO's own matching takes the id 0 for "not matched"."""
     number = 0
     for image, picture in pictures.items():
-        official = () if reader.official is None else reader.official.annotations[image]
+        official = () if reader.official is None else reader.official.annotations(image)
         for annotation in official if picture.truth is None else picture.truth.annotations():
             number += 1
             yield {**annotation, "id": number, "image_id": image}

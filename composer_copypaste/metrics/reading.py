@@ -62,8 +62,7 @@ class Reader:
         """Raise where a target names other categories than the annotations: then the labels mean something else."""
         where = f"target of image {image}"
         given = set(self._categories(_array(target, "labels", where, torch.int64), where).tolist())
-        annotated = {annotation["category_id"] for annotation in official.annotations[image]}
-        if unknown := sorted(given - annotated):
+        if unknown := sorted(given - official.category_ids(image)):
             raise ValueError(f"{where}: its labels mean categories {unknown}, which the annotations do not have there. "
                              "Give category_ids, the category id of label 1, 2, ...")  # fmt: skip
 

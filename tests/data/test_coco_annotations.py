@@ -1,5 +1,6 @@
 """Reading and checking COCO files."""
 
+import json
 import os
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 from coco_files import SQUARE, annotation
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.check import coco_problems
 from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.errors import DataError
 
@@ -76,14 +76,13 @@ def rle(counts: object, size: tuple[int, int] = (8, 12)) -> dict[str, object]:
 WRONG = {
     "polygon has 4 numbers, needs at least 6": annotation(segmentation=[[1, 2, 3, 4]]),
     "polygon has 7 numbers, needs an even count": annotation(segmentation=[[*SQUARE[:6], 1]]),
-    "polygon is not a list of numbers": annotation(segmentation=[["1", "2", "3", "4", "5", "6"]]),
-    "polygon is not a list of numbers x1": annotation(segmentation=SQUARE),
+    'polygon is not a list of numbers x1, y1, x2, y2, ...: ["1"': annotation(segmentation=[["1", "2", "3"]]),
+    "polygon is not in a list of its own: expected [[x1": annotation(segmentation=SQUARE),
     "polygon has a number that is not finite": annotation(segmentation=[[*SQUARE[:-1], float("nan")]]),
     "polygon reaches from 1.0 to 1000000.0, far outside": annotation(segmentation=[[*SQUARE[:-1], 1e6]]),
     "polygon reaches from -1000000.0 to 6.0, far outside": annotation(segmentation=[[-1e6, *SQUARE[1:]]]),
     "has no segmentation": annotation(segmentation=[]),
     "lacks 'segmentation'": annotation(segmentation=None),
-    "lacks 'bbox'": annotation(bbox=None),
     "mask has size [12, 8], the image has [8, 12] (height, width)": annotation(segmentation=rle([96], (12, 8))),
     "mask's counts sum to 95 pixels, the image has 96": annotation(segmentation=rle([95])),
     "mask cannot be decoded: its counts are not": annotation(segmentation=rle([97, -1])),
@@ -118,7 +117,7 @@ def test_ids_that_cannot_be_scored_are_refused(coco_file, number):
 
 def test_a_name_that_no_file_can_hold_is_refused(coco_file):
     problem = problem_of(coco_file(categories=[{"id": 5, "name": "\ud800"}]))
-    assert "category 5: name '\\ud800' has half a character, which cannot be written" in problem
+    assert 'category 5: name "\\ud800" has half a character, which cannot be written' in problem
 
 
 def test_the_size_of_a_mask_may_be_written_as_floats(coco_file):
@@ -131,12 +130,6 @@ def test_the_size_of_a_mask_may_be_written_as_floats(coco_file):
 def test_an_annotation_of_an_unknown_image_is_named(coco_file):
     problem = problem_of(coco_file(annotation(4711, image_id=8)))
     assert problem == "annotation 4711 (image 8): the image is not among the file's images"
-
-
-@pytest.mark.parametrize("name", ["/etc/passwd", "../secret.png", "a/../../b.png", "..\\b.png", "C:/b.png"])
-def test_file_names_that_leave_the_folder_are_refused(coco_file, name):
-    images = [{"id": 7, "file_name": name, "height": 8, "width": 12}]
-    assert "leaves the image folder" in problem_of(coco_file(images=images))
 
 
 def test_repeated_ids_are_named(coco_file):
@@ -156,7 +149,7 @@ def test_repeated_ids_are_named(coco_file):
 
 def test_an_image_without_a_size_is_named_once(coco_file):
     images = [{"id": 7, "file_name": "7.png", "height": 8}]
-    assert problem_of(coco_file(images=images)) == "image 7: width is None, expected a whole number of pixels"
+    assert problem_of(coco_file(images=images)) == "image 7: has no 'width'"
 
 
 def test_the_first_twenty_problems_are_listed_and_the_rest_counted(coco_file):
@@ -178,9 +171,11 @@ def test_all_missing_lists_are_named(coco_file):
     assert "lacks the list 'categories'" in problem
 
 
-@pytest.mark.parametrize("data", [[], 3, None, {"images": [1], "annotations": [[]], "categories": ["a"]}])
-def test_anything_else_than_a_coco_file_is_a_problem_not_a_crash(data):
-    assert coco_problems(data)
+@pytest.mark.parametrize("data", [[], 3, None, "{}", {"images": [1], "annotations": [[]], "categories": ["a"]}])
+def test_anything_else_than_a_coco_file_is_a_problem_not_a_crash(tmp_path, data):
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(data))
+    assert problem_of(path)
 
 
 def test_broken_json_is_placed_by_line_and_column(tmp_path):

@@ -21,7 +21,7 @@ REAL = Path(__file__).parents[3] / "shared" / "data"
 
 def test_a_target_holds_what_the_file_says(coco_file, gradient):
     path = coco_file(annotation(bbox=[2, 1, 4, 4], area=15.5, iscrowd=1))
-    picture, target = CocoInstances(path.parent, path)[0]
+    picture, target = CocoInstances(path.parent, path, crowds="ignore")[0]
     mask = torch.zeros(1, 8, 12, dtype=torch.uint8)
     mask[0, 1:5, 2:6] = 1
     assert torch.equal(picture, torch.from_numpy(gradient).permute(2, 0, 1))

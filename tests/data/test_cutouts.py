@@ -63,8 +63,8 @@ def test_crowds_are_no_cut_outs(coco_file, gradient):
 
 
 def test_files_are_checked_as_those_of_a_data_set(coco_file, gradient):
-    path = coco_file(images=[{"id": 7, "file_name": "../7.png", "height": 8, "width": 12}])
-    with pytest.raises(DataError, match=r"file_name '\.\./7\.png' leaves the image folder"):
+    path = coco_file(images=[{"id": 7, "file_name": "../gone.png", "height": 8, "width": 12}])
+    with pytest.raises(DataError, match=r'file_name "\.\./gone\.png" leaves the image folder'):
         CutOutPool.from_coco(path, path.parent)
     path = coco_file(images=[{"id": 7, "file_name": "gone.png", "height": 8, "width": 12}])
     with pytest.raises(DataError, match=r"gone\.png \(image 7\): the file is missing"):

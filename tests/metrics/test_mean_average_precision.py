@@ -433,29 +433,29 @@ def test_labels_that_mean_other_categories_than_the_annotations_are_said():
 
 
 def test_a_missing_file_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"absent\.json: there is no such file"):
+    with pytest.raises(DataError, match=r"absent\.json: there is no such annotation file"):
         CocoMeanAveragePrecision(tmp_path / "absent.json")
 
 
 def test_a_file_that_is_no_json_is_said(tmp_path):
     (tmp_path / "broken.json").write_text("{")
 
-    with pytest.raises(DataError, match=r"broken\.json: expected COCO instance annotations, but this is no JSON"):
+    with pytest.raises(DataError, match=r"broken\.json: line 1, column 2: not valid JSON"):
         CocoMeanAveragePrecision(str(tmp_path / "broken.json"))
 
 
 def test_all_problems_of_the_annotations_are_listed_together():
-    dataset = one_object_dataset(image_id=5, segmentation=[])
-    dataset["annotations"].append({"id": 9, "image_id": 77, "category_id": 8})
+    dataset = one_object_dataset(image_id=5)
+    dataset["annotations"] += [{**dataset["annotations"][0], "id": 8, "segmentation": []}]
+    dataset["annotations"] += [{"id": 9, "image_id": 77, "category_id": 8}]
 
     with pytest.raises(DataError) as error:
         CocoMeanAveragePrecision(dataset)
 
     for part in (
-        "annotation 1: no segmentation",
-        "annotation 9: no image has its image_id 77",
-        "category_id 8",
-        "a bbox",
+        "annotation 8 (image 5): has no segmentation",
+        "annotation 9 (image 77): the image is not among the file's images",
+        "annotation 9 (image 77): category 8 is not among the file's categories",
     ):
         assert part in str(error.value)
 
