@@ -12,7 +12,7 @@ from composer import Algorithm, Callback, Event, Logger, State
 from composer.utils import create_interval_scheduler, dist, reproducibility
 
 from composer_copypaste.config.schema import Recipe
-from composer_copypaste.divergence import StopsAtNonFiniteLoss, weights_are_finite
+from composer_copypaste.divergence import StopsAtNonFiniteLoss, weights_are_finite, where
 from composer_copypaste.errors import CheckpointError, DivergedError, counted
 from composer_copypaste.files import link_whole, remove_unfinished, written_whole
 from composer_copypaste.models.detector import MaskRCNN
@@ -101,9 +101,8 @@ class CheckpointWriter(Callback):
             DivergedError: in all processes, where the weights are not finite.
         """
         if not decided(lambda: weights_are_finite(state.model)):
-            raise DivergedError(
-                f"after batch {state.timestamp.batch.value} the weights are not finite (NaN or infinite)"
-            )
+            rate = state.optimizers[0].param_groups[0]["lr"]
+            raise DivergedError(f"the weights are not finite (NaN or infinite) after {where(state, rate)}")
         content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
         if dist.get_global_rank() == 0:
             now = state.timestamp

@@ -36,20 +36,26 @@ class StopsAtNonFiniteLoss(LoggerDestination):
         Raises:
             DivergedError: in all processes, at the last batch of the row.
         """
-        losses = {name.removeprefix("loss/train/"): value for name, value in state.total_loss_dict.items()}
-        parts = [f"{name} {value}" for name, value in losses.items() if name in LOSSES and not math.isfinite(value)]
-        if math.isfinite(losses["total"]):
+        if math.isfinite(state.total_loss_dict["loss/train/total"]):
             self._in_a_row = 0
             return
         self._in_a_row += 1
         if self._in_a_row == 1:
-            self._began = f"batch {state.timestamp.batch.value}, {', '.join(parts)}, learning rate {self._rate:g}"
+            self._began = where(state, self._rate)
         if self._in_a_row == self._limit:
             raise DivergedError(
                 f"the loss was not finite (NaN or infinite) in {self._limit} batches in a row; the first: {self._began}"
                 if self._limit > 1
                 else f"the loss was not finite (NaN or infinite): {self._began}"
             )
+
+
+def where(state: State, rate: float) -> str:
+    """The batch that was trained last, the parts of its loss that are not finite, or else the largest, and the rate."""
+    losses = {name: value for name in LOSSES if (value := state.total_loss_dict.get(f"loss/train/{name}")) is not None}
+    bad = [name for name, value in losses.items() if not math.isfinite(value)] or [max(losses, key=losses.__getitem__)]
+    parts = ", ".join(f"loss {name} {losses[name]:g}" for name in bad)
+    return f"batch {state.timestamp.batch.value}, {parts}, learning rate {rate:g}"
 
 
 def weights_are_finite(model: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_three_losses_in_a_row_that_are_not_finite_stop_a_training_and_the_first
     assert batches == 4
     assert message == (
         "the loss was not finite (NaN or infinite) in 3 batches in a row; "
-        "the first: batch 2, mask inf, learning rate 0.125"
+        "the first: batch 2, loss mask inf, learning rate 0.125"
     )
 
 
@@ -79,7 +80,7 @@ def test_the_number_is_a_setting_and_null_goes_on(tmp_path):
     key = "training.stop_after_nonfinite_losses"
     assert batches_trained([GOOD, BAD, GOOD], tmp_path, f"{key}=1") == (
         2,
-        "the loss was not finite (NaN or infinite): batch 2, mask nan, learning rate 0.125",
+        "the loss was not finite (NaN or infinite): batch 2, loss mask nan, learning rate 0.125",
     )
     assert batches_trained([BAD] * 5, tmp_path, f"{key}=null") == (5, None)
 
@@ -121,6 +122,7 @@ def test_a_diverged_training_ends_in_one_line_and_keeps_its_good_checkpoint(tmp_
     rows = list(map(json.loads, folder.metrics.read_text().splitlines()))
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {folder.root}: ")
+    assert re.search(r"batch \d, loss (\w+) (\S+), (loss .*, )?learning rate [\d.]+\. The last", result.stderr)
     assert f"The last good checkpoint is {saved[-1]}. Try, " in result.stderr
     assert all(tensor.isfinite().all() for tensor in read_weights(saved[-1]).values())
     assert len(rows) < 9
@@ -130,10 +132,10 @@ def test_a_diverged_training_ends_in_one_line_and_keeps_its_good_checkpoint(tmp_
 def test_a_training_that_goes_on_in_any_case_keeps_its_good_checkpoint_too(tmp_path, capfd):
     recipe = tiny_recipe(tmp_path, *DIVERGES, "training.stop_after_nonfinite_losses=null")
     folder = RunFolder(tmp_path / "run")
-    with pytest.raises(DivergedError, match=r"after batch 9 the weights are not finite .* The last good checkpoint is"):
+    with pytest.raises(DivergedError, match=r"not finite .* after batch 9, .* The last good checkpoint is"):
         train(recipe, folder)
     assert len(folder.metrics.read_text().splitlines()) >= 9
-    assert capfd.readouterr().err.count("the weights are not finite (NaN or infinite); no more is saved") == 1
+    assert capfd.readouterr().err.count("; no more is saved") == 1
     assert all(tensor.isfinite().all() for tensor in read_weights(saved_checkpoints(folder)[-1]).values())
 
 
