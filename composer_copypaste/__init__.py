@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from composer_copypaste.functional.batch import NothingPastedWarning as NothingPastedWarning
     from composer_copypaste.functional.batch import copypaste_batch as copypaste_batch
     from composer_copypaste.functional.batch import plan_batch as plan_batch
+    from composer_copypaste.functional.keypoints import keypoint_pairs as keypoint_pairs
     from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch as large_scale_jitter_batch
     from composer_copypaste.functional.plan import PastePlan as PastePlan
     from composer_copypaste.instances import Instances as Instances
@@ -58,6 +59,7 @@ _HOMES = {
     "check_images": "data.check_images",
     "copypaste_batch": "functional.batch",
     "evaluation_loader": "data.loaders",
+    "keypoint_pairs": "functional.keypoints",
     "large_scale_jitter_batch": "functional.large_scale_jitter",
     "plan_batch": "functional.batch",
     "training_loader": "data.loaders",

@@ -100,8 +100,11 @@ def target_of(target: Target, instances: Instances) -> Target:
 
 
 def _as(former: object, values: Tensor) -> Tensor:
-    """The values in the type of those they replace: targets of a batch may differ in theirs."""
-    return values.to(former.dtype) if isinstance(former, Tensor) else values
+    """The values in the type of those they replace, to the nearest whole number where it holds only these."""
+    if not isinstance(former, Tensor):
+        return values
+    whole = values.is_floating_point() and not former.is_floating_point()
+    return (values.round() if whole else values).to(former.dtype)
 
 
 def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequence[str]) -> Instances:

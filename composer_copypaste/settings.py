@@ -17,6 +17,7 @@ from composer_copypaste.times import Time
 Fraction = Annotated[float, Ge(0), Le(1)]
 ResizeFactor = Annotated[float, Ge(0.01), Le(10)]
 AspectRatio = Annotated[float, Ge(0.1), Le(10)]
+KeypointPairs = tuple[tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]], ...]
 CanvasSide = Annotated[int, Ge(16), Le(8192)]
 Pixels = Annotated[float, Ge(0), Le(1_000_000_000)]
 PixelValue = Annotated[float, Ge(-1e30), Le(1e30)]
@@ -36,6 +37,13 @@ def settings_from(kind: type[Settings], settings: Settings | None, overrides: Ma
     if not isinstance(settings, kind):
         raise TypeError(f"settings: expected {kind.__name__}, got {settings!r}; give single settings by name")
     return replace(settings, **overrides) if overrides else settings  # type: ignore[type-var]
+
+
+def check_pairs(pairs: KeypointPairs | None) -> None:
+    """Raise ``ValueError`` where a keypoint is in two pairs, or in one with itself."""
+    numbers = [number for pair in pairs or () for number in pair]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"keypoint_pairs: expected each keypoint once, got {pairs}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +172,11 @@ class CopyPasteSettings:
     pool_scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
     """Resize factor of cut-outs of the pool, which ``scale_range`` does not change: no loader has jittered them."""
 
+    keypoint_pairs: KeypointPairs | None = None
+    """Pairs of keypoints, counted from 0, that are exchanged when an object is mirrored, such as ((1, 2), (3, 4)) for
+    eyes and ears: the left eye of the mirrored object is what was its right one. None: COCO's of a person where there
+    are 17 keypoints, else none, with a warning; (): none. ``keypoint_pairs(names)`` makes them from names."""
+
     object_keys: tuple[str, ...] = ()
     """Detection targets only: further keys whose tensors have a row for each object, which is copied and dropped with
     it. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, are known; any other key passes
@@ -187,6 +200,7 @@ class CopyPasteSettings:
         ):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name))
+        check_pairs(self.keypoint_pairs)
         if self.max_overlap < 1 and self.placement == "source":
             raise ValueError(
                 'max_overlap: expected 1 with placement "source", which moves no object away, got '
@@ -255,6 +269,9 @@ class LargeScaleJitterSettings:
     min_area: Annotated[int, Ge(1), Le(1_000_000_000)] = 1
     """An object stays when at least so many of its pixels are left in the picture; a crowd while one is."""
 
+    keypoint_pairs: KeypointPairs | None = None
+    """Pairs of keypoints, counted from 0, that are exchanged when a picture is mirrored. As for copy-paste."""
+
     object_keys: tuple[str, ...] = ()
     """Detection targets only: further keys whose tensors have a row for each object, which stays or is dropped
     with it. As for copy-paste: known ones need no naming, and any other key passes through."""
@@ -265,6 +282,7 @@ class LargeScaleJitterSettings:
     def __post_init__(self) -> None:
         check_limits(self)
         check_range("scale_range", self.scale_range)
+        check_pairs(self.keypoint_pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

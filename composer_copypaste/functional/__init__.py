@@ -11,7 +11,7 @@
    ``host.py``, by Numba's ``host_masks.py`` and ``host_colours.py`` on ``host_memory.py``; on a GPU ``cuda.py``, by
    Triton's ``triton_kernels.py``. Object after object, wherever these cannot: ``windowed.py``, by ``paste.py``,
    ``warp.py``, ``colours.py`` and ``planes.py``.
-5. What stays, and every field of it: ``targets.py``, by ``measures.py``.
+5. What stays, and every field of it: ``targets.py``, by ``measures.py``; ``keypoints.py``.
 
 Beside it ``large_scale_jitter.py``, whose draw is in ``framing.py``, and ``precision.py``, for both.
 """

@@ -183,9 +183,8 @@ def _moved(fields: Instances, corner: Sequence[int]) -> Instances:
     keypoints = fields.extras.get("keypoints")
     if keypoints is None:
         return fields
-    left_and_top = torch.zeros_like(keypoints)
-    left_and_top[..., 0], left_and_top[..., 1] = corner
-    extras = {**fields.extras, "keypoints": keypoints - left_and_top}
+    left_and_top = on_device([*corner, 0], keypoints.device, torch.float64)
+    extras = {**fields.extras, "keypoints": keypoints.double() - left_and_top}  # a small type may hold none below 0
     return Instances(fields.boxes, fields.labels, fields.masks, fields.area, fields.iscrowd, extras)
 
 

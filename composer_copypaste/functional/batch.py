@@ -18,6 +18,7 @@ from composer_copypaste.functional.crop import Crop
 from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
+from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, Objects, layout_of
 from composer_copypaste.functional.object_keys import warn_of_unnamed_keys
 from composer_copypaste.functional.plan import PastePlan
@@ -74,7 +75,9 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; floating point or uint8.
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
             ``masks`` (bool, or uint8, where all but 0 is the object; images that receive any get 0 and 1) and,
-            optionally, ``area``, ``iscrowd`` and others. ``keypoints`` (x, y, visibility) move with their objects. Of
+            optionally, ``area``, ``iscrowd`` and others. ``keypoints`` (x, y, visibility) move with their objects, left
+            and right exchanged in mirrored ones (``keypoint_pairs``); those outside become zeros, and visibility is 1
+            at most where something is pasted on them. Of
             other keys those that torchvision and COCO have of each object, such as ``scores``, and those that
             ``object_keys`` names hold tensors with a row for each, which follows its object; positions that would have
             to move, such as ``obb`` or ``segmentation``, are refused; anything else passes through. Where no target has
@@ -180,10 +183,14 @@ def _laid_out(
         added, dropped = np.bincount(layout.landings.target, minlength=n).tolist(), 0
     else:
         warn_of_unnamed_keys(before.targets, list(inventories[0].instances.extras))
-        measures = composite.measures()
+        keypoints = objects.extras.get("keypoints")
+        like = inventories[0].instances.extras.get("keypoints")
+        placed = None if keypoints is None or like is None else place_keypoints(keypoints, layout, like, settings)
+        measures, owners = composite.measures(None if placed is None else placed.pixels)
         iscrowd = np.concatenate([*(image.iscrowd for image in inventories), np.zeros(len(crops))])
         outcome = decide(layout, measures, iscrowd, settings)
-        after = assemble(objects, layout, outcome, measures, composite.masks(outcome))
+        shown = None if placed is None else placed.after(outcome, owners)
+        after = assemble(objects, outcome, measures, composite.masks(outcome), shown)
         changed = [target_of(target, after[i]) if i in after else target for i, target in enumerate(before.targets)]
         added = outcome.added(n)
         dropped = len(layout.landings) + int(layout.receive.sum()) - len(outcome)

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Integer, Shaped, UInt8
+from jaxtyping import Int64, Integer, Shaped, UInt8
+from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.fused import FusedComposite, Kernels
@@ -21,8 +22,12 @@ from composer_copypaste.settings import CopyPasteSettings
 class Composite(Protocol):
     """A layout in which something lands, carried out."""
 
-    def measures(self) -> Measures:
-        """Of each landing, then of each object that is touched; this is where the device is waited for."""
+    def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
+        """Of each landing, then of each object that is touched; this is where the device is waited for.
+
+        And of each of the pixels, counted through the images that receive any, the place among those of its image of
+        the landing that lies on top, -1 where none does.
+        """
 
     def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
         """The masks of the objects that the images have, for each that received any."""

@@ -56,13 +56,20 @@ class Crop:
                 masks=on_device(fields.masks, instances.labels.device),
                 area=_like(fields.area, instances.area),
                 iscrowd=_like(fields.iscrowd, instances.iscrowd),
-                extras={name: _like(fields.extras[name], values) for name, values in instances.extras.items()},
+                extras={
+                    name: _extra_like(name, fields.extras[name], values) for name, values in instances.extras.items()
+                },
             ),
         )
 
 
 def _like(values: Tensor, others: Tensor) -> Tensor:
     return on_device(values, others.device, others.dtype)
+
+
+def _extra_like(name: str, values: Tensor, others: Tensor) -> Tensor:
+    """The values beside the others, in their type; but keypoints, which are moved first, in theirs."""
+    return on_device(values, others.device) if name == "keypoints" else _like(values, others)
 
 
 def check_extras(fields: Instances, instances: Instances) -> None:

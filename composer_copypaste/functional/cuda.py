@@ -17,7 +17,6 @@ from triton.runtime.errors import TritonError
 
 from composer_copypaste.functional import triton_kernels as kernels
 from composer_copypaste.functional.fused import NOBODY, nothing_seen
-from composer_copypaste.functional.measures import read_back
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.warp import PIXEL
 
@@ -40,13 +39,13 @@ class CudaKernels:
         """As of :class:`Kernels`."""
         self._on_tiles(kernels.stack, images, landings)
 
-    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[ndarray, "n 6"]:
-        """As of :class:`Kernels`; the only transfer from the device."""
+    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[Tensor, "n 6"]:
+        """As of :class:`Kernels`."""
         results = on_device(nothing_seen(n), self._device)
         self._on_windows(kernels.measure, tasks, tasks[:, 1:5], results)
         if len(uncovered):
             self._on_windows(kernels.count_uncovered, uncovered, uncovered[:, 6:10], results)
-        return read_back(results)
+        return results
 
     def _on_windows(
         self, kernel: object, rows: Int64[ndarray, "k t"], windows: Int64[ndarray, "k 4"], results: Tensor

@@ -18,9 +18,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.layout import Layout
-from composer_copypaste.functional.measures import Measures
+from composer_copypaste.functional.measures import Measures, read_back
 from composer_copypaste.functional.paste import CutOut, cut_out, painted_by_windows
-from composer_copypaste.functional.planes import Images, copied_to_paint
+from composer_copypaste.functional.planes import Images, copied_to_paint, on_device
 from composer_copypaste.functional.targets import Outcome
 from composer_copypaste.functional.warp import PIXEL
 from composer_copypaste.functional.windows import Window
@@ -44,7 +44,7 @@ class Kernels(Protocol):
         window (4: y1, x1, y2, x2), the mask's address, height and width.
         """
 
-    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[ndarray, "n 6"]:
+    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[Tensor, "n 6"]:
         """Count pixels, visible and former ones, and find the box x1, y1, x2, y2 around the visible: ``n`` results.
 
         Tasks: the result they add to, the window (4), the landing whose pixels are visible or -1, the address of owners
@@ -88,7 +88,8 @@ class FusedComposite:
         areas = layout.sizes.prod(axis=1)
         self._planes = _addresses(self._masks)[layout.source] + layout.instance * areas[layout.source]
         shares = areas[landings.targets].tolist()
-        self._owners = torch.empty(sum(shares), dtype=torch.int16, device=self._masks[0].device).split(shares)
+        self._all_owners = torch.empty(sum(shares), dtype=torch.int16, device=self._masks[0].device)
+        self._owners = self._all_owners.split(shares)
         self._images = _table(_addresses(self._owners), layout.sizes[landings.targets], landings.ends)
         self._owners_of = np.zeros((len(layout.masks), 3), dtype=np.int64)
         self._owners_of[landings.targets] = self._images[:, :3]
@@ -114,7 +115,7 @@ class FusedComposite:
         maps = landings.to_source.reshape(-1, 6)
         return _table(maps, windows, self._planes[layout.landed], layout.sizes[landings.source])
 
-    def measures(self) -> Measures:
+    def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
         """As of :class:`Composite`."""
         layout, landings = self._layout, self._layout.landings
         m, k = len(landings), len(layout.touched)
@@ -129,7 +130,12 @@ class FusedComposite:
         asked = bool(self._settings.min_visibility)
         uncovered = self._source_masks(landings.unbounded_windows) if asked else np.empty((0, 13), dtype=np.int64)
         found = self._kernels.measure(np.concatenate(tasks), uncovered, m + k)
-        return Measures(area=found[:, 0], former=found[:, 1], boxes=found[:, 2:])
+        if pixels is not None:  # in the one transfer
+            owners = self._all_owners[on_device(pixels, found.device)]
+            found = torch.cat([found.flatten(), owners])
+        numbers = read_back(found).reshape(-1)
+        measured, owned = numbers[: 6 * (m + k)].reshape(-1, 6), numbers[6 * (m + k) :]
+        return Measures(area=measured[:, 0], former=measured[:, 1], boxes=measured[:, 2:]), owned
 
     def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
         """As of :class:`Composite`."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Int64
 from numpy import ndarray
+from torch import Tensor
 
 from composer_copypaste.functional.fused import nothing_seen
 from composer_copypaste.functional.host_colours import paint
@@ -23,13 +24,13 @@ class HostKernels:
         """As of :class:`Kernels`."""
         stack(images, landings)
 
-    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[ndarray, "n 6"]:
+    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[Tensor, "n 6"]:
         """As of :class:`Kernels`."""
         results = nothing_seen(n)
         measure(tasks, results)
         if len(uncovered):
             count_uncovered(uncovered, results)
-        return results
+        return torch.from_numpy(results)
 
     def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
         """As of :class:`Kernels`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from composer_copypaste.functional.arguments import check_batch
 from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
+from composer_copypaste.functional.keypoints import exchanged, kept_inside, pairs_of
 from composer_copypaste.functional.measures import profiles, read_back
 from composer_copypaste.functional.object_keys import object_keys_of, warn_of_unnamed_keys
 from composer_copypaste.functional.planes import Images, on_device, rounded
@@ -40,7 +41,8 @@ def large_scale_jitter_batch(
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; uint8, or floating point in [0, 1].
         targets: for each image torchvision's detection dict, as :func:`copypaste_batch` takes it. Masks that come out
-            hold 0 and 1, boxes and areas are those of the pixels that are left; ``keypoints`` move, what
+            hold 0 and 1, boxes and areas are those of the pixels that are left; ``keypoints`` move, left and right
+            exchanged where the picture is mirrored (``keypoint_pairs``), and zeros for those outside; what
             torchvision and COCO have of each object, and what ``object_keys`` names, follows its object, and anything
             else passes through. Or class ids: ``(N, H, W)``,
             or a list of ``(H_i, W_i)``.
@@ -117,7 +119,7 @@ def _targets(
     profiles = [_profiles(masks, own.iscrowd) for masks, own in zip(shown, batch, strict=True)]
     numbers = np.split(read_back(torch.cat(profiles)), np.cumsum([len(own) for own in batch])[:-1])
     return [
-        target_of(target, _left_over(replace(own, masks=masks), measured, framing, settings.min_area))
+        target_of(target, _left_over(replace(own, masks=masks), measured, framing, settings))
         for target, own, masks, measured, framing in zip(targets, batch, shown, numbers, framings, strict=True)
     ]
 
@@ -136,10 +138,12 @@ def _profiles(masks: UInt8[Tensor, "n h w"], iscrowd: Shaped[Tensor, " n"]) -> I
     return torch.cat([profiles(masks), on_device(iscrowd, masks.device, torch.int32)[:, None]], dim=1)
 
 
-def _left_over(own: Instances, measured: Int32[ndarray, "n 6"], framing: Framing, min_area: int) -> Instances:
+def _left_over(
+    own: Instances, measured: Int32[ndarray, "n 6"], framing: Framing, settings: LargeScaleJitterSettings
+) -> Instances:
     """The objects with enough pixels left, ``min_area``, or of a crowd one. Their masks come in without padding."""
     area, crowd = measured[:, 0], measured[:, 5] != 0
-    kept: Int[ndarray, " k"] = np.flatnonzero((area > 0) & (crowd | (area >= min_area)))
+    kept: Int[ndarray, " k"] = np.flatnonzero((area > 0) & (crowd | (area >= settings.min_area)))
     objects = own.map(lambda values: values.index_select(0, on_device(kept, values.device)))
     masks = objects.masks.new_zeros((len(kept), *framing.canvas))
     _shown_part(masks, framing).copy_(objects.masks)
@@ -148,11 +152,13 @@ def _left_over(own: Instances, measured: Int32[ndarray, "n 6"], framing: Framing
         boxes=on_device(measured[kept, 1:5], own.boxes.device, own.boxes.dtype),
         area=on_device(area[kept], own.area.device, own.area.dtype),
         masks=masks,
-        extras={name: _moved(name, values, framing) for name, values in objects.extras.items()},
+        extras={name: _moved(name, values, framing, settings) for name, values in objects.extras.items()},
     )
 
 
-def _moved(name: str, values: Shaped[Tensor, "k ..."], framing: Framing) -> Shaped[Tensor, "k ..."]:
+def _moved(
+    name: str, values: Shaped[Tensor, "k ..."], framing: Framing, settings: LargeScaleJitterSettings
+) -> Shaped[Tensor, "k ..."]:
     """Keypoints (x, y, visibility) where the picture has them; zeros for those outside or not labelled."""
     if name != "keypoints":
         return values
@@ -161,5 +167,8 @@ def _moved(name: str, values: Shaped[Tensor, "k ..."], framing: Framing) -> Shap
     x, y, visibility = values.double().unbind(dim=-1)
     x, y = (x - left) * (width / window_width), (y - top) * (height / window_height)
     x = width - x if framing.flip else x
-    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height) & (visibility > 0)
-    return (torch.stack([x, y, visibility], dim=-1) * inside[..., None]).to(values.dtype)
+    moved = torch.stack([x, y, visibility], dim=-1)
+    pairs = pairs_of(values.shape[1], settings.keypoint_pairs, settings.p_flip)
+    moved = exchanged(moved, np.full(len(values), framing.flip), pairs)
+    ends = on_device([width, height], values.device)
+    return kept_inside(moved, ends, values).to(values.dtype)

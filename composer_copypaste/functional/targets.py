@@ -6,14 +6,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float64, Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.layout import Layout, ends_of
 from composer_copypaste.functional.measures import Measures
 from composer_copypaste.functional.planes import on_device
-from composer_copypaste.functional.warp import PIXEL
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -95,19 +94,19 @@ def _is_enough(measures: Measures, settings: CopyPasteSettings) -> Bool[ndarray,
 
 def assemble(
     objects: Instances,
-    layout: Layout,
     outcome: Outcome,
     measures: Measures,
     masks: Mapping[int, UInt8[Tensor, "_k _h _w"]],
+    keypoints: Float64[Tensor, "r k 3"] | None,
 ) -> dict[int, Instances]:
     """The objects of the images on which anything landed.
 
     Args:
         objects: of all sources, in the layout's order, without masks.
-        layout: where they landed.
         outcome: which stay.
         measures: of what changed.
         masks: of the objects that each image has now.
+        keypoints: of those that stay, if objects have any.
     """
     after = objects[on_device(outcome.origin, objects.labels.device)]
     changed = np.flatnonzero(outcome.measure >= 0)
@@ -116,7 +115,7 @@ def assemble(
         after,
         boxes=_with_rows(after.boxes, changed, found.boxes),
         area=_with_rows(after.area, changed, found.area),
-        extras={name: _moved(name, values, layout, outcome) for name, values in after.extras.items()},
+        extras={**after.extras, **({} if keypoints is None else {"keypoints": keypoints})},
     )
     parts = after.split(np.diff(outcome.ends)[:, 0].tolist())
     return {
@@ -129,23 +128,6 @@ def _with_rows(
 ) -> Shaped[Tensor, "n ..."]:
     """The values with some rows replaced by numbers of the host."""
     return values.index_copy(0, on_device(rows, values.device), on_device(new, values.device, values.dtype))
-
-
-def _moved(name: str, values: Shaped[Tensor, "r ..."], layout: Layout, outcome: Outcome) -> Shaped[Tensor, "r ..."]:
-    """Keypoints (x, y, visibility) of what joined where it landed: zeros for those outside or not labelled."""
-    joined = np.flatnonzero(outcome.landing >= 0)
-    if name != "keypoints" or not len(joined):
-        return values
-    to_source = layout.landings.to_source[outcome.landing[joined]] / PIXEL
-    to_target = np.linalg.inv(to_source[:, :, :2])
-    shift = -np.einsum("nij,nj->ni", to_target, to_source[:, :, 2])
-    ends = layout.sizes[outcome.target[joined], ::-1]  # width and height
-    rows = on_device(joined, values.device)
-    linear, offset, limits = (on_device(part, values.device) for part in (to_target, shift[:, None], ends[:, None]))
-    before = values[rows]
-    there = before[..., :2].double() @ linear.mT + offset
-    inside = ((there >= 0) & (there < limits)).all(-1) & (before[..., 2] > 0)
-    return values.index_copy(0, rows, torch.cat([there.to(values), before[..., 2:]], dim=-1) * inside[..., None])
 
 
 def without_masks(parts: Sequence[Instances]) -> Instances:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Integer, Shaped, UInt8
+from jaxtyping import Int16, Int64, Integer, Shaped, UInt8
+from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.layout import Layout
@@ -13,7 +14,7 @@ from composer_copypaste.functional.measures import Measures, profiles, read_back
 from composer_copypaste.functional.paste import cut_out, painted_by_windows, stack
 from composer_copypaste.functional.planes import Images, on_device
 from composer_copypaste.functional.targets import Outcome
-from composer_copypaste.functional.warp import resampled_area
+from composer_copypaste.functional.warp import resampled_area, size_of
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -42,14 +43,21 @@ class WindowComposite:
             window, former = self._former(number)
             self._visible.append(Visible(window, former & free[int(layout.source[number])][window.slices]))
 
-    def measures(self) -> Measures:
+    def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
         """As of :class:`Composite`."""
         own = [self._former(number)[1].sum() for number in self._layout.touched.tolist()]
         counts = torch.stack([*self._uncovered_areas(), *own])
         found = torch.cat([profiles(visible.mask[None]) for visible in self._visible])
         corners = [(visible.window.x1, visible.window.y1) * 2 for visible in self._visible]
-        numbers = read_back(torch.cat([counts[:, None], found], dim=1))
-        return Measures(area=numbers[:, 1], former=numbers[:, 0], boxes=numbers[:, 2:] + corners)
+        found = torch.cat([counts[:, None], found], dim=1).flatten()
+        if pixels is not None:  # in the one transfer
+            found = torch.cat([found, self._owners()[on_device(pixels, found.device)]])
+        numbers, rows = read_back(found), len(self._visible)
+        measured = numbers[: 6 * rows].reshape(-1, 6)
+        return (
+            Measures(area=measured[:, 1], former=measured[:, 0], boxes=measured[:, 2:] + corners),
+            numbers[6 * rows :],
+        )
 
     def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
         """As of :class:`Composite`."""
@@ -69,6 +77,16 @@ class WindowComposite:
         return painted_by_windows(
             images, [*images, *further], self._layout.landings, self._cuts, self._settings.blend_sigma
         )
+
+    def _owners(self) -> Int16[Tensor, " p"]:
+        """Which landing lies on top of each pixel of the images that receive any, -1 where none does."""
+        planes = []
+        for target, begin, end in self._images():
+            owners = self._layout.masks[target].new_full(size_of(self._layout.masks[target]), -1, dtype=torch.int16)
+            for place, cut in enumerate(self._cuts[begin:end]):
+                owners[cut.window.slices].masked_fill_(cut.mask.view(torch.bool), place)
+            planes.append(owners.flatten())
+        return torch.cat(planes)
 
     def _uncovered_areas(self) -> list[Int64[Tensor, ""]]:
         """Of each landing the pixels that it has before anything covers it, if ``min_visibility`` asks, else 0."""

@@ -138,6 +138,7 @@ def knobs(draw, **fixed):
         "area_range": draw(st.sampled_from([None, None, (4.0, 400.0)])),
         "relative_area_range": draw(st.sampled_from([None, None, (0.01, 0.5)])),
         "object_keys": ("depth", "tag"),
+        "keypoint_pairs": draw(st.sampled_from([(), ((0, 1),)])),
     }
     combined = {**drawn, **fixed}
     return combined if combined["placement"] != "source" else {**combined, "max_overlap": 1.0}

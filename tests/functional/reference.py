@@ -183,7 +183,7 @@ def box_around(mask):
 
 def accounted(i, rows, landed, targets, plan, settings):
     """The target of image ``i`` after the rows' masks have landed on it."""
-    kept, changed, added = [], {}, []
+    kept, changed, added, order = [], {}, [], []
     cover = np.any(landed, axis=0)
     for j, mask in enumerate(numpy(targets[i]["masks"]) != 0):
         left = mask & ~cover
@@ -199,7 +199,13 @@ def accounted(i, rows, landed, targets, plan, settings):
         if stays(visible.sum(), uncovered_area(given, fixed(plan.to_source[row])), settings):
             changed[len(kept) + len(added)] = visible
             added.append((source, instance, plan.to_source[row].numpy()))
-    return fields_of(targets, i, kept, added, changed)
+            order.append(place)
+    result = fields_of(targets, i, kept, added, changed, settings.keypoint_pairs)
+    if "keypoints" in result:
+        covers = [landed] * len(kept) + [landed[place + 1 :] for place in order]
+        for row, over in enumerate(covers):
+            result["keypoints"][row] = hidden(result["keypoints"][row], over)
+    return result
 
 
 def crowds(target):
@@ -221,7 +227,7 @@ def stays(area, former, settings):
     return area >= settings.min_area and area >= Fraction(str(settings.min_visibility)) * int(former)
 
 
-def fields_of(targets, i, kept, added, changed):
+def fields_of(targets, i, kept, added, changed, pairs):
     """Every key of the target: rows of the kept objects, rows of the added ones, then what pasting changed."""
     result = {}
     for key, values in targets[i].items():
@@ -241,12 +247,28 @@ def fields_of(targets, i, kept, added, changed):
             result["area"][place] = mask.sum()
     for place, (*_, to_source) in enumerate(added, start=len(kept)):
         if "keypoints" in result:
-            result["keypoints"][place] = moved(result["keypoints"][place], to_source, targets[i]["masks"].shape[1:])
+            size = targets[i]["masks"].shape[1:]
+            result["keypoints"][place] = moved(result["keypoints"][place], to_source, size, pairs)
     return result
 
 
-def moved(keypoints, to_source, size):
+def hidden(keypoints, covers):
+    """Keypoints with visibility 1 at most where any of the masks covers the pixel they lie in."""
+    keypoints = keypoints.copy()
+    for point in keypoints:
+        x, y = (int(np.floor(number)) for number in point[:2])
+        inside = covers and 0 <= y < covers[0].shape[0] and 0 <= x < covers[0].shape[1]
+        if inside and any(cover[y, x] for cover in covers):
+            point[2] = min(point[2], 1)
+    return keypoints
+
+
+def moved(keypoints, to_source, size, pairs):
     """Keypoints (x, y, visibility) in the target; zeros for those outside it or not labelled."""
+    if np.linalg.det(to_source[:, :2]) < 0:
+        keypoints = keypoints.copy()
+        for one, other in pairs:
+            keypoints[[one, other]] = keypoints[[other, one]]
     there = []
     for x, y, visibility in keypoints.astype(float):
         tx, ty = np.linalg.solve(to_source[:, :2], [x - to_source[0, 2], y - to_source[1, 2]])

@@ -119,7 +119,7 @@ def test_keypoints_move_and_other_rows_follow_their_objects():
         "scores": torch.tensor([5, 6]),
         "file_name": "0.png",
     }
-    _, shown = framed(picture(), fields, framing(window=(1, 1, 4, 4), flip=True))
+    _, shown = framed(picture(), fields, framing(window=(1, 1, 4, 4), flip=True), keypoint_pairs=())
     # (2, 3) lies 1 and 2 into the window of 4: doubled 2 and 4, mirrored 6 and 4; (7, 1) lies outside
     assert shown["keypoints"].tolist() == [[[6, 4, 2], [0, 0, 0], [0, 0, 0]]]
     assert shown["scores"].tolist() == [5]

@@ -5,7 +5,7 @@ import torch
 from test_precision import EVERYTHING, batch
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
-from composer_copypaste.functional import class_maps, inventory, large_scale_jitter, measures, windowed
+from composer_copypaste.functional import class_maps, fused, inventory, large_scale_jitter, measures, windowed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -69,10 +69,8 @@ def waiting(function):
 
 @pytest.fixture
 def _errors_where_it_waits(monkeypatch):
-    from composer_copypaste.functional import cuda  # needs Triton
-
     allowed = waiting(measures.read_back)
-    for module in (windowed, inventory, class_maps, large_scale_jitter, cuda):
+    for module in (windowed, inventory, class_maps, large_scale_jitter, fused):
         monkeypatch.setattr(module, "read_back", allowed)
     yield
     torch.cuda.set_sync_debug_mode("default")

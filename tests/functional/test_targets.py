@@ -15,7 +15,7 @@ ONE_ROW = plan_of((0, 1, 0, IDENTITY))
 
 def receiving(own, given, plan=ONE_ROW, **settings):
     """Target 0 after it received objects of target 1."""
-    return carry_out(plan, pictures(), [own, given], **settings).targets[0]
+    return carry_out(plan, pictures(), [own, given], **{"keypoint_pairs": (), **settings}).targets[0]
 
 
 def masks_of(*rectangles):
@@ -286,7 +286,7 @@ def test_keypoints_of_whole_numbers_are_moved_by_the_map_itself_and_not_by_its_w
 
 
 def test_own_keypoints_stay():
-    keypoints = torch.tensor([[[0.0, 0.0, 0.0], [1.5, 0.5, 2.0]]])
+    keypoints = torch.tensor([[[0.0, 0.0, 0.0], [3.5, 0.5, 2.0]]])
     after = receiving(target((0, 0, 4, 4), keypoints=keypoints), target((0, 0, 2, 2), keypoints=keypoints))
     assert (after["keypoints"][0] == keypoints[0]).all()
 

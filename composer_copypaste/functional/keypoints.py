@@ -1,0 +1,181 @@
+"""Keypoints: moved with their objects, left and right exchanged where these are mirrored, hidden by what is pasted."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int, Int64, Num
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.functional.layout import Layout
+from composer_copypaste.functional.object_keys import warn_once
+from composer_copypaste.functional.planes import on_device
+from composer_copypaste.functional.targets import Outcome
+from composer_copypaste.functional.warp import PIXEL
+from composer_copypaste.settings import CopyPasteSettings, KeypointPairs
+
+COCO_PERSON = (
+    "nose",
+    *(
+        f"{side}_{part}"
+        for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        for side in ("left", "right")
+    ),
+)
+"""The keypoints of COCO's category "person"."""
+
+
+def keypoint_pairs(names: Sequence[str]) -> KeypointPairs:
+    """The pairs of keypoints that are exchanged when an object is mirrored, by their names.
+
+    Two make a pair if their names differ only in "left" and "right", or in "l" and "r" that stand apart from other
+    letters, as "left_eye" and "right_eye", or "R-knee" and "L-knee". For the setting ``keypoint_pairs``.
+
+    Args:
+        names: of the keypoints in their order, as ``keypoints`` in a category of a COCO file.
+
+    Raises:
+        ValueError: where a name occurs twice, or the other side of a name is missing.
+
+    Example:
+        >>> keypoint_pairs(["nose", "left_eye", "right_eye"])
+        ((1, 2),)
+    """
+    places = {name.lower(): place for place, name in enumerate(names)}
+    if len(places) < len(names):
+        raise ValueError(f"keypoint names: expected each once, got {list(names)}")
+    pairs = []
+    for name, place in places.items():
+        other = _SIDES.sub(lambda found: _OTHER[found[0]], name)
+        if other not in places:
+            raise ValueError(
+                f"keypoint names: {name!r} has no {other!r} among {list(names)}; give pairs of their numbers instead"
+            )
+        if place < places[other]:
+            pairs.append((place, places[other]))
+    return tuple(pairs)
+
+
+_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
+_SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")
+
+
+def pairs_of(k: int, pairs: KeypointPairs | None, p_flip: float) -> KeypointPairs:
+    """The pairs of so many keypoints to exchange in mirrored objects: those given, else COCO's of a person's 17.
+
+    Warns, once, where objects are mirrored with that probability and it is not known which are left and right.
+
+    Raises:
+        ValueError: where a pair names a keypoint that there is not.
+    """
+    if pairs is None and k == len(COCO_PERSON):
+        return keypoint_pairs(COCO_PERSON)
+    if pairs is None and k > 1 and p_flip > 0:
+        warn_once(
+            f"keypoint_pairs: objects with {k} keypoints are mirrored, and which of them are left and right is known "
+            "of COCO's person with 17 only: left ones stay left. Give the pairs to exchange, such as "
+            "keypoint_pairs(names) makes, or () where there are none (said once)"
+        )
+    if pairs and (most := max(map(max, pairs))) >= k:
+        raise ValueError(f"keypoint_pairs: expected numbers below {k}, the number of keypoints, got {most}")
+    return pairs or ()
+
+
+def exchanged(
+    keypoints: Num[Tensor, "n k 3"], mirrored: Bool[ndarray, " n"], pairs: KeypointPairs
+) -> Num[Tensor, "n k 3"]:
+    """The keypoints, those of each pair exchanged in objects that are mirrored."""
+    if not (mirrored.any() and pairs):
+        return keypoints
+    order = np.tile(np.arange(keypoints.shape[1]), (len(mirrored), 1))
+    for one, other in pairs:
+        order[mirrored, one], order[mirrored, other] = other, one
+    return keypoints.take_along_dim(on_device(order, keypoints.device)[:, :, None], dim=1)
+
+
+def kept_inside(
+    keypoints: Float64[Tensor, "n k 3"], ends: Num[Tensor, "n 1 2"] | Num[Tensor, " 2"], like: Tensor
+) -> Float64[Tensor, "n k 3"]:
+    """Keypoints with zeros for those outside a picture of that width and height, or not labelled.
+
+    For a type of whole numbers like the other's, they come as the nearest inside.
+    """
+    place = keypoints[..., :2]
+    inside = ((place >= 0) & (place < ends)).all(-1) & (keypoints[..., 2] > 0)
+    if not like.is_floating_point():
+        place = place.round().minimum(ends - 1)
+    return torch.where(inside[..., None], torch.cat([place, keypoints[..., 2:]], dim=-1), 0.0)
+
+
+@dataclass(frozen=True)
+class PlacedKeypoints:
+    """Keypoints (x, y, visibility) where pasting puts them, before anything hides them.
+
+    A row for each object of the images that receive any, then one for each landing.
+    """
+
+    values: Float64[Tensor, "q k 3"]
+    own: Int64[ndarray, " o"]
+    """The numbers, among the objects of all sources, of those of the images that receive any."""
+    place: Int64[ndarray, " q"]
+    """The place of a landing among those of its image, bottom to top; -1 for an image's own objects."""
+    pixels: Int64[Tensor, " p"]
+    """The pixel of each keypoint, of a row after the other, counted through the images that receive any; the first of
+    its image for those outside."""
+    inside: Bool[Tensor, "q k"]
+
+    def after(self, outcome: Outcome, owners: Int64[ndarray, " p"]) -> Float64[Tensor, "r k 3"]:
+        """Those of the objects that stay; visibility 1, COCO's "labelled but not visible", where others lie on them.
+
+        ``owners``: the place of the landing that lies on top of each of the pixels, -1 where none does.
+        """
+        rows = np.where(
+            outcome.landing >= 0, len(self.own) + outcome.landing, np.searchsorted(self.own, outcome.origin)
+        )
+        over = on_device(owners.reshape(self.inside.shape) > self.place[:, None], self.values.device)
+        visibility = self.values[..., 2]
+        visibility = torch.where(over & self.inside, visibility.clamp(max=1), visibility)
+        shown = torch.cat([self.values[..., :2], visibility[..., None]], dim=-1)
+        return shown[on_device(rows, self.values.device)]
+
+
+def place_keypoints(
+    keypoints: Num[Tensor, "g k 3"], layout: Layout, like: Tensor, settings: CopyPasteSettings
+) -> PlacedKeypoints:
+    """The keypoints of all sources' objects where a layout puts them; those that move, in a type like the other's."""
+    landings, own = layout.landings, np.flatnonzero(layout.receive)
+    pairs = pairs_of(
+        keypoints.shape[1], settings.keypoint_pairs, max(settings.p_flip_or_default, settings.p_flip_vertical)
+    )
+    to_source = landings.to_source / PIXEL
+    to_target = np.linalg.inv(to_source[:, :, :2])
+    shift = -np.einsum("mij,mj->mi", to_target, to_source[:, :, 2])
+    device = keypoints.device
+    linear, offset, ends = (
+        on_device(part, device)
+        for part in (to_target, shift[:, None], layout.sizes[landings.target][:, None, ::-1].copy())
+    )
+    before = keypoints[on_device(layout.landed, device)].double()
+    moved = torch.cat([before[..., :2] @ linear.mT + offset, before[..., 2:]], dim=-1)
+    moved = kept_inside(exchanged(moved, np.linalg.det(to_target) < 0, pairs), ends, like)
+    values = torch.cat([keypoints[on_device(own, device)].double(), moved])
+    images = np.concatenate([layout.source[own], landings.target])
+    pixels, inside = _pixels(values, images, layout)
+    return PlacedKeypoints(values, own, np.concatenate([np.full(len(own), -1), landings.place]), pixels, inside)
+
+
+def _pixels(
+    values: Float64[Tensor, "q k 3"], images: Int[ndarray, " q"], layout: Layout
+) -> tuple[Int64[Tensor, " p"], Bool[Tensor, "q k"]]:
+    """The pixel of each keypoint, counted through the images that receive any, and whether it lies in its image."""
+    received = layout.landings.targets
+    areas = layout.sizes[received].prod(axis=1)
+    first = (np.cumsum(areas) - areas)[np.searchsorted(received, images)]
+    begin, height, width = on_device(np.column_stack([first, layout.sizes[images]]), values.device).T[:, :, None]
+    x, y = values[..., 0], values[..., 1]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = (torch.where(inside, part, 0).long() for part in (x, y))
+    return (begin + y * width + x).flatten(), inside

@@ -1,0 +1,217 @@
+"""Keypoints after pasting: exchanged in mirrored objects, hidden by what lies on them, whole numbers to the nearest."""
+
+import warnings
+from contextlib import nullcontext
+
+import pytest
+import torch
+from copypaste_cases import IDENTITY, SIDE, carry_out, pictures, plan_of, target
+from read_backs import ReadBacks
+from test_meta_device import on_meta, window_after_window
+
+from composer_copypaste import InstanceBank, copypaste_batch, keypoint_pairs, large_scale_jitter_batch
+from composer_copypaste.functional.keypoints import COCO_PERSON
+from composer_copypaste.functional.object_keys import warn_once
+
+MIRRORED = ((-1, 0, SIDE), (0, 1, 0))
+UPSIDE_DOWN = ((1, 0, 0), (0, -1, SIDE))
+HALF_TURN = ((-1, 0, SIDE), (0, -1, SIDE))
+QUARTER_TURN = ((0, 1, 0), (-1, 0, SIDE))
+WAYS = pytest.mark.parametrize("way", [nullcontext, window_after_window])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet():
+    warn_once.cache_clear()
+    yield
+    warn_once.cache_clear()
+
+
+def points(*xyv):
+    """The keypoints of one object."""
+    return torch.tensor([xyv], dtype=torch.float32)
+
+
+def pasted(keypoints, to_source, *, own=(), **settings):
+    """The keypoints of what is pasted on an image, from a source whose one object fills the picture."""
+    without = keypoints[:0]
+    given = target((0, 0, SIDE, SIDE), keypoints=keypoints)
+    plan = plan_of((0, 1, 0, to_source))
+    return carry_out(plan, pictures(), [target(*own, keypoints=without), given], **settings).targets[0]["keypoints"]
+
+
+# Left and right
+
+
+@pytest.mark.parametrize(
+    ("to_source", "expected"),
+    [
+        (IDENTITY, [[1.5, 2.5, 2], [5.5, 6.5, 1]]),
+        (MIRRORED, [[2.5, 6.5, 1], [6.5, 2.5, 2]]),
+        (UPSIDE_DOWN, [[5.5, 1.5, 1], [1.5, 5.5, 2]]),
+        (HALF_TURN, [[6.5, 5.5, 2], [2.5, 1.5, 1]]),
+        (QUARTER_TURN, [[5.5, 1.5, 2], [1.5, 5.5, 1]]),
+    ],
+    ids=["as it is", "mirrored", "upside down", "half a turn", "a quarter turn"],
+)
+def test_pairs_are_exchanged_where_the_object_is_mirrored_and_not_where_it_is_turned(to_source, expected):
+    keypoints = points((1.5, 2.5, 2), (5.5, 6.5, 1))
+    assert pasted(keypoints, to_source, keypoint_pairs=((0, 1),)).tolist() == [expected]
+
+
+def test_without_pairs_nothing_is_exchanged():
+    keypoints = points((1.5, 2.5, 2), (5.5, 6.5, 1))
+    assert pasted(keypoints, MIRRORED, keypoint_pairs=()).tolist() == [[[6.5, 2.5, 2], [2.5, 6.5, 1]]]
+
+
+def test_seventeen_keypoints_are_a_persons():
+    keypoints = torch.ones(1, 17, 3)
+    keypoints[0, :, 1] = torch.arange(17) / 4
+    found = pasted(keypoints, MIRRORED)[0, :, 1] * 4
+    assert found.tolist() == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+
+
+def test_a_mirrored_picture_has_its_pairs_exchanged():
+    fields = target((0, 0, SIDE, SIDE), keypoints=points((1.5, 2.5, 2), (5.5, 6.5, 1)))
+    options = {"size": (16, 16), "scale_range": (0.5, 0.5), "keypoint_pairs": ((0, 1),)}
+    for p_flip, expected in ((0.0, [[1.5, 2.5, 2], [5.5, 6.5, 1]]), (1.0, [[2.5, 6.5, 1], [6.5, 2.5, 2]])):
+        _, (shown,) = large_scale_jitter_batch(pictures(1), [fields], p_flip=p_flip, **options)
+        assert shown["keypoints"].tolist() == [expected]
+
+
+def jittered(keypoints, **settings):
+    return large_scale_jitter_batch(
+        pictures(1), [target((0, 0, SIDE, SIDE), keypoints=keypoints)], size=(16, 16), **settings
+    )
+
+
+@pytest.mark.parametrize("way", [jittered, lambda keypoints, **settings: pasted(keypoints, IDENTITY, **settings)])
+def test_it_is_said_once_that_left_and_right_are_not_known(way):
+    with pytest.warns(UserWarning, match=r"^keypoint_pairs: objects with 5 keypoints are mirrored"):
+        way(torch.ones(1, 5, 3), p_flip=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        way(torch.ones(1, 5, 3), p_flip=0.5)
+
+
+@pytest.mark.parametrize("way", [jittered, lambda keypoints, **settings: pasted(keypoints, IDENTITY, **settings)])
+@pytest.mark.parametrize(
+    ("k", "settings"), [(5, {"p_flip": 0.0}), (5, {"keypoint_pairs": ()}), (17, {}), (1, {}), (0, {})]
+)
+def test_it_is_not_said_where_they_are_or_nothing_is_mirrored(way, k, settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        way(torch.ones(1, k, 3), **settings)
+
+
+def test_a_pair_of_keypoints_that_there_are_not_is_an_error():
+    with pytest.raises(ValueError, match=r"^keypoint_pairs: expected numbers below 2, the number of keypoints, got 2$"):
+        pasted(torch.ones(1, 2, 3), IDENTITY, keypoint_pairs=((0, 2),))
+    with pytest.raises(ValueError, match=r"^keypoint_pairs: expected each keypoint once, got \(\(0, 1\), \(1, 2\)\)$"):
+        pasted(torch.ones(1, 3, 3), IDENTITY, keypoint_pairs=((0, 1), (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (COCO_PERSON, tuple((k, k + 1) for k in range(1, 16, 2))),
+        (["Nose", "RightEye", "LeftEye"], ((1, 2),)),
+        (["L_hip", "knee-r", "knee-l", "r_hip"], ((0, 3), (1, 2))),
+        (["tail", "lower lip"], ()),
+        ([], ()),
+    ],
+)
+def test_names_that_differ_in_their_side_are_pairs(names, pairs):
+    assert keypoint_pairs(names) == pairs
+
+
+@pytest.mark.parametrize("names", [["left_eye", "nose"], ["eye", "eye"]])
+def test_names_without_another_side_or_twice_are_an_error(names):
+    with pytest.raises(ValueError, match=r"^keypoint names: "):
+        keypoint_pairs(names)
+
+
+# Whole numbers
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+def test_whole_numbers_are_rounded_and_stay_in_the_image(dtype):
+    third = ((3, 0, 0), (0, 3, 0))
+    keypoints = torch.tensor([[[5, 2, 2], [3, 1, 2], [7, 7, 2]]], dtype=dtype)
+    assert pasted(keypoints, third, keypoint_pairs=()).tolist() == [[[2, 1, 2], [1, 0, 2], [2, 2, 2]]]
+    edge = torch.tensor([[[1, 1, 2], [7, 7, 2], [0, 0, 0]]], dtype=dtype)
+    moved = pasted(edge, ((1, 0, -0.8), (0, 1, 0)), keypoint_pairs=())
+    assert moved.tolist() == [[[2, 1, 2], [7, 7, 2], [0, 0, 0]]]
+    assert moved.dtype == dtype
+
+
+def test_a_map_that_is_whole_but_for_rounding_moves_whole_numbers_by_the_whole():
+    tenth = ((0.1, 0, 0), (0, 0.1, 0))
+    keypoints = torch.tensor([[[1, 0, 2]]])
+    images = [pictures(1)[0].repeat(1, 4, 4), pictures(1)[0]]
+    own = target(keypoints=keypoints[:0])
+    own["masks"] = torch.zeros(0, 32, 32, dtype=torch.uint8)
+    given = target((0, 0, SIDE, SIDE), keypoints=keypoints)
+    after = carry_out(plan_of((0, 1, 0, tenth)), images, [own, given], keypoint_pairs=()).targets[0]
+    assert after["keypoints"].tolist() == [[[10, 0, 2]]]
+
+
+def test_whole_numbers_of_a_small_type_are_remembered_also_where_they_lie_beside_their_object():
+    keypoints = torch.tensor([[[0, 0, 2], [5, 5, 2]]], dtype=torch.uint8)
+    bank = InstanceBank(1)
+    copypaste_batch(pictures(1), [target((4, 4, 7, 6), keypoints=keypoints)], bank=bank, p=0.0)
+    plan = plan_of((0, 1, 0, ((1, 0, -3), (0, 1, -3))))  # where it was: its crop begins a pixel before its box
+    after = carry_out(plan, pictures(1), [target(keypoints=keypoints[:0])], bank=bank, keypoint_pairs=()).targets[0]
+    assert after["keypoints"].tolist() == [[[0, 0, 2], [5, 5, 2]]]
+
+
+# Hidden
+
+
+@WAYS
+def test_what_lies_under_a_pasted_object_is_labelled_but_not_visible(way):
+    own = target((0, 0, 6, 6), keypoints=points((1.5, 1.5, 2), (4.0, 4.0, 2), (3.99, 4.0, 2), (4.5, 4.5, 1), (0, 0, 0)))
+    given = target((4, 4, 7, 7), keypoints=points((5.5, 5.5, 2), (1.5, 1.5, 2), *[(0, 0, 0)] * 3))
+    with way():
+        after = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(), [own, given], keypoint_pairs=()).targets[0]
+    assert after["keypoints"][..., 2].tolist() == [[2, 1, 2, 1, 0], [2, 2, 0, 0, 0]]
+    assert torch.equal(after["keypoints"][0, :, :2], own["keypoints"][0, :, :2])
+
+
+@WAYS
+def test_what_lies_under_a_later_pasted_object_is_not_visible_and_under_an_earlier_one_it_is(way):
+    given = target((0, 0, 4, 4), (2, 2, 6, 6), keypoints=torch.cat([points((3.5, 3.5, 2)), points((3.5, 3.5, 2))]))
+    plan = plan_of((0, 1, 0, IDENTITY), (0, 1, 1, IDENTITY))
+    with way():
+        after = carry_out(plan, pictures(), [target(keypoints=points()[:0].reshape(0, 1, 3)), given]).targets[0]
+    assert after["keypoints"][..., 2].tolist() == [[1], [2]]
+
+
+@WAYS
+def test_keypoints_outside_every_pixel_hide_nowhere(way):
+    nan = float("nan")
+    own = target((0, 0, 6, 6), keypoints=points((-1, 0, 2), (8, 0, 2), (nan, 0, 2), (1e9, -1e9, 2)))
+    given = target((0, 0, 8, 8), (7, 7, 8, 8), keypoints=torch.zeros(2, 4, 3))
+    with way():
+        after = carry_out(plan_of((0, 1, 1, IDENTITY)), pictures(), [own, given], keypoint_pairs=()).targets[0]
+    assert after["keypoints"][0, :, 2].tolist() == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("keypoints_are", ["on the host", "on the device"])
+def test_a_device_is_read_once_for_measures_and_keypoints_together(keypoints_are):
+    fields = [target((0, 0, 4, 4), keypoints=points((1, 1, 2), (3, 3, 2))) for _ in range(2)]
+    options = {"p": 1.0, "p_instance": 1.0, "keypoint_pairs": ((0, 1),)}
+    on_host = ["boxes", "labels"] + ["keypoints"] * (keypoints_are == "on the host")
+    read_backs = ReadBacks()
+    with window_after_window(), read_backs.recorded():
+        copypaste_batch(pictures(), fields, generator=torch.Generator().manual_seed(2), **options)
+    with read_backs.replayed():
+        _, after = copypaste_batch(
+            pictures().to("meta"),
+            on_meta(fields, keeping=on_host),
+            generator=torch.Generator().manual_seed(2),
+            **options,
+        )
+    assert read_backs.asked.count("meta") == 1
+    expected = "cpu" if keypoints_are == "on the host" else "meta"
+    assert [found["keypoints"].device.type for found in after] == [expected] * 2
