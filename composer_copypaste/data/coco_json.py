@@ -11,6 +11,7 @@ from itertools import chain
 from sys import float_info
 from typing import Any, Literal
 
+from composer_copypaste.data.annotation_checks import check_objects
 from composer_copypaste.data.file_kinds import kind_of_content
 from composer_copypaste.data.outlines import Segmentation
 from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage
@@ -97,6 +98,8 @@ def read_content(data: object, place: str, options: ReadingOptions) -> CocoConte
     groups: dict[int, list[CocoAnnotation]] = {image: [] for image in images}
     if not found.lacks_ids:  # else all that refers to them is wrong
         _read_annotations(lists["annotations"], _Known(images, categories), groups, options, found)
+    if not found.problems:
+        _check_objects(place, images, groups, options, found)
     found.report(place, options)
     _check_crowds(place, found.crowds, options)
     _warn_of_same_names(place, categories, groups)
@@ -352,6 +355,23 @@ def _wrong_numbers(crowd: object, area: object) -> Iterator[str]:
         yield f"iscrowd is {_typed(crowd)}, expected 0 or 1"
     if area is not None and not (isinstance(area, int | float) and 0 <= area <= float_info.max):
         yield f"area is {_typed(area)}, expected a number of pixels"
+
+
+def _check_objects(
+    place: str,
+    images: Mapping[int, CocoImage],
+    groups: dict[int, list[CocoAnnotation]],
+    options: ReadingOptions,
+    found: _Findings,
+) -> None:
+    """Move objects that cannot be used, though each of their values is in order, from the groups to what is found."""
+    how, leave_out = options.spelling("bad_objects", "leave_out"), options.bad_objects == "leave_out"
+    bad = check_objects(place, images, groups, leave_out=leave_out, how_to_leave_out=how)
+    for image, annotations in groups.items():
+        wrong = [annotation["id"] for annotation in annotations if annotation["id"] in bad]
+        found.bad += [[f"annotation {id_} (image {image}): {bad[id_]}"] for id_ in wrong]
+        if wrong:
+            groups[image] = [annotation for annotation in annotations if annotation["id"] not in bad]
 
 
 def _check_crowds(place: str, crowds: Counter[tuple[bool, bool]], options: ReadingOptions) -> None:

@@ -57,7 +57,7 @@ def test_uncompressed_and_compressed_masks_become_the_same(coco_file):
     counts = [3 * 8 + 2, *([3, 5] * 6)[:-1], 8 - 5 + 3 * 8]
     forms = ({"size": [8, 12], "counts": compressed["counts"].decode()}, {"size": [8, 12], "counts": counts})
     entries = CocoAnnotations.load(
-        coco_file(*(annotation(number, segmentation=form) for number, form in enumerate(forms)))
+        coco_file(*(annotation(number, bbox=[3, 2, 6, 3], segmentation=form) for number, form in enumerate(forms)))
     ).annotations[7]
     assert [entry["segmentation"] for entry in entries] == [compressed, compressed]
 
@@ -121,9 +121,9 @@ def test_a_name_that_no_file_can_hold_is_refused(coco_file):
 
 
 def test_the_size_of_a_mask_may_be_written_as_floats(coco_file):
-    counts = coco_mask.encode(np.zeros((8, 12), dtype=np.uint8, order="F"))["counts"].decode()
+    counts = coco_mask.encode(np.ones((8, 12), dtype=np.uint8, order="F"))["counts"].decode()
     segmentation = {"size": [8.0, 12.0], "counts": counts}
-    (entry,) = CocoAnnotations.load(coco_file(annotation(segmentation=segmentation))).annotations[7]
+    (entry,) = CocoAnnotations.load(coco_file(annotation(bbox=[0, 0, 12, 8], segmentation=segmentation))).annotations[7]
     assert [type(side) for side in entry["segmentation"]["size"]] == [int, int]
 
 

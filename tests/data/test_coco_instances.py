@@ -36,13 +36,14 @@ def test_a_target_holds_what_the_file_says(coco_file, gradient):
 
 
 def test_boxes_are_cut_at_the_picture_s_edge(coco_file, gradient):
-    path = coco_file(annotation(bbox=[-1.5, -2, 20, 8]))
+    path = coco_file(annotation(bbox=[-1.5, -2, 20, 8], segmentation=[[0, 0, 12, 0, 12, 6, 0, 6]]))
     assert CocoInstances(path.parent, path)[0][1]["boxes"].tolist() == [[0, 0, 12, 6]]
 
 
 def test_a_picture_without_objects_has_empty_fields(coco_file, gradient):
-    images = [{"id": number, "file_name": "7.png", "height": 8, "width": 12} for number in (8, 7)]
+    images = [{"id": number, "file_name": f"{number}.png", "height": 8, "width": 12} for number in (8, 7)]
     path = coco_file(images=images)
+    Image.fromarray(gradient).save(path.parent / "8.png")
     target = CocoInstances(path.parent, path)[0][1]
     shapes = {key: tuple(target[key].shape) for key in ("boxes", "labels", "masks", "area", "iscrowd")}
     assert shapes == {"boxes": (0, 4), "labels": (0,), "masks": (0, 8, 12), "area": (0,), "iscrowd": (0,)}
@@ -71,11 +72,12 @@ def test_parts_of_an_object_are_united(coco_file, gradient):
     assert masks.sum() == 4 + 6 - 1
 
 
-@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("density", [0.02, 0.5, 1.0])
 def test_masks_from_run_lengths_equal_pycocotools(coco_file, gradient, density):
     mask = (np.random.default_rng(1).random((8, 12)) < density).astype(np.uint8)
     rle = coco_mask.encode(np.asfortranarray(mask))
-    path = coco_file(annotation(segmentation={"size": [8, 12], "counts": rle["counts"].decode()}))
+    box = coco_mask.toBbox(rle).tolist()
+    path = coco_file(annotation(bbox=box, segmentation={"size": [8, 12], "counts": rle["counts"].decode()}))
     assert np.array_equal(CocoInstances(path.parent, path)[0][1]["masks"][0].numpy(), mask)
 
 

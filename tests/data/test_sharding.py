@@ -141,7 +141,8 @@ def test_a_picture_of_another_size_than_annotated_is_found_before_anything_is_wr
     data = json.loads(pictures.annotations.read_text())
     data["images"][3]["width"] = 65
     for entry in data["annotations"]:
-        entry["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+        x, y, w, h = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
     pictures.annotations.write_text(json.dumps(data))
     with pytest.raises(DataError, match=r"000004.png \(image 4\): the picture is 64 x 64"):
         pictures.write(tmp_path / "out")
