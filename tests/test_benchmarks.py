@@ -1,6 +1,7 @@
 """The benchmarks run; what they measure is what they say."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -145,3 +146,8 @@ def test_peak_bytes_counts_what_is_freed_again(load):
         return torch.ones(8 << 20, dtype=torch.uint8)
 
     assert 31 < measure.peak_bytes(way) / 2**20 < 42  # malloc may keep what is freed, so that the second adds to it
+
+
+def test_scores_are_timed_with_the_garbage_collector_and_without(load, capsys):
+    load("scoring").main(["--images", "3", "--detections", "5", "--rounds", "1"])
+    assert re.fullmatch(r"garbage collector paused \d+\.\d\d s, running \d+\.\d\d s\n", capsys.readouterr().out)

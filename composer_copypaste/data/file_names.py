@@ -11,7 +11,7 @@ from composer_copypaste.data.file_kinds import kind_of_bytes
 from composer_copypaste.data.records import CocoImage
 from composer_copypaste.errors import DataError, as_json, first_few, listed, warn_of_data
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|[^/\\]+[;,])")  # of two letters or more: C:/ is a drive
+_URL = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def located(images: Sequence[CocoImage], folder: Path, place: str) -> tuple[CocoImage, ...]:

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from composer_copypaste.data.segmentation_json import whole
 from composer_copypaste.errors import counted
 from composer_copypaste.metrics.engine import Array, CocoDict
 from composer_copypaste.metrics.ground_truth import OfficialTruth
@@ -104,15 +105,27 @@ def image_id(target: Fields) -> int:
     if "image_id" not in target:
         raise ValueError("a target has no 'image_id': each picture needs its own, or it would be counted twice in a "
                          f"distributed evaluation; got {', '.join(map(repr, target))}")  # fmt: skip
-    return int(target["image_id"])
+    value = target["image_id"]
+    holds_one = isinstance(value, Tensor | np.ndarray) and value.reshape(-1).shape == (1,)
+    id_ = whole(value.item() if holds_one else value)
+    if id_ is None:
+        raise ValueError(f"image_id of a target: expected a whole number, got {value!r}")
+    return id_
 
 
 def _boxes(fields: Fields, where: str) -> Float64[Array, "n 4"]:
     """The boxes as x, y, width, height."""
-    corners = _array(fields, "boxes", where, torch.float64).reshape(-1, 4)
+    corners = _array(fields, "boxes", where, torch.float64)
+    if corners.size and corners.shape[1:] != (4,):
+        raise ValueError(f"{where}: expected boxes of shape (n, 4), got {corners.shape}")
+    corners = corners.reshape(-1, 4)
     if not np.isfinite(corners).all():
         wrong = corners[~np.isfinite(corners).all(axis=1)][0].tolist()
         raise ValueError(f"{where}: expected finite boxes, got {wrong}. Has the training diverged?")
+    reversed_ = (corners[:, 2:] < corners[:, :2]).any(axis=1)
+    if reversed_.any():
+        raise ValueError(f"{where}: expected boxes x1, y1, x2, y2 with x2 not below x1 and y2 not below y1, got "
+                         f"{corners[reversed_][0].tolist()}. Are they x, y, width, height?")  # fmt: skip
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
@@ -129,7 +142,13 @@ def _column(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
 def _array(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
     if name not in fields:
         raise ValueError(f"{where}: expected '{name}', got only {', '.join(map(repr, fields))}")
-    return torch.as_tensor(fields[name]).detach().to("cpu", dtype, copy=True).numpy()
+    try:
+        values = torch.as_tensor(fields[name]).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{where}: expected numbers in {name}, got {fields[name]!r}") from None
+    if dtype == torch.int64 and values.is_floating_point() and not torch.equal(values, values.round()):
+        raise ValueError(f"{where}: expected whole numbers in {name}, got {values.tolist()}")
+    return values.to(dtype, copy=True).numpy()
 
 
 def _masks(fields: Fields, count: int, where: str) -> Masks:
@@ -151,6 +170,8 @@ def _masks(fields: Fields, count: int, where: str) -> Masks:
 
 
 def _from_rles(rles: Sequence[CocoDict], where: str) -> Masks:
+    if wrong := [rle for rle in rles if not isinstance(rle, dict) or not rle.keys() >= {"size", "counts"}]:
+        raise ValueError(f"{where}: expected rles with 'size' and 'counts', got {wrong[0]!r}")
     sizes = {(int(height), int(width)) for height, width in (rle["size"] for rle in rles)}
     if len(sizes) > 1:
         raise ValueError(f"{where}: expected masks of one size, got {sorted(sizes)}")

@@ -1,4 +1,5 @@
 import copy
+import gc
 import json
 import pickle
 import sys
@@ -22,6 +23,7 @@ from scenes import (
     random_scene,
 )
 
+from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.errors import DataError
 from composer_copypaste.metrics import coco, engine
 from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
@@ -337,6 +339,76 @@ def test_nulls_and_a_mask_size_of_floats_score_as_what_they_stand_for():
     assert numbers(metric)["AP"] == pytest.approx(1)
 
 
+def test_keys_that_scoring_does_not_use_never_reach_the_engine():
+    extra = {"score": "0.97", "keypoints": [None, None, 0], "num_keypoints": "3", "obb": "x", "is_group_of": None}
+    metric = CocoMeanAveragePrecision(one_object_dataset(**extra))
+
+    metric.update(*([part] for part in one_object()))
+
+    assert numbers(metric)["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": "10 20"}, 'box "10 20" is not'),
+        ({"segmentation": [[1, 2, 30, 40]]}, "polygon has 4 numbers"),
+        ({"segmentation": {"size": [40, 50], "counts": [1, 2]}}, "mask's counts sum to 3 pixels, the image has 2000"),
+        ({"category_id": "1"}, 'category_id is "1" \\(text\\), the categories\' ids are numbers'),
+    ],
+)
+def test_annotations_that_no_data_set_takes_are_not_scored_against(change, message):
+    with pytest.raises(DataError, match=message):
+        CocoMeanAveragePrecision(one_object_dataset(**change))
+
+
+def test_a_category_without_a_name_is_said():
+    with pytest.raises(DataError, match="category 1: has no 'name'"):
+        CocoMeanAveragePrecision({**one_object_dataset(), "categories": [{"id": 1}]})
+
+
+def test_a_missing_box_is_that_of_the_mask():
+    metric = CocoMeanAveragePrecision(one_object_dataset(bbox=None))
+
+    metric.update(*([part] for part in one_object()))
+
+    assert numbers(metric, "bbox")["AP"] == pytest.approx(1)
+
+
+def test_for_boxes_alone_annotations_need_no_outline():
+    dataset = one_object_dataset()
+    del dataset["annotations"][0]["segmentation"], dataset["annotations"][0]["area"]
+    metric = CocoMeanAveragePrecision(dataset, iou_types=("bbox",))
+
+    metric.update(*([part] for part in one_object()))
+
+    assert numbers(metric, "bbox")["AP"] == pytest.approx(1)
+
+
+def test_truth_of_crowds_alone_is_refused_and_loaded_annotations_say_what_they_are(tmp_path):
+    (tmp_path / "truth.json").write_text(json.dumps(named_files(one_object_dataset(iscrowd=1))))
+    with pytest.raises(DataError, match='crowds="objects" takes them for single objects'):
+        CocoMeanAveragePrecision(tmp_path / "truth.json")
+    metric = CocoMeanAveragePrecision(CocoAnnotations.load(tmp_path / "truth.json", crowds="objects"))
+
+    metric.update(*([part] for part in one_object()))
+
+    assert numbers(metric)["AP"] == pytest.approx(1)
+
+
+def named_files(dataset):
+    return {**dataset, "images": [{**image, "file_name": "1.png"} for image in dataset["images"]]}
+
+
+def test_garbage_is_collected_again_after_scoring():
+    metric = CocoMeanAveragePrecision()
+    metric.update(*([part] for part in one_object()))
+
+    metric.compute()
+
+    assert gc.isenabled()
+
+
 def test_the_given_annotations_stay_as_they_are(monkeypatch):
     monkeypatch.setitem(sys.modules, "hotcoco", None)  # pycocotools changes what it is given
     scene = random_scene()
@@ -383,6 +455,14 @@ def test_more_masks_than_pycocotools_measures_at_once_can_be_scored():
         (lambda p, t: (without(p, "rles"), t), r"'segm' needs 'masks' or 'rles', .* iou_types=\('bbox',\)"),
         (lambda p, t: ({**p, "scores": torch.tensor([float("nan")])}, t), "expected finite scores, got .*diverged"),
         (lambda p, t: ({**p, "boxes": torch.full((1, 4), torch.inf)}, t), "expected finite boxes, got .*diverged"),
+        (lambda p, t: ({**p, "boxes": torch.tensor([[20.0, 30, 9, 12]])}, t), r"Are they x, y, width, height\?"),
+        (lambda p, t: ({**p, "boxes": torch.ones(1, 5)}, t), r"expected boxes of shape \(n, 4\), got \(1, 5\)"),
+        (lambda p, t: ({**p, "boxes": [["a", "b", "c", "d"]]}, t), "prediction for image 1: expected numbers in boxes"),
+        (lambda p, t: ({**p, "labels": torch.tensor([1.5])}, t), r"expected whole numbers in labels, got \[1.5\]"),
+        (lambda p, t: ({**p, "rles": [{"counts": b"1"}]}, t), "expected rles with 'size' and 'counts', got {'counts'"),
+        (lambda p, t: (p, {**t, "image_id": "a7"}), "image_id of a target: expected a whole number, got 'a7'"),
+        (lambda p, t: (p, {**t, "image_id": torch.tensor(7.6)}), r"expected a whole number, got tensor\(7.6"),
+        (lambda p, t: (p, {**t, "image_id": True}), "expected a whole number, got True"),
         (lambda p, t: (p, {**t, "masks": torch.ones(1, 20, 50)}), r"expected masks of the original size \(20, 50\)"),
         (lambda p, t: (p, {**t, "masks": torch.ones(40, 50)}), r"expected masks \(n, h, w\) or"),
     ],
