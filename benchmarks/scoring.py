@@ -1,4 +1,4 @@
-"""Seconds that COCO scores of drawn detections take, with Python's garbage collector paused as the metric does, and not.
+"""Seconds that COCO scores of drawn detections take: with Python's garbage collector paused, as in the metric, and not.
 
     python benchmarks/scoring.py [--images 2500] [--detections 100] [--rounds 3]
 
