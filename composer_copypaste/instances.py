@@ -1,13 +1,16 @@
 """One image's objects, every field in step: what a torchvision detection target becomes inside the package."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
 from jaxtyping import Integer, Shaped, UInt8
 from torch import Tensor
 
 from composer_copypaste.errors import counted
+from composer_copypaste.tv_tensors import FORMATS, as_tv_tensor, box_format, corners, in_format, plain
 
 Target = dict[str, object]
 """torchvision's detection target: ``boxes``, ``labels``, ``masks``, optionally ``area``, ``iscrowd`` and others."""
@@ -15,8 +18,12 @@ Target = dict[str, object]
 WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 """The types that torch can index; of its other whole numbers it can do little with."""
 WHOLE = "whole numbers, signed or uint8"
-REQUIRED_FIELDS = ("boxes", "labels", "masks")
-OBJECT_FIELDS = frozenset({*REQUIRED_FIELDS, "area", "iscrowd"})
+NUMBERS = frozenset((*WHOLE_NUMBERS, torch.float16, torch.bfloat16, torch.float32, torch.float64))
+"""The types of boxes, areas and keypoints."""
+FIELD_TYPES = NUMBERS | {torch.bool, torch.complex64, torch.complex128}
+"""The types that further fields can have."""
+REQUIRED_FIELDS = ("boxes", "labels")
+OBJECT_FIELDS = frozenset({*REQUIRED_FIELDS, "masks", "area", "iscrowd"})
 """The keys of a target that are fields of :class:`Instances`."""
 
 
@@ -68,27 +75,51 @@ class Instances:
 
 
 def instances_of(
-    targets: Sequence[Target], sizes: Sequence[tuple[int, int]], object_keys: Sequence[str]
+    targets: Sequence[Target],
+    sizes: Sequence[tuple[int, int]],
+    object_keys: Sequence[str],
+    canvas: tuple[int, int] = (0, 0),
 ) -> list[Instances]:
-    """The objects of each target of a batch, whose images have those sizes (height, width).
+    """The objects of each target of a batch.
+
+    Boxes are (x1, y1, x2, y2), in whatever format they were given. Where no target has masks, all planes are empty.
 
     Args:
         targets: of the batch.
-        sizes: of its images.
+        sizes: of its images (height, width).
         object_keys: the further keys whose tensors have a row for each object.
+        canvas: a size that the images will get.
 
     Raises:
         ValueError: a field is missing, of another length than ``labels``, or the masks are not of the image's size; the
             message says which target and which field.
-        TypeError: masks that are neither bool nor uint8.
+        TypeError: a field of a type that it cannot have.
     """
-    return [_instances(f"targets[{i}]", target, sizes[i], object_keys) for i, target in enumerate(targets)]
+    _check_masks(targets)
+    largest = largest_of([*sizes, canvas])
+    return [_instances(f"targets[{i}]", target, sizes[i], object_keys, largest) for i, target in enumerate(targets)]
 
 
-def target_of(target: Target, instances: Instances) -> Target:
-    """The target with other objects: the same keys, the same types; masks only if it had some."""
+def largest_of(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The largest height and the largest width."""
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
+
+
+def target_of(
+    target: Target, instances: Instances, largest: tuple[int, int], canvas: tuple[int, int] | None = None
+) -> Target:
+    """The target with other objects: the same keys, format of boxes and kinds of tensor; masks only if it had some.
+
+    Args:
+        target: the former one.
+        instances: its objects now; their labels and further fields have the types that they come back in.
+        largest: the largest height and width of the batch's images. Boxes and areas that come in a type which does not
+            hold all positions or areas there come back in float32.
+        canvas: the size of its image, if that is another now.
+    """
+    kind = box_format(target["boxes"])
     fields = {
-        "boxes": instances.boxes,
+        "boxes": instances.boxes if kind == "XYXY" else in_format(instances.boxes.double(), kind),
         "labels": instances.labels,
         "area": instances.area,
         "iscrowd": instances.iscrowd,
@@ -96,29 +127,90 @@ def target_of(target: Target, instances: Instances) -> Target:
     }
     if "masks" in target:
         fields["masks"] = instances.masks.view(_tensor("target", "masks", target["masks"]).dtype)
-    return {key: _as(value, fields[key]) if key in fields else value for key, value in target.items()}
+    types = _types(target, instances, largest)
+    return {
+        key: as_tv_tensor(in_type(fields[key], types.get(key)), former, canvas) if key in fields else former
+        for key, former in target.items()
+    }
 
 
-def _as(former: object, values: Tensor) -> Tensor:
-    """The values in the type of those they replace, to the nearest whole number where it holds only these."""
-    if not isinstance(former, Tensor):
+def in_types_of(target: Target, instances: Instances, largest: tuple[int, int]) -> Target:
+    """The target with the same objects, in the types that :func:`target_of` gives other targets of its batch."""
+    changed = {}
+    for key, dtype in _types(target, instances, largest).items():
+        former = target[key]
+        if isinstance(former, Tensor) and former.dtype != dtype:
+            changed[key] = as_tv_tensor(in_type(plain(former), dtype), former)
+    return {**target, **changed} if changed else target
+
+
+def _types(target: Target, instances: Instances, largest: tuple[int, int]) -> dict[str, torch.dtype]:
+    """The types that the fields of a target come back in, but for its masks."""
+    own = {key: values.dtype for key, values in target.items() if isinstance(values, Tensor)}
+    types = {
+        "labels": instances.labels.dtype,
+        **{name: values.dtype for name, values in instances.extras.items() if name in own},
+        "boxes": _holding(own["boxes"], max(largest), halves=box_format(target["boxes"]) == "CXCYWH"),
+    }
+    if "keypoints" in types:
+        types["keypoints"] = _holding(own["keypoints"], max(largest))
+    if "area" in own:
+        types["area"] = _holding(own["area"], math.prod(largest))
+    if "iscrowd" in own:
+        types["iscrowd"] = own["iscrowd"]
+    return types
+
+
+@cache
+def _holding(dtype: torch.dtype, largest: int, *, halves: bool = False) -> torch.dtype:
+    """The type, or float32 where it does not hold every whole number up to the largest, or every half of one."""
+    if dtype.is_floating_point:
+        return dtype if exact_up_to(dtype) >= largest * (2 if halves else 1) else torch.float32
+    return dtype if exact_up_to(dtype) >= largest and not halves else torch.float32
+
+
+def exact_up_to(dtype: torch.dtype) -> int:
+    """The type holds every whole number from 0 up to this one."""
+    if dtype == torch.bool:
+        return 1
+    if dtype.is_floating_point or dtype.is_complex:
+        return int(2 / torch.finfo(dtype).eps)
+    return torch.iinfo(dtype).max
+
+
+def in_type(values: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The values in a type, rounded where it holds whole numbers; as they are where there is none."""
+    if dtype is None or values.dtype == dtype:
         return values
-    whole = values.is_floating_point() and not former.is_floating_point()
-    return (values.round() if whole else values).to(former.dtype)
+    whole = values.is_floating_point() and not dtype.is_floating_point
+    return (values.round() if whole else values).to(dtype)
 
 
-def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequence[str]) -> Instances:
+def _check_masks(targets: Sequence[Target]) -> None:
+    """Raise ``ValueError`` where some targets have masks and others have none."""
+    lacking = [i for i, target in enumerate(targets) if "masks" not in target]
+    if lacking and len(lacking) < len(targets):
+        raise ValueError(
+            f"targets[{lacking[0]}]: has no 'masks', which other targets of the batch have. "
+            "Give masks to all of them, or to none: then boxes are pasted."
+        )
+
+
+def _instances(
+    name: str, target: Target, size: tuple[int, int], extras: Sequence[str], largest: tuple[int, int]
+) -> Instances:
     for key in REQUIRED_FIELDS:
         if key not in target:
             raise ValueError(f"{name}: expected {key!r}, got {sorted(target)}")
-    boxes, labels, masks = (_tensor(name, key, target[key]) for key in REQUIRED_FIELDS)
+    boxes, labels = _field(name, "boxes", target["boxes"]), _tensor(name, "labels", target["labels"])
     _check_kinds(name, labels, boxes)
     n = len(labels)
+    masks = _tensor(name, "masks", target["masks"]) if "masks" in target else _empty_planes(labels, n, size)
     if masks.dtype not in (torch.bool, torch.uint8):
         raise TypeError(f"{name}: expected masks of bool or of uint8 (0: none), got {masks.dtype}")
     _check_keypoints(name, target, n)
-    area = _tensor(name, "area", target.get("area", boxes.new_zeros(n)))
-    iscrowd = _tensor(name, "iscrowd", target.get("iscrowd", labels.new_zeros(n)))
+    area = _field(name, "area", target.get("area", boxes.new_zeros(n)))
+    iscrowd = _field(name, "iscrowd", target.get("iscrowd", labels.new_zeros(n)))
     shapes = {"boxes": (boxes, (n, 4)), "masks": (masks, (n, *size)), "area": (area, (n,)), "iscrowd": (iscrowd, (n,))}
     for key, (values, expected) in shapes.items():
         if tuple(values.shape) != expected:
@@ -126,14 +218,24 @@ def _instances(name: str, target: Target, size: tuple[int, int], extras: Sequenc
                 f"{name}: expected {key!r} of shape {expected} ({counted(n, 'label')}, "
                 f"image of {size[0]} x {size[1]}), got {tuple(values.shape)}"
             )
+    positions = max(largest)
+    further = {key: _extra(name, target, key, n) for key in extras}
+    if "keypoints" in further:
+        further["keypoints"] = in_type(further["keypoints"], _holding(further["keypoints"].dtype, positions))
+    corner = corners(boxes)
     return Instances(
-        boxes=boxes,
-        labels=labels,
-        masks=masks.view(torch.uint8),
-        area=area,
-        iscrowd=iscrowd,
-        extras={key: _extra(name, target, key, n) for key in extras},
+        boxes=in_type(corner, _holding(corner.dtype, positions)),
+        labels=plain(labels),
+        masks=plain(masks).view(torch.uint8),
+        area=in_type(plain(area), _holding(area.dtype, math.prod(largest))),
+        iscrowd=plain(iscrowd),
+        extras=further,
     )
+
+
+def _empty_planes(labels: Tensor, n: int, size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
+    """Masks without a pixel, which take no memory."""
+    return plain(labels).new_zeros((), dtype=torch.uint8).expand(n, *size)
 
 
 def _check_kinds(name: str, labels: Tensor, boxes: Tensor) -> None:
@@ -142,11 +244,10 @@ def _check_kinds(name: str, labels: Tensor, boxes: Tensor) -> None:
             f"{name}: expected 'labels' of shape (n,) and of {WHOLE}, got {tuple(labels.shape)} and {labels.dtype}; "
             "without objects, torch.zeros(0, dtype=torch.int64)"
         )
-    if boxes.is_complex() or boxes.dtype == torch.bool:
-        raise TypeError(f"{name}: expected 'boxes' of numbers, got {boxes.dtype}")
-    kind = getattr(getattr(boxes, "format", None), "name", "XYXY")  # torchvision's BoundingBoxes have a format
-    if kind != "XYXY":
-        raise ValueError(f"{name}: expected boxes of format XYXY, got {kind}; torchvision.ops.box_convert changes it")
+    if (kind := box_format(boxes)) not in FORMATS:
+        raise ValueError(
+            f"{name}: expected boxes of format {', '.join(FORMATS)}, got {kind}: boxes that are turned cannot be pasted"
+        )
 
 
 def _check_keypoints(name: str, target: Target, n: int) -> None:
@@ -158,12 +259,12 @@ def _check_keypoints(name: str, target: Target, n: int) -> None:
 def _extra(name: str, target: Target, key: str, n: int) -> Tensor:
     if key not in target:
         raise ValueError(f"{name}: lacks {key!r}, which other targets of the batch have for each object ({n} here)")
-    values = _tensor(name, key, target[key])
+    values = _field(name, key, target[key])
     if not values.ndim or len(values) != n:
         raise ValueError(
             f"{name}: expected {key!r} to have a row for each of its {n} objects, got shape {tuple(values.shape)}"
         )
-    return values
+    return plain(values)
 
 
 def _tensor(name: str, key: str, values: object) -> Tensor:
@@ -172,3 +273,13 @@ def _tensor(name: str, key: str, values: object) -> Tensor:
     if values.layout != torch.strided:
         raise TypeError(f"{name}: expected {key!r} to be a dense tensor, got {values.layout}; .to_dense() gives one")
     return values
+
+
+def _field(name: str, key: str, values: object) -> Tensor:
+    """A field, of a type that it can have."""
+    found = _tensor(name, key, values)
+    if found.dtype not in (NUMBERS if key in ("boxes", "area", "keypoints") else FIELD_TYPES):
+        raise TypeError(
+            f"{name}: expected {key!r} of floating point or {WHOLE}, got {found.dtype}; .float() or .long() gives that"
+        )
+    return found

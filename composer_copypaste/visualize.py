@@ -17,10 +17,11 @@ from torch import Tensor
 
 from composer_copypaste.errors import counted
 from composer_copypaste.files import written_whole
+from composer_copypaste.tv_tensors import corners
 
 Objects = Mapping[str, Any]
-"""A detection target, or detections: ``boxes``, ``labels``, ``masks`` or ``rles``, perhaps ``scores``, ``iscrowd`` and
-``pasted`` (one boolean an object)."""
+"""A detection target, or detections: ``boxes`` (also in torchvision's other formats), ``labels``, ``masks`` or
+``rles``, perhaps ``scores``, ``iscrowd`` and ``pasted`` (one boolean an object)."""
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 
@@ -60,7 +61,7 @@ def draw_instances(picture: UInt8[Tensor, "3 h w"], objects: Objects, names: Seq
     for mask, colour, crowd, is_pasted in zip(masks, colours, crowds, pasted, strict=False):
         _paint_mask(canvas, mask, colour, line, hatched=crowd, dashed=is_pasted)
     drawn = Image.fromarray(canvas)
-    _draw_boxes(drawn, objects["boxes"].tolist(), colours, line)
+    _draw_boxes(drawn, corners(objects["boxes"]).tolist(), colours, line)
     _draw_labels(drawn, objects, colours, names)
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).contiguous()
 
@@ -133,7 +134,7 @@ def _draw_labels(picture: Image.Image, objects: Objects, colours: list[Colour], 
     pen = ImageDraw.Draw(picture)
     font = _font(max(11, max(picture.size) // 34))
     texts = _texts(objects, names)
-    boxes = objects["boxes"].tolist()
+    boxes = corners(objects["boxes"]).tolist()
     areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
     taken: list[Rectangle] = []
     for number in sorted(range(len(boxes)), key=lambda number: -areas[number]):
@@ -272,7 +273,7 @@ def _enlarged(picture: Tensor, objects: Objects, names: Sequence[str], columns: 
     scaled = {name: values for name, values in objects.items() if name not in ("rles", "masks")}
     if smooth:
         scaled["masks"] = torch.cat(smooth)[:, 0] >= 0.5
-    return draw_instances(resized, scaled | {"boxes": objects["boxes"].detach().cpu().float() * factor}, names)
+    return draw_instances(resized, scaled | {"boxes": corners(objects["boxes"]).detach().cpu().float() * factor}, names)
 
 
 def _resized(picture: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _ _"]:

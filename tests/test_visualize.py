@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
+from torchvision import tv_tensors
+from torchvision.ops import box_convert
 
 from composer_copypaste.visualize import (
     GREY,
@@ -248,3 +250,13 @@ def test_a_label_without_a_name_is_written_as_a_number(label, names, monkeypatch
 def test_the_only_category_is_not_written():
     picture, target = a_picture(300, 400), a_target((10, 20, 390, 290), size=(300, 400))
     assert torch.equal(draw_instances(picture, target, ["disc"]), draw_instances(picture, target, [""]))
+
+
+@pytest.mark.parametrize("kind", ["XYWH", "CXCYWH"])
+def test_boxes_of_torchvisions_other_formats_are_drawn_where_they_are(kind):
+    target = a_target((10, 20, 50, 44))
+    boxes = tv_tensors.BoundingBoxes(
+        box_convert(target["boxes"], "xyxy", kind.lower()), format=kind, canvas_size=(60, 80)
+    )
+    expected = training_sheet([a_picture()], [target], NAMES)
+    assert torch.equal(training_sheet([a_picture()], [{**target, "boxes": boxes}], NAMES), expected)

@@ -14,7 +14,7 @@ from composer_copypaste.algorithms.companions import check_companions
 from composer_copypaste.instances import Target
 from composer_copypaste.models.detector import MaskRCNN
 
-Images = Tensor | list[Tensor]
+Images = Tensor | Sequence[Tensor]
 Targets = Sequence[Target] | Sequence[Tensor] | Tensor
 
 

@@ -10,6 +10,7 @@ from composer.devices import Device
 from composer.utils import dist
 from torch import Tensor
 
+from composer_copypaste.functional.planes import sequence_like
 from composer_copypaste.instances import Target
 
 Targets = TypeVar("Targets", bound=Sequence[Target] | Sequence[Tensor] | Tensor)
@@ -33,7 +34,7 @@ def to_device(targets: Targets, device: Device) -> Targets:
     """What is large goes to the device; boxes and labels stay on the host, where plans are drawn from them."""
     if isinstance(targets, Tensor):
         return device.batch_to_device(targets)
-    return cast(Targets, [_masks_to_device(target, device) for target in targets])
+    return cast(Targets, sequence_like([_masks_to_device(target, device) for target in targets], targets))
 
 
 def _masks_to_device(target: Target | Tensor, device: Device) -> Target | Tensor:

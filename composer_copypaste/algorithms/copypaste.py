@@ -17,6 +17,7 @@ from composer_copypaste.algorithms.schedule import scheduled_p
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
 from composer_copypaste.functional.further import Further
+from composer_copypaste.functional.planes import sequence_like
 from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.instances import Target
 from composer_copypaste.settings import CopyPasteSettings, settings_from
@@ -108,10 +109,11 @@ def _marked(result: Pasted) -> Sequence[Target] | Tensor:
     """The targets, with a boolean for each object under ``pasted``."""
     if isinstance(result.targets, Tensor) or not result.added:
         return result.targets
-    return [
+    marked = [
         {**target, "pasted": torch.arange(n := len(cast(Tensor, target["labels"]))) >= n - added}
         for target, added in zip(result.targets, result.added, strict=True)
     ]
+    return sequence_like(marked, result.targets)
 
 
 def _contents(bank: InstanceBank | None) -> dict[str, float]:

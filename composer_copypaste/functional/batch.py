@@ -17,18 +17,25 @@ from composer_copypaste.functional.composite import composite_of
 from composer_copypaste.functional.crop import Crop
 from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.further import Further
-from composer_copypaste.functional.inventory import Inventory, inventories_of, remember
+from composer_copypaste.functional.inventory import (
+    Inventory,
+    check_sizes,
+    inventories_of,
+    objects_without_waiting,
+    remember,
+)
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, Objects, layout_of
 from composer_copypaste.functional.object_keys import warn_of_unnamed_keys
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.planes import Images
+from composer_copypaste.functional.planes import Images, images_like, plain_images, sequence_like
 from composer_copypaste.functional.planning import draw_plan
 from composer_copypaste.functional.pool import Pool, check_pool
 from composer_copypaste.functional.precision import without_autocast
 from composer_copypaste.functional.targets import assemble, decide, without_masks
-from composer_copypaste.instances import Target, target_of
+from composer_copypaste.instances import Target, in_types_of, largest_of, target_of
 from composer_copypaste.settings import CopyPasteSettings, settings_from
+from composer_copypaste.tv_tensors import as_tv_tensor, plain
 
 Targets = Sequence[Target] | Integer[Tensor, "n h w"]
 GivenImages = TypeVar("GivenImages", bound=Images)
@@ -72,9 +79,9 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     copied with it, and are gone from its mask where others of its pixels were hidden.
 
     Args:
-        images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; floating point or uint8.
+        images: ``(N, C, H, W)``, or a list or tuple of ``(C, H_i, W_i)``; floating point or uint8.
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
-            ``masks`` (bool, or uint8, where all but 0 is the object; images that receive any get 0 and 1) and,
+            ``masks`` (bool, or uint8, where all but 0 is the object; they come back as 0 and 1, in every image) and,
             optionally, ``area``, ``iscrowd`` and others. ``keypoints`` (x, y, visibility) move with their objects, left
             and right exchanged in mirrored ones (``keypoint_pairs``); those outside become zeros, and visibility is 1
             at most where something is pasted on them. Of
@@ -83,6 +90,10 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
             to move, such as ``obb`` or ``segmentation``, are refused; anything else passes through. Where no target has
             ``masks``, boxes are pasted, and cut to what stays visible, as if objects filled them. Or class ids
             ``(N, H, W)``: each class of an image is then one object.
+            torchvision's tv_tensors keep their type and the format of boxes (XYXY, XYWH or CXCYWH). Fields come back in
+            the type that they had if it holds all that there can be: boxes and areas in float32 where it holds no
+            position or area in images of this size, labels, class ids and further fields, for the whole batch, in one
+            that holds those of all targets, and of bank and pool.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         plan: what to paste where, instead of drawing it; :func:`plan_batch` draws one.
         bank: objects of earlier batches, as further sources; this batch's objects join it.
@@ -139,8 +150,30 @@ def paste(
 ) -> Pasted:
     """Carry out a plan, or draw one first; as :func:`copypaste_batch`, with an account of what was done."""
     check_batch(images, targets)
-    if not settings.p and isinstance(source, torch.Generator) and further.bank is None:  # nobody asks what they hold
-        return Pasted(images, targets, PastePlan.from_rows([]), added=[0] * len(images))
+    result = _pasted(plain_images(images), plain(targets), settings, source, further)
+    if isinstance(result.targets, Tensor):
+        after: Targets = as_tv_tensor(result.targets, targets)
+    else:
+        after = sequence_like(result.targets, targets)
+    return replace(result, images=images_like(result.images, images), targets=after)
+
+
+def _pasted(
+    images: Images,
+    targets: Targets,
+    settings: CopyPasteSettings,
+    source: torch.Generator | PastePlan,
+    further: Further,
+) -> Pasted:
+    """As :func:`paste`, of plain images and class ids, to plain ones and a list of targets."""
+    if not settings.p and isinstance(source, torch.Generator) and further.bank is None:  # nobody asks for all there is
+        nothing = Pasted(images, targets, PastePlan.from_rows([]), added=[0] * len(images))
+        if isinstance(targets, Tensor):
+            check_sizes(images, targets)
+            return nothing
+        return replace(
+            nothing, targets=list(map(_untouched, targets, objects_without_waiting(images, targets, settings)))
+        )
     inventories = inventories_of(images, targets, settings)
     if inventories:
         further.check(inventories[0].instances)
@@ -148,10 +181,21 @@ def paste(
     result = Pasted(images, targets, plan, added=[0] * len(images), reason=_reason(inventories, settings, further))
     if len(plan):
         result = _carried_out(result, inventories, settings, further)
+    if result.targets is targets and not isinstance(targets, Tensor):  # nothing landed
+        result = replace(result, targets=list(map(_untouched, targets, [image.objects for image in inventories])))
     if further.bank is not None and len(images):
         further.bank.to(images[0].device)
         remember(further.bank, list(images), inventories)
     return result
+
+
+def _untouched(target: Target, objects: Objects) -> Target:
+    """The target with masks of 0 and 1, as those have on which something landed; the same where it has."""
+    masks = target.get("masks")
+    if not isinstance(masks, Tensor) or masks.dtype == torch.bool:
+        return target
+    found = objects.masks_of_0_and_1()
+    return target if found is objects.masks else {**target, "masks": as_tv_tensor(found, masks)}
 
 
 def _carried_out(
@@ -160,7 +204,8 @@ def _carried_out(
     """The batch after its plan."""
     n, image = len(inventories), before.images[0]
     named = before.plan.sources_from(n)
-    crops = [further.crop(number - n, image, inventories[0].instances) for number in named]
+    typical = next((each.instances for each in inventories if len(each.instances)), inventories[0].instances)
+    crops = [further.crop(number - n, image, typical) for number in named]
     masks = [image.objects for image in inventories] + [Objects(crop.mask[None], crop.box[None]) for crop in crops]
     layout = layout_of(before.plan.renumbered(named, n), masks)
     return _laid_out(layout, before, inventories, crops, settings) if len(layout.landings) else before
@@ -191,7 +236,13 @@ def _laid_out(
         outcome = decide(layout, measures, iscrowd, settings)
         shown = None if placed is None else placed.after(outcome, owners)
         after = assemble(objects, outcome, measures, composite.masks(outcome), shown)
-        changed = [target_of(target, after[i]) if i in after else target for i, target in enumerate(before.targets)]
+        largest = largest_of([image.objects.size for image in inventories])
+        changed = [
+            target_of(target, after[i], largest)
+            if i in after
+            else in_types_of(_untouched(target, inventories[i].objects), objects, largest)
+            for i, target in enumerate(before.targets)
+        ]
         added = outcome.added(n)
         dropped = len(layout.landings) + int(layout.receive.sum()) - len(outcome)
     with without_autocast(before.images[0].device):

@@ -34,7 +34,7 @@ class Crop:
             raise ValueError(f"a remembered object or a cut-out: expected a finite box, got {self.box.tolist()}")
 
     def beside(self, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> "Crop":
-        """The crop on the device and with the types of a batch's image and of its objects.
+        """The crop on the device of a batch's image and of its objects; its fields keep their types.
 
         Raises:
             ValueError: where the crop's picture is of another type or number of channels, or the object lacks a field.
@@ -56,20 +56,13 @@ class Crop:
                 masks=on_device(fields.masks, instances.labels.device),
                 area=_like(fields.area, instances.area),
                 iscrowd=_like(fields.iscrowd, instances.iscrowd),
-                extras={
-                    name: _extra_like(name, fields.extras[name], values) for name, values in instances.extras.items()
-                },
+                extras={name: _like(fields.extras[name], values) for name, values in instances.extras.items()},
             ),
         )
 
 
 def _like(values: Tensor, others: Tensor) -> Tensor:
-    return on_device(values, others.device, others.dtype)
-
-
-def _extra_like(name: str, values: Tensor, others: Tensor) -> Tensor:
-    """The values beside the others, in their type; but keypoints, which are moved first, in theirs."""
-    return on_device(values, others.device) if name == "keypoints" else _like(values, others)
+    return on_device(values, others.device)
 
 
 def check_extras(fields: Instances, instances: Instances) -> None:

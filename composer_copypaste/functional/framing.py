@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
 from numpy import ndarray
 from torch import Tensor
 
@@ -35,6 +35,15 @@ class Framing:
         """The window of a picture, or of its masks."""
         top, left, height, width = self.window
         return picture[..., top : top + height, left : left + width]
+
+    def boxes_of(self, boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
+        """Boxes (x1, y1, x2, y2) of the picture where they are shown, cut to what is shown of it."""
+        top, left, height, width = self.window
+        size = np.array([self.resized[1], self.resized[0]] * 2)
+        shown = (boxes - np.array([left, top] * 2)) * (size / np.array([width, height] * 2))
+        if self.flip:
+            shown[:, [0, 2]] = self.resized[1] - shown[:, [2, 0]]
+        return np.clip(shown, 0, size)
 
     def to_window(self) -> Int64[ndarray, "2 3"]:
         """The map from (x, y, 1) on the canvas to (x, y) in the window, in steps of 2**-32 pixels.

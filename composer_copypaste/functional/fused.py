@@ -162,7 +162,7 @@ class FusedComposite:
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """As of :class:`Composite`."""
-        painted, landings = before.clone(), self._layout.landings
+        painted, landings = before.to(labels.dtype, copy=True), self._layout.landings
         owners = dict(zip(landings.targets.tolist(), self._owners, strict=True))
         columns = (landings.target.tolist(), landings.windows.tolist(), landings.place.tolist())
         for target, window, place, number in zip(*columns, self._layout.landed.tolist(), strict=True):

@@ -281,3 +281,18 @@ def _move(begin, end, former):
     written, read = row_of(begin, end - begin, MASK), row_of(former, end - begin, MASK)
     for k in range(len(written)):
         written[k] = read[k] != 0
+
+
+@compiled
+@no_type_check
+def hold_other_values(masks, windows):
+    """Whether masks hold anything but 0 and 1 in their windows (y1, x1, y2, x2)."""
+    for n in range(len(windows)):
+        y1, x1, y2, x2 = windows[n]
+        for y in range(y1, y2):
+            row, bits = masks[n, y, x1:x2], np.uint8(0)
+            for k in range(len(row)):
+                bits = np.uint8(bits | row[k])
+            if bits > 1:
+                return True
+    return False

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from composer_copypaste.functional.bank import InstanceBank, Remembered
 from composer_copypaste.functional.class_maps import Classes, classes_of, masks_of
 from composer_copypaste.functional.layout import Objects, object_windows
 from composer_copypaste.functional.measures import read_back
-from composer_copypaste.functional.object_keys import object_keys_of
+from composer_copypaste.functional.object_keys import object_keys_of, refuse_positions
 from composer_copypaste.functional.planes import Images, copied, on_device
-from composer_copypaste.functional.rectangles import with_masks
+from composer_copypaste.functional.rectangles import rectangles
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import weights_of
 from composer_copypaste.functional.warp import size_of
@@ -82,26 +82,24 @@ def inventories_of(
         TypeError: masks of another type than bool and uint8.
     """
     if not isinstance(targets, Tensor):
-        if any(isinstance(target, Tensor) for target in targets):
-            raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
         return _of_targets(images, targets, settings)
-    if any(size_of(image) != tuple(targets.shape[1:]) for image in images):
-        sizes = sorted({size_of(image) for image in images})
-        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(targets.shape[1:])}")
+    check_sizes(images, targets)
     return [_of_classes(ids, classes, settings) for ids, classes in zip(targets, classes_of(targets), strict=True)]
 
 
 def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Inventory]:
     sizes = [size_of(image) for image in images]
-    batch = instances_of(with_masks(targets, list(images)), sizes, object_keys_of(targets, settings.object_keys))
+    batch = _instances(targets, sizes, settings)
     if not batch:
         return []
-    _check_rows(batch)
+    refuse_positions(targets, list(batch[0].extras))
     numbers, counts = _on_host(batch), [len(instances) for instances in batch]
     ends = np.cumsum(counts)
-    _check_boxes(numbers[:, :4], ends)
+    check_boxes(numbers[:, :4], ends)
+    if not any("masks" in target for target in targets):
+        drawn = [rectangles(own.boxes, image) for own, image in zip(batch, images, strict=True)]
+        batch = [replace(own, masks=masks) for own, masks in zip(batch, drawn, strict=True)]
     boxes, labels, iscrowd = numbers[:, :4], numbers[:, 4].astype(np.int64), numbers[:, 5]
-    _check_labels(batch, labels)
     pictures = np.repeat([math.prod(size) for size in sizes], counts)
     weights = weights_of(labels, boxes, pictures, settings) * (iscrowd == 0)
     parts = [slice(end - count, end) for count, end in zip(counts, ends.tolist(), strict=True)]
@@ -109,6 +107,41 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
         Inventory(instances, Objects(instances.masks, boxes[part]), labels[part], iscrowd[part], weights[part])
         for instances, part in zip(batch, parts, strict=True)
     ]
+
+
+def objects_without_waiting(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Objects]:
+    """The objects of each image, with boxes as large as it where theirs are on a device, which is not waited for.
+
+    Raises:
+        ValueError, TypeError: as :func:`inventories_of`, but for what boxes on a device hold.
+    """
+    sizes = [size_of(image) for image in images]
+    batch = _instances(targets, sizes, settings)
+    counts = [len(instances) for instances in batch]
+    if batch and all(instances.boxes.is_cpu for instances in batch):
+        boxes = torch.cat([instances.boxes for instances in batch]).detach().double().numpy()
+        check_boxes(boxes, np.cumsum(counts))
+    else:
+        boxes = np.repeat([(0.0, 0.0, width, height) for height, width in sizes], counts, axis=0)
+    parts = np.split(boxes, np.cumsum(counts)[:-1])
+    return [Objects(instances.masks, part) for instances, part in zip(batch, parts, strict=True)]
+
+
+def _instances(
+    targets: Sequence[Target], sizes: Sequence[tuple[int, int]], settings: CopyPasteSettings
+) -> list[Instances]:
+    if any(isinstance(target, Tensor) for target in targets):
+        raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
+    batch = instances_of(targets, sizes, object_keys_of(targets, settings.object_keys))
+    _check_rows(batch)
+    return batch
+
+
+def check_sizes(images: Images, maps: Integer[Tensor, "n h w"]) -> None:
+    """Raise ``ValueError`` where class-id maps are not of their images' size."""
+    if any(size_of(image) != tuple(maps.shape[1:]) for image in images):
+        sizes = sorted({size_of(image) for image in images})
+        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(maps.shape[1:])}")
 
 
 def _on_host(batch: Sequence[Instances]) -> Float[ndarray, "g 6"]:
@@ -129,7 +162,7 @@ def _check_rows(batch: Sequence[Instances]) -> None:
                 )
 
 
-def _check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> None:
+def check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> None:
     """Raise ``ValueError`` where one is no box; those of target i end before row ``ends[i]``."""
     near = (abs(boxes) <= FARTHEST).all(axis=1)  # nor NaN
     wrong = np.flatnonzero(~(near & (boxes[:, :2] <= boxes[:, 2:]).all(axis=1)))
@@ -139,19 +172,6 @@ def _check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> 
             f"targets[{target}]: expected boxes (x1, y1, x2, y2) in pixels, none beyond {FARTHEST}, with x1 <= x2 and "
             f"y1 <= y2, got {box}"
         )
-
-
-def _check_labels(batch: Sequence[Instances], labels: Integer[ndarray, " g"]) -> None:
-    """Raise ``ValueError`` where targets of several types may receive a label that theirs does not hold."""
-    if len({instances.labels.dtype for instances in batch}) == 1 or not len(labels):
-        return
-    for i, instances in enumerate(batch):
-        limits = torch.iinfo(instances.labels.dtype)
-        if not limits.min <= labels.min() <= labels.max() <= limits.max:
-            raise ValueError(
-                f"targets[{i}]: expected 'labels' of a type that holds all of the batch, {labels.min()} to "
-                f"{labels.max()}, got {limits.dtype}; give all targets one type"
-            )
 
 
 def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPasteSettings) -> Inventory:

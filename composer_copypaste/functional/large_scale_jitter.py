@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import torch
@@ -12,15 +13,19 @@ from torch import Tensor
 from composer_copypaste.functional.arguments import check_batch
 from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
+from composer_copypaste.functional.inventory import check_boxes
 from composer_copypaste.functional.keypoints import exchanged, kept_inside, pairs_of
 from composer_copypaste.functional.measures import profiles, read_back
-from composer_copypaste.functional.object_keys import object_keys_of, warn_of_unnamed_keys
-from composer_copypaste.functional.planes import Images, on_device, rounded
-from composer_copypaste.functional.rectangles import with_masks
+from composer_copypaste.functional.object_keys import object_keys_of, refuse_positions, warn_of_unnamed_keys
+from composer_copypaste.functional.planes import Images, on_device, plain_images, rounded, sequence_like
 from composer_copypaste.functional.warp import resample_colours, resample_planes, size_of
 from composer_copypaste.functional.windows import Window
-from composer_copypaste.instances import Instances, Target, instances_of, target_of
+from composer_copypaste.instances import Instances, Target, in_type, instances_of, largest_of, target_of
 from composer_copypaste.settings import LargeScaleJitterSettings, settings_from
+from composer_copypaste.tv_tensors import as_tv_tensor, plain
+
+ROUNDING = 1e-9
+"""By so small a part may a computed area miss the exact one."""
 
 ClassIds = Integer[Tensor, "n h w"] | Sequence[Integer[Tensor, "_h _w"]]
 
@@ -41,11 +46,11 @@ def large_scale_jitter_batch(
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; uint8, or floating point in [0, 1].
         targets: for each image torchvision's detection dict, as :func:`copypaste_batch` takes it. Masks that come out
-            hold 0 and 1, boxes and areas are those of the pixels that are left; ``keypoints`` move, left and right
-            exchanged where the picture is mirrored (``keypoint_pairs``), and zeros for those outside; what
-            torchvision and COCO have of each object, and what ``object_keys`` names, follows its object, and anything
-            else passes through. Or class ids: ``(N, H, W)``,
-            or a list of ``(H_i, W_i)``.
+            hold 0 and 1, boxes and areas are those of the pixels that are left; where no target has masks, boxes are
+            moved to a fraction of a pixel, and areas are theirs. ``keypoints`` move, left and right exchanged where the
+            picture is mirrored (``keypoint_pairs``), and zeros for those outside; what torchvision and COCO have of
+            each object, and what ``object_keys`` names, follows its object, and anything else passes through. Or class
+            ids: ``(N, H, W)``, or a list of ``(H_i, W_i)``. Types come back as from :func:`copypaste_batch`.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`LargeScaleJitterSettings`.
@@ -72,10 +77,18 @@ def frame(
     settings: LargeScaleJitterSettings,
 ) -> tuple[Shaped[Tensor, "n c h2 w2"], Sequence[Target] | Integer[Tensor, "n h2 w2"]]:
     """The batch as its framings show it."""
-    pictures = _pictures(images, framings)
+    pictures = _pictures(plain_images(images), framings)
+    pictures = as_tv_tensor(pictures, _example(images))
     if isinstance(targets[0], Tensor):
-        return pictures, _class_ids(targets, images, framings, settings.ignore_index)  # type: ignore[arg-type]
-    return pictures, _targets(targets, images, framings, settings)  # type: ignore[arg-type]
+        ids = _class_ids(targets, images, framings, settings.ignore_index)  # type: ignore[arg-type]
+        return pictures, as_tv_tensor(ids, _example(targets))
+    after = _targets(targets, images, framings, settings)  # type: ignore[arg-type]
+    return pictures, sequence_like(after, targets)
+
+
+def _example(values: object) -> object:
+    """A batch in one tensor, or the first of several: it has the type of all."""
+    return values[0] if isinstance(values, list | tuple) else values
 
 
 def _pictures(images: Images, framings: Sequence[Framing]) -> Shaped[Tensor, "n c h2 w2"]:
@@ -100,11 +113,12 @@ def _class_ids(
             raise ValueError(
                 f"targets[{i}]: expected class ids of the image's size {size_of(image)}, got {tuple(own.shape)}"
             )
-    if not torch.iinfo(ids[0].dtype).min <= ignore_index <= torch.iinfo(ids[0].dtype).max:
-        raise ValueError(f"ignore_index: expected a class id that {ids[0].dtype} can hold, got {ignore_index}")
-    canvas = ids[0].new_full((len(ids), *framings[0].canvas), ignore_index)
+    dtype = reduce(torch.promote_types, [own.dtype for own in ids])
+    if not torch.iinfo(dtype).min <= ignore_index <= torch.iinfo(dtype).max:
+        raise ValueError(f"ignore_index: expected a class id that {dtype} can hold, got {ignore_index}")
+    canvas = plain(ids[0]).new_full((len(ids), *framings[0].canvas), ignore_index, dtype=dtype)
     for shown, own, framing in zip(canvas, ids, framings, strict=True):
-        seen = resample_planes(framing.part_of(own)[None], framing.to_window(), framing.resized)
+        seen = resample_planes(framing.part_of(plain(own))[None], framing.to_window(), framing.resized)
         _shown_part(shown, framing).copy_(seen[0])
     return canvas
 
@@ -112,16 +126,52 @@ def _class_ids(
 def _targets(
     targets: Sequence[Target], images: Images, framings: Sequence[Framing], settings: LargeScaleJitterSettings
 ) -> list[Target]:
+    sizes, canvas = [size_of(image) for image in images], framings[0].canvas
     object_keys = object_keys_of(targets, settings.object_keys)
-    batch = instances_of(with_masks(targets, list(images)), [size_of(image) for image in images], object_keys)
+    batch = instances_of(targets, sizes, object_keys, canvas)
+    refuse_positions(targets, object_keys)
     warn_of_unnamed_keys(targets, object_keys)
+    measured = _by_pixels if any("masks" in target for target in targets) else _by_boxes
+    after = measured(batch, framings, settings)
+    largest = largest_of([*sizes, canvas])
+    return [target_of(target, objects, largest, canvas) for target, objects in zip(targets, after, strict=True)]
+
+
+def _by_pixels(
+    batch: Sequence[Instances], framings: Sequence[Framing], settings: LargeScaleJitterSettings
+) -> list[Instances]:
+    """The objects that are left, with the masks, boxes and areas of their pixels."""
     shown = [_resampled(own.masks, framing) for own, framing in zip(batch, framings, strict=True)]
     profiles = [_profiles(masks, own.iscrowd) for masks, own in zip(shown, batch, strict=True)]
-    numbers = np.split(read_back(torch.cat(profiles)), np.cumsum([len(own) for own in batch])[:-1])
-    return [
-        target_of(target, _left_over(replace(own, masks=masks), measured, framing, settings))
-        for target, own, masks, measured, framing in zip(targets, batch, shown, numbers, framings, strict=True)
-    ]
+    numbers = _by_image(read_back(torch.cat(profiles)), batch)
+    after = []
+    for own, masks, measured, framing in zip(batch, shown, numbers, framings, strict=True):
+        kept = _kept(measured, settings.min_area)
+        canvas = masks.new_zeros((len(kept), *framing.canvas))
+        _shown_part(canvas, framing).copy_(masks.index_select(0, on_device(kept, masks.device)))
+        after.append(replace(_left_over(own, measured[kept], kept, framing, settings), masks=canvas))
+    return after
+
+
+def _by_boxes(
+    batch: Sequence[Instances], framings: Sequence[Framing], settings: LargeScaleJitterSettings
+) -> list[Instances]:
+    """The objects that are left, without masks: their boxes to a fraction of a pixel, and the areas of these."""
+    rows = [torch.cat([own.boxes.detach().double(), own.iscrowd[:, None]], dim=1) for own in batch]
+    numbers = read_back(torch.cat(rows))
+    check_boxes(numbers[:, :4], np.cumsum([len(own) for own in batch]))
+    after = []
+    for own, given, framing in zip(batch, _by_image(numbers, batch), framings, strict=True):
+        boxes = framing.boxes_of(given[:, :4])
+        area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        measured = np.column_stack([area, boxes, given[:, 4]])
+        kept = _kept(measured, settings.min_area)
+        after.append(_left_over(own, measured[kept], kept, framing, settings))
+    return after
+
+
+def _by_image(rows: Shaped[ndarray, "g k"], batch: Sequence[Instances]) -> list[Shaped[ndarray, "_n k"]]:
+    return np.split(rows, np.cumsum([len(own) for own in batch])[:-1])
 
 
 def _resampled(masks: UInt8[Tensor, "n h w"], framing: Framing) -> UInt8[Tensor, "n h2 w2"]:
@@ -138,22 +188,32 @@ def _profiles(masks: UInt8[Tensor, "n h w"], iscrowd: Shaped[Tensor, " n"]) -> I
     return torch.cat([profiles(masks), on_device(iscrowd, masks.device, torch.int32)[:, None]], dim=1)
 
 
-def _left_over(
-    own: Instances, measured: Int32[ndarray, "n 6"], framing: Framing, settings: LargeScaleJitterSettings
-) -> Instances:
-    """The objects with enough pixels left, ``min_area``, or of a crowd one. Their masks come in without padding."""
+def _kept(measured: Shaped[ndarray, "n 6"], min_area: int) -> Int[ndarray, " k"]:
+    """The objects with enough pixels left, ``min_area``, or of a crowd one."""
     area, crowd = measured[:, 0], measured[:, 5] != 0
-    kept: Int[ndarray, " k"] = np.flatnonzero((area > 0) & (crowd | (area >= settings.min_area)))
-    objects = own.map(lambda values: values.index_select(0, on_device(kept, values.device)))
-    masks = objects.masks.new_zeros((len(kept), *framing.canvas))
-    _shown_part(masks, framing).copy_(objects.masks)
+    return np.flatnonzero((area > 0) & (crowd | (area >= min_area * (1 - ROUNDING))))
+
+
+def _left_over(
+    own: Instances,
+    measured: Shaped[ndarray, "k 6"],
+    kept: Int[ndarray, " k"],
+    framing: Framing,
+    settings: LargeScaleJitterSettings,
+) -> Instances:
+    """The objects that stay, by what was measured of them, and still without masks."""
+    objects = own.without_masks().map(lambda values: values.index_select(0, on_device(kept, values.device)))
     return replace(
         objects,
-        boxes=on_device(measured[kept, 1:5], own.boxes.device, own.boxes.dtype),
-        area=on_device(area[kept], own.area.device, own.area.dtype),
-        masks=masks,
+        boxes=_like(own.boxes, measured[:, 1:5]),
+        area=_like(own.area, measured[:, 0]),
         extras={name: _moved(name, values, framing, settings) for name, values in objects.extras.items()},
     )
+
+
+def _like(values: Shaped[Tensor, "..."], numbers: Shaped[ndarray, "..."]) -> Shaped[Tensor, "..."]:
+    """Numbers of the host in the type of the values, and where they are."""
+    return on_device(in_type(torch.from_numpy(numbers), values.dtype), values.device)
 
 
 def _moved(

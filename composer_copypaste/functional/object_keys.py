@@ -8,6 +8,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.instances import OBJECT_FIELDS, Target
+from composer_copypaste.tv_tensors import is_tv_tensor
 
 COCO_AND_TORCHVISION = frozenset(
     {
@@ -69,25 +70,27 @@ OF_THE_PICTURE = frozenset({"image_id", "file_name", "orig_size", "size", "image
 
 
 def object_keys_of(targets: Sequence[Target], named: Sequence[str]) -> list[str]:
-    """The further keys with something of each object that targets have: known ones and those that the settings name.
-
-    Raises:
-        ValueError: where a key holds positions that would have to move, which only those of known fields do.
-    """
+    """The further keys with something of each object that targets have: known ones and those that the settings name."""
     found: dict[str, None] = {}
+    for target in targets:
+        for key, values in target.items():
+            if key not in OBJECT_FIELDS and (key in named or _is_known(key, values)):
+                found[key] = None
+    return list(found)
+
+
+def refuse_positions(targets: Sequence[Target], object_keys: Sequence[str]) -> None:
+    """Raise ``ValueError`` where a key holds positions that would have to move, which only those of known fields do."""
     for i, target in enumerate(targets):
         for key, values in target.items():
-            if key in OBJECT_FIELDS:
+            if key in OBJECT_FIELDS or key in object_keys or values is None:
                 continue
-            if key in named or (key in COCO_AND_TORCHVISION and isinstance(values, Tensor | ndarray | list | tuple)):
-                found[key] = None
-            elif values is not None and (key in MOVED_NOWHERE or _is_geometry(values)):
+            if key in MOVED_NOWHERE or is_tv_tensor(values):
                 raise ValueError(
                     f"targets[{i}]: {key!r} holds positions in the picture, which would have to move with what is "
                     "copied, cut or resized, as only boxes, masks and keypoints do. Leave it out; or, if it holds "
                     "none, name it in object_keys: its rows then follow their objects as they are"
                 )
-    return list(found)
 
 
 def warn_of_unnamed_keys(targets: Sequence[Target], object_keys: Sequence[str]) -> None:
@@ -108,8 +111,8 @@ def warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _is_geometry(values: object) -> bool:
-    return type(values).__module__.startswith("torchvision.tv_tensors")
+def _is_known(key: str, values: object) -> bool:
+    return key in COCO_AND_TORCHVISION and isinstance(values, Tensor | ndarray | list | tuple)
 
 
 def _has_a_row_per_object(target: Target, key: str) -> bool:

@@ -1,16 +1,37 @@
 """Small operations on masks and images, and the way from the host to a device."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import reduce
 from operator import and_
+from typing import TypeVar
 
 import torch
 from jaxtyping import Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-Images = Shaped[Tensor, "n c h w"] | list[Shaped[Tensor, "c _h _w"]]
+from composer_copypaste.tv_tensors import as_tv_tensor, plain
+
+Images = Shaped[Tensor, "n c h w"] | Sequence[Shaped[Tensor, "c _h _w"]]
+Value = TypeVar("Value")
 Index = slice | Int64[ndarray, "..."]
+
+
+def plain_images(images: Images) -> Images:
+    """The images as plain tensors."""
+    return plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
+
+
+def images_like(images: Images, given: Images) -> Images:
+    """The images as the tensors, or the list or tuple of tensors, that were given: plain ones or torchvision's."""
+    if isinstance(images, Tensor):
+        return as_tv_tensor(images, given)
+    return sequence_like([as_tv_tensor(image, former) for image, former in zip(images, given, strict=True)], given)
+
+
+def sequence_like(values: Sequence[Value], given: object) -> Sequence[Value]:
+    """A tuple where one was given, else a list."""
+    return tuple(values) if isinstance(given, tuple) else list(values)
 
 
 def on_device(values: object, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from composer_copypaste.functional.placement import backwards, draw_free_shifts
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import weights_of
-from composer_copypaste.instances import Instances
+from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
 
 
@@ -104,7 +104,7 @@ def check_cut_outs_have(instances: Instances) -> None:
 
 
 def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> Crop:
-    """A cut-out on the device and with the types of a batch's image and of its objects.
+    """A cut-out on the device and with the types of a batch's image and of its objects, where these hold its label.
 
     Raises:
         ValueError: where the images are not RGB, or their objects have fields that a cut-out has not.
@@ -114,12 +114,15 @@ def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instan
     check_cut_outs_have(instances)
     colours, mask = pool.read(number)
     one = instances.without_masks().map(lambda values: values.new_zeros((1, *values.shape[1:])))
-    label = on_device([int(pool.labels[number])], one.labels.device, one.labels.dtype)
+    label = int(pool.labels[number])
+    dtype = one.labels.dtype if label <= exact_up_to(one.labels.dtype) else torch.int64
     return Crop(
         image=_in_range_of(image, on_device(colours, image.device)),
         mask=on_device(mask, instances.masks.device),
         box=pool.boxes[number],
-        fields=Instances(one.boxes, label, one.masks, one.area, one.iscrowd, one.extras),
+        fields=Instances(
+            one.boxes, on_device([label], one.labels.device, dtype), one.masks, one.area, one.iscrowd, one.extras
+        ),
     )
 
 

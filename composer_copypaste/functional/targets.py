@@ -1,8 +1,8 @@
 """The objects of an image after pasting: which stay, and every field of those."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from composer_copypaste.functional.layout import Layout, ends_of
 from composer_copypaste.functional.measures import Measures
 from composer_copypaste.functional.planes import on_device
-from composer_copypaste.instances import Instances
+from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
 
 
@@ -131,13 +131,33 @@ def _with_rows(
 
 
 def without_masks(parts: Sequence[Instances]) -> Instances:
-    """The objects of all parts, in a row, with masks of no size: indexing those costs nothing, on any device."""
-    labels = torch.cat([part.labels for part in parts])
+    """The objects of all parts, in a row, with masks of no size: indexing those costs nothing, on any device.
+
+    Labels and further fields are of one type, which holds those of all parts.
+    """
+    labels = _joined([part.labels for part in parts])
     return Instances(
-        boxes=torch.cat([part.boxes for part in parts]),
+        boxes=_joined([part.boxes for part in parts]),
         labels=labels,
         masks=labels.new_empty((len(labels), 0, 0), dtype=torch.uint8),
-        area=torch.cat([part.area for part in parts]),
-        iscrowd=torch.cat([part.iscrowd for part in parts]),
-        extras={name: torch.cat([part.extras[name] for part in parts]) for name in parts[0].extras},
+        area=_joined([part.area for part in parts]),
+        iscrowd=_joined([part.iscrowd for part in parts]),
+        extras={name: _joined([part.extras[name] for part in parts]) for name in parts[0].extras},
     )
+
+
+def _joined(parts: Sequence[Shaped[Tensor, "_n ..."]]) -> Shaped[Tensor, "n ..."]:
+    """All rows, of a type that holds them; what has no rows has no say in it."""
+    types = {part.dtype for part in parts}
+    if len(types) > 1:
+        common = _common({part.dtype for part in parts if len(part)} or types)
+        parts = [part.to(common) for part in parts]
+    return torch.cat(list(parts))
+
+
+def _common(types: Collection[torch.dtype]) -> torch.dtype:
+    """A type that holds the numbers of all of them."""
+    common = reduce(torch.promote_types, types)
+    real = [dtype for dtype in types if not dtype.is_complex]
+    lossy = common.is_floating_point and max(map(exact_up_to, real)) > exact_up_to(common)
+    return torch.float64 if lossy else common

@@ -65,7 +65,7 @@ class WindowComposite:
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """As of :class:`Composite`."""
-        painted = before.clone()
+        painted = before.to(labels.dtype, copy=True)
         for target, begin, end in self._images():
             for cut, number in zip(self._cuts[begin:end], self._layout.landed[begin:end].tolist(), strict=True):
                 below = painted[target][cut.window.slices]

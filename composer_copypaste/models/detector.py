@@ -12,6 +12,7 @@ from torchvision.models.detection.transform import resize_boxes
 
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.masks import RLE, encode_masks
+from composer_copypaste.models.targets import check_targets
 from composer_copypaste.models.weights import load_pretrained
 from composer_copypaste.settings import MaskRCNNSettings
 
@@ -47,7 +48,8 @@ class MaskRCNN(ComposerModel):
     """Torchvision's Mask R-CNN for Composer's ``Trainer``.
 
     A batch is ``(images, targets)``: images (N, 3, H, W) or a list of (3, H, W), RGB, uint8 or float in [0, 1]; targets
-    a list of torchvision detection dicts. Crowds are left out of the targets in training; the batch is not modified.
+    a list of torchvision detection dicts, whose masks hold 0 and 1. Crowds are left out of the targets in training; the
+    batch is not modified.
 
     Args:
         num_classes: How many classes there are, the background among them.
@@ -88,12 +90,13 @@ class MaskRCNN(ComposerModel):
         """In training, torchvision's dict of losses; else the detections.
 
         Raises:
-            ValueError: in training, for labels other than 1 to ``num_classes`` - 1.
+            ValueError: in training, for labels other than 1 to ``num_classes`` - 1, boxes that are not finite or have
+                no extent, masks of other values than 0 and 1, and fields that do not fit the image or each other.
         """
         if not self.training:
             return self.eval_forward(batch)
         images, targets = batch
-        _check_labels(targets, self.num_classes)
+        check_targets(images, targets, self.num_classes)
         losses: dict[str, Tensor] = self.module(_pictures(images), [_without_crowds(target) for target in targets])
         return losses
 
@@ -127,17 +130,6 @@ class MaskRCNN(ComposerModel):
 
 def _pictures(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [image if image.is_floating_point() else image.float() / 255 for image in images]
-
-
-def _check_labels(targets: Sequence[Target], num_classes: int) -> None:
-    """Raise ``ValueError`` for labels that are none; one more wait for the device among torchvision's many."""
-    labels = torch.cat([target["labels"] for target in targets])
-    wrong = labels[(labels < 1) | (labels >= num_classes)]
-    if len(wrong):
-        raise ValueError(
-            f"targets: expected labels from 1 to {num_classes - 1} (0 is the background, counted in num_classes="
-            f"{num_classes}), got {sorted(set(wrong.tolist()))}; count labels from 1, or raise num_classes"
-        )
 
 
 def _without_crowds(target: Target) -> Target:

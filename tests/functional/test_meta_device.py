@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from read_backs import ReadBacks
 from test_batch import many
+from torchvision import tv_tensors
 
 from composer_copypaste.functional import class_maps, composite
 from composer_copypaste.functional.batch import copypaste_batch
+from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
+from composer_copypaste.functional.plan import PastePlan
 
 
 @contextmanager
@@ -80,6 +83,37 @@ def test_class_maps_are_read_twice_however_many_they_are():
 def test_with_p_0_the_device_is_not_asked_at_all():
     images, maps = pictures(2).to("meta"), torch.zeros(2, SIDE, SIDE, dtype=torch.int64, device="meta")
     assert copypaste_batch(images, maps, p=0.0) == (images, maps)
+
+
+def in_another_form(device, side=300):
+    """Boxes of torchvision's, in a format and types that have to be changed, and masks of 0 and 255."""
+    masks = torch.zeros(1, side, side, dtype=torch.uint8)
+    masks[:, 20:40, 10:280] = 255
+    boxes = tv_tensors.BoundingBoxes([[10, 20, 255, 20]], format="XYWH", canvas_size=(side, side), dtype=torch.uint8)
+    fields = {"boxes": boxes, "labels": torch.ones(1).long(), "masks": tv_tensors.Mask(masks)}
+    fields |= {"area": torch.ones(1, dtype=torch.float16)}
+    images = tv_tensors.Image(torch.zeros(3, 3, side, side))
+    return images.to(device), [{key: values.to(device) for key, values in fields.items()} for _ in range(3)]
+
+
+def test_types_and_formats_are_changed_without_a_value_from_the_device():
+    plan, read_backs = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))]), ReadBacks()
+    with window_after_window(), read_backs.recorded():
+        copypaste_batch(*in_another_form("cpu"), plan=plan)
+        large_scale_jitter_batch(*in_another_form("cpu"), size=(400, 400), generator=torch.Generator().manual_seed(0))
+    with read_backs.replayed():
+        _, after = copypaste_batch(*in_another_form("meta"), plan=plan)
+        size = {"size": (400, 400), "generator": torch.Generator().manual_seed(0)}
+        _, framed = large_scale_jitter_batch(*in_another_form("meta"), **size)
+    for fields in after + framed:
+        assert {values.device.type for values in fields.values()} == {"meta"}
+        assert (fields["boxes"].dtype, fields["boxes"].format.name) == (torch.float32, "XYWH")
+        assert fields["area"].dtype == torch.float32
+
+
+def test_with_p_0_no_value_of_targets_is_needed():
+    _, after = copypaste_batch(*in_another_form("meta"), p=0.0)
+    assert all(type(fields["masks"]) is tv_tensors.Mask for fields in after)
 
 
 def test_the_read_back_itself_does_need_the_device():

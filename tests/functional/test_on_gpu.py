@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from test_meta_device import in_another_form
 from test_precision import EVERYTHING, batch
+from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
 from composer_copypaste.functional import class_maps, fused, inventory, large_scale_jitter, measures, windowed
@@ -113,3 +115,23 @@ def test_nothing_but_the_read_back_of_large_scale_jitter_waits_for_the_device():
     images, targets = on_gpu(torch.uint8)
     torch.cuda.set_sync_debug_mode("error")
     large_scale_jitter_batch(images, targets, size=(40, 24), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.usefixtures("_errors_where_it_waits")
+def test_nothing_but_the_read_back_waits_where_types_and_formats_are_changed():
+    given = in_another_form("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    pasted(given)
+    copypaste_batch(*given, p=0.0)
+    large_scale_jitter_batch(*given, size=(400, 400), generator=torch.Generator().manual_seed(1))
+
+
+def test_types_and_formats_come_back_as_on_a_cpu():
+    (images, targets), (wanted, truths) = (
+        pasted(in_another_form(device), jitter="instance") for device in ("cuda", "cpu")
+    )
+    assert type(images) is tv_tensors.Image
+    assert torch.equal(images.cpu(), wanted)
+    for target, truth in zip(targets, truths, strict=True):
+        assert all(type(target[name]) is type(truth[name]) for name in truth)
+        assert all(torch.equal(target[name].cpu(), truth[name]) for name in truth)

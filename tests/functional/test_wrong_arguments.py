@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,10 +37,10 @@ class OnDevice(torch.Generator):
 
 
 ids = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
-xywh = tv_tensors.BoundingBoxes(torch.ones(1, 4), format="XYWH", canvas_size=(SIDE, SIDE))
+turned = tv_tensors.BoundingBoxes(torch.ones(1, 4), format="XYWH", canvas_size=(SIDE, SIDE))
+turned.format = SimpleNamespace(name="CXCYWHR")  # as newer versions of torchvision have it
 IN_PLACE_ROW = (0, 1, 0, IDENTITY)
 IN_PLACE = PastePlan.from_rows([IN_PLACE_ROW])
-over_127 = torch.tensor([200])
 nan = torch.tensor([[0.0, 0.0, torch.nan, 4.0]])
 
 CASES = {
@@ -123,18 +124,47 @@ CASES = {
         "TypeError: targets[1]: expected 'labels' of shape (n,) and of whole numbers, signed or uint8, got (1,) and "
         "torch.uint32; without objects, torch.zeros(0, dtype=torch.int64)",
     ),
-    "labels do not fit another target's": (
-        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "labels": torch.ones(1).char()}, *both(labels=over_127)[1:]]),
-        "ValueError: targets[0]: expected 'labels' of a type that holds all of the batch, 1 to 200, got int8; "
-        "give all targets one type",
-    ),
     "boxes are booleans": (
         lambda: pasted(targets=both(boxes=torch.ones(1, 4).bool())),
-        "TypeError: targets[1]: expected 'boxes' of numbers, got torch.bool",
+        "TypeError: targets[1]: expected 'boxes' of floating point or whole numbers, signed or uint8, got torch.bool; "
+        ".float() or .long() gives that",
     ),
     "boxes are complex": (
         lambda: framed(targets=both(boxes=torch.ones(1, 4).cfloat())),
-        "TypeError: targets[1]: expected 'boxes' of numbers, got torch.complex64",
+        "TypeError: targets[1]: expected 'boxes' of floating point or whole numbers, signed or uint8, got "
+        "torch.complex64; .float() or .long() gives that",
+    ),
+    "areas are of a type that torch cannot index": (
+        lambda: pasted(targets=both(area=torch.ones(1).to(torch.uint16))),
+        "TypeError: targets[1]: expected 'area' of floating point or whole numbers, signed or uint8, got torch.uint16; "
+        ".float() or .long() gives that",
+    ),
+    "a further field is of a type that torch cannot index": (
+        lambda: framed(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, 3).to(torch.float8_e5m2)}] * 2),
+        "TypeError: targets[0]: expected 'scores' of floating point or whole numbers, signed or uint8, got "
+        "torch.float8_e5m2; .float() or .long() gives that",
+    ),
+    "boxes are no numbers, though nothing is pasted": (
+        lambda: pasted(targets=both(boxes=nan), p=0.0),
+        "ValueError: targets[1]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
+        "x1 <= x2 and y1 <= y2, got [0.0, 0.0, nan, 4.0]",
+    ),
+    "masks are of another size, though nothing is pasted": (
+        lambda: pasted(targets=both(masks=torch.ones(1, 4, 4).byte()), p=0.0),
+        "ValueError: targets[1]: expected 'masks' of shape (1, 8, 8) (1 label, image of 8 x 8), got (1, 4, 4)",
+    ),
+    "scores are too few, though nothing is pasted": (
+        lambda: pasted(targets=both(scores=torch.ones(2)), p=0.0),
+        "ValueError: targets[0]: lacks 'scores', which other targets of the batch have for each object (1 here)",
+    ),
+    "class ids are of another size, though nothing is pasted": (
+        lambda: pasted(targets=ids[:, :4], p=0.0),
+        "ValueError: expected class ids of the images' size [(8, 8)], got (4, 8)",
+    ),
+    "boxes alone are no numbers": (
+        lambda: framed(targets=[{"boxes": nan, "labels": torch.ones(1).long()}] * 2),
+        "ValueError: targets[0]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
+        "x1 <= x2 and y1 <= y2, got [0.0, 0.0, nan, 4.0]",
     ),
     "a further field is sparse": (
         lambda: pasted(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, 3).to_sparse()}] * 2),
@@ -155,9 +185,10 @@ CASES = {
         "ValueError: targets[1]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
         "x1 <= x2 and y1 <= y2, got [4.0, 4.0, 2.0, 6.0]",
     ),
-    "boxes have another format": (
-        lambda: pasted(targets=both(boxes=xywh)),
-        "ValueError: targets[1]: expected boxes of format XYXY, got XYWH; torchvision.ops.box_convert changes it",
+    "boxes are turned": (
+        lambda: pasted(targets=both(boxes=turned)),
+        "ValueError: targets[1]: expected boxes of format XYXY, XYWH, CXCYWH, got CXCYWHR: boxes that are turned "
+        "cannot be pasted",
     ),
     "rows of a further field differ": (
         lambda: pasted(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, n)} for n in (2, 3)]),

@@ -1,14 +1,18 @@
 import copy
+import re
 
 import pytest
 import torch
 from composer import Trainer
 from composer.core import DataSpec
 from pycocotools import mask as coco_masks
+from torch import Tensor
 from torchmetrics import Metric
+from torchvision import tv_tensors
 
 from composer_copypaste import MaskRCNN, MaskRCNNSettings
 from composer_copypaste.models.detector import LOSSES
+from composer_copypaste.models.targets import check_targets
 
 
 class Pairs(torch.utils.data.Dataset):
@@ -213,3 +217,103 @@ def test_labels_that_the_model_has_no_class_for_are_an_error(small_model, batch,
     targets[1]["labels"] = torch.tensor([wrong])
     with pytest.raises(ValueError, match=rf"expected labels from 1 to 2 \(0 is the background.*got \[{wrong}\]"):
         small_model((images, targets))
+
+
+def turned_into(targets, key, function):
+    return [targets[0], {**targets[1], key: function(targets[1][key])}]
+
+
+@pytest.mark.parametrize(
+    ("key", "function", "message"),
+    [
+        ("masks", lambda masks: masks * 255, "expected 'masks' of 0 and 1, got 255; masks > 0 gives such"),
+        ("masks", lambda masks: masks * 0.5, "expected 'masks' of 0 and 1, got 0.5; masks > 0"),
+        ("masks", lambda masks: -masks.long(), "expected 'masks' of 0 and 1, got -1; masks > 0"),
+        (
+            "masks",
+            lambda masks: masks[:, :32, :32],
+            "expected 'masks' of shape (1, 64, 64) (1 label, image of 64 x 64), ",
+        ),
+        (
+            "masks",
+            lambda masks: masks[:0],
+            "expected 'masks' of shape (1, 64, 64) (1 label, image of 64 x 64), got (0, ",
+        ),
+        (
+            "boxes",
+            lambda boxes: boxes * torch.nan,
+            "got [nan, nan, nan, nan]; leave such objects out, or set their iscrowd",
+        ),
+        (
+            "boxes",
+            lambda boxes: boxes + torch.inf,
+            "expected 'boxes' (x1, y1, x2, y2) of finite numbers with x1 < x2 and y1",
+        ),
+        ("boxes", lambda boxes: boxes.flip(1), "with x1 < x2 and y1 < y2, got [30.0, 40.0, 10.0, 8.0]"),
+        ("boxes", lambda boxes: boxes[:, [0, 1, 0, 3]], "with x1 < x2 and y1 < y2, got [8.0, 10.0, 8.0, 30.0]"),
+        (
+            "boxes",
+            lambda boxes: boxes.repeat(2, 1),
+            "expected 'boxes' of shape (1, 4) (1 label, image of 64 x 64), got (2",
+        ),
+        (
+            "boxes",
+            lambda boxes: boxes.reshape(4),
+            "expected 'boxes' of shape (1, 4) (1 label, image of 64 x 64), got (4,)",
+        ),
+        (
+            "boxes",
+            lambda boxes: tv_boxes(boxes, "XYWH"),
+            "expected 'boxes' of format XYXY, got XYWH; torchvision.ops.box_conv",
+        ),
+        (
+            "iscrowd",
+            lambda crowds: crowds.repeat(2),
+            "expected 'iscrowd' of shape (1,) (1 label, image of 64 x 64), got (2,)",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_on_is_an_error_that_names_the_image_and_the_field(
+    small_model, batch, key, function, message
+):
+    images, targets = batch
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        small_model((images, turned_into(targets, key, function)))
+    assert str(raised.value).startswith("targets[1]: ")
+    assert "\n" not in str(raised.value)
+
+
+def tv_boxes(boxes, kind):
+    return tv_tensors.BoundingBoxes(boxes, format=kind, canvas_size=(64, 64))
+
+
+def test_targets_without_masks_and_of_another_number_are_errors(small_model, batch):
+    images, targets = batch
+    boxes_alone = {key: values for key, values in targets[1].items() if key != "masks"}
+    with pytest.raises(ValueError, match=r"^targets\[1\]: lacks 'masks', which Mask R-CNN is trained on; it has \["):
+        small_model((images, [targets[0], boxes_alone]))
+    with pytest.raises(ValueError, match=r"^targets: expected one for each of 2 images, got 1$"):
+        small_model((images, targets[:1]))
+
+
+def test_a_crowd_may_have_a_box_without_extent(small_model, batch):
+    images, targets = batch
+    targets[0]["boxes"][1, 2:] = targets[0]["boxes"][1, :2]
+    assert all(loss.isfinite() for loss in small_model((images, targets)).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.int64])
+def test_masks_of_0_and_1_of_any_type_can_be_trained_on(small_model, batch, dtype):
+    images, targets = batch
+    targets = [{**target, "masks": target["masks"].to(dtype)} for target in targets]
+    assert all(loss.isfinite() for loss in small_model((images, targets)).values())
+
+
+def test_the_device_is_waited_for_once_to_check_targets(batch):
+    images, targets = batch
+    on_meta = [{key: values.to("meta") for key, values in target.items()} for target in targets]
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "tolist", lambda values: asked.append(values.device.type) or [False])
+        check_targets(images, on_meta, num_classes=3)
+    assert asked == ["meta"]

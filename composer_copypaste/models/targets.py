@@ -1,0 +1,97 @@
+"""What Mask R-CNN can train on: checks that torchvision does not make, so that it would train nonsense."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from composer_copypaste.errors import counted
+from composer_copypaste.tv_tensors import box_format
+
+Target = Mapping[str, Tensor]
+
+
+def check_targets(images: Tensor | Sequence[Tensor], targets: Sequence[Target], num_classes: int) -> None:
+    """Raise ``ValueError`` where a target is none that Mask R-CNN can train on, naming the target and its field.
+
+    Shapes are compared first; then a device is waited for once, to learn whether all numbers are as they should be:
+    labels from 1 to ``num_classes`` - 1, boxes finite and of a positive width and height, unless they are of crowds,
+    and masks of 0 and 1.
+    """
+    if len(images) != len(targets):
+        raise ValueError(f"targets: expected one for each of {len(images)} images, got {len(targets)}")
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        _check_shapes(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]))
+    wrong = {
+        "labels": [_wrong_labels(target, num_classes) for target in targets],
+        "boxes": [_wrong_boxes(target) for target in targets],
+    }
+    read = [torch.cat(rows).any() for rows in wrong.values()] + [
+        _has_other_values(target["masks"]) for target in targets
+    ]
+    if any(torch.stack(read).tolist()):
+        raise ValueError(next(_problems(targets, num_classes)))
+
+
+def _check_shapes(name: str, target: Target, size: tuple[int, int]) -> None:
+    missing = [key for key in ("boxes", "labels", "masks") if key not in target]
+    if missing:
+        raise ValueError(f"{name}: lacks {missing[0]!r}, which Mask R-CNN is trained on; it has {sorted(target)}")
+    n = len(target["labels"])
+    shapes = {"boxes": (n, 4), "labels": (n,), "masks": (n, *size), "iscrowd": (n,)}
+    for key, expected in shapes.items():
+        if key in target and tuple(target[key].shape) != expected:
+            raise ValueError(
+                f"{name}: expected {key!r} of shape {expected} ({counted(n, 'label')}, "
+                f"image of {size[0]} x {size[1]}), got {tuple(target[key].shape)}; "
+                "all fields need a row for each object, in the same order"
+            )
+    if (kind := box_format(target["boxes"])) != "XYXY":
+        raise ValueError(
+            f"{name}: expected 'boxes' of format XYXY, got {kind}; torchvision.ops.box_convert gives such boxes"
+        )
+
+
+def _wrong_labels(target: Target, num_classes: int) -> Bool[Tensor, " n"]:
+    return (target["labels"] < 1) | (target["labels"] >= num_classes)
+
+
+def _wrong_boxes(target: Target) -> Bool[Tensor, " n"]:
+    boxes = target["boxes"]
+    right = boxes.isfinite().all(dim=1) & (boxes[:, :2] < boxes[:, 2:]).all(dim=1)
+    return ~right if "iscrowd" not in target else ~right & (target["iscrowd"] == 0)
+
+
+def _has_other_values(masks: Tensor) -> Bool[Tensor, ""]:
+    """Whether the masks hold anything but 0 and 1."""
+    if masks.dtype == torch.bool or not masks.numel():
+        return torch.tensor(False, device=masks.device)
+    if masks.dtype == torch.uint8:
+        return masks.amax() > 1
+    return ((masks != 0) & (masks != 1)).any()
+
+
+def _problems(targets: Sequence[Target], num_classes: int) -> Iterator[str]:
+    """What is wrong with the targets, each of which may be waited for now."""
+    for i, target in enumerate(targets):
+        labels = target["labels"][_wrong_labels(target, num_classes)]
+        if len(labels):
+            yield (
+                f"targets[{i}]: expected labels from 1 to {num_classes - 1} (0 is the background, counted in "
+                f"num_classes={num_classes}), got {sorted(set(labels.tolist()))}; count labels from 1, or raise "
+                "num_classes"
+            )
+        boxes = target["boxes"][_wrong_boxes(target)]
+        if len(boxes):
+            yield (
+                f"targets[{i}]: expected 'boxes' (x1, y1, x2, y2) of finite numbers with x1 < x2 and y1 < y2, got "
+                f"{boxes[0].tolist()}; leave such objects out, or set their iscrowd to 1"
+            )
+        if _has_other_values(target["masks"]):
+            masks = target["masks"]
+            other = masks[(masks != 0) & (masks != 1)].unique()[:3].tolist()
+            yield (
+                f"targets[{i}]: expected 'masks' of 0 and 1, got {', '.join(map(str, other))}; "
+                "masks > 0 gives such where all but 0 is the object"
+            )
