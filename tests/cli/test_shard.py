@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +129,24 @@ def test_a_warning_about_the_data_is_one_line(twelve_bits):
     done = subprocess.run([*command, twelve_bits / "annotations.json"], capture_output=True, text=True, check=True)
     (line,) = [line for line in done.stderr.splitlines() if "orientation" in line]
     assert line.startswith(f"warning: {twelve_bits / 'pictures'}: 7.png has an orientation tag")
+
+
+def test_crowds_are_what_the_shards_were_written_with(files, tmp_path):
+    content = json.loads(Path(files[3]).read_text())
+    content["annotations"] = [entry | {"iscrowd": 1} for entry in content["annotations"]]
+    (tmp_path / "crowds.json").write_text(json.dumps(content))
+    given = [*files[:3], tmp_path / "crowds.json"]
+    refused = shard(tmp_path / "none", *given)
+    assert refused.exit_code == 2
+    assert "--crowds objects takes them for single objects" in refused.stderr
+    for crowds, marks in (("objects", {0}), ("ignore", {1})):
+        result = shard(tmp_path / crowds, *given, "--crowds", crowds)
+        assert result.exit_code == 0, result.output
+        assert (" are crowds" in result.stdout) == (crowds == "ignore")
+        data = StreamingCocoInstances(tmp_path / crowds)
+        assert {mark for _, target in data for mark in target["iscrowd"].tolist()} == marks
+        truth = data.annotations.annotations.values()
+        assert {entry["iscrowd"] for entries in truth for entry in entries} == marks
+    keys = [f"data.{split}.streaming={tmp_path / 'ignore'}" for split in ("train", "val")]
+    with pytest.raises(DataError, match="written by copypaste shard --crowds objects"):
+        open_data(load_recipe("finetune", [*keys, "data.crowds=objects"]))

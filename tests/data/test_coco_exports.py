@@ -114,7 +114,10 @@ def test_files_of_boxes_alone_are_one_line(coco_file):
 
 def crowds(coco_file, *marks):
     """A file of a polygon, and of run lengths marked as crowds or not."""
-    runs = [annotation(number, segmentation=RUNS, iscrowd=mark) for number, mark in enumerate(marks, start=2)]
+    runs = [
+        annotation(number, category_id=category, segmentation=RUNS, iscrowd=mark)
+        for number, (category, mark) in enumerate(zip((3, 5), marks, strict=True), start=2)
+    ]
     return coco_file(annotation(1), *runs)
 
 
