@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int64, UInt8
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -27,6 +27,9 @@ Polygons = list[np.ndarray]
 """The parts of one object: float64 arrays x1, y1, x2, y2, ... in pixels."""
 
 Segmentation = Polygons | Rle
+
+_MOST_CHARACTERS = 10
+"""The last character that a number may have, from 0: more bits than any picture's pixels need."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,47 @@ def rle_counts(text: bytes) -> list[int]:
             value = shift = 0
     if shift:
         raise ValueError("the last number is cut off")
+    return counts
+
+
+def encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
+    """The number of pixels of each compressed encoding, zeros included; -1 where the text is no such encoding.
+
+    As the sum of :func:`rle_counts`, for many at once: all characters lie side by side.
+    """
+    pixels = np.full(len(codes), -1)
+    complete = [number for number, code in enumerate(codes) if code and not (code[-1] - 48) & 32]
+    if not complete:
+        return pixels
+    lengths = [len(codes[number]) for number in complete]
+    bits = np.frombuffer(b"".join(codes[number] for number in complete), np.uint8).astype(np.int64) - 48
+    code = np.repeat(np.arange(len(complete)), lengths)
+    ends = np.flatnonzero(bits & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    characters = ends - starts + 1
+    place = np.arange(len(bits)) - np.repeat(starts, characters)
+    unreadable = (bits < 0) | (bits > 63) | (place > _MOST_CHARACTERS)
+    values = np.add.reduceat((bits & 31) << (5 * place.clip(max=_MOST_CHARACTERS)), starts)
+    values -= np.where(bits[ends] & 16, 1 << (5 * characters.clip(max=_MOST_CHARACTERS + 1)), 0)
+    counts, owner = _summed_from_the_run_before_the_last(values, code[starts]), code[starts]
+    wrong = np.zeros(len(complete), dtype=bool)
+    wrong[code[unreadable]] = True
+    wrong[owner[counts < 0]] = True
+    pixels[complete] = np.where(wrong, -1, np.add.reduceat(counts, np.searchsorted(owner, np.arange(len(complete)))))
+    return pixels
+
+
+def _summed_from_the_run_before_the_last(
+    values: Int64[np.ndarray, " r"], owner: Int64[np.ndarray, " r"]
+) -> Int64[np.ndarray, " r"]:
+    """The runs of encodings, each with its owner, whose fourth and further ones are differences."""
+    k = np.arange(len(values)) - np.searchsorted(owner, owner)
+    chain = 3 * owner + np.where(k == 0, 0, 1 + k % 2)
+    order = np.argsort(chain, kind="stable")
+    sums = np.cumsum(values[order])
+    first = np.searchsorted(chain[order], chain[order])
+    counts = np.empty_like(values)
+    counts[order] = sums - (sums - values[order])[first]
     return counts
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from composer_copypaste.data.outlines import encoded_pixels
 from composer_copypaste.data.segmentation_json import whole
 from composer_copypaste.errors import counted
 from composer_copypaste.metrics.engine import Array, CocoDict
@@ -172,12 +173,34 @@ def _masks(fields: Fields, count: int, where: str) -> Masks:
 def _from_rles(rles: Sequence[CocoDict], where: str) -> Masks:
     if wrong := [rle for rle in rles if not isinstance(rle, dict) or not rle.keys() >= {"size", "counts"}]:
         raise ValueError(f"{where}: expected rles with 'size' and 'counts', got {wrong[0]!r}")
-    sizes = {(int(height), int(width)) for height, width in (rle["size"] for rle in rles)}
-    if len(sizes) > 1:
-        raise ValueError(f"{where}: expected masks of one size, got {sorted(sizes)}")
-    counts = [rle["counts"] for rle in rles]
-    encoded = tuple(text.encode() if isinstance(text, str) else text for text in counts)
-    return Masks(size=sizes.pop() if sizes else None, counts=encoded)
+    if not rles:
+        return Masks(size=None, counts=())
+    sizes = {tuple(rle["size"]) for rle in rles}
+    height, width = map(whole, rles[0]["size"]) if len(rles[0]["size"]) == 2 else (None, None)
+    if len(sizes) > 1 or height is None or width is None:
+        raise ValueError(f"{where}: expected masks of one size (height, width), got {sorted(sizes)}")
+    codes = tuple(_code(rle["counts"], where) for rle in rles)
+    pixels = encoded_pixels(codes)
+    if (off := pixels != height * width).any():
+        code, found = codes[off.argmax()], pixels[off.argmax()]
+        said = "cannot be decoded" if found < 0 else f"sum to {counted(int(found), 'pixel')}"
+        raise ValueError(
+            f"{where}: expected run lengths of masks of {height} x {width} = {height * width} pixels, got some that "
+            f"{said}: {code[:40]!r}"
+        )
+    return Masks(size=(height, width), counts=codes)
+
+
+def _code(counts: object, where: str) -> bytes:
+    match counts:
+        case str():
+            return counts.encode()
+        case bytes():
+            return counts
+    raise ValueError(
+        f"{where}: expected compressed run lengths, text or bytes, got {counts!r}; pycocotools.mask.frPyObjects "
+        "compresses numbers"
+    )
 
 
 def _from_planes(planes: Tensor, where: str) -> Masks:

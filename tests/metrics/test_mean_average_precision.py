@@ -442,6 +442,11 @@ def test_more_masks_than_pycocotools_measures_at_once_can_be_scored():
     assert metric.evaluation().instances[3] == 351
 
 
+def with_code(prediction, counts):
+    """The prediction with one mask of 40 x 50 pixels of these run lengths."""
+    return {**prediction, "rles": [{"size": [40, 50], "counts": counts}]}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -460,6 +465,17 @@ def test_more_masks_than_pycocotools_measures_at_once_can_be_scored():
         (lambda p, t: ({**p, "boxes": [["a", "b", "c", "d"]]}, t), "prediction for image 1: expected numbers in boxes"),
         (lambda p, t: ({**p, "labels": torch.tensor([1.5])}, t), r"expected whole numbers in labels, got \[1.5\]"),
         (lambda p, t: ({**p, "rles": [{"counts": b"1"}]}, t), "expected rles with 'size' and 'counts', got {'counts'"),
+        (lambda p, t: (with_code(p, b"o" * 40), t), "run lengths of masks of 40 x 50 = 2000 .* cannot be decoded"),
+        (lambda p, t: (with_code(p, b"52"), t), "expected run lengths .*, got some that sum to 7 pixels: b'52'"),
+        (
+            lambda p, t: (with_code(p, [1000, 1000]), t),
+            "expected compressed run lengths, .*frPyObjects compresses numbers",
+        ),
+        (lambda p, t: (with_code(p, 7), t), "expected compressed run lengths, text or bytes, got 7"),
+        (
+            lambda p, t: ({**p, "rles": [{"size": [20], "counts": b"1"}]}, t),
+            r"expected masks of one size .* got \[\(20,\)\]",
+        ),
         (lambda p, t: (p, {**t, "image_id": "a7"}), "image_id of a target: expected a whole number, got 'a7'"),
         (lambda p, t: (p, {**t, "image_id": torch.tensor(7.6)}), r"expected a whole number, got tensor\(7.6"),
         (lambda p, t: (p, {**t, "image_id": True}), "expected a whole number, got True"),
