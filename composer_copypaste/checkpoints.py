@@ -12,15 +12,16 @@ from composer import Algorithm, Callback, Event, Logger, State
 from composer.utils import create_interval_scheduler, dist, reproducibility
 
 from composer_copypaste.config.schema import Recipe
-from composer_copypaste.divergence import StopsAtNonFiniteLoss, weights_are_finite, where
+from composer_copypaste.divergence import StopsAtNonFiniteLoss
 from composer_copypaste.errors import CheckpointError, DivergedError, counted
 from composer_copypaste.files import link_whole, remove_unfinished, written_whole
 from composer_copypaste.models.detector import MaskRCNN
 from composer_copypaste.models.weights import load_tensors, plain_values_only, read_torch, tensors_in
-from composer_copypaste.processes import decided, say
+from composer_copypaste.processes import say
 from composer_copypaste.run_folder import RunFolder
 
 KEPT_CHECKPOINTS = 2
+"""The newest may already give losses that are not finite, when the one before does not."""
 
 NAME = re.compile(r"ep(\d+)-ba(\d+)-rank0\.pt")
 """What Composer calls checkpoints by default."""
@@ -29,14 +30,16 @@ NAME = re.compile(r"ep(\d+)-ba(\d+)-rank0\.pt")
 class CheckpointWriter(Callback):
     """Saves Composer's checkpoints at an interval, before each evaluation, and when it is told to.
 
-    Weights that are not finite are not saved, so that they never take the place of good ones. Unlike Composer's own
+    Weights that are not finite are not saved, nor, on the way, those after a loss that was not, so that they never take
+    the place of good ones. Unlike Composer's own
     saver, which writes to the final name, it never leaves a part of a checkpoint there, or no link to the newest: a
     file gets its name when it is on the disk, then the link, then the oldest is removed.
     """
 
-    def __init__(self, folder: RunFolder, recipe: Recipe) -> None:
+    def __init__(self, folder: RunFolder, recipe: Recipe, divergence: StopsAtNonFiniteLoss) -> None:
         self._folder = folder
         self._recipe = recipe
+        self._divergence = divergence
         self._due = create_interval_scheduler(recipe.training.checkpoint_interval, include_end_of_training=False)
         self._rng: list[dict[str, Any]] = []
         self._has_warned = False
@@ -79,15 +82,18 @@ class CheckpointWriter(Callback):
             self._save_on_the_way(state)
 
     def _save_on_the_way(self, state: State) -> None:
-        """Saves; a training that is to go on in any case does so without a checkpoint."""
+        """Saves, unless the last loss was not finite; a training that is to go on in any case does so."""
         try:
-            self.save(state)
+            self._divergence.check_weights(state)
         except DivergedError as error:
             if self._recipe.training.stop_after_nonfinite_losses is not None:
                 raise
             if not self._has_warned:
                 say(f"{error}; no more is saved")
             self._has_warned = True
+        else:
+            if self._divergence.first is None:
+                self._write(state)
 
     def save_before_evaluation(self, state: State) -> None:
         """Saves at the end of the training, before its evaluation."""
@@ -100,9 +106,10 @@ class CheckpointWriter(Callback):
         Raises:
             DivergedError: in all processes, where the weights are not finite.
         """
-        if not decided(lambda: weights_are_finite(state.model)):
-            rate = state.optimizers[0].param_groups[0]["lr"]
-            raise DivergedError(f"the weights are not finite (NaN or infinite) after {where(state, rate)}")
+        self._divergence.check_weights(state)
+        self._write(state)
+
+    def _write(self, state: State) -> None:
         content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
         if dist.get_global_rank() == 0:
             now = state.timestamp
@@ -132,6 +139,18 @@ def saved_checkpoints(folder: RunFolder) -> list[Path]:
     return sorted((path for path in folder.checkpoints.glob("*") if NAME.fullmatch(path.name)), key=_moment)
 
 
+def last_good_checkpoint(folder: RunFolder, batch: int) -> Path | None:
+    """The newest checkpoint of a run whose weights gave a finite loss; None where there is none.
+
+    Weights can be finite, and so large that they give no finite loss.
+
+    Args:
+        folder: where the run is.
+        batch: the first whose loss was not finite.
+    """
+    return next((path for path in reversed(saved_checkpoints(folder)) if batch_of(path) + 1 < batch), None)
+
+
 def batch_of(checkpoint: Path) -> int:
     """How many batches were trained when it was saved."""
     return _moment(checkpoint)[0]
@@ -144,13 +163,14 @@ def _moment(checkpoint: Path) -> tuple[int, int]:
 
 
 def tidy(folder: RunFolder) -> None:
-    """Let the link point to the newest checkpoint; remove older ones and what killed processes left."""
+    """Let the link point to the newest checkpoint; remove what killed processes left and all but two batches'."""
     remove_unfinished(folder.checkpoints)
     saved = saved_checkpoints(folder)
     if saved:
         _sync(folder.checkpoints)
         link_whole(folder.latest_checkpoint, saved[-1].name)
-    for outdated in saved[:-KEPT_CHECKPOINTS]:
+    newest = {batch_of(path): path for path in saved}  # where a batch ends an epoch, of the two with equal weights
+    for outdated in set(saved).difference(list(newest.values())[-KEPT_CHECKPOINTS:]):
         outdated.unlink()
 
 

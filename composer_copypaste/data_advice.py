@@ -54,9 +54,9 @@ def batch_memory(annotations: CocoAnnotations, recipe: Recipe) -> str:
     """The memory of the largest training batch, about, in words: as it is loaded, and where it is trained on."""
     loaded, trained = _batch_bytes(annotations, recipe)
     device = "on the training device" if recipe.training.device != "cpu" else "in training"
+    held = f" (the loading processes hold up to {2 * workers})" if (workers := recipe.data.workers) else ""
     return (
-        f"up to {_gigabytes(loaded)} for a loaded batch (each of {recipe.data.workers} workers holds up to 2), "
-        f"{_gigabytes(trained)} {device} besides the model's own"
+        f"up to {_gigabytes(loaded)} for a loaded batch{held}, {_gigabytes(trained)} {device} besides the model's own"
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.errors import DivergedError
 from composer_copypaste.models.detector import LOSSES
+from composer_copypaste.processes import decided
 
 
 class StopsAtNonFiniteLoss(LoggerDestination):
@@ -23,8 +24,9 @@ class StopsAtNonFiniteLoss(LoggerDestination):
     def __init__(self, recipe: Recipe) -> None:
         self._limit = recipe.training.stop_after_nonfinite_losses
         self._rate = math.nan
-        self._in_a_row = 0
         self._began = ""
+        self.first: int | None = None
+        """The batch that began the row of losses that are not finite; None: the last one was finite."""
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Notes the learning rate, which the schedule changes before the batch's end."""
@@ -37,25 +39,35 @@ class StopsAtNonFiniteLoss(LoggerDestination):
             DivergedError: in all processes, at the last batch of the row.
         """
         if math.isfinite(state.total_loss_dict["loss/train/total"]):
-            self._in_a_row = 0
+            self.first = None
             return
-        self._in_a_row += 1
-        if self._in_a_row == 1:
-            self._began = where(state, self._rate)
-        if self._in_a_row == self._limit:
+        batch = state.timestamp.batch.value
+        if self.first is None:
+            self.first, self._began = batch, self.where(state)
+        if batch - self.first + 1 == self._limit:
             raise DivergedError(
                 f"the loss was not finite (NaN or infinite) in {self._limit} batches in a row; the first: {self._began}"
                 if self._limit > 1
-                else f"the loss was not finite (NaN or infinite): {self._began}"
+                else f"the loss was not finite (NaN or infinite): {self._began}",
+                self.first,
             )
 
+    def check_weights(self, state: State) -> None:
+        """Raise ``DivergedError``, in all processes, where the weights are not finite after a batch."""
+        if not decided(lambda: weights_are_finite(state.model)):
+            after = state.timestamp.batch.value + 1
+            raise DivergedError(
+                f"the weights are not finite (NaN or infinite) after {self.where(state)}", self.first or after
+            )
 
-def where(state: State, rate: float) -> str:
-    """The batch that was trained last, the parts of its loss that are not finite, or else the largest, and the rate."""
-    losses = {name: value for name in LOSSES if (value := state.total_loss_dict.get(f"loss/train/{name}")) is not None}
-    bad = [name for name, value in losses.items() if not math.isfinite(value)] or [max(losses, key=losses.__getitem__)]
-    parts = ", ".join(f"loss {name} {losses[name]:g}" for name in bad)
-    return f"batch {state.timestamp.batch.value}, {parts}, learning rate {rate:g}"
+    def where(self, state: State) -> str:
+        """The last batch, the parts of its loss that are not finite, or else the largest, and its learning rate."""
+        losses = {
+            name: value for name in LOSSES if (value := state.total_loss_dict.get(f"loss/train/{name}")) is not None
+        }
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        parts = ", ".join(f"loss {name} {losses[name]:g}" for name in bad or [max(losses, key=losses.__getitem__)])
+        return f"batch {state.timestamp.batch.value}, {parts}, learning rate {self._rate:g}"
 
 
 def weights_are_finite(model: nn.Module) -> bool:

@@ -39,9 +39,13 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """A training's loss or weights are no longer finite."""
+    """A training's loss or weights are no longer finite; ``batch`` is the first whose loss was not."""
 
     exit_code = 1
+
+    def __init__(self, message: str, batch: int) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class OutputError(UserError):

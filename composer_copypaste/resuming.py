@@ -9,7 +9,7 @@ from pathlib import Path
 from composer import State
 
 from composer_copypaste.callbacks import batches_of_the_run
-from composer_copypaste.checkpoints import batch_of, saved_checkpoints, tidy
+from composer_copypaste.checkpoints import batch_of, last_good_checkpoint, saved_checkpoints, tidy
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.datasets import Data
 from composer_copypaste.divergence import advice
@@ -126,9 +126,9 @@ def explained(folder: RunFolder, recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except DivergedError as error:
-        last_good = next(reversed(saved_checkpoints(folder)), None)
+        last_good = last_good_checkpoint(folder, error.batch)
         with one_voice():
-            raise DivergedError(f"{folder.root}: {error}. {advice(recipe, last_good)}") from error
+            raise DivergedError(f"{folder.root}: {error}. {advice(recipe, last_good)}", error.batch) from error
     except UserError as error:  # a picture whose header is in order, and the rest is not
         raise type(error)(f"{error}. Put it right: {how}") from error
     except Exception as error:

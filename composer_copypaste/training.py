@@ -154,6 +154,7 @@ def build_trainer(
     training = recipe.training
     gpu = on_gpu(recipe)
     algorithms = _algorithms(recipe, data.pool)
+    divergence = StopsAtNonFiniteLoss(recipe)
     with loading_data_only():
         return Trainer(
             model=model,
@@ -176,9 +177,9 @@ def build_trainer(
                 JsonLinesLogger(folder.metrics),
                 ProgressBar(),
                 *build_loggers(recipe, folder),
-                StopsAtNonFiniteLoss(recipe),
+                divergence,
             ],
-            callbacks=_callbacks(recipe, data, folder),
+            callbacks=[*_callbacks(recipe, data, folder), CheckpointWriter(folder, recipe, divergence)],
             progress_bar=False,
         )
 
@@ -198,7 +199,6 @@ def _callbacks(recipe: Recipe, data: Data, folder: RunFolder) -> list[Callback]:
         TrainingSheet(folder.training_pictures, names),
         *pictures,
         EvaluationFile(folder.evaluation),
-        CheckpointWriter(folder, recipe),
     ]
 
 

@@ -65,7 +65,7 @@ def test_the_limits_for_an_image_and_for_a_category_are_told_apart(annotated, tm
 def test_a_batch_s_memory_is_that_of_its_largest_images(annotated, tmp_path, overrides, trained):
     recipe = tiny_recipe(tmp_path, "data.batch_size=2", "data.workers=3", *overrides)
     assert batch_memory(annotated(1, 197, 2, 97), recipe) == (
-        "up to 0.3 GB for a loaded batch (each of 3 workers holds up to 2), "
+        "up to 0.3 GB for a loaded batch (the loading processes hold up to 6), "
         f"{trained / 1000:.1f} GB in training besides the model's own"
     )
 

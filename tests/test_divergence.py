@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from composer.models import ComposerModel
 from shapes_recipe import tiny, tiny_recipe
 from torch.utils.data import DataLoader
 
-from composer_copypaste.checkpoints import saved_checkpoints
+from composer_copypaste.checkpoints import CheckpointWriter, last_good_checkpoint, saved_checkpoints, tidy
 from composer_copypaste.cli import main
 from composer_copypaste.divergence import StopsAtNonFiniteLoss, advice, weights_are_finite
 from composer_copypaste.errors import CheckpointError, DivergedError
@@ -39,25 +40,34 @@ class Given(ComposerModel):
         return {"mask": outputs * 0 + mask, "box": outputs * 0 + box}
 
 
-def batches_trained(losses, tmp_path, *overrides):
-    """How many batches were trained, and what stopped the training."""
+def trained(losses, tmp_path, *overrides):
+    """How many batches were trained, and the error that stopped the training."""
     model = Given(losses)
+    recipe, folder = tiny_recipe(tmp_path, *overrides), RunFolder(tmp_path)
+    divergence = StopsAtNonFiniteLoss(recipe)
     trainer = Trainer(
         model=model,
         train_dataloader=DataLoader(torch.zeros(len(losses)), batch_size=1),
         optimizers=torch.optim.SGD(model.parameters(), lr=0.125),
         max_duration="1ep",
-        loggers=[StopsAtNonFiniteLoss(tiny_recipe(tmp_path, *overrides))],
+        loggers=[divergence],
+        callbacks=[CheckpointWriter(folder, recipe, divergence)],
         progress_bar=False,
         device="cpu",
     )
     try:
         trainer.fit()
     except DivergedError as error:
-        return trainer.state.timestamp.batch.value, str(error)
+        return trainer.state.timestamp.batch.value, error
     finally:
         trainer.close()
     return trainer.state.timestamp.batch.value, None
+
+
+def batches_trained(losses, tmp_path, *overrides):
+    """How many batches were trained, and what is said where the training was stopped."""
+    batches, error = trained(losses, tmp_path, *overrides)
+    return batches, error and str(error)
 
 
 GOOD, BAD = (1.0, 2.0), (NAN, 2.0)
@@ -74,6 +84,25 @@ def test_three_losses_in_a_row_that_are_not_finite_stop_a_training_and_the_first
 
 def test_a_finite_loss_in_between_begins_the_count_anew(tmp_path):
     assert batches_trained([BAD, BAD, GOOD, BAD, BAD, GOOD], tmp_path) == (6, None)
+
+
+def test_nothing_is_saved_while_losses_are_not_finite_and_the_last_good_checkpoint_gave_one_that_was(tmp_path):
+    _, error = trained([GOOD, GOOD, GOOD, BAD, BAD, BAD], tmp_path)
+    saved = saved_checkpoints(RunFolder(tmp_path))
+    assert error.batch == 4
+    assert [path.name for path in saved] == ["ep0-ba2-rank0.pt", "ep0-ba3-rank0.pt"]  # that of 3 gave the bad loss
+    assert last_good_checkpoint(RunFolder(tmp_path), error.batch) == saved[0]
+    assert last_good_checkpoint(RunFolder(tmp_path), 3) is None
+
+
+def test_a_checkpoint_from_the_end_of_an_epoch_takes_the_place_of_the_one_of_the_same_batch_alone(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    names = ["ep0-ba1-rank0.pt", "ep0-ba2-rank0.pt", "ep0-ba3-rank0.pt", "ep1-ba3-rank0.pt"]
+    for name in names:
+        (folder.checkpoints / name).touch()
+    tidy(folder)
+    assert [path.name for path in saved_checkpoints(folder)] == [names[1], names[3]]
 
 
 def test_the_number_is_a_setting_and_null_goes_on(tmp_path):
@@ -118,13 +147,14 @@ def test_a_diverged_training_ends_in_one_line_and_keeps_its_good_checkpoint(tmp_
     folder = RunFolder(tmp_path / "run")
     arguments = [*tiny(tmp_path, *DIVERGES), "training.eval_interval=9ba", f"output={folder.root}"]
     result = CliRunner().invoke(main, ["train", *arguments])
-    saved = saved_checkpoints(folder)
     rows = list(map(json.loads, folder.metrics.read_text().splitlines()))
+    losses = [*(row["loss/train/total"] for row in rows), None]
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {folder.root}: ")
     assert re.search(r"batch \d, loss (\w+) (\S+), (loss .*, )?learning rate [\d.]+\. The last", result.stderr)
-    assert f"The last good checkpoint is {saved[-1]}. Try, " in result.stderr
-    assert all(tensor.isfinite().all() for tensor in read_weights(saved[-1]).values())
+    [good] = re.findall(r"The last good checkpoint is (\S+)\. Try, ", result.stderr)
+    assert last_good_checkpoint(folder, 1 + losses.index(None)) == Path(good)
+    assert all(tensor.isfinite().all() for tensor in read_weights(Path(good)).values())
     assert len(rows) < 9
     assert rows[-1]["loss/train/total"] is None or "weights are not finite" in result.stderr
 

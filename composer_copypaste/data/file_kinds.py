@@ -5,22 +5,26 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_STARTS = {
+_WRAPPINGS = {
     b"version https://git-lfs.github.com": "a Git LFS pointer, not the file itself; fetch that with: git lfs pull",
-    b"PK\x03\x04": "a zip archive; unpack it, and name what is in it",
     b"\x1f\x8b": "compressed with gzip; unpack it (gunzip)",
     b"BZh": "compressed with bzip2; unpack it (bunzip2)",
     b"\xfd7zXZ": "compressed with xz; unpack it (unxz)",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it (unzstd)",
     b"7z\xbc\xaf": "a 7z archive; unpack it, and name what is in it",
     b"Rar!": "a rar archive; unpack it, and name what is in it",
+}
+"""What any file may come as; its start."""
+
+_STARTS = {
+    b"PK\x03\x04": "a zip archive; unpack it, and name what is in it",
     b"PAR1": "a Parquet file; export COCO instance annotations (JSON)",
     b"\x89PNG": "a picture (PNG)",
     b"\xff\xd8\xff": "a picture (JPEG)",
     b"%PDF": "a PDF",
 }
+_WEB_PAGE = re.compile(rb"\s*<(!doctype html|html)", re.I)
 _TEXTS = {
-    re.compile(rb"\s*<(!doctype html|html)", re.I): "a web page; download the file itself",
     re.compile(rb"\s*(<\?xml[^>]*>\s*)?<annotation>"): (
         "XML of one picture, as Pascal VOC has it; convert the data set to COCO instance annotations (JSON)"
     ),
@@ -35,10 +39,19 @@ _EXPORT = "export COCO instance annotations"
 
 def kind_of_bytes(content: bytes) -> str | None:
     """What a file's first bytes tell that it is, other than JSON; None where they tell nothing."""
+    known = kind_of_any_file(content) or _by_start(content, _STARTS)
+    return known or next((kind for pattern, kind in _TEXTS.items() if pattern.match(content)), None)
+
+
+def kind_of_any_file(content: bytes) -> str | None:
+    """What first bytes tell that stands for a file of any kind: compressed, a pointer to it, an error's web page."""
     if not content.strip():
         return "an empty file"
-    known = next((kind for start, kind in _STARTS.items() if content.startswith(start)), None)
-    return known or next((kind for pattern, kind in _TEXTS.items() if pattern.match(content)), None)
+    return "a web page; download the file itself" if _WEB_PAGE.match(content) else _by_start(content, _WRAPPINGS)
+
+
+def _by_start(content: bytes, kinds: Mapping[bytes, str]) -> str | None:
+    return next((kind for start, kind in kinds.items() if content.startswith(start)), None)
 
 
 def is_json_lines(content: bytes) -> bool:

@@ -5,6 +5,7 @@ import logging
 import pickle
 import re
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
+from composer_copypaste.data.file_kinds import kind_of_any_file
 from composer_copypaste.errors import CheckpointError, counted
 from composer_copypaste.files import check_regular
 from composer_copypaste.settings import MaskRCNNSettings
@@ -74,11 +76,15 @@ def missing_download(settings: MaskRCNNSettings) -> str | None:
 def check_named(settings: MaskRCNNSettings) -> None:
     """Raise ``CheckpointError`` where ``settings.weights`` names neither a file nor weights for the backbone."""
     choices = ("none", *published_weights(settings.backbone))
-    if settings.weights not in choices and not Path(settings.weights).is_file():
+    if settings.weights in choices:
+        return
+    try:
+        check_regular(settings.weights)
+    except OSError as error:
         raise CheckpointError(
             f"weights: expected an existing file or, for the backbone {settings.backbone!r}, one of "
-            f"{', '.join(choices)}; got {settings.weights!r}"
-        )
+            f"{', '.join(choices)}; got {settings.weights!r} ({error.strerror})"
+        ) from None
 
 
 def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
@@ -162,7 +168,8 @@ def read_torch(path: Path) -> object:
     """
     _check_readable(path)
     try:
-        with plain_values_only():
+        with plain_values_only(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read for it is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _is_pickle_of_detectron2(path):
@@ -174,15 +181,20 @@ def read_torch(path: Path) -> object:
             "Save the weights alone: torch.save(model.state_dict(), ...)"
         ) from error
     except _UNREADABLE as error:
-        raise CheckpointError(f"{path}: damaged, or no file of torch.save: {_first_line(error)}") from error
+        # a KeyError's or an EOFError's words mean nothing outside torch
+        reason = f": {_first_line(error)}" if isinstance(error, RuntimeError | OSError) else ""
+        raise CheckpointError(f"{path}: damaged, or no file of torch.save{reason}") from error
 
 
 def _check_readable(path: Path) -> None:
     try:
         check_regular(path)
-        path.open("rb").close()
+        with path.open("rb") as file:
+            kind = kind_of_any_file(file.read(512))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if kind is not None:
+        raise CheckpointError(f"{path}: expected weights, got {kind}")
 
 
 def _is_pickle_of_detectron2(path: Path) -> bool:
@@ -214,12 +226,12 @@ def _plain_values() -> list[Callable[..., object] | tuple[Callable[..., object],
 
 
 def _read_safetensors(path: Path) -> StateDict:
+    _check_readable(path)
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(f"{path}: reading it needs another package: pip install safetensors") from error
-    _check_readable(path)
     try:
         state: StateDict = load_file(path)
     except SafetensorError as error:
@@ -248,9 +260,9 @@ def _load(module: nn.Module, state: StateDict, source: str) -> str:
     if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
         unfitting = _unfitting(module, state)
         fresh = [name for name in unfitting if name.startswith(NUMBER_OF_CLASSES)]
+        _load_fitting(module, state, fresh, source)
         if fresh:
             log.warning("%s: for another number of classes; these start at random: %s", source, ", ".join(fresh))
-        _load_fitting(module, state, fresh, source)
         last = "; the last layers, made for another number of classes, start at random" if fresh else ""
         return f"the detector, {counted(len(state) - len(fresh), 'tensor')}{last}"
     body = module.get_submodule("backbone.body")

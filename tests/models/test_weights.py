@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from composer_copypaste import MaskRCNN
 from composer_copypaste.errors import CheckpointError
-from composer_copypaste.models.weights import DETECTRON2, missing_download, read_weights
+from composer_copypaste.models.weights import DETECTRON2, check_named, missing_download, read_weights
 from composer_copypaste.settings import MaskRCNNSettings
 
 CLASS_DEPENDENT = (
@@ -194,7 +194,7 @@ def test_a_state_dict_is_none_of_detectron2(names):
         ({"model": {"proposal_generator.rpn_head.conv.weight": torch.zeros(3)}, "iteration": 9}, "torch"),
     ],
 )
-def test_a_file_of_detectron2_is_named_for_what_it_is(tmp_path, content, save):
+def test_a_file_of_detectron2_is_named_for_what_it_is(tmp_path, content, save, recwarn):
     path = tmp_path / "model_final.pkl"
     if save == "torch":
         torch.save(content, path)
@@ -202,12 +202,13 @@ def test_a_file_of_detectron2_is_named_for_what_it_is(tmp_path, content, save):
         path.write_bytes(pickle.dumps(content))
     with pytest.raises(CheckpointError, match=r"model_final\.pkl: a file of Detectron2, whose layers and colours are"):
         read_weights(path)
+    assert not recwarn  # of torch, on the protocol of pickles
 
 
 def test_a_pipe_or_a_folder_in_place_of_weights_is_named_and_never_opened(tmp_path):
     for name in ("a.pt", "a.safetensors"):
         os.mkfifo(tmp_path / name)
-        with pytest.raises(CheckpointError, match=r"cannot be read: expected a file, found a pipe|pip install"):
+        with pytest.raises(CheckpointError, match="cannot be read: expected a file, found a pipe"):
             read_weights(tmp_path / name)
     with pytest.raises(CheckpointError, match="cannot be read: expected a file, found a folder"):
         read_weights(tmp_path)
@@ -233,7 +234,43 @@ def test_code_in_a_file_of_weights_is_refused_and_not_run(tmp_path, save):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no weights", b"PK\x03\x04 cut off", b"hello", b"version https://git-lfs", b"r\x00\x00"]
+    ("content", "kind"),
+    [
+        (b" \n", "an empty file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
+            "a Git LFS .* lfs pull",
+        ),
+        (b"<!DOCTYPE html>\n<html>404</html>", "a web page; download the file itself"),
+        (b"\x1f\x8b\x08\x00\x00", r"compressed with gzip; unpack it \(gunzip\)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_what_stands_for_a_file_of_weights_is_named(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name}: expected weights, got {kind}$"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [".", "pipe", "loop", "x" * 300, "a/b"])
+def test_what_is_no_file_of_weights_is_named_with_the_reason(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a").touch()
+    with pytest.raises(CheckpointError, match=r"expected an existing file or, .*; got '.*' \([\w ,]+\)$"):
+        check_named(MaskRCNNSettings(backbone="small", weights=str(tmp_path / name)))
+
+
+def test_weights_that_are_refused_start_nothing_at_random(tmp_path, caplog):
+    state = MaskRCNN(9, backbone="small").module.state_dict()
+    torch.save({**state, "backbone.extra": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(CheckpointError, match=r"unknown: backbone\.extra$"):
+        MaskRCNN(3, backbone="small", weights=str(tmp_path / "more.pth"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "content", [b"x", b"no weights", b"PK\x03\x04 cut off", b"hello", b"version https://git-lfs", b"r\x00\x00"]
 )
 def test_a_damaged_file_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "weights.pth"
