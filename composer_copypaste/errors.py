@@ -1,7 +1,9 @@
 """The errors that tell a user what to change; the command line prints them as they are."""
 
 import json
+import re
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 
 SHOWN_CHARACTERS = 80
@@ -9,6 +11,11 @@ SHOWN_CHARACTERS = 80
 
 LISTED_PROBLEMS = 20
 """So many problems of one file are listed; of the rest the count is given."""
+
+_ALIKE = 3
+"""So many problems that differ in their values alone have a line each; of more only the first has."""
+_VALUES = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|-?\d[\d.]*(?:e[+-]?\d+)?|\b(?:true|false|null|NaN|Infinity)\b')
+_LISTS = re.compile(r"[\[\]{}:,.\s]*\0[\[\]{}:,.\s\0]*")
 
 
 class UserError(ValueError):
@@ -83,10 +90,30 @@ def first_few(items: Sequence[object], most: int = 5) -> str:
 
 
 def listed(place: str, problems: Sequence[str]) -> str:
-    """One line for one problem; for several a heading, a line for each of the first, and a count of those left out."""
-    if len(problems) == 1:
-        return f"{place}: {problems[0]}"
-    lines = [f"{place}: {len(problems)} problems", *(f"  {problem}" for problem in problems[:LISTED_PROBLEMS])]
-    if len(problems) > LISTED_PROBLEMS:
-        lines.append(f"  ... and {len(problems) - LISTED_PROBLEMS} more")
-    return "\n".join(lines)
+    """What is wrong at a place: one line where it is one thing, however often; else a heading, and a line for each.
+
+    Of problems that differ in their values alone, such as the same key of a thousand annotations, the first is shown,
+    and the places of a few others. A problem begins with its own place, as "annotation 7 (image 1): ...".
+    """
+    lines = _grouped(problems)
+    if len(lines) == 1:
+        return f"{place}: {lines[0]}"
+    shown = [f"{place}: {len(problems)} problems", *(f"  {line}" for line in lines[:LISTED_PROBLEMS])]
+    if len(lines) > LISTED_PROBLEMS:
+        shown.append(f"  ... and {len(lines) - LISTED_PROBLEMS} more")
+    return "\n".join(shown)
+
+
+def _grouped(problems: Sequence[str]) -> list[str]:
+    groups = defaultdict(list)
+    for problem in problems:
+        place, found, what = problem.partition(": ")
+        groups[_LISTS.sub("\0", _VALUES.sub("\0", what if found else place))].append(problem)
+    return [line for group in groups.values() for line in (group if len(group) <= _ALIKE else [_first_of(group)])]
+
+
+def _first_of(alike: Sequence[str]) -> str:
+    """The first problem, and the places of others."""
+    first, *others = alike
+    places = [place for place, found, _ in (problem.partition(": ") for problem in others) if found]
+    return f"{first}; likewise {first_few(places, _ALIKE) if places else f'{len(others)} more'}"

@@ -115,7 +115,7 @@ class DataSettings:
     crowds: Literal["objects", "ignore"] | None = None
     """What annotations marked as crowds are, in all data and in the truth of evaluations: single objects, which
     datumaro, CVAT and others mark so, or crowds, which are neither learned nor scored. null: crowds, but a file that
-    marks all objects so is refused, and one that marks all run lengths and no polygons is warned of."""
+    marks all objects so is refused, and one that may mark single objects so is warned of."""
 
     bad_objects: Literal["refuse", "leave_out"] = "refuse"
     """Whether a data set is refused for an object whose outline, box or area cannot be used, or the object left out

@@ -57,8 +57,8 @@ class CocoAnnotations:
         Args:
             path: a COCO instance JSON.
             crowds: "objects" takes annotations that are marked as crowds for single objects, "ignore" for crowds. None:
-                for crowds, but a file that marks all so is refused, and one that marks all run lengths and no polygons
-                is warned of: several tools mark single objects.
+                for crowds, but a file that marks all so is refused, and one that differs from COCO's own, or marks all
+                run lengths, is warned of: several tools mark single objects.
             bad_objects: whether an object whose outline, box or area cannot be used is refused, or left out with a
                 warning ("leave_out").
             spelling: how the user gives these two, for messages.

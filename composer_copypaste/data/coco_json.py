@@ -7,9 +7,7 @@ without ids. Everything else that is wrong becomes a line that names its place.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from sys import float_info
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from composer_copypaste.data.annotation_checks import check_objects
 from composer_copypaste.data.file_kinds import kind_of_content
@@ -34,6 +32,9 @@ TOP_LEVEL = ("images", "annotations", "categories")
 LARGEST_ID = 2**63 - 1
 """Ids are 64-bit integers in tensors, and not negative in the engine that scores."""
 
+LARGEST_AREA = 1e5**2
+"""Of COCO's size class "all": larger objects are never scored."""
+
 Crowds = Literal["objects", "ignore"] | None
 BadObjects = Literal["refuse", "leave_out"]
 Spelling = Callable[[str, str], str]
@@ -50,7 +51,7 @@ class ReadingOptions:
 
     Attributes:
         crowds: "objects": annotations marked as crowds are single objects; "ignore": they are crowds. None: they are
-            crowds, but that all are is refused, and that all run lengths and no polygons are is warned of.
+            crowds, but that all are is refused, and that single objects may be marked so is warned of.
         bad_objects: Whether an object whose outline, box or area cannot be used is refused or left out.
         spelling: How the user gives these two, for messages.
         pictures: Whether pictures are to be read: each image needs a file name, and there must be objects.
@@ -100,7 +101,7 @@ def read_content(data: object, place: str, options: ReadingOptions) -> CocoConte
         _read_annotations(lists["annotations"], _Known(images, categories), groups, options, found)
     if not found.problems:
         _check_objects(place, images, groups, options, found)
-    found.report(place, options)
+    found.report(place, options, has_objects=any(groups.values()))
     _check_crowds(place, found.crowds, options)
     _warn_of_same_names(place, categories, groups)
     return CocoContent(
@@ -115,8 +116,8 @@ class _Findings:
     """What is found while a file is read."""
 
     problems: list[str] = field(default_factory=list)
-    bad: list[list[str]] = field(default_factory=list)
-    """The problems of each object that can be left out."""
+    bad: list[str] = field(default_factory=list)
+    """What is wrong with each object that can be left out."""
     flat: list[int] = field(default_factory=list)
     """Annotations of objects without any extent."""
     stray: list[int] = field(default_factory=list)
@@ -124,20 +125,20 @@ class _Findings:
     crowds: Counter[tuple[bool, bool]] = field(default_factory=Counter)
     """How many annotations have run lengths or not, and are marked as crowds or not."""
     lacks_ids: bool = False
-    """Whether an image or a category has no usable id."""
+    """Whether an image or a category has no usable id, or there is none."""
 
-    def report(self, place: str, options: ReadingOptions) -> None:
-        """Raise ``DataError`` for problems; warn of what is left out."""
-        leaves_out = options.bad_objects == "leave_out" and (self.crowds.total() > 0 or not self.bad)
-        problems = self.problems if leaves_out else [*self.problems, *chain.from_iterable(self.bad)]
+    def report(self, place: str, options: ReadingOptions, *, has_objects: bool) -> None:
+        """Raise ``DataError`` for problems; warn of what is left out. ``has_objects``: whether any is good."""
+        leaves_out = options.bad_objects == "leave_out" and has_objects
+        problems = self.problems if leaves_out else [*self.problems, *self.bad]
         if problems:
             hint = f"{options.spelling('bad_objects', 'leave_out')} leaves such objects out"
-            offered = self.bad and options.bad_objects == "refuse"
-            between = "; " if len(problems) == 1 else "\n  "
-            raise DataError(listed(place, problems) + (f"{between}{hint}" if offered else ""))
+            offered = self.bad and has_objects and options.bad_objects == "refuse"
+            text = listed(place, problems)
+            between = "\n  " if "\n" in text else "; "
+            raise DataError(text + (f"{between}{hint}" if offered else ""))
         if self.bad:
-            firsts = [problem for problem, *_ in self.bad]
-            warn_of_data(f"{place}: left out {counted(len(self.bad), 'bad object')}: {first_few(firsts)}")
+            warn_of_data(f"{place}: left out {counted(len(self.bad), 'bad object')}: {first_few(self.bad)}")
         if self.flat:
             warn_of_data(f"{place}: left out annotations of objects without any extent: [{first_few(self.flat, 20)}]")
         if self.stray:
@@ -150,7 +151,11 @@ def _lists(data: object, place: str) -> dict[str, list[Any]]:
         raise DataError(f"{place}: {wrong}")
     if not isinstance(data, dict):
         raise DataError(f"{place}: expected an object with the lists {', '.join(TOP_LEVEL)}, got {as_json(data)}")
-    problems = [f"lacks the list {key!r}" for key in TOP_LEVEL if not isinstance(data.get(key), list)]
+    problems = [
+        f"{key} is {as_json(data[key])}, expected a list" if key in data else f"lacks the list {key!r}"
+        for key in TOP_LEVEL
+        if not isinstance(data.get(key), list)
+    ]
     if problems:
         raise DataError(listed(place, problems))
     return {key: data[key] for key in TOP_LEVEL}
@@ -208,6 +213,7 @@ def _with_ids(kind: str, entries: Sequence[Any], found: _Findings) -> Iterator[t
     """The images or categories with their ids; entries without a usable one are problems."""
     if not entries:
         found.problems.append(f"the list {_PLURALS[kind]!r} is empty")
+        found.lacks_ids = True
     seen: set[int] = set()
     for number, entry in enumerate(entries, start=1):
         id_ = _id(f"{kind} number {number} in the file", entry, found)
@@ -244,14 +250,16 @@ def _read_annotations(
     found: _Findings,
 ) -> None:
     """Put the annotations into the groups of their images, in the file's order."""
-    are_numbered = any(isinstance(entry, dict) and "id" in entry for entry in entries)  # labelformat writes no ids
+    # labelformat writes no ids
+    are_numbered = any(isinstance(entry, dict) and entry.get("id") is not None for entry in entries)
     seen: set[int] = set()
     number = 0
     entries.reverse()
     while entries:
         entry, number = entries.pop(), number + 1
-        id_ = _id(f"annotation number {number} in the file", entry, found) if are_numbered else number
-        if id_ is None or not isinstance(entry, dict):
+        place = f"annotation number {number} in the file"
+        id_ = number if isinstance(entry, dict) and not are_numbered else _id(place, entry, found)
+        if id_ is None:
             continue
         if id_ in seen:
             found.problems.append(f"{_place(id_, entry)}: the id is used more than once")
@@ -282,7 +290,7 @@ def _wrong_references(entry: Json, has_image: bool, has_category: bool) -> Itera
 def _no_id(entry: Json, key: str, of: str) -> str | None:
     if key not in entry:
         return f"lacks {key!r}"
-    return f"{key} is {_typed(entry[key])}, the {of}' ids are numbers" if whole(entry[key]) is None else None
+    return f"{key} is {_typed(entry[key])}, the {of}' ids are whole numbers" if whole(entry[key]) is None else None
 
 
 def _typed(value: object) -> str:
@@ -303,7 +311,7 @@ def _read_annotation(
         found.flat.append(ids[0])
         return None
     if problems:
-        found.bad.append([f"{_place(ids[0], entry)}: {problem}" for problem in problems])
+        found.bad.append(f"{_place(ids[0], entry)}: {'; '.join(problems)}")
         return None
     raw = entry.get("segmentation")
     if isinstance(outline, list) and isinstance(raw, list) and 0 < len(outline) < len(raw):
@@ -323,15 +331,15 @@ def _read_annotation(
 def _shape(entry: Json, size: Size, options: ReadingOptions, problems: list[str]) -> tuple[list[Any], Segmentation]:
     """The box and the outline; what is wrong with them is added to the problems, and the values mean nothing then."""
     outline = _outline(entry, size, problems) if options.outlines or _needs_outline(entry, size) else []
-    box: Any = entry.get("bbox")
+    box, whose = entry.get("bbox"), ""
     if box is None or (isinstance(box, list) and not box):
         if not outline:
             problems += [] if problems else ["lacks 'bbox'"]
             return [], outline
-        box = box_of(outline)
+        box, whose = box_of(outline), "its outline's "
     problem = box_problem(box, size)
     if problem is not None:
-        problems.append(f"box {as_json(box)} {problem}")
+        problems.append(f"{whose}box {as_json(box)} {problem}")
         return [], outline
     return list(box), outline
 
@@ -353,8 +361,12 @@ def _needs_outline(entry: Json, size: Size) -> bool:
 def _wrong_numbers(crowd: object, area: object) -> Iterator[str]:
     if crowd not in (None, 0, 1):
         yield f"iscrowd is {_typed(crowd)}, expected 0 or 1"
-    if area is not None and not (isinstance(area, int | float) and 0 <= area <= float_info.max):
+    if area is not None and not (_is_number(area) and 0 <= area <= LARGEST_AREA):
         yield f"area is {_typed(area)}, expected a number of pixels"
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_objects(
@@ -369,7 +381,7 @@ def _check_objects(
     bad = check_objects(place, images, groups, leave_out=leave_out, how_to_leave_out=how)
     for image, annotations in groups.items():
         wrong = [annotation["id"] for annotation in annotations if annotation["id"] in bad]
-        found.bad += [[f"annotation {id_} (image {image}): {bad[id_]}"] for id_ in wrong]
+        found.bad += [f"annotation {id_} (image {image}): {bad[id_]}" for id_ in wrong]
         if wrong:
             groups[image] = [annotation for annotation in annotations if annotation["id"] not in bad]
 
@@ -387,12 +399,11 @@ def _check_crowds(place: str, crowds: Counter[tuple[bool, bool]], options: Readi
             f"scored. Tools such as datumaro and CVAT mark every mask so: {as_objects} takes them for single objects, "
             f"{as_crowds} for crowds"
         )
-    if not of_polygons and not crowds[True, False]:
+    if of_polygons or not crowds[True, False] or marked > total / 2:
         warn_of_data(
-            f"{place}: {marked} of {total} annotations are marked as crowds (iscrowd 1), of which nothing is learned: "
-            "all run lengths, and no polygons. So it is in COCO's own files; tools such as supervision, darwin and "
-            f"geococo mark single objects with holes or several parts so. {as_objects} takes them for single objects, "
-            f"{as_crowds} for crowds without this line"
+            f"{place}: {marked} of {total} annotations are marked as crowds (iscrowd 1), which are neither learned nor "
+            f"scored. Where they are single objects, which supervision, darwin and geococo mark so, give {as_objects}; "
+            f"{as_crowds} leaves this line out"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 _WRAPPINGS = {
     b"version https://git-lfs.github.com": "a Git LFS pointer, not the file itself; fetch that with: git lfs pull",
+    b"/annex/objects/": "a git-annex pointer, not the file itself; fetch that with: git annex get",
     b"\x1f\x8b": "compressed with gzip; unpack it (gunzip)",
     b"BZh": "compressed with bzip2; unpack it (bunzip2)",
     b"\xfd7zXZ": "compressed with xz; unpack it (unxz)",
@@ -73,7 +74,8 @@ def kind_of_content(data: object) -> str | None:
     known = next((kind for kind, is_it in _OBJECTS.items() if is_it(data)), None)
     annotations = data.get("annotations")
     if known is None and isinstance(annotations, list) and annotations and isinstance(annotations[0], dict):
-        return next((kind for kind, is_it in _ANNOTATIONS.items() if is_it(annotations[0])), None)
+        others = {} if "segmentation" in annotations[0] else _ANNOTATIONS
+        return next((kind for kind, is_it in others.items() if is_it(annotations[0])), None)
     return known
 
 
@@ -97,6 +99,7 @@ _LISTS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 }
 _OBJECTS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "labelme's file of one picture; convert the whole folder, with labelme2coco for one": _has("shapes", "imagePath"),
+    f"a task of Label Studio's export as JSON; {_EXPORT} there, format COCO": _has("data", "annotations"),
     f"a project of the VGG Image Annotator (VIA); {_EXPORT} there": lambda data: (
         "_via_img_metadata" in data
         or (bool(data) and all(isinstance(value, dict) and _has("regions")(value) for value in data.values()))

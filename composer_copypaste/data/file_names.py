@@ -1,24 +1,28 @@
 """File names of images as tools write them, absolute or from another folder, found in the folder of the pictures."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from composer_copypaste.data.file_kinds import kind_of_bytes
 from composer_copypaste.data.records import CocoImage
 from composer_copypaste.errors import DataError, as_json, first_few, listed, warn_of_data
 
-_URL = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]+://")
+_URL = re.compile(r"data:|(?!file:)[A-Z][A-Z0-9+.-]+://", re.I)
+"""But file: URLs, which name local files."""
 
 
 def located(images: Sequence[CocoImage], folder: Path, place: str) -> tuple[CocoImage, ...]:
     """The images with file names that lie in the folder.
 
-    A name that leads out of the folder (an absolute one, also of Windows, or one with "..") stands for the file that
-    the longest end of its path leads to from the folder. So do relative names where none of them is found as it stands.
+    A name that leads out of the folder (an absolute one, also of Windows or as a file: URL, or one with "..") stands
+    for the file that the longest end of its path leads to from the folder. So do relative names where none of them is
+    found as it stands.
 
     Args:
         images: as the annotations have them.
@@ -31,7 +35,7 @@ def located(images: Sequence[CocoImage], folder: Path, place: str) -> tuple[Coco
     names = dict.fromkeys(image.file_name for image in images)
     outside = [name for name in names if _leaves_the_folder(name)]
     inside = [name for name in names if not _leaves_the_folder(name)]
-    if any((folder / name).exists() for name in inside):
+    if any(os.path.isfile(folder / name) for name in inside):
         inside = []
     if not folder.is_dir() and outside:
         raise DataError(f"{folder}: {no_folder(folder)}")
@@ -60,21 +64,23 @@ def no_folder(path: Path) -> str:
 def _leaves_the_folder(name: str) -> bool:
     """Whether a file name could point outside the folder it is joined to, on Linux or Windows, or is none."""
     parts = name.replace("\\", "/").split("/")
-    return parts[0] == "" or ".." in parts or ":" in parts[0][1:2] or "\0" in name or _URL.match(name) is not None
+    leaves = parts[0] == "" or parts[0].lower() == "file:" or ".." in parts or ":" in parts[0][1:2]
+    return leaves or "\0" in name or _URL.match(name) is not None
 
 
 def _ends_found(names: Sequence[str], folder: Path) -> dict[str, str]:
     """The end of each name that is found in the folder, the longest one."""
-    is_folder = cache(lambda path: (folder / path).is_dir())
+    is_folder = cache(lambda path: os.path.isdir(folder / path))
     found = {}
     for name in names:
         if "\0" in name or _URL.match(name):
             continue
-        parts = [part for part in name.replace("\\", "/").rpartition("../")[2].split("/") if part not in ("", ".")]
+        path = unquote(urlsplit(name).path) if name.lower().startswith("file:") else name
+        parts = [part for part in path.replace("\\", "/").rpartition("../")[2].split("/") if part not in ("", ".")]
         own = folder.absolute().parts[1:]
-        begin = len(own) if tuple(parts[: len(own)]) == own and name.startswith("/") else 0
+        begin = len(own) if tuple(parts[: len(own)]) == own and path.startswith("/") else 0
         ends = (parts[start:] for start in range(begin, len(parts)))
-        end = next((end for end in ends if is_folder("/".join(end[:-1])) and folder.joinpath(*end).is_file()), None)
+        end = next((e for e in ends if is_folder("/".join(e[:-1])) and os.path.isfile(folder.joinpath(*e))), None)
         if end is not None:
             found[name] = "/".join(end)
     return found

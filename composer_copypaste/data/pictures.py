@@ -14,6 +14,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from composer_copypaste.data.file_kinds import kind_of_any_file
 from composer_copypaste.data.value_range import (
     FULL_RANGE,
     HOW_TO_GIVE,
@@ -159,7 +160,7 @@ def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[Ima
         except FileNotFoundError:
             raise DataError("the file is missing") from None
         except _UNREADABLE as error:
-            raise DataError(f"the picture cannot be decoded: {_reason(error)}") from error
+            raise DataError(f"the picture cannot be decoded: {_reason(error, source)}") from error
 
 
 class _Bound:
@@ -243,10 +244,16 @@ def _from_deep(picture: ImageFile.ImageFile, again: ImageFile.ImageFile, setting
     return Image.fromarray(scaled(values, limits or FULL_RANGE)).convert("RGB")
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, source: Path | str | bytes) -> str:
     """Why Pillow could not read the file, without the path that some of its messages repeat."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture in a known format"
+        kind = kind_of_any_file(source if isinstance(source, bytes) else _first_bytes(source))
+        return "not a picture in a known format" if kind is None else f"it is {kind}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)
+
+
+def _first_bytes(path: Path | str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(512)

@@ -92,7 +92,7 @@ def box_problem(box: Any, size: Size) -> str | None:
     except OverflowError:
         return "has a number that is too large"
     except (TypeError, ValueError):
-        return "is not [x, y, width, height]"
+        return "is not 4 numbers, [x, y, width, height]"
     if w <= SHORTEST_SIDE or h <= SHORTEST_SIDE:
         return NO_AREA
     if min(x + w, width) - max(x, 0) <= SHORTEST_SIDE or min(y + h, height) - max(y, 0) <= SHORTEST_SIDE:
@@ -184,8 +184,9 @@ def _is_number(value: Any) -> bool:
 
 def _of_exteriors(parts: Sequence[Json], size: Size) -> Segmentation:
     """Polygons as kwcoco writes them, points of an exterior and of its holes; with holes, they become run lengths."""
-    exteriors = [_flat(part["exterior"], size) for part in parts]
-    holes = [[_flat(hole, size) for hole in part.get("interiors") or ()] for part in parts]
+    drawable = [part for part in parts if not _is_stray_exterior(part["exterior"])] or parts
+    exteriors = [_flat(part["exterior"], size) for part in drawable]
+    holes = [[_flat(hole, size) for hole in part.get("interiors") or ()] for part in drawable]
     if not any(holes):
         return exteriors
     drawn, cut = (
@@ -194,6 +195,10 @@ def _of_exteriors(parts: Sequence[Json], size: Size) -> Segmentation:
     )
     rle: Rle = coco_mask.encode(np.asfortranarray((drawn > cut).any(axis=0).astype(np.uint8)))
     return {"size": list(size), "counts": rle["counts"]}
+
+
+def _is_stray_exterior(points: Any) -> bool:
+    return isinstance(points, list) and len(points) < 3 and all(map(_is_point, points))
 
 
 def _flat(points: Any, size: Size) -> np.ndarray:
@@ -206,15 +211,17 @@ def _flat(points: Any, size: Size) -> np.ndarray:
 
 def _of_run_lengths(rle: Json, size: Size) -> Rle:
     if "counts" not in rle:
-        raise ShapeError(f'segmentation has {", ".join(map(as_json, rle))}; expected a mask\'s "size" and "counts"')
+        raise ShapeError(f'segmentation has {", ".join(map(as_json, rle))}; expected polygons, or "size" and "counts"')
     height, width = size
-    if rle.get("size") not in ([height, width], (height, width)):
-        raise ShapeError(f"mask has size {as_json(rle.get('size'))}, the image has [{height}, {width}] (height, width)")
+    if "size" not in rle:
+        raise ShapeError(f'mask has no "size"; expected [{height}, {width}] (height, width)')
+    if rle["size"] not in ([height, width], (height, width)):
+        raise ShapeError(f"mask has size {as_json(rle['size'])}, the image has [{height}, {width}] (height, width)")
     if rle.get("order", "F") != "F":
         raise ShapeError(f"mask's run lengths have the order {as_json(rle['order'])}; expected them column by column")
     encoded, counts = _counts(rle["counts"])
     if any(count is None or count < 0 for count in counts):
-        raise ShapeError("mask cannot be decoded: its counts are not numbers of pixels")
+        raise ShapeError(f"mask cannot be decoded: its counts are not numbers of pixels: {as_json(rle['counts'])}")
     pixels = sum(count for count in counts if count is not None)
     if pixels != height * width:
         raise ShapeError(f"mask's counts sum to {counted(pixels, 'pixel')}, the image has {height * width}")
@@ -230,7 +237,7 @@ def _counts(value: Any) -> tuple[bytes | None, Sequence[int | None]]:
             encoded = value if isinstance(value, bytes) else value.encode()
             return encoded, rle_counts(encoded)
         except ValueError as error:
-            raise ShapeError(f"mask cannot be decoded: {error}") from None
+            raise ShapeError(f"mask cannot be decoded: {error} in its counts, {as_json(value)}") from None
     if not isinstance(value, list):
-        raise ShapeError("mask cannot be decoded: its counts are not numbers of pixels")
+        raise ShapeError(f"mask cannot be decoded: its counts are not numbers of pixels: {as_json(value)}")
     return None, [whole(count) for count in value]

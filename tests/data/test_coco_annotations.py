@@ -92,7 +92,7 @@ WRONG = {
     "box [2, 1, 4, 0] has no area": annotation(bbox=[2, 1, 4, 0]),
     "box [2, 1, -4, 4] has no area": annotation(bbox=[2, 1, -4, 4]),
     "box [12, 1, 4, 4] lies outside the picture": annotation(bbox=[12, 1, 4, 4]),
-    "box [2, 1, 4] is not [x, y, width, height]": annotation(bbox=[2, 1, 4]),
+    "box [2, 1, 4] is not 4 numbers, [x, y, width, height]": annotation(bbox=[2, 1, 4]),
     "category 4 is not among the file's categories": annotation(category_id=4),
     "iscrowd is 2, expected 0 or 1": annotation(iscrowd=2),
     "area is -1, expected a number of pixels": annotation(area=-1),
@@ -152,23 +152,27 @@ def test_an_image_without_a_size_is_named_once(coco_file):
     assert problem_of(coco_file(images=images)) == "image 7: has no 'width'"
 
 
-def test_the_first_twenty_problems_are_listed_and_the_rest_counted(coco_file):
+def test_a_problem_of_every_object_is_one_line(coco_file):
     problem = problem_of(coco_file(*(annotation(number, category_id=4) for number in range(25))))
-    lines = problem.splitlines()
-    assert lines[0] == "25 problems"
-    assert len(lines) == 1 + 20 + 1
-    assert lines[-1].strip() == "... and 5 more"
+    assert problem == (
+        "annotation 0 (image 7): category 4 is not among the file's categories; likewise annotation 1 (image 7), "
+        "annotation 2 (image 7), annotation 3 (image 7) and 21 more"
+    )
 
 
 @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
 def test_an_empty_list_cannot_be_trained_on(coco_file, key):
-    assert f"the list '{key}' is empty" in problem_of(coco_file(**{key: []}))
+    assert problem_of(coco_file(**{key: []})) == f"the list '{key}' is empty"
 
 
 def test_all_missing_lists_are_named(coco_file):
     problem = problem_of(coco_file(images=None, categories=None))
     assert "lacks the list 'images'" in problem
     assert "lacks the list 'categories'" in problem
+
+
+def test_what_stands_in_place_of_a_list_is_shown(coco_file):
+    assert problem_of(coco_file(categories={"5": "nut"})) == 'categories is {"5": "nut"}, expected a list'
 
 
 @pytest.mark.parametrize("data", [[], 3, None, "{}", {"images": [1], "annotations": [[]], "categories": ["a"]}])

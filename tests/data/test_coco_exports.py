@@ -73,10 +73,10 @@ def test_annotations_without_ids_are_numbered_in_their_order(coco_file):
 
 
 TEXT = {
-    'image_id is "7" (text), the images\' ids are numbers': annotation() | {"image_id": "7"},
-    'category_id is "5" (text), the categories\' ids are numbers': annotation() | {"category_id": "5"},
-    "category_id is null, the categories' ids are numbers": annotation() | {"category_id": None},
-    "image_id is true, the images' ids are numbers": annotation() | {"image_id": True},
+    'image_id is "7" (text), the images\' ids are whole numbers': annotation() | {"image_id": "7"},
+    'category_id is "5" (text), the categories\' ids are whole numbers': annotation() | {"category_id": "5"},
+    "category_id is null, the categories' ids are whole numbers": annotation() | {"category_id": None},
+    "image_id is true, the images' ids are whole numbers": annotation() | {"image_id": True},
     'iscrowd is "1" (text), expected 0 or 1': annotation(iscrowd="1"),
     'area is "16" (text), expected a number of pixels': annotation(area="16"),
     "nested too deep: expected [[x1, y1, x2, y2, ...], ...], got [[[2.0": annotation(segmentation=[[SQUARE]]),
@@ -86,7 +86,20 @@ TEXT = {
     'segmentation is text, "[[2, 1]]"; expected': annotation(segmentation="[[2, 1]]"),
     "run lengths stand in a list": annotation(segmentation=[RUNS]),
     'mask\'s run lengths have the order "C"': annotation(segmentation=RUNS | {"order": "C"}),
-    'segmentation has "png"; expected a mask\'s "size" and "counts"': annotation(segmentation={"png": "iVBO"}),
+    'segmentation has "png"; expected polygons, or "size" and "counts"': annotation(segmentation={"png": "iVBO"}),
+    'mask has no "size"; expected [8, 12] (height, width)': annotation(segmentation={"counts": RUNS["counts"]}),
+    'mask cannot be decoded: unexpected character "\'" in its counts, "b\'0\'"': annotation(
+        segmentation=RUNS | {"counts": "b'0'"}
+    ),
+    "image_id is 7.5, the images' ids are whole numbers": annotation() | {"image_id": 7.5},
+    "area is true, expected a number of pixels": annotation(area=True),
+    "area is 1000000000000.0, expected a number of pixels": annotation(area=1e12),
+    'box ["2", "1", "4", "4"] is not 4 numbers': annotation(bbox=["2", "1", "4", "4"]),
+    "its outline's box [20.0, 1.0, 3.0, 4.0] lies outside": annotation(
+        segmentation=[[20, 1, 23, 1, 23, 5, 20, 5]], bbox=[]
+    ),
+    "has no segmentation: expected polygons or a run-length encoding, a box is not enough for masks; box [0, 0, 0, 0] "
+    "has no area": annotation(segmentation=[], bbox=[0, 0, 0, 0]),
 }
 
 
@@ -114,11 +127,9 @@ def test_files_of_boxes_alone_are_one_line(coco_file):
 
 def crowds(coco_file, *marks):
     """A file of a polygon, and of run lengths marked as crowds or not."""
-    runs = [
-        annotation(number, category_id=category, segmentation=RUNS, iscrowd=mark)
-        for number, (category, mark) in enumerate(zip((3, 5), marks, strict=True), start=2)
-    ]
-    return coco_file(annotation(1), *runs)
+    boxes = [[2, 1, 4, 4 - number / 10] for number in range(len(marks))]  # else they would be one object repeated
+    entries = [annotation(segmentation=RUNS, bbox=box, iscrowd=mark) for box, mark in zip(boxes, marks, strict=True)]
+    return coco_file(annotation(1), *(entry | {"id": number} for number, entry in enumerate(entries, start=2)))
 
 
 def test_a_file_of_crowds_alone_is_refused_with_the_cause_and_the_key(coco_file):
@@ -139,6 +150,13 @@ def test_run_lengths_that_are_all_crowds_beside_polygons_are_warned_of_once(coco
     assert [entry["iscrowd"] for entry in entries_of(path, crowds="ignore")] == [0, 1, 1]
     entries_of(crowds(coco_file, 0, 1))
     assert not recwarn.list
+
+
+def test_polygons_and_most_of_a_file_are_no_crowds_without_a_word(coco_file):
+    with pytest.warns(DataWarning, match="1 of 2 annotations are marked as crowds"):
+        entries_of(coco_file(annotation(1, iscrowd=1), annotation(2, bbox=[2, 1, 4, 3])))
+    with pytest.warns(DataWarning, match="3 of 5 annotations are marked as crowds"):
+        entries_of(crowds(coco_file, 0, 1, 1, 1))
 
 
 def test_a_loaded_file_takes_no_further_options(coco_file):
@@ -163,6 +181,29 @@ def test_wrong_references_and_files_of_bad_objects_alone_are_refused_all_the_sam
     path = coco_file(annotation(1), annotation(2, category_id=4))
     assert "category 4 is not among" in refusal(path, bad_objects="leave_out")
     assert "has no segmentation" in refusal(coco_file(annotation(segmentation=[])), bad_objects="leave_out")
+
+
+def test_leaving_out_is_not_offered_where_nothing_would_remain(coco_file):
+    assert "leave_out" not in refusal(coco_file(*(annotation(number, segmentation=[[]]) for number in (1, 2))))
+
+
+def test_an_annotation_that_is_no_object_is_named_where_none_has_an_id(coco_file):
+    entry = {key: value for key, value in annotation().items() if key != "id"}
+    problem = refusal(coco_file(entry, [entry], {**entry, "id": None}))
+    assert problem.startswith("annotation number 2 in the file: expected an object, got [{")
+
+
+def test_exteriors_of_one_or_two_points_beside_real_ones_are_dropped_with_a_warning(coco_file):
+    square = [[2, 1], [6, 1], [6, 5], [2, 5]]
+    path = coco_file(annotation(segmentation=[{"exterior": points} for points in (square, [], [[1, 1], [2, 2]])]))
+    with pytest.warns(DataWarning, match="dropped parts of one or two points of the annotations 1$"):
+        (read,) = entries_of(path)
+    assert [part.tolist() for part in read["segmentation"]] == [SQUARE]
+
+
+@pytest.mark.parametrize("key", ["caption", "segments_info"])
+def test_instances_may_have_keys_of_other_tasks(coco_file, key):
+    assert len(entries_of(coco_file(annotation() | {key: []}))) == 1
 
 
 def test_parts_of_one_or_two_points_beside_real_ones_are_dropped_with_a_warning(coco_file):
@@ -204,6 +245,8 @@ KINDS = {
     b'[{"image_id": 1, "category_id": 1, "bbox": [], "score": 0.5}]': "a list of COCO results",
     b'[{"image": "a.png", "id": 1, "annotator": 1, "annotation_id": 2, "lead_time": 3.1}]': "Label Studio's export",
     b'[{"id": 1, "data": {}, "annotations": []}]': "Label Studio's export",
+    b'{"id": 1, "data": {}, "annotations": [{"result": []}]}': "Label Studio's export",
+    b"/annex/objects/MD5-s12--0123": "a git-annex pointer",
     b'{"shapes": [], "imagePath": "a.png", "version": "5"}': "labelme's file of one picture",
     b'{"a.png1": {"filename": "a.png", "regions": []}}': "VGG Image Annotator",
     b'{"images": [], "categories": []}': "without the list 'annotations'",

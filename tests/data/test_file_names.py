@@ -28,6 +28,8 @@ def found(folder, *names):
         ("/home/annotator/sub/b.png", "sub/b.png"),
         ("C:\\data\\sub\\b.png", "sub/b.png"),
         ("\\\\server\\share\\a.png", "a.png"),
+        ("file:///home/annotator/sub/b.png", "sub/b.png"),
+        ("FILE://localhost/C:/data/%61.png", "a.png"),
         ("../upload/a.png", "a.png"),
         ("../../pictures/sub/b.png", "sub/b.png"),
         ("assets/a.png", "a.png"),
@@ -54,7 +56,10 @@ def test_a_relative_name_keeps_its_folder_where_others_are_found(folder):
     assert found(folder, "a.png", "other/b.png") == ["a.png", "other/b.png"]
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../secret.png", "C:/gone.png", "a/../../c.png", "a\0.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../secret.png", "C:/gone.png", "file:///gone.png", "/" + 300 * "x", "a/../../c.png", "a\0.png"],
+)
 def test_a_name_that_leads_out_of_the_folder_and_nowhere_is_refused(folder, name):
     with pytest.raises(DataError, match="leaves the image folder, and no end of it is found there"):
         found(folder, name)

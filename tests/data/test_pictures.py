@@ -95,8 +95,11 @@ def test_a_truncated_picture_is_named(tmp_path):
     ("content", "problem"),
     [
         (None, "the file is missing"),
-        (b"<html>", "the picture cannot be decoded: not a picture in a known format"),
-        (b"", "the picture cannot be decoded: not a picture in a known format"),
+        (b"<html>", "the picture cannot be decoded: it is a web page; download the file itself"),
+        (b"", "the picture cannot be decoded: it is an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1", "the picture cannot be decoded: it is a Git LFS pointer, .*"),
+        (b"\x89PNG\r\n", "the picture cannot be decoded: not a picture in a known format"),
+        (b"something", "the picture cannot be decoded: not a picture in a known format"),
     ],
 )
 def test_the_header_tells_what_is_no_picture(tmp_path, content, problem):

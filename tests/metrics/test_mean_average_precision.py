@@ -354,7 +354,7 @@ def test_keys_that_scoring_does_not_use_never_reach_the_engine():
         ({"bbox": "10 20"}, 'box "10 20" is not'),
         ({"segmentation": [[1, 2, 30, 40]]}, "polygon has 4 numbers"),
         ({"segmentation": {"size": [40, 50], "counts": [1, 2]}}, "mask's counts sum to 3 pixels, the image has 2000"),
-        ({"category_id": "1"}, 'category_id is "1" \\(text\\), the categories\' ids are numbers'),
+        ({"category_id": "1"}, 'category_id is "1" \\(text\\), the categories\' ids are whole numbers'),
     ],
 )
 def test_annotations_that_no_data_set_takes_are_not_scored_against(change, message):
