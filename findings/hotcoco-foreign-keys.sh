@@ -7,7 +7,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3.11 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet hotcoco==1.3.0 pycocotools==2.0.11 numpy==2.4.0
+"$folder/venv/bin/pip" install --quiet hotcoco==1.3.0 pycocotools==2.0.11 numpy==2.3.5
 "$folder/venv/bin/python" - <<'PYTHON' | tee "$folder/seen"
 import contextlib
 import io
