@@ -33,9 +33,9 @@ def check_objects(
             f"{first_few(compared.doubtful)}"
         )
     if leave_out:
-        repeated = {number: f"repeats annotation {first}" for number, first in repeated_objects(groups).items()}
+        repeated = {number: f"repeats annotation {first}" for number, first in repeated_objects(images, groups).items()}
         return repeated | dict(compared.of_objects)
-    _check_repeated(place, groups, how_to_leave_out)
+    _check_repeated(place, images, groups, how_to_leave_out)
     return dict(compared.of_objects)
 
 
@@ -47,7 +47,7 @@ def _check_images(place: str, images: Mapping[int, CocoImage], groups: Groups) -
         raise DataError(
             f"{place}: {_files(torn, images)} listed more than once, with other objects for each id: what is annotated "
             "under one is wrongly missing under the other, in training and in scores. Give all objects of a file one "
-            "image_id"
+            "image_id, or file names with their folders where these are different files"
         )
     if same:
         warn_of_data(
@@ -61,15 +61,15 @@ def _files(same: Sequence[Sequence[int]], images: Mapping[int, CocoImage]) -> st
     return f"{first_few(described, 3)} {'is' if len(described) == 1 else 'are'}"
 
 
-def _check_repeated(place: str, groups: Groups, how_to_leave_out: str) -> None:
+def _check_repeated(place: str, images: Mapping[int, CocoImage], groups: Groups, how_to_leave_out: str) -> None:
     """Raise ``DataError`` where many objects are repeated; warn where few are."""
-    repeated = repeated_objects(groups)
+    repeated = repeated_objects(images, groups)
     count, total = len(repeated), sum(map(len, groups.values()))
     if not count:
         return
     pairs = first_few([f"{number} of {first}" for number, first in repeated.items()], 3)
     what = (
-        f"{place}: {count} of {total} annotations repeat another of their image, with its category, box and outline, "
+        f"{place}: {count} of {total} annotations repeat another of their image, with its category and mask, "
         f"under another id ({pairs}): a detector that finds each object once misses them. {how_to_leave_out} leaves "
         "them out"
     )

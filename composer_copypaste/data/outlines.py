@@ -158,9 +158,14 @@ def rle_of_polygons(polygons: Polygons, size: tuple[int, int]) -> Rle:
     return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
 
 
+def rle_of(segmentation: Segmentation, size: tuple[int, int]) -> Rle:
+    """The run lengths of an annotated object, as pycocotools' ``annToRLE`` gives them."""
+    return rle_of_polygons(segmentation, size) if isinstance(segmentation, list) else segmentation
+
+
 def stencil(segmentation: Segmentation, size: tuple[int, int]) -> Stencil | None:
     """The pixels of an annotated object, as pycocotools' ``annToMask`` draws them; None where it has none."""
-    return stencil_of_rle(rle_of_polygons(segmentation, size) if isinstance(segmentation, list) else segmentation)
+    return stencil_of_rle(rle_of(segmentation, size))
 
 
 def draw_stencils(stencils: Sequence[Stencil | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:

@@ -17,7 +17,7 @@ from composer_copypaste.data.outlines import (
     Segmentation,
     draw_stencils,
     rle_counts,
-    rle_of_polygons,
+    rle_of,
     stencil,
 )
 from composer_copypaste.errors import as_json, counted
@@ -78,8 +78,7 @@ def box_of(segmentation: Segmentation) -> list[float]:
 
 def area_of(segmentation: Segmentation, size: Size) -> float:
     """The number of pixels of an outline."""
-    rle = rle_of_polygons(segmentation, size) if isinstance(segmentation, list) else segmentation
-    return float(coco_mask.area(rle))
+    return float(coco_mask.area(rle_of(segmentation, size)))
 
 
 def box_problem(box: Any, size: Size) -> str | None:

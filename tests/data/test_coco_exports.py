@@ -127,9 +127,13 @@ def test_files_of_boxes_alone_are_one_line(coco_file):
 
 def crowds(coco_file, *marks):
     """A file of a polygon, and of run lengths marked as crowds or not."""
-    boxes = [[2, 1, 4, 4 - number / 10] for number in range(len(marks))]  # else they would be one object repeated
-    entries = [annotation(segmentation=RUNS, bbox=box, iscrowd=mark) for box, mark in zip(boxes, marks, strict=True)]
-    return coco_file(annotation(1), *(entry | {"id": number} for number, entry in enumerate(entries, start=2)))
+    begin, *middle, end = RUNS["counts"]
+    runs = [
+        annotation(number + 2, segmentation=RUNS | {"counts": [begin + shift, *middle, end - shift]}, iscrowd=mark)
+        for number, mark in enumerate(marks)
+        for shift in [8 * (number + 1)]  # else they would be one object repeated
+    ]
+    return coco_file(annotation(1), *(entry | {"bbox": []} for entry in runs))
 
 
 def test_a_file_of_crowds_alone_is_refused_with_the_cause_and_the_key(coco_file):
@@ -154,7 +158,7 @@ def test_run_lengths_that_are_all_crowds_beside_polygons_are_warned_of_once(coco
 
 def test_polygons_and_most_of_a_file_are_no_crowds_without_a_word(coco_file):
     with pytest.warns(DataWarning, match="1 of 2 annotations are marked as crowds"):
-        entries_of(coco_file(annotation(1, iscrowd=1), annotation(2, bbox=[2, 1, 4, 3])))
+        entries_of(coco_file(annotation(1, iscrowd=1), annotation(2, category_id=3)))
     with pytest.warns(DataWarning, match="3 of 5 annotations are marked as crowds"):
         entries_of(crowds(coco_file, 0, 1, 1, 1))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from composer_copypaste.data.doubles import have_same_objects, images_of_one_file, repeated_objects
+from composer_copypaste.data.outlines import rle_of
 from composer_copypaste.data.records import CocoImage
 
 SQUARE = (2.0, 1, 6, 1, 6, 5, 2, 5)
@@ -33,20 +34,48 @@ def test_repeated_images_have_the_same_objects_in_any_order():
     assert not have_same_objects([3, 4], groups)
 
 
+IMAGES = {1: CocoImage(1, "a.png", 8, 12), 2: CocoImage(2, "b.png", 8, 12)}
+
+
 def test_an_annotation_that_repeats_another_is_named_with_that_one():
-    assert repeated_objects({1: [entry(7), entry(8), entry(9)], 2: [entry(10, 2)]}) == {8: 7, 9: 7}
+    groups = {1: [entry(7), entry(8), entry(9)], 2: [entry(10, 2)]}
+    assert repeated_objects(IMAGES, groups) == {8: 7, 9: 7}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"category_id": 2}, {"bbox": [2, 1, 4, 5]}, {"segmentation": [np.array(SQUARE) + 0.5]}],
-    ids=["category", "box", "outline"],
+    [
+        {"bbox": [1, 1, 5, 5]},
+        {"segmentation": rle_of([np.array(SQUARE)], (8, 12))},
+        {"segmentation": [np.roll(SQUARE, 2)]},
+        {"segmentation": [np.array(SQUARE) + 0.2], "bbox": [2.2, 1.2, 4, 4]},
+    ],
+    ids=["other box", "as run lengths", "from another point", "rounded"],
+)
+def test_repeated_objects_are_found_however_they_are_written(changes):
+    assert repeated_objects(IMAGES, {1: [entry(1), entry(2, **changes)]}) == {2: 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"category_id": 2},
+        {"segmentation": [np.array(SQUARE) + [1, 0] * 4], "bbox": [3, 1, 4, 4]},
+        {"bbox": [2, 1, 4, 8]},
+    ],
+    ids=["category", "mask", "box"],
 )
 def test_objects_that_differ_are_not_repeated(changes):
-    assert repeated_objects({1: [entry(1), entry(2, **changes)]}) == {}
+    assert repeated_objects(IMAGES, {1: [entry(1), entry(2, **changes)]}) == {}
+
+
+def test_objects_without_outlines_are_repeated_where_their_boxes_are_equal():
+    boxes = [[2, 1, 4, 4], [2, 1, 4, 3.5], [2, 1, 4, 4]]
+    groups = {1: [entry(number, bbox=box, segmentation=[]) for number, box in enumerate(boxes)]}
+    assert repeated_objects(IMAGES, groups) == {2: 0}
 
 
 def test_run_lengths_are_compared_too():
-    one, other = ({"size": [8, 12], "counts": counts} for counts in (b"0`3", b"1`3"))
-    groups = {1: [entry(1, segmentation=one), entry(2, segmentation=dict(one)), entry(3, segmentation=other)]}
-    assert repeated_objects(groups) == {2: 1}
+    masks = [rle_of([np.array(outline)], (8, 12)) for outline in (SQUARE, SQUARE, (2, 1, 6, 1, 2, 5))]
+    groups = {1: [entry(number, segmentation=mask) for number, mask in enumerate(masks, start=1)]}
+    assert repeated_objects(IMAGES, groups) == {2: 1}
