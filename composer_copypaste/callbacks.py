@@ -1,6 +1,7 @@
 """What a run reports while it trains: rows of numbers, a progress bar."""
 
 import math
+import os
 import resource
 import shutil
 import sys
@@ -74,8 +75,9 @@ class JsonLinesLogger(LoggerDestination):
     """Writes ``metrics.jsonl``: one JSON object for each training batch, one for each evaluation.
 
     A row holds ``batch`` (how many were trained), ``epoch``, ``time`` (seconds of training so far) and every scalar
-    that was logged for that batch. What is not finite is null. Rows are on disk as soon as they are complete. A
-    checkpoint holds the number of rows, so that a run that resumes from it first drops the rows written after it.
+    that was logged for that batch. What is not finite is null. Rows are on disk as soon as they are complete; where
+    the file was removed meanwhile, they begin anew. A checkpoint holds the number of rows, so that a run that resumes
+    from it first drops the rows written after it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,14 +136,22 @@ class JsonLinesLogger(LoggerDestination):
 
     def _opened(self) -> BinaryIO | None:
         """The file to append to, on the first process; when it is opened, it is first cut to the rows that count."""
+        if self._file is not None and not _is_at(self._file, self.path):
+            self._file.close()
+            self._file = None
         if self._file is None and dist.get_global_rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = read_rows(self.path, self._rows) if self.path.exists() else []
+            kept = read_rows(self.path, self._rows)
             with written_whole(self.path) as shortened:
                 shortened.write_text(as_lines(kept))
             self._rows = len(kept)
             self._file = cast(BinaryIO, self.path.open("ab", buffering=0))
         return self._file
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one of this name."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Number]:

@@ -49,7 +49,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             yield unfinished
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
-            unfinished.replace(path)
+            _put_in_place(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -84,7 +84,16 @@ def link_whole(path: Path, target: str) -> None:
     except OSError as error:
         error.filename = str(path)  # Python names the target, which has no part in it
         raise
-    unfinished.replace(path)
+    _put_in_place(unfinished, path)
+
+
+def _put_in_place(unfinished: Path, path: Path) -> None:
+    """Give a file its name; where that cannot be, it is that name's fault, as a folder's that has it."""
+    try:
+        unfinished.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def is_unfinished(path: Path) -> bool:

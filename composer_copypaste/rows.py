@@ -12,12 +12,12 @@ Row = Mapping[str, Number]
 
 
 def read_rows(path: Path, most: int | None = None) -> list[Row]:
-    """The rows of a file, the first ``most``; None: all of them.
+    """The rows of a file, the first ``most``; None: all of them. Where there is no file, there are none.
 
     Raises:
         OutputError: naming the line where something else stands.
     """
-    lines = path.read_bytes().splitlines()[:most]
+    lines = path.read_bytes().splitlines()[:most] if path.exists() else []
     return [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
 
 

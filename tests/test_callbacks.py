@@ -126,6 +126,25 @@ def test_a_row_is_on_disk_when_its_batch_ends(tmp_path):
     assert Reader.seen == [0, 1, 2]
 
 
+def test_where_the_file_is_removed_rows_begin_anew_and_where_a_folder_takes_its_place_it_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+
+    class Remover(Callback):
+        def batch_start(self, state: State, logger: Logger) -> None:
+            if state.timestamp.batch == 1:
+                path.rename(tmp_path / "elsewhere")
+            if state.timestamp.batch == 4:
+                path.unlink()
+                path.mkdir()
+
+    with pytest.raises(IsADirectoryError, match=str(path)):
+        run(JsonLinesLogger(path), "6ba", monitors=[Remover()], interval="100ba")
+    assert [row["batch"] for row in rows(tmp_path / "elsewhere")] == [1]
+    path.rmdir()
+    run(JsonLinesLogger(path), "3ba", monitors=[Remover()], interval="100ba")
+    assert [row["batch"] for row in rows(path) if "loss/train/total" in row] == [2, 3]
+
+
 def test_only_scalars_are_kept(tmp_path):
     logger = JsonLinesLogger(tmp_path / "metrics.jsonl")
 

@@ -79,6 +79,20 @@ def test_a_link_that_cannot_be_made_is_named_not_its_target(tmp_path, monkeypatc
     assert caught.value.filename == str(tmp_path / "link")
 
 
+def test_a_folder_that_has_the_name_of_a_file_is_named(tmp_path):
+    taken = tmp_path / "taken"
+    taken.mkdir()
+
+    def write():
+        with written_whole(taken) as unfinished:
+            unfinished.write_text("new")
+
+    for make in (write, lambda: link_whole(taken, "target")):
+        with pytest.raises(IsADirectoryError) as caught:
+            make()
+        assert caught.value.filename == str(taken)
+
+
 @pytest.mark.parametrize("error", [None, errno.EPERM, errno.ENOTSUP])
 def test_of_two_that_write_a_file_first_one_does_also_on_a_disk_without_hard_links(tmp_path, monkeypatch, error):
     def refuse(*paths):

@@ -105,6 +105,14 @@ def test_what_cannot_be_written_in_a_folder_is_named(interrupted, recipe):
         train(recipe, interrupted)
 
 
+def test_a_trained_run_whose_rows_were_removed_is_finished_without_them(run, recipe):
+    for path in (run.predictions, run.curves, run.metrics):
+        path.unlink()
+    train(recipe, run)
+    assert run.is_complete
+    assert run.curves.exists()
+
+
 @pytest.mark.parametrize("text", ["{", "7", '{"a": 1}', '[{"id": 1}]'])
 def test_an_evaluation_names_a_file_of_categories_that_holds_something_else(run, recipe, text):
     run.categories.write_text(text)

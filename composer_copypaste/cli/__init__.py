@@ -80,15 +80,10 @@ class LazyGroup(click.Group):
                 return super().invoke(ctx)
         except UserError as error:
             _refuse(error)
+        except OSError as error:
+            _refuse(_of_a_file(error))
         except RuntimeError as error:
-            if (ended := end_of_loading(error)) is not None:
-                _refuse(UserError(_farewell(ended, ctx.meta.get(HOW_TO_GO_ON))))
-            if not is_lost_connection(error):
-                raise
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would cut this short
-            if is_first_of_node():
-                click.echo(f"error: {_farewell(LEFT_ALONE, ctx.meta.get(HOW_TO_GO_ON))}", err=True)
-            sys.exit(2)
+            _end_with_another_process(error, ctx.meta.get(HOW_TO_GO_ON))
         except (KeyboardInterrupt, SystemExit) as stop:  # Composer turns signals into the latter
             code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
             if code not in STOPPED:
@@ -96,6 +91,26 @@ class LazyGroup(click.Group):
             if is_first_of_node():
                 click.echo(_farewell(STOPPED[code], ctx.meta.get(HOW_TO_GO_ON)), err=True)
             sys.exit(code)
+
+
+def _of_a_file(error: OSError) -> UserError:
+    """What the system refuses of a file, where no command expects it: a name too long, a folder that is locked."""
+    if error.filename is None:
+        raise error
+    reason = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+    return UserError(". ".join([reason, *getattr(error, "__notes__", ())]))
+
+
+def _end_with_another_process(error: RuntimeError, command: str | None) -> NoReturn:
+    """Say that a loading process, or another one of the run, has ended; raise any other error."""
+    if (ended := end_of_loading(error)) is not None:
+        _refuse(UserError(_farewell(ended, command)))
+    if not is_lost_connection(error):
+        raise error
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would cut this short
+    if is_first_of_node():
+        click.echo(f"error: {_farewell(LEFT_ALONE, command)}", err=True)
+    sys.exit(2)
 
 
 @contextmanager

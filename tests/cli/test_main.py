@@ -95,6 +95,34 @@ def test_other_errors_of_torch_are_not_hidden(monkeypatch):
     assert isinstance(fails_with(monkeypatch, RuntimeError("shape '[3]' is invalid")).exception, RuntimeError)
 
 
+NO_NAME = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", NO_NAME, "--dry-run"],
+        ["train", "quickstart", f"data.shapes.folder={NO_NAME}", "--dry-run"],
+        ["train", "quickstart", f"output={NO_NAME}"],
+        ["eval", NO_NAME],
+        ["shard", "a", "--images", "b", "--annotations", NO_NAME],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(arguments):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert re.fullmatch(rf"error: {NO_NAME}: .*file name too long.*\n", result.stderr, re.IGNORECASE)
+
+
+def test_what_the_system_refuses_of_a_file_is_one_line_with_how_to_go_on(monkeypatch):
+    error = PermissionError(13, "Permission denied", "locked/a.png")
+    error.add_note("Put it right: then the same command goes on")
+    result = fails_with(monkeypatch, error)
+    assert result.exit_code == 2
+    assert result.stderr == ("error: locked/a.png: permission denied. Put it right: then the same command goes on\n")
+    assert isinstance(fails_with(monkeypatch, OSError("of no file")).exception, OSError)
+
+
 def test_our_own_mistakes_are_not_hidden(monkeypatch):
     assert isinstance(fails_with(monkeypatch, ZeroDivisionError()).exception, ZeroDivisionError)
 
