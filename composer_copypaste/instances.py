@@ -252,8 +252,16 @@ def _check_kinds(name: str, labels: Tensor, boxes: Tensor) -> None:
 
 def _check_keypoints(name: str, target: Target, n: int) -> None:
     keypoints = target.get("keypoints")
-    if isinstance(keypoints, Tensor) and (keypoints.ndim != 3 or len(keypoints) != n or keypoints.shape[2] != 3):
+    if not isinstance(keypoints, Tensor):
+        return
+    if keypoints.ndim != 3 or len(keypoints) != n or keypoints.shape[2] != 3:
         raise ValueError(f"{name}: expected 'keypoints' of shape ({n}, k, 3), got {tuple(keypoints.shape)}")
+    for key, shape in (("keypoints_scores", tuple(keypoints.shape[:2])), ("num_keypoints", (n,))):
+        values = target.get(key)
+        if isinstance(values, Tensor) and tuple(values.shape) != shape:
+            raise ValueError(
+                f"{name}: expected {key!r} of shape {shape}, as its keypoints are, got {tuple(values.shape)}"
+            )
 
 
 def _extra(name: str, target: Target, key: str, n: int) -> Tensor:

@@ -229,12 +229,14 @@ def _laid_out(
     else:
         warn_of_unnamed_keys(before.targets, list(inventories[0].instances.extras))
         keypoints = objects.extras.get("keypoints")
-        like = inventories[0].instances.extras.get("keypoints")
-        placed = None if keypoints is None or like is None else place_keypoints(keypoints, layout, like, settings)
+        placed = None
+        if keypoints is not None:
+            whole = [not image.instances.extras["keypoints"].is_floating_point() for image in inventories]
+            placed = place_keypoints(keypoints, layout, np.array(whole), settings)
         measures, owners = composite.measures(None if placed is None else placed.pixels)
         iscrowd = np.concatenate([*(image.iscrowd for image in inventories), np.zeros(len(crops))])
         outcome = decide(layout, measures, iscrowd, settings)
-        shown = None if placed is None else placed.after(outcome, owners)
+        shown = {} if placed is None else placed.after(objects.extras, outcome, owners)
         after = assemble(objects, outcome, measures, composite.masks(outcome), shown)
         largest = largest_of([image.objects.size for image in inventories])
         changed = [

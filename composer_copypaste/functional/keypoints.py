@@ -1,17 +1,17 @@
 """Keypoints: moved with their objects, left and right exchanged where these are mirrored, hidden by what is pasted."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int, Int64, Num
+from jaxtyping import Bool, Float64, Int, Int64, Num, Shaped
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.layout import Layout
-from composer_copypaste.functional.object_keys import warn_once
+from composer_copypaste.functional.object_keys import TELLING_OF_KEYPOINTS, warn_once
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.targets import Outcome
 from composer_copypaste.functional.warp import PIXEL
@@ -85,28 +85,50 @@ def pairs_of(k: int, pairs: KeypointPairs | None, p_flip: float) -> KeypointPair
 
 
 def exchanged(
-    keypoints: Num[Tensor, "n k 3"], mirrored: Bool[ndarray, " n"], pairs: KeypointPairs
-) -> Num[Tensor, "n k 3"]:
-    """The keypoints, those of each pair exchanged in objects that are mirrored."""
+    keypoints: Num[Tensor, "n k *_"], mirrored: Bool[ndarray, " n"], pairs: KeypointPairs
+) -> Num[Tensor, "n k *_"]:
+    """The keypoints, or what there is of each, those of each pair exchanged in objects that are mirrored."""
     if not (mirrored.any() and pairs):
         return keypoints
     order = np.tile(np.arange(keypoints.shape[1]), (len(mirrored), 1))
     for one, other in pairs:
         order[mirrored, one], order[mirrored, other] = other, one
-    return keypoints.take_along_dim(on_device(order, keypoints.device)[:, :, None], dim=1)
+    order = order.reshape(*order.shape, *[1] * (keypoints.ndim - 2))
+    return keypoints.take_along_dim(on_device(order, keypoints.device), dim=1)
+
+
+def with_keypoints(
+    extras: Mapping[str, Shaped[Tensor, "n ..."]],
+    keypoints: Num[Tensor, "n k 3"],
+    moved: Bool[ndarray, " n"],
+    mirrored: Bool[ndarray, " n"],
+    pairs: KeypointPairs,
+) -> dict[str, Shaped[Tensor, "n ..."]]:
+    """The fields of objects that tell of keypoints, with other keypoints: their scores, and how many there are, follow.
+
+    In objects that moved those are counted that are still labelled.
+    """
+    found: dict[str, Tensor] = {"keypoints": keypoints}
+    if (scores := extras.get("keypoints_scores")) is not None:
+        found["keypoints_scores"] = exchanged(scores, mirrored, pairs)
+    if (former := extras.get("num_keypoints")) is not None:
+        count = (keypoints[..., 2] > 0).sum(dim=1).to(former)
+        found["num_keypoints"] = torch.where(on_device(moved, former.device), count, former)
+    return found
 
 
 def kept_inside(
-    keypoints: Float64[Tensor, "n k 3"], ends: Num[Tensor, "n 1 2"] | Num[Tensor, " 2"], like: Tensor
+    keypoints: Float64[Tensor, "n k 3"],
+    ends: Num[Tensor, "n 1 2"] | Num[Tensor, " 2"],
+    whole: Bool[Tensor, "n 1 1"] | Bool[Tensor, ""],
 ) -> Float64[Tensor, "n k 3"]:
     """Keypoints with zeros for those outside a picture of that width and height, or not labelled.
 
-    For a type of whole numbers like the other's, they come as the nearest inside.
+    Where they are to be whole numbers, they come as the nearest ones inside.
     """
     place = keypoints[..., :2]
     inside = ((place >= 0) & (place < ends)).all(-1) & (keypoints[..., 2] > 0)
-    if not like.is_floating_point():
-        place = place.round().minimum(ends - 1)
+    place = torch.where(whole, place.round().minimum(ends - 1), place)
     return torch.where(inside[..., None], torch.cat([place, keypoints[..., 2:]], dim=-1), 0.0)
 
 
@@ -126,11 +148,22 @@ class PlacedKeypoints:
     """The pixel of each keypoint, of a row after the other, counted through the images that receive any; the first of
     its image for those outside."""
     inside: Bool[Tensor, "q k"]
+    mirrored: Bool[ndarray, " m"]
+    """Whether each landing is."""
+    pairs: KeypointPairs
+    """Those that were exchanged in these."""
 
-    def after(self, outcome: Outcome, owners: Int64[ndarray, " p"]) -> Float64[Tensor, "r k 3"]:
-        """Those of the objects that stay; visibility 1, COCO's "labelled but not visible", where others lie on them.
+    def after(
+        self, extras: Mapping[str, Shaped[Tensor, "g ..."]], outcome: Outcome, owners: Int64[ndarray, " p"]
+    ) -> dict[str, Shaped[Tensor, "r ..."]]:
+        """Those of the objects that stay, and what tells of them.
 
-        ``owners``: the place of the landing that lies on top of each of the pixels, -1 where none does.
+        Visibility is 1 at most, COCO's "labelled but not visible", where others lie on them.
+
+        Args:
+            extras: the further fields of all sources' objects.
+            outcome: which stay.
+            owners: the place of the landing that lies on top of each of the pixels, -1 where none does.
         """
         rows = np.where(
             outcome.landing >= 0, len(self.own) + outcome.landing, np.searchsorted(self.own, outcome.origin)
@@ -139,13 +172,23 @@ class PlacedKeypoints:
         visibility = self.values[..., 2]
         visibility = torch.where(over & self.inside, visibility.clamp(max=1), visibility)
         shown = torch.cat([self.values[..., :2], visibility[..., None]], dim=-1)
-        return shown[on_device(rows, self.values.device)]
+        keypoints = shown[on_device(rows, self.values.device)]
+        moved = outcome.landing >= 0
+        told = {
+            name: values[on_device(outcome.origin, values.device)]
+            for name, values in extras.items()
+            if name in TELLING_OF_KEYPOINTS
+        }
+        return with_keypoints(told, keypoints, moved, moved & self.mirrored[outcome.landing], self.pairs)
 
 
 def place_keypoints(
-    keypoints: Num[Tensor, "g k 3"], layout: Layout, like: Tensor, settings: CopyPasteSettings
+    keypoints: Num[Tensor, "g k 3"], layout: Layout, whole: Bool[ndarray, " n"], settings: CopyPasteSettings
 ) -> PlacedKeypoints:
-    """The keypoints of all sources' objects where a layout puts them; those that move, in a type like the other's."""
+    """The keypoints of all sources' objects where a layout puts them.
+
+    Those that move become whole numbers in the images whose keypoints are such, as ``whole`` says of each image.
+    """
     landings, own = layout.landings, np.flatnonzero(layout.receive)
     pairs = pairs_of(
         keypoints.shape[1], settings.keypoint_pairs, max(settings.p_flip_or_default, settings.p_flip_vertical)
@@ -154,17 +197,19 @@ def place_keypoints(
     to_target = np.linalg.inv(to_source[:, :, :2])
     shift = -np.einsum("mij,mj->mi", to_target, to_source[:, :, 2])
     device = keypoints.device
-    linear, offset, ends = (
-        on_device(part, device)
-        for part in (to_target, shift[:, None], layout.sizes[landings.target][:, None, ::-1].copy())
+    ends = layout.sizes[landings.target][:, None, ::-1].copy()
+    linear, offset, ends, rounded = (
+        on_device(part, device) for part in (to_target, shift[:, None], ends, whole[landings.target][:, None, None])
     )
     before = keypoints[on_device(layout.landed, device)].double()
     moved = torch.cat([before[..., :2] @ linear.mT + offset, before[..., 2:]], dim=-1)
-    moved = kept_inside(exchanged(moved, np.linalg.det(to_target) < 0, pairs), ends, like)
+    mirrored = np.linalg.det(to_target) < 0
+    moved = kept_inside(exchanged(moved, mirrored, pairs), ends, rounded)
     values = torch.cat([keypoints[on_device(own, device)].double(), moved])
     images = np.concatenate([layout.source[own], landings.target])
     pixels, inside = _pixels(values, images, layout)
-    return PlacedKeypoints(values, own, np.concatenate([np.full(len(own), -1), landings.place]), pixels, inside)
+    place = np.concatenate([np.full(len(own), -1), landings.place])
+    return PlacedKeypoints(values, own, place, pixels, inside, mirrored, pairs)
 
 
 def _pixels(

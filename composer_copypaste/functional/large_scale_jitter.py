@@ -1,6 +1,6 @@
 """Large-scale jitter on a batch: pictures of any sizes become one tensor, and their targets follow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -14,7 +14,7 @@ from composer_copypaste.functional.arguments import check_batch
 from composer_copypaste.functional.draw import given_or_default
 from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
 from composer_copypaste.functional.inventory import check_boxes
-from composer_copypaste.functional.keypoints import exchanged, kept_inside, pairs_of
+from composer_copypaste.functional.keypoints import exchanged, kept_inside, pairs_of, with_keypoints
 from composer_copypaste.functional.measures import profiles, read_back
 from composer_copypaste.functional.object_keys import object_keys_of, refuse_positions, warn_of_unnamed_keys
 from composer_copypaste.functional.planes import Images, on_device, plain_images, rounded, sequence_like
@@ -207,7 +207,7 @@ def _left_over(
         objects,
         boxes=_like(own.boxes, measured[:, 1:5]),
         area=_like(own.area, measured[:, 0]),
-        extras={name: _moved(name, values, framing, settings) for name, values in objects.extras.items()},
+        extras=_moved(objects.extras, framing, settings),
     )
 
 
@@ -217,11 +217,12 @@ def _like(values: Shaped[Tensor, "..."], numbers: Shaped[ndarray, "..."]) -> Sha
 
 
 def _moved(
-    name: str, values: Shaped[Tensor, "k ..."], framing: Framing, settings: LargeScaleJitterSettings
-) -> Shaped[Tensor, "k ..."]:
-    """Keypoints (x, y, visibility) where the picture has them; zeros for those outside or not labelled."""
-    if name != "keypoints":
-        return values
+    extras: Mapping[str, Shaped[Tensor, "k ..."]], framing: Framing, settings: LargeScaleJitterSettings
+) -> Mapping[str, Shaped[Tensor, "k ..."]]:
+    """Keypoints where the picture has them; zeros for those outside or not labelled."""
+    values = extras.get("keypoints")
+    if values is None:
+        return extras
     top, left, window_height, window_width = framing.window
     height, width = framing.resized
     x, y, visibility = values.double().unbind(dim=-1)
@@ -229,6 +230,9 @@ def _moved(
     x = width - x if framing.flip else x
     moved = torch.stack([x, y, visibility], dim=-1)
     pairs = pairs_of(values.shape[1], settings.keypoint_pairs, settings.p_flip)
-    moved = exchanged(moved, np.full(len(values), framing.flip), pairs)
+    mirrored = np.full(len(values), framing.flip)
+    moved = exchanged(moved, mirrored, pairs)
     ends = on_device([width, height], values.device)
-    return kept_inside(moved, ends, values).to(values.dtype)
+    whole = on_device(not values.is_floating_point(), values.device)
+    shown = kept_inside(moved, ends, whole).to(values.dtype)
+    return {**extras, **with_keypoints(extras, shown, np.full(len(values), True), mirrored, pairs)}

@@ -34,6 +34,9 @@ COCO_AND_TORCHVISION = frozenset(
 )
 """Names, beside those of :class:`Instances`, that hold something of each object where they hold several values."""
 
+TELLING_OF_KEYPOINTS = ("keypoints_scores", "num_keypoints")
+"""Those that follow the keypoints beside them, not their objects alone."""
+
 MOVED_NOWHERE = frozenset(
     {
         "bbox",

@@ -13,6 +13,7 @@ from composer_copypaste.errors import counted
 from composer_copypaste.functional.crop import Crop
 from composer_copypaste.functional.draw import integer, uniforms
 from composer_copypaste.functional.jitter import Copies, draw_colours, draw_linear
+from composer_copypaste.functional.object_keys import TELLING_OF_KEYPOINTS
 from composer_copypaste.functional.placement import backwards, draw_free_shifts
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.scene import Scene
@@ -95,7 +96,7 @@ def _by_label(
 
 def check_cut_outs_have(instances: Instances) -> None:
     """Raise ``ValueError`` where objects of a batch have further fields of which a cut-out has none."""
-    lacking = sorted(set(instances.extras) - {"keypoints"})  # of which zeros mean "not labelled"
+    lacking = sorted(set(instances.extras) - {"keypoints", *TELLING_OF_KEYPOINTS})  # zeros mean "not labelled"
     if lacking:
         raise ValueError(
             f"targets: {lacking[0]!r} has a row for each object, but cut-outs of the pool have none; leave it out, or "

@@ -6,7 +6,7 @@ from functools import cached_property, reduce
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, Shaped, UInt8
+from jaxtyping import Bool, Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -97,7 +97,7 @@ def assemble(
     outcome: Outcome,
     measures: Measures,
     masks: Mapping[int, UInt8[Tensor, "_k _h _w"]],
-    keypoints: Float64[Tensor, "r k 3"] | None,
+    keypoints: Mapping[str, Shaped[Tensor, "r ..."]],
 ) -> dict[int, Instances]:
     """The objects of the images on which anything landed.
 
@@ -106,7 +106,7 @@ def assemble(
         outcome: which stay.
         measures: of what changed.
         masks: of the objects that each image has now.
-        keypoints: of those that stay, if objects have any.
+        keypoints: the further fields of those that stay that tell of keypoints, if objects have any.
     """
     after = objects[on_device(outcome.origin, objects.labels.device)]
     changed = np.flatnonzero(outcome.measure >= 0)
@@ -115,7 +115,7 @@ def assemble(
         after,
         boxes=_with_rows(after.boxes, changed, found.boxes),
         area=_with_rows(after.area, changed, found.area),
-        extras={**after.extras, **({} if keypoints is None else {"keypoints": keypoints})},
+        extras={**after.extras, **keypoints},
     )
     parts = after.split(np.diff(outcome.ends)[:, 0].tolist())
     return {

@@ -90,6 +90,7 @@ class MaskRCNN(ComposerModel):
         """In training, torchvision's dict of losses; else the detections.
 
         Raises:
+            TypeError: in training, for targets or fields of them that are no tensors or of another type.
             ValueError: in training, for labels other than 1 to ``num_classes`` - 1, boxes that are not finite or have
                 no extent, masks of other values than 0 and 1, and fields that do not fit the image or each other.
         """
@@ -97,7 +98,7 @@ class MaskRCNN(ComposerModel):
             return self.eval_forward(batch)
         images, targets = batch
         check_targets(images, targets, self.num_classes)
-        losses: dict[str, Tensor] = self.module(_pictures(images), [_without_crowds(target) for target in targets])
+        losses: dict[str, Tensor] = self.module(_pictures(images), [_as_trained_on(target) for target in targets])
         return losses
 
     def loss(  # type: ignore[override]  # the trainer takes a dict, though its annotation does not say so
@@ -132,12 +133,13 @@ def _pictures(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [image if image.is_floating_point() else image.float() / 255 for image in images]
 
 
-def _without_crowds(target: Target) -> Target:
-    """The target's single objects: a crowd's box and mask are no example of one."""
+def _as_trained_on(target: Target) -> Target:
+    """The target's single objects, in torchvision's types: a crowd's box and mask are no example of one."""
+    fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long(), "masks": target["masks"]}
     crowds = target.get("iscrowd")
     if crowds is None or not crowds.any():
-        return target
-    return {name: target[name][crowds == 0] for name in ("boxes", "labels", "masks")}
+        return fields
+    return {name: values[crowds == 0] for name, values in fields.items()}
 
 
 def _at_original_size(detected: Target, resized: tuple[int, int], original: tuple[int, int]) -> Detections:

@@ -7,21 +7,31 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from composer_copypaste.errors import counted
+from composer_copypaste.instances import NUMBERS, WHOLE, WHOLE_NUMBERS
 from composer_copypaste.tv_tensors import box_format
 
 Target = Mapping[str, Tensor]
 
 
-def check_targets(images: Tensor | Sequence[Tensor], targets: Sequence[Target], num_classes: int) -> None:
-    """Raise ``ValueError`` where a target is none that Mask R-CNN can train on, naming the target and its field.
+def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classes: int) -> None:
+    """Raise where a target is none that Mask R-CNN can train on, naming the target and its field.
 
-    Shapes are compared first; then a device is waited for once, to learn whether all numbers are as they should be:
-    labels from 1 to ``num_classes`` - 1, boxes finite and of a positive width and height, unless they are of crowds,
-    and masks of 0 and 1.
+    Types and shapes are compared first; then a device is waited for once, to learn whether all numbers are as they
+    should be: labels from 1 to ``num_classes`` - 1, boxes finite and of a positive width and height, unless they are of
+    crowds, and masks of 0 and 1.
+
+    Raises:
+        TypeError: something is no target, no tensor or of another type.
+        ValueError: everything else.
     """
+    if not len(images):
+        raise ValueError("images: expected at least one, got none")
+    if not isinstance(targets, list | tuple):
+        raise TypeError(f"targets: expected a list of targets, got {type(targets).__name__}")
     if len(images) != len(targets):
         raise ValueError(f"targets: expected one for each of {len(images)} images, got {len(targets)}")
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        _check_types(f"targets[{i}]", target)
         _check_shapes(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]))
     wrong = {
         "labels": [_wrong_labels(target, num_classes) for target in targets],
@@ -34,11 +44,25 @@ def check_targets(images: Tensor | Sequence[Tensor], targets: Sequence[Target], 
         raise ValueError(next(_problems(targets, num_classes)))
 
 
-def _check_shapes(name: str, target: Target, size: tuple[int, int]) -> None:
+def _check_types(name: str, target: object) -> None:
+    if not isinstance(target, Mapping):
+        raise TypeError(f"{name}: expected a dict with boxes, labels and masks, got {type(target).__name__}")
     missing = [key for key in ("boxes", "labels", "masks") if key not in target]
     if missing:
         raise ValueError(f"{name}: lacks {missing[0]!r}, which Mask R-CNN is trained on; it has {sorted(target)}")
-    n = len(target["labels"])
+    for key in ("boxes", "labels", "masks", "iscrowd"):
+        if key in target and not isinstance(target[key], Tensor):
+            raise TypeError(f"{name}: expected {key!r} to be a tensor, got {type(target[key]).__name__}")
+    if target["labels"].dtype not in WHOLE_NUMBERS:
+        raise TypeError(f"{name}: expected 'labels' of {WHOLE}, got {target['labels'].dtype}; .long() gives that")
+    if target["boxes"].dtype not in NUMBERS:
+        raise TypeError(
+            f"{name}: expected 'boxes' of floating point or {WHOLE}, got {target['boxes'].dtype}; .float() gives that"
+        )
+
+
+def _check_shapes(name: str, target: Target, size: tuple[int, int]) -> None:
+    n = target["labels"].numel()
     shapes = {"boxes": (n, 4), "labels": (n,), "masks": (n, *size), "iscrowd": (n,)}
     for key, expected in shapes.items():
         if key in target and tuple(target[key].shape) != expected:
@@ -54,7 +78,8 @@ def _check_shapes(name: str, target: Target, size: tuple[int, int]) -> None:
 
 
 def _wrong_labels(target: Target, num_classes: int) -> Bool[Tensor, " n"]:
-    return (target["labels"] < 1) | (target["labels"] >= num_classes)
+    labels = target["labels"].long()  # a small type would wrap num_classes
+    return (labels < 1) | (labels >= num_classes)
 
 
 def _wrong_boxes(target: Target) -> Bool[Tensor, " n"]:

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, carry_out, pictures, plan_of, target
+from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, pictures, plan_of, target
 from read_backs import ReadBacks
 from test_meta_device import on_meta, window_after_window
 
@@ -163,6 +163,60 @@ def test_whole_numbers_of_a_small_type_are_remembered_also_where_they_lie_beside
     plan = plan_of((0, 1, 0, ((1, 0, -3), (0, 1, -3))))  # where it was: its crop begins a pixel before its box
     after = carry_out(plan, pictures(1), [target(keypoints=keypoints[:0])], bank=bank, keypoint_pairs=()).targets[0]
     assert after["keypoints"].tolist() == [[[0, 0, 2], [5, 5, 2]]]
+
+
+@pytest.mark.parametrize("whole_first", [True, False])
+def test_they_are_whole_numbers_where_those_of_the_receiving_image_are_whatever_others_are(whole_first):
+    whole, parts = torch.tensor([[[3, 3, 2]]]), torch.tensor([[[3.75, 3.75, 2]]])
+    fields = [target((0, 0, 7, 7), keypoints=points) for points in ([whole, parts] if whole_first else [parts, whole])]
+    edge = ((1, 0, -4), (0, 1, -4))  # 3.75 lands on 7.75, in the last pixel
+    after = carry_out(plan_of((0, 1, 0, edge), (1, 0, 0, edge)), pictures(), fields, keypoint_pairs=()).targets
+    there = {True: [7, 7, 2], False: [7.75, 7.75, 2]}
+    found = [image["keypoints"][1].tolist() for image in after]
+    assert found == ([[there[True]], [[7, 7, 2]]] if whole_first else [[[7, 7, 2]], [there[True]]])
+    assert [image["keypoints"].dtype for image in after] == [image["keypoints"].dtype for image in fields]
+
+
+# What tells of keypoints
+
+
+TOLD = {"keypoints_scores": torch.tensor([[0.25, 0.75]]), "num_keypoints": torch.tensor([2])}
+
+
+def test_scores_of_keypoints_are_exchanged_with_them_and_those_outside_are_not_counted():
+    keypoints = points((1.5, 2.5, 2), (5.5, 6.5, 1))
+    given = target((0, 0, SIDE, SIDE), keypoints=keypoints, **TOLD)
+    own = target((0, 0, 1, 1), keypoints=keypoints, **TOLD)
+    plan = plan_of((0, 1, 0, ((-1, 0, 11), (0, 1, 0))))  # mirrored, and 3 pixels to the right
+    after = carry_out(plan, pictures(), [{**own, "masks": own["masks"] * 0}, given], keypoint_pairs=((0, 1),))
+    assert after.targets[0]["keypoints"][1].tolist() == [[5.5, 6.5, 1], [0, 0, 0]]
+    assert after.targets[0]["keypoints_scores"].tolist() == [[0.25, 0.75], [0.75, 0.25]]
+    assert after.targets[0]["num_keypoints"].tolist() == [2, 1]
+    assert after.targets[0]["num_keypoints"].dtype == torch.int64
+
+
+def test_a_mirrored_picture_has_its_scores_exchanged_and_what_is_cut_off_not_counted():
+    fields = target((0, 0, SIDE, SIDE), keypoints=points((1.5, 2.5, 2), (5.5, 20, 1)), **TOLD)
+    options = {"size": (16, 16), "scale_range": (0.5, 0.5), "keypoint_pairs": ((0, 1),), "p_flip": 1.0}
+    _, (shown,) = large_scale_jitter_batch(pictures(1), [fields], **options)
+    assert shown["keypoints"].tolist() == [[[0, 0, 0], [6.5, 2.5, 2]]]
+    assert shown["keypoints_scores"].tolist() == [[0.75, 0.25]]
+    assert shown["num_keypoints"].tolist() == [1]
+
+
+@pytest.mark.parametrize("key", TOLD)
+def test_such_fields_of_another_shape_than_the_keypoints_are_an_error(key):
+    fields = target((0, 0, 4, 4), keypoints=points((1, 1, 2), (2, 2, 2)), **{key: torch.ones(1, 3)})
+    with pytest.raises(ValueError, match=rf"^targets\[0\]: expected '{key}' of shape .*, got \(1, 3\)$"):
+        copypaste_batch(pictures(), [fields, fields])
+
+
+def test_cut_outs_have_no_labelled_keypoints():
+    pool = Pool((7, torch.zeros(3, 2, 2, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.uint8)))
+    fields = target((4, 4, 8, 8), keypoints=points((5, 5, 2), (6, 6, 2)), **TOLD)
+    (after,) = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), [fields], pool=pool, keypoint_pairs=()).targets
+    assert after["num_keypoints"].tolist() == [2, 0]
+    assert after["keypoints_scores"].tolist() == [[0.25, 0.75], [0, 0]]
 
 
 # Hidden

@@ -287,6 +287,59 @@ def tv_boxes(boxes, kind):
     return tv_tensors.BoundingBoxes(boxes, format=kind, canvas_size=(64, 64))
 
 
+@pytest.mark.parametrize("key", ["boxes", "labels", "masks", "iscrowd"])
+def test_a_field_that_is_no_tensor_is_an_error_that_names_it(batch, key):
+    images, targets = batch
+    with pytest.raises(TypeError, match=rf"^targets\[1\]: expected '{key}' to be a tensor, got list$"):
+        check_targets(images, turned_into(targets, key, lambda values: values.tolist()), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("key", "dtype", "to_do"),
+    [("labels", torch.float32, ".long"), ("labels", torch.bool, ".long"), ("boxes", torch.bool, ".float")],
+)
+def test_a_field_of_a_type_it_cannot_have_is_an_error_that_names_it(small_model, batch, key, dtype, to_do):
+    images, targets = batch
+    with pytest.raises(
+        TypeError, match=rf"^targets\[1\]: expected '{key}' of .*, got {dtype}; {to_do}\(\) gives that$"
+    ):
+        small_model((images, turned_into(targets, key, lambda values: values.to(dtype))))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_small_types_can_be_trained_on(small_model, batch, dtype):
+    images, targets = batch
+    targets = [{**target, "labels": target["labels"].to(dtype)} for target in targets]
+    assert all(loss.isfinite() for loss in small_model((images, targets)).values())
+    check_targets(images, [{**target, "labels": target["labels"] + 100} for target in targets], num_classes=300)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8])
+def test_boxes_of_any_type_of_numbers_can_be_trained_on(batch, dtype):
+    model = MaskRCNN(3, backbone="small", resize_training=False)
+    images, targets = batch
+    targets = [{**target, "boxes": target["boxes"].to(dtype)} for target in targets]
+    assert all(loss.isfinite() for loss in model((images, targets)).values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "targets: expected a list of targets, got NoneType"),
+        ({}, "targets: expected a list of targets, got dict"),
+        ([None, None], "targets[0]: expected a dict with boxes, labels and masks, got NoneType"),
+    ],
+)
+def test_what_is_no_targets_is_an_error(batch, wrong, message):
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        check_targets(batch[0], wrong, num_classes=3)
+
+
+def test_a_batch_without_images_is_an_error(small_model):
+    with pytest.raises(ValueError, match=r"^images: expected at least one, got none$"):
+        small_model(([], []))
+
+
 def test_targets_without_masks_and_of_another_number_are_errors(small_model, batch):
     images, targets = batch
     boxes_alone = {key: values for key, values in targets[1].items() if key != "masks"}
