@@ -146,18 +146,17 @@ def in_types_of(target: Target, instances: Instances, largest: tuple[int, int]) 
 
 def _types(target: Target, instances: Instances, largest: tuple[int, int]) -> dict[str, torch.dtype]:
     """The types that the fields of a target come back in, but for its masks."""
-    own = {key: values.dtype for key, values in target.items() if isinstance(values, Tensor)}
-    types = {
-        "labels": instances.labels.dtype,
-        **{name: values.dtype for name, values in instances.extras.items() if name in own},
-        "boxes": _holding(own["boxes"], max(largest), halves=box_format(target["boxes"]) == "CXCYWH"),
-    }
+    types = {"labels": instances.labels.dtype}
+    for name, values in instances.extras.items():
+        types[name] = values.dtype
+    for key in ("boxes", "area", "iscrowd", "keypoints"):
+        if isinstance(own := target.get(key), Tensor):
+            types[key] = own.dtype
+    types["boxes"] = _holding(types["boxes"], max(largest), halves=box_format(target["boxes"]) == "CXCYWH")
     if "keypoints" in types:
-        types["keypoints"] = _holding(own["keypoints"], max(largest))
-    if "area" in own:
-        types["area"] = _holding(own["area"], math.prod(largest))
-    if "iscrowd" in own:
-        types["iscrowd"] = own["iscrowd"]
+        types["keypoints"] = _holding(types["keypoints"], max(largest))
+    if "area" in types:
+        types["area"] = _holding(types["area"], largest[0] * largest[1])
     return types
 
 

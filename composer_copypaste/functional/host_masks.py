@@ -285,11 +285,12 @@ def _move(begin, end, former):
 
 @compiled
 @no_type_check
-def hold_other_values(masks, windows):
-    """Whether masks hold anything but 0 and 1 in their windows (y1, x1, y2, x2)."""
-    for n in range(len(windows)):
-        y1, x1, y2, x2 = windows[n]
-        for y in range(y1, y2):
+def hold_other_values(masks, boxes):
+    """Whether masks hold anything but 0 and 1 in their boxes (x1, y1, x2, y2), or a pixel around them."""
+    height, width = masks.shape[1:]
+    for n in range(len(boxes)):
+        x1, x2 = max(0, int(boxes[n, 0]) - 1), min(width, int(boxes[n, 2]) + 2)
+        for y in range(max(0, int(boxes[n, 1]) - 1), min(height, int(boxes[n, 3]) + 2)):
             row, bits = masks[n, y, x1:x2], np.uint8(0)
             for k in range(len(row)):
                 bits = np.uint8(bits | row[k])

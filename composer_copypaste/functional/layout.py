@@ -44,7 +44,7 @@ class Objects:
                 hold_other_values,
             )  # Numba takes half a second to import
 
-            if not hold_other_values(self.masks.contiguous().numpy(), object_windows(self.boxes, self.size)):
+            if not hold_other_values(self.masks.contiguous().numpy(), self.boxes):
                 return self.masks
         return self.masks.clamp(max=1)
 
