@@ -30,7 +30,7 @@ from composer_copypaste.data.shards import (
     Shard,
     check_installed,
 )
-from composer_copypaste.errors import DataError, OutputError, listed
+from composer_copypaste.errors import DataError, OutputError, as_json, listed
 from composer_copypaste.files import written_whole
 from composer_copypaste.settings import ImageSettings
 
@@ -161,7 +161,10 @@ def _check_usable(output: Path, source: Source) -> None:
         _check_same(output, found, source)
     elif (output / WORKING / _SOURCE).exists():
         # pictures may have changed, as damaged ones do when they are put right: their shards are written again
-        found = read_json(output / WORKING / _SOURCE, "record of the source")
+        record = output / WORKING / _SOURCE
+        found = read_json(record, "record of the source")
+        if not isinstance(found, dict):
+            raise OutputError(f"{record}: expected the record of a source, found {as_json(found)}; remove {output}")
         _check_same(output, found | {"pictures": source["pictures"]}, source)
     elif output.exists() and any(path.name != WORKING for path in output.iterdir()):
         raise OutputError(f"{output}: expected a new or an empty folder for the shards; give another folder")

@@ -12,7 +12,7 @@ import pytest
 from shard_cases import SMALL, Pictures, contents, drawn
 
 from composer_copypaste.data import sharding, shards
-from composer_copypaste.data.shard_parts import write_parts
+from composer_copypaste.data.shard_parts import WORKING, write_parts
 from composer_copypaste.errors import DataError, OutputError, UserError
 
 streaming = pytest.importorskip("streaming")
@@ -167,6 +167,14 @@ def test_a_changed_source_is_refused(tmp_path, finished):
     with pytest.raises(OutputError, match="holds shards of another source, which differs in annotations"):
         pictures.write(output)
     assert contents(output) == before
+
+
+def test_a_record_of_the_source_that_holds_something_else_is_named(pictures, tmp_path):
+    record = tmp_path / "shards" / WORKING / "source.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("7")
+    with pytest.raises(OutputError, match=rf"{record}: expected the record of a source, found 7; remove {tmp_path}/sh"):
+        pictures.write(tmp_path / "shards")
 
 
 def test_a_folder_that_holds_something_else_is_refused_and_kept(pictures, tmp_path):
