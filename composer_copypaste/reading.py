@@ -65,19 +65,22 @@ def with_labels_of(data: InstanceData, trained: Sequence[Category], source: str)
     repeated = len(ids) < len(own) or len(names) < len(trained)
     if repeated or others or not ids.keys() & names:
         raise DataError(
-            f"{annotations.path}: expected the categories of {source}, {_listed(trained)}; got {_listed(own)}"
+            f"{annotations.path}: expected the categories of {source}, {_listed(trained)}; "
+            + (f"got objects of others: {_listed(others)}" if others else f"got {_listed(own)}")
             + ("; names that occur twice cannot be matched" if repeated else "")
         )
     free = count(max(ids.values()) + 1)
     matched = tuple(Category(ids[c.name] if c.name in ids else next(free), c.name) for c in trained)
-    pairs = [f"{ids[c.name]} here is {c.id} there, {as_json(c.name)}" for c in trained if c.name in ids]
+    pairs = [f"{ids[c.name]} here is {c.id} there, {as_json(c.name)}" for c in trained if ids.get(c.name, c.id) != c.id]
     lacking = [as_json(c.name) for c in trained if c.name not in ids]
+    unknown = [as_json(c.name) for c in own if c.name not in names]
+    differences = (f": {first_few(pairs)}" if pairs else "") + (f"; it lacks {first_few(lacking)}" if lacking else "")
     warn_of_data(
-        f"{annotations.path}: its categories are not those of {source}; they are matched by name: {first_few(pairs)}"
-        + (f"; it lacks {first_few(lacking)}" if lacking else "")
+        f"{annotations.path}: its categories are not those of {source}; they are matched by name{differences}"
+        + (f"; it also has, of no object, {first_few(unknown)}" if unknown else "")
     )
     return data.with_categories(matched)
 
 
 def _listed(categories: Sequence[Category]) -> str:
-    return ", ".join(f"{category.id} {category.name}" for category in categories)
+    return first_few([f"{category.id} {as_json(category.name)}" for category in categories], 20)

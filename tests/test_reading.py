@@ -49,7 +49,7 @@ def test_categories_of_other_ids_are_matched_by_name_and_it_is_said(tmp_path):
 
 
 def test_data_may_lack_a_category_and_list_others_of_no_object(tmp_path):
-    with pytest.warns(DataWarning, match='; it lacks "ring"$'):
+    with pytest.warns(DataWarning, match='0 here is 1 there, "blob"; it lacks "ring"; it also has, .* "cube"$'):
         matched = with_labels_of(data(tmp_path, {0: "blob", 7: "cube"}, [0]), TRAINED, "train.json")
     assert labels(matched) == [2]
     assert [category.name for category in matched.categories] == ["ring", "blob"]
@@ -57,9 +57,18 @@ def test_data_may_lack_a_category_and_list_others_of_no_object(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("categories", "used"),
-    [({0: "blob", 1: "cube"}, [0, 1]), ({0: "cube"}, [0]), ({0: "blob", 1: "ring", 2: "blob"}, [0])],
+    ("categories", "used", "got"),
+    [
+        ({0: "blob", 1: "cube"}, [0, 1], 'got objects of others: 1 "cube"$'),
+        ({0: "cube"}, [0], 'got objects of others: 0 "cube"$'),
+        ({0: "blob", 1: "ring", 2: "blob"}, [0], "; names that occur twice cannot be matched$"),
+    ],
 )
-def test_categories_that_cannot_be_matched_are_refused(tmp_path, categories, used):
-    with pytest.raises(DataError, match=r"expected the categories of train\.json, 0 ring, 1 blob; got 0 "):
+def test_categories_that_cannot_be_matched_are_refused(tmp_path, categories, used, got):
+    with pytest.raises(DataError, match=rf'expected the categories of train\.json, 0 "ring", 1 "blob"; .*{got}'):
         with_labels_of(data(tmp_path, categories, used), TRAINED, "train.json")
+
+
+def test_categories_of_the_same_ids_are_not_called_different(tmp_path):
+    with pytest.warns(DataWarning, match='they are matched by name; it lacks "blob"$'):
+        with_labels_of(data(tmp_path, {0: "ring"}, [0]), TRAINED, "train.json")

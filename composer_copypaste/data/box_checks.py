@@ -94,13 +94,16 @@ def _objects(images: Mapping[int, CocoImage], groups: Mapping[int, Sequence[Coco
 
 
 def _are_outside(objects: _Objects) -> Bool[ndarray, " n"]:
-    """Whether a mask has no pixel in its image, and not for want of size alone: a box as small says the same."""
+    """Whether a mask has no pixel in its image, and not for want of size alone: a box as small says the same.
+
+    Unless both lie in the first pixel, as fractions of the image's size do.
+    """
     x1, y1, x2, y2 = objects.masks.T
     outside = (
         (x2 <= 0) | (y2 <= 0) | (x1 >= objects.sizes[:, 0]) | (y1 >= objects.sizes[:, 1]) | (x1 == x2) | (y1 == y2)
     )
-    thin = ~outside & (np.minimum(x2 - x1, y2 - y1) < 1.5) & (objects.boxes[:, 2:].min(axis=1) > ROUNDING)
-    for number in np.flatnonzero(thin):
+    thin = (np.minimum(x2 - x1, y2 - y1) < 1.5) & (objects.boxes[:, 2:].min(axis=1) > ROUNDING)
+    for number in np.flatnonzero(~outside & (thin | _are_fractions(objects))):
         width, height = objects.sizes[number, :2].astype(int).tolist()
         outside[number] = stencil(objects.annotations[number]["segmentation"], (height, width)) is None
     return outside
@@ -115,10 +118,10 @@ def _are_fractions(objects: _Objects) -> Bool[ndarray, " n"]:
 
 def _of_object(objects: _Objects, number: int, outside: bool) -> str:
     mask = [round(float(value), 2) for value in objects.masks[number]]
+    reach = f"reaches from x, y = {mask[:2]} to {mask[2:]}"
     if outside:
-        return f"the mask has no pixel in the image: it reaches from x, y = {mask[:2]} to {mask[2:]}"
-    box = objects.annotations[number]["bbox"]
-    return f"box {box} does not meet the mask, which reaches from x, y = {mask[:2]} to {mask[2:]}"
+        return "the mask has no pixel in the image" + (f": it {reach}" if mask[:2] != mask[2:] else "")
+    return f"box {objects.annotations[number]['bbox']} does not meet the mask, which {reach}"
 
 
 def _of_the_file(wrong: _Objects, cause: str, outside: int, total: int) -> str:
@@ -136,6 +139,8 @@ def _cause(wrong: _Objects) -> str | None:
     """What was probably written: the first hypothesis under which boxes and masks agree; None: none does."""
     if _are_fractions(wrong).mean() >= _EXPLAINED:
         return "boxes and masks look like fractions (0..1) of the image's size instead of pixels"
+    if (wrong.masks[:, :2] == wrong.masks[:, 2:]).all(axis=1).mean() >= _EXPLAINED:
+        return "the masks are empty"
     for written, boxes in _readings(wrong.boxes, wrong.sizes):
         if _explains(boxes, wrong.masks):
             return f"the boxes look like {written}"

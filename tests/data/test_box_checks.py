@@ -103,6 +103,17 @@ def test_a_mask_between_the_centres_of_pixels_has_no_pixel():
     assert "no pixel" in found([*boxes, (10, 8, 22, 14)], [*outlines, polygon(10.1, 8, 0.2, 14)]).of_objects[101]
 
 
+def test_one_object_in_fractions_of_the_image_s_size_is_a_problem():
+    boxes, outlines = many_good()
+    fractions = (0.1, 0.2, 0.3, 0.2)
+    assert "no pixel" in found([*boxes, fractions], [*outlines, polygon(*fractions)]).of_objects[101]
+
+
+def test_empty_masks_are_the_cause_where_all_are():
+    boxes = [(10, 8, 22, 14)] * 4
+    assert ": the masks are empty. " in str(found(boxes, [code(0, 0, 0, 0)] * 4).of_the_file)
+
+
 def test_run_lengths_without_a_pixel_are_a_problem():
     boxes, outlines = many_good()
     assert "no pixel" in found([*boxes, (10, 8, 22, 14)], [*outlines, code(0, 0, 0, 0)]).of_objects[101]
