@@ -129,7 +129,7 @@ def test_other_categories_than_the_runs_are_refused(run, files, tmp_path):
     path = files / "annotations" / "instances_val.json"
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"categories": [c | {"name": "x"} for c in data["categories"]]}))
-    refused(evaluate(run.root, *own(files)), "instances_val.json: expected the categories of ", "1 x")
+    refused(evaluate(run.root, *own(files)), "instances_val.json: expected the categories of ", '1 "x"')
 
 
 def test_an_evaluation_that_is_there_already_is_kept(run, tmp_path):
