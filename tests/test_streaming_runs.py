@@ -94,5 +94,5 @@ def test_shards_of_other_categories_than_those_evaluated_on_are_refused(place, t
     (tmp_path / "val.json").write_text(json.dumps(source))
     write_shards(tmp_path / "val", place / "files" / "val", tmp_path / "val.json")
     overrides = on_shards(place, "train", **{"val.streaming": tmp_path / "val"})
-    with pytest.raises(DataError, match='expected the categories of .*train, 1 "disc", .*got objects of .*1 "ring"'):
+    with pytest.raises(DataError, match=r'expected the categories of .*train, 1 "disc", .*got objects of .*1 "ring"'):
         open_data(tiny_recipe(place, *overrides))
