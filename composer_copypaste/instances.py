@@ -106,7 +106,12 @@ def largest_of(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def target_of(
-    target: Target, instances: Instances, largest: tuple[int, int], canvas: tuple[int, int] | None = None
+    target: Target,
+    instances: Instances,
+    largest: tuple[int, int],
+    canvas: tuple[int, int] | None = None,
+    *,
+    fractions: bool = False,
 ) -> Target:
     """The target with other objects: the same keys, format of boxes and kinds of tensor; masks only if it had some.
 
@@ -116,6 +121,7 @@ def target_of(
         largest: the largest height and width of the batch's images. Boxes and areas that come in a type which does not
             hold all positions or areas there come back in float32.
         canvas: the size of its image, if that is another now.
+        fractions: whether boxes and areas are other than whole numbers, so that no type of these holds them.
     """
     kind = box_format(target["boxes"])
     fields = {
@@ -127,7 +133,7 @@ def target_of(
     }
     if "masks" in target:
         fields["masks"] = instances.masks.view(_tensor("target", "masks", target["masks"]).dtype)
-    types = _types(target, instances, largest)
+    types = _types(target, instances, largest, fractions=fractions)
     return {
         key: as_tv_tensor(in_type(fields[key], types.get(key)), former, canvas) if key in fields else former
         for key, former in target.items()
@@ -144,7 +150,9 @@ def in_types_of(target: Target, instances: Instances, largest: tuple[int, int]) 
     return {**target, **changed} if changed else target
 
 
-def _types(target: Target, instances: Instances, largest: tuple[int, int]) -> dict[str, torch.dtype]:
+def _types(
+    target: Target, instances: Instances, largest: tuple[int, int], *, fractions: bool = False
+) -> dict[str, torch.dtype]:
     """The types that the fields of a target come back in, but for its masks."""
     types = {"labels": instances.labels.dtype}
     for name, values in instances.extras.items():
@@ -152,20 +160,21 @@ def _types(target: Target, instances: Instances, largest: tuple[int, int]) -> di
     for key in ("boxes", "area", "iscrowd", "keypoints"):
         if isinstance(own := target.get(key), Tensor):
             types[key] = own.dtype
-    types["boxes"] = _holding(types["boxes"], max(largest), halves=box_format(target["boxes"]) == "CXCYWH")
+    parts = fractions or box_format(target["boxes"]) == "CXCYWH"
+    types["boxes"] = _holding(types["boxes"], max(largest), fractions=parts)
     if "keypoints" in types:
         types["keypoints"] = _holding(types["keypoints"], max(largest))
     if "area" in types:
-        types["area"] = _holding(types["area"], largest[0] * largest[1])
+        types["area"] = _holding(types["area"], largest[0] * largest[1], fractions=fractions)
     return types
 
 
 @cache
-def _holding(dtype: torch.dtype, largest: int, *, halves: bool = False) -> torch.dtype:
+def _holding(dtype: torch.dtype, largest: int, *, fractions: bool = False) -> torch.dtype:
     """The type, or float32 where it does not hold every whole number up to the largest, or every half of one."""
     if dtype.is_floating_point:
-        return dtype if exact_up_to(dtype) >= largest * (2 if halves else 1) else torch.float32
-    return dtype if exact_up_to(dtype) >= largest and not halves else torch.float32
+        return dtype if exact_up_to(dtype) >= largest * (2 if fractions else 1) else torch.float32
+    return dtype if exact_up_to(dtype) >= largest and not fractions else torch.float32
 
 
 def exact_up_to(dtype: torch.dtype) -> int:

@@ -117,8 +117,10 @@ def objects_without_waiting(images: Images, targets: Sequence[Target], settings:
     """
     sizes = [size_of(image) for image in images]
     batch = _instances(targets, sizes, settings)
+    if not batch:
+        return []
     counts = [len(instances) for instances in batch]
-    if batch and all(instances.boxes.is_cpu for instances in batch):
+    if all(instances.boxes.is_cpu for instances in batch):
         boxes = torch.cat([instances.boxes for instances in batch]).detach().double().numpy()
         check_boxes(boxes, np.cumsum(counts))
     else:

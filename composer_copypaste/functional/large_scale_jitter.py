@@ -131,10 +131,13 @@ def _targets(
     batch = instances_of(targets, sizes, object_keys, canvas)
     refuse_positions(targets, object_keys)
     warn_of_unnamed_keys(targets, object_keys)
-    measured = _by_pixels if any("masks" in target for target in targets) else _by_boxes
-    after = measured(batch, framings, settings)
+    has_masks = any("masks" in target for target in targets)
+    after = (_by_pixels if has_masks else _by_boxes)(batch, framings, settings)
     largest = largest_of([*sizes, canvas])
-    return [target_of(target, objects, largest, canvas) for target, objects in zip(targets, after, strict=True)]
+    return [
+        target_of(target, objects, largest, canvas, fractions=not has_masks)
+        for target, objects in zip(targets, after, strict=True)
+    ]
 
 
 def _by_pixels(
@@ -161,7 +164,8 @@ def _by_boxes(
     numbers = read_back(torch.cat(rows))
     check_boxes(numbers[:, :4], np.cumsum([len(own) for own in batch]))
     after = []
-    for own, given, framing in zip(batch, _by_image(numbers, batch), framings, strict=True):
+    for each, given, framing in zip(batch, _by_image(numbers, batch), framings, strict=True):
+        own = replace(each, boxes=each.boxes.double(), area=each.area.double())  # a type of whole numbers would round
         boxes = framing.boxes_of(given[:, :4])
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         measured = np.column_stack([area, boxes, given[:, 4]])

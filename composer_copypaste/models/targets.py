@@ -91,7 +91,7 @@ def _wrong_boxes(target: Target) -> Bool[Tensor, " n"]:
 def _has_other_values(masks: Tensor) -> Bool[Tensor, ""]:
     """Whether the masks hold anything but 0 and 1."""
     if masks.dtype == torch.bool or not masks.numel():
-        return torch.tensor(False, device=masks.device)
+        return torch.zeros((), dtype=torch.bool, device=masks.device)  # torch.tensor would wait for the device
     if masks.dtype == torch.uint8:
         return masks.amax() > 1
     return ((masks != 0) & (masks != 1)).any()

@@ -245,8 +245,9 @@ def test_torchs_default_generator_draws_where_none_is_given():
 
 
 @pytest.mark.parametrize("images", [torch.zeros(0, 3, SIDE, SIDE), []])
-def test_an_empty_batch_comes_back_empty(images):
-    images, targets = copypaste_batch(images, [], p=1.0)
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_an_empty_batch_comes_back_empty(images, p):
+    images, targets = copypaste_batch(images, [], p=p)
     assert len(images) == len(targets) == 0
 
 

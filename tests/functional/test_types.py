@@ -166,6 +166,16 @@ def test_large_scale_jitter_gives_boxes_and_areas_in_a_type_that_holds_them(mask
     assert after["boxes"].dtype == after["area"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_large_scale_jitter_of_boxes_alone_rounds_no_box_to_whole_pixels(dtype):
+    fields = {key: values for key, values in target((1, 2, 2, 7), area=torch.zeros(1)).items() if key != "masks"}
+    options = {"size": (20, 20), "scale_range": (0.2, 0.2), "p_flip": 0.0}
+    _, (after,) = large_scale_jitter_batch(pictures(1), [in_types(fields, boxes=dtype, area=dtype)], **options)
+    assert after["boxes"].tolist() == [[0.5, 1, 1, 3.5]]
+    assert after["area"].tolist() == [1.25]
+    assert after["boxes"].dtype == after["area"].dtype == torch.float32
+
+
 def test_large_scale_jitter_of_class_ids_of_several_types_gives_one_that_holds_them():
     maps = [torch.full((SIDE, SIDE), 7, dtype=torch.uint8), torch.full((SIDE, SIDE), 300)]
     settings = {"size": (16, 16), "scale_range": (1.0, 1.0)}
