@@ -1,16 +1,17 @@
 """A look at the file of every image before training starts: whether it can be used, and what should be known of it."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.data.file_names import no_folder
-from composer_copypaste.data.pictures import Header, largest_value, read_header
+from composer_copypaste.data.pictures import MISSING, Header, largest_value, read_header
 from composer_copypaste.data.records import CocoImage
 from composer_copypaste.data.threads import in_threads
 from composer_copypaste.data.value_range import FULL_RANGE, HOW_TO_GIVE
-from composer_copypaste.errors import DataError, DataWarning, listed
+from composer_copypaste.errors import DataError, DataWarning, as_json, listed
 from composer_copypaste.settings import ImageSettings
 
 DARK = 2**14
@@ -35,11 +36,14 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
         raise DataError(f"{folder}: {no_folder(folder)}")
     settings = settings or ImageSettings()
 
+    names_in = cache(_names_in)
+
     def look(image: CocoImage) -> Header | str:
         try:
             return read_header(folder / image.file_name, (image.height, image.width), settings)
         except DataError as error:
-            return f"{image.file_name} (image {image.id}): {error}"
+            hint = _file_instead(folder / image.file_name, names_in) if str(error) == MISSING else ""
+            return f"{image.file_name} (image {image.id}): {error}{hint}"
 
     found = in_threads(look, annotations.images, _THREADS)
     problems = [problem for problem in found if isinstance(problem, str)]
@@ -54,6 +58,17 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
     _warn_of_pages(folder, names(lambda header: header.has_more_pages))
     if settings.value_range is None:
         _check_range(folder, names(lambda header: header.needs_range), settings)
+
+
+def _file_instead(path: Path, names_in: Callable[[Path], Mapping[str, str]]) -> str:
+    """What file there is in place of a missing one, with letters of another case or another extension; else nothing."""
+    name = names_in(path.parent).get(path.stem.casefold())
+    return "" if name is None else f", but {as_json(name)} is there"
+
+
+def _names_in(folder: Path) -> dict[str, str]:
+    """The names of a folder's files by what they are but for case and extension."""
+    return {path.stem.casefold(): path.name for path in folder.iterdir()} if folder.is_dir() else {}
 
 
 def _warn_of_turned(folder: Path, names: Sequence[str]) -> None:

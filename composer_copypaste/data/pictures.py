@@ -30,6 +30,7 @@ from composer_copypaste.settings import ImageSettings
 
 # what Pillow raises on a file that is no picture, a cut one or a broken one
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+MISSING = "the file is missing"
 _QUARTER_TURNS = (5, 6, 7, 8)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -158,7 +159,7 @@ def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[Ima
         except DataError:
             raise
         except FileNotFoundError:
-            raise DataError("the file is missing") from None
+            raise DataError(MISSING) from None
         except _UNREADABLE as error:
             raise DataError(f"the picture cannot be decoded: {_reason(error, source)}") from error
 

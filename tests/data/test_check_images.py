@@ -154,3 +154,17 @@ def test_pillow_s_own_bound_counts_in_no_thread_and_stays_as_it_was(tmp_path, mo
         pictures = list(threads.map(lambda _: read_picture(tmp_path / "a.png", (8, 8)), range(40)))
     assert len(pictures) == 40
     assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize(("name", "there"), [("A.PNG", "a.png"), ("sub/b.jpg", "sub/b.JPEG")])
+def test_a_missing_file_that_is_there_by_almost_that_name_is_pointed_out(tmp_path, annotated, name, there):
+    (tmp_path / "sub").mkdir()
+    Image.fromarray(SQUARE).save(tmp_path / there)
+    found = f'the file is missing, but "{there.rpartition("/")[2]}" is there$'
+    with pytest.raises(DataError, match=rf"{name} \(image 0\): {found}"):
+        check_images(annotated(name), tmp_path)
+
+
+def test_a_missing_file_without_another_in_its_place_is_missing(tmp_path, annotated):
+    with pytest.raises(DataError, match=r"sub/a\.png \(image 0\): the file is missing$"):
+        check_images(annotated("sub/a.png"), tmp_path)
