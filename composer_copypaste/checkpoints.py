@@ -93,23 +93,20 @@ class CheckpointWriter(Callback):
             self._has_warned = True
         else:
             if self._divergence.first is None:
-                self._write(state)
+                self.save(state)
 
     def save_before_evaluation(self, state: State) -> None:
-        """Saves at the end of the training, before its evaluation."""
-        self.evaluation_due = True
-        self.save(state)
-
-    def save(self, state: State) -> None:
-        """Saves now; every process takes part, the first writes.
+        """Saves at the end of the training, before its evaluation.
 
         Raises:
             DivergedError: in all processes, where the weights are not finite.
         """
         self._divergence.check_weights(state)
-        self._write(state)
+        self.evaluation_due = True
+        self.save(state)
 
-    def _write(self, state: State) -> None:
+    def save(self, state: State) -> None:
+        """Saves now, weights that are finite; every process takes part, the first writes."""
         content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
         if dist.get_global_rank() == 0:
             now = state.timestamp

@@ -181,8 +181,7 @@ def read_torch(path: Path) -> object:
             "Save the weights alone: torch.save(model.state_dict(), ...)"
         ) from error
     except _UNREADABLE as error:
-        # a KeyError's or an EOFError's words mean nothing outside torch
-        reason = f": {_first_line(error)}" if isinstance(error, RuntimeError | OSError) else ""
+        reason = "" if isinstance(error, KeyError) else f": {_first_line(error)}"  # a number in torch's own tables
         raise CheckpointError(f"{path}: damaged, or no file of torch.save{reason}") from error
 
 
