@@ -1,10 +1,12 @@
 """Which objects are copied: 8 x 8 pixels, whose answer is visible."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from copypaste_cases import pictures, target
+from copypaste_cases import Pool, pictures, target
 
-from composer_copypaste.functional.batch import copypaste_batch
+from composer_copypaste.functional.batch import copypaste_batch, plan_batch
 
 ALL_IN_PLACE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
 GIVEN = target((0, 0, 2, 2), (3, 0, 6, 3), (0, 4, 4, 8), labels=[1, 2, 3])  # of 4, 9 and 16 pixels of the image's 64
@@ -35,6 +37,24 @@ def test_everything_is_copied_where_nothing_is_excluded():
 @pytest.mark.filterwarnings("ignore:copy-paste changed nothing")
 def test_only_objects_of_an_area_in_the_range_are_copied(settings, labels):
     assert received(**settings) == labels
+
+
+@pytest.mark.parametrize("pixels", [7, 14, 28, 29, 55, 56, 57, 58])
+@pytest.mark.parametrize(("low", "high", "copied"), [(0.0, 1.0, 1), (0.0, 0.0, 1), (0.001, 1.0, 0), (-1.0, -0.001, 0)])
+@pytest.mark.parametrize("pooled", [False, True], ids=["batch", "pool"])
+@pytest.mark.filterwarnings("ignore:copy-paste changed nothing")
+def test_an_area_that_is_exactly_a_bound_is_in_the_range(pixels, low, high, copied, pooled):
+    part = pixels / 100
+    settings = {**ALL_IN_PLACE, "relative_area_range": (max(0.0, part + low), min(1.0, part + high))}
+    images, masks = torch.zeros(2, 3, 1, 100, dtype=torch.uint8), torch.zeros(1, 1, 100, dtype=torch.uint8)
+    masks[..., :pixels] = 1
+    given = {"boxes": torch.tensor([[0.0, 0, pixels, 1]]), "labels": torch.tensor([3]), "masks": masks}
+    empty = {key: values[:0] for key, values in given.items()}
+    if not pooled:
+        assert len(plan_batch(images, [empty, given], **settings)) == copied
+        return
+    with nullcontext() if copied else pytest.raises(ValueError, match="may be copied"):
+        plan_batch(images, [empty, empty], pool=Pool((3, images[0], masks[0])), p_pool=1.0, **settings)
 
 
 def test_a_label_of_weight_0_is_never_copied():
