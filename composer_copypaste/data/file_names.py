@@ -71,18 +71,22 @@ def _leaves_the_folder(name: str) -> bool:
 def _ends_found(names: Sequence[str], folder: Path) -> dict[str, str]:
     """The end of each name that is found in the folder, the longest one."""
     is_folder = cache(lambda path: os.path.isdir(folder / path))
+    own = folder.absolute().parts[1:]
+
+    def end_of(path: str) -> str | None:
+        parts = [part for part in path.replace("\\", "/").rpartition("../")[2].split("/") if part not in ("", ".")]
+        begin = len(own) if tuple(parts[: len(own)]) == own and path.startswith("/") else 0
+        ends = ("/".join(parts[start:]) for start in range(begin, len(parts)))
+        return next((e for e in ends if is_folder(os.path.dirname(e)) and os.path.isfile(folder / e)), None)
+
     found = {}
     for name in names:
         if "\0" in name or _URL.match(name):
             continue
-        path = unquote(urlsplit(name).path) if name.lower().startswith("file:") else name
-        parts = [part for part in path.replace("\\", "/").rpartition("../")[2].split("/") if part not in ("", ".")]
-        own = folder.absolute().parts[1:]
-        begin = len(own) if tuple(parts[: len(own)]) == own and path.startswith("/") else 0
-        ends = (parts[start:] for start in range(begin, len(parts)))
-        end = next((e for e in ends if is_folder("/".join(e[:-1])) and os.path.isfile(folder.joinpath(*e))), None)
+        path = urlsplit(name).path if name.lower().startswith("file:") else name.replace("/?d=", "/")
+        end = end_of(path) or end_of(unquote(path))  # Label Studio writes /data/local-files/?d=sub/my%20image.png
         if end is not None:
-            found[name] = "/".join(end)
+            found[name] = end
     return found
 
 

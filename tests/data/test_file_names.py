@@ -30,6 +30,7 @@ def found(folder, *names):
         ("\\\\server\\share\\a.png", "a.png"),
         ("file:///home/annotator/sub/b.png", "sub/b.png"),
         ("FILE://localhost/C:/data/%61.png", "a.png"),
+        ("/data/local-files/?d=sub/%62.png", "sub/b.png"),
         ("../upload/a.png", "a.png"),
         ("../../pictures/sub/b.png", "sub/b.png"),
         ("assets/a.png", "a.png"),
