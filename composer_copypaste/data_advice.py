@@ -1,5 +1,6 @@
 """What should be known before a recipe is trained: objects that cannot be found, nested categories, memory."""
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from composer_copypaste.config.schema import Recipe
 from composer_copypaste.data.coco import CocoAnnotations
 from composer_copypaste.data.nested_categories import nested_categories
 from composer_copypaste.errors import DataWarning
+from composer_copypaste.models.mask_rcnn import resized_sides
 
 
 def warn_of_many_objects(annotations: CocoAnnotations, recipe: Recipe) -> None:
@@ -64,28 +66,35 @@ def _batch_bytes(annotations: CocoAnnotations, recipe: Recipe) -> tuple[int, int
     """Bytes of images and masks of the largest batch, as loaded and at the peak of a training step.
 
     A pixel of an image is 3 bytes, of a mask 1. Copy-paste adds the masks of what is pasted, at most as many as an
-    image of the batch has, in a batch beside the loaded one. Where the model resizes, it holds the images, and one
-    image's masks after the other, with 4 bytes for each value.
+    image of the batch has, in a batch beside the loaded one. Where the model resizes, it holds the images as they were
+    and resized, with 4 bytes for each value, all resized masks, and one image's masks after the other, as they were and
+    resized, with 4 bytes too.
     """
     canvas = None if recipe.data.jitter is None else recipe.data.jitter.size
     on_device = recipe.data.jitter_on == "device"
     shapes = []
     for image in annotations.images:
-        objects = len(annotations.annotations[image.id])
-        stored = image.height * image.width
-        shown = stored if canvas is None else canvas[0] * canvas[1]
-        shapes.append((objects, stored if canvas is None or on_device else shown, shown))
+        stored, shown = (image.height, image.width), canvas or (image.height, image.width)
+        pixels = math.prod(stored if on_device else shown), math.prod(shown), _resized_pixels(shown, recipe)
+        shapes.append((len(annotations.annotations[image.id]), *pixels))
     largest = sorted(shapes, key=lambda shape: (3 + shape[0]) * max(shape[1:]))[-recipe.data.batch_size :]
-    loaded = sum((3 + objects) * pixels for objects, pixels, _ in largest)
-    most = max(objects for objects, _, _ in largest)
+    loaded = sum((3 + objects) * pixels for objects, pixels, _, _ in largest)
+    most = max(objects for objects, *_ in largest)
     pasted = 0 if recipe.copy_paste is None else min(most, recipe.copy_paste.max_copied_instances or most)
     trained = loaded
     if recipe.copy_paste is not None or on_device:
-        trained += sum((3 + objects + pasted) * pixels for objects, _, pixels in largest)
+        trained += sum((3 + objects + pasted) * pixels for objects, _, pixels, _ in largest)
     if recipe.model.resize_training:
-        trained += sum(3 * 4 * pixels for _, _, pixels in largest)
-        trained += max(4 * (objects + pasted) * pixels for objects, _, pixels in largest)
+        trained += sum(3 * 4 * (pixels + resized) for _, _, pixels, resized in largest)
+        trained += sum((objects + pasted) * resized for objects, *_, resized in largest)
+        trained += max(4 * (objects + pasted) * (pixels + resized) for objects, _, pixels, resized in largest)
     return loaded, trained
+
+
+def _resized_pixels(size: tuple[int, int], recipe: Recipe) -> int:
+    """The pixels of an image that the model has resized."""
+    shorter, longer = resized_sides(recipe.model)
+    return round(math.prod(size) * min(shorter / min(size), longer / max(size)) ** 2)
 
 
 def _gigabytes(size: int) -> str:

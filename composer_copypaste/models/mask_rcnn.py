@@ -81,11 +81,11 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
     layout = LAYOUTS.get(settings.backbone, STANDARD)
     norm = _norm(settings)
     head_norm = norm if layout.normalised else None
-    min_size = settings.min_size or layout.min_size
+    min_size, max_size = resized_sides(settings)
     return TorchvisionMaskRCNN(
         _backbone(settings, layout, norm),
         min_size=min_size,
-        max_size=settings.max_size or min_size * 5 // 3,
+        max_size=max_size,
         rpn_anchor_generator=_anchors(settings.anchor_sizes or layout.anchor_sizes),
         box_roi_pool=_roi_pool(POOLED, layout),
         mask_roi_pool=_roi_pool(2 * POOLED, layout),
@@ -99,6 +99,12 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
         _skip_resize=not settings.resize_training,
         **_sampling(layout, settings.detections_per_image),
     )
+
+
+def resized_sides(settings: MaskRCNNSettings) -> tuple[int, int]:
+    """The pixels that the model gives the shorter side of an image, and the most that the longer one may get."""
+    min_size = settings.min_size or LAYOUTS.get(settings.backbone, STANDARD).min_size
+    return min_size, settings.max_size or min_size * 5 // 3
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
