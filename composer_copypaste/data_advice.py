@@ -42,7 +42,8 @@ def warn_of_many_objects(annotations: CocoAnnotations, recipe: Recipe) -> None:
 
 def nesting(annotations: CocoAnnotations, recipe: Recipe) -> Iterator[str]:
     """Lines on categories that hold objects of others, which they hide where they are pasted."""
-    if recipe.copy_paste is None or recipe.copy_paste.categories is not None:
+    settings = recipe.copy_paste
+    if settings is None or settings.categories is not None or settings.labels is not None:
         return
     for nested in nested_categories(annotations):
         yield (

@@ -15,9 +15,10 @@ from composer_copypaste.data.streaming import StreamingCocoInstances
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.data_advice import warn_of_many_objects
 from composer_copypaste.errors import DataError, RecipeError
+from composer_copypaste.functional.category_names import labelled
 from composer_copypaste.pools import open_pool
 from composer_copypaste.reading import in_recipe, load_annotations, with_labels_of
-from composer_copypaste.settings import ShapesSettings
+from composer_copypaste.settings import CopyPasteSettings, ShapesSettings
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ def open_data(recipe: Recipe) -> Data:
     val = with_labels_of(evaluation_data(val_files, recipe.data), train.categories, source)
     warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
-    check_labels(recipe, names)
-    return Data(train, val, open_pool(recipe, names))
+    return Data(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names))
 
 
 def _training_data(files: CocoFiles, recipe: Recipe) -> InstanceData:
@@ -123,17 +123,18 @@ def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
     return train, val
 
 
-def check_labels(recipe: Recipe, categories: Sequence[str]) -> None:
-    """Raise ``RecipeError`` where copy-paste names a label that is none of these categories'."""
-    for key in ("categories", "category_weights"):
-        given = getattr(recipe.copy_paste, key, None) or ()
-        unknown = [label for label in given if not 1 <= label <= len(categories)]
-        if unknown:
-            known = ", ".join(f"{label} {name}" for label, name in enumerate(categories, start=1))
-            raise RecipeError(
-                f"copy_paste.{key}: expected labels, which number the categories in the order of their ids ({known}), "
-                f"got {unknown[0]}"
-            )
+def copy_paste_settings(recipe: Recipe, categories: Sequence[str]) -> CopyPasteSettings | None:
+    """The recipe's section, with labels in place of the names of categories; None where there is none.
+
+    Raises:
+        RecipeError: where it names categories, or labels, that there are not.
+    """
+    if recipe.copy_paste is None:
+        return None
+    try:
+        return labelled(recipe.copy_paste, categories)
+    except ValueError as error:
+        raise RecipeError(f"copy_paste.{error}") from None
 
 
 def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:

@@ -11,27 +11,28 @@ from composer_copypaste.data.cutouts import CutOutPool, pictures_of_folder
 from composer_copypaste.errors import RecipeError
 from composer_copypaste.functional.pool import check_pool
 from composer_copypaste.reading import load_annotations
+from composer_copypaste.settings import CopyPasteSettings
 
 
-def open_pool(recipe: Recipe, categories: Sequence[str]) -> CutOutPool | None:
+def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str]) -> CutOutPool | None:
     """The recipe's pool, completely checked; None where it has none.
 
     Raises:
         DataError: listing what is wrong with its files.
         RecipeError: where the settings of copy-paste let nothing of it be copied.
     """
-    if recipe.data.pool is None or recipe.copy_paste is None:
+    if recipe.data.pool is None or settings is None:
         return None
-    files, settings = recipe.data.pool, recipe.data.image_settings
+    files, pictures = recipe.data.pool, recipe.data.image_settings
     if files.folder is not None:
-        pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=settings)
+        pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=pictures)
     else:
         annotations, images = load_annotations(cast(Path, files.annotations), recipe.data), cast(Path, files.images)
         pool = CutOutPool.from_coco(
-            annotations, images, categories=categories, megabytes=files.megabytes, image_settings=settings
+            annotations, images, categories=categories, megabytes=files.megabytes, image_settings=pictures
         )
     try:
-        check_pool(pool, recipe.copy_paste)
+        check_pool(pool, settings)
     except ValueError as error:
         raise RecipeError(f"data.{error}") from None
     return pool

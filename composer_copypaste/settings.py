@@ -140,19 +140,29 @@ class CopyPasteSettings:
     min_area: Annotated[int, Ge(1)] = 1
     """An object stays when at least so many of its pixels are visible."""
 
-    categories: tuple[int, ...] | None = None
-    """Labels that may be copied; None: all."""
+    categories: tuple[int | str, ...] | None = None
+    """Names of the categories that may be copied; None: all. Python needs the data's names for it:
+    ``category_names=[...]``, that of label 1 first."""
 
-    category_weights: dict[int, Annotated[float, Ge(0), Le(1_000_000)]] | None = None
-    """How often objects of a label are copied, relative to labels not named, whose weight is 1: ``{3: 5}`` for a rare
-    label 3; 0: never. The m of K objects are drawn one after the other, each with a chance proportional to its weight
+    category_weights: dict[int | str, Annotated[float, Ge(0), Le(1_000_000)]] | None = None
+    """How often objects of a category are copied, relative to those not named, whose weight is 1: ``{"car": 5}`` for
+    rare cars; 0: never. The m of K objects are drawn one after the other, each with a chance proportional to its weight
     among those left; ``p_instance`` is multiplied by the weight."""
 
+    labels: tuple[int, ...] | None = None
+    """As ``categories``, by labels as the model sees them: 1 is the category of the lowest id; of class-id maps they
+    are the ids."""
+
+    label_weights: dict[int, Annotated[float, Ge(0), Le(1_000_000)]] | None = None
+    """As ``category_weights``, by such labels: ``{3: 5}``."""
+
     area_range: tuple[Pixels, Pixels] | None = None
-    """Only objects whose box has from so many to so many pixels are copied; None: all."""
+    """Only objects whose mask has an area from so many to so many pixels are copied; None: all. It is the ``area`` that
+    the targets give, as COCO's files do, and the number of the mask's pixels where they give none."""
 
     relative_area_range: tuple[Fraction, Fraction] | None = None
-    """Only objects whose box is from this to this fraction of the source image's area are copied; None: all."""
+    """Only objects whose area, as of ``area_range``, is from this to this fraction of the source image's are copied;
+    None: all."""
 
     bank_size: Annotated[int, Ge(0), Le(1_000_000)] = 0
     """So many objects, the last ones seen, are remembered, cropped, on the device of the batch; their pictures are
@@ -201,6 +211,9 @@ class CopyPasteSettings:
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name))
         check_pairs(self.keypoint_pairs)
+        for by_name, by_label in (("categories", "labels"), ("category_weights", "label_weights")):
+            if getattr(self, by_name) is not None and getattr(self, by_label) is not None:
+                raise ValueError(f"{by_label}: expected None beside {by_name}, which says the same by names, got both")
         if self.max_overlap < 1 and self.placement == "source":
             raise ValueError(
                 'max_overlap: expected 1 with placement "source", which moves no object away, got '

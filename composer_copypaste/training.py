@@ -29,9 +29,9 @@ from composer_copypaste.checkpoints import (
 from composer_copypaste.config.schema import Recipe
 from composer_copypaste.curves import plot_curves
 from composer_copypaste.data.coco import CocoAnnotations, InstanceData
-from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.data.loaders import SkipsWhatIsDone, evaluation_loader, training_loader
-from composer_copypaste.datasets import Data, open_data
+from composer_copypaste.data.outlines import OutlinedObjects, rle_of
+from composer_copypaste.datasets import Data, copy_paste_settings, open_data
 from composer_copypaste.divergence import StopsAtNonFiniteLoss
 from composer_copypaste.errors import CheckpointError, RecipeError
 from composer_copypaste.loggers import build_loggers, check_loggers
@@ -74,7 +74,7 @@ def _train(recipe: Recipe, folder: RunFolder, stay: ExitStack) -> None:
         data, model = agreed(lambda: _prepared(recipe))
         checkpoint = decided(lambda: enter(folder, recipe, data, stay))
         if checkpoint is not None:
-            agreed(lambda: check_resumable(checkpoint, model, _algorithms(recipe)))
+            agreed(lambda: check_resumable(checkpoint, model, _algorithms(recipe, data)))
     trainer = build_trainer(recipe, model, data, folder, checkpoint)
     say(started(folder, trainer.state))
     with explained(folder, recipe):
@@ -153,7 +153,7 @@ def build_trainer(
     """Composer's trainer for a recipe, ready to ``fit``, from a checkpoint or from the beginning."""
     training = recipe.training
     gpu = on_gpu(recipe)
-    algorithms = _algorithms(recipe, data.pool)
+    algorithms = _algorithms(recipe, data)
     divergence = StopsAtNonFiniteLoss(recipe)
     with loading_data_only():
         return Trainer(
@@ -221,13 +221,14 @@ def evaluation_batches(recipe: Recipe, data: InstanceData) -> DataSpec:
     return evaluation_loader(data, batch_size=recipe.data.eval_batch_size, workers=recipe.data.workers)
 
 
-def _algorithms(recipe: Recipe, pool: CutOutPool | None = None) -> list[Algorithm]:
+def _algorithms(recipe: Recipe, data: Data) -> list[Algorithm]:
     """In the order that they give themselves, which checkpoints have: what is last runs first on a new batch."""
     algorithms: list[Algorithm] = []
     if recipe.training.clip_norm is not None:
         algorithms.append(GradientClipping("norm", recipe.training.clip_norm))
-    if recipe.copy_paste is not None:
-        algorithms.append(CopyPaste(recipe.copy_paste, pool=pool))
+    settings = copy_paste_settings(recipe, category_names(data.train))
+    if settings is not None:
+        algorithms.append(CopyPaste(settings, pool=data.pool))
     if recipe.data.jitter is not None and recipe.data.jitter_on == "device":
         algorithms.append(LargeScaleJitter(recipe.data.jitter))
     return algorithms
@@ -240,10 +241,16 @@ def category_names(data: InstanceData) -> list[str]:
 
 def save_predictions(model: MaskRCNN, data: InstanceData, path: Path) -> None:
     """Draw a sheet of predictions beside the truth, for a few pictures spread over the data set."""
-    shown = data.with_masks()
-    count = min(SHEET_PICTURES, len(shown))
-    pictures, targets = zip(*(shown[i * len(shown) // count] for i in range(count)), strict=True)
-    save_png(prediction_sheet(pictures, targets, _detect(model, pictures), category_names(data)), path)
+    count = min(SHEET_PICTURES, len(data))
+    shown = [data.read(i * len(data) // count) for i in range(count)]
+    pictures, truths = [picture for _, picture, _ in shown], [_with_rles(objects) for *_, objects in shown]
+    save_png(prediction_sheet(pictures, truths, _detect(model, pictures), category_names(data)), path)
+
+
+def _with_rles(objects: OutlinedObjects) -> dict[str, object]:
+    """The objects to draw, their masks as run lengths: as planes, those of large pictures take gigabytes."""
+    rles = [rle_of(segmentation, objects.size) for segmentation in objects.segmentations]
+    return {"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.iscrowd, "rles": rles}
 
 
 def _detect(model: MaskRCNN, pictures: Sequence[torch.Tensor]) -> list[Detections]:

@@ -76,7 +76,7 @@ def pair() -> tuple[tuple[torch.Tensor, dict], tuple[torch.Tensor, dict]]:
     return receives, (image, target | {"pasted": torch.ones_like(target["pasted"])})
 
 
-AS_THEY_ARE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
+AS_THEY_ARE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0, "category_names": CATEGORIES}
 """Everything is copied, and nothing jittered: each picture changes this in its own way."""
 
 

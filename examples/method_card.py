@@ -65,10 +65,10 @@ def selection() -> list[Cell]:
         four("p_instance=None\na number, then so many", p_instance=None),
         four("p_instance=0.3", p_instance=0.3),
         four("max_copied_instances=1", max_copied_instances=1),
-        cell("categories=(1, 4)\ndisc and star", categories=(1, 4)),
+        cell('categories=("disc", "star")\nor labels=(1, 4)', categories=("disc", "star")),
         bars("category_weights=None\nwhat 1000 draws copy", shares(), names),
-        bars("category_weights={2: 5}\nwhat 1000 draws copy", shares(category_weights={2: 5.0}), names),
-        cell("area_range=(1500, 9999)\npixels of its box", area_range=(1500.0, 9999.0)),
+        bars("label_weights={2: 5}\n2: the rectangle", shares(label_weights={2: 5.0}), names),
+        cell("area_range=(1500, 9999)\npixels of its mask", area_range=(1500.0, 9999.0)),
         cell("relative_area_range=\n(0, 0.1) of the image", relative_area_range=(0.0, 0.1)),
     ]
 

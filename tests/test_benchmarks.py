@@ -151,3 +151,9 @@ def test_peak_bytes_counts_what_is_freed_again(load):
 def test_scores_are_timed_with_the_garbage_collector_and_without(load, capsys):
     load("scoring").main(["--images", "3", "--detections", "5", "--rounds", "1"])
     assert re.fullmatch(r"garbage collector paused \d+\.\d\d s, running \d+\.\d\d s\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("case", ["class ids", "bank, log"])
+def test_large_prints_the_time_of_a_case_and_its_memory_beside_that_of_its_result(load, capsys, case):
+    load("large").main(["--case", case])
+    assert re.fullmatch(rf"{case} +[\d.]+ ms +\d+ MB, result \d+ MB\n", capsys.readouterr().out)

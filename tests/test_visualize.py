@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision import tv_tensors
 from torchvision.ops import box_convert
 
@@ -33,6 +35,19 @@ def a_target(*boxes, labels=None, size=(60, 80), **fields):
         mask[y1:y2, x1:x2] = 1
     labels = torch.tensor(labels or [1] * len(boxes), dtype=torch.long)
     return {"boxes": torch.tensor(boxes).reshape(-1, 4).float(), "labels": labels, "masks": masks, **fields}
+
+
+class LargestTensor(TorchDispatchMode):
+    """The size, in bytes, of the largest tensor that an operation inside gives."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        self.nbytes = max(
+            [self.nbytes, *(leaf.nbytes for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))]
+        )
+        return result
 
 
 def pixel(picture, y, x):
@@ -260,3 +275,17 @@ def test_boxes_of_torchvisions_other_formats_are_drawn_where_they_are(kind):
     )
     expected = training_sheet([a_picture()], [target], NAMES)
     assert torch.equal(training_sheet([a_picture()], [{**target, "boxes": boxes}], NAMES), expected)
+
+
+@pytest.mark.parametrize("form", ["planes", "rles"])
+def test_a_sheet_of_a_large_picture_takes_the_memory_of_a_mask_not_of_all(form):
+    size = (1500, 2000)
+    target = a_target(*[(40 * k, 40 * k, 40 * k + 300, 40 * k + 300) for k in range(25)], size=size)
+    if form == "rles":
+        masks = target.pop("masks")
+        target["rles"] = [coco_mask.encode(np.asfortranarray(mask.numpy())) for mask in masks]
+    picture = a_picture(*size)
+    training_sheet([picture], [target], NAMES)  # loads fonts
+    with LargestTensor() as seen:
+        training_sheet([picture], [target], NAMES)
+    assert seen.nbytes <= 25 * size[0] * size[1]  # the masks that came in

@@ -16,6 +16,7 @@ from composer_copypaste.algorithms.large_scale_jitter import jittered_once
 from composer_copypaste.algorithms.schedule import scheduled_p
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch import NothingPastedWarning, Pasted, paste
+from composer_copypaste.functional.category_names import labelled
 from composer_copypaste.functional.further import Further
 from composer_copypaste.functional.planes import sequence_like
 from composer_copypaste.functional.pool import Pool, check_pool
@@ -39,10 +40,12 @@ class CopyPaste(BatchAlgorithm):
         input_key: index or key of the images in the batch.
         target_key: index or key of the targets in the batch.
         pool: cut-outs as further sources, such as a :class:`CutOutPool`.
+        category_names: the name of label 1, of label 2 and so on, for ``categories`` and ``category_weights``.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
-        ValueError: a setting out of its limits, a seed below 0, or a pool of which the settings let nothing be copied.
+        ValueError: a setting out of its limits, a name of no category, a seed below 0, or a pool of which the settings
+            let nothing be copied.
         TypeError: a setting that does not exist.
 
     Example:
@@ -61,10 +64,12 @@ class CopyPaste(BatchAlgorithm):
         input_key: int | str = 0,
         target_key: int | str = 1,
         pool: Pool | None = None,
+        category_names: Sequence[str] | None = None,
         **overrides: object,
     ) -> None:
         super().__init__(seed, input_key, target_key)
-        self.settings: CopyPasteSettings = settings_from(CopyPasteSettings, settings, overrides)
+        given = settings_from(CopyPasteSettings, settings, overrides)
+        self.settings: CopyPasteSettings = labelled(given, category_names)
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
         """The objects of earlier batches, where ``bank_size`` asks for them."""
         if pool is not None:

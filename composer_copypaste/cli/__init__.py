@@ -159,3 +159,5 @@ def main() -> None:
     # training four to five times as slow where other programs use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _plain_where_ours
+    # Python shows these to programmers alone, and whoever wrote a recipe should know too
+    warnings.filterwarnings("default", category=DeprecationWarning, module="composer_copypaste")

@@ -24,7 +24,15 @@ _SHIPPED = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")  # of the wheel, 
 _ADAPTER = TypeAdapter(Recipe)
 
 _SHARDS = ("streaming", "cache", "cache_gigabytes")
-_INSTEAD_OF = {"streaming": ("images", "annotations"), "images": _SHARDS, "annotations": _SHARDS}
+_INSTEAD_OF = {
+    "streaming": ("images", "annotations"),
+    "images": _SHARDS,
+    "annotations": _SHARDS,
+    "categories": ("labels",),
+    "labels": ("categories",),
+    "category_weights": ("label_weights",),
+    "label_weights": ("category_weights",),
+}
 """Keys, and those that a recipe's base or a former override may have given in their place."""
 
 

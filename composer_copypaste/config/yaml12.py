@@ -129,7 +129,7 @@ def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
         line = key.start_mark.line + 1
         if key.tag == "tag:yaml.org,2002:merge":
             continue
-        if key.tag == "tag:yaml.org,2002:int":  # a label, in ``category_weights: {3: 5}``: a key like any other
+        if key.tag == "tag:yaml.org,2002:int":  # a label, in ``label_weights: {3: 5}``: a key like any other
             key.tag = "tag:yaml.org,2002:str"
         if key.tag != "tag:yaml.org,2002:str":
             raise YamlError(f"expected text or a whole number as key, got {getattr(key, 'value', key.tag)!r}", line)

@@ -199,12 +199,6 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
             return picture, _target(image, instances, masks=instances.masks)
         return picture.contiguous(), _target(image, objects, masks=draw_masks(objects) if self.masks else None)
 
-    def with_masks(self) -> "InstanceData":
-        """The same data as it is stored, with masks."""
-        shown = copy.copy(self)
-        shown.transform, shown.masks = None, True
-        return shown
-
 
 class CocoInstances(InstanceData):
     """Pictures and torchvision detection targets of a COCO instance data set.

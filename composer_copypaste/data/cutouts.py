@@ -39,6 +39,8 @@ class CutOut:
     label: int
     box: Float[ndarray, "4"]
     """In its picture."""
+    area: float
+    """Of its mask, in pixels."""
     size: tuple[int, int]
     """Height and width of the picture."""
     read: Callable[[Window], Pixels]
@@ -72,10 +74,12 @@ class CutOutPool:
         corners = np.array([[cut.window.x1, cut.window.y1] * 2 for cut in cut_outs])
         self.labels: Integer[ndarray, " n"] = np.array([cut.label for cut in cut_outs])
         self.boxes: Float[ndarray, "n 4"] = np.stack([cut.box for cut in cut_outs]) - corners
+        self.areas: Float[ndarray, " n"] = np.array([cut.area for cut in cut_outs], dtype=np.float64)
         self.pictures: Integer[ndarray, " n"] = np.array([cut.size[0] * cut.size[1] for cut in cut_outs])
         self._cut_outs = list(cut_outs)
         self._limit = int(megabytes * 10**6)
         self._kept: OrderedDict[int, Pixels] = OrderedDict()
+        self._nbytes = 0
 
     @classmethod
     def from_coco(
@@ -148,7 +152,7 @@ class CutOutPool:
     @property
     def nbytes(self) -> int:
         """The memory that the pixels take that are kept, in bytes."""
-        return sum(_nbytes(pixels) for pixels in self._kept.values())
+        return self._nbytes
 
     def read(self, number: int) -> Pixels:
         """The picture and the mask, of 0 and 1, of a cut-out.
@@ -158,9 +162,10 @@ class CutOutPool:
         """
         if number not in self._kept:
             self._kept[number] = self._cut_outs[number].read(self._cut_outs[number].window)
+            self._nbytes += _nbytes(self._kept[number])
         self._kept.move_to_end(number)
         while len(self._kept) > 1 and self.nbytes > self._limit:
-            self._kept.popitem(last=False)
+            self._nbytes -= _nbytes(self._kept.popitem(last=False)[1])
         return self._kept[number]
 
 
@@ -183,12 +188,13 @@ def _coco_cut_outs(
 ) -> Iterator[CutOut]:
     names = {category.id: category.name for category in annotations.categories}
     for image in annotations.images:
-        boxes = annotations.objects_of(image).boxes.double().numpy()
-        for annotation, box in zip(annotations.annotations[image.id], boxes, strict=True):
+        objects = annotations.objects_of(image)
+        boxes, areas = objects.boxes.double().numpy(), objects.area.tolist()
+        for annotation, box, area in zip(annotations.annotations[image.id], boxes, areas, strict=True):
             label = labels.get(names[annotation["category_id"]])
             if label is not None and not annotation["iscrowd"]:
                 reader = partial(_read_coco, folder, settings, image, annotation)
-                yield CutOut(label, box, (image.height, image.width), reader)
+                yield CutOut(label, box, area, (image.height, image.width), reader)
 
 
 def _read_coco(
@@ -248,9 +254,8 @@ def _looked_at(path: Path, label: int, settings: ImageSettings | None) -> CutOut
         return f"{path.parent.name}/{path.name}: the picture is transparent: no alpha is above 127"
     (y1, y2), (x1, x2) = (_extent(opaque.any(dim=dim)) for dim in (1, 0))
     height, width = opaque.shape
-    return CutOut(
-        label, np.array([x1, y1, x2, y2], dtype=np.float64), (height, width), partial(_read_file, path, settings)
-    )
+    box, area = np.array([x1, y1, x2, y2], dtype=np.float64), float(opaque.sum())
+    return CutOut(label, box, area, (height, width), partial(_read_file, path, settings))
 
 
 def _extent(occupied: Tensor) -> tuple[int, int]:

@@ -5,8 +5,9 @@
    (classes for objects; ``host_classes.py`` is Numba's);
    beyond the batch ``bank.py``, ``pool.py``, ``crop.py`` and ``further.py``, which numbers them.
 2. The draw of a ``plan.py``, the only place where numbers are random: ``planning.py``, from ``scene.py`` by way of
-   ``selection.py``, ``jitter.py``, ``placement.py``, all through ``draw.py``.
-3. Where it lands, on the host: ``layout.py``, in ``windows.py``.
+   ``selection.py`` (``category_names.py``: which labels settings name), ``jitter.py`` and ``placement.py``, all through
+   ``draw.py``.
+3. Where it lands, on the host: ``layout.py``, in ``windows.py`` (``host_windows.py``: which of them meet).
 4. Carried out: ``composite.py`` decides by whom. All at once, by kernels that get tables: ``fused.py``; on the host
    ``host.py``, by Numba's ``host_masks.py`` and ``host_colours.py`` on ``host_memory.py``; on a GPU ``cuda.py``, by
    Triton's ``triton_kernels.py``. Object after object, wherever these cannot: ``windowed.py``, by ``paste.py``,

@@ -1,6 +1,7 @@
 """The instance bank: the objects seen last, each in a crop of its own."""
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from composer_copypaste.errors import counted
 from composer_copypaste.functional.crop import Crop
+from composer_copypaste.functional.measures import read_back
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.scene import Scene
-from composer_copypaste.functional.selection import weights_of
+from composer_copypaste.functional.selection import asks_for_areas, weights_of
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import CopyPasteSettings
@@ -31,6 +33,8 @@ class Remembered:
     """In the picture, on the host."""
     labels: Integer[ndarray, " n"]
     """On the host."""
+    areas: Float[ndarray, " n"] | None
+    """Of the masks, on the host; None where nobody has asked for them yet."""
     windows: Sequence[Window]
     """Where the crops lay in the picture."""
     images: Sequence[Shaped[Tensor, "c _h _w"]]
@@ -47,6 +51,7 @@ class Remembered:
             size=self.size,
             boxes=self.boxes[n:],
             labels=self.labels[n:],
+            areas=None if self.areas is None else self.areas[n:],
             windows=self.windows[n:],
             images=self.images[n:],
             masks=self.masks[n:],
@@ -65,7 +70,10 @@ class Remembered:
 
     def scene(self, settings: CopyPasteSettings) -> Scene:
         """The picture as a plan sees it."""
-        return Scene(*self.size, self.boxes, weights_of(self.labels, self.boxes, math.prod(self.size), settings))
+        areas = self.areas
+        if areas is None and asks_for_areas(settings):
+            areas = read_back(torch.stack([mask.count_nonzero() for mask in self.masks])).astype(np.float64)
+        return Scene(*self.size, self.boxes, weights_of(self.labels, areas, math.prod(self.size), settings))
 
     def crop(self, k: int) -> Crop:
         """The crop of one object; its fields are moved to the crop's coordinates."""
@@ -109,11 +117,21 @@ class InstanceBank:
         if size < 1:
             raise ValueError(f"size: expected at least 1 object, got {size}")
         self.size = size
+        self._clear()
+
+    def _clear(self) -> None:
         self._pictures: deque[Remembered] = deque()
+        self._firsts: deque[int] = deque()
+        """Of each picture the number of its first object, counted from the first that was ever added."""
+        self._end = 0
+        """One past the number of the last object."""
+        self._nbytes = 0
+        self._device: torch.device | None = None
+        """Where all crops are; None: perhaps elsewhere."""
 
     def __len__(self) -> int:
         """How many objects it holds."""
-        return sum(map(len, self._pictures))
+        return self._end - self._firsts[0] if self._firsts else 0
 
     def __repr__(self) -> str:
         return f"InstanceBank({self.size})"
@@ -121,7 +139,7 @@ class InstanceBank:
     @property
     def nbytes(self) -> int:
         """The memory that its objects take, in bytes."""
-        return sum(picture.nbytes for picture in self._pictures)
+        return self._nbytes
 
     @property
     def pictures(self) -> Sequence[Remembered]:
@@ -133,26 +151,41 @@ class InstanceBank:
         """The picture of which it remembers objects since last; there must be one."""
         return self._pictures[-1]
 
+    def first(self, place: int) -> int:
+        """The number of a picture's first object, counted from the oldest; pictures are counted likewise."""
+        return self._firsts[place] - self._firsts[0]
+
     def to(self, device: torch.device) -> None:
         """Move all crops to the device of the batches to come: those of a checkpoint are on the host."""
-        self._pictures = deque(picture.to(device) for picture in self._pictures)
+        if device != self._device:
+            self._pictures = deque(picture.to(device) for picture in self._pictures)
+            self._device = device
 
     def add(self, picture: Remembered) -> None:
-        """Remember a picture's objects; what is too much leaves, oldest first."""
+        """Remember a picture's objects; what is too much leaves, oldest first.
+
+        Its crops are where those of all others are: where ``to`` was told last.
+        """
         if len(picture):
             self._pictures.append(picture)
+            self._firsts.append(self._end)
+            self._end += len(picture)
+            self._nbytes += picture.nbytes
         while (surplus := len(self) - self.size) > 0:
-            oldest = self._pictures.popleft()
+            oldest, first = self._pictures.popleft(), self._firsts.popleft()
+            self._nbytes -= oldest.nbytes
             if len(oldest) > surplus:
-                self._pictures.appendleft(oldest.without_first(surplus))
+                rest = oldest.without_first(surplus)
+                self._pictures.appendleft(rest)
+                self._firsts.appendleft(first + surplus)
+                self._nbytes += rest.nbytes
 
     def crop(self, number: int) -> Crop:
         """The crop of an object, counted from the oldest."""
-        for picture in self._pictures:
-            if number < len(picture):
-                return picture.crop(number)
-            number -= len(picture)
-        raise IndexError(f"the bank holds {counted(len(self), 'object')}")
+        if not 0 <= number < len(self):
+            raise IndexError(f"the bank holds {counted(len(self), 'object')}")
+        place = bisect_right(self._firsts, self._firsts[0] + number) - 1
+        return self._pictures[place].crop(number - self.first(place))
 
     def state_dict(self) -> dict[str, object]:
         """All that it remembers, as tensors on the host: what a checkpoint stores."""
@@ -173,7 +206,7 @@ class InstanceBank:
                 "bank: expected the state that state_dict gave, {'pictures': [...]}, got one that cannot be read "
                 f"({type(error).__name__}: {error}); a new InstanceBank starts without one"
             ) from error
-        self._pictures.clear()
+        self._clear()
         for picture in pictures:
             self.add(picture)
 
@@ -194,6 +227,7 @@ def _state_of(picture: Remembered) -> dict[str, object]:
         "size": torch.tensor(picture.size),
         "host_boxes": torch.from_numpy(picture.boxes.copy()),
         "host_labels": torch.from_numpy(picture.labels.copy()),
+        "host_areas": None if picture.areas is None else torch.from_numpy(picture.areas.copy()),
         "windows": torch.tensor([tuple(window) for window in picture.windows]),
         "images": [image.cpu() for image in picture.images],
         "masks": [mask.cpu() for mask in picture.masks],
@@ -204,12 +238,13 @@ def _state_of(picture: Remembered) -> dict[str, object]:
 
 def _picture_of(state: Mapping) -> Remembered:
     height, width = state["size"].tolist()
-    labels = state["host_labels"].numpy()
+    labels, areas = state["host_labels"].numpy(), state.get("host_areas")
     no_masks = torch.zeros((len(labels), 0, 0), dtype=torch.uint8)
     return Remembered(
         size=(height, width),
         boxes=state["host_boxes"].numpy(),
         labels=labels,
+        areas=None if areas is None else areas.numpy(),
         windows=[Window(*edges) for edges in state["windows"].tolist()],
         images=state["images"],
         masks=state["masks"],

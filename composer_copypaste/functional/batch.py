@@ -13,6 +13,7 @@ from torch import Tensor
 from composer_copypaste.errors import counted
 from composer_copypaste.functional.arguments import check_batch
 from composer_copypaste.functional.bank import InstanceBank
+from composer_copypaste.functional.category_names import labelled
 from composer_copypaste.functional.composite import composite_of
 from composer_copypaste.functional.crop import Crop
 from composer_copypaste.functional.draw import given_or_default
@@ -22,6 +23,7 @@ from composer_copypaste.functional.inventory import (
     check_sizes,
     inventories_of,
     objects_without_waiting,
+    only_copied,
     remember,
 )
 from composer_copypaste.functional.keypoints import place_keypoints
@@ -69,6 +71,7 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     plan: PastePlan | None = None,
     bank: InstanceBank | None = None,
     pool: Pool | None = None,
+    category_names: Sequence[str] | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
 ) -> tuple[GivenImages, GivenTargets]:
@@ -98,12 +101,14 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
         plan: what to paste where, instead of drawing it; :func:`plan_batch` draws one.
         bank: objects of earlier batches, as further sources; this batch's objects join it.
         pool: cut-outs as further sources, such as a :class:`CutOutPool`.
+        category_names: the name of label 1, of label 2 and so on, for ``categories`` and ``category_weights``.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
-        ValueError: a setting out of its limits, targets that do not fit their images, a plan that does not fit the
-            batch, ``bank_size`` without a bank, or a pool of which nothing may be copied; the message names the place.
+        ValueError: a setting out of its limits, a name of no category, targets that do not fit their images, a plan
+            that does not fit the batch, ``bank_size`` without a bank, or a pool of which nothing may be copied; the
+            message names the place.
         TypeError: a setting that does not exist, or masks of another type.
 
     Warns:
@@ -112,7 +117,7 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     Example:
         >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
     """
-    settings = settings_from(CopyPasteSettings, settings, overrides)
+    settings = labelled(settings_from(CopyPasteSettings, settings, overrides), category_names)
     further = _further(bank, pool, settings)
     if not isinstance(plan, PastePlan | None):
         raise TypeError(f"plan: expected a PastePlan, got {plan!r}; PastePlan.from_json and from_rows make one")
@@ -123,18 +128,19 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     return cast(GivenImages, result.images), cast(GivenTargets, result.targets)
 
 
-def plan_batch(
+def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     images: Images,
     targets: Sequence[Mapping[str, object]] | Integer[Tensor, "n h w"],
     *,
     generator: torch.Generator | None = None,
     bank: InstanceBank | None = None,
     pool: Pool | None = None,
+    category_names: Sequence[str] | None = None,
     settings: CopyPasteSettings | None = None,
     **overrides: object,
 ) -> PastePlan:
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
-    settings = settings_from(CopyPasteSettings, settings, overrides)
+    settings = labelled(settings_from(CopyPasteSettings, settings, overrides), category_names)
     further = _further(bank, pool, settings)
     check_batch(images, cast(Targets, targets))
     source = given_or_default(generator)
@@ -202,12 +208,14 @@ def _carried_out(
     before: Pasted, inventories: Sequence[Inventory], settings: CopyPasteSettings, further: Further
 ) -> Pasted:
     """The batch after its plan."""
-    n, image = len(inventories), before.images[0]
-    named = before.plan.sources_from(n)
+    n, image, plan = len(inventories), before.images[0], before.plan
+    if isinstance(before.targets, Tensor):
+        plan, inventories = only_copied(plan, inventories)
+    named = plan.sources_from(n)
     typical = next((each.instances for each in inventories if len(each.instances)), inventories[0].instances)
     crops = [further.crop(number - n, image, typical) for number in named]
     masks = [image.objects for image in inventories] + [Objects(crop.mask[None], crop.box[None]) for crop in crops]
-    layout = layout_of(before.plan.renumbered(named, n), masks)
+    layout = layout_of(plan.renumbered(named, n), masks)
     return _laid_out(layout, before, inventories, crops, settings) if len(layout.landings) else before
 
 
@@ -275,7 +283,7 @@ def _plan(
 ) -> PastePlan:
     scenes = [image.scene for image in inventories]
     if isinstance(source, torch.Generator):
-        return draw_plan(scenes, settings, source, further.pictures, further.pool)
+        return draw_plan(scenes, settings, source, further.bank, further.pool)
     source.check(scenes, len(further))
     return source
 

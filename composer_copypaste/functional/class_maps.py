@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Integer, UInt8
+from jaxtyping import Float, Int32, Int64, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.measures import extents, read_back
 from composer_copypaste.functional.planes import on_device
-from composer_copypaste.functional.windows import Window, box_windows
 
 LARGEST_SPAN = 4096
 """Where ids differ by more, they are numbered first: each number takes a row in the table of boxes."""
@@ -24,6 +23,9 @@ class Classes:
     """Ascending."""
     boxes: Float[ndarray, "n 4"]
     """Tight."""
+
+    def __getitem__(self, numbers: Int64[ndarray, " k"]) -> "Classes":
+        return Classes(self.ids[numbers], self.boxes[numbers])
 
 
 def classes_of(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
@@ -46,15 +48,14 @@ def classes_of(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
 
 
 def masks_of(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n h w"]:
-    """Where the map has each of its classes."""
+    """Where the map has each of these classes."""
     if not ids.is_cpu:
         return (ids == on_device(classes.ids, ids.device, ids.dtype)[:, None, None]).view(torch.uint8)
-    size = ids.shape[0], ids.shape[1]
-    masks = torch.zeros((len(classes.ids), *size), dtype=torch.uint8)
-    for mask, number, window in zip(masks, classes.ids.tolist(), box_windows(classes.boxes, size), strict=True):
-        part = Window(*window.tolist()).slices
-        mask[part] = ids[part] == number
-    return masks
+    from composer_copypaste.functional.host_classes import class_masks  # Numba takes half a second to import
+
+    masks = np.zeros((len(classes.ids), *ids.shape), dtype=np.uint8)  # pages that nothing is written to take no memory
+    class_masks(ids.numpy(), classes.ids.astype(np.int64), masks)
+    return torch.from_numpy(masks)
 
 
 def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:

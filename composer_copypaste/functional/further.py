@@ -1,12 +1,11 @@
 """Sources beyond the batch, in the order of their numbers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Shaped
 from torch import Tensor
 
-from composer_copypaste.functional.bank import InstanceBank, Remembered
+from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.crop import Crop, check_extras
 from composer_copypaste.functional.pool import Pool, check_cut_outs_have, cut_out_of
 from composer_copypaste.instances import Instances
@@ -29,11 +28,6 @@ class Further:
     @property
     def _remembered(self) -> int:
         return 0 if self.bank is None else len(self.bank)
-
-    @property
-    def pictures(self) -> Sequence[Remembered]:
-        """The pictures of which the bank remembers objects."""
-        return () if self.bank is None else self.bank.pictures
 
     def check(self, instances: Instances) -> None:
         """Raise ``ValueError`` where objects of a batch have other fields than these sources, drawn or not."""

@@ -23,7 +23,6 @@ from composer_copypaste.functional.paste import CutOut, cut_out, painted_by_wind
 from composer_copypaste.functional.planes import Images, copied_to_paint, on_device
 from composer_copypaste.functional.targets import Outcome
 from composer_copypaste.functional.warp import PIXEL
-from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
 NOBODY, NOTHING = -1, 0
@@ -164,11 +163,11 @@ class FusedComposite:
         """As of :class:`Composite`."""
         painted, landings = before.to(labels.dtype, copy=True), self._layout.landings
         owners = dict(zip(landings.targets.tolist(), self._owners, strict=True))
-        columns = (landings.target.tolist(), landings.windows.tolist(), landings.place.tolist())
-        for target, window, place, number in zip(*columns, self._layout.landed.tolist(), strict=True):
-            part = Window(*window).slices
-            owned, below = owners[target].view(before.shape[1:])[part] == place, painted[target][part]
-            below.copy_(torch.where(owned, labels[number], below))  # masked_fill_ would wait for the label
+        landed = labels[on_device(self._layout.landed, labels.device)]
+        for (begin, end), target in zip(landings.ends.tolist(), landings.targets.tolist(), strict=True):
+            place = owners[target].view(before.shape[1:]).long()
+            there = landed[begin:end].take(place.clamp(min=0))
+            painted[target] = torch.where(place == NOBODY, painted[target], there)
         return painted
 
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:

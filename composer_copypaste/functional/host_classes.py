@@ -1,4 +1,4 @@
-"""A kernel for the host, compiled by Numba: the boxes around the classes of class-id maps."""
+"""Kernels for the host, compiled by Numba: the boxes around the classes of class-id maps, and their masks."""
 
 from typing import no_type_check
 
@@ -22,3 +22,26 @@ def class_boxes(maps, low, boxes):
                 box[0], box[1] = min(box[0], begin), min(box[1], y)
                 box[2], box[3] = max(box[2], end), y + 1
                 begin = end
+
+
+@compiled
+@no_type_check
+def class_masks(ids, numbers, masks):
+    """Set the pixels of each number's mask, which is empty before; the numbers are ascending, others have no mask."""
+    height, width = ids.shape
+    for y in range(height):
+        begin = 0
+        while begin < width:  # from run to run of one id
+            end = begin + 1
+            while end < width and ids[y, end] == ids[y, begin]:
+                end += 1
+            low, high = 0, len(numbers)
+            while low < high:
+                middle = (low + high) // 2
+                if numbers[middle] < ids[y, begin]:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < len(numbers) and numbers[low] == ids[y, begin]:
+                masks[low, y, begin:end] = 1
+            begin = end

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -15,10 +16,11 @@ from composer_copypaste.functional.class_maps import Classes, classes_of, masks_
 from composer_copypaste.functional.layout import Objects, object_windows
 from composer_copypaste.functional.measures import read_back
 from composer_copypaste.functional.object_keys import object_keys_of, refuse_positions
+from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.planes import Images, copied, on_device
 from composer_copypaste.functional.rectangles import rectangles
 from composer_copypaste.functional.scene import Scene
-from composer_copypaste.functional.selection import weights_of
+from composer_copypaste.functional.selection import asks_for_areas, weights_of
 from composer_copypaste.functional.warp import size_of
 from composer_copypaste.functional.windows import Window, are_empty
 from composer_copypaste.instances import Instances, Target, instances_of
@@ -38,6 +40,10 @@ class Inventory:
     iscrowd: Shaped[ndarray, " n"]
     weights: Float[ndarray, " n"]
     """The relative chance of each object to be copied; 0: never."""
+    areas: Float[ndarray, " n"] | None
+    """Of the masks, in pixels; None where the settings do not ask for them."""
+    class_ids: Integer[Tensor, "h w"] | None = None
+    """Of a class-id map, whose objects' masks are drawn when it is known which of them are copied."""
 
     @property
     def scene(self) -> Scene:
@@ -50,16 +56,40 @@ class Inventory:
         kept = np.flatnonzero((self.weights > 0) & ~are_empty(rows)).tolist()
         kept = kept[max(0, len(kept) - at_most) :]
         windows = [Window(*rows[j].tolist()) for j in kept]
-        masks, fields = self.objects.masks, self.instances.without_masks()
+        fields = self.instances.without_masks()
         return Remembered(
             size=self.objects.size,
             boxes=self.objects.boxes[kept],
             labels=self.labels[kept],
+            areas=None if self.areas is None else self.areas[kept],
             windows=windows,
             images=[copied(image[:, *window.slices]) for window in windows],
-            masks=[copied(masks[j][window.slices]) for j, window in zip(kept, windows, strict=True)],
+            masks=[self._mask(j, window) for j, window in zip(kept, windows, strict=True)],
             fields=fields[on_device(kept, fields.labels.device, torch.int64)].map(copied),
         )
+
+    def _mask(self, j: int, window: Window) -> UInt8[Tensor, "h w"]:
+        if self.class_ids is None:
+            return copied(self.objects.masks[j][window.slices])
+        return (self.class_ids[window.slices] == int(self.labels[j])).view(torch.uint8)
+
+    def classes(self, numbers: Int64[ndarray, " k"]) -> "Inventory":
+        """Some of a class-id map's objects, their masks drawn."""
+        found, where = Classes(self.labels, self.objects.boxes)[numbers], self.class_ids
+        objects = Objects(masks_of(cast(Tensor, where), found), found.boxes)
+        fields = self.instances.without_masks()[on_device(numbers, self.instances.labels.device)]
+        instances = replace(fields, masks=objects.masks)
+        return Inventory(instances, objects, found.ids, self.iscrowd[numbers], self.weights[numbers], None, where)
+
+
+def only_copied(plan: PastePlan, inventories: Sequence[Inventory]) -> tuple[PastePlan, list[Inventory]]:
+    """The plan for class-id maps of which only the classes that it copies are objects, and these."""
+    source, instance = plan.source.numpy(), plan.instance.numpy().copy()
+    copied_classes = []
+    for i, inventory in enumerate(inventories):
+        numbers, instance[source == i] = np.unique(instance[source == i], return_inverse=True)
+        copied_classes.append(inventory.classes(numbers))
+    return replace(plan, instance=torch.from_numpy(instance)), copied_classes
 
 
 def remember(bank: InstanceBank, images: Sequence[Shaped[Tensor, "c _h _w"]], inventories: Sequence[Inventory]) -> None:
@@ -93,6 +123,7 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
     if not batch:
         return []
     refuse_positions(targets, list(batch[0].extras))
+    area = _areas(targets, batch) if asks_for_areas(settings) else None
     numbers, counts = _on_host(batch), [len(instances) for instances in batch]
     ends = np.cumsum(counts)
     check_boxes(numbers[:, :4], ends)
@@ -101,10 +132,17 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
         batch = [replace(own, masks=masks) for own, masks in zip(batch, drawn, strict=True)]
     boxes, labels, iscrowd = numbers[:, :4], numbers[:, 4].astype(np.int64), numbers[:, 5]
     pictures = np.repeat([math.prod(size) for size in sizes], counts)
-    weights = weights_of(labels, boxes, pictures, settings) * (iscrowd == 0)
+    weights = weights_of(labels, area, pictures, settings) * (iscrowd == 0)
     parts = [slice(end - count, end) for count, end in zip(counts, ends.tolist(), strict=True)]
     return [
-        Inventory(instances, Objects(instances.masks, boxes[part]), labels[part], iscrowd[part], weights[part])
+        Inventory(
+            instances,
+            Objects(instances.masks, boxes[part]),
+            labels[part],
+            iscrowd[part],
+            weights[part],
+            None if area is None else area[part],
+        )
         for instances, part in zip(batch, parts, strict=True)
     ]
 
@@ -146,6 +184,24 @@ def check_sizes(images: Images, maps: Integer[Tensor, "n h w"]) -> None:
         raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(maps.shape[1:])}")
 
 
+def _areas(targets: Sequence[Target], batch: Sequence[Instances]) -> Float[ndarray, " g"]:
+    """The area of every object's mask: the one that its target gives, else its number of pixels, or its box's area.
+
+    A device is waited for where it has to count, or has the areas.
+    """
+    areas = [_area(target, instances) for target, instances in zip(targets, batch, strict=True)]
+    device = next((area.device for area in areas if not area.is_cpu), areas[0].device)
+    return read_back(torch.cat([on_device(area.detach(), device, torch.float64) for area in areas]))
+
+
+def _area(target: Target, instances: Instances) -> Shaped[Tensor, " n"]:
+    if "area" in target:
+        return instances.area
+    if "masks" in target:
+        return instances.masks.count_nonzero(dim=(1, 2))
+    return (instances.boxes[:, 2:] - instances.boxes[:, :2]).prod(dim=1)
+
+
 def _on_host(batch: Sequence[Instances]) -> Float[ndarray, "g 6"]:
     """Box, label and iscrowd of every object, with one transfer for the whole batch."""
     boxes = torch.cat([instances.boxes for instances in batch]).detach().double()
@@ -178,10 +234,12 @@ def check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> N
 
 def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPasteSettings) -> Inventory:
     """Each class of a map of ids is one object."""
-    labels, objects = classes.ids, Objects(masks_of(ids, classes), classes.boxes)
+    none_yet = torch.zeros((), dtype=torch.uint8, device=ids.device).expand(len(classes.ids), *ids.shape)
+    labels, objects = classes.ids, Objects(none_yet, classes.boxes)
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
-    weights = weights_of(labels, objects.boxes, math.prod(objects.size), settings) * is_object
+    areas = read_back(ids.unique(return_counts=True)[1]).astype(np.float64) if asks_for_areas(settings) else None
+    weights = weights_of(labels, areas, math.prod(objects.size), settings) * is_object
     present = on_device(labels, ids.device, ids.dtype)
     none = torch.zeros_like(present)
     instances = Instances(none[:, None].expand(-1, 4), present, objects.masks, area=none, iscrowd=none)
-    return Inventory(instances, objects, labels, np.zeros(len(labels)), weights)
+    return Inventory(instances, objects, labels, np.zeros(len(labels)), weights, areas, ids)

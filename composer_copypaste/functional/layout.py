@@ -16,7 +16,7 @@ from torch import Tensor
 from composer_copypaste.functional.placement import box_corners
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.warp import fixed_point
-from composer_copypaste.functional.windows import Window, are_empty, box_windows, cut_windows, meet, unbounded_windows
+from composer_copypaste.functional.windows import Window, are_empty, box_windows, cut_windows, unbounded_windows
 
 MARGIN = np.array([-1, -1, 1, 1])
 """Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""
@@ -126,8 +126,15 @@ class Layout:
     windows: Int64[ndarray, "g 4"]
     """In its source, of each object."""
     landings: Landings
-    touched: Int64[ndarray, " k"]
-    """The objects of images that a landing may touch, by their number in the row, ascending."""
+
+    @cached_property
+    def touched(self) -> Int64[ndarray, " k"]:
+        """The objects of images of whose windows a landing's has a pixel, by their number in the row, ascending."""
+        from composer_copypaste.functional.host_windows import mark_touched  # Numba takes half a second to import
+
+        landings, found = self.landings, np.full(len(self.windows), False)
+        mark_touched(ends_of(self.source, landings.targets), self.windows, landings.ends, landings.windows, found)
+        return np.flatnonzero(found)
 
     @cached_property
     def landed(self) -> Int64[ndarray, " m"]:
@@ -167,20 +174,7 @@ def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
         first=first,
         windows=windows,
         landings=landings,
-        touched=_touched(windows, first, counts, landings),
     )
-
-
-def _touched(
-    windows: Int64[ndarray, "g 4"], first: Int64[ndarray, " s"], counts: Int64[ndarray, " s"], landings: Landings
-) -> Int64[ndarray, " k"]:
-    """The objects of whose windows a landing's has a pixel, ascending."""
-    each = counts[landings.target]  # so many objects may each landing touch: a row for each pair of them
-    landing = np.repeat(np.arange(len(landings)), each)
-    pairs = np.arange(len(landing)) + np.repeat(first[landings.target] - np.cumsum(each) + each, each)
-    found = np.full(len(windows), False)
-    found[pairs[meet(windows[pairs], landings.windows[landing])]] = True
-    return np.flatnonzero(found)
 
 
 def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarray, "s 2"]) -> Landings:

@@ -11,6 +11,9 @@ from composer_copypaste.functional.draw import uniforms
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.settings import CopyPasteSettings
 
+MOST_CELLS = 1 << 18
+"""Cells between the edges of boxes that are looked at together."""
+
 
 def draw_shifts(
     linear: Float[ndarray, "k 2 2"],
@@ -67,10 +70,11 @@ def draw_free_shifts(
     shifts, placed = np.zeros((len(boxes), 2)), np.full(len(boxes), False)
     for u in uniforms((1 if any_will_do else settings.placement_tries, len(boxes), 2), generator):
         tried = place(extents, canvas, u)
-        landed = (extents + np.tile(tried, 2)).clip(0, np.tile(canvas, 2))
+        waiting = np.flatnonzero(~placed)
+        landed = (extents + np.tile(tried, 2)).clip(0, np.tile(canvas, 2))[waiting]
         fits = [any_will_do or covered_fraction(box, target.boxes) <= settings.max_overlap for box in landed]
-        new = np.array(fits, dtype=bool) & ~placed
-        shifts[new], placed = tried[new], placed | new
+        new = waiting[np.array(fits, dtype=bool)]
+        shifts[new], placed[new] = tried[new], True
     return shifts, placed
 
 
@@ -84,12 +88,34 @@ def covered_fraction(box: Float[ndarray, "4"], others: Float[ndarray, "n 4"]) ->
     """The fraction of a box that others cover together; 0 of a box without area."""
     parts = np.concatenate([np.maximum(others[:, :2], box[:2]), np.minimum(others[:, 2:], box[2:])], axis=1)
     parts = parts[(parts[:, :2] < parts[:, 2:]).all(axis=1)]
+    if not len(parts):
+        return 0.0
     x, y = np.unique(parts[:, ::2]), np.unique(parts[:, 1::2])  # the edges cut the box into cells
-    x1, y1, x2, y2 = parts.T[:, :, None]
-    across, down = (x1 <= x[:-1]) & (x[:-1] < x2), (y1 <= y[:-1]) & (y[:-1] < y2)
-    covered = (down[:, :, None] & across[:, None, :]).any(axis=0)
-    area = np.prod(box[2:] - box[:2])
-    return float((covered * np.diff(y)[:, None] * np.diff(x)).sum() / area) if len(parts) else 0.0
+    columns, rows = np.searchsorted(x, parts[:, ::2]).T, np.searchsorted(y, parts[:, 1::2]).T
+    step = max(1, MOST_CELLS // len(x))
+    strips = (
+        _covered_area(columns, rows, x, y[start : start + step + 1], start) for start in range(0, len(y) - 1, step)
+    )
+    return float(sum(strips) / np.prod(box[2:] - box[:2]))
+
+
+def _covered_area(
+    columns: Int64[ndarray, "2 n"],
+    rows: Int64[ndarray, "2 n"],
+    x: Float[ndarray, " w"],
+    y: Float[ndarray, " h"],
+    start: int,
+) -> float:
+    """The area that boxes cover of a strip of cells between edges, of which the first row is number ``start``.
+
+    ``columns`` and ``rows`` number the edges that begin and end each box.
+    """
+    begins, ends = (rows - start).clip(0, len(y) - 1)
+    change = np.zeros((len(y), len(x)), dtype=np.int32)  # by how many boxes more than above and to the left a cell has
+    for row, column, boxes in ((begins, 0, 1), (ends, 0, -1), (begins, 1, -1), (ends, 1, 1)):
+        np.add.at(change, (row, columns[column]), boxes)
+    covered = change.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
+    return float((covered * np.diff(y)[:, None] * np.diff(x)).sum())
 
 
 def _inside(

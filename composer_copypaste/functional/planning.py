@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
-from composer_copypaste.functional.bank import Remembered
+from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.draw import uniforms
 from composer_copypaste.functional.jitter import Copies, draw_colours, draw_linear
 from composer_copypaste.functional.placement import backwards, draw_shifts
@@ -35,7 +35,7 @@ def draw_plan(
     scenes: Sequence[Scene],
     settings: CopyPasteSettings,
     generator: torch.Generator,
-    bank: Sequence[Remembered] = (),
+    bank: InstanceBank | None = None,
     pool: Pool | None = None,
 ) -> PastePlan:
     """Draw what each image of a batch receives.
@@ -44,12 +44,13 @@ def draw_plan(
         scenes: the images of the batch.
         settings: what to draw.
         generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
-        bank: pictures that are remembered, as further sources.
+        bank: its objects' pictures, as further sources.
         pool: cut-outs, as further sources.
     """
     exchanges: list[Exchange] = []
     plans: list[PastePlan] = []
-    pictures, first_cut_out = len(scenes) + len(bank), len(scenes) + sum(map(len, bank))
+    remembered = () if bank is None else bank.pictures
+    pictures, first_cut_out = len(scenes) + len(remembered), len(scenes) + (0 if bank is None else len(bank))
     for target, (u_receives, u_pool, u_picture) in enumerate(uniforms((len(scenes), 3), generator).tolist()):
         if u_receives >= settings.p:
             continue
@@ -59,7 +60,7 @@ def draw_plan(
             plans.append(_plan(np.full_like(number, target), number, np.zeros_like(number), copies))
         elif pictures > 1:
             picture = (target + int(u_picture * (pictures - 1)) + 1) % pictures
-            seen = scenes[picture] if picture < len(scenes) else bank[picture - len(scenes)].scene(settings)
+            seen = scenes[picture] if picture < len(scenes) else remembered[picture - len(scenes)].scene(settings)
             exchanges.append(Exchange(target, picture, (seen, scenes[target])))
     if exchanges:
         plans.append(_draw_copies(exchanges, len(scenes), bank, settings, generator))
@@ -69,7 +70,7 @@ def draw_plan(
 def _draw_copies(
     exchanges: Sequence[Exchange],
     n: int,
-    bank: Sequence[Remembered],
+    bank: InstanceBank | None,
     settings: CopyPasteSettings,
     generator: torch.Generator,
 ) -> PastePlan:
@@ -93,19 +94,21 @@ def _from_sources(
     picture: Int64[ndarray, " m"],
     copies: Copies,
     n: int,
-    bank: Sequence[Remembered],
+    bank: InstanceBank | None,
 ) -> PastePlan:
     """The plan in which copies from remembered pictures, those from number ``n`` on, come from their objects' crops.
 
     The bank's first object has number ``n``. Maps to a picture become ones to a window of it: in fixed point, in which
     whole pixels change nothing else. Pictures of the batch are sources as they are.
     """
-    first = np.cumsum([0, *map(len, bank)])
     source, instance, to_source = picture.copy(), copies.number.copy(), copies.to_source.copy()
+    if bank is None:
+        return _plan(target, source, instance, copies)
+    remembered = bank.pictures
     for row in np.flatnonzero(picture >= n):
-        place, number = picture[row] - n, copies.number[row]
-        source[row], instance[row] = n + first[place] + number, 0
-        window = bank[place].windows[number]
+        place, number = int(picture[row]) - n, int(copies.number[row])
+        source[row], instance[row] = n + bank.first(place) + number, 0
+        window = remembered[place].windows[number]
         to_source[row, :, 2] = np.rint(to_source[row, :, 2] * PIXEL) / PIXEL - (window.x1, window.y1)
     return _plan(target, source, instance, Copies(copies.number, to_source, copies.colour))
 

@@ -1,7 +1,7 @@
 """Cut-outs from elsewhere as sources: what a pool of them is, and the draw."""
 
-from functools import lru_cache
 from typing import Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,14 +17,23 @@ from composer_copypaste.functional.object_keys import TELLING_OF_KEYPOINTS
 from composer_copypaste.functional.placement import backwards, draw_free_shifts
 from composer_copypaste.functional.planes import on_device
 from composer_copypaste.functional.scene import Scene
-from composer_copypaste.functional.selection import weights_of
+from composer_copypaste.functional.selection import asks_for_areas, weights_of
 from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
+
+LIMITS = ("labels", "area_range", "relative_area_range")
+"""The settings that say which cut-outs may be copied."""
+Groups = dict[int, Integer[ndarray, " _k"]]
+_FOUND: "WeakKeyDictionary[Pool, list[tuple[CopyPasteSettings, Groups]]]" = WeakKeyDictionary()
+"""Of pools that are in use, the cut-outs of each label, for the limits of the last few settings."""
 
 
 @runtime_checkable
 class Pool(Protocol):
-    """Cut-outs, which do not change: what is known of them on the host, and a way to their pixels."""
+    """Cut-outs, which do not change: what is known of them on the host, and a way to their pixels.
+
+    A pool may have ``areas`` (n,) as well, of its masks in pixels: else all masks are read where ``area_range`` asks.
+    """
 
     labels: Integer[ndarray, " n"]
     boxes: Float[ndarray, "n 4"]
@@ -46,7 +55,7 @@ def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
     if not any(weight for _, weight, _ in _categories(pool, settings)):
         raise ValueError(
             f"pool: none of its {counted(len(pool.labels), 'cut-out')} may be copied; see categories, "
-            "category_weights, area_range and relative_area_range"
+            "category_weights, labels, label_weights, area_range and relative_area_range"
         )
 
 
@@ -71,27 +80,22 @@ def _choose(pool: Pool, m: int, settings: CopyPasteSettings, generator: torch.Ge
 
 def _categories(pool: Pool, settings: CopyPasteSettings) -> list[tuple[int, float, Integer[ndarray, " _k"]]]:
     """Label, weight, and the cut-outs that may be copied, of each category that has any."""
-    weights = settings.category_weights or {}
-    groups = _by_label(
-        pool,
-        None if settings.categories is None else tuple(settings.categories),  # what is remembered must be hashable
-        None if settings.area_range is None else tuple(settings.area_range),
-        None if settings.relative_area_range is None else tuple(settings.relative_area_range),
-    )
-    return [(label, float(weights.get(label, 1)), numbers) for label, numbers in groups.items()]
+    weights = settings.label_weights or {}
+    return [(label, float(weights.get(label, 1)), numbers) for label, numbers in _by_label(pool, settings).items()]
 
 
-@lru_cache(maxsize=4)  # asked for every image of every batch, and a pool may hold a million cut-outs
-def _by_label(
-    pool: Pool,
-    categories: tuple[int, ...] | None,
-    area_range: tuple[float, float] | None,
-    relative_area_range: tuple[float, float] | None,
-) -> dict[int, Integer[ndarray, " _k"]]:
-    limits = CopyPasteSettings(categories=categories, area_range=area_range, relative_area_range=relative_area_range)
-    allowed = np.flatnonzero(weights_of(pool.labels, pool.boxes, pool.pictures, limits))
+def _by_label(pool: Pool, settings: CopyPasteSettings) -> Groups:
+    """The cut-outs of each label that may be copied, found once: a pool may hold a million."""
+    limits = CopyPasteSettings(**{name: getattr(settings, name) for name in LIMITS})
+    known = _FOUND.setdefault(pool, [])
+    for former, groups in known:
+        if former == limits:
+            return groups
+    areas = _areas(pool) if asks_for_areas(limits) else None
+    allowed = np.flatnonzero(weights_of(pool.labels, areas, pool.pictures, limits))
     labels = pool.labels[allowed]
-    return {int(label): allowed[labels == label] for label in np.unique(labels)}
+    known[:] = [*known[-3:], (limits, {int(label): allowed[labels == label] for label in np.unique(labels)})]
+    return known[-1][1]
 
 
 def check_cut_outs_have(instances: Instances) -> None:
@@ -102,6 +106,14 @@ def check_cut_outs_have(instances: Instances) -> None:
             f"targets: {lacking[0]!r} has a row for each object, but cut-outs of the pool have none; leave it out, or "
             "paste without a pool"
         )
+
+
+def _areas(pool: Pool) -> Float[ndarray, " n"]:
+    """The area of each cut-out's mask; counted, once, where a pool does not say it."""
+    given = getattr(pool, "areas", None)
+    if given is not None:
+        return given
+    return np.array([int(pool.read(number)[1].count_nonzero()) for number in range(len(pool.labels))], dtype=np.float64)
 
 
 def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> Crop:

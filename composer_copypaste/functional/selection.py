@@ -16,20 +16,27 @@ TOLERANCE = 1e-3
 
 def weights_of(
     labels: Integer[ndarray, " n"],
-    boxes: Float[ndarray, "n 4"],
+    area: Float[ndarray, " n"] | None,
     picture: int | Integer[ndarray, " n"],
     settings: CopyPasteSettings,
 ) -> Float[ndarray, " n"]:
-    """The relative chance of each object, from a picture of so many pixels, to be copied; 0: never."""
-    weights = np.ones(len(labels)) if settings.categories is None else np.isin(labels, settings.categories) * 1.0
-    for label, weight in (settings.category_weights or {}).items():
+    """The relative chance of each object, from a picture of so many pixels, to be copied; 0: never.
+
+    ``area`` is that of its mask, in pixels; nobody looks at it where the settings do not ask for areas.
+    """
+    weights = np.ones(len(labels)) if settings.labels is None else np.isin(labels, settings.labels) * 1.0
+    for label, weight in (settings.label_weights or {}).items():
         weights[labels == label] *= weight
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for bounds, unit in ((settings.area_range, 1), (settings.relative_area_range, picture)):
-        if bounds is not None:
+        if bounds is not None and area is not None:
             low, high = bounds[0] * unit - TOLERANCE, bounds[1] * unit + TOLERANCE
             weights[(area < low) | (area > high)] = 0.0
     return weights
+
+
+def asks_for_areas(settings: CopyPasteSettings) -> bool:
+    """Whether it depends on an object's area if it may be copied."""
+    return settings.area_range is not None or settings.relative_area_range is not None
 
 
 def choose(

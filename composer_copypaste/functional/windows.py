@@ -63,10 +63,3 @@ def cut_windows(windows: Int64[ndarray, "n 4"], size: tuple[int, int] | Int64[nd
 def are_empty(windows: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
     """Which of the windows hold no pixel."""
     return (windows[:, :2] >= windows[:, 2:]).any(axis=1)
-
-
-def meet(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
-    """Whether each of the windows shares a pixel with the other of its row."""
-    (y1, x1, y2, x2), (other_y1, other_x1, other_y2, other_x2) = windows.T, others.T
-    shared_rows = np.maximum(y1, other_y1) < np.minimum(y2, other_y2)
-    return shared_rows & (np.maximum(x1, other_x1) < np.minimum(x2, other_x2))

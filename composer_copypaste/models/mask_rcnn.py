@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torchvision.models import mobilenet, resnet
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -15,6 +17,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from composer_copypaste.models.small import STAGES, SmallBackbone
@@ -82,7 +85,7 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
     norm = _norm(settings)
     head_norm = norm if layout.normalised else None
     min_size, max_size = resized_sides(settings)
-    return TorchvisionMaskRCNN(
+    model = TorchvisionMaskRCNN(
         _backbone(settings, layout, norm),
         min_size=min_size,
         max_size=max_size,
@@ -99,6 +102,29 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
         _skip_resize=not settings.resize_training,
         **_sampling(layout, settings.detections_per_image),
     )
+    model.transform = ResizeTransform(
+        model.transform.min_size,
+        model.transform.max_size,
+        model.transform.image_mean,
+        model.transform.image_std,
+        _skip_resize=not settings.resize_training,
+    )
+    return model
+
+
+class ResizeTransform(GeneralizedRCNNTransform):
+    """Torchvision's, but masks are resized as the bytes that they are: as float32 they would take four times that."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """The picture and its target at the size that the model takes."""
+        if target is None or "masks" not in target:
+            return super().resize(image, target)
+        others = {name: values for name, values in target.items() if name != "masks"}
+        resized, others = super().resize(image, others)
+        masks = target["masks"]
+        if masks.shape[1:] != resized.shape[1:]:
+            masks = interpolate(masks.view(torch.uint8)[:, None], resized.shape[1:])[:, 0]
+        return resized, {**others, "masks": masks}
 
 
 def resized_sides(settings: MaskRCNNSettings) -> tuple[int, int]:
@@ -135,9 +161,17 @@ def _anchors(sizes: tuple[int, ...]) -> AnchorGenerator:
 
 
 def _sampling(layout: Layout, detections: int) -> dict[str, int]:
-    """At least as many proposals as there may be detections."""
-    proposals = layout.sampling.get("rpn_post_nms_top_n_test", 1000)
-    return {**layout.sampling, "rpn_post_nms_top_n_test": max(proposals, detections)}
+    """As many proposals as that number of detections needs: several anchors lie on each object.
+
+    A proposal becomes one detection of a class at most, and those that lie on one object fall together: there are twice
+    as many, from three times as many anchors of each level, or more where the model has more.
+    """
+    before, after = (layout.sampling.get(f"rpn_{when}_nms_top_n_test", 1000) for when in ("pre", "post"))
+    return {
+        **layout.sampling,
+        "rpn_pre_nms_top_n_test": max(before, 3 * detections),
+        "rpn_post_nms_top_n_test": max(after, 2 * detections),
+    }
 
 
 def _roi_pool(side: int, layout: Layout) -> MultiScaleRoIAlign:

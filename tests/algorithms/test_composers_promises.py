@@ -162,7 +162,7 @@ def test_a_checkpoint_of_a_training_without_it_loads_with_it(name, tmp_path):
     "algorithm",
     [
         CopyPaste(),
-        CopyPaste(p=0.25, scale_range=(0.5, 1.5), category_weights={3: 5.0}, stop="90%dur", seed=4, input_key="image"),
+        CopyPaste(p=0.25, scale_range=(0.5, 1.5), label_weights={3: 5.0}, stop="90%dur", seed=4, input_key="image"),
         LargeScaleJitter(),
         LargeScaleJitter(size=(48, 32), p_flip=0.25, seed=4, target_key="truth"),
     ],

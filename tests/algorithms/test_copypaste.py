@@ -273,7 +273,7 @@ def test_pictures_receive_cut_outs_of_a_pool():
 
 def test_a_pool_of_which_nothing_may_be_copied_is_refused_at_once():
     with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-out may be copied"):
-        CopyPaste(pool=White(), categories=(1,))
+        CopyPaste(pool=White(), labels=(1,))
 
 
 def test_the_same_pictures_receive_something_else_at_every_step():

@@ -119,9 +119,9 @@ KNOWN = (
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("copy_paste.categories=[4, 99]", f"error: copy_paste.categories: {KNOWN}, got 99\n"),
-        ("copy_paste.categories=[0]", f"error: copy_paste.categories: {KNOWN}, got 0\n"),
-        ("copy_paste.category_weights={5: 2}", f"error: copy_paste.category_weights: {KNOWN}, got 5\n"),
+        ("copy_paste.labels=[4, 99]", f"error: copy_paste.labels: {KNOWN}, got 99\n"),
+        ("copy_paste.labels=[0]", f"error: copy_paste.labels: {KNOWN}, got 0\n"),
+        ("copy_paste.label_weights={5: 2}", f"error: copy_paste.label_weights: {KNOWN}, got 5\n"),
     ],
 )
 def test_a_label_of_no_category_is_refused_with_the_known_ones(files, output, override, message, dry):
@@ -129,8 +129,29 @@ def test_a_label_of_no_category_is_refused_with_the_known_ones(files, output, ov
     assert not output.exists()
 
 
+def test_a_category_that_there_is_not_is_refused_with_the_known_ones_and_the_nearest(files, output):
+    known = "expected names of the data's categories (disc, rectangle, triangle, star)"
+    result = on_mine(files, output, "copy_paste.category_weights={sttar: 2}")
+    assert result.stderr == f"error: copy_paste.category_weights: {known}, got 'sttar'; did you mean 'star'?\n"
+
+
+def test_a_dry_run_names_what_may_be_copied_and_the_weights(files, output):
+    given = "copy_paste={categories: [star, disc], label_weights: {4: 2}}"
+    result = on_mine(files, output, "--dry-run", given)
+    assert "; copied: star, disc; weights: star 2, others 1\n" in result.stdout
+
+
+def test_labels_where_names_are_expected_are_taken_and_said_to_be_old(files, output):
+    with pytest.warns(DeprecationWarning, match="is taken for a label, as before") as said:
+        result = on_mine(files, output, "--dry-run", "copy_paste.categories=[4]", "copy_paste.category_weights={1: 3}")
+    assert "; copied: star; weights: disc 3, others 1\n" in result.stdout
+    messages = [str(warning.message) for warning in said]
+    for beginning in ("categories: 4 is taken", "category_weights: '1' is taken"):
+        assert any(message.startswith(beginning) for message in messages)
+
+
 def test_a_dry_run_knows_the_labels_of_shapes_that_are_not_drawn_yet(tmp_path, output):
-    refused(train(*tiny(tmp_path), f"output={output}", "--dry-run", "copy_paste.categories=[5]"), f"{KNOWN}, got 5")
+    refused(train(*tiny(tmp_path), f"output={output}", "--dry-run", "copy_paste.labels=[5]"), f"{KNOWN}, got 5")
 
 
 WRONG_ANNOTATIONS = {

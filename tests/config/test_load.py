@@ -119,7 +119,7 @@ def test_a_list_replaces_the_bases_list(recipe_file):
 
 @pytest.mark.parametrize("name", ["plain", "with ${curly} braces", "1e-4", "no", "~", "a: b # c", "ümläut"])
 def test_a_recipe_that_is_written_out_loads_to_an_equal_one(recipe_file, name):
-    recipe = load_recipe(recipe_file(MINIMAL), ["copy_paste={categories: [1, 2]}", "optimizer.lr=1e-5", "seed=5"])
+    recipe = load_recipe(recipe_file(MINIMAL), ["copy_paste={labels: [1, 2]}", "optimizer.lr=1e-5", "seed=5"])
     recipe = type(recipe)(**{**vars(recipe), "name": name})
     assert load_recipe(recipe_file(recipe_to_yaml(recipe), "written.yaml")) == recipe
 
@@ -174,8 +174,8 @@ def test_all_problems_are_listed_together(recipe_file):
             "copy_paste.category_weights: expected a mapping such as {3: 5}, got [5] (command line)",
         ),
         (
-            "copy_paste.category_weights={cat: 5}",
-            "copy_paste.category_weights: expected whole numbers as keys, got 'cat' (command line)",
+            "copy_paste.label_weights={cat: 5}",
+            "copy_paste.label_weights: expected whole numbers as keys, got 'cat' (command line)",
         ),
         (
             "copy_paste.category_weights={1.5: 5}",
@@ -357,9 +357,9 @@ def test_what_composer_refuses_on_a_cpu_is_refused_before_it_starts(recipe_file,
 
 
 def test_weights_of_labels_are_read_from_a_recipe_and_from_the_command_line(recipe_file):
-    file = recipe_file("data: {shapes: {}}\ncopy_paste:\n  category_weights: {3: 5}\n")
-    assert load_recipe(file).copy_paste.category_weights == {3: 5}
-    assert load_recipe(file, ["copy_paste.category_weights={7: 0.5}"]).copy_paste.category_weights[7] == 0.5
+    file = recipe_file("data: {shapes: {}}\ncopy_paste:\n  label_weights: {3: 5}\n")
+    assert load_recipe(file).copy_paste.label_weights == {3: 5}
+    assert load_recipe(file, ["copy_paste.label_weights={7: 0.5}"]).copy_paste.label_weights[7] == 0.5
 
 
 # ---- shards
@@ -403,3 +403,10 @@ def test_shards_take_the_place_of_the_bases_files_and_files_that_of_shards(recip
 def test_a_folder_is_no_recipe(tmp_path):
     with pytest.raises(RecipeError, match="expected a recipe, a YAML file, found a folder"):
         load_recipe(tmp_path)
+
+
+def test_labels_replace_the_names_of_a_base_and_names_its_labels(recipe_file):
+    file = recipe_file("data: {shapes: {}}\ncopy_paste:\n  categories: [star]\n  label_weights: {3: 5}\n")
+    settings = load_recipe(file, ["copy_paste.labels=[1]", "copy_paste.category_weights={disc: 2}"]).copy_paste
+    assert (settings.categories, settings.labels) == (None, (1,))
+    assert (settings.category_weights, settings.label_weights) == ({"disc": 2}, None)

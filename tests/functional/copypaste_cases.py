@@ -130,8 +130,8 @@ def knobs(draw, **fixed):
         "blend_sigma": draw(st.sampled_from([0.0, 0.0, 0.4, 1.5])),
         "min_visibility": draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
         "min_area": draw(st.sampled_from([1, 1, 6])),
-        "categories": draw(st.sampled_from([None, None, (1, 2)])),
-        "category_weights": draw(st.sampled_from([None, None, {1: 0.0, 2: 7.5}])),
+        "labels": draw(st.sampled_from([None, None, (1, 2)])),
+        "label_weights": draw(st.sampled_from([None, None, {1: 0.0, 2: 7.5}])),
         "p_pool": draw(st.sampled_from([0.5, 1.0])),
         "pool_instances": draw(st.sampled_from([(1, 5), (3, 3)])),
         "pool_scale_range": draw(st.sampled_from(SCALES)),
@@ -173,7 +173,7 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, 
         case.remembered = draw(st.sampled_from([1, 3, 50]))
     if bank and channels == 3 and "depth" not in keys and draw(st.booleans()):
         case.pool = drawn_pool(draw(st.integers(1, 5)), rng)
-        case.knobs["categories"] = case.knobs["area_range"] = case.knobs["relative_area_range"] = None
+        case.knobs["labels"] = case.knobs["area_range"] = case.knobs["relative_area_range"] = None
     return case
 
 

@@ -47,7 +47,8 @@ def remembered(images, targets, settings, size):
     for image, target in zip(images, targets, strict=True):
         height, width = image.shape[1:]
         for j, (x1, y1, x2, y2) in enumerate(numpy(target["boxes"]).astype(float)):
-            if not may_be_copied(int(target["labels"][j]), (x2 - x1) * (y2 - y1), height * width, settings):
+            area = float(target["area"][j]) if "area" in target else (numpy(target["masks"])[j] != 0).sum()
+            if not may_be_copied(int(target["labels"][j]), area, height * width, settings):
                 continue
             left, top = max(0, int(np.floor(x1 - 1))), max(0, int(np.floor(y1 - 1)))
             right, bottom = min(width, int(np.ceil(x2 + 1))), min(height, int(np.ceil(y2 + 1)))
@@ -71,13 +72,13 @@ def cut_outs(pool, dtype):
 
 
 def may_be_copied(label, area, picture, settings):
-    """Whether the settings let an object of that label and box area be copied."""
-    if settings.categories is not None and label not in settings.categories:
+    """Whether the settings let an object of that label and area be copied."""
+    if settings.labels is not None and label not in settings.labels:
         return False
     low, high = settings.area_range or (-np.inf, np.inf)
     relative_low, relative_high = settings.relative_area_range or (-np.inf, np.inf)
     in_range = low <= area <= high and relative_low * picture <= area <= relative_high * picture
-    return in_range and (settings.category_weights or {}).get(label, 1) > 0
+    return in_range and (settings.label_weights or {}).get(label, 1) > 0
 
 
 def rectangles(target, image):

@@ -72,14 +72,14 @@ def test_the_oldest_objects_leave_first():
 def test_crowds_and_what_may_not_be_copied_are_not_remembered():
     rectangles, crowd = [(0, 0, 2, 2), (2, 2, 4, 4), (4, 4, 8, 8)], torch.tensor([0, 1, 0])
     assert labels_in(seen(target(*rectangles, iscrowd=crowd))) == [1, 3]
-    assert labels_in(seen(target(*rectangles), categories=(2,))) == [2]
-    assert labels_in(seen(target(*rectangles), category_weights={3: 0.0})) == [1, 2]
+    assert labels_in(seen(target(*rectangles), labels=(2,))) == [2]
+    assert labels_in(seen(target(*rectangles), label_weights={3: 0.0})) == [1, 2]
     assert labels_in(seen(target(*rectangles), area_range=(10.0, 20.0))) == [3]
 
 
 def test_the_draw_keeps_to_the_settings_of_the_batch_that_receives():
     bank = seen(target((0, 0, 2, 2), (4, 4, 8, 8), labels=[1, 2]))
-    _, after = paste(pictures(1), [target()], bank, categories=(2,))
+    _, after = paste(pictures(1), [target()], bank, labels=(2,))
     assert after[0]["labels"].tolist() == [2]
     _, after = paste(pictures(1), [target()], bank, relative_area_range=(0.0, 0.2))  # of the picture, not of the crop
     assert after[0]["labels"].tolist() == [1]
@@ -250,7 +250,7 @@ def test_a_batch_of_one_is_no_reason_to_warn_when_there_is_a_bank(recwarn):
     paste(pictures(1), [target((0, 0, 2, 2))], InstanceBank(2))
     assert not recwarn.list
     with pytest.warns(NothingPastedWarning, match="none of the batch's 1 object may be copied"):
-        paste(pictures(1), [target((0, 0, 2, 2))], InstanceBank(2), categories=(9,))
+        paste(pictures(1), [target((0, 0, 2, 2))], InstanceBank(2), labels=(9,))
 
 
 @pytest.mark.parametrize("function", [copypaste_batch, plan_batch])

@@ -101,7 +101,7 @@ def plain(values):
 
 
 AS_IT_IS = {"placement": "source", "blend_sigma": 0.0, "aspect_range": (1.0, 1.0), "p_flip_vertical": 0.0, "erosion": 0}
-AS_IT_IS |= {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "category_weights": None}
+AS_IT_IS |= {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "label_weights": None}
 SOME = {"sides": st.integers(1, 32), "counts": st.integers(0, 8), "p": 1.0}
 
 
@@ -255,7 +255,7 @@ def test_an_empty_batch_comes_back_empty(images, p):
     ("targets", "knobs", "reason"),
     [
         ([target(FULL)], {}, "a batch of one image has no other image to copy from; raise the batch size"),
-        ([target(FULL)] * 2, {"categories": (7,)}, "none of the batch's 2 objects may be copied"),
+        ([target(FULL)] * 2, {"labels": (7,)}, "none of the batch's 2 objects may be copied"),
         ([target(FULL, iscrowd=torch.ones(1))] * 2, {}, "none of the batch's 2 objects may be copied"),
     ],
 )

@@ -90,7 +90,7 @@ def test_tritons_kernels_give_what_windows_give(case):
 
 
 @many(5)
-@given(cases(**ACROSS_TILES, categories=None, **PLAIN))
+@given(cases(**ACROSS_TILES, labels=None, **PLAIN))
 def test_tritons_kernels_give_the_same_across_tiles(case):
     assert_kernels_give_what_windows_give(case, pasted_by_triton)
 

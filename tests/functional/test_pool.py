@@ -102,16 +102,16 @@ def test_cut_outs_of_a_category_are_as_likely_as_each_other():
 
 
 def test_weights_of_categories_say_how_often_each_is_drawn():
-    counts = labels_drawn(Pool(*[cut_out(1)] * 9, cut_out(2), cut_out(3)), category_weights={2: 3.0, 3: 0.0})
+    counts = labels_drawn(Pool(*[cut_out(1)] * 9, cut_out(2), cut_out(3)), label_weights={2: 3.0, 3: 0.0})
     assert set(counts) == {1, 2}
     assert abs(counts[2] / counts.total() - 0.75) < 0.05
 
 
 def test_only_cut_outs_that_may_be_copied_are_drawn():
     pool = Pool(cut_out(1, 2, 2), cut_out(2, 3, 3), cut_out(3, 4, 4))
-    assert set(labels_drawn(pool, 20, categories=(2, 3))) == {2, 3}
+    assert set(labels_drawn(pool, 20, labels=(2, 3))) == {2, 3}
     assert set(labels_drawn(pool, 20, area_range=(5.0, 12.0))) == {2}
-    assert set(labels_drawn(pool, 20, area_range=(5.0, 20.0), categories=(1, 3))) == {3}
+    assert set(labels_drawn(pool, 20, area_range=(5.0, 20.0), labels=(1, 3))) == {3}
     pool.pictures = np.array([40, 40, 16])
     other = Pool(*pool.cut_outs)
     other.pictures = np.array([40, 40, 16])
@@ -121,9 +121,9 @@ def test_only_cut_outs_that_may_be_copied_are_drawn():
 @pytest.mark.parametrize("function", [copypaste_batch, plan_batch])
 def test_a_pool_of_which_nothing_may_be_copied_is_an_error(function):
     with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-out may be copied; see categories, category_w"):
-        function(pictures(), [target()] * 2, pool=Pool(cut_out(1)), categories=(2,))
+        function(pictures(), [target()] * 2, pool=Pool(cut_out(1)), labels=(2,))
     with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-out may be copied"):
-        function(pictures(), [target()] * 2, pool=Pool(cut_out(1)), category_weights={1: 0.0})
+        function(pictures(), [target()] * 2, pool=Pool(cut_out(1)), label_weights={1: 0.0})
 
 
 @many(60)

@@ -58,8 +58,8 @@ def test_an_area_that_is_exactly_a_bound_is_in_the_range(pixels, low, high, copi
 
 
 def test_a_label_of_weight_0_is_never_copied():
-    assert received(category_weights={2: 0.0}) == [1, 3]
-    assert received(category_weights={2: 0.0}, p_instance=None, max_copied_instances=3).count(2) == 0
+    assert received(label_weights={2: 0.0}) == [1, 3]
+    assert received(label_weights={2: 0.0}, p_instance=None, max_copied_instances=3).count(2) == 0
 
 
 def test_a_label_of_a_large_weight_comes_first():
@@ -68,7 +68,7 @@ def test_a_label_of_a_large_weight_comes_first():
             pictures(),
             [target(), GIVEN],
             generator=torch.Generator().manual_seed(seed),
-            **{**ALL_IN_PLACE, "p_instance": None, "category_weights": {2: 1e6}, "max_copied_instances": 1},
+            **{**ALL_IN_PLACE, "p_instance": None, "label_weights": {2: 1e6}, "max_copied_instances": 1},
         )[1][0]["labels"].tolist()
         for seed in range(20)
     ]
@@ -76,4 +76,4 @@ def test_a_label_of_a_large_weight_comes_first():
 
 
 def test_categories_and_their_weights_hold_together():
-    assert received(categories=(1, 2), category_weights={1: 0.0, 3: 5.0}) == [2]
+    assert received(labels=(1, 2), label_weights={1: 0.0, 3: 5.0}) == [2]

@@ -53,7 +53,7 @@ def test_without_an_ignore_index_every_class_may_be_copied():
 
 def test_only_the_chosen_classes_are_copied():
     targets = torch.stack([classes(0), classes(0, (3, 0, 0, 2, 2), (4, 4, 4, 6, 6))])
-    _, after = pasted(targets, categories=(4,), **EVERYTHING)
+    _, after = pasted(targets, labels=(4,), **EVERYTHING)
     assert torch.equal(after[0], classes(0, (4, 4, 4, 6, 6)))
 
 

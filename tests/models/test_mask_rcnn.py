@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
 from composer_copypaste import MaskRCNNSettings
@@ -154,3 +155,36 @@ def test_pictures_that_the_loader_sized_are_not_resized_in_training():
 def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         MaskRCNNSettings(**wrong)
+
+
+@pytest.mark.parametrize("backbone", ["small", "resnet18"])
+def test_as_many_objects_can_be_found_on_one_level_of_the_pyramid_as_are_asked_for(backbone):
+    asked = 1500
+    module = build_mask_rcnn(2, MaskRCNNSettings(backbone=backbone, detections_per_image=asked)).eval()
+    candidates = 4 * asked
+    corners = torch.arange(candidates)[:, None] * 20.0  # none overlaps another
+    boxes = torch.cat([corners, corners * 0, corners + 10, corners * 0 + 10], dim=1)[None]
+    scores = torch.linspace(5, -5, candidates)
+    proposals, _ = module.rpn.filter_proposals(boxes, scores, [(10, 20 * candidates)], [candidates])
+    assert len(proposals[0]) >= asked
+
+
+def test_an_ordinary_number_of_detections_leaves_the_proposals_of_torchvision():
+    rpn = build_mask_rcnn(2, MaskRCNNSettings(backbone="resnet18")).rpn
+    assert (rpn._pre_nms_top_n, rpn._post_nms_top_n) == ({"training": 2000, "testing": 1000},) * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool])
+@pytest.mark.parametrize("size", [(50, 37), (128, 171), (200, 64)])
+def test_masks_are_resized_as_torchvision_resizes_them(dtype, size):
+    masks = torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) < 0.5
+    target = {
+        "boxes": torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 3),
+        "labels": torch.ones(3).long(),
+        "masks": masks.to(dtype),
+    }
+    module = build_mask_rcnn(4, MaskRCNNSettings(backbone="small")).train()
+    theirs = GeneralizedRCNNTransform(128, 213, [0.0] * 3, [1.0] * 3).train()
+    (ours,), (expected,) = (each([torch.rand(3, *size)], [dict(target)])[1] for each in (module.transform, theirs))
+    for key, values in expected.items():
+        assert torch.equal(ours[key].to(values.dtype), values)

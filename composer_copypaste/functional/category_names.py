@@ -1,0 +1,84 @@
+"""From the categories that settings name to the labels that objects have."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from composer_copypaste.settings import CopyPasteSettings
+
+IN_PLACE_OF = {"categories": "labels", "category_weights": "label_weights"}
+"""The settings that take names, and those that take labels."""
+
+
+def labelled(settings: CopyPasteSettings, category_names: Sequence[str] | None) -> CopyPasteSettings:
+    """The settings with labels in place of names.
+
+    Args:
+        settings: those of a user.
+        category_names: the name of label 1, of label 2 and so on; None: nothing is known of them.
+
+    Raises:
+        ValueError: a name or a label that is none of these, or names where nothing is known of them.
+        TypeError: ``category_names`` that are no list of names.
+
+    Warns:
+        DeprecationWarning: where ``categories`` or ``category_weights`` hold labels, which they did once.
+    """
+    if category_names is not None and (
+        isinstance(category_names, str) or not all(isinstance(name, str) for name in category_names)
+    ):
+        raise TypeError(f"category_names: expected a list of names, that of label 1 first, got {category_names!r}")
+    for by_name, by_label in IN_PLACE_OF.items():
+        named = getattr(settings, by_name)
+        if named is not None:
+            if old := [key for key in named if _is_label(key, category_names)]:
+                warnings.warn(
+                    f"{by_name}: {old[0]!r} is taken for a label, as before; {by_name} takes names of categories now, "
+                    f"{by_label} takes labels, and the next release refuses labels here",
+                    DeprecationWarning,
+                    stacklevel=3,
+                )
+            found = {key: _labels(by_name, key, category_names) for key in named}
+            labels: Any = tuple(label for key in named for label in found[key])
+            if isinstance(named, dict):
+                labels = {label: weight for key, weight in named.items() for label in found[key]}
+            changes: dict[str, Any] = {by_name: None, by_label: labels}
+            settings = replace(settings, **changes)
+        elif category_names is not None:
+            for label in getattr(settings, by_label) or ():
+                _check_label(by_label, label, category_names)
+    return settings
+
+
+def _is_label(key: int | str, names: Sequence[str] | None) -> bool:
+    """Whether a key is a label; those of a recipe's mappings are text in any case."""
+    return not isinstance(key, str) or (key.isdecimal() and key not in (names or ()))
+
+
+def _labels(setting: str, key: int | str, names: Sequence[str] | None) -> list[int]:
+    """The labels that a key stands for: more than one where categories share a name."""
+    if _is_label(key, names):
+        if names is not None:
+            _check_label(setting, int(key), names)
+        return [int(key)]
+    if names is None:
+        raise ValueError(
+            f"{setting}: {key!r} is a name, but the names of the data's categories are not known here; give "
+            f"category_names=[...], that of label 1 first, or {IN_PLACE_OF[setting]}"
+        )
+    labels = [label for label, name in enumerate(names, start=1) if name == key]
+    if not labels:
+        similar = get_close_matches(str(key), names, n=1)
+        guess = f"; did you mean {similar[0]!r}?" if similar else ""
+        raise ValueError(f"{setting}: expected names of the data's categories ({', '.join(names)}), got {key!r}{guess}")
+    return labels
+
+
+def _check_label(setting: str, label: int, names: Sequence[str]) -> None:
+    if not 1 <= label <= len(names):
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
+        raise ValueError(
+            f"{setting}: expected labels, which number the categories in the order of their ids ({known}), got {label}"
+        )
