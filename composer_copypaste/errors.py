@@ -63,6 +63,10 @@ class DataWarning(UserWarning):
     """Something in a data set that is probably not meant so; it is used as the message says."""
 
 
+class OldSettingWarning(DeprecationWarning):
+    """A setting is given as in a former release, which works for one more."""
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """The number and the noun: "1 category", "2 categories"; ``plural`` where it is not the noun with an "s"."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

@@ -350,7 +350,7 @@ def test_large_scale_jitter_moves_from_the_loader_to_the_device(place, tmp_path)
     trainer = trainer_of(recipe, data, tmp_path)
     (jitter,) = (algorithm for algorithm in trainer.state.algorithms if isinstance(algorithm, LargeScaleJitter))
     assert jitter.settings == recipe.data.jitter
-    listed = [type(algorithm) for algorithm in training._algorithms(recipe)]
+    listed = [type(algorithm) for algorithm in training._algorithms(recipe, data)]
     assert [type(algorithm) for algorithm in trainer.state.algorithms] == listed  # what a resumed run compares
     shapes = []
 

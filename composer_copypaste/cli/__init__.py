@@ -18,7 +18,7 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from composer_copypaste import __version__
-from composer_copypaste.errors import DataWarning, RecipeError, UserError
+from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, UserError
 from composer_copypaste.processes import end_of_loading, is_first_of_node, is_lost_connection, one_voice
 
 COMMANDS = {
@@ -131,8 +131,8 @@ def _usage_in_one_line() -> Iterator[None]:
 def _plain_where_ours(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning about the user's data as one line without a place in our code; others as Python shows them."""
-    if issubclass(category, DataWarning):
+    """A warning about the user's data or settings as one line without a place in our code; others as Python does."""
+    if issubclass(category, DataWarning | OldSettingWarning):
         return f"warning: {message}\n"
     return _PYTHONS_FORMAT(message, category, filename, lineno, line)
 
@@ -159,5 +159,4 @@ def main() -> None:
     # training four to five times as slow where other programs use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _plain_where_ours
-    # Python shows these to programmers alone, and whoever wrote a recipe should know too
-    warnings.filterwarnings("default", category=DeprecationWarning, module="composer_copypaste")
+    warnings.filterwarnings("once", category=OldSettingWarning)  # Python shows such to programmers alone

@@ -6,6 +6,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from composer_copypaste.errors import OldSettingWarning
 from composer_copypaste.settings import CopyPasteSettings
 
 IN_PLACE_OF = {"categories": "labels", "category_weights": "label_weights"}
@@ -24,7 +25,7 @@ def labelled(settings: CopyPasteSettings, category_names: Sequence[str] | None) 
         TypeError: ``category_names`` that are no list of names.
 
     Warns:
-        DeprecationWarning: where ``categories`` or ``category_weights`` hold labels, which they did once.
+        OldSettingWarning: where ``categories`` or ``category_weights`` hold labels, which they did once.
     """
     if category_names is not None and (
         isinstance(category_names, str) or not all(isinstance(name, str) for name in category_names)
@@ -37,7 +38,7 @@ def labelled(settings: CopyPasteSettings, category_names: Sequence[str] | None) 
                 warnings.warn(
                     f"{by_name}: {old[0]!r} is taken for a label, as before; {by_name} takes names of categories now, "
                     f"{by_label} takes labels, and the next release refuses labels here",
-                    DeprecationWarning,
+                    OldSettingWarning,
                     stacklevel=3,
                 )
             found = {key: _labels(by_name, key, category_names) for key in named}
