@@ -132,7 +132,7 @@ def copy_paste_settings(recipe: Recipe, categories: Sequence[str]) -> CopyPasteS
     if recipe.copy_paste is None:
         return None
     try:
-        return labelled(recipe.copy_paste, categories)
+        return labelled(recipe.copy_paste, categories, stacklevel=2)  # here, so that Python says it once
     except ValueError as error:
         raise RecipeError(f"copy_paste.{error}") from None
 

@@ -13,12 +13,15 @@ IN_PLACE_OF = {"categories": "labels", "category_weights": "label_weights"}
 """The settings that take names, and those that take labels."""
 
 
-def labelled(settings: CopyPasteSettings, category_names: Sequence[str] | None) -> CopyPasteSettings:
+def labelled(
+    settings: CopyPasteSettings, category_names: Sequence[str] | None, *, stacklevel: int = 3
+) -> CopyPasteSettings:
     """The settings with labels in place of names.
 
     Args:
         settings: those of a user.
         category_names: the name of label 1, of label 2 and so on; None: nothing is known of them.
+        stacklevel: of the warning, as of ``warnings.warn``.
 
     Raises:
         ValueError: a name or a label that is none of these, or names where nothing is known of them.
@@ -39,7 +42,7 @@ def labelled(settings: CopyPasteSettings, category_names: Sequence[str] | None) 
                     f"{by_name}: {old[0]!r} is taken for a label, as before; {by_name} takes names of categories now, "
                     f"{by_label} takes labels, and the next release refuses labels here",
                     OldSettingWarning,
-                    stacklevel=3,
+                    stacklevel=stacklevel,
                 )
             found = {key: _labels(by_name, key, category_names) for key in named}
             labels: Any = tuple(label for key in named for label in found[key])
