@@ -17,7 +17,7 @@ from composer_copypaste.functional.layout import Objects, object_windows
 from composer_copypaste.functional.measures import read_back
 from composer_copypaste.functional.object_keys import object_keys_of, refuse_positions
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.planes import Images, copied, on_device
+from composer_copypaste.functional.planes import Images, copied, on_device, rows_of
 from composer_copypaste.functional.rectangles import rectangles
 from composer_copypaste.functional.scene import Scene
 from composer_copypaste.functional.selection import asks_for_areas, weights_of
@@ -65,7 +65,7 @@ class Inventory:
             windows=windows,
             images=[copied(image[:, *window.slices]) for window in windows],
             masks=[self._mask(j, window) for j, window in zip(kept, windows, strict=True)],
-            fields=fields[on_device(kept, fields.labels.device, torch.int64)].map(copied),
+            fields=rows_of(fields, kept).map(copied),
         )
 
     def _mask(self, j: int, window: Window) -> UInt8[Tensor, "h w"]:
@@ -77,7 +77,7 @@ class Inventory:
         """Some of a class-id map's objects, their masks drawn."""
         found, where = Classes(self.labels, self.objects.boxes)[numbers], self.class_ids
         objects = Objects(masks_of(cast(Tensor, where), found), found.boxes)
-        fields = self.instances.without_masks()[on_device(numbers, self.instances.labels.device)]
+        fields = rows_of(self.instances.without_masks(), numbers)
         instances = replace(fields, masks=objects.masks)
         return Inventory(instances, objects, found.ids, self.iscrowd[numbers], self.weights[numbers], None, where)
 

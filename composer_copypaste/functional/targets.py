@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.layout import Layout, ends_of
 from composer_copypaste.functional.measures import Measures
-from composer_copypaste.functional.planes import on_device
+from composer_copypaste.functional.planes import on_device, rows_of
 from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -108,7 +108,7 @@ def assemble(
         masks: of the objects that each image has now.
         keypoints: the further fields of those that stay that tell of keypoints, if objects have any.
     """
-    after = objects[on_device(outcome.origin, objects.labels.device)]
+    after = rows_of(objects, outcome.origin)
     changed = np.flatnonzero(outcome.measure >= 0)
     found = measures[outcome.measure[changed]]
     after = replace(

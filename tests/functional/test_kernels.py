@@ -149,16 +149,17 @@ class NothingWaits(TorchDispatchMode):
 
 
 def test_pasting_class_ids_reads_no_value_from_the_device():
-    ids = torch.zeros(2, 8, 8, dtype=torch.int64)
+    ids = torch.zeros(2, 8, 8, dtype=torch.int64, device=DEVICE)
     ids[1, 3:5, 2:6] = 7
     with tritons_kernels():
-        inventories = inventory.inventories_of(pictures(), ids, CopyPasteSettings())
-        layout = layout_of(plan_of((0, 1, 1, IDENTITY)), [held.objects for held in inventories])
-        laid = composite.composite_of(layout, torch.device("cpu"), CopyPasteSettings())
+        inventories = inventory.inventories_of(on_device(pictures()), ids, CopyPasteSettings())
+        plan, inventories = inventory.only_copied(plan_of((0, 1, 1, IDENTITY)), inventories)
+        layout = layout_of(plan, [held.objects for held in inventories])
+        laid = composite.composite_of(layout, torch.device(DEVICE), CopyPasteSettings())
     labels = torch.cat([held.instances.labels for held in inventories])
     with NothingWaits():
         after = laid.class_ids(ids, labels)
-    assert torch.equal(after[0], 7 * block(2, 3, 6, 5).long())
+    assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())
 
 
 def launches_of(planes):
