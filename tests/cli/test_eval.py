@@ -98,12 +98,14 @@ def test_a_checkpoint_that_would_run_code_is_refused_unread(run, files, tmp_path
     assert not (tmp_path / "hacked").exists()
 
 
-@pytest.mark.parametrize("size", [0, 100_000])
-def test_a_damaged_checkpoint_is_named_and_nothing_drawn_for_it(run, tmp_path, size):
+@pytest.mark.parametrize(
+    ("size", "message"), [(0, "expected weights, got an empty file"), (100_000, "damaged, or no file of torch.save: ")]
+)
+def test_a_damaged_checkpoint_is_named_and_nothing_drawn_for_it(run, tmp_path, size, message):
     (tmp_path / "half.pt").write_bytes(run.latest_checkpoint.read_bytes()[:size])
     shapes = f"data.shapes.folder={tmp_path / 'shapes'}"
     result = evaluate(tmp_path / "half.pt", "--recipe", run.recipe, shapes)
-    refused(result, "half.pt: damaged, or no file of torch.save: ")
+    refused(result, f"half.pt: {message}")
     assert not result.stderr.endswith(": \n")
     assert not (tmp_path / "shapes").exists()
 

@@ -14,7 +14,8 @@ import sys, threading
 from composer_copypaste.data.threads import in_threads
 
 def hang(item):
-    print("hangs", flush=True)
+    sys.stdout.write("hangs\n")  # whole, whatever the other thread writes
+    sys.stdout.flush()
     threading.Event().wait()
 
 try:
