@@ -68,8 +68,7 @@ def _batch_bytes(annotations: CocoAnnotations, recipe: Recipe) -> tuple[int, int
 
     A pixel of an image is 3 bytes, of a mask 1. Copy-paste adds the masks of what is pasted, at most as many as an
     image of the batch has, in a batch beside the loaded one. Where the model resizes, it holds the images as they were
-    and resized, with 4 bytes for each value, all resized masks, and one image's masks after the other, as they were and
-    resized, with 4 bytes too.
+    and resized, with 4 bytes for each value, and the resized masks.
     """
     canvas = None if recipe.data.jitter is None else recipe.data.jitter.size
     on_device = recipe.data.jitter_on == "device"
@@ -88,7 +87,6 @@ def _batch_bytes(annotations: CocoAnnotations, recipe: Recipe) -> tuple[int, int
     if recipe.model.resize_training:
         trained += sum(3 * 4 * (pixels + resized) for _, _, pixels, resized in largest)
         trained += sum((objects + pasted) * resized for objects, *_, resized in largest)
-        trained += max(4 * (objects + pasted) * (pixels + resized) for objects, _, pixels, resized in largest)
     return loaded, trained
 
 

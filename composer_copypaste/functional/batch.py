@@ -245,7 +245,8 @@ def _laid_out(
         iscrowd = np.concatenate([*(image.iscrowd for image in inventories), np.zeros(len(crops))])
         outcome = decide(layout, measures, iscrowd, settings)
         shown = {} if placed is None else placed.after(objects.extras, outcome, owners)
-        after = assemble(objects, outcome, measures, composite.masks(outcome), shown)
+        masks = composite.masks(outcome) if "masks" in before.targets[0] else {}
+        after = assemble(objects, outcome, measures, masks, shown)
         largest = largest_of([image.objects.size for image in inventories])
         changed = [
             target_of(target, after[i], largest)

@@ -105,7 +105,7 @@ def assemble(
         objects: of all sources, in the layout's order, without masks.
         outcome: which stay.
         measures: of what changed.
-        masks: of the objects that each image has now.
+        masks: of the objects that each image has now; none where targets have none.
         keypoints: the further fields of those that stay that tell of keypoints, if objects have any.
     """
     after = rows_of(objects, outcome.origin)
@@ -119,7 +119,8 @@ def assemble(
     )
     parts = after.split(np.diff(outcome.ends)[:, 0].tolist())
     return {
-        image: replace(part, masks=masks[image]) for image, part in zip(outcome.images.tolist(), parts, strict=True)
+        image: replace(part, masks=masks.get(image, part.masks))
+        for image, part in zip(outcome.images.tolist(), parts, strict=True)
     }
 
 
