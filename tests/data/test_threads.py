@@ -44,8 +44,10 @@ def test_an_error_of_a_call_is_raised():
 
 
 def test_ctrl_c_ends_a_program_whose_calls_hang():
-    process = subprocess.Popen([sys.executable, "-c", HANGS], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "hangs\n"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", HANGS], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "hangs\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()  # it would hang for ever
