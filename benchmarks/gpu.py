@@ -22,8 +22,8 @@ STEPS = {
     "speed": ["benchmarks/peers.py", "--case", "16x1024x20"],
     "step, float32": ["benchmarks/step.py", "--rounds", "2"],
     "step, bfloat16": ["benchmarks/step.py", "--rounds", "2", "--bf16"],
-    "trainings": ["-m", "pytest", "-m", "gpu", "tests/algorithms"],
-    "scores": ["-m", "pytest", "-m", "gpu", "tests/models"],
+    "trainings": ["-m", "pytest", "-m", "gpu", "tests/integrations"],
+    "scores": ["-m", "pytest", "-m", "gpu", "tests/runs"],
 }
 
 

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 
 from composer_copypaste import InstanceBank, MaskRCNN, copypaste_batch
 from composer_copypaste.data.cutouts import CutOut, CutOutPool
-from composer_copypaste.visualize import training_sheet
+from composer_copypaste.visualize.draw import training_sheet
 
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
 

@@ -24,7 +24,7 @@ from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 from torchvision.tv_tensors import Mask
 
-from composer_copypaste.data.coco import CocoInstances
+from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import PADDING, LargeScaleJitterTransform
 from composer_copypaste.settings import LargeScaleJitterSettings, ShapesSettings

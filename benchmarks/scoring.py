@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 from composer_copypaste.metrics import evaluation
-from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 OBJECTS = 10
 

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 SHOWN_CHARACTERS = 80
 """Longer values are cut in messages."""
@@ -121,3 +122,10 @@ def _first_of(alike: Sequence[str]) -> str:
     first, *others = alike
     places = [place for place, found, _ in (problem.partition(": ") for problem in others) if found]
     return f"{first}; likewise {first_few(places, _ALIKE) if places else f'{len(others)} more'}"
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a recipe, shortened."""
+    words = {None: "null", True: "true", False: "false"}
+    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

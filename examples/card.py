@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
-from composer_copypaste.data.scenes import CATEGORIES, Scene, Shape, Surface, render
-from composer_copypaste.visualize import PALETTE, draw_instances
+from composer_copypaste.data.shapes import CATEGORIES, Scene, Shape, Surface, render
+from composer_copypaste.visualize.draw import PALETTE, draw_instances
 
 SIDE, GAP, COLUMNS = 128, 8, 6
 PAPER, INK, GREY = (250, 250, 250), (40, 40, 40), (190, 190, 190)

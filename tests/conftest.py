@@ -1,8 +1,70 @@
-"""For all tests: Triton runs its kernels in its interpreter where there is no GPU."""
+"""Fixtures of several folders; and for all tests, Triton runs its kernels in its interpreter where there is no GPU."""
 
+import json
 import os
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from coco_files import annotation
+from PIL import Image
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the module with the kernels is imported
+
+
+@pytest.fixture
+def coco_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes annotations.json: a picture 7, 12 wide and 8 high, categories 5 and 3, unless told otherwise."""
+
+    def write(*annotations: object, **changes: object) -> Path:
+        data: dict[str, object] = {
+            "images": [{"id": 7, "file_name": "7.png", "height": 8, "width": 12}],
+            "categories": [{"id": 5, "name": "nut"}, {"id": 3, "name": "fig"}],
+            "annotations": list(annotations) or [annotation()],
+        }
+        path = tmp_path / "annotations.json"
+        path.write_text(json.dumps({key: value for key, value in (data | changes).items() if value is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def gradient(tmp_path: Path) -> np.ndarray:
+    """The pixels of 7.png, every one different, written beside the annotations."""
+    pixels = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
+    Image.fromarray(pixels).save(tmp_path / "7.png")
+    return pixels
+
+
+@pytest.fixture
+def small_model():
+    from composer_copypaste import MaskRCNN
+
+    torch.manual_seed(0)
+    return MaskRCNN(num_classes=3, backbone="small", resize_training=False)
+
+
+@pytest.fixture
+def batch():
+    """Two pictures of 64 pixels: the first with an object and a crowd, the second with an object."""
+    masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    masks[0, 10:30, 8:40] = 1
+    masks[1, 40:60, 20:50] = 1
+    boxes = torch.tensor([[8.0, 10.0, 40.0, 30.0], [20.0, 40.0, 50.0, 60.0]])
+    targets = [target(boxes, [1, 2], masks, [0, 1], 7), target(boxes[:1], [1], masks[:1], [0], 9)]
+    return torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), targets
+
+
+def target(boxes, labels, masks, iscrowd, image_id):
+    return {
+        "boxes": boxes,
+        "labels": torch.tensor(labels),
+        "masks": masks,
+        "area": masks.sum((1, 2)).float(),
+        "iscrowd": torch.tensor(iscrowd),
+        "image_id": torch.tensor(image_id),
+    }

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from composer_copypaste.config.load import load_recipe
-from composer_copypaste.config.schema import Recipe
+from composer_copypaste.recipes.load import load_recipe
+from composer_copypaste.recipes.schema import Recipe
 
 
 def tiny(folder: Path, *overrides: str) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from composer_copypaste.functional.object_keys import object_keys_of
+from composer_copypaste.functional.batch_objects import object_keys_of
 from composer_copypaste.instances import instances_of, target_of
 
 

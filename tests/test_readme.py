@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from composer_copypaste.cli import main
-from composer_copypaste.run_folder import MAY_CHANGE
+from composer_copypaste.runs.folder import MAY_CHANGE
 from composer_copypaste.settings import CopyPasteSettings
 
 README = Path(__file__).parent.parent / "README.md"
@@ -56,7 +56,7 @@ def limits(hint: object) -> str:
 def workplace(tmp_path_factory):
     """A folder with everything that the examples name."""
     from composer_copypaste.data.shapes import draw_shapes
-    from composer_copypaste.data.sharding import write_shards
+    from composer_copypaste.data.streaming.write import write_shards
     from composer_copypaste.settings import ShapesSettings
 
     folder = tmp_path_factory.mktemp("readme")

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from annotated_types import Ge, Le
 
-from composer_copypaste.limits import check_value
 from composer_copypaste.settings import (
     CopyPasteSettings,
     LargeScaleJitterSettings,
     MaskRCNNSettings,
     ShapesSettings,
     check_limits,
+    check_value,
     settings_from,
 )
 

@@ -5,9 +5,9 @@ from fractions import Fraction
 import pytest
 
 from composer_copypaste import CopyPasteSettings
-from composer_copypaste.config.load import load_recipe, recipe_schema
 from composer_copypaste.errors import RecipeError
-from composer_copypaste.times import DURATION, TIME, composer_time, parse_time
+from composer_copypaste.recipes.load import load_recipe, recipe_schema
+from composer_copypaste.settings import DURATION, TIME, composer_time, parse_time
 
 
 @pytest.mark.parametrize(

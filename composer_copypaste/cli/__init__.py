@@ -3,7 +3,6 @@
 A command lives in a module of its own, exports a click command named ``command``, imports nothing heavy at its top, and
 is listed in ``COMMANDS`` with the first line of its help.
 """
-# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 import os
 import signal
@@ -19,7 +18,15 @@ from click.exceptions import NoArgsIsHelpError
 
 from composer_copypaste import __version__
 from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, UserError
-from composer_copypaste.processes import end_of_loading, is_first_of_node, is_lost_connection, one_voice
+from composer_copypaste.integrations.composer.distributed import (
+    end_of_loading,
+    is_first_of_node,
+    is_lost_connection,
+    one_voice,
+)
+
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
+
 
 COMMANDS = {
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",

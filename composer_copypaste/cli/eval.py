@@ -1,11 +1,12 @@
 """``copypaste eval``."""
-# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 from pathlib import Path
 
 import click
 
 from composer_copypaste.cli import CROWDS_HELP
+
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
 @click.command
@@ -37,11 +38,11 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     It prints COCO's numbers, and writes them only where --output says.
     """
-    from composer_copypaste.config.load import load_recipe
-    from composer_copypaste.config.schema import CocoFiles
     from composer_copypaste.errors import CheckpointError, RecipeError
-    from composer_copypaste.processes import is_first, one_voice
-    from composer_copypaste.run_folder import RunFolder, folder_of
+    from composer_copypaste.integrations.composer.distributed import is_first, one_voice
+    from composer_copypaste.recipes.load import load_recipe
+    from composer_copypaste.recipes.schema import CocoFiles
+    from composer_copypaste.runs.folder import RunFolder, folder_of
 
     with one_voice():
         if (images is None) != (annotations is None):
@@ -55,8 +56,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
             raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
         loaded = load_recipe(source, [*overrides, *([f"data.crowds={crowds}"] if crowds else [])])
 
-    from composer_copypaste.evaluation import evaluate
-    from composer_copypaste.report import tables
+    from composer_copypaste.metrics.report import tables
+    from composer_copypaste.runs.evaluate import evaluate
 
     files = CocoFiles(images=images, annotations=annotations) if images is not None else None
     report = evaluate(checkpoint, loaded, files, output)

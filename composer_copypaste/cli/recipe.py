@@ -1,7 +1,8 @@
 """``copypaste recipe``: what recipes there are, and what one comes to."""
-# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 import click
+
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
 @click.group(name="recipe")
@@ -22,7 +23,7 @@ def list_() -> None:
     Example:
       copypaste recipe list
     """
-    from composer_copypaste.config.load import describe_recipe, shipped_recipes
+    from composer_copypaste.recipes.load import describe_recipe, shipped_recipes
 
     recipes = shipped_recipes()
     width = max(map(len, recipes), default=0)
@@ -42,7 +43,7 @@ def show(recipe: str, overrides: tuple[str, ...]) -> None:
 
     Writes nothing but what it prints, itself a recipe.
     """
-    from composer_copypaste.config.load import load_recipe, recipe_to_yaml
+    from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 
     click.echo(recipe_to_yaml(load_recipe(recipe, overrides)), nl=False)
 
@@ -59,6 +60,6 @@ def schema() -> None:
     """
     import json
 
-    from composer_copypaste.config.load import recipe_schema
+    from composer_copypaste.recipes.load import recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=2))

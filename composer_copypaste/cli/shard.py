@@ -1,5 +1,4 @@
 """``copypaste shard``."""
-# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 import re
 import shlex
@@ -9,6 +8,9 @@ from typing import Literal
 import click
 
 from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, HOW_TO_GO_ON
+
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
+
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -25,7 +27,7 @@ class Size(click.ParamType):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", value.strip().upper())
         if found is None:
             self.fail(f"expected a size such as 64MB, got {value!r}", param, ctx)
-        from composer_copypaste.data.sharding import LARGEST_SHARD, SMALLEST_SHARD
+        from composer_copypaste.data.streaming.write import LARGEST_SHARD, SMALLEST_SHARD
 
         nbytes = round(float(found[1]) * _UNITS[found[2]])
         if not SMALLEST_SHARD <= nbytes <= LARGEST_SHARD:
@@ -73,7 +75,7 @@ def command(  # noqa: PLR0913 - click hands over each option
     store, the folder is read from there: data.train.streaming=s3://bucket/train data.train.cache=/scratch/shards
     """
     from composer_copypaste.data.coco_json import ReadingOptions
-    from composer_copypaste.data.sharding import write_shards
+    from composer_copypaste.data.streaming.write import write_shards
     from composer_copypaste.errors import RecipeError, counted
     from composer_copypaste.settings import ImageSettings
 

@@ -1,5 +1,4 @@
 """``copypaste train``."""
-# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 import os
 import shlex
@@ -9,6 +8,8 @@ from datetime import datetime
 import click
 
 from composer_copypaste.cli import HOW_TO_GO_ON
+
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
 @click.command
@@ -29,9 +30,9 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     of every batch, COCO's numbers, curves, and sheets of training pictures and of predictions. A training that was
     interrupted goes on where it was when the same command names its folder with output=DIR.
     """
-    from composer_copypaste.config.load import load_recipe
-    from composer_copypaste.processes import is_first, one_voice
-    from composer_copypaste.run_folder import check_usable, folder_for
+    from composer_copypaste.integrations.composer.distributed import is_first, one_voice
+    from composer_copypaste.recipes.load import load_recipe
+    from composer_copypaste.runs.folder import check_usable, folder_for
 
     with one_voice():
         loaded = load_recipe(recipe, overrides)
@@ -39,13 +40,13 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         check_usable(folder, loaded)
 
     if dry_run:
-        from composer_copypaste.dry_run import describe
+        from composer_copypaste.runs.dry_run import describe
 
         click.echo(describe(loaded, folder))
         return
 
-    from composer_copypaste.report import tables_of
-    from composer_copypaste.training import train
+    from composer_copypaste.metrics.report import tables_of
+    from composer_copypaste.runs.train import train
 
     click.get_current_context().meta[HOW_TO_GO_ON] = _same_command(recipe, overrides, str(folder.root))
     train(loaded, folder)

@@ -2,17 +2,52 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
-from composer_copypaste.data.coco import CocoAnnotations
+from composer_copypaste.data.dataset import CocoAnnotations
 from composer_copypaste.data.file_names import no_folder
-from composer_copypaste.data.pictures import MISSING, Header, largest_value, read_header
+from composer_copypaste.data.images import FULL_RANGE, HOW_TO_GIVE, MISSING, Header, largest_value, read_header
 from composer_copypaste.data.records import CocoImage
-from composer_copypaste.data.threads import in_threads
-from composer_copypaste.data.value_range import FULL_RANGE, HOW_TO_GIVE
 from composer_copypaste.errors import DataError, DataWarning, as_json, listed
 from composer_copypaste.settings import ImageSettings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+    """What a function gives for each item, in their order, called in several threads.
+
+    Unlike with ``ThreadPoolExecutor``, neither Ctrl-C nor the end of the program waits for a call that hangs, as one
+    does that opens a file of a dead network disk.
+
+    Raises:
+        Exception: what the function raised for the first item that it raised anything for.
+    """
+    futures: list[Future[Result]] = [Future() for _ in items]
+    work = iter(list(zip(items, futures, strict=True)))  # its next() is atomic
+    stopped = False
+
+    def call() -> None:
+        for item, future in work:
+            if stopped:
+                return
+            try:
+                future.set_result(function(item))
+            except BaseException as error:  # noqa: BLE001 - raised again by result()
+                future.set_exception(error)
+
+    for _ in range(min(threads, len(items))):
+        Thread(target=call, daemon=True).start()
+    try:
+        return [future.result() for future in futures]
+    finally:
+        stopped = True
+
 
 DARK = 2**14
 """Where no value of a data set's deep files reaches it, they hold at most 14 bits: a quarter of the range of 16."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
 from composer_copypaste.data.annotation_checks import check_objects
-from composer_copypaste.data.file_kinds import kind_of_content
-from composer_copypaste.data.outlines import Segmentation
+from composer_copypaste.data.json_files import kind_of_content
 from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage
+from composer_copypaste.data.rle import Segmentation
 from composer_copypaste.data.segmentation_json import (
     NO_AREA,
     Json,

@@ -14,12 +14,11 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.coco import CocoAnnotations, in_folder
-from composer_copypaste.data.outlines import draw_stencils, stencil
-from composer_copypaste.data.pictures import read_picture, read_rgba
+from composer_copypaste.data.check_images import check_images, in_threads
+from composer_copypaste.data.dataset import CocoAnnotations, in_folder
+from composer_copypaste.data.images import read_picture, read_rgba
 from composer_copypaste.data.records import CocoAnnotation, CocoImage
-from composer_copypaste.data.threads import in_threads
+from composer_copypaste.data.rle import draw_stencils, stencil
 from composer_copypaste.errors import DataError, listed
 from composer_copypaste.functional.windows import Window, box_windows
 from composer_copypaste.settings import ImageSettings

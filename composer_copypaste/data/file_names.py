@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from composer_copypaste.data.file_kinds import kind_of_bytes
+from composer_copypaste.data.json_files import kind_of_bytes
 from composer_copypaste.data.records import CocoImage
 from composer_copypaste.errors import DataError, as_json, first_few, listed, warn_of_data
 

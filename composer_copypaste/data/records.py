@@ -6,8 +6,7 @@ from typing import TypedDict
 
 import torch
 
-from composer_copypaste.data.mask_extents import enclosing
-from composer_copypaste.data.outlines import OutlinedObjects, Segmentation
+from composer_copypaste.data.rle import OutlinedObjects, Segmentation, enclosing
 
 
 @dataclass(frozen=True)

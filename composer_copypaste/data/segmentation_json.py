@@ -11,15 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.outlines import (
-    Polygons,
-    Rle,
-    Segmentation,
-    draw_stencils,
-    rle_counts,
-    rle_of,
-    stencil,
-)
+from composer_copypaste.data.rle import Polygons, Rle, Segmentation, draw_stencils, rle_counts, rle_of, stencil
 from composer_copypaste.errors import as_json, counted
 
 SHORTEST_SIDE = 1e-3

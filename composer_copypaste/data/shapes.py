@@ -1,20 +1,256 @@
-"""The embedded data set: pictures of shapes, drawn on first use and written as any COCO data set is."""
+"""Pictures of overlapping shapes, drawn from numbers: the scenes of the embedded data set (``data/shapes.py``)."""
 
+import colorsys
 import json
+import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.scenes import CATEGORIES, draw_scene, render
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import ShapesSettings
+
+CATEGORIES = ("disc", "rectangle", "triangle", "star")
+HUES = (0.07, 0.35, 0.58, 0.85)
+SURFACES: tuple["Surface", ...] = ("stripes", "checks", "plain", "dots")
+"""As things in photographs do, those of a category look alike: around a hue, with one kind of surface."""
+HUE_SPREAD = 0.07
+MIN_VISIBLE = 0.35
+"""A shape of which less than this fraction would be seen is left out of the picture."""
+MIN_PIXELS = 24
+"""And one of which fewer pixels would be seen."""
+
+Colour = tuple[float, float, float]
+Surface = Literal["plain", "stripes", "dots", "checks"]
+Backdrop = Literal["clouds", "gradient", "stripes"]
+BACKDROPS: tuple[Backdrop, ...] = ("clouds", "gradient", "stripes")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape; lengths are in pixels, angles in radians, colours in 0..1."""
+
+    category: int
+    centre: tuple[float, float]  # (y, x)
+    radius: float
+    aspect: float  # height over width, of rectangles
+    angle: float
+    surface: Surface
+    colours: tuple[Colour, Colour]
+    period: float  # of the surface's pattern
+    light: float  # direction that the light comes from
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows: the drawn numbers, and nothing that depends on pixels. Shapes are ordered front to back."""
+
+    size: int
+    backdrop: Backdrop
+    colours: tuple[Colour, Colour, Colour]
+    angle: float
+    period: float
+    octaves: tuple[Float32[ndarray, "_ _"], ...]
+    shapes: tuple[Shape, ...]
+
+
+def draw_scene(generator: np.random.Generator, size: int) -> Scene:
+    """A scene for a picture of ``size`` by ``size`` pixels."""
+    count = int(generator.integers(3, 10))
+    hue = generator.uniform()
+    colours = [_colour(generator, hue + generator.normal(0, 0.07), (0.1, 0.5), (0.25, 0.95)) for _ in range(3)]
+    return Scene(
+        size=size,
+        backdrop=BACKDROPS[generator.integers(len(BACKDROPS))],
+        colours=(colours[0], colours[1], colours[2]),
+        angle=generator.uniform(0, 2 * math.pi),
+        period=size * generator.uniform(0.08, 0.3),
+        octaves=tuple(generator.random((cells, cells), dtype=np.float32) for cells in (3, 6, 12, 24, size)),
+        shapes=tuple(_draw_shape(generator, size) for _ in range(count)),
+    )
+
+
+def _draw_shape(generator: np.random.Generator, size: int) -> Shape:
+    radius = 0.5 * size * math.exp(generator.uniform(math.log(8 / 128), math.log(70 / 128)))
+    category = int(generator.integers(len(CATEGORIES)))
+    hue, margin = HUES[category] + generator.normal(0, HUE_SPREAD), 0.05 * size
+    return Shape(
+        category=category,
+        centre=(generator.uniform(margin, size - margin), generator.uniform(margin, size - margin)),
+        radius=radius,
+        aspect=generator.uniform(0.5, 1.0),
+        angle=generator.uniform(0, 2 * math.pi),
+        surface=SURFACES[category],
+        colours=(
+            _colour(generator, hue, (0.6, 0.95), (0.65, 1.0)),
+            _colour(generator, hue + generator.normal(0, HUE_SPREAD), (0.3, 0.9), (0.35, 1.0)),
+        ),
+        period=max(4.0, radius * generator.uniform(0.35, 0.8)),
+        light=generator.uniform(-math.pi, 0),
+    )
+
+
+def _colour(
+    generator: np.random.Generator, hue: float, saturation: tuple[float, float], value: tuple[float, float]
+) -> Colour:
+    return colorsys.hsv_to_rgb(hue % 1, generator.uniform(*saturation), generator.uniform(*value))
+
+
+def render(
+    scene: Scene,
+) -> tuple[UInt8[ndarray, "size size 3"], Bool[ndarray, "n size size"], tuple[int, ...]]:
+    """The picture of a scene, the mask of what is seen of each shape, and the shapes' categories.
+
+    A shape that the ones before it hide too far is left out: nothing in the picture is without a mask.
+    """
+    grain = _noise(scene.octaves, scene.size)
+    picture = _backdrop(scene, grain)
+    kept, masks = _visible(scene)
+    for shape in reversed(kept):
+        _paint(picture, shape)
+    picture += 0.04 * (scene.octaves[-1][..., None] - 0.5)
+    pixels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
+    return pixels, masks, tuple(shape.category for shape in kept)
+
+
+def _visible(scene: Scene) -> tuple[list[Shape], Bool[ndarray, "n size size"]]:
+    """The shapes that are seen well enough, front to back, and what is seen of each."""
+    kept, masks = [], []
+    free = np.ones((scene.size, scene.size), dtype=bool)
+    for shape in scene.shapes:
+        whole = np.zeros_like(free)
+        window = _window(shape, scene.size)
+        # where a pixel's centre lies inside the outline, and so its coverage is at least one half
+        whole[window] = _distance(shape, *_local(shape, window)) <= 0
+        seen = whole & free
+        if seen.sum() >= max(MIN_PIXELS, MIN_VISIBLE * whole.sum()):
+            kept.append(shape)
+            masks.append(seen)
+            free &= ~whole
+    return kept, np.array(masks, dtype=bool).reshape(-1, scene.size, scene.size)
+
+
+# ---- background
+
+
+def _noise(octaves: tuple[Float32[ndarray, "_ _"], ...], size: int) -> Float32[ndarray, "size size"]:
+    """Octaves of noise, halving in strength, as one field that fills 0..1."""
+    field = np.zeros((size, size), dtype=np.float32)
+    for number, cells in enumerate(octaves):
+        smooth = Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)
+        field += 0.5**number * np.asarray(smooth)
+    field -= field.min()
+    return field / field.max()
+
+
+def _backdrop(scene: Scene, grain: Float32[ndarray, "size size"]) -> Float32[ndarray, "size size 3"]:
+    y, x = np.mgrid[: scene.size, : scene.size].astype(np.float32)
+    along = math.cos(scene.angle) * x + math.sin(scene.angle) * y
+    if scene.backdrop == "clouds":
+        blend = grain
+    elif scene.backdrop == "gradient":
+        blend = 0.75 * (along - along.min()) / (along.max() - along.min()) + 0.25 * grain
+    else:
+        waves = np.sin(2 * math.pi * (along / scene.period + 1.2 * grain))
+        blend = 0.5 + 0.38 * np.clip(2.5 * waves, -1, 1) + 0.24 * (grain - 0.5)
+    return _ramp(scene.colours, blend.astype(np.float32))
+
+
+def _ramp(colours: tuple[Colour, ...], blend: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w 3"]:
+    stops = np.linspace(0, 1, len(colours))
+    channels = [np.interp(blend, stops, [colour[channel] for colour in colours]) for channel in range(3)]
+    return np.stack(channels, axis=-1).astype(np.float32)
+
+
+# ---- shapes
+
+
+def _window(shape: Shape, size: int) -> tuple[slice, slice]:
+    """The rows and columns that a shape can touch."""
+    top, left = (max(0, math.floor(centre - shape.radius) - 2) for centre in shape.centre)
+    bottom, right = (min(size, math.ceil(centre + shape.radius) + 3) for centre in shape.centre)
+    return slice(top, bottom), slice(left, right)
+
+
+def _local(shape: Shape, window: tuple[slice, slice]) -> tuple[Float[ndarray, "h w"], Float[ndarray, "h w"]]:
+    """The coordinates of the window's pixel centres, in pixels from the shape's centre, along its own axes."""
+    y, x = np.mgrid[window].astype(np.float64) + 0.5
+    y, x = y - shape.centre[0], x - shape.centre[1]
+    cosine, sine = math.cos(shape.angle), math.sin(shape.angle)
+    return cosine * x + sine * y, cosine * y - sine * x
+
+
+def _distance(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
+    """How far each point is outside the shape's outline, in pixels; negative inside."""
+    name = CATEGORIES[shape.category]
+    if name == "disc":
+        return np.hypot(u, v) - shape.radius
+    corners, rounding = _corners(name, shape.aspect)
+    rounding *= shape.radius
+    return _polygon_distance(corners * (shape.radius - rounding), u, v) - rounding
+
+
+def _corners(name: str, aspect: float) -> tuple[Float[ndarray, "k 2"], float]:
+    """The corners (u, v) of a polygon in the unit circle, and how far they are rounded."""
+    if name == "rectangle":
+        half = np.array([1.0, aspect]) / math.hypot(1.0, aspect)
+        return half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]), 0.06
+    points, rounding = {"triangle": (3, 0.08), "star": (5, 0.05)}[name]
+    turns = np.arange(2 * points) * math.pi / points
+    # the inner radius of 1/2 makes the triangle's sides straight
+    radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, 0.5)
+    return np.stack([radii * np.cos(turns), radii * np.sin(turns)], axis=1), rounding
+
+
+def _polygon_distance(
+    corners: Float[ndarray, "k 2"], u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]
+) -> Float[ndarray, "h w"]:
+    """Signed distance to a polygon: to the nearest edge, negative where an even-odd ray test says inside."""
+    nearest = np.full(u.shape, np.inf)
+    inside = np.zeros(u.shape, dtype=bool)
+    for (u1, v1), (u2, v2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        du, dv = u2 - u1, v2 - v1
+        along = np.clip(((u - u1) * du + (v - v1) * dv) / (du * du + dv * dv), 0, 1)
+        nearest = np.minimum(nearest, (u - u1 - along * du) ** 2 + (v - v1 - along * dv) ** 2)
+        if dv != 0:
+            inside ^= ((v1 > v) != (v2 > v)) & (u < u1 + du * (v - v1) / dv)
+    return np.where(inside, -1, 1) * np.sqrt(nearest)
+
+
+def _paint(picture: Float32[ndarray, "size size 3"], shape: Shape) -> None:
+    """Draw a shape over the picture, in place, with smooth edges."""
+    window = _window(shape, len(picture))
+    u, v = _local(shape, window)
+    outside = _distance(shape, u, v)
+    colour = _ramp(shape.colours, _pattern(shape, u, v))
+    # lit from one side, and darker towards the rim: it looks round, and its edge shows on any background
+    direction = shape.light - shape.angle
+    lit = (math.cos(direction) * u + math.sin(direction) * v) / shape.radius
+    rim = np.clip(1 + outside / (1.0 + 0.08 * shape.radius), 0, 1)
+    colour *= (1.0 + 0.22 * lit - 0.5 * rim**2)[..., None]
+    coverage = np.clip(0.5 - outside, 0, 1)[..., None]
+    picture[window] += (coverage * (colour - picture[window])).astype(np.float32)
+
+
+def _pattern(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
+    """How far each pixel's colour lies between the shape's two."""
+    a, b = 2 * math.pi * u / shape.period, 2 * math.pi * v / shape.period
+    waves = {
+        "plain": lambda: -np.ones_like(u),
+        "stripes": lambda: 3 * np.sin(a),
+        "dots": lambda: 3 * (np.cos(a) + np.cos(b) - 0.9),
+        "checks": lambda: 4 * np.sin(a) * np.sin(b),
+    }[shape.surface]()
+    return (0.5 + 0.5 * np.clip(waves, -1, 1)).astype(np.float32)
+
 
 STAMP = "shapes.json"
 """The file in the folder that says with which settings it was drawn."""

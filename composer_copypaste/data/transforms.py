@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from composer_copypaste.data.outlines import (
+from composer_copypaste.data.rle import (
     OutlinedObjects,
     Polygons,
     Rle,
@@ -21,7 +21,7 @@ from composer_copypaste.data.outlines import (
     stencil_of_rle,
     stencils_of,
 )
-from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
+from composer_copypaste.functional.large_scale_jitter import PADDING, Framing, draw_framing
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import Fraction, LargeScaleJitterSettings, check_limits
 

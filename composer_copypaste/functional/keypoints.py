@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float64, Int, Int64, Num, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS, warn_once
 from composer_copypaste.functional.layout import Layout
-from composer_copypaste.functional.object_keys import TELLING_OF_KEYPOINTS, warn_once
-from composer_copypaste.functional.planes import on_device
-from composer_copypaste.functional.targets import Outcome
-from composer_copypaste.functional.warp import PIXEL
+from composer_copypaste.functional.resample import PIXEL
+from composer_copypaste.functional.tensors import on_device
+from composer_copypaste.functional.visibility import Outcome
 from composer_copypaste.settings import CopyPasteSettings, KeypointPairs
 
 COCO_PERSON = (

@@ -1,28 +1,112 @@
 """Large-scale jitter on a batch: pictures of any sizes become one tensor, and their targets follow."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int32, Integer, Shaped, UInt8
+from jaxtyping import Float, Int, Int32, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.arguments import check_batch
-from composer_copypaste.functional.draw import given_or_default
-from composer_copypaste.functional.framing import PADDING, Framing, draw_framing
-from composer_copypaste.functional.inventory import check_boxes
+from composer_copypaste.functional.batch_objects import (
+    check_boxes,
+    object_keys_of,
+    refuse_positions,
+    warn_of_unnamed_keys,
+)
+from composer_copypaste.functional.copypaste import check_batch
 from composer_copypaste.functional.keypoints import exchanged, kept_inside, pairs_of, with_keypoints
-from composer_copypaste.functional.measures import profiles, read_back
-from composer_copypaste.functional.object_keys import object_keys_of, refuse_positions, warn_of_unnamed_keys
-from composer_copypaste.functional.planes import Images, on_device, plain_images, rounded, sequence_like
-from composer_copypaste.functional.warp import resample_colours, resample_planes, size_of
+from composer_copypaste.functional.resample import FRACTION_BITS, resample_colours, resample_planes, size_of
+from composer_copypaste.functional.sampling import given_or_default, uniforms
+from composer_copypaste.functional.tensors import Images, on_device, plain_images, read_back, rounded, sequence_like
+from composer_copypaste.functional.visibility import profiles
 from composer_copypaste.functional.windows import Window
-from composer_copypaste.instances import Instances, Target, in_type, instances_of, largest_of, target_of
+from composer_copypaste.instances import (
+    Instances,
+    Target,
+    as_tv_tensor,
+    in_type,
+    instances_of,
+    largest_of,
+    plain,
+    target_of,
+)
 from composer_copypaste.settings import LargeScaleJitterSettings, settings_from
-from composer_copypaste.tv_tensors import as_tv_tensor, plain
+
+PADDING = (124, 116, 104)
+"""Colour of what lies beyond the picture: ImageNet's mean. Models subtract it, so that padding becomes the 0 with which
+torchvision fills up its batches."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """A window of a picture, and the size it is shown at.
+
+    The window, (top, left, height, width) in whole pixels of the picture, is resized to ``resized``, mirrored if
+    ``flip``, and laid into the top left corner of a ``canvas``; sizes are (height, width). Cropping comes first because
+    it is cheaper: only pixels that stay are resized.
+    """
+
+    window: tuple[int, int, int, int]
+    resized: tuple[int, int]
+    canvas: tuple[int, int]
+    flip: bool
+
+    def part_of(self, picture: Shaped[Tensor, "*_ h w"]) -> Shaped[Tensor, "*_ h2 w2"]:
+        """The window of a picture, or of its masks."""
+        top, left, height, width = self.window
+        return picture[..., top : top + height, left : left + width]
+
+    def boxes_of(self, boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
+        """Boxes (x1, y1, x2, y2) of the picture where they are shown, cut to what is shown of it."""
+        top, left, height, width = self.window
+        size = np.array([self.resized[1], self.resized[0]] * 2)
+        shown = (boxes - np.array([left, top] * 2)) * (size / np.array([width, height] * 2))
+        if self.flip:
+            shown[:, [0, 2]] = self.resized[1] - shown[:, [2, 0]]
+        return np.clip(shown, 0, size)
+
+    def to_window(self) -> Int64[ndarray, "2 3"]:
+        """The map from (x, y, 1) on the canvas to (x, y) in the window, in steps of 2**-32 pixels.
+
+        Slopes are rounded up: a centre that lies on the border of two pixels then belongs to the latter, for any sizes.
+        """
+        down, across = (
+            -(-(length << FRACTION_BITS) // shown) for length, shown in zip(self.window[2:], self.resized, strict=True)
+        )
+        if self.flip:
+            return np.array([[-across, 0, self.resized[1] * across], [0, down, 0]])
+        return np.array([[across, 0, 0], [0, down, 0]])
+
+
+def draw_framing(size: tuple[int, int], settings: LargeScaleJitterSettings, generator: torch.Generator) -> Framing:
+    """Draw the framing of a picture of this (height, width)."""
+    scale, row, column, flip = uniforms((4,), generator).tolist()
+    smallest, largest = settings.scale_range
+    fit = min(canvas / side for canvas, side in zip(settings.size, size, strict=True))
+    factor = fit * (smallest + scale * (largest - smallest))
+    top, height, shown_height = _shown_part(size[0], settings.size[0], factor, row)
+    left, width, shown_width = _shown_part(size[1], settings.size[1], factor, column)
+    return Framing(
+        window=(top, left, height, width),
+        resized=(shown_height, shown_width),
+        canvas=settings.size,
+        flip=flip < settings.p_flip,
+    )
+
+
+def _shown_part(side: int, canvas: int, factor: float, position: float) -> tuple[int, int, int]:
+    """Start and length of the part of a side that is shown, and the length it is shown at.
+
+    ``position`` in [0, 1) chooses among all places where the part fits.
+    """
+    if round(side * factor) <= canvas:
+        return 0, side, max(1, round(side * factor))
+    length = min(side, max(1, round(canvas / factor)))
+    return int(position * (side - length + 1)), length, canvas
+
 
 ROUNDING = 1e-9
 """By so small a part may a computed area miss the exact one."""
@@ -99,7 +183,7 @@ def _pictures(images: Images, framings: Sequence[Framing]) -> Shaped[Tensor, "n 
     canvas = like.new_empty((len(images), channels, *framings[0].canvas))
     canvas.copy_(on_device(colour, like.device, like.dtype)[:, None, None])
     for number, (image, framing) in enumerate(zip(images, framings, strict=True)):
-        shown, everything = _shown_part(canvas[number], framing), Window(0, 0, *framing.resized)
+        shown, everything = _shown(canvas[number], framing), Window(0, 0, *framing.resized)
         colours = resample_colours(framing.part_of(image), framing.to_window(), everything, framing.resized)
         shown.copy_(rounded(colours, shown))
     return canvas
@@ -119,7 +203,7 @@ def _class_ids(
     canvas = plain(ids[0]).new_full((len(ids), *framings[0].canvas), ignore_index, dtype=dtype)
     for shown, own, framing in zip(canvas, ids, framings, strict=True):
         seen = resample_planes(framing.part_of(plain(own))[None], framing.to_window(), framing.resized)
-        _shown_part(shown, framing).copy_(seen[0])
+        _shown(shown, framing).copy_(seen[0])
     return canvas
 
 
@@ -151,7 +235,7 @@ def _by_pixels(
     for own, masks, measured, framing in zip(batch, shown, numbers, framings, strict=True):
         kept = _kept(measured, settings.min_area)
         canvas = masks.new_zeros((len(kept), *framing.canvas))
-        _shown_part(canvas, framing).copy_(masks.index_select(0, on_device(kept, masks.device)))
+        _shown(canvas, framing).copy_(masks.index_select(0, on_device(kept, masks.device)))
         after.append(replace(_left_over(own, measured[kept], kept, framing, settings), masks=canvas))
     return after
 
@@ -183,7 +267,7 @@ def _resampled(masks: UInt8[Tensor, "n h w"], framing: Framing) -> UInt8[Tensor,
     return resample_planes(framing.part_of(masks), framing.to_window(), framing.resized).clamp(max=1)
 
 
-def _shown_part(canvas: Shaped[Tensor, "*_ h w"], framing: Framing) -> Shaped[Tensor, "*_ h2 w2"]:
+def _shown(canvas: Shaped[Tensor, "*_ h w"], framing: Framing) -> Shaped[Tensor, "*_ h2 w2"]:
     return canvas[..., : framing.resized[0], : framing.resized[1]]
 
 

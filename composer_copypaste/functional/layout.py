@@ -13,10 +13,16 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.placement import box_corners
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.warp import fixed_point
-from composer_copypaste.functional.windows import Window, are_empty, box_windows, cut_windows, unbounded_windows
+from composer_copypaste.functional.resample import fixed_point
+from composer_copypaste.functional.windows import (
+    Window,
+    are_empty,
+    box_corners,
+    box_windows,
+    cut_windows,
+    unbounded_windows,
+)
 
 MARGIN = np.array([-1, -1, 1, 1])
 """Annotated boxes may cut their mask by a fraction of a pixel: so many pixels around them are read too."""
@@ -40,9 +46,9 @@ class Objects:
         A device would be waited for to learn that; to copy there takes no time that counts.
         """
         if self.masks.is_cpu:
-            from composer_copypaste.functional.host_masks import (
-                hold_other_values,
-            )  # Numba takes half a second to import
+            from composer_copypaste.functional.engines.numba_kernels import (
+                hold_other_values,  # Numba takes half a second to import
+            )
 
             if not hold_other_values(self.masks.contiguous().numpy(), self.boxes):
                 return self.masks
@@ -130,7 +136,9 @@ class Layout:
     @cached_property
     def touched(self) -> Int64[ndarray, " k"]:
         """The objects of images of whose windows a landing's has a pixel, by their number in the row, ascending."""
-        from composer_copypaste.functional.host_windows import mark_touched  # Numba takes half a second to import
+        from composer_copypaste.functional.engines.numba_kernels import (
+            mark_touched,  # Numba takes half a second to import
+        )
 
         landings, found = self.landings, np.full(len(self.windows), False)
         mark_touched(ends_of(self.source, landings.targets), self.windows, landings.ends, landings.windows, found)

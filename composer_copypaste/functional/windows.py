@@ -63,3 +63,8 @@ def cut_windows(windows: Int64[ndarray, "n 4"], size: tuple[int, int] | Int64[nd
 def are_empty(windows: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
     """Which of the windows hold no pixel."""
     return (windows[:, :2] >= windows[:, 2:]).any(axis=1)
+
+
+def box_corners(boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4 2"]:
+    """The four corners (x, y) of boxes (x1, y1, x2, y2)."""
+    return boxes[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 4, 2)

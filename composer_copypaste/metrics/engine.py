@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 else:
     Array = np.ndarray  # jaxtyping takes plain classes only
 
+
 IouType = Literal["bbox", "segm"]
 CocoDict = dict[str, Any]
 """A COCO data set, or one of its parts, as its JSON has it."""

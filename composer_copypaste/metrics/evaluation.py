@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from composer_copypaste.garbage_collection import garbage_collection_paused
+from composer_copypaste.data.json_files import garbage_collection_paused
 from composer_copypaste.metrics.engine import CocoDict, IouType, Scores, score
-from composer_copypaste.metrics.pictures import Picture
-from composer_copypaste.metrics.reading import Reader
+from composer_copypaste.metrics.inputs import Picture, Reader
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from composer_copypaste.errors import counted
-from composer_copypaste.instances import NUMBERS, WHOLE, WHOLE_NUMBERS
-from composer_copypaste.tv_tensors import box_format
+from composer_copypaste.instances import NUMBERS, WHOLE, WHOLE_NUMBERS, box_format
 
 Target = Mapping[str, Tensor]
 

@@ -10,13 +10,14 @@ import torch
 from click.testing import CliRunner
 from shapes_recipe import on_files, tiny, tiny_recipe
 
-from composer_copypaste import evaluation, processes
 from composer_copypaste.cli import main
-from composer_copypaste.datasets import open_data
-from composer_copypaste.models.detector import MaskRCNN
-from composer_copypaste.report import tables
-from composer_copypaste.run_folder import RunFolder
-from composer_copypaste.training import build_model
+from composer_copypaste.integrations.composer import distributed as processes
+from composer_copypaste.integrations.composer.model import MaskRCNN
+from composer_copypaste.metrics.report import tables
+from composer_copypaste.runs import evaluate as evaluation
+from composer_copypaste.runs.data import open_data
+from composer_copypaste.runs.folder import RunFolder
+from composer_copypaste.runs.train import build_model
 
 
 @pytest.fixture(scope="module")

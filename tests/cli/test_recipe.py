@@ -5,7 +5,7 @@ import json
 from click.testing import CliRunner
 
 from composer_copypaste.cli import main
-from composer_copypaste.config.load import load_recipe, recipe_schema, shipped_recipes
+from composer_copypaste.recipes.load import load_recipe, recipe_schema, shipped_recipes
 
 
 def copypaste(*arguments):

@@ -12,12 +12,12 @@ from deep_files import write_png
 from PIL import Image
 
 from composer_copypaste.cli import main
-from composer_copypaste.config.load import load_recipe
-from composer_copypaste.data import sharding
 from composer_copypaste.data.shapes import draw_shapes
-from composer_copypaste.data.streaming import StreamingCocoInstances
-from composer_copypaste.datasets import open_data
+from composer_copypaste.data.streaming import write as sharding
+from composer_copypaste.data.streaming.dataset import StreamingCocoInstances
 from composer_copypaste.errors import DataError
+from composer_copypaste.recipes.load import load_recipe
+from composer_copypaste.runs.data import open_data
 from composer_copypaste.settings import ShapesSettings
 
 pytest.importorskip("streaming")

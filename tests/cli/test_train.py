@@ -13,10 +13,11 @@ from click.testing import CliRunner
 from PIL import Image
 from shapes_recipe import on_files, tiny
 
-from composer_copypaste import MaskRCNN, training
+from composer_copypaste import MaskRCNN
 from composer_copypaste.cli import main
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import OldSettingWarning
+from composer_copypaste.runs import train as training
 from composer_copypaste.settings import ShapesSettings
 
 

@@ -3,9 +3,9 @@
 import pytest
 from coco_files import annotation
 
-from composer_copypaste.data.coco import CocoAnnotations
+from composer_copypaste.data.dataset import CocoAnnotations
 from composer_copypaste.errors import DataError, DataWarning
-from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 
 def square(number: int, x: float, **changes: object) -> dict[str, object]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.box_checks import BoxProblems, compare_boxes
+from composer_copypaste.data.annotation_checks import BoxProblems, compare_boxes
 from composer_copypaste.data.records import CocoImage
 
 WIDTH, HEIGHT = 120, 80

@@ -11,8 +11,8 @@ from deep_files import write_png, write_tiff
 from PIL import Image
 
 from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.coco import CocoAnnotations, CocoInstances
-from composer_copypaste.data.pictures import Header, read_header, read_picture
+from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
+from composer_copypaste.data.images import Header, read_header, read_picture
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.settings import ImageSettings
 

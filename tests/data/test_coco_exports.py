@@ -7,7 +7,7 @@ import pytest
 from coco_files import SQUARE, annotation
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.coco import CocoAnnotations, CocoInstances
+from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
 from composer_copypaste.errors import DataError, DataWarning
 
 RUNS = {"size": [8, 12], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 51]}
@@ -225,7 +225,7 @@ def test_categories_of_one_name_are_said(coco_file):
 
 def test_compressed_run_lengths_may_be_bytes_in_content_from_python():
     rle = coco_mask.encode(np.ones((8, 12), dtype=np.uint8, order="F"))
-    from composer_copypaste.metrics.ground_truth import official_truth
+    from composer_copypaste.metrics.inputs import official_truth
 
     content = {
         "images": [{"id": 7, "height": 8, "width": 12}],

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from composer_copypaste.data.doubles import have_same_objects, images_of_one_file, repeated_objects
-from composer_copypaste.data.outlines import rle_of
+from composer_copypaste.data.annotation_checks import have_same_objects, images_of_one_file, repeated_objects
 from composer_copypaste.data.records import CocoImage
+from composer_copypaste.data.rle import rle_of
 
 SQUARE = (2.0, 1, 6, 1, 6, 5, 2, 5)
 

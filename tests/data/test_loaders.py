@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from composer_copypaste.data import loaders
-from composer_copypaste.data.coco import CocoInstances
+from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.data.loaders import (
     EpochSampler,
     SkipsWhatIsDone,
@@ -28,7 +28,7 @@ from composer_copypaste.data.loaders import (
 )
 from composer_copypaste.data.transforms import LargeScaleJitterTransform
 from composer_copypaste.errors import DataError, UserError
-from composer_copypaste.processes import end_of_loading
+from composer_copypaste.integrations.composer.distributed import end_of_loading
 from composer_copypaste.settings import LargeScaleJitterSettings
 
 PICTURES = 5

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.coco import CocoAnnotations, CocoInstances
-from composer_copypaste.data.mask_extents import enclosing, mask_extents
-from composer_copypaste.data.outlines import stencil
+from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
+from composer_copypaste.data.rle import enclosing, mask_extents, stencil
 
 SIZE = (48, 64)
 REAL = Path(__file__).parents[3] / "shared" / "data"

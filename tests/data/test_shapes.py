@@ -11,8 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from composer_copypaste.data import shapes
-from composer_copypaste.data.scenes import CATEGORIES, MIN_PIXELS, Scene, Shape, draw_scene, render
-from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.data.shapes import CATEGORIES, MIN_PIXELS, Scene, Shape, draw_scene, draw_shapes, render
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import ShapesSettings
 

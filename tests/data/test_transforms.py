@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.outlines import OutlinedObjects
+from composer_copypaste.data.rle import OutlinedObjects
 from composer_copypaste.data.transforms import (
     PADDING,
     Crop,

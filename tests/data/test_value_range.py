@@ -6,7 +6,7 @@ import torch
 from deep_files import write_png, write_tiff
 from PIL import Image
 
-from composer_copypaste.data.pictures import read_picture
+from composer_copypaste.data.images import read_picture
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import ImageSettings
 

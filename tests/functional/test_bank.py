@@ -10,10 +10,10 @@ import torch
 from copypaste_cases import IDENTITY, SIDE, block, carry_out, cases, paste_seeded, pictures, plan_of, target
 from hypothesis import given
 from hypothesis import strategies as st
-from test_batch import many, plain
+from test_copypaste_batch import many, plain
 
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.batch import NothingPastedWarning, copypaste_batch, plan_batch
+from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch, plan_batch
 
 IN_PLACE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
 
@@ -281,7 +281,8 @@ def test_what_a_checkpoint_gave_moves_once_to_where_the_batches_are():
 
 HOSTILE = """
 import torch
-from composer_copypaste import InstanceBank, copypaste_batch
+from composer_copypaste import InstanceBank
+from composer_copypaste import copypaste_batch
 
 target = {"boxes": torch.tensor([[1.0, 1, 3, 3]]), "labels": torch.ones(1, dtype=torch.int64)}
 bank = InstanceBank(4)

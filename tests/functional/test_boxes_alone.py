@@ -4,7 +4,7 @@ import pytest
 import torch
 from copypaste_cases import IDENTITY, block, carry_out, pictures, plan_of, target
 
-from composer_copypaste.functional.batch import copypaste_batch
+from composer_copypaste.functional.copypaste import copypaste_batch
 
 
 def boxes_alone(*rectangles, **fields):

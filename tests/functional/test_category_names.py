@@ -7,9 +7,9 @@ import pytest
 import torch
 from copypaste_cases import Pool, block, pictures, target
 
-from composer_copypaste.algorithms.copypaste import CopyPaste
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.batch import copypaste_batch, plan_batch
+from composer_copypaste.functional.copypaste import copypaste_batch, plan_batch
+from composer_copypaste.integrations.composer.algorithms import CopyPaste
 from composer_copypaste.settings import CopyPasteSettings
 
 NAMES = ["cat", "dog", "cow"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_batch import many
+from test_copypaste_batch import many
 
 from composer_copypaste.functional import class_maps
 

@@ -5,10 +5,9 @@ import pytest
 import torch
 from copypaste_cases import pictures, target
 
-from composer_copypaste.functional.batch import copypaste_batch
-from composer_copypaste.functional.placement import covered_fraction
-from composer_copypaste.functional.planning import draw_plan
-from composer_copypaste.functional.scene import Scene
+from composer_copypaste.functional.copypaste import copypaste_batch
+from composer_copypaste.functional.plan import Scene
+from composer_copypaste.functional.sampling import covered_fraction, draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
 SCENE = Scene(40, 60, np.array([[5.0, 6.0, 13.0, 18.0]]), np.ones(1))

@@ -14,19 +14,23 @@ import torch
 from copypaste_cases import IDENTITY, block, cases, pictures, plan_of, target
 from hypothesis import given
 from hypothesis import strategies as st
-from test_batch import many
+from test_copypaste_batch import many
 from test_meta_device import window_after_window
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composer_copypaste import CopyPasteSettings
-from composer_copypaste.functional import batch, composite, host, host_memory, inventory
-from composer_copypaste.functional.further import Further
+from composer_copypaste.functional import batch_objects as inventory
+from composer_copypaste.functional import copypaste as batch
+from composer_copypaste.functional.engines import engine as composite
+from composer_copypaste.functional.engines import numba_engine as host
+from composer_copypaste.functional.engines import numba_kernels as host_memory
 from composer_copypaste.functional.layout import layout_of
+from composer_copypaste.functional.sources import Further
 
 pytest.importorskip("triton")
 from triton.runtime.errors import PTXASError
 
-from composer_copypaste.functional import cuda
+from composer_copypaste.functional.engines import triton_engine as cuda
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning:triton")  # its interpreter
 
@@ -230,7 +234,7 @@ from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from composer_copypaste.functional import triton_kernels as kernels
+from composer_copypaste.functional.engines import triton_kernels as kernels
 
 images, table = {"IMAGE_WIDTH": 6, "LANDING_WIDTH": 17}, {"WIDTH": 11}
 for kernel, arguments, constants in (

@@ -9,10 +9,10 @@ from copypaste_cases import Pool, block, pictures, target
 
 from composer_copypaste.data.cutouts import CutOut, CutOutPool
 from composer_copypaste.functional.bank import InstanceBank, Remembered
-from composer_copypaste.functional.batch import copypaste_batch
+from composer_copypaste.functional.copypaste import copypaste_batch
 from composer_copypaste.functional.layout import Objects, layout_of
-from composer_copypaste.functional.placement import covered_fraction
 from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.functional.sampling import covered_fraction
 from composer_copypaste.settings import CopyPasteSettings
 
 IN_PLACE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}

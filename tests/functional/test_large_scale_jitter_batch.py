@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from read_backs import ReadBacks
 from reference import stored, tent
-from test_batch import many
+from test_copypaste_batch import many
 
 from composer_copypaste import LargeScaleJitterSettings, LargeScaleJitterTransform, large_scale_jitter_batch
-from composer_copypaste.data.outlines import OutlinedObjects
+from composer_copypaste.data.rle import OutlinedObjects
 from composer_copypaste.functional import large_scale_jitter
-from composer_copypaste.functional.framing import PADDING, Framing
-from composer_copypaste.functional.large_scale_jitter import frame
+from composer_copypaste.functional.large_scale_jitter import PADDING, Framing, frame
 
 SIDE = 8
 

@@ -12,14 +12,14 @@ from copypaste_cases import SIDE, cases, paste_seeded, pictures, target
 from hypothesis import given
 from hypothesis import strategies as st
 from read_backs import ReadBacks
-from test_batch import many
+from test_copypaste_batch import many
 from torchvision import tv_tensors
 
-from composer_copypaste.functional import class_maps, composite
-from composer_copypaste.functional.batch import copypaste_batch
+from composer_copypaste.functional import class_maps
+from composer_copypaste.functional.copypaste import copypaste_batch
+from composer_copypaste.functional.engines import engine as composite
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.selection import asks_for_areas
+from composer_copypaste.functional.plan import PastePlan, asks_for_areas
 
 
 @contextmanager

@@ -9,8 +9,12 @@ from test_precision import EVERYTHING, batch
 from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
-from composer_copypaste.functional import class_maps, fused, inventory, large_scale_jitter, measures, windowed
-from composer_copypaste.functional.object_keys import TELLING_OF_KEYPOINTS
+from composer_copypaste.functional import batch_objects as inventory
+from composer_copypaste.functional import class_maps, large_scale_jitter
+from composer_copypaste.functional import visibility as measures
+from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS
+from composer_copypaste.functional.engines import kernels as fused
+from composer_copypaste.functional.engines import torch_engine as windowed
 from composer_copypaste.models.targets import check_targets
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]

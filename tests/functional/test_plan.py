@@ -11,10 +11,10 @@ import torch
 from copypaste_cases import knobs
 from hypothesis import given
 from hypothesis import strategies as st
-from test_batch import many
+from test_copypaste_batch import many
 
 from composer_copypaste.functional.plan import PastePlan, Scene
-from composer_copypaste.functional.planning import draw_plan
+from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
 

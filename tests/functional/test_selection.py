@@ -6,7 +6,7 @@ import pytest
 import torch
 from copypaste_cases import Pool, pictures, target
 
-from composer_copypaste.functional.batch import copypaste_batch, plan_batch
+from composer_copypaste.functional.copypaste import copypaste_batch, plan_batch
 
 ALL_IN_PLACE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
 GIVEN = target((0, 0, 2, 2), (3, 0, 6, 3), (0, 4, 4, 8), labels=[1, 2, 3])  # of 4, 9 and 16 pixels of the image's 64

@@ -5,9 +5,9 @@ import torch
 from copypaste_cases import IDENTITY, SIDE, block, carry_out, pictures, plan_of
 from hypothesis import given
 from hypothesis import strategies as st
-from test_batch import many
+from test_copypaste_batch import many
 
-from composer_copypaste.functional.batch import NothingPastedWarning, copypaste_batch
+from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch
 
 EVERYTHING = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
 

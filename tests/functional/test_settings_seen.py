@@ -7,7 +7,7 @@ import pytest
 import torch
 from copypaste_cases import Pool, pictures, target
 
-from composer_copypaste.functional.batch import copypaste_batch
+from composer_copypaste.functional.copypaste import copypaste_batch
 
 AS_IT_IS = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
 THREE = target((0, 0, 2, 1), (4, 0, 8, 2), (4, 4, 8, 8))

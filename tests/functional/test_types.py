@@ -7,7 +7,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
-from composer_copypaste.functional import composite
+from composer_copypaste.functional.engines import engine as composite
 
 OVER = plan_of((0, 1, 0, IDENTITY))
 

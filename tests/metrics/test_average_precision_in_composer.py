@@ -5,10 +5,10 @@ from composer.callbacks import EarlyStopper
 from composer.core import Evaluator
 from composer.loggers import InMemoryLogger, TensorboardLogger
 from composer.models import ComposerModel
-from scenes import CATEGORY_IDS, NAMES, random_scene
+from metric_scenes import CATEGORY_IDS, NAMES, random_scene
 from torch.utils.data import DataLoader
 
-from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

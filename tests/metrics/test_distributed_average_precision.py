@@ -2,10 +2,10 @@ from datetime import timedelta
 
 import pytest
 import torch
-from scenes import CATEGORY_IDS, random_scene
+from metric_scenes import CATEGORY_IDS, random_scene
 from torch import distributed, multiprocessing
 
-from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 SHARES = {
     "with a repeated picture": (range(9), [0, *range(9, 14)]),

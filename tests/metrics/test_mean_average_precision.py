@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco_mask
-from scenes import (
+from metric_scenes import (
     CATEGORY_IDS,
     NAMES,
     Scene,
@@ -22,11 +21,13 @@ from scenes import (
     pycocotools_numbers,
     random_scene,
 )
+from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.coco import CocoAnnotations
+from composer_copypaste.data.dataset import CocoAnnotations
 from composer_copypaste.errors import DataError
-from composer_copypaste.metrics import coco, engine
-from composer_copypaste.metrics.coco import CocoMeanAveragePrecision
+from composer_copypaste.metrics import coco_map as coco
+from composer_copypaste.metrics import engine
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 SMOKE = Path(__file__).parents[3] / "shared/data/coco_smoke/annotations/instances_val.json"
 KINDS = ("bbox", "segm")

@@ -1,0 +1,383 @@
+"""Writing COCO instance data as shards: checked first, over several processes, and resumed where it was interrupted.
+
+What goes into which shard depends on the data and the shards' size alone, so that the bytes are the same for any number
+of processes. A shard gets its name when it is whole; ``index.json`` is written when all are.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from composer_copypaste.data.check_images import check_images
+from composer_copypaste.data.coco_json import ReadingOptions
+from composer_copypaste.data.dataset import CocoAnnotations, in_folder
+from composer_copypaste.data.images import read_picture
+from composer_copypaste.data.json_files import read_json
+from composer_copypaste.data.records import CocoAnnotation, CocoImage
+from composer_copypaste.data.streaming.format import (
+    ANNOTATIONS,
+    BAD_OBJECTS,
+    COLUMNS,
+    CROWDS,
+    HASH,
+    INDEX,
+    MANIFEST,
+    Manifest,
+    Shard,
+    check_installed,
+    encode,
+    shard_name,
+)
+from composer_copypaste.errors import DataError, OutputError, as_json, listed
+from composer_copypaste.files import written_whole
+from composer_copypaste.settings import ImageSettings
+
+WORKING = ".unfinished"
+"""The folder, inside the output, of what is there only while shards are being written."""
+
+_WATCH_SECONDS = 0.5
+_ANNOTATION_BYTES = 100
+_NUMBER_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes into one shard."""
+
+    number: int
+    output: Path
+    images: Path
+    content: tuple[tuple[CocoImage, tuple[CocoAnnotation, ...]], ...]
+    fingerprint: str
+    """Of the pictures' files: where they have changed, the shard is written again."""
+    image_settings: ImageSettings
+
+    @property
+    def shard(self) -> Path:
+        """The finished shard."""
+        return self.output / shard_name(self.number)
+
+    @property
+    def record(self) -> Path:
+        """The shard's entry of the index, written when the shard is whole."""
+        return self.output / WORKING / f"{self.number:05}.json"
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the shard is there, of these pictures."""
+        if not (self.record.exists() and self.shard.exists()):
+            return False
+        return bool(json.loads(self.record.read_text())["fingerprint"] == self.fingerprint)
+
+    def entry(self) -> dict[str, Any]:
+        """What the index says of the shard that was written."""
+        entry: dict[str, Any] = json.loads(self.record.read_text())["entry"]
+        return entry
+
+
+def parts_of(
+    data: CocoAnnotations, images: Path, output: Path, shard_size: int, image_settings: ImageSettings
+) -> Iterator[Part]:
+    """The data in its order, cut into parts of about ``shard_size`` bytes; a larger picture is a part of its own."""
+    number, begin, size = 0, 0, 0
+    sizes = [_size(images, image, data.annotations[image.id]) for image in data.images]
+    for place, picture_size in enumerate([*sizes, shard_size]):
+        if place > begin and (size + picture_size > shard_size or place == len(sizes)):
+            yield _part(number, data, (images, output), slice(begin, place), image_settings)
+            number, begin, size = number + 1, place, 0
+        size += picture_size
+
+
+def _size(images: Path, image: CocoImage, annotations: Sequence[CocoAnnotation]) -> int:
+    """The bytes that a sample takes, about."""
+    outlines = sum(_outline_bytes(annotation["segmentation"]) + _ANNOTATION_BYTES for annotation in annotations)
+    return (images / image.file_name).stat().st_size + outlines
+
+
+def _outline_bytes(segmentation: Any) -> int:
+    if isinstance(segmentation, list):
+        return sum(len(part) for part in segmentation) * _NUMBER_BYTES
+    return len(segmentation["counts"])
+
+
+def _part(
+    number: int, data: CocoAnnotations, folders: tuple[Path, Path], place: slice, settings: ImageSettings
+) -> Part:
+    images, output = folders
+    content = tuple((image, data.annotations[image.id]) for image in data.images[place])
+    stats = [(images / image.file_name).stat() for image, _ in content]
+    files = [(image.file_name, stat.st_size, stat.st_mtime_ns) for (image, _), stat in zip(content, stats, strict=True)]
+    return Part(number, output, images, content, hashlib.sha256(json.dumps(files).encode()).hexdigest(), settings)
+
+
+def write_parts(parts: Sequence[Part], processes: int) -> Iterator[tuple[Part, list[str]]]:
+    """Write shards, in any order; gives each part when it is done, with the problems that kept it from being written.
+
+    Raises:
+        OutputError: where a process was ended from outside.
+    """
+    if processes == 1:
+        yield from ((part, _write_part(part)) for part in parts)
+        return
+    with ProcessPoolExecutor(processes, initializer=_leave_signals_to, initargs=(os.getpid(),)) as pool:
+        futures = {pool.submit(_write_part, part): part for part in parts}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise OutputError(
+                "a process that wrote shards was ended from outside, perhaps for want of memory; the same command goes "
+                "on, with fewer --processes if need be"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_signals_to(parent: int) -> None:
+    """Ctrl-C is the parent's to handle; when that was killed, this process ends as well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_part(part: Part) -> list[str]:
+    """Write the part's shard, and then its record; or give back what is wrong with its pictures."""
+    from streaming import MDSWriter
+
+    folder = part.record.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    problems = []
+    with MDSWriter(out=str(folder), columns=COLUMNS, hashes=[HASH], size_limit=None) as writer:
+        for image, annotations in part.content:
+            try:
+                writer.write(encode(image, _checked(part, image), annotations))
+            except DataError as error:
+                problems.append(str(error))
+    if not problems:
+        _put_in_place(part, folder)
+    shutil.rmtree(folder)
+    return problems
+
+
+def _checked(part: Part, image: CocoImage) -> bytes:
+    """The file's bytes, when the picture in them can be decoded."""
+    path = part.images / image.file_name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    read_picture(path, (image.height, image.width), content, part.image_settings)
+    return content
+
+
+def _put_in_place(part: Part, folder: Path) -> None:
+    [entry] = json.loads((folder / "index.json").read_text())["shards"]
+    written = folder / entry["raw_data"]["basename"]
+    with written.open("rb") as file:
+        os.fsync(file.fileno())
+    written.replace(part.shard)
+    entry["raw_data"]["basename"] = part.shard.name
+    with written_whole(part.record) as unfinished:
+        unfinished.write_text(json.dumps({"fingerprint": part.fingerprint, "entry": entry}))
+
+
+SHARD_SIZE = 64_000_000
+SMALLEST_SHARD, LARGEST_SHARD = 1000, 2_000_000_000
+"""Places in a shard are numbers of 32 bits."""
+
+_SOURCE = "source.json"
+_LOCK_SECONDS = 5.0
+
+Source = dict[str, str | int]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in the folder now."""
+
+    shards: int
+    pictures: int
+    objects: int
+    """Crowds included."""
+    crowds: int
+    nbytes: int
+    kept: int
+    """So many of the shards were there before."""
+
+
+def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
+    output: Path,
+    images: Path,
+    annotations: Path,
+    *,
+    processes: int = 1,
+    shard_size: int = SHARD_SIZE,
+    image_settings: ImageSettings | None = None,
+    reading: ReadingOptions | None = None,
+) -> Written:
+    """Write a data set as shards; where that was interrupted, go on, and where it is done, change nothing.
+
+    Args:
+        output: a new or an empty folder, or one that the same call began or completed.
+        images: the folder that the file names are relative to.
+        annotations: a COCO instance JSON.
+        processes: so many read and write at the same time.
+        shard_size: the bytes of a shard, about.
+        image_settings: how the images' files are read, now and from the shards; None: the default settings.
+        reading: what is made of crowds and of bad objects; None: the default options.
+
+    Raises:
+        DataError: listing what is wrong with annotations or pictures, each of which is decoded once.
+        OutputError: where the folder holds anything else, or cannot be written.
+        ValueError: where a shard would be smaller than 1 KB or larger than 2 GB.
+    """
+    if not SMALLEST_SHARD <= shard_size <= LARGEST_SHARD:
+        raise ValueError(f"shard_size: expected {SMALLEST_SHARD} to {LARGEST_SHARD} bytes, got {shard_size}")
+    check_installed()
+    reading = reading or ReadingOptions()
+    data = CocoAnnotations.load(
+        annotations, crowds=reading.crowds, bad_objects=reading.bad_objects, spelling=reading.spelling
+    )
+    data = in_folder(data, images)
+    image_settings = image_settings or ImageSettings()
+    check_images(data, images, image_settings)
+    source = _source(data, images, shard_size) | _range_in_source(image_settings) | _reading_in_source(reading)
+    try:
+        with _claimed(output, source):
+            if (output / INDEX).exists():
+                return _written(output, data, kept=None)
+            parts = list(parts_of(data, images, output, shard_size, image_settings))
+            missing = [part for part in parts if not part.is_written]
+            _write(missing, processes, len(data.images))
+            _complete(output, data, parts, source, image_settings)
+            return _written(output, data, kept=len(parts) - len(missing))
+    except OSError as error:
+        if (output / INDEX).exists():  # by another process, which took the lock away that this one was waiting for
+            _check_usable(output, source)
+            return _written(output, data, kept=None)
+        raise OutputError(
+            f"{error.filename or output}: cannot be written: {error.strerror}; the same command goes on"
+        ) from error
+
+
+def _source(data: CocoAnnotations, images: Path, shard_size: int) -> Source:
+    pictures = [(image.file_name, (images / image.file_name).stat().st_size) for image in data.images]
+    return {
+        "annotations": hashlib.sha256(data.path.read_bytes()).hexdigest(),
+        "pictures": hashlib.sha256(json.dumps(pictures).encode()).hexdigest(),
+        "shard size": shard_size,
+    }
+
+
+def _range_in_source(settings: ImageSettings) -> Source:
+    """The range of values that black and white stand for, where one is given."""
+    return {} if settings.value_range is None else {"value range": "{:g} to {:g}".format(*settings.value_range)}
+
+
+def _reading_in_source(reading: ReadingOptions) -> Source:
+    """How crowds and bad objects are read, where it is not by default."""
+    source: Source = {} if reading.crowds is None else {CROWDS: reading.crowds}
+    return source if reading.bad_objects == "refuse" else source | {BAD_OBJECTS: reading.bad_objects}
+
+
+@contextmanager
+def _claimed(output: Path, source: Source) -> Iterator[None]:
+    """The folder, this process's alone, when it is one that the source may be written to."""
+    _check_usable(output, source)
+    working = output / WORKING
+    working.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(working / "lock", timeout=_LOCK_SECONDS):
+            _check_usable(output, source)
+            if not (output / INDEX).exists():
+                with written_whole(working / _SOURCE) as unfinished:
+                    unfinished.write_text(json.dumps(source))
+            yield
+    except Timeout:
+        raise OutputError(f"{output}: another process is writing shards there; wait for it") from None
+    if (output / INDEX).exists():
+        shutil.rmtree(working, ignore_errors=True)  # another process that waited may be removing it as well
+
+
+def _check_usable(output: Path, source: Source) -> None:
+    """Raise ``OutputError`` where the output is no folder, or one that holds anything but shards of the source."""
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: expected a folder for the shards, found a file; give another folder")
+    if (output / INDEX).exists() and (output / MANIFEST).exists():
+        found = Manifest.from_json(read_json(output / MANIFEST, "manifest"), str(output / MANIFEST)).source
+        _check_same(output, found, source)
+    elif (output / WORKING / _SOURCE).exists():
+        # pictures may have changed, as damaged ones do when they are put right: their shards are written again
+        record = output / WORKING / _SOURCE
+        found = read_json(record, "record of the source")
+        if not isinstance(found, dict):
+            raise OutputError(f"{record}: expected the record of a source, found {as_json(found)}; remove {output}")
+        _check_same(output, found | {"pictures": source["pictures"]}, source)
+    elif output.exists() and any(path.name != WORKING for path in output.iterdir()):
+        raise OutputError(f"{output}: expected a new or an empty folder for the shards; give another folder")
+
+
+def _check_same(output: Path, found: Source, source: Source) -> None:
+    differing = [name for name in source | found if found.get(name) != source.get(name)]
+    if differing:
+        raise OutputError(
+            f"{output}: holds shards of another source, which differs in {', '.join(differing)}; give another folder, "
+            "or remove this one"
+        )
+
+
+def _write(parts: Sequence[Part], processes: int, pictures: int) -> None:
+    problems = []
+    done = pictures - sum(len(part.content) for part in parts)
+    with tqdm(total=pictures, initial=done, desc="writing shards", unit=" pictures", disable=None) as bar:
+        for part, found in write_parts(parts, processes):
+            problems += found
+            bar.update(len(part.content))
+    if problems:
+        between = "\n" if len(problems) > 1 else ". "
+        advice = "The other shards are kept: put it right, and the same command goes on"
+        raise DataError(f"{listed('pictures', problems)}{between}{advice}")
+
+
+def _complete(
+    output: Path, data: CocoAnnotations, parts: Sequence[Part], source: Source, image_settings: ImageSettings
+) -> None:
+    """Write what a data set needs besides the shards, the index last."""
+    for shard in set(output.glob("shard.*.mds")) - {part.shard for part in parts}:
+        shard.unlink()  # of pictures that were larger before they were put right
+    counts = len(data.images), data.num_objects, data.num_crowds
+    manifest = Manifest(*counts, data.categories, source, image_settings)
+    index = {"version": 2, "shards": [part.entry() for part in parts]}
+    for name, content in (
+        (ANNOTATIONS, data.path.read_bytes()),
+        (MANIFEST, json.dumps(manifest.to_json(), indent=1).encode()),
+        (INDEX, json.dumps(index, sort_keys=True).encode()),
+    ):
+        with written_whole(output / name) as unfinished:
+            unfinished.write_bytes(content)
+
+
+def _written(output: Path, data: CocoAnnotations, *, kept: int | None) -> Written:
+    shards = [Shard.from_json(entry, str(output)) for entry in read_json(output / INDEX, "index")["shards"]]
+    nbytes = sum(shard.nbytes for shard in shards)
+    counts = len(data.images), data.num_objects, data.num_crowds
+    return Written(len(shards), *counts, nbytes, len(shards) if kept is None else kept)

@@ -1,0 +1,103 @@
+"""Small operations on masks and images, and the way from the host to a device."""
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from operator import and_
+from typing import TypeVar
+
+import torch
+from jaxtyping import Int64, Shaped, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from composer_copypaste.instances import Instances, as_tv_tensor, plain
+
+Images = Shaped[Tensor, "n c h w"] | Sequence[Shaped[Tensor, "c _h _w"]]
+Value = TypeVar("Value")
+Index = slice | Int64[ndarray, "..."]
+
+
+def plain_images(images: Images) -> Images:
+    """The images as plain tensors."""
+    return plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
+
+
+def images_like(images: Images, given: Images) -> Images:
+    """The images as the tensors, or the list or tuple of tensors, that were given: plain ones or torchvision's."""
+    if isinstance(images, Tensor):
+        return as_tv_tensor(images, given)
+    return sequence_like([as_tv_tensor(image, former) for image, former in zip(images, given, strict=True)], given)
+
+
+def sequence_like(values: Sequence[Value], given: object) -> Sequence[Value]:
+    """A tuple where one was given, else a list."""
+    return tuple(values) if isinstance(given, tuple) else list(values)
+
+
+def on_device(values: object, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor on the device, without waiting for it; only those that come to the host are waited for."""
+    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=device.type != "cpu")
+
+
+def rows_of(objects: Instances, numbers: Sequence[int] | Int64[ndarray, " k"]) -> Instances:
+    """The objects of these numbers; each field gets the numbers where it lies, as no other place is free of waiting."""
+    on: dict[torch.device, Int64[Tensor, " k"]] = {}
+
+    def rows(values: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "k ..."]:
+        if values.device not in on:
+            on[values.device] = on_device(numbers, values.device, torch.int64)
+        return values[on[values.device]]
+
+    return objects.map(rows)
+
+
+def copied(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The values in memory of their own, which is not larger than they are."""
+    return values.detach().clone(memory_format=torch.contiguous_format)
+
+
+def copied_to_paint(images: Images, numbers: Collection[int]) -> Images:
+    """New images to paint on; of a list, those of other numbers are the same."""
+    if isinstance(images, Tensor):
+        return images.clone()
+    return [image.clone() if i in numbers else image for i, image in enumerate(images)]
+
+
+def rounded(colours: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The colours in another's type: to the nearest, where it holds whole numbers."""
+    whole = colours.is_floating_point() and not like.is_floating_point()
+    return (colours.round() if whole else colours).to(like.dtype)
+
+
+def erode(plane: UInt8[Tensor, "h w"], pixels: int) -> UInt8[Tensor, "h w"]:
+    """1 where the whole square that reaches so many pixels to each side is 1; outside the plane lies 0."""
+    height, width = plane.shape
+    wide = plane.new_zeros((height + 2 * pixels, width + 2 * pixels))
+    wide[pixels : pixels + height, pixels : pixels + width] = plane
+    rows = reduce(and_, (wide[k : k + height] for k in range(2 * pixels + 1)))
+    return reduce(and_, (rows[:, k : k + width] for k in range(2 * pixels + 1)))
+
+
+def take(values: Shaped[Tensor, "..."], index: Index, dim: int) -> Shaped[Tensor, "..."]:
+    """The values at the indices along an axis; a view where they are a slice, but for one that counts down."""
+    if isinstance(index, ndarray):
+        if values.device.type == "cpu" and not values.requires_grad and values.dtype != torch.bfloat16:
+            return torch.from_numpy(values.numpy().take(index, axis=dim))  # four times as fast as torch, measured
+        return values.index_select(dim, on_device(index, values.device))
+    if index.step == -1:  # torch cannot count down
+        low = 0 if index.stop is None else index.stop + 1
+        return values.narrow(dim, low, index.start + 1 - low).flip(dim)
+    return values[(slice(None),) * dim + (index,)]
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, convolutions and sums on the device have the type of their inputs, also within an autocast region."""
+    if not torch.amp.autocast_mode.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
+    """The numbers on the host: nowhere else does copy-paste wait for the device."""
+    return numbers.cpu().numpy()

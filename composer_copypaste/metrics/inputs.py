@@ -1,0 +1,363 @@
+"""What models and data sets give for a picture, checked and brought into the form the metric keeps."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from composer_copypaste.data.coco_json import ReadingOptions
+from composer_copypaste.data.dataset import CocoAnnotations
+from composer_copypaste.data.json_files import garbage_collection_paused, read_json
+from composer_copypaste.data.records import CocoAnnotation, CocoImage
+from composer_copypaste.data.rle import encoded_pixels
+from composer_copypaste.data.segmentation_json import whole
+from composer_copypaste.errors import counted
+from composer_copypaste.metrics.engine import Array, CocoDict, IouType
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of one picture in COCO's compressed run-length code; ``size`` is None where no mask tells it."""
+
+    size: Size | None
+    counts: tuple[bytes, ...]
+
+    def rles(self) -> list[CocoDict]:
+        """The masks as COCO's dicts."""
+        return [{"size": list(self.size or ()), "counts": counts} for counts in self.counts]
+
+    def areas(self) -> Float64[Array, " n"]:
+        """The number of pixels of each mask."""
+        # One at a time: pycocotools 2.0.11 overflows on a list of 256.
+        return np.array([coco_mask.area(rle) for rle in self.rles()], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a model found in one picture. Boxes are COCO's: x, y, width, height."""
+
+    boxes: Float64[Array, "n 4"]
+    categories: Int64[Array, " n"]
+    scores: Float64[Array, " n"]
+    masks: Masks | None
+
+    def results(self, image: int, iou_type: IouType) -> list[CocoDict]:
+        """COCO's result for each. Scored by mask it has no box: its area, so its size class, is then the mask's."""
+        overlap, name = self.boxes.tolist(), "bbox"
+        if iou_type == "segm" and self.masks is not None:
+            overlap, name = self.masks.rles(), "segmentation"
+        columns = zip(self.categories.tolist(), self.scores.tolist(), overlap, strict=True)
+        return [{"image_id": image, "category_id": label, "score": score, name: o} for label, score, o in columns]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is in one picture. Boxes are COCO's: x, y, width, height."""
+
+    boxes: Float64[Array, "n 4"]
+    categories: Int64[Array, " n"]
+    areas: Float64[Array, " n"]
+    iscrowd: Int64[Array, " n"]
+    masks: Masks | None
+
+    def annotations(self) -> list[CocoDict]:
+        """COCO's annotation for each, without ``id`` and ``image_id``."""
+        columns = {
+            "bbox": self.boxes.tolist(),
+            "category_id": self.categories.tolist(),
+            "area": self.areas.tolist(),
+            "iscrowd": self.iscrowd.tolist(),
+        }
+        if self.masks is not None:
+            columns["segmentation"] = self.masks.rles()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture's detections and, where no official file has it, its truth."""
+
+    size: Size | None
+    detections: Detections
+    truth: Truth | None
+
+
+IN_MEMORY = Path("annotations")
+"""What parsed content is called in messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class OfficialTruth:
+    """The annotations of a COCO instance file. It is never modified, so copies of a metric share it."""
+
+    source: CocoAnnotations
+    masks: bool
+    """Whether masks are scored."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "OfficialTruth":
+        return self
+
+    @cached_property
+    def images(self) -> Mapping[int, CocoImage]:
+        """The images by id."""
+        return {image.id: image for image in self.source.images}
+
+    @cached_property
+    def categories(self) -> Mapping[int, str]:
+        """The names of the categories by id."""
+        return {category.id: category.name for category in self.source.categories}
+
+    def size(self, image_id: int) -> tuple[int, int]:
+        """The image's height and width in pixels."""
+        image = self.images[image_id]
+        return image.height, image.width
+
+    def category_ids(self, image_id: int) -> set[int]:
+        """The categories that are annotated in the image."""
+        return {annotation["category_id"] for annotation in self.source.annotations[image_id]}
+
+    def annotations(self, image_id: int) -> Iterator[CocoDict]:
+        """What the engines need of the image's annotations, and nothing else: they are strict with other keys."""
+        for annotation in self.source.annotations[image_id]:
+            entry: CocoDict = {
+                "category_id": annotation["category_id"],
+                "bbox": [float(number) for number in annotation["bbox"]],
+                "area": annotation["area"],
+                "iscrowd": annotation["iscrowd"],
+            }
+            yield entry | {"segmentation": _plain(annotation)} if self.masks else entry
+
+
+def official_truth(source: Path | CocoDict | CocoAnnotations, *, masks: bool) -> OfficialTruth:
+    """The annotations in a file, in its parsed content, or loaded already; with ``masks`` each must have an outline.
+
+    Raises:
+        DataError: where the file cannot be read, or cannot be scored against; the problems are listed together.
+    """
+    if isinstance(source, CocoAnnotations):
+        return OfficialTruth(source, masks)
+    options = ReadingOptions(pictures=False, outlines=masks)
+    with garbage_collection_paused():
+        path = source if isinstance(source, Path) else IN_MEMORY
+        content = read_json(path, "annotation file") if isinstance(source, Path) else _own_list(source)
+        return OfficialTruth(CocoAnnotations.of_content(content, path, options), masks)
+
+
+def _own_list(data: object) -> object:
+    """The content with a list of annotations that may be emptied."""
+    if isinstance(data, dict) and isinstance(data.get("annotations"), list):
+        return {**data, "annotations": list(data["annotations"])}
+    return data
+
+
+def _plain(annotation: CocoAnnotation) -> object:
+    outline = annotation["segmentation"]
+    return [part.tolist() for part in outline] if isinstance(outline, list) else dict(outline)
+
+
+Fields = Mapping[str, Any]
+"""A torchvision detection dict."""
+
+MASK_THRESHOLD = 0.5
+"""Of mask probabilities, as in torchvision's reference evaluation."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How pictures are read: with masks or without, what labels mean, and against which annotations.
+
+    ``category_ids`` None: labels are category ids. ``official`` None: the truth is in the targets.
+    """
+
+    masks: bool
+    category_ids: tuple[int, ...] | None
+    official: OfficialTruth | None
+
+    def picture(self, prediction: Fields, target: Fields) -> Picture:
+        """The picture of one prediction and its target.
+
+        Raises:
+            ValueError: where a field is missing or wrong, or where the two disagree; the message names the image.
+        """
+        image = image_id(target)
+        detections = self._detections(prediction, f"prediction for image {image}")
+        truth = self._truth(target, f"target of image {image}") if self.official is None else None
+        size = self._size(image, target, truth)
+        found = None if detections.masks is None else detections.masks.size
+        if size is not None and found is not None and size != found:
+            raise ValueError(f"prediction for image {image}: expected masks of the original size {size} (height, "
+                             f"width), got {found}. Resize predictions to the original picture.")  # fmt: skip
+        return Picture(size or found, detections, truth)
+
+    def _size(self, image: int, target: Fields, truth: Truth | None) -> Size | None:
+        if self.official is None:
+            return None if truth is None or truth.masks is None else truth.masks.size
+        if image not in self.official.images:
+            raise ValueError(f"image {image} is not in the annotations: is the data set the one they belong to?")
+        if "labels" in target:
+            self._check_labels(self.official, image, target)
+        return self.official.size(image)
+
+    def _check_labels(self, official: OfficialTruth, image: int, target: Fields) -> None:
+        """Raise where a target names other categories than the annotations: then the labels mean something else."""
+        where = f"target of image {image}"
+        given = set(self._categories(_array(target, "labels", where, torch.int64), where).tolist())
+        if unknown := sorted(given - official.category_ids(image)):
+            raise ValueError(f"{where}: its labels mean categories {unknown}, which the annotations do not have there. "
+                             "Give category_ids, the category id of label 1, 2, ...")  # fmt: skip
+
+    def _detections(self, fields: Fields, where: str) -> Detections:
+        boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
+        scores = _column(fields, "scores", where, torch.float64)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"{where}: expected finite scores, got {scores.tolist()}. Has the training diverged?")
+        masks = _masks(fields, len(boxes), where) if self.masks else None
+        return Detections(boxes, self._categories(labels, where), scores, masks)
+
+    def _truth(self, fields: Fields, where: str) -> Truth:
+        boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
+        has_area = "area" in fields
+        masks = _masks(fields, len(boxes), where) if self.masks or ("masks" in fields and not has_area) else None
+        if has_area:
+            areas = _column(fields, "area", where, torch.float64)
+        else:
+            areas = boxes[:, 2:].prod(axis=1) if masks is None else masks.areas()
+        crowd = _column(fields, "iscrowd", where, torch.int64) if "iscrowd" in fields else np.zeros_like(labels)
+        return Truth(boxes, self._categories(labels, where), areas, crowd, masks)
+
+    def _categories(self, labels: Int64[Array, " n"], where: str) -> Int64[Array, " n"]:
+        """The category ids of labels."""
+        largest = None if self.category_ids is None else len(self.category_ids)
+        wrong = labels < 1 if largest is None else (labels < 1) | (labels > largest)
+        if wrong.any():
+            expected = "labels from 1" if largest is None else f"labels in 1..{largest}, one for each of category_ids"
+            raise ValueError(f"{where}: expected {expected} (0 is the background), got {labels[wrong][0]}")
+        return labels if self.category_ids is None else np.array(self.category_ids, dtype=np.int64)[labels - 1]
+
+
+def image_id(target: Fields) -> int:
+    """The id of the target's picture.
+
+    Raises:
+        ValueError: where it has none.
+    """
+    if "image_id" not in target:
+        raise ValueError("a target has no 'image_id': each picture needs its own, or it would be counted twice in a "
+                         f"distributed evaluation; got {', '.join(map(repr, target))}")  # fmt: skip
+    value = target["image_id"]
+    holds_one = isinstance(value, Tensor | np.ndarray) and value.reshape(-1).shape == (1,)
+    id_ = whole(value.item() if holds_one else value)
+    if id_ is None:
+        raise ValueError(f"image_id of a target: expected a whole number, got {value!r}")
+    return id_
+
+
+def _boxes(fields: Fields, where: str) -> Float64[Array, "n 4"]:
+    """The boxes as x, y, width, height."""
+    corners = _array(fields, "boxes", where, torch.float64)
+    if corners.size and corners.shape[1:] != (4,):
+        raise ValueError(f"{where}: expected boxes of shape (n, 4), got {corners.shape}")
+    corners = corners.reshape(-1, 4)
+    if not np.isfinite(corners).all():
+        wrong = corners[~np.isfinite(corners).all(axis=1)][0].tolist()
+        raise ValueError(f"{where}: expected finite boxes, got {wrong}. Has the training diverged?")
+    reversed_ = (corners[:, 2:] < corners[:, :2]).any(axis=1)
+    if reversed_.any():
+        raise ValueError(f"{where}: expected boxes x1, y1, x2, y2 with x2 not below x1 and y2 not below y1, got "
+                         f"{corners[reversed_][0].tolist()}. Are they x, y, width, height?")  # fmt: skip
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def _column(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
+    """A field that has one number for each box."""
+    column = _array(fields, name, where, dtype)
+    if column.shape != (len(fields["boxes"]),):
+        raise ValueError(
+            f"{where}: expected {name} for {counted(len(fields['boxes']), 'box', 'boxes')}, got shape {column.shape}"
+        )
+    return column
+
+
+def _array(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
+    if name not in fields:
+        raise ValueError(f"{where}: expected '{name}', got only {', '.join(map(repr, fields))}")
+    try:
+        values = torch.as_tensor(fields[name]).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{where}: expected numbers in {name}, got {fields[name]!r}") from None
+    if dtype == torch.int64 and values.is_floating_point() and not torch.equal(values, values.round()):
+        raise ValueError(f"{where}: expected whole numbers in {name}, got {values.tolist()}")
+    return values.to(dtype, copy=True).numpy()
+
+
+def _masks(fields: Fields, count: int, where: str) -> Masks:
+    """The masks of either form, one for each box."""
+    if "rles" in fields:
+        masks = _from_rles(fields["rles"], where)
+    elif "masks" in fields:
+        masks = _from_planes(fields["masks"], where)
+    elif count == 0:
+        masks = Masks(size=None, counts=())
+    else:
+        raise ValueError(f"{where}: 'segm' needs 'masks' or 'rles', got {', '.join(map(repr, fields))}; "
+                         "for boxes alone evaluate with iou_types=('bbox',)")  # fmt: skip
+    if len(masks.counts) != count:
+        raise ValueError(
+            f"{where}: expected a mask for each of {counted(count, 'box', 'boxes')}, got {len(masks.counts)}"
+        )
+    return masks
+
+
+def _from_rles(rles: Sequence[CocoDict], where: str) -> Masks:
+    if wrong := [rle for rle in rles if not isinstance(rle, dict) or not rle.keys() >= {"size", "counts"}]:
+        raise ValueError(f"{where}: expected rles with 'size' and 'counts', got {wrong[0]!r}")
+    if not rles:
+        return Masks(size=None, counts=())
+    sizes = {tuple(rle["size"]) for rle in rles}
+    height, width = map(whole, rles[0]["size"]) if len(rles[0]["size"]) == 2 else (None, None)
+    if len(sizes) > 1 or height is None or width is None:
+        raise ValueError(f"{where}: expected masks of one size (height, width), got {sorted(sizes)}")
+    codes = tuple(_code(rle["counts"], where) for rle in rles)
+    pixels = encoded_pixels(codes)
+    if (off := pixels != height * width).any():
+        code, found = codes[off.argmax()], pixels[off.argmax()]
+        said = "cannot be decoded" if found < 0 else f"sum to {counted(int(found), 'pixel')}"
+        raise ValueError(
+            f"{where}: expected run lengths of masks of {height} x {width} = {height * width} pixels, got some that "
+            f"{said}: {code[:40]!r}"
+        )
+    return Masks(size=(height, width), counts=codes)
+
+
+def _code(counts: object, where: str) -> bytes:
+    match counts:
+        case str():
+            return counts.encode()
+        case bytes():
+            return counts
+    raise ValueError(
+        f"{where}: expected compressed run lengths, text or bytes, got {counts!r}; pycocotools.mask.frPyObjects "
+        "compresses numbers"
+    )
+
+
+def _from_planes(planes: Tensor, where: str) -> Masks:
+    """Of 0/1 planes (n, h, w), or of torchvision's probabilities (n, 1, h, w)."""
+    if planes.ndim == 4 and planes.shape[1] == 1:
+        planes = planes[:, 0]
+    if planes.ndim != 3:
+        raise ValueError(f"{where}: expected masks (n, h, w) or (n, 1, h, w), got shape {tuple(planes.shape)}")
+    inside = planes > MASK_THRESHOLD if planes.is_floating_point() else planes != 0
+    height, width = planes.shape[1:]
+    columns_first = np.asfortranarray(inside.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+    return Masks(size=(height, width), counts=tuple(rle["counts"] for rle in coco_mask.encode(columns_first)))

@@ -1,0 +1,338 @@
+"""The recipe: every section and key of a training, with its default, unit and limits.
+
+Plain frozen dataclasses, as in ``settings.py``: they are what a recipe is validated into, and from them comes the JSON
+Schema that editors read. Nothing heavy is imported here.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import AfterValidator
+
+from composer_copypaste.settings import (
+    CONFIG,
+    CopyPasteSettings,
+    Duration,
+    Fraction,
+    ImageSettings,
+    LargeScaleJitterSettings,
+    MaskRCNNSettings,
+    Megapixels,
+    PixelValue,
+    ShapesSettings,
+    Spelling,
+    Time,
+)
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+Count = Annotated[int, Ge(1), Le(1_000_000)]
+BatchSize = Annotated[int, Ge(1), Le(65_536)]
+Name = Annotated[
+    str, Spelling(r"^[^/\\\x00-\x1f]{1,100}$", "a name of 1 to 100 characters, without '/', '\\' and line breaks")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoFiles:
+    """Pictures and their COCO instance annotations: ``images`` and ``annotations``, or both as shards: ``streaming``.
+
+    Paths are relative to the working directory; ``~`` is your home.
+    """
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    images: UserPath | None = None
+    """Folder with the pictures."""
+
+    annotations: UserPath | None = None
+    """COCO instance annotations, a JSON file."""
+
+    streaming: str | None = None
+    """Folder of shards that ``copypaste shard`` wrote, or its URL in an object store, such as s3://bucket/train."""
+
+    cache: UserPath | None = None
+    """Folder on this machine's disk for the shards of an object store, which are fetched when they are needed; null:
+    shards are read where they are."""
+
+    cache_gigabytes: Annotated[float | None, Gt(0)] = None
+    """At most so many gigabytes of shards, about, are kept in ``cache``, those used last; null: all."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in ("images", "annotations") if getattr(self, name) is None]
+        if self.streaming is not None and len(missing) < 2:
+            raise ValueError("expected either images and annotations, or streaming, got both; null leaves a key out")
+        if self.streaming is None and len(missing) == 2:
+            raise ValueError("expected images and annotations, or streaming, a folder of shards, got neither")
+        if self.streaming is None and missing:
+            raise ValueError(f"{missing[0]}: expected a value, got nothing")
+        if self.streaming is None and self.cache is not None:
+            raise ValueError("cache: expected null where there is no streaming: files are read where they are")
+        if self.cache is None and self.cache_gigabytes is not None:
+            raise ValueError("cache_gigabytes: expected null where there is no cache")
+        if self.cache is None and "://" in (self.streaming or "") and not str(self.streaming).startswith("file://"):
+            raise ValueError("cache: expected a folder on this machine's disk, for shards of an object store, got null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """Cut-outs that copy-paste takes besides the training pictures': ``folder``, or ``annotations`` and ``images``."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    folder: UserPath | None = None
+    """Folder with a folder for each category, named after it, of pictures with transparency: FOLDER/dog/1.png."""
+
+    annotations: UserPath | None = None
+    """COCO instance annotations, a JSON file; categories are those of the training data that have the same name."""
+
+    images: UserPath | None = None
+    """Folder with the pictures of ``annotations``."""
+
+    megabytes: Annotated[float, Gt(0)] = 256.0
+    """At most so many megabytes of cut-outs that have been read are kept in memory, for each device."""
+
+    def __post_init__(self) -> None:
+        given = tuple(getattr(self, name) is not None for name in ("folder", "annotations", "images"))
+        if given not in {(True, False, False), (False, True, True)}:
+            raise ValueError("expected either folder, or annotations and images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What is trained and evaluated on: either ``train`` and ``val``, or ``shapes``."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    train: CocoFiles | None = None
+    """What is trained on."""
+
+    val: CocoFiles | None = None
+    """What is evaluated on."""
+
+    shapes: ShapesSettings | None = None
+    """The drawn data set, instead of ``train`` and ``val``: nothing is downloaded."""
+
+    crowds: Literal["objects", "ignore"] | None = None
+    """What annotations marked as crowds are, in all data and in the truth of evaluations: single objects, which
+    datumaro, CVAT and others mark so, or crowds, which are neither learned nor scored. null: crowds, but a file that
+    marks all objects so is refused, and one that may mark single objects so is warned of."""
+
+    bad_objects: Literal["refuse", "leave_out"] = "refuse"
+    """Whether a data set is refused for an object whose outline, box or area cannot be used, or the object left out
+    with a warning."""
+
+    pool: PoolSettings | None = None
+    """Cut-outs for copy-paste, as further sources; null: none."""
+
+    batch_size: BatchSize = 2
+    """Pictures in a training batch, on each device."""
+
+    eval_batch_size: BatchSize = 1
+    """Pictures in an evaluation batch, on each device."""
+
+    workers: Annotated[int, Ge(0), Le(256)] = 2
+    """Processes that load pictures, for each device; 0: the training process itself. The result is the same."""
+
+    jitter: LargeScaleJitterSettings | None = None
+    """Large-scale jitter of each training picture; null: none."""
+
+    jitter_on: Literal["loader", "device"] = "loader"
+    """Where pictures are jittered: by the loader's processes, or on the training device, which relieves these. There
+    ``copy_paste`` neither resizes nor flips a second time, unless its ``scale_range`` and ``p_flip`` are given."""
+
+    accept_changes: bool = False
+    """A run goes on though its annotations or cut-outs have changed since it began, as where they were repaired."""
+
+    p_flip: Fraction = 0.5
+    """Probability that a training picture is flipped horizontally, where there is no large-scale jitter (which flips by
+    its own ``p_flip``)."""
+
+    value_range: tuple[PixelValue, PixelValue] | None = ImageSettings.value_range
+    """Which values become black and white, 0 and 255, in pictures of more than 8 bits: [0, 4095] for 12-bit data in
+    16-bit files; null: 0 and 65535, and data of less is refused."""
+
+    max_megapixels: Megapixels = ImageSettings.max_megapixels
+    """Larger pictures are refused."""
+
+    @property
+    def image_settings(self) -> ImageSettings:
+        """How the files of all these images are read."""
+        return ImageSettings(value_range=self.value_range, max_megapixels=self.max_megapixels)
+
+    def __post_init__(self) -> None:
+        _ = self.image_settings  # which checks them
+        if self.shapes is not None and (self.train is not None or self.val is not None):
+            raise ValueError(
+                "expected either shapes (the drawn data set) or train and val, got both; "
+                "data.shapes=null leaves the drawn one out"
+            )
+        if self.jitter_on == "device" and self.jitter is None:
+            raise ValueError(
+                "jitter_on: expected 'loader' where there is no jitter, got 'device'; data.jitter={} switches it on"
+            )
+        for name in ("train", "val"):
+            if self.shapes is None and getattr(self, name) is None:
+                raise ValueError(
+                    f"{name}: not given; name your own data with data.{name}.images=FOLDER "
+                    f"data.{name}.annotations=FILE, or have one drawn with data.shapes={{}}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How the weights are updated."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """Stochastic gradient descent with momentum, or AdamW."""
+
+    lr: Annotated[float, Gt(0), Le(1000)] = 0.02
+    """Learning rate after the warm-up."""
+
+    lr_batch_size: Count | None = None
+    """The total batch, over all devices, that ``lr`` is meant for: with another one, ``lr`` is scaled in proportion
+    (Goyal et al., 2017). null: ``lr`` is used as it is."""
+
+    momentum: Annotated[float, Ge(0), Le(1)] = 0.9
+    """Momentum, of sgd only."""
+
+    weight_decay: Annotated[float, Ge(0), Le(1000)] = 1e-4
+    """Weight decay: as L2 penalty in sgd, decoupled in adamw."""
+
+    def lr_for(self, total_batch_size: int) -> float:
+        """The learning rate for so many pictures a step, over all devices."""
+        return self.lr * total_batch_size / (self.lr_batch_size or total_batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """How the learning rate changes during the training. Times: '8ep', '500ba', '0.9dur' or '90%dur'."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    name: Literal["multistep", "cosine", "constant"] = "constant"
+    """By a factor at each milestone, along half a cosine, or not at all."""
+
+    warmup: Time = "0ba"
+    """The learning rate rises linearly from 0 for so long."""
+
+    milestones: tuple[Time, ...] = ()
+    """When ``gamma`` is multiplied in, of multistep only."""
+
+    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
+    """The factor at each milestone, of multistep only."""
+
+    final: Fraction = 0.0
+    """Fraction of the learning rate at the end, of cosine only."""
+
+    def __post_init__(self) -> None:
+        if self.name == "multistep" and not self.milestones:
+            raise ValueError("milestones: multistep needs at least one, such as ['8ep', '11ep']")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How long is trained, on what, and how often is evaluated and saved."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    duration: Duration = "12ep"
+    """Epochs ('12ep') or batches ('800ba')."""
+
+    precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
+    """Floating point: full, or mixed with bfloat16 or float16, on a GPU only."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train; auto: on the GPU if there is one."""
+
+    cpu_threads: Annotated[int | None, Ge(1), Le(1024)] = None
+    """Threads that compute on a CPU; null: one for each core. A small model is quicker with one, most of all where
+    other programs use the cores as well: its threads would wait for each other more than they compute."""
+
+    microbatch: BatchSize | Literal["auto"] | None = None
+    """Pictures whose gradients are computed at a time, to save memory; auto: as many as fit on the GPU; null: the whole
+    batch."""
+
+    clip_norm: Annotated[float | None, Gt(0)] = None
+    """Gradients are scaled down to this norm; null: never."""
+
+    eval_interval: Duration = "1ep"
+    """How often is evaluated, besides at the end."""
+
+    checkpoint_interval: Duration = "1ep"
+    """How often a checkpoint is saved, besides at the end."""
+
+    stop_after_nonfinite_losses: Count | None = 3
+    """Training ends when the loss was NaN or infinite in so many batches in a row; null: it goes on all the same. A
+    checkpoint whose weights are not finite is never saved."""
+
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where everything logged goes besides metrics.jsonl: TensorBoard (into the run's folder), Weights & Biases and
+    MLflow, which read their own environment variables. ``pip install 'composer-copypaste[loggers]'`` brings them."""
+
+    picture_interval: Duration | None = None
+    """How often a training batch is drawn as the model gets it, into the run's folder and to ``loggers``; null: the
+    first one only, into the folder."""
+
+    def __post_init__(self) -> None:
+        if self.device == "cpu" and self.precision != "fp32":
+            raise ValueError(f"precision: expected 'fp32', all that Composer allows on a CPU, got {self.precision!r}")
+        if self.device == "cpu" and self.microbatch == "auto":
+            raise ValueError("microbatch: 'auto' needs a GPU; expected a number or null with device 'cpu'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How detections are scored, by COCO's rules."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    max_dets: Annotated[tuple[Count, ...], MinLen(1)] = (1, 10, 100)
+    """Detections per picture that the recalls (AR1, AR10, AR100) are computed for, ascending; the precisions use the
+    last."""
+
+    def __post_init__(self) -> None:
+        if list(self.max_dets) != sorted(set(self.max_dets)):
+            raise ValueError(f"max_dets: expected ascending numbers such as [1, 10, 100], got {list(self.max_dets)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training: data, model, augmentation, optimizer, schedule and evaluation."""
+
+    __pydantic_config__: ClassVar = CONFIG
+
+    name: Name
+    """What the run is called; the recipe file's name where it is not given."""
+
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 17
+    """All randomness comes from it: weights, order of the pictures, augmentation."""
+
+    output: UserPath | None = None
+    """Folder of the run; null: runs/<name>-<time>."""
+
+    data: DataSettings
+    model: MaskRCNNSettings = field(default_factory=MaskRCNNSettings)
+
+    copy_paste: CopyPasteSettings | None = None
+    """Copy-paste augmentation on the training device, {} for the paper's; null: none."""
+
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        if self.copy_paste is None and self.data.pool is not None:
+            raise ValueError("data.pool: expected null where there is no copy-paste; copy_paste={} switches it on")
+        alone = self.data.batch_size < 2 and self.data.pool is None
+        if self.copy_paste is not None and alone and not self.copy_paste.bank_size:
+            raise ValueError(
+                f"data.batch_size: copy-paste needs at least 2 pictures per batch to have a source to copy from, "
+                f"got {self.data.batch_size}; raise it, let objects of earlier batches be remembered with "
+                "copy_paste.bank_size=256, give a pool of cut-outs with data.pool.folder=FOLDER, or switch copy-paste "
+                "off with copy_paste=null"
+            )

@@ -1,0 +1,257 @@
+"""The data sets that a recipe names."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import cast
+
+from composer_copypaste.data.check_images import check_images
+from composer_copypaste.data.cutouts import CutOutPool, pictures_of_folder
+from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances, InstanceData, checksum, in_folder
+from composer_copypaste.data.json_files import read_json
+from composer_copypaste.data.records import Category
+from composer_copypaste.data.shapes import draw_shapes
+from composer_copypaste.data.streaming.dataset import StreamingCocoInstances
+from composer_copypaste.data.streaming.format import CROWDS
+from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
+from composer_copypaste.errors import DataError, RecipeError, as_json, first_few, shown, warn_of_data
+from composer_copypaste.functional.category_names import labelled
+from composer_copypaste.functional.sources import check_pool
+from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
+from composer_copypaste.runs.advice import warn_of_many_objects
+from composer_copypaste.settings import CopyPasteSettings, ShapesSettings
+
+
+def in_recipe(name: str, value: str) -> str:
+    """How a key of the section ``data`` is given."""
+    return f"data.{name}={value}"
+
+
+def load_annotations(path: Path, settings: DataSettings) -> CocoAnnotations:
+    """The annotations in a file.
+
+    Raises:
+        DataError: listing everything that is wrong with them.
+    """
+    return CocoAnnotations.load(path, crowds=settings.crowds, bad_objects=settings.bad_objects, spelling=in_recipe)
+
+
+def trained_categories(path: Path) -> list[Category]:
+    """The categories that the model of a run knows, as the run's folder keeps them.
+
+    Raises:
+        DataError: where the file holds anything else.
+    """
+    found = read_json(path, "file of categories")
+    try:
+        return [Category(**category) for category in found]
+    except TypeError:
+        raise DataError(
+            f"{path}: expected a list of categories, each with 'id' and 'name', found {shown(found)}; "
+            "put it back as it was"
+        ) from None
+
+
+def with_labels_of(data: InstanceData, trained: Sequence[Category], source: str) -> InstanceData:
+    """The data with the labels of the categories that a model is trained on.
+
+    Where its file gives them other ids, they are matched by name, and a line says so. It may lack some; of others it
+    must have no object.
+
+    Args:
+        data: the data to be evaluated on.
+        trained: in the order of their labels.
+        source: where these are from, for messages.
+
+    Raises:
+        DataError: where the categories cannot be matched.
+    """
+    annotations, own = data.annotations, data.annotations.categories
+    if list(own) == list(trained):
+        return data
+    ids, names = {category.name: category.id for category in own}, {category.name for category in trained}
+    used = {annotation["category_id"] for group in annotations.annotations.values() for annotation in group}
+    others = [category for category in own if category.name not in names and category.id in used]
+    repeated = len(ids) < len(own) or len(names) < len(trained)
+    if repeated or others or not ids.keys() & names:
+        raise DataError(
+            f"{annotations.path}: expected the categories of {source}, {_listed(trained)}; "
+            + (f"got objects of others: {_listed(others)}" if others else f"got {_listed(own)}")
+            + ("; names that occur twice cannot be matched" if repeated else "")
+        )
+    free = count(max(ids.values()) + 1)
+    matched = tuple(Category(ids[c.name] if c.name in ids else next(free), c.name) for c in trained)
+    pairs = [f"{ids[c.name]} here is {c.id} there, {as_json(c.name)}" for c in trained if ids.get(c.name, c.id) != c.id]
+    lacking = [as_json(c.name) for c in trained if c.name not in ids]
+    unknown = [as_json(c.name) for c in own if c.name not in names]
+    differences = (f": {first_few(pairs)}" if pairs else "") + (f"; it lacks {first_few(lacking)}" if lacking else "")
+    warn_of_data(
+        f"{annotations.path}: its categories are not those of {source}; they are matched by name{differences}"
+        + (f"; it also has, of no object, {first_few(unknown)}" if unknown else "")
+    )
+    return data.with_categories(matched)
+
+
+def _listed(categories: Sequence[Category]) -> str:
+    return first_few([f"{category.id} {as_json(category.name)}" for category in categories], 20)
+
+
+def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str]) -> CutOutPool | None:
+    """The recipe's pool, completely checked; None where it has none.
+
+    Raises:
+        DataError: listing what is wrong with its files.
+        RecipeError: where the settings of copy-paste let nothing of it be copied.
+    """
+    if recipe.data.pool is None or settings is None:
+        return None
+    files, pictures = recipe.data.pool, recipe.data.image_settings
+    if files.folder is not None:
+        pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=pictures)
+    else:
+        annotations, images = load_annotations(cast(Path, files.annotations), recipe.data), cast(Path, files.images)
+        pool = CutOutPool.from_coco(
+            annotations, images, categories=categories, megabytes=files.megabytes, image_settings=pictures
+        )
+    try:
+        check_pool(pool, settings)
+    except ValueError as error:
+        raise RecipeError(f"data.{error}") from None
+    return pool
+
+
+def pool_digest(files: PoolSettings) -> str:
+    """A checksum of a pool: equal for the same cut-outs, wherever they lie.
+
+    It covers the annotation file, but not its pictures, as for the data that is trained on; of a folder the names,
+    which give the categories and the order, and all bytes: opening the pool has decoded them, which takes longer.
+    """
+    folder = files.folder
+    if folder is None:
+        return checksum([cast(Path, files.annotations).read_bytes()])
+    pictures = pictures_of_folder(folder)
+    return checksum(part for path in pictures for part in (os.fsencode(path.relative_to(folder)), path.read_bytes()))
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pictures that a recipe trains on and those that it is evaluated on."""
+
+    train: InstanceData
+    val: InstanceData
+    pool: CutOutPool | None = None
+    """Cut-outs, as further sources of copy-paste."""
+
+
+def open_data(recipe: Recipe) -> Data:
+    """The recipe's data sets, completely checked; a drawn one is drawn now, if it is not there yet.
+
+    Raises:
+        DataError: listing what is wrong with annotations or pictures, also those of the pool of cut-outs.
+        RecipeError: where copy-paste names categories that there are not, or no cut-out may be copied.
+    """
+    train_files, val_files = coco_files(recipe.data)
+    train = _training_data(train_files, recipe)
+    source = str(train_files.annotations or train_files.streaming)
+    val = with_labels_of(evaluation_data(val_files, recipe.data), train.categories, source)
+    warn_of_many_objects(val.annotations, recipe)
+    names = [category.name for category in train.categories]
+    return Data(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names))
+
+
+def _training_data(files: CocoFiles, recipe: Recipe) -> InstanceData:
+    return _open(files, recipe.data, _transform(recipe.data), masks=True, seed=recipe.seed)
+
+
+def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
+    """The data to evaluate on, completely checked; ``settings`` say how annotations and images are read.
+
+    Raises:
+        DataError: listing what is wrong with annotations or pictures.
+    """
+    return _open(files, settings, None, masks=False, seed=0)
+
+
+def _open(
+    files: CocoFiles,
+    settings: DataSettings,
+    transform: LargeScaleJitterTransform | FlipTransform | None,
+    *,
+    masks: bool,
+    seed: int,
+) -> InstanceData:
+    image_settings = settings.image_settings
+    if files.streaming is not None:
+        shards = StreamingCocoInstances(
+            files.streaming,
+            transform,
+            masks=masks,
+            seed=seed,
+            cache=files.cache,
+            cache_gigabytes=files.cache_gigabytes,
+        )
+        _check_value_range(shards, settings)
+        _check_crowds(shards, settings)
+        return shards
+    images = cast(Path, files.images)
+    annotations = in_folder(load_annotations(cast(Path, files.annotations), settings), images)
+    check_images(annotations, images, image_settings)
+    return CocoInstances(images, annotations, transform, masks=masks, seed=seed, image_settings=image_settings)
+
+
+def _check_value_range(shards: StreamingCocoInstances, settings: DataSettings) -> None:
+    """Raise ``DataError`` where the recipe gives another range of values than the shards were written for."""
+    written = shards.manifest.image_settings.value_range
+    if settings.value_range not in (None, written):
+        raise DataError(
+            f"{shards.source}: the shards were written for {_range_called(written)}, data.value_range is "
+            f"{list(settings.value_range or ())}; leave that out, or write the shards anew with --value-range"
+        )
+
+
+def _range_called(limits: tuple[float, float] | None) -> str:
+    return "no value range" if limits is None else f"a value range of {list(limits)}"
+
+
+def _check_crowds(shards: StreamingCocoInstances, settings: DataSettings) -> None:
+    """Raise ``DataError`` where crowds were taken for something else when the shards were written."""
+    written = shards.manifest.source.get(CROWDS, "ignore")
+    if settings.crowds not in (None, written) and not (written == "ignore" and shards.num_crowds == 0):
+        raise DataError(
+            f"{shards.source}: expected shards that were written by copypaste shard --crowds {settings.crowds}, as "
+            f"{in_recipe('crowds', settings.crowds)} says; write them anew, or give {in_recipe('crowds', 'null')}"
+        )
+
+
+def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
+    """Where the pictures to train on and those to evaluate on are; drawn ones are drawn now, if they are not there."""
+    if settings.train is not None and settings.val is not None:
+        return settings.train, settings.val
+    root = draw_shapes(settings.shapes or ShapesSettings())
+    train, val = (
+        CocoFiles(images=root / split, annotations=root / "annotations" / f"instances_{split}.json")
+        for split in ("train", "val")
+    )
+    return train, val
+
+
+def copy_paste_settings(recipe: Recipe, categories: Sequence[str]) -> CopyPasteSettings | None:
+    """The recipe's section, with labels in place of the names of categories; None where there is none.
+
+    Raises:
+        RecipeError: where it names categories, or labels, that there are not.
+    """
+    if recipe.copy_paste is None:
+        return None
+    try:
+        return labelled(recipe.copy_paste, categories, stacklevel=2)  # here, so that Python says it once
+    except ValueError as error:
+        raise RecipeError(f"copy_paste.{error}") from None
+
+
+def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:
+    if settings.jitter is None:
+        return FlipTransform(settings.p_flip)
+    return LargeScaleJitterTransform(settings.jitter) if settings.jitter_on == "loader" else None

@@ -1,0 +1,107 @@
+"""The course of a training as a picture: losses, average precision and learning rate over batches."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy import ndarray
+
+from composer_copypaste.files import read_rows, written_whole
+
+Series = tuple[Float[ndarray, " n"], Float[ndarray, " n"]]
+"""The batches at which something was logged, and its values."""
+TOTAL = "loss/train/total"
+SCORES = {"segm/AP50": "masks, AP50", "segm/AP": "masks, AP", "bbox/AP": "boxes, AP"}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+
+
+def plot_curves(metrics: Path, png: Path) -> None:
+    """Draws what ``metrics.jsonl`` holds; a run without evaluations or learning rates gets a note in their place."""
+    series = read_series(metrics)
+    figure = Figure(figsize=(16, 5), layout="constrained")
+    losses, scores, rates = figure.subplots(1, 3, width_ratios=(5, 5, 3))
+    _plot_losses(losses, series)
+    _plot_scores(scores, series)
+    _plot_rates(rates, series)
+    for axes in (losses, scores, rates):
+        axes.set_xlabel("batch")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        if not axes.lines:
+            axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color="grey")
+    with written_whole(png) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")
+
+
+def read_series(metrics: Path) -> dict[str, Series]:
+    """For each name in ``metrics.jsonl`` the batches and the values, without those that were not finite."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in read_rows(metrics):
+        batch = row.get("batch")
+        for name, value in row.items():
+            if batch is not None and value is not None:
+                found.setdefault(name, []).append((float(batch), float(value)))
+    return {name: _columns(points) for name, points in found.items()}
+
+
+def smoothed(values: Sequence[float] | Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:
+    """The mean of the ``window`` values around each, an odd number; fewer of them towards the ends."""
+    half = window // 2
+    sums, counts = (
+        np.convolve(row, np.ones(2 * half + 1))[half : half + len(values)] for row in (values, np.ones(len(values)))
+    )
+    return sums / counts
+
+
+def _columns(points: list[tuple[float, float]]) -> Series:
+    table = np.array(points, dtype=np.float64)
+    return table[:, 0], table[:, 1]
+
+
+def _plot_losses(axes: Axes, series: Mapping[str, Series]) -> None:
+    """The total and its parts: what was logged in a light tone, its running mean on top."""
+    axes.set_title("training loss")
+    parts = sorted(name for name in series if name.startswith("loss/train/") and name != TOTAL)
+    names = [TOTAL, *parts] if TOTAL in series else parts
+    for name, colour in zip(names, ("#222222", *COLOURS * (1 + len(names) // len(COLOURS))), strict=False):
+        batches, values = series[name]
+        smooth = smoothed(values, len(values) // 20)
+        label = name.removeprefix("loss/train/").removeprefix("loss_").replace("_", " ")
+        axes.plot(batches, values, color=colour, alpha=0.18, linewidth=0.8)
+        axes.plot(batches, smooth, color=colour, linewidth=2.4 if name == TOTAL else 1.8, label=label)
+    if names:
+        # the first batches would dwarf all others
+        highest = max(float(np.quantile(series[name][1], 0.98)) for name in names)
+        axes.set_ylim(0, 1.15 * highest if highest > 0 else None)
+        axes.legend(frameon=False, ncols=2)
+
+
+def _plot_scores(axes: Axes, series: Mapping[str, Series]) -> None:
+    axes.set_title("average precision on the evaluation set")
+    for colour, (name, label) in zip(COLOURS, SCORES.items(), strict=False):
+        if f"metrics/eval/{name}" in series:
+            batches, values = series[f"metrics/eval/{name}"]
+            axes.plot(
+                batches, values, "o-", color=colour, linewidth=2, markersize=5, label=f"{label}: {values[-1]:.3f}"
+            )
+    if axes.lines:
+        axes.set_ylim(0, 1)
+        axes.set_xlim(left=0)
+        axes.legend(frameon=False, loc="upper left")
+
+
+def _plot_rates(axes: Axes, series: Mapping[str, Series]) -> None:
+    axes.set_title("learning rate")
+    names = sorted(name for name in series if name.startswith("lr-"))
+    for colour, name in zip(COLOURS, names, strict=False):
+        axes.plot(*series[name], color=colour, linewidth=2, label=name.removeprefix("lr-"))
+    if names:
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    if len(names) > 1:
+        axes.legend(frameon=False)

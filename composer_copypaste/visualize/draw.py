@@ -1,0 +1,301 @@
+"""Pictures with their objects drawn on them, and sheets of such pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, UInt8
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from composer_copypaste.errors import counted
+from composer_copypaste.files import written_whole
+from composer_copypaste.instances import corners
+
+Objects = Mapping[str, Any]
+"""A detection target, or detections: ``boxes`` (also in torchvision's other formats), ``labels``, ``masks`` or
+``rles``, perhaps ``scores``, ``iscrowd`` and ``pasted`` (one boolean an object)."""
+Colour = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]
+
+# Okabe and Ito's colours without black, then Tol's "muted": distinct to colour-blind people as well
+PALETTE: tuple[Colour, ...] = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (136, 204, 238), (68, 170, 153), (153, 153, 51), (204, 102, 119), (136, 34, 85), (170, 68, 153), (51, 34, 136),
+)  # fmt: skip
+GREY: Colour = (150, 150, 150)
+PAPER: Colour = (250, 250, 250)
+INK: Colour = (40, 40, 40)
+SHEET_WIDTH = 1600
+MARGIN = 10
+MOST_PICTURES = 16
+"""A training sheet shows at most so many pictures."""
+
+
+# ---- one picture
+
+
+def draw_instances(picture: UInt8[Tensor, "3 h w"], objects: Objects, names: Sequence[str]) -> UInt8[Tensor, "3 h w"]:
+    """The picture with every object's mask, outline, box and label.
+
+    A colour stands for a category, or for one object where there is one category only. Crowds are hatched in grey;
+    pasted objects have a thick dashed outline. A label that finds no room, or would dwarf its object, is left out.
+
+    Args:
+        picture: RGB.
+        objects: a detection target, or detections.
+        names: the name of label 1, of label 2 and so on; of a label that has none the number is written.
+    """
+    canvas = picture.permute(1, 2, 0).cpu().numpy().copy()
+    masks = _masks(objects, (canvas.shape[0], canvas.shape[1]))
+    colours = _colours(objects, names)
+    line = max(1, round(max(canvas.shape) / 400))
+    crowds, pasted = (_flags(objects, name) for name in ("iscrowd", "pasted"))
+    for mask, colour, crowd, is_pasted in zip(masks, colours, crowds, pasted, strict=False):
+        _paint_mask(canvas, mask, colour, line, hatched=crowd, dashed=is_pasted)
+    drawn = Image.fromarray(canvas)
+    _draw_boxes(drawn, corners(objects["boxes"]).tolist(), colours, line)
+    _draw_labels(drawn, objects, colours, names)
+    return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).contiguous()
+
+
+def _masks(objects: Objects, size: tuple[int, int]) -> Iterator[Bool[ndarray, "h w"]]:
+    """A plane for each object, from whichever form the masks have, one after the other; none without masks."""
+    if "rles" in objects:
+        yield from (coco_mask.decode(rle).astype(bool) for rle in objects["rles"])
+    elif "masks" in objects:
+        for mask in objects["masks"].detach().reshape(-1, *size):
+            plane = mask.cpu()
+            yield (plane > 0.5 if plane.is_floating_point() else plane != 0).numpy()
+
+
+def _flags(objects: Objects, name: str) -> list[bool]:
+    """One value of an optional field for each object."""
+    if name not in objects:
+        return [False] * len(objects["labels"])
+    return [bool(flag) for flag in objects[name].tolist()]
+
+
+def _colours(objects: Objects, names: Sequence[str]) -> list[Colour]:
+    labels = objects["labels"].tolist()
+    numbers = range(len(labels)) if len(names) == 1 else (label - 1 for label in labels)
+    crowds = _flags(objects, "iscrowd")
+    return [GREY if crowd else PALETTE[number % len(PALETTE)] for number, crowd in zip(numbers, crowds, strict=True)]
+
+
+def _paint_mask(
+    canvas: UInt8[ndarray, "h w 3"],
+    mask: Bool[ndarray, "h w"],
+    colour: Colour,
+    line: int,
+    *,
+    hatched: bool,
+    dashed: bool,
+) -> None:
+    """Tints what the mask covers and draws its outline, in place."""
+    if not mask.any():
+        return
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    inside, part = mask[window], canvas[window]
+    y, x = np.mgrid[window]
+    tint = inside & ((x + y) // (3 * line) % 2 == 0) if hatched else inside
+    strength = 0.7 if hatched else 0.32
+    part[tint] = np.rint((1 - strength) * part[tint] + strength * np.array(colour)).astype(np.uint8)
+    outline = inside & ~_eroded(inside, 2 * line if dashed else line)
+    part[outline] = colour
+    if dashed:
+        part[outline & ((x + y) // (5 * line) % 2 == 0)] = 255
+
+
+def _eroded(mask: Bool[ndarray, "h w"], width: int) -> Bool[ndarray, "h w"]:
+    outside = F.pad(torch.from_numpy(~mask).float()[None, None], [width] * 4, value=1.0)
+    return F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0].numpy() == 0
+
+
+def _draw_boxes(picture: Image.Image, boxes: list[list[float]], colours: list[Colour], line: int) -> None:
+    pen = ImageDraw.Draw(picture)
+    for (x1, y1, x2, y2), colour in zip(boxes, colours, strict=True):
+        left, top = round(x1), round(y1)
+        # PIL's lower right corner is the last pixel
+        corner = max(left, round(x2) - 1), max(top, round(y2) - 1)
+        pen.rectangle([left, top, *corner], outline=colour, width=line)
+
+
+def _draw_labels(picture: Image.Image, objects: Objects, colours: list[Colour], names: Sequence[str]) -> None:
+    """Writes each object's name and score where there is room: above its box, below, or inside; large objects first."""
+    pen = ImageDraw.Draw(picture)
+    font = _font(max(11, max(picture.size) // 34))
+    texts = _texts(objects, names)
+    boxes = corners(objects["boxes"]).tolist()
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
+    taken: list[Rectangle] = []
+    for number in sorted(range(len(boxes)), key=lambda number: -areas[number]):
+        width, height = pen.textlength(texts[number], font=font) + 4, font.size * 1.25
+        if not texts[number] or width * height > 2 * areas[number]:
+            continue
+        place = _free_place(boxes[number], (width, height), picture.size, taken)
+        if place is not None:
+            taken.append(place)
+            pen.rectangle(place, fill=colours[number])
+            pen.text((place[0] + 2, place[1] + 1), texts[number], font=font, fill=_readable_on(colours[number]))
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has the letters of most alphabets."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _texts(objects: Objects, names: Sequence[str]) -> list[str]:
+    """What is written at each object: its name, where there is more than one to tell apart, and its score."""
+    found = [_name(label, names) for label in objects["labels"].tolist()]
+    if "scores" not in objects:
+        return found
+    return [f"{name} {score:.2f}".strip() for name, score in zip(found, objects["scores"].tolist(), strict=True)]
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    if not 1 <= label <= len(names):
+        return f"label {label}"
+    return names[label - 1] if len(names) > 1 else ""
+
+
+def _free_place(
+    box: list[float], size: tuple[float, float], picture: tuple[int, int], taken: list[Rectangle]
+) -> Rectangle | None:
+    """Where a label of this size fits into the picture without touching those that are there."""
+    left = min(max(0.0, box[0]), picture[0] - size[0])
+    for top in (box[1] - size[1], box[3], box[1]):
+        place = left, top, left + size[0], top + size[1]
+        fits = left >= 0 and top >= 0 and place[3] <= picture[1]
+        if fits and not any(_touch(place, other) for other in taken):
+            return place
+    return None
+
+
+def _touch(one: Rectangle, other: Rectangle) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _readable_on(colour: Colour) -> Colour:
+    brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    return (0, 0, 0) if brightness > 120 else (255, 255, 255)
+
+
+# ---- sheets
+
+
+def sheet(
+    pictures: Sequence[UInt8[Tensor, "3 _ _"]], columns: int, captions: Sequence[str] | None = None
+) -> UInt8[Tensor, "3 height width"]:
+    """The pictures side by side on light paper, each below its caption; tiny ones are enlarged to a readable size."""
+    factor = max(1.0, _cell(columns) / max(picture.shape[2] for picture in pictures))
+    tiles = [Image.fromarray(_resized(picture, factor).permute(1, 2, 0).numpy()) for picture in pictures]
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    above = 26 if captions else 0
+    width = max(tile.width for tile in tiles)
+    heights = [max(tile.height for tile in row) + above + MARGIN for row in rows]
+    paper = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, sum(heights) + MARGIN), PAPER)
+    pen, font = ImageDraw.Draw(paper), _font(18)
+    for number, tile in enumerate(tiles):
+        left = MARGIN + number % columns * (width + MARGIN)
+        top = MARGIN + sum(heights[: number // columns])
+        if captions:
+            pen.text((left, top), captions[number], font=font, fill=INK)
+        paper.paste(tile, (left + (width - tile.width) // 2, top + above))
+    return torch.from_numpy(np.array(paper)).permute(2, 0, 1).contiguous()
+
+
+def training_sheet(
+    images: Tensor | Sequence[Tensor], targets: Sequence[Objects], names: Sequence[str]
+) -> UInt8[Tensor, "3 height width"]:
+    """A batch of training pictures (uint8, or float in 0..1) with their targets drawn.
+
+    Targets may tell which objects were pasted, as booleans under ``pasted``: these are marked and counted.
+    """
+    count = min(len(images), MOST_PICTURES)
+    columns = min(4, count)
+    drawn = [_enlarged(images[number], targets[number], names, columns) for number in range(count)]
+    return sheet(drawn, columns, [_training_caption(target) for target in targets[:count]])
+
+
+def prediction_sheet(
+    pictures: Sequence[Tensor],
+    truths: Sequence[Objects],
+    detections: Sequence[Objects],
+    names: Sequence[str],
+    *,
+    min_score: float = 0.5,
+) -> UInt8[Tensor, "3 height width"]:
+    """Each picture twice: with the true objects, and beside it with the detections from ``min_score`` on."""
+    drawn, captions = [], []
+    columns = 2 if len(pictures) == 1 else 4
+    for picture, truth, found in zip(pictures, truths, detections, strict=True):
+        sure = _confident(found, min_score)
+        drawn += [_enlarged(picture, objects, names, columns) for objects in (truth, sure)]
+        captions += [f"truth: {_count(truth)}", f"prediction: {_count(sure)} (score from {min_score:g})"]
+    return sheet(drawn, columns, captions)
+
+
+def save_png(picture: UInt8[Tensor, "3 h w"], path: Path) -> None:
+    """Writes the picture; the folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as unfinished:
+        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="PNG")
+
+
+def _cell(columns: int) -> int:
+    """The width of a picture on a sheet."""
+    return min(640, SHEET_WIDTH // columns)
+
+
+def _enlarged(picture: Tensor, objects: Objects, names: Sequence[str], columns: int) -> UInt8[Tensor, "3 _ _"]:
+    """The picture at the size of a sheet's cell, its objects drawn at that size, so that lines are sharp."""
+    pixels = picture.detach().cpu()
+    if pixels.is_floating_point():
+        pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    factor = _cell(columns) / max(pixels.shape[1:])
+    resized = _resized(pixels, factor)
+    smooth = [
+        F.interpolate(
+            torch.from_numpy(mask)[None, None].float(), resized.shape[1:], mode="bilinear", align_corners=False
+        )
+        for mask in _masks(objects, (pixels.shape[1], pixels.shape[2]))
+    ]
+    scaled = {name: values for name, values in objects.items() if name not in ("rles", "masks")}
+    if smooth:
+        scaled["masks"] = torch.cat(smooth)[:, 0] >= 0.5
+    return draw_instances(resized, scaled | {"boxes": corners(objects["boxes"]).detach().cpu().float() * factor}, names)
+
+
+def _resized(picture: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _ _"]:
+    if factor == 1:
+        return picture.cpu()
+    size = [max(1, round(side * factor)) for side in picture.shape[1:]]
+    resized = F.interpolate(picture[None].cpu().float(), size, mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def _confident(found: Objects, min_score: float) -> Objects:
+    """The detections that score at least so much, all fields in step."""
+    kept = torch.nonzero(found["scores"] >= min_score)[:, 0].tolist()
+    return {
+        name: [values[index] for index in kept] if name == "rles" else values[kept] for name, values in found.items()
+    }
+
+
+def _training_caption(target: Objects) -> str:
+    pasted = sum(_flags(target, "pasted"))
+    return _count(target) + (f", {pasted} pasted (dashed)" if pasted else "")
+
+
+def _count(objects: Objects) -> str:
+    return counted(len(objects["labels"]), "object")

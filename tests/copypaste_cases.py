@@ -1,0 +1,258 @@
+"""Batches for the tests of copy-paste: hand-made ones of 8 x 8 pixels, and drawn ones."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from reference import box_around, numpy
+
+from composer_copypaste.functional import copypaste as batch
+from composer_copypaste.functional.bank import InstanceBank
+from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.functional.sources import Further
+from composer_copypaste.settings import CopyPasteSettings
+
+SIDE = 8
+IDENTITY = ((1, 0, 0), (0, 1, 0))
+
+
+# Hand-made: the answer is visible
+
+
+def pictures(n=2):
+    """Pixel (x, y) of picture i is 100 i + 10 y + x, in each of three channels."""
+    y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    return torch.stack([(100 * i + 10 * y + x).expand(3, SIDE, SIDE) for i in range(n)]).to(torch.uint8)
+
+
+def block(x1, y1, x2, y2, size=(SIDE, SIDE)):
+    """The mask of a rectangle."""
+    mask = torch.zeros(size, dtype=torch.uint8)
+    mask[y1:y2, x1:x2] = 1
+    return mask
+
+
+def target(*rectangles, labels=None, **fields):
+    """A target whose objects are rectangles (x1, y1, x2, y2)."""
+    n = len(rectangles)
+    return {
+        "boxes": torch.tensor(rectangles, dtype=torch.float32).reshape(n, 4),
+        "labels": torch.tensor(labels or range(1, n + 1), dtype=torch.int64),
+        "masks": torch.stack([block(*corners) for corners in rectangles]) if n else torch.zeros(0, SIDE, SIDE).byte(),
+        **fields,
+    }
+
+
+def plan_of(*rows):
+    """A plan from rows (target, source, instance, map); the map leads from target pixels to source pixels."""
+    return PastePlan.from_rows(rows)
+
+
+def carry_out(plan, images, targets, *, bank=None, pool=None, **settings):
+    """The batch after a hand-written plan."""
+    return batch.paste(images, targets, CopyPasteSettings(**settings), plan, Further(bank, pool))
+
+
+def paste_seeded(images, targets, settings, seed=0, bank=None, pool=None):
+    """The batch after the plan that a seed draws."""
+    return batch.paste(images, targets, settings, torch.Generator().manual_seed(seed), Further(bank, pool))
+
+
+class Pool:
+    """Cut-outs in memory: of each its label, a picture and a mask."""
+
+    def __init__(self, *cut_outs):
+        self.labels = np.array([label for label, _, _ in cut_outs])
+        self.boxes = np.array([box_around(numpy(mask)) for *_, mask in cut_outs], dtype=np.float64)
+        self.pictures = np.array([mask.numel() for *_, mask in cut_outs])
+        self.cut_outs = cut_outs
+
+    def read(self, number):
+        return self.cut_outs[number][1:]
+
+
+# Drawn
+
+
+@dataclass
+class Case:
+    images: object = field(repr=False)
+    targets: list = field(repr=False)
+    knobs: dict
+    seed: int
+    earlier: tuple = field(default=(), repr=False)  # images and targets of a batch that a bank has seen
+    remembered: int = 0  # objects that the bank can hold
+    pool: Pool | None = field(default=None, repr=False)
+
+    @property
+    def settings(self):
+        return CopyPasteSettings(**self.knobs)
+
+    def paste(self):
+        return paste_seeded(self.images, self.targets, self.settings, self.seed, self.bank(), self.pool)
+
+    def bank(self):
+        """A bank that has seen the earlier batch, if there was one."""
+        if not self.earlier:
+            return None
+        bank = InstanceBank(self.remembered)
+        batch.paste(*self.earlier, self.settings, PastePlan.from_rows([]), Further(bank))
+        return bank
+
+
+DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
+SCALES = [(0.1, 2.0), (1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.8, 1.25), (3.0, 10.0), (0.02, 0.1)]
+MASK_TYPES = (torch.uint8, torch.bool, "uint8 of any value")
+LAYOUTS = ("contiguous", "channels last", "every other pixel", "transposed")
+
+
+@st.composite
+def knobs(draw, **fixed):
+    """Arguments of CopyPasteSettings."""
+    drawn = {
+        "p": draw(st.sampled_from([1.0, 1.0, 0.5])),
+        "max_copied_instances": draw(st.sampled_from([None, None, 1, 3])),
+        "p_instance": draw(st.sampled_from([None, 1.0, 0.5])),
+        "jitter": draw(st.sampled_from(["image", "instance"])),
+        "scale_range": draw(st.sampled_from(SCALES)),
+        "p_flip": draw(st.sampled_from([0.5, 0.0, 1.0])),
+        "rotation": draw(st.sampled_from([0.0, 0.0, 20.0, 180.0])),
+        "placement": draw(st.sampled_from(["source", "random", "anywhere"])),
+        "max_overlap": draw(st.sampled_from([1.0, 1.0, 0.3])),
+        "scale_distribution": draw(st.sampled_from(["uniform", "log_uniform"])),
+        "aspect_range": draw(st.sampled_from([(1.0, 1.0), (0.5, 3.0)])),
+        "p_flip_vertical": draw(st.sampled_from([0.0, 0.5])),
+        "erosion": draw(st.sampled_from([0, 0, 1, 3])),
+        "brightness": draw(st.sampled_from([0.0, 0.0, 0.8])),
+        "contrast": draw(st.sampled_from([0.0, 0.5])),
+        "saturation": draw(st.sampled_from([0.0, 1.0])),
+        "blend_sigma": draw(st.sampled_from([0.0, 0.0, 0.4, 1.5])),
+        "min_visibility": draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
+        "min_area": draw(st.sampled_from([1, 1, 6])),
+        "labels": draw(st.sampled_from([None, None, (1, 2)])),
+        "label_weights": draw(st.sampled_from([None, None, {1: 0.0, 2: 7.5}])),
+        "p_pool": draw(st.sampled_from([0.5, 1.0])),
+        "pool_instances": draw(st.sampled_from([(1, 5), (3, 3)])),
+        "pool_scale_range": draw(st.sampled_from(SCALES)),
+        "area_range": draw(st.sampled_from([None, None, (4.0, 400.0)])),
+        "relative_area_range": draw(st.sampled_from([None, None, (0.01, 0.5)])),
+        "object_keys": ("depth", "tag"),
+        "keypoint_pairs": draw(st.sampled_from([(), ((0, 1),)])),
+    }
+    combined = {**drawn, **fixed}
+    return combined if combined["placement"] != "source" else {**combined, "max_overlap": 1.0}
+
+
+@st.composite
+def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, **fixed):
+    """A batch of any allowed form, with settings and a seed, and perhaps a bank that has seen another, and a pool."""
+    sides = st.one_of(st.integers(1, 12), st.integers(1, 64)) if sides is None else sides
+    counts = st.one_of(st.integers(0, 4), st.integers(0, 30)) if counts is None else counts
+    n, as_list = draw(st.integers(1, 4)), draw(st.booleans())
+    sizes = [draw(st.tuples(sides, sides)) for _ in range(n)] if as_list else [draw(st.tuples(sides, sides))] * n
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype, layout = draw(st.sampled_from(dtypes)), draw(st.sampled_from(LAYOUTS))
+    channels = draw(st.sampled_from([3, 1, 4]))
+    images = [coloured(size, channels, dtype, rng) for size in sizes]
+    if as_list:
+        images = [laid_out(image[None], layout)[0] for image in images]
+    else:
+        images = laid_out(torch.stack(images), layout)
+    if dtype.is_floating_point and draw(st.booleans()):
+        images = [image.requires_grad_() for image in images] if as_list else images.requires_grad_()
+    mask_type, keys = draw(st.sampled_from(MASK_TYPES)), draw(st.sets(st.sampled_from(OPTIONAL_KEYS)))
+    targets = [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes]
+    case = Case(images, targets, draw(knobs(**fixed)), draw(st.integers(0, 2**31)))
+    if bank and draw(st.booleans()):
+        sizes = [draw(st.tuples(sides, sides)) for _ in range(draw(st.integers(1, 3)))]
+        case.earlier = (
+            [coloured(size, channels, dtype, rng) for size in sizes],
+            [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes],
+        )
+        case.remembered = draw(st.sampled_from([1, 3, 50]))
+    if bank and channels == 3 and "depth" not in keys and draw(st.booleans()):
+        case.pool = drawn_pool(draw(st.integers(1, 5)), rng)
+        case.knobs["labels"] = case.knobs["area_range"] = case.knobs["relative_area_range"] = None
+    return case
+
+
+def drawn_pool(n, rng):
+    cut_outs = []
+    for _ in range(n):
+        size = tuple(rng.integers(1, 40, 2).tolist())
+        mask = torch.from_numpy(rng.random(size) < 0.6).to(torch.uint8)
+        mask[0, 0] = 1
+        cut_outs.append((int(rng.integers(2, 4)), coloured(size, 3, torch.uint8, rng), mask))
+    return Pool(*cut_outs)
+
+
+OPTIONAL_KEYS = ("area", "iscrowd", "image_id", "depth", "keypoints")
+
+
+def coloured(size, channels, dtype, rng):
+    colours = torch.from_numpy(rng.integers(0, 256, (channels, *size), dtype=np.uint8))
+    return colours if dtype == torch.uint8 else (colours / 255).to(dtype)
+
+
+def laid_out(images, layout):
+    """The same images (n, c, h, w), otherwise in memory."""
+    if layout == "channels last":
+        return images.contiguous(memory_format=torch.channels_last)
+    if layout == "transposed":
+        return images.mT.contiguous().mT
+    if layout == "every other pixel":
+        return images.repeat_interleave(2, dim=3)[..., ::2]
+    return images
+
+
+def drawn_target(size, n, mask_type, keys, rng, has_masks):
+    masks = np.array([drawn_mask(size, rng) for _ in range(n)], dtype=bool).reshape(n, *size)
+    fields = {
+        "boxes": torch.from_numpy(np.array([drawn_box(mask, rng) for mask in masks], dtype=np.float32).reshape(n, 4)),
+        "labels": torch.from_numpy(rng.integers(1, 4, n)),
+        "masks": typed_masks(masks, mask_type, rng),
+        "area": torch.from_numpy(rng.uniform(0, 100, n).astype(np.float32)),
+        "iscrowd": torch.from_numpy((rng.random(n) < 0.15).astype(np.int64)),
+        "image_id": torch.tensor(int(rng.integers(1000))),
+        "depth": torch.from_numpy(rng.normal(size=(n, 2))),
+        "keypoints": torch.from_numpy(drawn_keypoints(size, n, rng)),
+    }
+    kept = set(keys) | {"boxes", "labels"} | ({"masks"} if has_masks else set())
+    return {key: values for key, values in fields.items() if key in kept}
+
+
+def typed_masks(masks, mask_type, rng):
+    if mask_type == "uint8 of any value":
+        return torch.from_numpy(masks * rng.integers(1, 256, masks.shape, dtype=np.uint8))
+    return torch.from_numpy(masks).to(mask_type)
+
+
+def drawn_mask(size, rng):
+    """Nothing, all (in pictures of up to 64 pixels), a rectangle, or a rectangle with holes."""
+    kind = rng.choice(["nothing", "all", "rectangle", "holes"], p=[0.1, 0.1, 0.3, 0.5])
+    mask = np.zeros(size, dtype=bool)
+    if kind != "nothing":
+        (y1, y2), (x1, x2) = ((0, min(side, 64)) if kind == "all" else drawn_span(side, rng) for side in size)
+        mask[y1:y2, x1:x2] = True if kind != "holes" else rng.random((y2 - y1, x2 - x1)) < 0.6
+    return mask
+
+
+def drawn_span(side, rng):
+    start = rng.integers(0, side + 1)
+    return start, min(side, start + rng.integers(0, 65))
+
+
+def drawn_box(mask, rng):
+    """Around the mask: tight, or as annotated ones are, a little larger or smaller."""
+    height, width = mask.shape
+    box = np.array(box_around(mask) if mask.any() else [0, 0, 0, 0], dtype=np.float64)
+    low, high = rng.choice([(0, 0), (0, 2), (-0.9, 0)])
+    box += rng.uniform(low, high, 4) * [-1, -1, 1, 1]
+    box = np.concatenate([np.minimum(box[:2], box[2:]), np.maximum(box[:2], box[2:])])
+    return np.clip(box, 0, [width, height, width, height])
+
+
+def drawn_keypoints(size, n, rng):
+    keypoints = np.concatenate([rng.uniform(0, 1, (n, 2, 2)) * size[::-1], rng.integers(0, 3, (n, 2, 1))], axis=2)
+    return (keypoints * (keypoints[..., 2:] > 0)).astype(np.float32)

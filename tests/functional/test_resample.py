@@ -1,0 +1,146 @@
+"""Windows, and the resampling of masks and colours."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from reference import nearest, tent
+from test_copypaste_batch import many
+from torch.nn import functional
+
+from composer_copypaste.functional import resample as warp
+from composer_copypaste.functional.resample import resample_colours, resample_mask
+from composer_copypaste.functional.windows import Window
+
+
+def fixed(*rows):
+    return np.rint(np.array(rows) * 2.0**32).astype(np.int64)
+
+
+def whole(height, width):
+    return Window(0, 0, height, width)
+
+
+def picture(height=8, width=8, channels=2):
+    return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def on_canvas(window, mask, size):
+    canvas = torch.zeros(size, dtype=torch.uint8)
+    canvas[window.slices] = mask
+    return canvas
+
+
+def test_colours_are_the_same_in_a_gpus_few_steps_as_in_a_cpus_many(monkeypatch):
+    arguments = picture(), fixed((2.3, 0, -1.2), (0, 0.7, 0.4)), Window(1, 2, 7, 8), (8, 8)
+    one_by_one = resample_colours(*arguments)
+    monkeypatch.setattr(warp, "_summed_one_by_one", warp._summed)
+    torch.testing.assert_close(resample_colours(*arguments), one_by_one)
+
+
+WINDOWS = st.builds(Window, *[st.integers(-5, 20)] * 4)
+
+
+@many(100)
+@given(WINDOWS, WINDOWS)
+def test_windows_meet_where_both_have_pixels(a, b):
+    both = {(y, x) for y in range(-5, 20) for x in range(-5, 20) if has(a, y, x) and has(b, y, x)}
+    assert {(y, x) for y in range(-5, 20) for x in range(-5, 20) if has(a & b, y, x)} == both
+    assert (a & b).is_empty == (not both)
+
+
+def has(window, y, x):
+    return window.y1 <= y < window.y2 and window.x1 <= x < window.x2
+
+
+def test_a_window_within_another_is_counted_from_its_corner():
+    assert Window(5, 7, 8, 9).within(Window(4, 5, 20, 20)) == Window(1, 2, 4, 4)
+
+
+def test_a_window_grows_on_each_side():
+    assert Window(1, 4, 3, 6).grown(2) == Window(-1, 2, 5, 8)
+
+
+def test_colours_moved_by_whole_pixels_are_the_same_to_the_bit():
+    image = picture()
+    moved = resample_colours(image, fixed([1, 0, 2], [0, 1, 1]), Window(0, 0, 7, 6), (8, 8))
+    assert torch.equal(moved, image[:, 1:, 2:])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
+def test_colours_flipped_keep_their_type_and_their_bits(dtype):
+    image = (picture() * 255).to(dtype)
+    assert torch.equal(resample_colours(image, fixed([-1, 0, 8], [0, 1, 0]), whole(8, 8), (8, 8)), image.flip(-1))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (8, 8), (16, 16), (5, 13), (1, 1)])
+def test_whole_pictures_are_resized_as_torchs_antialiased_interpolation_does(size):
+    image = picture(8, 10)
+    height, width = size
+    ours = resample_colours(image, fixed([10 / width, 0, 0], [0, 8 / height, 0]), whole(height, width), size)
+    theirs = functional.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (8, 8), (16, 16), (5, 13)])
+def test_whole_masks_are_resized_as_torchs_nearest_exact_does(size):
+    mask = (picture(8, 10, 1)[0] > 0.5).to(torch.uint8)
+    height, width = size
+    window, ours = resample_mask(mask, fixed([10 / width, 0, 0], [0, 8 / height, 0]), whole(height, width))
+    theirs = functional.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
+    assert torch.equal(on_canvas(window, ours, size), theirs)
+
+
+def test_a_quarter_turn_is_exact():
+    image, turn = picture(), fixed([0, 1, 0], [-1, 0, 8])
+    turned = resample_colours(image, turn, whole(8, 8), (8, 8))
+    torch.testing.assert_close(turned, image.rot90(-1, (1, 2)), rtol=0, atol=1e-6)
+    mask = (image[0] > 0.5).to(torch.uint8)
+    window, turned = resample_mask(mask, turn, whole(8, 8))
+    assert torch.equal(on_canvas(window, turned, (8, 8)), mask.rot90(-1))
+
+
+def test_beyond_the_sources_edge_its_edge_goes_on():
+    image = picture()
+    beyond = resample_colours(image, fixed([1, 0, 20], [0, 1, 0]), whole(8, 3), (8, 3))
+    assert torch.equal(beyond, image[:, :, -1:].expand(-1, -1, 3))
+
+
+def test_beyond_the_sources_edge_a_mask_has_no_pixels():
+    window, mask = resample_mask(torch.ones(8, 8, dtype=torch.uint8), fixed([1, 0, 5], [0, 1, -2]), whole(8, 8))
+    assert window == Window(2, 0, 8, 3)
+    assert mask.all()
+
+
+MAPS = st.tuples(st.floats(-4, 4), st.floats(-4, 4), st.floats(-20, 20))
+
+
+@many(100)
+@given(MAPS, MAPS, st.booleans(), st.integers(0, 1000), st.tuples(*[st.integers(1, 12)] * 4))
+def test_any_affine_map_equals_the_slow_reference(along_x, along_y, upright, seed, sides):
+    if upright:
+        along_x, along_y = (along_x[0], 0, along_x[2]), (0, along_y[1], along_y[2])
+    assume(abs(along_x[0] * along_y[1] - along_x[1] * along_y[0]) > 1e-4)
+    to_source, size = fixed(along_x, along_y), sides[2:]
+    image = torch.rand(2, *sides[:2], generator=torch.Generator().manual_seed(seed))
+    mask = (image[0] > 0.5).to(torch.uint8)
+    landed = on_canvas(*resample_mask(mask, to_source, whole(*size)), size)
+    np.testing.assert_array_equal(landed.numpy(), nearest(mask.numpy(), to_source, size))
+    everywhere = np.ones(size, dtype=bool)
+    across, down = (tent(row, size, everywhere, side) for row, side in zip(to_source, sides[1::-1], strict=True))
+    colours = np.einsum("py,cyx,px->cp", down, image.numpy(), across).reshape(2, *size)
+    shown = resample_colours(image, to_source, whole(*size), size)
+    np.testing.assert_allclose(shown.numpy(), colours, rtol=0, atol=1e-5)
+
+
+@many(50)
+@given(MAPS, MAPS, st.booleans())
+def test_the_part_of_a_window_shows_the_part_of_the_picture(along_x, along_y, upright):
+    if upright:
+        along_x, along_y = (along_x[0], 0, along_x[2]), (0, along_y[1], along_y[2])
+    assume(abs(along_x[0] * along_y[1] - along_x[1] * along_y[0]) > 1e-4)
+    to_source, part = fixed(along_x, along_y), Window(2, 1, 6, 4)
+    image = picture()
+    everything = resample_colours(image, to_source, whole(8, 8), (8, 8))
+    assert torch.equal(resample_colours(image, to_source, part, (8, 8)), everything[:, *part.slices])

@@ -1,0 +1,167 @@
+"""A run that is killed at any moment, and started again by the same command, ends as one that never was."""
+
+import json
+import random
+import time
+
+import pytest
+import torch
+from forked_runs import start
+from shapes_recipe import tiny, tiny_recipe
+
+from composer_copypaste.integrations.composer.callbacks import MACHINE_KEYS, EvaluationFile
+from composer_copypaste.integrations.composer.checkpoints import CheckpointWriter, saved_checkpoints
+from composer_copypaste.runs.folder import RunFolder
+from composer_copypaste.runs.train import train
+
+KILLS = 20
+LONG = [
+    "data.shapes.train=20",
+    "data.batch_size=4",
+    "copy_paste.bank_size=16",
+    "model.box_dropout=0.2",
+    "model.mask_dropout=0.1",
+    "data.workers=0",
+    "training.duration=11ba",
+    "training.eval_interval=3ba",
+    "training.checkpoint_interval=2ba",
+    "schedule.warmup=4ba",
+]
+"""Epochs of five batches, so that evaluations, checkpoints and epochs never end at once."""
+
+IN_EPOCHS = [*LONG, "training.duration=2ep", "training.eval_interval=1ep", "training.checkpoint_interval=1ba"]
+
+
+def run(place, folder, *overrides, kill_after=None):
+    """Whether the run came to its end before it was killed."""
+    process = start(*tiny(place, *LONG, *overrides, f"output={folder.root}"), log=place / "log.txt")
+    process.join(kill_after)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return False
+    assert process.exitcode == 0, (place / "log.txt").read_text()
+    return True
+
+
+def rows(folder):
+    found = map(json.loads, folder.metrics.read_text().splitlines())
+    return [{name: value for name, value in row.items() if not name.startswith(MACHINE_KEYS)} for row in found]
+
+
+def state(folder):
+    return torch.load(folder.latest_checkpoint, weights_only=False)["state"]
+
+
+def assert_same_to_the_bit(run, reference):
+    assert rows(run) == rows(reference)
+    assert {path.name for path in run.root.rglob("*")} == {path.name for path in reference.root.rglob("*")}
+    for name in ("evaluation.json", "categories.json", "training_pictures.png", "predictions.png", "curves.png"):
+        assert (run.root / name).read_bytes() == (reference.root / name).read_bytes(), name
+    one, other = state(run), state(reference)
+    for part in ("model", "optimizers", "schedulers"):
+        assert same(one[part], other[part]), part
+
+
+def same(one, other):
+    """Whether two nested values are equal, tensors to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    chance = random.Random(0)
+    reference, repeated = RunFolder(tmp_path / "reference"), RunFolder(tmp_path / "repeated")
+    assert run(tmp_path, reference)  # draws the shapes, and waits for the imports
+    began = time.monotonic()
+    assert run(tmp_path, repeated)
+    duration = time.monotonic() - began
+    kills = number = 0
+    while kills < KILLS:
+        folder = RunFolder(tmp_path / f"run{number}")
+        while not run(
+            tmp_path,
+            folder,
+            f"data.workers={chance.choice((0, 2))}",
+            kill_after=chance.uniform(0, 0.7 * duration) if kills < KILLS else None,
+        ):
+            kills += 1
+        assert_same_to_the_bit(folder, reference)
+        number += 1
+    assert_same_to_the_bit(repeated, reference)
+
+
+class Stopped(Exception):
+    """Instead of a kill, at the moment that a test wants."""
+
+
+@pytest.fixture(scope="module")
+def in_epochs(tmp_path_factory):
+    """A run of two epochs that was never stopped."""
+    place = tmp_path_factory.mktemp("epochs")
+    train(tiny_recipe(place, *IN_EPOCHS), folder := RunFolder(place / "reference"))
+    return folder
+
+
+def train_until_saved(recipe, folder, checkpoint, monkeypatch):
+    def save(writer, state):
+        whole(writer, state)
+        if saved_checkpoints(folder)[-1].name == checkpoint:
+            raise Stopped
+
+    whole = CheckpointWriter.save
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointWriter, "save", save)
+        with pytest.raises(Stopped):
+            train(recipe, folder)
+
+
+@pytest.mark.parametrize("failing", [1, 2], ids=["on the way", "at the end"])
+def test_a_run_whose_evaluation_fails_has_saved_its_weights_and_goes_on_with_that_evaluation(
+    in_epochs, failing, monkeypatch
+):
+    place, folder = in_epochs.root.parent, RunFolder(in_epochs.root.parent / f"evaluation{failing}")
+    ended = []
+
+    def eval_end(callback, state, logger):
+        ended.append(state.timestamp.batch.value)
+        if len(ended) == failing:
+            raise ZeroDivisionError
+        whole(callback, state, logger)
+
+    whole = EvaluationFile.eval_end
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluationFile, "eval_end", eval_end)
+        with pytest.raises(ZeroDivisionError) as caught:
+            train(tiny_recipe(place, *IN_EPOCHS), folder)
+    [note] = caught.value.__notes__
+    assert note.endswith(f" then the same command with output={folder.root} goes on")
+    assert saved_checkpoints(folder)[-1].name == f"ep{failing}-ba{5 * failing}-rank0.pt"
+    train(tiny_recipe(place, *IN_EPOCHS), folder)
+    assert_same_to_the_bit(folder, in_epochs)
+
+
+@pytest.mark.parametrize(
+    ("interval", "checkpoint"),
+    [
+        pytest.param("1ba", "ep0-ba3-rank0.pt", id="in the first epoch"),
+        pytest.param("1ba", "ep0-ba5-rank0.pt", id="after its last batch"),
+        pytest.param("1ep", "ep1-ba5-rank0.pt", id="after it"),
+        pytest.param("1ba", "ep1-ba7-rank0.pt", id="in the second epoch"),
+    ],
+)
+def test_a_run_of_epochs_stopped_in_one_or_between_two_ends_as_one_that_never_was(
+    in_epochs, interval, checkpoint, monkeypatch, capfd
+):
+    place, folder = in_epochs.root.parent, RunFolder(in_epochs.root.parent / checkpoint)
+    first = tiny_recipe(place, *IN_EPOCHS, f"training.checkpoint_interval={interval}")
+    train_until_saved(first, folder, checkpoint, monkeypatch)
+    train(tiny_recipe(place, *IN_EPOCHS), folder)
+    assert "at batch " + checkpoint.split("-")[1].removeprefix("ba") in capfd.readouterr().err
+    assert_same_to_the_bit(folder, in_epochs)
