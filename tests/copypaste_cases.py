@@ -10,7 +10,7 @@ from reference import box_around, numpy
 from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.sources import Further
+from composer_copypaste.functional.sources import ExtraSources
 from composer_copypaste.settings import CopyPasteSettings
 
 SIDE = 8
@@ -51,12 +51,12 @@ def plan_of(*rows):
 
 def carry_out(plan, images, targets, *, bank=None, pool=None, **settings):
     """The batch after a hand-written plan."""
-    return batch.paste(images, targets, CopyPasteSettings(**settings), plan, Further(bank, pool))
+    return batch.paste(images, targets, CopyPasteSettings(**settings), plan, ExtraSources(bank, pool))
 
 
 def paste_seeded(images, targets, settings, seed=0, bank=None, pool=None):
     """The batch after the plan that a seed draws."""
-    return batch.paste(images, targets, settings, torch.Generator().manual_seed(seed), Further(bank, pool))
+    return batch.paste(images, targets, settings, torch.Generator().manual_seed(seed), ExtraSources(bank, pool))
 
 
 class Pool:
@@ -97,7 +97,7 @@ class Case:
         if not self.earlier:
             return None
         bank = InstanceBank(self.remembered)
-        batch.paste(*self.earlier, self.settings, PastePlan.from_rows([]), Further(bank))
+        batch.paste(*self.earlier, self.settings, PastePlan.from_rows([]), ExtraSources(bank))
         return bank
 
 

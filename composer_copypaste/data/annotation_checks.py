@@ -10,7 +10,7 @@ from numpy import ndarray
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.records import CocoAnnotation, CocoImage
-from composer_copypaste.data.rle import Segmentation, mask_extents, rle_of, stencil
+from composer_copypaste.data.rle import Segmentation, cropped_mask, mask_extents, rle_of
 from composer_copypaste.errors import DataError, first_few, warn_of_data
 
 Groups = Mapping[int, Sequence[CocoAnnotation]]
@@ -185,7 +185,7 @@ def _are_outside(objects: _Objects) -> Bool[ndarray, " n"]:
     thin = (np.minimum(x2 - x1, y2 - y1) < 1.5) & (objects.boxes[:, 2:].min(axis=1) > ROUNDING)
     for number in np.flatnonzero(~outside & (thin | _are_fractions(objects))):
         width, height = objects.sizes[number, :2].astype(int).tolist()
-        outside[number] = stencil(objects.annotations[number]["segmentation"], (height, width)) is None
+        outside[number] = cropped_mask(objects.annotations[number]["segmentation"], (height, width)) is None
     return outside
 
 

@@ -18,7 +18,7 @@ from composer_copypaste.data.check_images import check_images, in_threads
 from composer_copypaste.data.dataset import CocoAnnotations, in_folder
 from composer_copypaste.data.images import read_picture, read_rgba
 from composer_copypaste.data.records import CocoAnnotation, CocoImage
-from composer_copypaste.data.rle import draw_stencils, stencil
+from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, listed
 from composer_copypaste.functional.windows import Window, box_windows
 from composer_copypaste.settings import ImageSettings
@@ -201,7 +201,7 @@ def _read_coco(
 ) -> Pixels:
     size = (image.height, image.width)
     picture = read_picture(folder / image.file_name, size, settings=settings)
-    mask = draw_stencils([stencil(annotation["segmentation"], size)], size)[0]
+    mask = draw_cropped_masks([cropped_mask(annotation["segmentation"], size)], size)[0]
     return _copy(picture[:, *window.slices]), _copy(mask[window.slices])
 
 

@@ -47,7 +47,7 @@ class OutlinedObjects:
 
 
 @dataclass(frozen=True)
-class Stencil:
+class CroppedMask:
     """The pixels of one object: a mask of 0 and 1 without empty borders, and the place of its first pixel."""
 
     top: int
@@ -65,9 +65,9 @@ class Stencil:
         """The number of pixels."""
         return int(np.count_nonzero(self.mask))
 
-    def mirrored(self, width: int) -> "Stencil":
+    def mirrored(self, width: int) -> "CroppedMask":
         """The same pixels in a mirrored picture of this width."""
-        return Stencil(self.top, width - self.left - self.mask.shape[1], self.mask[:, ::-1])
+        return CroppedMask(self.top, width - self.left - self.mask.shape[1], self.mask[:, ::-1])
 
 
 def rle_counts(text: bytes) -> list[int]:
@@ -138,7 +138,7 @@ def _summed_from_the_run_before_the_last(
     return counts
 
 
-def stencil_of_rle(rle: Rle) -> Stencil | None:
+def cropped_mask_of_rle(rle: Rle) -> CroppedMask | None:
     """The pixels of a run-length encoding; None where it has none."""
     counts = np.array(rle_counts(rle["counts"]), dtype=np.int64)
     covered = np.flatnonzero(counts[1::2])
@@ -151,7 +151,7 @@ def stencil_of_rle(rle: Rle) -> Stencil | None:
     columns = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(right - left, height)
     rows = np.flatnonzero(columns.any(axis=0))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
-    return Stencil(top, left, columns[:, top:bottom].T)
+    return CroppedMask(top, left, columns[:, top:bottom].T)
 
 
 def rle_of_polygons(polygons: Polygons, size: tuple[int, int]) -> Rle:
@@ -165,16 +165,16 @@ def rle_of(segmentation: Segmentation, size: tuple[int, int]) -> Rle:
     return rle_of_polygons(segmentation, size) if isinstance(segmentation, list) else segmentation
 
 
-def stencil(segmentation: Segmentation, size: tuple[int, int]) -> Stencil | None:
+def cropped_mask(segmentation: Segmentation, size: tuple[int, int]) -> CroppedMask | None:
     """The pixels of an annotated object, as pycocotools' ``annToMask`` draws them; None where it has none."""
-    return stencil_of_rle(rle_of(segmentation, size))
+    return cropped_mask_of_rle(rle_of(segmentation, size))
 
 
-def draw_stencils(stencils: Sequence[Stencil | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
+def draw_cropped_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
     """One plane of 0 and 1 for each object; only where an object lies is memory written."""
-    masks = _zeros((len(stencils), *size))
+    masks = _zeros((len(cropped_masks), *size))
     planes = masks.numpy()
-    for plane, drawn in zip(planes, stencils, strict=True):
+    for plane, drawn in zip(planes, cropped_masks, strict=True):
         if drawn is not None:
             x1, y1, x2, y2 = drawn.box
             plane[y1:y2, x1:x2] = drawn.mask
@@ -189,14 +189,14 @@ def _zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
-def stencils_of(objects: OutlinedObjects) -> list[Stencil | None]:
+def cropped_masks_of(objects: OutlinedObjects) -> list[CroppedMask | None]:
     """The pixels of each object."""
-    return [stencil(outline, objects.size) for outline in objects.segmentations]
+    return [cropped_mask(outline, objects.size) for outline in objects.segmentations]
 
 
 def draw_masks(objects: OutlinedObjects) -> UInt8[Tensor, "n h w"]:
     """The objects' masks in their picture, equal to pycocotools' to the pixel."""
-    return draw_stencils(stencils_of(objects), objects.size)
+    return draw_cropped_masks(cropped_masks_of(objects), objects.size)
 
 
 _AT_ONCE = 50_000
@@ -235,7 +235,7 @@ def enclosing(
     )
     widened = boxes.copy()
     for number in np.flatnonzero(beyond.any(axis=1)).tolist():
-        drawn = stencil(segmentations[number], size)
+        drawn = cropped_mask(segmentations[number], size)
         if drawn is not None:
             x1, y1, x2, y2 = boxes[number].tolist()
             left, top, right, bottom = drawn.box

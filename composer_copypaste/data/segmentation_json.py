@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.rle import Polygons, Rle, Segmentation, draw_stencils, rle_counts, rle_of, stencil
+from composer_copypaste.data.rle import (
+    Polygons,
+    Rle,
+    Segmentation,
+    cropped_mask,
+    draw_cropped_masks,
+    rle_counts,
+    rle_of,
+)
 from composer_copypaste.errors import as_json, counted
 
 SHORTEST_SIDE = 1e-3
@@ -181,7 +189,7 @@ def _of_exteriors(parts: Sequence[Json], size: Size) -> Segmentation:
     if not any(holes):
         return exteriors
     drawn, cut = (
-        draw_stencils([stencil(polygons, size) if polygons else None for polygons in parts], size).numpy()
+        draw_cropped_masks([cropped_mask(polygons, size) if polygons else None for polygons in parts], size).numpy()
         for parts in ([[exterior] for exterior in exteriors], holes)
     )
     rle: Rle = coco_mask.encode(np.asfortranarray((drawn > cut).any(axis=0).astype(np.uint8)))

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from composer_copypaste.data.rle import (
+    CroppedMask,
     OutlinedObjects,
     Polygons,
     Rle,
-    Stencil,
-    draw_stencils,
+    cropped_mask_of_rle,
+    cropped_masks_of,
+    draw_cropped_masks,
     rle_of_polygons,
-    stencil_of_rle,
-    stencils_of,
 )
-from composer_copypaste.functional.large_scale_jitter import PADDING, Framing, draw_framing
+from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, draw_framing
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import Fraction, LargeScaleJitterSettings, check_limits
 
@@ -44,16 +44,16 @@ class Flip:
 
     def instances(self, objects: OutlinedObjects) -> Instances:
         """All objects, with annotated boxes and areas."""
-        boxes, stencils = objects.boxes, stencils_of(objects)
+        boxes, cropped_masks = objects.boxes, cropped_masks_of(objects)
         if self.horizontal:
             width = objects.size[1]
-            boxes, stencils = _mirrored(boxes, width), [drawn and drawn.mirrored(width) for drawn in stencils]
-        masks = draw_stencils(stencils, objects.size)
+            boxes, cropped_masks = _mirrored(boxes, width), [drawn and drawn.mirrored(width) for drawn in cropped_masks]
+        masks = draw_cropped_masks(cropped_masks, objects.size)
         return Instances(boxes=boxes, labels=objects.labels, masks=masks, area=objects.area, iscrowd=objects.iscrowd)
 
 
 @dataclass(frozen=True)
-class Crop(Framing):
+class Crop(CropResize):
     """What `LargeScaleJitterTransform` draws, as it applies to a decoded picture and to outlines as annotated."""
 
     def picture(self, picture: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
@@ -66,30 +66,32 @@ class Crop(Framing):
 
     def instances(self, objects: OutlinedObjects, min_area: int) -> Instances:
         """The objects that keep ``min_area`` pixels, crowds that keep one; boxes and areas are those of the pixels."""
-        stencils = [self._stencil(segmentation) for segmentation in objects.segmentations]
+        cropped_masks = [self._stencil(segmentation) for segmentation in objects.segmentations]
         enough = [1 if crowd else min_area for crowd in objects.iscrowd.tolist()]
         kept = {
-            number: drawn for number, drawn in enumerate(stencils) if drawn is not None and drawn.area >= enough[number]
+            number: drawn
+            for number, drawn in enumerate(cropped_masks)
+            if drawn is not None and drawn.area >= enough[number]
         }
         index = torch.tensor(list(kept), dtype=torch.int64)
         return Instances(
             boxes=torch.tensor([drawn.box for drawn in kept.values()], dtype=torch.float32).reshape(-1, 4),
             labels=objects.labels[index],
-            masks=draw_stencils(list(kept.values()), self.canvas),
+            masks=draw_cropped_masks(list(kept.values()), self.canvas),
             area=torch.tensor([drawn.area for drawn in kept.values()], dtype=torch.float32),
             iscrowd=objects.iscrowd[index],
         )
 
-    def _stencil(self, segmentation: Polygons | Rle) -> Stencil | None:
+    def _stencil(self, segmentation: Polygons | Rle) -> CroppedMask | None:
         if isinstance(segmentation, list):
             return self._stencil_of_polygons(segmentation)
         return self._stencil_of_rle(segmentation)
 
-    def _stencil_of_polygons(self, polygons: Polygons) -> Stencil | None:
+    def _stencil_of_polygons(self, polygons: Polygons) -> CroppedMask | None:
         """The object drawn at the size it is shown at."""
         shown = [self._shown_polygon(polygon) for polygon in polygons]
         visible = [polygon for polygon in shown if self._touches(polygon)]
-        return stencil_of_rle(rle_of_polygons(visible, self.resized)) if visible else None
+        return cropped_mask_of_rle(rle_of_polygons(visible, self.resized)) if visible else None
 
     def _shown_polygon(self, polygon: np.ndarray) -> np.ndarray:
         top, left, height, width = self.window
@@ -103,20 +105,20 @@ class Crop(Framing):
         x, y = polygon[0::2], polygon[1::2]
         return bool(x.max() > 0 and y.max() > 0 and x.min() < self.resized[1] and y.min() < self.resized[0])
 
-    def _stencil_of_rle(self, rle: Rle) -> Stencil | None:
+    def _stencil_of_rle(self, rle: Rle) -> CroppedMask | None:
         """The nearest of the mask's pixels for each that is shown."""
-        stencil = stencil_of_rle(rle)
-        if stencil is None:
+        cropped_mask = cropped_mask_of_rle(rle)
+        if cropped_mask is None:
             return None
         top, left, height, width = self.window
-        x1, y1, x2, y2 = stencil.box
+        x1, y1, x2, y2 = cropped_mask.box
         rows = _nearest(top - y1, height, self.resized[0])
         columns = _nearest(left - x1, width, self.resized[1])
         if self.flip:
             columns = columns[::-1]
         rows_shown = np.flatnonzero((rows >= 0) & (rows < y2 - y1))
         columns_shown = np.flatnonzero((columns >= 0) & (columns < x2 - x1))
-        mask = stencil.mask[rows[rows_shown]][:, columns[columns_shown]]
+        mask = cropped_mask.mask[rows[rows_shown]][:, columns[columns_shown]]
         return _trimmed(mask, rows_shown, columns_shown)
 
 
@@ -169,13 +171,13 @@ def _nearest(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:
     return offset + (2 * np.arange(shown) + 1) * length // (2 * shown)
 
 
-def _trimmed(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Stencil | None:
+def _trimmed(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> CroppedMask | None:
     """The mask, whose pixels lie in these adjacent rows and columns, without its empty borders."""
     filled_rows, filled_columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(filled_rows):
         return None
     y1, y2, x1, x2 = filled_rows[0], filled_rows[-1] + 1, filled_columns[0], filled_columns[-1] + 1
-    return Stencil(int(rows[y1]), int(columns[x1]), mask[y1:y2, x1:x2])
+    return CroppedMask(int(rows[y1]), int(columns[x1]), mask[y1:y2, x1:x2])
 
 
 def _mirrored(boxes: Float[Tensor, "n 4"], width: int) -> Float[Tensor, "n 4"]:

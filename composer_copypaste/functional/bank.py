@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import counted
-from composer_copypaste.functional.plan import Scene, asks_for_areas, weights_of
+from composer_copypaste.functional.plan import ImageInfo, asks_for_areas, weights_of
 from composer_copypaste.functional.tensors import on_device, read_back
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.instances import Instances
@@ -21,7 +21,7 @@ from composer_copypaste.settings import CopyPasteSettings
 
 
 @dataclass(frozen=True)
-class Crop:
+class CroppedObject:
     """One object, and the part of its picture that shows it."""
 
     image: Shaped[Tensor, "c h w"]
@@ -41,7 +41,7 @@ class Crop:
         if not np.isfinite(self.box).all():
             raise ValueError(f"a remembered object or a cut-out: expected a finite box, got {self.box.tolist()}")
 
-    def beside(self, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> "Crop":
+    def beside(self, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> "CroppedObject":
         """The crop on the device of a batch's image and of its objects; its fields keep their types.
 
         Raises:
@@ -85,7 +85,7 @@ def check_extras(fields: Instances, instances: Instances) -> None:
 
 
 @dataclass(frozen=True)
-class Remembered:
+class BankImage:
     """What is left of a picture: its size, and its objects, each in a crop of its own."""
 
     size: tuple[int, int]
@@ -106,9 +106,9 @@ class Remembered:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def without_first(self, n: int) -> "Remembered":
+    def without_first(self, n: int) -> "BankImage":
         """The picture without its first ``n`` objects."""
-        return Remembered(
+        return BankImage(
             size=self.size,
             boxes=self.boxes[n:],
             labels=self.labels[n:],
@@ -119,7 +119,7 @@ class Remembered:
             fields=self.fields[n:],
         )
 
-    def to(self, device: torch.device) -> "Remembered":
+    def to(self, device: torch.device) -> "BankImage":
         """The picture with its crops on the device; the same where they are there."""
         if all(crop.device == device for crop in (*self.images, *self.masks)):
             return self
@@ -129,18 +129,20 @@ class Remembered:
             masks=[on_device(mask, device) for mask in self.masks],
         )
 
-    def scene(self, settings: CopyPasteSettings) -> Scene:
+    def scene(self, settings: CopyPasteSettings) -> ImageInfo:
         """The picture as a plan sees it."""
         areas = self.areas
         if areas is None and asks_for_areas(settings):
             areas = read_back(torch.stack([mask.count_nonzero() for mask in self.masks])).astype(np.float64)
-        return Scene(*self.size, self.boxes, weights_of(self.labels, areas, math.prod(self.size), settings))
+        return ImageInfo(*self.size, self.boxes, weights_of(self.labels, areas, math.prod(self.size), settings))
 
-    def crop(self, k: int) -> Crop:
+    def crop(self, k: int) -> CroppedObject:
         """The crop of one object; its fields are moved to the crop's coordinates."""
         corner = np.array([self.windows[k].x1, self.windows[k].y1])
         fields = self.fields[k : k + 1]
-        return Crop(self.images[k], self.masks[k], self.boxes[k] - np.tile(corner, 2), _moved(fields, corner.tolist()))
+        return CroppedObject(
+            self.images[k], self.masks[k], self.boxes[k] - np.tile(corner, 2), _moved(fields, corner.tolist())
+        )
 
     @property
     def nbytes(self) -> int:
@@ -181,7 +183,7 @@ class InstanceBank:
         self._clear()
 
     def _clear(self) -> None:
-        self._pictures: deque[Remembered] = deque()
+        self._pictures: deque[BankImage] = deque()
         self._firsts: deque[int] = deque()
         """Of each picture the number of its first object, counted from the first that was ever added."""
         self._end = 0
@@ -203,12 +205,12 @@ class InstanceBank:
         return self._nbytes
 
     @property
-    def pictures(self) -> Sequence[Remembered]:
+    def pictures(self) -> Sequence[BankImage]:
         """The pictures of which it remembers objects, oldest first."""
         return tuple(self._pictures)
 
     @property
-    def newest(self) -> Remembered:
+    def newest(self) -> BankImage:
         """The picture of which it remembers objects since last; there must be one."""
         return self._pictures[-1]
 
@@ -222,7 +224,7 @@ class InstanceBank:
             self._pictures = deque(picture.to(device) for picture in self._pictures)
             self._device = device
 
-    def add(self, picture: Remembered) -> None:
+    def add(self, picture: BankImage) -> None:
         """Remember a picture's objects; what is too much leaves, oldest first.
 
         Its crops are where those of all others are: where ``to`` was told last.
@@ -241,7 +243,7 @@ class InstanceBank:
                 self._firsts.appendleft(first + surplus)
                 self._nbytes += rest.nbytes
 
-    def crop(self, number: int) -> Crop:
+    def crop(self, number: int) -> CroppedObject:
         """The crop of an object, counted from the oldest."""
         if not 0 <= number < len(self):
             raise IndexError(f"the bank holds {counted(len(self), 'object')}")
@@ -282,7 +284,7 @@ def _moved(fields: Instances, corner: Sequence[int]) -> Instances:
     return Instances(fields.boxes, fields.labels, fields.masks, fields.area, fields.iscrowd, extras)
 
 
-def _state_of(picture: Remembered) -> dict[str, object]:
+def _state_of(picture: BankImage) -> dict[str, object]:
     fields = picture.fields.map(Tensor.cpu)
     return {
         "size": torch.tensor(picture.size),
@@ -297,11 +299,11 @@ def _state_of(picture: Remembered) -> dict[str, object]:
     }
 
 
-def _picture_of(state: Mapping) -> Remembered:
+def _picture_of(state: Mapping) -> BankImage:
     height, width = state["size"].tolist()
     labels, areas = state["host_labels"].numpy(), state.get("host_areas")
     no_masks = torch.zeros((len(labels), 0, 0), dtype=torch.uint8)
-    return Remembered(
+    return BankImage(
         size=(height, width),
         boxes=state["host_boxes"].numpy(),
         labels=labels,

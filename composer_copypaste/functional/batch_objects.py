@@ -13,10 +13,10 @@ from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.bank import InstanceBank, Remembered
+from composer_copypaste.functional.bank import BankImage, InstanceBank
 from composer_copypaste.functional.class_maps import Classes, classes_of, masks_of
 from composer_copypaste.functional.layout import Objects, object_windows
-from composer_copypaste.functional.plan import PastePlan, Scene, asks_for_areas, weights_of
+from composer_copypaste.functional.plan import ImageInfo, PastePlan, asks_for_areas, weights_of
 from composer_copypaste.functional.resample import size_of
 from composer_copypaste.functional.tensors import Images, copied, on_device, read_back, rows_of
 from composer_copypaste.functional.windows import Window, are_empty
@@ -152,7 +152,7 @@ FARTHEST = 1 << 16
 
 
 @dataclass(frozen=True)
-class Inventory:
+class ImageObjects:
     """One image's objects: every field of them, and what the host knows."""
 
     instances: Instances
@@ -167,18 +167,18 @@ class Inventory:
     """Of a class-id map, whose objects' masks are drawn when it is known which of them are copied."""
 
     @property
-    def scene(self) -> Scene:
+    def scene(self) -> ImageInfo:
         """The image as a plan sees it."""
-        return Scene(*self.objects.size, self.objects.boxes, self.weights)
+        return ImageInfo(*self.objects.size, self.objects.boxes, self.weights)
 
-    def remembered(self, image: Shaped[Tensor, "c h w"], at_most: int) -> Remembered:
+    def remembered(self, image: Shaped[Tensor, "c h w"], at_most: int) -> BankImage:
         """The objects that may be copied, the last ones of more than that, each cropped from the image."""
         rows = object_windows(self.objects.boxes, self.objects.size)
         kept = np.flatnonzero((self.weights > 0) & ~are_empty(rows)).tolist()
         kept = kept[max(0, len(kept) - at_most) :]
         windows = [Window(*rows[j].tolist()) for j in kept]
         fields = self.instances.without_masks()
-        return Remembered(
+        return BankImage(
             size=self.objects.size,
             boxes=self.objects.boxes[kept],
             labels=self.labels[kept],
@@ -194,16 +194,16 @@ class Inventory:
             return copied(self.objects.masks[j][window.slices])
         return (self.class_ids[window.slices] == int(self.labels[j])).view(torch.uint8)
 
-    def classes(self, numbers: Int64[ndarray, " k"]) -> "Inventory":
+    def classes(self, numbers: Int64[ndarray, " k"]) -> "ImageObjects":
         """Some of a class-id map's objects, their masks drawn."""
         found, where = Classes(self.labels, self.objects.boxes)[numbers], self.class_ids
         objects = Objects(masks_of(cast(Tensor, where), found), found.boxes)
         fields = rows_of(self.instances.without_masks(), numbers)
         instances = replace(fields, masks=objects.masks)
-        return Inventory(instances, objects, found.ids, self.iscrowd[numbers], self.weights[numbers], None, where)
+        return ImageObjects(instances, objects, found.ids, self.iscrowd[numbers], self.weights[numbers], None, where)
 
 
-def only_copied(plan: PastePlan, inventories: Sequence[Inventory]) -> tuple[PastePlan, list[Inventory]]:
+def only_copied(plan: PastePlan, inventories: Sequence[ImageObjects]) -> tuple[PastePlan, list[ImageObjects]]:
     """The plan for class-id maps of which only the classes that it copies are objects, and these."""
     source, instance = plan.source.numpy(), plan.instance.numpy().copy()
     copied_classes = []
@@ -213,7 +213,9 @@ def only_copied(plan: PastePlan, inventories: Sequence[Inventory]) -> tuple[Past
     return replace(plan, instance=torch.from_numpy(instance)), copied_classes
 
 
-def remember(bank: InstanceBank, images: Sequence[Shaped[Tensor, "c _h _w"]], inventories: Sequence[Inventory]) -> None:
+def remember(
+    bank: InstanceBank, images: Sequence[Shaped[Tensor, "c _h _w"]], inventories: Sequence[ImageObjects]
+) -> None:
     """Add a batch's objects to the bank; those that would leave it at once are not even cropped."""
     pictures, room = [], bank.size
     for image, inventory in reversed(list(zip(images, inventories, strict=True))):
@@ -223,9 +225,9 @@ def remember(bank: InstanceBank, images: Sequence[Shaped[Tensor, "c _h _w"]], in
         bank.add(picture)
 
 
-def inventories_of(
+def batch_objects(
     images: Images, targets: Sequence[Target] | Integer[Tensor, "n h w"], settings: CopyPasteSettings
-) -> list[Inventory]:
+) -> list[ImageObjects]:
     """What each image holds.
 
     Raises:
@@ -238,7 +240,7 @@ def inventories_of(
     return [_of_classes(ids, classes, settings) for ids, classes in zip(targets, classes_of(targets), strict=True)]
 
 
-def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Inventory]:
+def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[ImageObjects]:
     sizes = [size_of(image) for image in images]
     batch = _instances(targets, sizes, settings)
     if not batch:
@@ -256,7 +258,7 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
     weights = weights_of(labels, area, pictures, settings) * (iscrowd == 0)
     parts = [slice(end - count, end) for count, end in zip(counts, ends.tolist(), strict=True)]
     return [
-        Inventory(
+        ImageObjects(
             instances,
             Objects(instances.masks, boxes[part]),
             labels[part],
@@ -272,7 +274,7 @@ def objects_without_waiting(images: Images, targets: Sequence[Target], settings:
     """The objects of each image, with boxes as large as it where theirs are on a device, which is not waited for.
 
     Raises:
-        ValueError, TypeError: as :func:`inventories_of`, but for what boxes on a device hold.
+        ValueError, TypeError: as :func:`batch_objects`, but for what boxes on a device hold.
     """
     sizes = [size_of(image) for image in images]
     batch = _instances(targets, sizes, settings)
@@ -353,7 +355,7 @@ def check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> N
         )
 
 
-def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPasteSettings) -> Inventory:
+def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPasteSettings) -> ImageObjects:
     """Each class of a map of ids is one object."""
     none_yet = torch.zeros((), dtype=torch.uint8, device=ids.device).expand(len(classes.ids), *ids.shape)
     labels, objects = classes.ids, Objects(none_yet, classes.boxes)
@@ -363,4 +365,4 @@ def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPas
     present = on_device(labels, ids.device, ids.dtype)
     none = torch.zeros_like(present)
     instances = Instances(none[:, None].expand(-1, 4), present, objects.masks, area=none, iscrowd=none)
-    return Inventory(instances, objects, labels, np.zeros(len(labels)), weights, areas, ids)
+    return ImageObjects(instances, objects, labels, np.zeros(len(labels)), weights, areas, ids)

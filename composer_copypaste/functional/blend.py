@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.functional.layout import Landing, Landings
+from composer_copypaste.functional.layout import PastedObject, PastedObjects
 from composer_copypaste.functional.resample import resample_colours, resample_mask, size_of
 from composer_copypaste.functional.tensors import Images, copied_to_paint, erode, rounded
 from composer_copypaste.functional.windows import Window
@@ -46,15 +46,15 @@ def _grey(colours: Float[Tensor, "c h w"]) -> Float[Tensor, "1 h w"]:
 
 
 @dataclass(frozen=True)
-class CutOut:
+class WarpedMask:
     """One copied object, resampled to where it lands; where its window is narrower, there is nothing of it beyond."""
 
-    landing: Landing
+    landing: PastedObject
     window: Window
     mask: UInt8[Tensor, "h w"]
 
 
-def cut_out(landing: Landing, masks: UInt8[Tensor, "n _h _w"], erosion: int) -> CutOut:
+def warped_mask(landing: PastedObject, masks: UInt8[Tensor, "n _h _w"], erosion: int) -> WarpedMask:
     """The object's mask as the target sees it.
 
     Its border is eroded by so many pixels; the target's edge is no border, what lies beyond it counts.
@@ -62,15 +62,15 @@ def cut_out(landing: Landing, masks: UInt8[Tensor, "n _h _w"], erosion: int) -> 
     beyond, mask = resample_mask(masks[landing.instance], landing.to_source, landing.window.grown(erosion))
     window = beyond & landing.window
     if window.is_empty:  # any pixel of the target, which is not the object's
-        return CutOut(landing, Window(0, 0, 1, 1), mask.new_zeros((1, 1)))
+        return WarpedMask(landing, Window(0, 0, 1, 1), mask.new_zeros((1, 1)))
     mask = mask.clamp(max=1)  # anything but 0 is the object
     if erosion:
         mask = erode(mask, erosion)[window.within(beyond).slices]
-    return CutOut(landing, window, mask)
+    return WarpedMask(landing, window, mask)
 
 
 def stack(
-    cut_outs: Sequence[CutOut], below: UInt8[Tensor, "n h w"]
+    cut_outs: Sequence[WarpedMask], below: UInt8[Tensor, "n h w"]
 ) -> tuple[list[UInt8[Tensor, "_h _w"]], UInt8[Tensor, "h w"]]:
     """What is visible of each object when they lie on each other, the last on top; and where none lies: 1, else 0."""
     free = below.new_ones(size_of(below))
@@ -86,8 +86,8 @@ def stack(
 def painted_by_windows(
     images: Images,
     sources: Sequence[Shaped[Tensor, "c _h _w"]],
-    landings: Landings,
-    cut_outs: Sequence[CutOut],
+    landings: PastedObjects,
+    cut_outs: Sequence[WarpedMask],
     blend_sigma: float,
 ) -> Images:
     """New images with the objects painted on, one after the other."""
@@ -98,7 +98,7 @@ def painted_by_windows(
 
 
 def _paint(
-    painted: Shaped[Tensor, "c h w"], cut: CutOut, source: Shaped[Tensor, "c _h _w"], blend_sigma: float
+    painted: Shaped[Tensor, "c h w"], cut: WarpedMask, source: Shaped[Tensor, "c _h _w"], blend_sigma: float
 ) -> None:
     """Paint one object, whose colours may change, and whose seam may be soft."""
     size, colour = size_of(painted), cut.landing.colour.tolist()

@@ -11,23 +11,23 @@ from jaxtyping import Integer
 from torch import Tensor
 
 from composer_copypaste.errors import counted
-from composer_copypaste.functional.bank import Crop, InstanceBank
+from composer_copypaste.functional.bank import CroppedObject, InstanceBank
 from composer_copypaste.functional.batch_objects import (
-    Inventory,
+    ImageObjects,
+    batch_objects,
     check_sizes,
-    inventories_of,
     objects_without_waiting,
     only_copied,
     remember,
     warn_of_unnamed_keys,
 )
 from composer_copypaste.functional.category_names import labelled
-from composer_copypaste.functional.engines.engine import composite_of
+from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, Objects, layout_of
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan, given_or_default
-from composer_copypaste.functional.sources import Further, Pool, check_pool
+from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import Images, images_like, plain_images, sequence_like, without_autocast
 from composer_copypaste.functional.visibility import assemble, decide, without_masks
 from composer_copypaste.instances import (
@@ -140,7 +140,7 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
 ) -> tuple[GivenImages, GivenTargets]:
     """Images and targets of a batch with objects copied between them ("Simple Copy-Paste", Ghiasi et al., CVPR 2021).
 
-    Works on the device that holds the batch. What the arguments hold is never modified; what no paste touched may be
+    Works on the device that holds the batch. What the arguments hold is never modified; what no paste overlapped may be
     shared with them. Boxes are expected to enclose their masks: pixels further than one from an object's box are not
     copied with it, and are gone from its mask where others of its pixels were hidden.
 
@@ -207,7 +207,7 @@ def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     further = _further(bank, pool, settings)
     check_batch(images, cast(Targets, targets))
     source = given_or_default(generator)
-    return _plan(inventories_of(images, cast(Targets, targets), settings), settings, source, further)
+    return _plan(batch_objects(images, cast(Targets, targets), settings), settings, source, further)
 
 
 def paste(
@@ -215,7 +215,7 @@ def paste(
     targets: Targets,
     settings: CopyPasteSettings,
     source: torch.Generator | PastePlan,
-    further: Further,
+    further: ExtraSources,
 ) -> Pasted:
     """Carry out a plan, or draw one first; as :func:`copypaste_batch`, with an account of what was done."""
     check_batch(images, targets)
@@ -232,7 +232,7 @@ def _pasted(
     targets: Targets,
     settings: CopyPasteSettings,
     source: torch.Generator | PastePlan,
-    further: Further,
+    further: ExtraSources,
 ) -> Pasted:
     """As :func:`paste`, of plain images and class ids, to plain ones and a list of targets."""
     if not settings.p and isinstance(source, torch.Generator) and further.bank is None:  # nobody asks for all there is
@@ -243,7 +243,7 @@ def _pasted(
         return replace(
             nothing, targets=list(map(_untouched, targets, objects_without_waiting(images, targets, settings)))
         )
-    inventories = inventories_of(images, targets, settings)
+    inventories = batch_objects(images, targets, settings)
     if inventories:
         further.check(inventories[0].instances)
     plan = _plan(inventories, settings, source, further)
@@ -268,7 +268,7 @@ def _untouched(target: Target, objects: Objects) -> Target:
 
 
 def _carried_out(
-    before: Pasted, inventories: Sequence[Inventory], settings: CopyPasteSettings, further: Further
+    before: Pasted, inventories: Sequence[ImageObjects], settings: CopyPasteSettings, further: ExtraSources
 ) -> Pasted:
     """The batch after its plan."""
     n, image, plan = len(inventories), before.images[0], before.plan
@@ -285,13 +285,13 @@ def _carried_out(
 def _laid_out(
     layout: Layout,
     before: Pasted,
-    inventories: Sequence[Inventory],
-    crops: Sequence[Crop],
+    inventories: Sequence[ImageObjects],
+    crops: Sequence[CroppedObject],
     settings: CopyPasteSettings,
 ) -> Pasted:
     """The batch with what lands in it; the objects of the layout are those of the inventories, then the crops'."""
     n = len(inventories)
-    composite = composite_of(layout, before.images[0].device, settings)
+    composite = engine_for(layout, before.images[0].device, settings)
     objects = without_masks([image.instances for image in inventories] + [crop.fields for crop in crops])
     changed: Sequence[Target] | Tensor
     if isinstance(before.targets, Tensor):
@@ -324,7 +324,7 @@ def _laid_out(
     return replace(before, images=images, targets=changed, added=added, dropped=dropped)
 
 
-def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSettings) -> Further:
+def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSettings) -> ExtraSources:
     if not isinstance(bank, InstanceBank | None):
         raise TypeError(f"bank: expected an InstanceBank, got {bank!r}")
     if bank is None and settings.bank_size:
@@ -336,14 +336,14 @@ def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSe
         raise ValueError(f"bank_size: expected the size of the bank, {bank.size}, or 0, got {settings.bank_size}")
     if pool is not None:
         check_pool(pool, settings)
-    return Further(bank, pool)
+    return ExtraSources(bank, pool)
 
 
 def _plan(
-    inventories: Sequence[Inventory],
+    inventories: Sequence[ImageObjects],
     settings: CopyPasteSettings,
     source: torch.Generator | PastePlan,
-    further: Further,
+    further: ExtraSources,
 ) -> PastePlan:
     scenes = [image.scene for image in inventories]
     if isinstance(source, torch.Generator):
@@ -352,7 +352,7 @@ def _plan(
     return source
 
 
-def _reason(inventories: Sequence[Inventory], settings: CopyPasteSettings, further: Further) -> str | None:
+def _reason(inventories: Sequence[ImageObjects], settings: CopyPasteSettings, further: ExtraSources) -> str | None:
     """Why nothing could be pasted, if nothing could."""
     if settings.p == 0 or len(further):
         return None

@@ -14,7 +14,7 @@ from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS, wa
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.tensors import on_device
-from composer_copypaste.functional.visibility import Outcome
+from composer_copypaste.functional.visibility import KeptObjects
 from composer_copypaste.settings import CopyPasteSettings, KeypointPairs
 
 COCO_PERSON = (
@@ -154,7 +154,7 @@ class PlacedKeypoints:
     """Those that were exchanged in these."""
 
     def after(
-        self, extras: Mapping[str, Shaped[Tensor, "g ..."]], outcome: Outcome, owners: Int64[ndarray, " p"]
+        self, extras: Mapping[str, Shaped[Tensor, "g ..."]], outcome: KeptObjects, owners: Int64[ndarray, " p"]
     ) -> dict[str, Shaped[Tensor, "r ..."]]:
         """Those of the objects that stay, and what tells of them.
 

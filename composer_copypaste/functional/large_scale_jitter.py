@@ -41,7 +41,7 @@ torchvision fills up its batches."""
 
 
 @dataclass(frozen=True)
-class Framing:
+class CropResize:
     """A window of a picture, and the size it is shown at.
 
     The window, (top, left, height, width) in whole pixels of the picture, is resized to ``resized``, mirrored if
@@ -81,15 +81,15 @@ class Framing:
         return np.array([[across, 0, 0], [0, down, 0]])
 
 
-def draw_framing(size: tuple[int, int], settings: LargeScaleJitterSettings, generator: torch.Generator) -> Framing:
-    """Draw the framing of a picture of this (height, width)."""
+def draw_framing(size: tuple[int, int], settings: LargeScaleJitterSettings, generator: torch.Generator) -> CropResize:
+    """Draw the crop_resize of a picture of this (height, width)."""
     scale, row, column, flip = uniforms((4,), generator).tolist()
     smallest, largest = settings.scale_range
     fit = min(canvas / side for canvas, side in zip(settings.size, size, strict=True))
     factor = fit * (smallest + scale * (largest - smallest))
     top, height, shown_height = _shown_part(size[0], settings.size[0], factor, row)
     left, width, shown_width = _shown_part(size[1], settings.size[1], factor, column)
-    return Framing(
+    return CropResize(
         window=(top, left, height, width),
         resized=(shown_height, shown_width),
         canvas=settings.size,
@@ -157,16 +157,16 @@ def large_scale_jitter_batch(
 def frame(
     images: Images,
     targets: Sequence[Target] | ClassIds,
-    framings: Sequence[Framing],
+    crop_resizes: Sequence[CropResize],
     settings: LargeScaleJitterSettings,
 ) -> tuple[Shaped[Tensor, "n c h2 w2"], Sequence[Target] | Integer[Tensor, "n h2 w2"]]:
-    """The batch as its framings show it."""
-    pictures = _pictures(plain_images(images), framings)
+    """The batch as its crop_resizes show it."""
+    pictures = _pictures(plain_images(images), crop_resizes)
     pictures = as_tv_tensor(pictures, _example(images))
     if isinstance(targets[0], Tensor):
-        ids = _class_ids(targets, images, framings, settings.ignore_index)  # type: ignore[arg-type]
+        ids = _class_ids(targets, images, crop_resizes, settings.ignore_index)  # type: ignore[arg-type]
         return pictures, as_tv_tensor(ids, _example(targets))
-    after = _targets(targets, images, framings, settings)  # type: ignore[arg-type]
+    after = _targets(targets, images, crop_resizes, settings)  # type: ignore[arg-type]
     return pictures, sequence_like(after, targets)
 
 
@@ -175,22 +175,22 @@ def _example(values: object) -> object:
     return values[0] if isinstance(values, list | tuple) else values
 
 
-def _pictures(images: Images, framings: Sequence[Framing]) -> Shaped[Tensor, "n c h2 w2"]:
+def _pictures(images: Images, crop_resizes: Sequence[CropResize]) -> Shaped[Tensor, "n c h2 w2"]:
     """The pictures, antialiased where they are made smaller, in the top left corners of the padding."""
     like, channels = images[0], len(images[0])
     colour = np.array(PADDING if channels == len(PADDING) else [np.mean(PADDING)] * channels)
     colour = colour / 255 if like.is_floating_point() else np.rint(colour)
-    canvas = like.new_empty((len(images), channels, *framings[0].canvas))
+    canvas = like.new_empty((len(images), channels, *crop_resizes[0].canvas))
     canvas.copy_(on_device(colour, like.device, like.dtype)[:, None, None])
-    for number, (image, framing) in enumerate(zip(images, framings, strict=True)):
-        shown, everything = _shown(canvas[number], framing), Window(0, 0, *framing.resized)
-        colours = resample_colours(framing.part_of(image), framing.to_window(), everything, framing.resized)
+    for number, (image, crop_resize) in enumerate(zip(images, crop_resizes, strict=True)):
+        shown, everything = _shown(canvas[number], crop_resize), Window(0, 0, *crop_resize.resized)
+        colours = resample_colours(crop_resize.part_of(image), crop_resize.to_window(), everything, crop_resize.resized)
         shown.copy_(rounded(colours, shown))
     return canvas
 
 
 def _class_ids(
-    ids: ClassIds, images: Images, framings: Sequence[Framing], ignore_index: int
+    ids: ClassIds, images: Images, crop_resizes: Sequence[CropResize], ignore_index: int
 ) -> Integer[Tensor, "n h2 w2"]:
     for i, (own, image) in enumerate(zip(ids, images, strict=True)):
         if tuple(own.shape) != size_of(image):
@@ -200,23 +200,23 @@ def _class_ids(
     dtype = reduce(torch.promote_types, [own.dtype for own in ids])
     if not torch.iinfo(dtype).min <= ignore_index <= torch.iinfo(dtype).max:
         raise ValueError(f"ignore_index: expected a class id that {dtype} can hold, got {ignore_index}")
-    canvas = plain(ids[0]).new_full((len(ids), *framings[0].canvas), ignore_index, dtype=dtype)
-    for shown, own, framing in zip(canvas, ids, framings, strict=True):
-        seen = resample_planes(framing.part_of(plain(own))[None], framing.to_window(), framing.resized)
-        _shown(shown, framing).copy_(seen[0])
+    canvas = plain(ids[0]).new_full((len(ids), *crop_resizes[0].canvas), ignore_index, dtype=dtype)
+    for shown, own, crop_resize in zip(canvas, ids, crop_resizes, strict=True):
+        seen = resample_planes(crop_resize.part_of(plain(own))[None], crop_resize.to_window(), crop_resize.resized)
+        _shown(shown, crop_resize).copy_(seen[0])
     return canvas
 
 
 def _targets(
-    targets: Sequence[Target], images: Images, framings: Sequence[Framing], settings: LargeScaleJitterSettings
+    targets: Sequence[Target], images: Images, crop_resizes: Sequence[CropResize], settings: LargeScaleJitterSettings
 ) -> list[Target]:
-    sizes, canvas = [size_of(image) for image in images], framings[0].canvas
+    sizes, canvas = [size_of(image) for image in images], crop_resizes[0].canvas
     object_keys = object_keys_of(targets, settings.object_keys)
     batch = instances_of(targets, sizes, object_keys, canvas)
     refuse_positions(targets, object_keys)
     warn_of_unnamed_keys(targets, object_keys)
     has_masks = any("masks" in target for target in targets)
-    after = (_by_pixels if has_masks else _by_boxes)(batch, framings, settings)
+    after = (_by_pixels if has_masks else _by_boxes)(batch, crop_resizes, settings)
     largest = largest_of([*sizes, canvas])
     return [
         target_of(target, objects, largest, canvas, fractions=not has_masks)
@@ -225,36 +225,36 @@ def _targets(
 
 
 def _by_pixels(
-    batch: Sequence[Instances], framings: Sequence[Framing], settings: LargeScaleJitterSettings
+    batch: Sequence[Instances], crop_resizes: Sequence[CropResize], settings: LargeScaleJitterSettings
 ) -> list[Instances]:
     """The objects that are left, with the masks, boxes and areas of their pixels."""
-    shown = [_resampled(own.masks, framing) for own, framing in zip(batch, framings, strict=True)]
+    shown = [_resampled(own.masks, crop_resize) for own, crop_resize in zip(batch, crop_resizes, strict=True)]
     profiles = [_profiles(masks, own.iscrowd) for masks, own in zip(shown, batch, strict=True)]
     numbers = _by_image(read_back(torch.cat(profiles)), batch)
     after = []
-    for own, masks, measured, framing in zip(batch, shown, numbers, framings, strict=True):
+    for own, masks, measured, crop_resize in zip(batch, shown, numbers, crop_resizes, strict=True):
         kept = _kept(measured, settings.min_area)
-        canvas = masks.new_zeros((len(kept), *framing.canvas))
-        _shown(canvas, framing).copy_(masks.index_select(0, on_device(kept, masks.device)))
-        after.append(replace(_left_over(own, measured[kept], kept, framing, settings), masks=canvas))
+        canvas = masks.new_zeros((len(kept), *crop_resize.canvas))
+        _shown(canvas, crop_resize).copy_(masks.index_select(0, on_device(kept, masks.device)))
+        after.append(replace(_left_over(own, measured[kept], kept, crop_resize, settings), masks=canvas))
     return after
 
 
 def _by_boxes(
-    batch: Sequence[Instances], framings: Sequence[Framing], settings: LargeScaleJitterSettings
+    batch: Sequence[Instances], crop_resizes: Sequence[CropResize], settings: LargeScaleJitterSettings
 ) -> list[Instances]:
     """The objects that are left, without masks: their boxes to a fraction of a pixel, and the areas of these."""
     rows = [torch.cat([own.boxes.detach().double(), own.iscrowd[:, None]], dim=1) for own in batch]
     numbers = read_back(torch.cat(rows))
     check_boxes(numbers[:, :4], np.cumsum([len(own) for own in batch]))
     after = []
-    for each, given, framing in zip(batch, _by_image(numbers, batch), framings, strict=True):
+    for each, given, crop_resize in zip(batch, _by_image(numbers, batch), crop_resizes, strict=True):
         own = replace(each, boxes=each.boxes.double(), area=each.area.double())  # a type of whole numbers would round
-        boxes = framing.boxes_of(given[:, :4])
+        boxes = crop_resize.boxes_of(given[:, :4])
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         measured = np.column_stack([area, boxes, given[:, 4]])
         kept = _kept(measured, settings.min_area)
-        after.append(_left_over(own, measured[kept], kept, framing, settings))
+        after.append(_left_over(own, measured[kept], kept, crop_resize, settings))
     return after
 
 
@@ -262,13 +262,13 @@ def _by_image(rows: Shaped[ndarray, "g k"], batch: Sequence[Instances]) -> list[
     return np.split(rows, np.cumsum([len(own) for own in batch])[:-1])
 
 
-def _resampled(masks: UInt8[Tensor, "n h w"], framing: Framing) -> UInt8[Tensor, "n h2 w2"]:
+def _resampled(masks: UInt8[Tensor, "n h w"], crop_resize: CropResize) -> UInt8[Tensor, "n h2 w2"]:
     """Masks, then of 0 and 1, at the size they are shown at: the pixel under each one's centre."""
-    return resample_planes(framing.part_of(masks), framing.to_window(), framing.resized).clamp(max=1)
+    return resample_planes(crop_resize.part_of(masks), crop_resize.to_window(), crop_resize.resized).clamp(max=1)
 
 
-def _shown(canvas: Shaped[Tensor, "*_ h w"], framing: Framing) -> Shaped[Tensor, "*_ h2 w2"]:
-    return canvas[..., : framing.resized[0], : framing.resized[1]]
+def _shown(canvas: Shaped[Tensor, "*_ h w"], crop_resize: CropResize) -> Shaped[Tensor, "*_ h2 w2"]:
+    return canvas[..., : crop_resize.resized[0], : crop_resize.resized[1]]
 
 
 def _profiles(masks: UInt8[Tensor, "n h w"], iscrowd: Shaped[Tensor, " n"]) -> Int32[Tensor, "n 6"]:
@@ -286,7 +286,7 @@ def _left_over(
     own: Instances,
     measured: Shaped[ndarray, "k 6"],
     kept: Int[ndarray, " k"],
-    framing: Framing,
+    crop_resize: CropResize,
     settings: LargeScaleJitterSettings,
 ) -> Instances:
     """The objects that stay, by what was measured of them, and still without masks."""
@@ -295,7 +295,7 @@ def _left_over(
         objects,
         boxes=_like(own.boxes, measured[:, 1:5]),
         area=_like(own.area, measured[:, 0]),
-        extras=_moved(objects.extras, framing, settings),
+        extras=_moved(objects.extras, crop_resize, settings),
     )
 
 
@@ -305,20 +305,20 @@ def _like(values: Shaped[Tensor, "..."], numbers: Shaped[ndarray, "..."]) -> Sha
 
 
 def _moved(
-    extras: Mapping[str, Shaped[Tensor, "k ..."]], framing: Framing, settings: LargeScaleJitterSettings
+    extras: Mapping[str, Shaped[Tensor, "k ..."]], crop_resize: CropResize, settings: LargeScaleJitterSettings
 ) -> Mapping[str, Shaped[Tensor, "k ..."]]:
     """Keypoints where the picture has them; zeros for those outside or not labelled."""
     values = extras.get("keypoints")
     if values is None:
         return extras
-    top, left, window_height, window_width = framing.window
-    height, width = framing.resized
+    top, left, window_height, window_width = crop_resize.window
+    height, width = crop_resize.resized
     x, y, visibility = values.double().unbind(dim=-1)
     x, y = (x - left) * (width / window_width), (y - top) * (height / window_height)
-    x = width - x if framing.flip else x
+    x = width - x if crop_resize.flip else x
     moved = torch.stack([x, y, visibility], dim=-1)
     pairs = pairs_of(values.shape[1], settings.keypoint_pairs, settings.p_flip)
-    mirrored = np.full(len(values), framing.flip)
+    mirrored = np.full(len(values), crop_resize.flip)
     moved = exchanged(moved, mirrored, pairs)
     ends = on_device([width, height], values.device)
     whole = on_device(not values.is_floating_point(), values.device)

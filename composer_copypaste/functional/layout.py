@@ -63,7 +63,7 @@ def object_windows(
 
 
 @dataclass(frozen=True)
-class Landing:
+class PastedObject:
     """One copied object: where it comes from, and the window of the target outside which it has no pixel."""
 
     source: int
@@ -74,7 +74,7 @@ class Landing:
 
 
 @dataclass(frozen=True)
-class Landings:
+class PastedObjects:
     """What lands in the images of a batch, ordered by target, and bottom to top."""
 
     target: Int64[ndarray, " m"]
@@ -92,8 +92,8 @@ class Landings:
     def __len__(self) -> int:
         return len(self.target)
 
-    def __getitem__(self, m: int) -> Landing:
-        return Landing(
+    def __getitem__(self, m: int) -> PastedObject:
+        return PastedObject(
             int(self.source[m]),
             int(self.instance[m]),
             self.to_source[m],
@@ -131,17 +131,17 @@ class Layout:
     """The number in the row of each source's first object."""
     windows: Int64[ndarray, "g 4"]
     """In its source, of each object."""
-    landings: Landings
+    landings: PastedObjects
 
     @cached_property
-    def touched(self) -> Int64[ndarray, " k"]:
+    def overlapped(self) -> Int64[ndarray, " k"]:
         """The objects of images of whose windows a landing's has a pixel, by their number in the row, ascending."""
         from composer_copypaste.functional.engines.numba_kernels import (
-            mark_touched,  # Numba takes half a second to import
+            mark_overlapped,  # Numba takes half a second to import
         )
 
         landings, found = self.landings, np.full(len(self.windows), False)
-        mark_touched(ends_of(self.source, landings.targets), self.windows, landings.ends, landings.windows, found)
+        mark_overlapped(ends_of(self.source, landings.targets), self.windows, landings.ends, landings.windows, found)
         return np.flatnonzero(found)
 
     @cached_property
@@ -185,7 +185,7 @@ def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
     )
 
 
-def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarray, "s 2"]) -> Landings:
+def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarray, "s 2"]) -> PastedObjects:
     """The landings of objects that have these boxes in their sources."""
     columns = (plan.target, plan.source, plan.instance, plan.to_source, plan.colour)
     target, source, instance, to_source, colour = (column.numpy() for column in columns)
@@ -193,7 +193,7 @@ def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarra
     windows = cut_windows(unbounded, sizes[target])
     order = np.argsort(target, kind="stable")  # a hand-written plan may mix its targets
     order = order[~are_empty(windows[order])]
-    return Landings(
+    return PastedObjects(
         target=target[order],
         source=source[order],
         instance=instance[order],

@@ -20,7 +20,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Scene:
+class ImageInfo:
     """One image: its size in pixels and its objects' boxes, all on the host."""
 
     height: int
@@ -139,7 +139,7 @@ class PastePlan:
         columns = {field.name: getattr(self, field.name).tolist() for field in fields(self)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def check(self, scenes: Sequence[Scene], further: int = 0) -> None:
+    def check(self, scenes: Sequence[ImageInfo], further: int = 0) -> None:
         """Raise ``ValueError`` where the plan names what a batch and so many sources beyond it do not have."""
         self._check_columns()
         if len(self) and (most := int(self.target.unique(return_counts=True)[1].max())) > MOST_FOR_AN_IMAGE:

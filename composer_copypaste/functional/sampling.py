@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64, Integer, Shaped
 from numpy import ndarray
 
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.plan import PastePlan, Scene
+from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.sources import Pool, weighted_categories
 from composer_copypaste.functional.windows import box_corners
@@ -49,7 +49,7 @@ def integer(n: int, generator: torch.Generator) -> int:
 
 
 @dataclass(frozen=True)
-class Copies:
+class PasteParams:
     """What is drawn for objects that are copied, a row for each."""
 
     number: Int64[ndarray, " m"]
@@ -59,8 +59,8 @@ class Copies:
     colour: Float[ndarray, "m 3"]
     """Factors of brightness, contrast and saturation."""
 
-    def __getitem__(self, rows: Bool[ndarray, " m"]) -> "Copies":
-        return Copies(self.number[rows], self.to_source[rows], self.colour[rows])
+    def __getitem__(self, rows: Bool[ndarray, " m"]) -> "PasteParams":
+        return PasteParams(self.number[rows], self.to_source[rows], self.colour[rows])
 
 
 def draw_linear(
@@ -142,7 +142,7 @@ def draw_shifts(
     linear: Float[ndarray, "k 2 2"],
     boxes: Float[ndarray, "m 4"],
     which: Int64[ndarray, " m"],
-    scenes: Sequence[tuple[Scene, Scene]],
+    scenes: Sequence[tuple[ImageInfo, ImageInfo]],
     settings: CopyPasteSettings,
     generator: torch.Generator,
 ) -> tuple[Float[ndarray, "m 2"], Bool[ndarray, " m"]]:
@@ -179,7 +179,7 @@ def draw_shifts(
 def draw_free_shifts(
     linear: Float[ndarray, "m 2 2"],
     boxes: Float[ndarray, "m 4"],
-    target: Scene,
+    target: ImageInfo,
     settings: CopyPasteSettings,
     generator: torch.Generator,
 ) -> tuple[Float[ndarray, "m 2"], Bool[ndarray, " m"]]:
@@ -265,18 +265,18 @@ def _extents(linear: Float[ndarray, "m 2 2"], boxes: Float[ndarray, "m 4"]) -> F
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
-class Exchange(NamedTuple):
+class Pairing(NamedTuple):
     """An image that receives something from a picture: one of the batch, or one that the bank remembers."""
 
     target: int
     picture: int
     """Counted on from the batch's images to the bank's pictures."""
-    scenes: tuple[Scene, Scene]
+    scenes: tuple[ImageInfo, ImageInfo]
     """The picture and the image."""
 
 
 def draw_plan(
-    scenes: Sequence[Scene],
+    scenes: Sequence[ImageInfo],
     settings: CopyPasteSettings,
     generator: torch.Generator,
     bank: InstanceBank | None = None,
@@ -291,7 +291,7 @@ def draw_plan(
         bank: its objects' pictures, as further sources.
         pool: cut-outs, as further sources.
     """
-    exchanges: list[Exchange] = []
+    exchanges: list[Pairing] = []
     plans: list[PastePlan] = []
     remembered = () if bank is None else bank.pictures
     pictures, first_cut_out = len(scenes) + len(remembered), len(scenes) + (0 if bank is None else len(bank))
@@ -305,14 +305,14 @@ def draw_plan(
         elif pictures > 1:
             picture = (target + int(u_picture * (pictures - 1)) + 1) % pictures
             seen = scenes[picture] if picture < len(scenes) else remembered[picture - len(scenes)].scene(settings)
-            exchanges.append(Exchange(target, picture, (seen, scenes[target])))
+            exchanges.append(Pairing(target, picture, (seen, scenes[target])))
     if exchanges:
         plans.append(_draw_copies(exchanges, len(scenes), bank, settings, generator))
     return _joined(plans)
 
 
 def _draw_copies(
-    exchanges: Sequence[Exchange],
+    exchanges: Sequence[Pairing],
     n: int,
     bank: InstanceBank | None,
     settings: CopyPasteSettings,
@@ -328,7 +328,7 @@ def _draw_copies(
     shifts, placed = draw_shifts(linear, boxes, which, scenes, settings, generator)
     colour = draw_colours(draws, settings, generator)[draw]
     first = np.cumsum([0, *(len(picture.boxes) for picture, _ in scenes)])
-    copies = Copies(objects - first[which], backwards(inverse[draw], shifts), colour)[placed]
+    copies = PasteParams(objects - first[which], backwards(inverse[draw], shifts), colour)[placed]
     target, picture = np.array([(exchange.target, exchange.picture) for exchange in exchanges]).T[:, which[placed]]
     return _from_sources(target, picture, copies, n, bank)
 
@@ -336,7 +336,7 @@ def _draw_copies(
 def _from_sources(
     target: Int64[ndarray, " m"],
     picture: Int64[ndarray, " m"],
-    copies: Copies,
+    copies: PasteParams,
     n: int,
     bank: InstanceBank | None,
 ) -> PastePlan:
@@ -354,11 +354,11 @@ def _from_sources(
         source[row], instance[row] = n + bank.first(place) + number, 0
         window = remembered[place].windows[number]
         to_source[row, :, 2] = np.rint(to_source[row, :, 2] * PIXEL) / PIXEL - (window.x1, window.y1)
-    return _plan(target, source, instance, Copies(copies.number, to_source, copies.colour))
+    return _plan(target, source, instance, PasteParams(copies.number, to_source, copies.colour))
 
 
 def _plan(
-    target: Int64[ndarray, " m"], source: Int64[ndarray, " m"], instance: Int64[ndarray, " m"], copies: Copies
+    target: Int64[ndarray, " m"], source: Int64[ndarray, " m"], instance: Int64[ndarray, " m"], copies: PasteParams
 ) -> PastePlan:
     columns = (target, source, instance, copies.to_source, copies.colour)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
@@ -376,14 +376,16 @@ def _joined(plans: Sequence[PastePlan]) -> PastePlan:
     return PastePlan(*(getattr(plan, field.name)[order] for field in fields(PastePlan)))
 
 
-def draw_cut_outs(pool: Pool, target: Scene, settings: CopyPasteSettings, generator: torch.Generator) -> Copies:
+def draw_cut_outs(
+    pool: Pool, target: ImageInfo, settings: CopyPasteSettings, generator: torch.Generator
+) -> PasteParams:
     """Draw which cut-outs an image receives, and where; the maps lead to the pictures that ``read`` gives."""
     low, high = settings.pool_instances
     m = min(low + integer(high - low + 1, generator), settings.max_copied_instances or high)
     chosen = _choose(pool, m, settings, generator)
     linear, inverse = draw_linear(m, settings.pool_scale_range, settings, generator)
     shifts, placed = draw_free_shifts(linear, pool.boxes[chosen], target, settings, generator)
-    return Copies(chosen, backwards(inverse, shifts), draw_colours(m, settings, generator))[placed]
+    return PasteParams(chosen, backwards(inverse, shifts), draw_colours(m, settings, generator))[placed]
 
 
 def _choose(pool: Pool, m: int, settings: CopyPasteSettings, generator: torch.Generator) -> Integer[ndarray, " m"]:

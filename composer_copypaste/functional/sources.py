@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import counted
-from composer_copypaste.functional.bank import Crop, InstanceBank, check_extras
+from composer_copypaste.functional.bank import CroppedObject, InstanceBank, check_extras
 from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS
 from composer_copypaste.functional.plan import asks_for_areas, weights_of
 from composer_copypaste.functional.tensors import on_device
@@ -94,7 +94,7 @@ def _areas(pool: Pool) -> Float[ndarray, " n"]:
     return np.array([int(pool.read(number)[1].count_nonzero()) for number in range(len(pool.labels))], dtype=np.float64)
 
 
-def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> Crop:
+def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> CroppedObject:
     """A cut-out on the device and with the types of a batch's image and of its objects, where these hold its label.
 
     Raises:
@@ -107,7 +107,7 @@ def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instan
     one = instances.without_masks().map(lambda values: values.new_zeros((1, *values.shape[1:])))
     label = int(pool.labels[number])
     dtype = one.labels.dtype if label <= exact_up_to(one.labels.dtype) else torch.int64
-    return Crop(
+    return CroppedObject(
         image=_in_range_of(image, on_device(colours, image.device)),
         mask=on_device(mask, instances.masks.device),
         box=pool.boxes[number],
@@ -123,7 +123,7 @@ def _in_range_of(image: Shaped[Tensor, "c _h _w"], colours: UInt8[Tensor, "c h w
 
 
 @dataclass(frozen=True)
-class Further:
+class ExtraSources:
     """Where objects come from besides the other images of the batch.
 
     In the plan of a batch of N images its sources are number N, N + 1 and so on, each with one object: those that the
@@ -147,7 +147,7 @@ class Further:
         if self.pool is not None:
             check_cut_outs_have(instances)
 
-    def crop(self, number: int, image: Shaped[Tensor, "c h w"], instances: Instances) -> Crop:
+    def crop(self, number: int, image: Shaped[Tensor, "c h w"], instances: Instances) -> CroppedObject:
         """A source, on the device and with the types of a batch's image and of its objects."""
         if self.bank is not None and number < self._remembered:
             return self.bank.crop(number).beside(image, instances)

@@ -47,7 +47,7 @@ def extents(occupied: Shaped[Tensor, "n s"]) -> tuple[Int32[Tensor, " n"], Int32
 
 
 @dataclass(frozen=True)
-class Outcome:
+class KeptObjects:
     """The objects that images have after pasting, decided on the host.
 
     A row for each: image after image, first those of its own that stay, then the ones that joined, bottom to top.
@@ -86,24 +86,26 @@ class Outcome:
         return np.bincount(self.target[self.landing >= 0], minlength=n).tolist()
 
 
-def decide(layout: Layout, measures: Measures, iscrowd: Shaped[ndarray, " g"], settings: CopyPasteSettings) -> Outcome:
-    """Which objects stay; the measures are of the landings, then of the objects that were touched.
+def decide(
+    layout: Layout, measures: Measures, iscrowd: Shaped[ndarray, " g"], settings: CopyPasteSettings
+) -> KeptObjects:
+    """Which objects stay; the measures are of the landings, then of the objects that were overlapped.
 
     Objects that lost no pixel stay, whatever their size; crowd regions stay while a pixel of them is visible.
     """
-    landings, touched, m = layout.landings, layout.touched, len(layout.landings)
+    landings, overlapped, m = layout.landings, layout.overlapped, len(layout.landings)
     landed, left = measures[:m], measures[m:]
     lost = left.area < left.former
-    enough = np.where(iscrowd[touched] != 0, left.area > 0, _is_enough(left, settings))
+    enough = np.where(iscrowd[overlapped] != 0, left.area > 0, _is_enough(left, settings))
     stays = layout.receive.copy()
-    stays[touched[lost & ~enough]] = False
+    stays[overlapped[lost & ~enough]] = False
     changed = np.full(len(stays), -1)
-    changed[touched[lost]] = m + np.flatnonzero(lost)
+    changed[overlapped[lost]] = m + np.flatnonzero(lost)
     own = np.flatnonzero(stays)
     joined = np.flatnonzero(_is_enough(landed, settings))
     target = np.concatenate([layout.source[own], landings.target[joined]])
     order = np.argsort(target, kind="stable")
-    return Outcome(
+    return KeptObjects(
         images=landings.targets,
         target=target[order],
         origin=np.concatenate([own, layout.landed[joined]])[order],
@@ -123,7 +125,7 @@ def _is_enough(measures: Measures, settings: CopyPasteSettings) -> Bool[ndarray,
 
 def assemble(
     objects: Instances,
-    outcome: Outcome,
+    outcome: KeptObjects,
     measures: Measures,
     masks: Mapping[int, UInt8[Tensor, "_k _h _w"]],
     keypoints: Mapping[str, Shaped[Tensor, "r ..."]],

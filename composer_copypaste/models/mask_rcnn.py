@@ -63,7 +63,7 @@ POOLED = 7  # each box gets so many by so many features
 
 
 @dataclass(frozen=True)
-class Layout:
+class Architecture:
     """The sizes of what stands on a backbone. The defaults are those of torchvision's ``maskrcnn_resnet50_fpn``."""
 
     channels: int = 256
@@ -84,9 +84,9 @@ class Layout:
     """How many proposals and samples an image has, where torchvision's Mask R-CNN shall not use its own numbers."""
 
 
-STANDARD = Layout()
-V2 = Layout(box_convs=(256, 256, 256, 256), rpn_convs=2, normalised=True)
-SMALL = Layout(
+STANDARD = Architecture()
+V2 = Architecture(box_convs=(256, 256, 256, 256), rpn_convs=2, normalised=True)
+SMALL = Architecture(
     channels=64,
     box_features=256,
     mask_convs=(64, 64),
@@ -193,7 +193,7 @@ def _anchors(sizes: tuple[int, ...]) -> AnchorGenerator:
     return AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
 
 
-def _sampling(layout: Layout, detections: int) -> dict[str, int]:
+def _sampling(layout: Architecture, detections: int) -> dict[str, int]:
     """As many proposals as that number of detections needs: several anchors lie on each object.
 
     A proposal becomes one detection of a class at most, and those that lie on one object fall together: there are twice
@@ -207,7 +207,7 @@ def _sampling(layout: Layout, detections: int) -> dict[str, int]:
     }
 
 
-def _roi_pool(side: int, layout: Layout) -> MultiScaleRoIAlign:
+def _roi_pool(side: int, layout: Architecture) -> MultiScaleRoIAlign:
     return MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=side, sampling_ratio=layout.points)
 
 
@@ -222,7 +222,7 @@ class _MLPBoxHead(TwoMLPHead):
         return self.dropout(super().forward(x))
 
 
-def _box_head(layout: Layout, norm: Norm | None, dropout: float) -> nn.Module:
+def _box_head(layout: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
     if not layout.box_convs:
         return _MLPBoxHead(layout.channels * POOLED**2, layout.box_features, dropout)
     shape = (layout.channels, POOLED, POOLED)
@@ -230,7 +230,7 @@ def _box_head(layout: Layout, norm: Norm | None, dropout: float) -> nn.Module:
     return head.append(nn.Dropout(dropout))
 
 
-def _mask_head(layout: Layout, norm: Norm | None, dropout: float) -> nn.Module:
+def _mask_head(layout: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
     head: nn.Sequential = MaskRCNNHeads(layout.channels, layout.mask_convs, 1, norm_layer=norm)
     return head.append(nn.Dropout2d(dropout))
 
@@ -248,7 +248,7 @@ class _Body:
 RESNET_BEGINS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
-def _backbone(settings: MaskRCNNSettings, layout: Layout, norm: Norm) -> BackboneWithFPN:
+def _backbone(settings: MaskRCNNSettings, layout: Architecture, norm: Norm) -> BackboneWithFPN:
     body = _body(settings.backbone, norm)
     _freeze(body, settings)
     return BackboneWithFPN(

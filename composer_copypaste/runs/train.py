@@ -37,7 +37,7 @@ from composer_copypaste.integrations.composer.from_recipe import (
     build_schedule,
     check_loggers,
 )
-from composer_copypaste.integrations.composer.model import Detections, MaskRCNN
+from composer_copypaste.integrations.composer.model import DetectionDict, MaskRCNN
 from composer_copypaste.integrations.composer.training_images import TrainingPictures, TrainingSheet
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.models.weights import check_named
@@ -256,7 +256,7 @@ def _with_rles(objects: OutlinedObjects) -> dict[str, object]:
     return {"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.iscrowd, "rles": rles}
 
 
-def _detect(model: MaskRCNN, pictures: Sequence[torch.Tensor]) -> list[Detections]:
+def _detect(model: MaskRCNN, pictures: Sequence[torch.Tensor]) -> list[DetectionDict]:
     device = next(model.parameters()).device
     model.eval()
     return [found for picture in pictures for found in model.eval_forward(([picture.to(device)], [{}]))]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
-from composer_copypaste.data.rle import enclosing, mask_extents, stencil
+from composer_copypaste.data.rle import cropped_mask, enclosing, mask_extents
 
 SIZE = (48, 64)
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -50,7 +50,7 @@ def test_a_box_that_encloses_its_mask_s_pixels_stays_as_annotated():
 @given(points=st.lists(st.tuples(st.floats(-5, 70), st.floats(-5, 55)), min_size=3, max_size=9))
 def test_no_pixel_of_a_polygon_lies_outside_its_box(points):
     outline = [np.array(points, dtype=np.float64).ravel()]
-    drawn = stencil(outline, SIZE)
+    drawn = cropped_mask(outline, SIZE)
     box = np.round(mask_extents([outline]))  # cut to whole pixels
     (x1, y1), (x2, y2) = (
         np.floor(enclosing(box, [outline], SIZE)[0, :2]),

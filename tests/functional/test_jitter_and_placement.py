@@ -6,11 +6,11 @@ import torch
 from copypaste_cases import pictures, target
 
 from composer_copypaste.functional.copypaste import copypaste_batch
-from composer_copypaste.functional.plan import Scene
+from composer_copypaste.functional.plan import ImageInfo
 from composer_copypaste.functional.sampling import covered_fraction, draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
-SCENE = Scene(40, 60, np.array([[5.0, 6.0, 13.0, 18.0]]), np.ones(1))
+SCENE = ImageInfo(40, 60, np.array([[5.0, 6.0, 13.0, 18.0]]), np.ones(1))
 
 
 def maps(n=200, scenes=(SCENE, SCENE), **settings):
@@ -60,18 +60,18 @@ def test_placed_anywhere_the_middle_is_in_the_image_and_parts_are_outside():
 
 @pytest.mark.parametrize("placement", ["random", "anywhere"])
 def test_no_object_hides_more_of_the_own_ones_boxes_than_allowed(placement):
-    own = Scene(40, 60, np.array([[0.0, 0.0, 30.0, 40.0]]), np.zeros(1))
+    own = ImageInfo(40, 60, np.array([[0.0, 0.0, 30.0, 40.0]]), np.zeros(1))
     for x, _ in middles(maps(scenes=(own, SCENE), placement=placement, max_overlap=0.0)):
         assert x >= 30 + 4  # the object is 8 wide
 
 
 def test_where_no_place_will_do_the_object_is_left_out():
-    full = Scene(40, 60, np.array([[0.0, 0.0, 60.0, 40.0]]), np.zeros(1))
+    full = ImageInfo(40, 60, np.array([[0.0, 0.0, 60.0, 40.0]]), np.zeros(1))
     assert len(maps(scenes=(full, SCENE), placement="random", max_overlap=0.5)) == 0
 
 
 def test_more_tries_find_more_places():
-    narrow = Scene(40, 60, np.array([[0.0, 0.0, 48.0, 40.0]]), np.zeros(1))
+    narrow = ImageInfo(40, 60, np.array([[0.0, 0.0, 48.0, 40.0]]), np.zeros(1))
     found = [len(maps(scenes=(narrow, SCENE), placement="random", max_overlap=0.0, placement_tries=n)) for n in (1, 50)]
     assert found[0] < 50
     assert found[1] > 190
@@ -92,7 +92,7 @@ def test_the_covered_fraction_counts_what_boxes_share_once(others, fraction):
 
 
 def test_colours_are_drawn_within_their_range_once_per_image_or_object():
-    two = Scene(40, 60, np.array([[5.0, 6.0, 13.0, 18.0], [0.0, 0.0, 5.0, 5.0]]), np.ones(2))
+    two = ImageInfo(40, 60, np.array([[5.0, 6.0, 13.0, 18.0], [0.0, 0.0, 5.0, 5.0]]), np.ones(2))
     for jitter, different in (("image", 1), ("instance", 2)):
         knobs = CopyPasteSettings(p=1.0, p_instance=1.0, jitter=jitter, brightness=0.5, saturation=0.2)
         colour = draw_plan([SCENE, two], knobs, torch.Generator().manual_seed(0)).colour[:2]

@@ -25,7 +25,7 @@ from composer_copypaste.functional.engines import engine as composite
 from composer_copypaste.functional.engines import numba_engine as host
 from composer_copypaste.functional.engines import numba_kernels as host_memory
 from composer_copypaste.functional.layout import layout_of
-from composer_copypaste.functional.sources import Further
+from composer_copypaste.functional.sources import ExtraSources
 
 pytest.importorskip("triton")
 from triton.runtime.errors import PTXASError
@@ -42,7 +42,7 @@ PLAIN = {"blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0
 @contextmanager
 def tritons_kernels():
     """As on a GPU, but on the device that there is."""
-    with mock.patch.object(composite, "kernels_for", lambda device: cuda.CudaKernels(device)):
+    with mock.patch.object(composite, "kernels_for", lambda device: cuda.TritonKernels(device)):
         yield
 
 
@@ -61,7 +61,7 @@ def pasted_by_triton(case):
 
 
 def pasted_by_numba(case):
-    with mock.patch.object(composite, "WindowComposite", side_effect=AssertionError):
+    with mock.patch.object(composite, "TorchEngine", side_effect=AssertionError):
         return case.paste()
 
 
@@ -106,13 +106,13 @@ def test_tritons_kernels_tell_the_truth_of_what_is_painted_object_after_object(c
 
 
 @many(100)
-@given(cases(counts=st.integers(0, 5), bank=True, dtypes=host.HostKernels.dtypes, **PLAIN))
+@given(cases(counts=st.integers(0, 5), bank=True, dtypes=host.NumbaKernels.dtypes, **PLAIN))
 def test_numbas_kernels_give_what_windows_give(case):
     assert_kernels_give_what_windows_give(case, pasted_by_numba)
 
 
 @many(40)
-@given(cases(sides=st.integers(1, 150), counts=st.integers(0, 3), dtypes=host.HostKernels.dtypes, **PLAIN))
+@given(cases(sides=st.integers(1, 150), counts=st.integers(0, 3), dtypes=host.NumbaKernels.dtypes, **PLAIN))
 def test_masks_written_past_the_caches_are_the_same(case):
     assert_kernels_give_what_windows_give(case, pasted_past_the_caches)
 
@@ -125,7 +125,7 @@ def test_numbas_kernels_tell_the_truth_of_what_is_painted_object_after_object(ca
 
 def carried_out(plan, images, targets, **settings):
     with tritons_kernels():
-        result = batch.paste(on_device(images), on_device(targets), CopyPasteSettings(**settings), plan, Further())
+        result = batch.paste(on_device(images), on_device(targets), CopyPasteSettings(**settings), plan, ExtraSources())
     return [image.cpu() for image in result.images], result.targets
 
 
@@ -156,10 +156,10 @@ def test_pasting_class_ids_reads_no_value_from_the_device():
     ids = torch.zeros(2, 8, 8, dtype=torch.int64, device=DEVICE)
     ids[1, 3:5, 2:6] = 7
     with tritons_kernels():
-        inventories = inventory.inventories_of(on_device(pictures()), ids, CopyPasteSettings())
+        inventories = inventory.batch_objects(on_device(pictures()), ids, CopyPasteSettings())
         plan, inventories = inventory.only_copied(plan_of((0, 1, 1, IDENTITY)), inventories)
         layout = layout_of(plan, [held.objects for held in inventories])
-        laid = composite.composite_of(layout, torch.device(DEVICE), CopyPasteSettings())
+        laid = composite.engine_for(layout, torch.device(DEVICE), CopyPasteSettings())
     labels = torch.cat([held.instances.labels for held in inventories])
     with NothingWaits():
         after = laid.class_ids(ids, labels)
@@ -170,7 +170,7 @@ def launches_of(planes):
     """Grid and table of each launch that writes these planes, and the alignment that it counts on."""
     kernel = mock.MagicMock()
     with mock.patch.object(cuda.kernels, "write_masks", kernel):
-        cuda.CudaKernels(torch.device("cpu")).write_masks(np.array(planes, dtype=np.int64))
+        cuda.TritonKernels(torch.device("cpu")).write_masks(np.array(planes, dtype=np.int64))
     grids, launches = kernel.__getitem__.call_args_list, kernel.__getitem__.return_value.call_args_list
     return [
         (grid.args[0], launch.args[0], launch.kwargs["ALIGNMENT"]) for grid, launch in zip(grids, launches, strict=True)
@@ -198,7 +198,7 @@ def test_more_planes_than_a_grid_has_rows_are_written_in_parts():
 def test_where_triton_runs_nothing_a_warning_says_so_once_and_torch_does_the_work(error, monkeypatch):
     device = torch.device("cuda:0")
     monkeypatch.setattr(cuda, "torch", mock.Mock(torch))
-    monkeypatch.setattr(cuda.CudaKernels, "write_masks", mock.Mock(side_effect=error))
+    monkeypatch.setattr(cuda.TritonKernels, "write_masks", mock.Mock(side_effect=error))
     cuda.can_run.cache_clear()
     with pytest.warns(UserWarning, match=r"because Triton runs no kernel there: .*It needs a C compiler"):
         assert composite.kernels_for(device) is None
@@ -216,7 +216,7 @@ def test_where_triton_runs_nothing_a_warning_says_so_once_and_torch_does_the_wor
 def test_a_device_that_is_out_of_memory_is_an_error_and_its_kernels_are_taken_once_it_has_some(error, monkeypatch):
     device = torch.device("cuda:0")
     monkeypatch.setattr(cuda, "torch", mock.Mock(torch))
-    monkeypatch.setattr(cuda.CudaKernels, "write_masks", mock.Mock(side_effect=[error, None]))
+    monkeypatch.setattr(cuda.TritonKernels, "write_masks", mock.Mock(side_effect=[error, None]))
     cuda.can_run.cache_clear()
     with pytest.raises(RuntimeError, match="out of memory"):
         composite.kernels_for(device)

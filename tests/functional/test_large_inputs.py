@@ -8,7 +8,7 @@ import torch
 from copypaste_cases import Pool, block, pictures, target
 
 from composer_copypaste.data.cutouts import CutOut, CutOutPool
-from composer_copypaste.functional.bank import InstanceBank, Remembered
+from composer_copypaste.functional.bank import BankImage, InstanceBank
 from composer_copypaste.functional.copypaste import copypaste_batch
 from composer_copypaste.functional.layout import Objects, layout_of
 from composer_copypaste.functional.plan import PastePlan
@@ -36,14 +36,14 @@ def test_which_of_many_objects_are_touched_takes_no_memory_for_pairs_of_them():
     objects = [Objects(torch.zeros(1, dtype=torch.uint8).expand(n, side, side), boxes)] * 2
     identity = ((1, 0, 0), (0, 1, 0))
     plan = PastePlan.from_rows([(0, 1, k, identity) for k in range(n)])
-    assert peak_of(lambda: layout_of(plan, objects).touched) < n * n
+    assert peak_of(lambda: layout_of(plan, objects).overlapped) < n * n
 
 
 def test_objects_are_touched_where_their_windows_share_a_pixel_with_a_pasted_one():
     boxes = np.array([[0, 0, 4, 4], [10, 10, 14, 14], [5, 0, 9, 4]], dtype=np.float64)  # windows end a pixel beyond
     objects = [Objects(torch.zeros(3, 16, 16, dtype=torch.uint8), boxes)] * 3
     landed = PastePlan.from_rows([(2, 1, 0, ((1, 0, 0), (0, 1, 0)))])
-    assert layout_of(landed, objects).touched.tolist() == [6, 8]
+    assert layout_of(landed, objects).overlapped.tolist() == [6, 8]
 
 
 def test_a_place_among_many_boxes_takes_no_memory_for_each_of_them_and_cell():
@@ -99,9 +99,9 @@ def test_a_batch_looks_at_no_picture_of_a_bank_but_those_it_copies_from(monkeypa
         bank.add(remembered(1, label))
     copypaste_batch(pictures(1), [target()], bank=bank, **IN_PLACE)
     looked = []
-    monkeypatch.setattr(Remembered, "to", lambda picture, device: looked.append("to"))
-    monkeypatch.setattr(Remembered, "nbytes", property(lambda picture: looked.append("nbytes") or 0))
-    monkeypatch.setattr(Remembered, "__len__", lambda picture: looked.append("len") or 1)
+    monkeypatch.setattr(BankImage, "to", lambda picture, device: looked.append("to"))
+    monkeypatch.setattr(BankImage, "nbytes", property(lambda picture: looked.append("nbytes") or 0))
+    monkeypatch.setattr(BankImage, "__len__", lambda picture: looked.append("len") or 1)
     copypaste_batch(pictures(1), [target()], bank=bank, **IN_PLACE)
     assert bank.nbytes > 0
     assert len(looked) < 10

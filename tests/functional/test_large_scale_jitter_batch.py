@@ -13,7 +13,7 @@ from test_copypaste_batch import many
 from composer_copypaste import LargeScaleJitterSettings, LargeScaleJitterTransform, large_scale_jitter_batch
 from composer_copypaste.data.rle import OutlinedObjects
 from composer_copypaste.functional import large_scale_jitter
-from composer_copypaste.functional.large_scale_jitter import PADDING, Framing, frame
+from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, frame
 
 SIDE = 8
 
@@ -41,13 +41,13 @@ def target(*boxes, size=(SIDE, SIDE), crowd=False):
     }
 
 
-def framing(**changes):
+def crop_resize(**changes):
     whole = {"window": (0, 0, SIDE, SIDE), "resized": (SIDE, SIDE), "canvas": (SIDE, SIDE), "flip": False}
-    return Framing(**(whole | changes))
+    return CropResize(**(whole | changes))
 
 
 def framed(image, fields, shown, **settings):
-    """One picture and its target, as a hand-written framing shows them."""
+    """One picture and its target, as a hand-written crop_resize shows them."""
     images, targets = frame([image], [fields], [shown], LargeScaleJitterSettings(size=(16, 16), **settings))
     return images[0], targets[0]
 
@@ -57,7 +57,7 @@ def drawn(mask):
 
 
 def test_a_picture_made_half_as_large_lies_in_the_corner_of_the_padding():
-    image, shown = framed(picture(), target((2, 2, 6, 4)), framing(resized=(4, 4)))
+    image, shown = framed(picture(), target((2, 2, 6, 4)), crop_resize(resized=(4, 4)))
     assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
     assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
     assert shown["area"].tolist() == [2]
@@ -68,7 +68,7 @@ def test_a_picture_made_half_as_large_lies_in_the_corner_of_the_padding():
 def test_making_smaller_averages_under_a_tent_of_two_pixels():
     stripes = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
     stripes[:, :, ::4] = 200
-    image, _ = framed(stripes, target(), framing(resized=(SIDE, 4)))
+    image, _ = framed(stripes, target(), crop_resize(resized=(SIDE, 4)))
     # columns 0 and 4 are lit. The tent weighs 3/7, 3/7, 1/7 in columns 0..2, where the edge cuts it off, and 1/8, 3/8,
     # 3/8, 1/8 in columns 1..4 and 3..6; columns 5..7 are dark
     assert image[0, 0, :4].tolist() == [round(200 * 3 / 7), 200 / 8, 200 * 3 / 8, 0]
@@ -76,7 +76,7 @@ def test_making_smaller_averages_under_a_tent_of_two_pixels():
 
 def test_an_enlarged_window_is_mirrored():
     picture_ = picture()
-    image, shown = framed(picture_, target((2, 2, 3, 6), (5, 0, 8, 8)), framing(window=(2, 1, 4, 4), flip=True))
+    image, shown = framed(picture_, target((2, 2, 3, 6), (5, 0, 8, 8)), crop_resize(window=(2, 1, 4, 4), flip=True))
     assert drawn(shown["masks"][0]) == ["....##.."] * 8  # column 1 of 4, mirrored and doubled
     assert shown["labels"].tolist() == [1]  # the other object is beside the window
     assert shown["boxes"].tolist() == [[4, 0, 6, 8]]
@@ -85,20 +85,20 @@ def test_an_enlarged_window_is_mirrored():
 
 def test_a_flip_alone_keeps_every_pixel():
     picture_ = picture()
-    image, shown = framed(picture_, target((1, 1, 3, 4)), framing(flip=True))
+    image, shown = framed(picture_, target((1, 1, 3, 4)), crop_resize(flip=True))
     assert torch.equal(image, picture_.flip(-1))
     assert shown["boxes"].tolist() == [[5, 1, 7, 4]]
 
 
 def test_masks_of_any_value_come_back_as_0_and_1():
     fields = target((2, 2, 6, 4))
-    _, shown = framed(picture(), fields | {"masks": fields["masks"] * 255}, framing(resized=(4, 4)))
+    _, shown = framed(picture(), fields | {"masks": fields["masks"] * 255}, crop_resize(resized=(4, 4)))
     assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
     assert shown["area"].tolist() == [2]
 
 
 def test_objects_stay_from_min_area_pixels_on_and_crowds_from_one():
-    half = framing(window=(0, 0, SIDE, 4), resized=(SIDE, 4))
+    half = crop_resize(window=(0, 0, SIDE, 4), resized=(SIDE, 4))
     boxes = [(3, 0, 6, 3), (3, 0, 6, 4)]  # 1 x 3 and 1 x 4 pixels lie in the window
     assert framed(picture(), target(*boxes), half, min_area=4)[1]["labels"].tolist() == [2]
     assert framed(picture(), target(*boxes), half, min_area=10**9)[1]["labels"].tolist() == []
@@ -108,7 +108,7 @@ def test_objects_stay_from_min_area_pixels_on_and_crowds_from_one():
 
 def test_a_crowd_among_objects_is_told_from_them():
     fields = target((3, 0, 6, 3), (3, 4, 6, 7)) | {"iscrowd": torch.tensor([0, 1])}
-    _, shown = framed(picture(), fields, framing(window=(0, 0, SIDE, 4), resized=(SIDE, 4)), min_area=4)
+    _, shown = framed(picture(), fields, crop_resize(window=(0, 0, SIDE, 4), resized=(SIDE, 4)), min_area=4)
     assert (shown["labels"].tolist(), shown["iscrowd"].tolist()) == ([2], [1])
 
 
@@ -118,7 +118,7 @@ def test_keypoints_move_and_other_rows_follow_their_objects():
         "scores": torch.tensor([5, 6]),
         "file_name": "0.png",
     }
-    _, shown = framed(picture(), fields, framing(window=(1, 1, 4, 4), flip=True), keypoint_pairs=())
+    _, shown = framed(picture(), fields, crop_resize(window=(1, 1, 4, 4), flip=True), keypoint_pairs=())
     # (2, 3) lies 1 and 2 into the window of 4: doubled 2 and 4, mirrored 6 and 4; (7, 1) lies outside
     assert shown["keypoints"].tolist() == [[[6, 4, 2], [0, 0, 0], [0, 0, 0]]]
     assert shown["scores"].tolist() == [5]
@@ -127,7 +127,7 @@ def test_keypoints_move_and_other_rows_follow_their_objects():
 
 def test_boxes_alone_are_framed_as_if_objects_filled_them():
     fields = {key: values for key, values in target((2, 2, 6, 4), (0, 6, 8, 8)).items() if key in ("boxes", "labels")}
-    _, shown = framed(picture(), fields, framing(window=(0, 0, 6, 8), resized=(3, 4)))
+    _, shown = framed(picture(), fields, crop_resize(window=(0, 0, 6, 8), resized=(3, 4)))
     assert list(shown) == ["boxes", "labels"]
     assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
 
@@ -136,7 +136,7 @@ def test_class_ids_are_padded_with_the_one_that_is_ignored():
     ids = torch.zeros(SIDE, SIDE, dtype=torch.int64)
     ids[2:4, 2:6] = 3
     settings = LargeScaleJitterSettings(size=(16, 16), ignore_index=9)
-    _, shown = frame([picture()], [ids], [framing(resized=(4, 4))], settings)
+    _, shown = frame([picture()], [ids], [crop_resize(resized=(4, 4))], settings)
     assert (shown.shape, shown.dtype) == ((1, SIDE, SIDE), torch.int64)
     assert (
         shown[0].tolist()
@@ -146,12 +146,12 @@ def test_class_ids_are_padded_with_the_one_that_is_ignored():
 
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, [c / 255 for c in PADDING]), (torch.uint8, PADDING)])
 def test_padding_has_one_colour_in_every_type(dtype, expected):
-    image, _ = framed(picture(dtype=dtype), target(), framing(resized=(4, 4)))
+    image, _ = framed(picture(dtype=dtype), target(), crop_resize(resized=(4, 4)))
     torch.testing.assert_close(image[:, 7, 7].double(), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_pictures_of_one_channel_are_padded_with_its_grey():
-    image, _ = framed(picture(channels=1), target(), framing(resized=(4, 4)))
+    image, _ = framed(picture(channels=1), target(), crop_resize(resized=(4, 4)))
     assert image[0, 7, 7] == 115  # the mean of 124, 116 and 104 is 114.67
 
 
@@ -196,14 +196,14 @@ def slow(image, fields, shown, settings):
 @given(batches())
 def test_it_equals_a_slow_reference(batch):
     images, targets, settings, seed = batch
-    framings = [
+    crop_resizes = [
         large_scale_jitter.draw_framing(tuple(image.shape[1:]), settings, stream)
         for stream in [generator(seed)]
         for image in images
     ]
     pictures, results = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
     assert pictures.dtype == images[0].dtype
-    for image, fields, shown, picture_, result in zip(images, targets, framings, pictures, results, strict=True):
+    for image, fields, shown, picture_, result in zip(images, targets, crop_resizes, pictures, results, strict=True):
         colours, masks, kept = slow(image, fields, shown, settings)
         there = picture_[:, : shown.resized[0], : shown.resized[1]]
         steps = {torch.uint8: 1, torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(image.dtype, 1e-5)
@@ -272,7 +272,7 @@ def test_the_arguments_are_not_modified_and_a_batch_tensor_is_a_list():
 
 def test_gradients_reach_the_pictures():
     image = picture(dtype=torch.float32).requires_grad_()
-    shown, _ = framed(image, target(), framing(resized=(4, 4)))
+    shown, _ = framed(image, target(), crop_resize(resized=(4, 4)))
     shown[:, :4, :4].sum().backward()
     # each of 16 pixels is a mean: what it takes from the picture sums to its one
     assert image.grad.sum((1, 2)).tolist() == pytest.approx([16] * 3)

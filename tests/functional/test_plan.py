@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_copypaste_batch import many
 
-from composer_copypaste.functional.plan import PastePlan, Scene
+from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
 
 def scene(height=40, width=60, objects=6, weights=1):
     corners = np.array([[5.0 * i, 3.0 * i, 5.0 * i + 8, 3.0 * i + 9] for i in range(objects)]).reshape(-1, 4)
-    return Scene(height, width, corners, np.broadcast_to(np.float64(weights), objects))
+    return ImageInfo(height, width, corners, np.broadcast_to(np.float64(weights), objects))
 
 
 def drawn(scenes, seed=0, **settings):
@@ -290,7 +290,7 @@ def test_a_row_of_json_may_leave_out_its_colour():
 
 @pytest.mark.parametrize("to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0))])
 def test_a_map_that_has_no_way_back_is_an_error(to_source):
-    scene = Scene(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    scene = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     with pytest.raises(ValueError, match="expected a to_source that can be inverted"):
         PastePlan.from_rows([(0, 1, 0, to_source)]).check([scene, scene])
 
@@ -303,7 +303,7 @@ def test_a_map_that_has_no_way_back_is_an_error(to_source):
     ],
 )
 def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
-    scene = Scene(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    scene = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))])
     plan.to_source[0][place] = number
     with pytest.raises(ValueError, match="plan: expected a to_source of numbers up to 65536, and shifts up to 4194304"):
@@ -312,7 +312,7 @@ def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
 
 @pytest.mark.parametrize("factor", [-1, math.nan, math.inf])
 def test_factors_of_colour_that_are_none_are_an_error(factor):
-    scene = Scene(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    scene = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), (1, factor, 1))])
     with pytest.raises(ValueError, match="plan: expected factors of colour of 0 or more, got"):
         plan.check([scene, scene])

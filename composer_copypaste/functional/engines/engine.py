@@ -9,26 +9,26 @@ from jaxtyping import Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.engines.kernels import FusedComposite, Kernels
-from composer_copypaste.functional.engines.torch_engine import WindowComposite
+from composer_copypaste.functional.engines.kernels import KernelEngine, Kernels
+from composer_copypaste.functional.engines.torch_engine import TorchEngine
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.tensors import Images
-from composer_copypaste.functional.visibility import Measures, Outcome
+from composer_copypaste.functional.visibility import KeptObjects, Measures
 from composer_copypaste.settings import CopyPasteSettings
 
 
 @runtime_checkable
-class Composite(Protocol):
+class Engine(Protocol):
     """A layout in which something lands, carried out."""
 
     def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
-        """Of each landing, then of each object that is touched; this is where the device is waited for.
+        """Of each landing, then of each object that is overlapped; this is where the device is waited for.
 
         And of each of the pixels, counted through the images that receive any, the place among those of its image of
         the landing that lies on top, -1 where none does.
         """
 
-    def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+    def masks(self, outcome: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
         """The masks of the objects that the images have, for each that received any."""
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
@@ -41,27 +41,27 @@ class Composite(Protocol):
         """
 
 
-def composite_of(layout: Layout, device: torch.device, settings: CopyPasteSettings) -> Composite:
+def engine_for(layout: Layout, device: torch.device, settings: CopyPasteSettings) -> Engine:
     """Kernels where the device has some, else window after window."""
     kernels = kernels_for(device)
     if kernels is None:
-        return WindowComposite(layout, settings)
-    return FusedComposite(layout, kernels, settings)
+        return TorchEngine(layout, settings)
+    return KernelEngine(layout, kernels, settings)
 
 
 def kernels_for(device: torch.device) -> Kernels | None:
     """The kernels that run on the device, if any do."""
     if device.type == "cpu":
         from composer_copypaste.functional.engines.numba_engine import (
-            HostKernels,  # Numba takes half a second to import
+            NumbaKernels,  # Numba takes half a second to import
         )
 
-        return HostKernels()
+        return NumbaKernels()
     if device.type == "cuda" and find_spec("triton") is not None:
         from composer_copypaste.functional.engines.triton_engine import (
-            CudaKernels,  # Triton takes a second to import
+            TritonKernels,  # Triton takes a second to import
             can_run,  # Triton takes a second to import
         )
 
-        return CudaKernels(device) if can_run(device) else None
+        return TritonKernels(device) if can_run(device) else None
     return None

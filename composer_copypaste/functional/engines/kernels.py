@@ -2,7 +2,7 @@
 
 Tensors of many sizes take part, so kernels get tables of 64-bit numbers, a row for each image, landing, task or plane,
 with sizes, fixed-point maps, and the addresses of tensors. Positions are the same numbers everywhere, so masks, boxes
-and areas equal those of :class:`WindowComposite` to the bit, and colours to rounding.
+and areas equal those of :class:`TorchEngine` to the bit, and colours to rounding.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from jaxtyping import Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.blend import CutOut, cut_out, painted_by_windows
+from composer_copypaste.functional.blend import WarpedMask, painted_by_windows, warped_mask
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.tensors import Images, copied_to_paint, on_device, read_back
-from composer_copypaste.functional.visibility import Measures, Outcome
+from composer_copypaste.functional.visibility import KeptObjects, Measures
 from composer_copypaste.settings import CopyPasteSettings
 
 NOBODY, NOTHING = -1, 0
@@ -38,7 +38,7 @@ class Kernels(Protocol):
     def stack(self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"]) -> None:
         """Find for each pixel which of its image's landings lies on top.
 
-        Images: the address of owners (int16), height, width, first landing, one past the last. Landings: map (6),
+        Images: the address of owners (int16), height, width, first landing, one past the last. PastedObjects: map (6),
         window (4: y1, x1, y2, x2), the mask's address, height and width.
         """
 
@@ -63,7 +63,7 @@ class Kernels(Protocol):
     ) -> None:
         """Paint each pixel with the colours of the landing that owns it, in place.
 
-        Images: as for ``stack``, then the address of the image, whose channels follow each other. Landings: map (6),
+        Images: as for ``stack``, then the address of the image, whose channels follow each other. PastedObjects: map (6),
         window (4), the address of the image to paint from, height and width.
         """
 
@@ -73,7 +73,7 @@ def nothing_seen(n: int) -> Int64[ndarray, "n 6"]:
     return np.tile(np.array([0, 0, 1 << 30, 1 << 30, 0, 0]), (n, 1))
 
 
-class FusedComposite:
+class KernelEngine:
     """Objects are stacked, measured, written and painted all together.
 
     What needs a pixel's neighbours is done object after object: eroded masks are cut out first; soft seams, other
@@ -95,10 +95,10 @@ class FusedComposite:
         kernels.stack(self._images, self._eroded_masks() if settings.erosion else self._source_masks(landings.windows))
 
     @cached_property
-    def _cuts(self) -> list[CutOut]:
+    def _cuts(self) -> list[WarpedMask]:
         """The landings' masks as their targets see them."""
         landings, erosion = self._layout.landings, self._settings.erosion
-        cuts = [cut_out(landings[m], self._masks[landings.source[m]], erosion) for m in range(len(landings))]
+        cuts = [warped_mask(landings[m], self._masks[landings.source[m]], erosion) for m in range(len(landings))]
         return [replace(cut, mask=cut.mask.contiguous()) for cut in cuts]
 
     def _eroded_masks(self) -> Int64[ndarray, "m 13"]:
@@ -114,16 +114,16 @@ class FusedComposite:
         return _table(maps, windows, self._planes[layout.landed], layout.sizes[landings.source])
 
     def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
-        """As of :class:`Composite`."""
+        """As of :class:`Engine`."""
         layout, landings = self._layout, self._layout.landings
-        m, k = len(landings), len(layout.touched)
+        m, k = len(landings), len(layout.overlapped)
         results = np.arange(m + k)
-        counted = np.concatenate([layout.landed, layout.touched])
+        counted = np.concatenate([layout.landed, layout.overlapped])
         masks = _table(self._planes[counted], layout.sizes[layout.source[counted], 1])
-        owners = self._owners_of[np.concatenate([landings.target, layout.source[layout.touched]])][:, [0, 2]]
+        owners = self._owners_of[np.concatenate([landings.target, layout.source[layout.overlapped]])][:, [0, 2]]
         tasks = [
             _table(results[:m], landings.windows, landings.place, owners[:m], NOTHING, 0),
-            _table(results[m:], layout.windows[layout.touched], NOBODY, owners[m:], masks[m:]),
+            _table(results[m:], layout.windows[layout.overlapped], NOBODY, owners[m:], masks[m:]),
         ]
         asked = bool(self._settings.min_visibility)
         uncovered = self._source_masks(landings.unbounded_windows) if asked else np.empty((0, 13), dtype=np.int64)
@@ -135,8 +135,8 @@ class FusedComposite:
         measured, owned = numbers[: 6 * (m + k)].reshape(-1, 6), numbers[6 * (m + k) :]
         return Measures(area=measured[:, 0], former=measured[:, 1], boxes=measured[:, 2:]), owned
 
-    def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """As of :class:`Composite`."""
+    def masks(self, outcome: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+        """As of :class:`Engine`."""
         layout = self._layout
         written = [
             self._masks[image].new_empty((end - begin, *layout.sizes[image].tolist()))
@@ -159,7 +159,7 @@ class FusedComposite:
         return dict(zip(outcome.images.tolist(), written, strict=True))
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
-        """As of :class:`Composite`."""
+        """As of :class:`Engine`."""
         painted, landings = before.to(labels.dtype, copy=True), self._layout.landings
         owners = dict(zip(landings.targets.tolist(), self._owners, strict=True))
         landed = labels[on_device(self._layout.landed, labels.device)]
@@ -170,7 +170,7 @@ class FusedComposite:
         return painted
 
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
-        """As of :class:`Composite`."""
+        """As of :class:`Engine`."""
         landings, sources = self._layout.landings, [*images, *further]
         if not self._can_paint(images):
             return painted_by_windows(images, sources, landings, self._cuts, self._settings.blend_sigma)

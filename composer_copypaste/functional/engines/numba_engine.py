@@ -15,8 +15,8 @@ LARGEST_CACHED = 2**22
 """Bytes of masks that may be in a processor's caches when they are next read."""
 
 
-class HostKernels:
-    """The kernels as :class:`FusedComposite` calls them."""
+class NumbaKernels:
+    """The kernels as :class:`KernelEngine` calls them."""
 
     dtypes: Sequence[torch.dtype] = (torch.uint8, torch.float32)
 

@@ -451,7 +451,7 @@ def class_masks(ids, numbers, masks):
 
 @compiled
 @no_type_check
-def mark_touched(objects, windows, landings, landed, found):
+def mark_overlapped(objects, windows, landings, landed, found):
     """Mark, of each image's objects, those whose window (y1, x1, y2, x2) shares a pixel with one of its landings'.
 
     ``objects`` and ``landings`` hold the first of each image, and one past the last, in the rows of their windows.

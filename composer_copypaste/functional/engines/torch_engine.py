@@ -9,11 +9,11 @@ from jaxtyping import Int16, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.blend import cut_out, painted_by_windows, stack
+from composer_copypaste.functional.blend import painted_by_windows, stack, warped_mask
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import resampled_area, size_of
 from composer_copypaste.functional.tensors import Images, on_device, read_back
-from composer_copypaste.functional.visibility import Measures, Outcome, profiles
+from composer_copypaste.functional.visibility import KeptObjects, Measures, profiles
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -26,25 +26,25 @@ class Visible:
     mask: UInt8[Tensor, "h w"]
 
 
-class WindowComposite:
+class TorchEngine:
     """Each object is cut out, stacked and painted in the window it covers."""
 
     def __init__(self, layout: Layout, settings: CopyPasteSettings) -> None:
         self._layout, self._settings = layout, settings
         landings = [layout.landings[m] for m in range(len(layout.landings))]
-        self._cuts = [cut_out(landing, layout.masks[landing.source], settings.erosion) for landing in landings]
+        self._cuts = [warped_mask(landing, layout.masks[landing.source], settings.erosion) for landing in landings]
         self._visible: list[Visible] = []
         free = {}
         for target, begin, end in self._images():
             seen, free[target] = stack(self._cuts[begin:end], layout.masks[target])
             self._visible += [Visible(cut.window, mask) for cut, mask in zip(self._cuts[begin:end], seen, strict=True)]
-        for number in layout.touched.tolist():
+        for number in layout.overlapped.tolist():
             window, former = self._former(number)
             self._visible.append(Visible(window, former & free[int(layout.source[number])][window.slices]))
 
     def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
-        """As of :class:`Composite`."""
-        own = [self._former(number)[1].sum() for number in self._layout.touched.tolist()]
+        """As of :class:`Engine`."""
+        own = [self._former(number)[1].sum() for number in self._layout.overlapped.tolist()]
         counts = torch.stack([*self._uncovered_areas(), *own])
         found = torch.cat([profiles(visible.mask[None]) for visible in self._visible])
         corners = [(visible.window.x1, visible.window.y1) * 2 for visible in self._visible]
@@ -58,12 +58,12 @@ class WindowComposite:
             numbers[6 * rows :],
         )
 
-    def masks(self, outcome: Outcome) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """As of :class:`Composite`."""
+    def masks(self, outcome: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+        """As of :class:`Engine`."""
         return {target: self._masks(target, outcome, rows) for target, rows in outcome.rows().items()}
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
-        """As of :class:`Composite`."""
+        """As of :class:`Engine`."""
         painted = before.to(labels.dtype, copy=True)
         for target, begin, end in self._images():
             for cut, number in zip(self._cuts[begin:end], self._layout.landed[begin:end].tolist(), strict=True):
@@ -72,7 +72,7 @@ class WindowComposite:
         return painted
 
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
-        """As of :class:`Composite`."""
+        """As of :class:`Engine`."""
         return painted_by_windows(
             images, [*images, *further], self._layout.landings, self._cuts, self._settings.blend_sigma
         )
@@ -108,7 +108,7 @@ class WindowComposite:
         window = Window(*layout.windows[number].tolist())
         return window, layout.masks[layout.source[number]][layout.instance[number]][window.slices].clamp(max=1)
 
-    def _masks(self, target: int, outcome: Outcome, rows: slice) -> UInt8[Tensor, "k h w"]:
+    def _masks(self, target: int, outcome: KeptObjects, rows: slice) -> UInt8[Tensor, "k h w"]:
         own = self._layout.masks[target]
         masks = own.new_zeros((rows.stop - rows.start, *own.shape[1:]))
         same = outcome.measure[rows] < 0

@@ -27,8 +27,8 @@ MOST = 65535
 TYPES = {torch.uint8: tl.uint8, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
-class CudaKernels:
-    """The kernels as :class:`FusedComposite` calls them."""
+class TritonKernels:
+    """The kernels as :class:`KernelEngine` calls them."""
 
     dtypes: Sequence[torch.dtype] = tuple(TYPES)
 
@@ -113,7 +113,7 @@ def can_run(device: torch.device) -> bool:
     plane = torch.ones(1, dtype=torch.uint8, device=device)
     row = np.array([[plane.data_ptr(), 0, 0, 1, 1, 0, 0, 0, 0, NOBODY]])
     try:
-        CudaKernels(device).write_masks(row)
+        TritonKernels(device).write_masks(row)
     except (RuntimeError, OSError, AssertionError, CalledProcessError, TritonError) as error:
         if "out of memory" in str(error).lower():  # torch and Triton have each an error of their own for it
             raise

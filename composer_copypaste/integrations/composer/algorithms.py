@@ -30,7 +30,7 @@ from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.category_names import labelled
 from composer_copypaste.functional.copypaste import NothingPastedWarning, Pasted, paste
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.functional.sources import Further, Pool, check_pool
+from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import sequence_like
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.composer.model import MaskRCNN
@@ -84,7 +84,7 @@ UNFIT: dict[type[Algorithm], str] = {
 }
 
 
-def check_companions(algorithms: Sequence[Algorithm]) -> None:
+def check_compatible(algorithms: Sequence[Algorithm]) -> None:
     """Raise ``ValueError`` where one of them cannot run on detection targets."""
     for kind, reason in UNFIT.items():
         if any(isinstance(algorithm, kind) for algorithm in algorithms):
@@ -137,10 +137,10 @@ class BatchAlgorithm(Algorithm):
     name: ClassVar[str]
     """What the log calls it."""
 
-    turn: ClassVar[int]
+    priority: ClassVar[int]
     """Of those of this kind, the one with the highest number runs first."""
 
-    harm: ClassVar[str]
+    duplicate_error: ClassVar[str]
     """What a second one in the trainer would do."""
 
     def __init__(self, seed: int | None, input_key: int | str, target_key: int | str) -> None:
@@ -171,7 +171,7 @@ class BatchAlgorithm(Algorithm):
         images = state.device.batch_to_device(state.batch_get_item(self.input_key))
         targets = to_device(state.batch_get_item(self.target_key), state.device)
         if not isinstance(targets, Tensor):
-            check_companions(state.algorithms)
+            check_compatible(state.algorithms)
         images, targets, account = self._changed(images, targets, state)
         state.batch_set_item(self.input_key, images)
         state.batch_set_item(self.target_key, targets)
@@ -184,10 +184,10 @@ class BatchAlgorithm(Algorithm):
     def _join(self, state: State) -> None:
         _check_alone(self, state)
         if isinstance(state.model, MaskRCNN):  # of other models the first batch tells
-            check_companions(state.algorithms)
+            check_compatible(state.algorithms)
         # Composer runs algorithms in the reverse of their order on events that are called "after" something
         state.algorithms = sorted(
-            state.algorithms, key=lambda other: other.turn if isinstance(other, BatchAlgorithm) else 0
+            state.algorithms, key=lambda other: other.priority if isinstance(other, BatchAlgorithm) else 0
         )
 
 
@@ -197,7 +197,7 @@ def _check_alone(algorithm: BatchAlgorithm, state: State) -> None:
     count = sum(isinstance(other, kind) for other in state.algorithms)
     if count > 1:
         raise ValueError(
-            f"algorithms: expected {kind.__name__} once, got it {count} times: each would {algorithm.harm}; "
+            f"algorithms: expected {kind.__name__} once, got it {count} times: each would {algorithm.duplicate_error}; "
             "give its settings to one"
         )
 
@@ -231,8 +231,8 @@ class LargeScaleJitter(BatchAlgorithm):
     """
 
     name = "large_scale_jitter"
-    turn = 2
-    harm = "resize what the others resized"
+    priority = 2
+    duplicate_error = "resize what the others resized"
 
     def __init__(
         self,
@@ -291,8 +291,8 @@ class CopyPaste(BatchAlgorithm):
     """
 
     name = "copy_paste"
-    turn = 1
-    harm = "paste what the others pasted"
+    priority = 1
+    duplicate_error = "paste what the others pasted"
 
     def __init__(
         self,
@@ -320,7 +320,7 @@ class CopyPaste(BatchAlgorithm):
         if p != settings.p:  # a copy is checked anew
             settings = replace(settings, p=p)
         given = cast(Sequence[Target] | Tensor, targets)  # a list of tensors is refused there
-        result = paste(images, given, settings, batch_generator(state, self.seed), Further(self.bank, self.pool))
+        result = paste(images, given, settings, batch_generator(state, self.seed), ExtraSources(self.bank, self.pool))
         self._say(result.reason)
         account = {**_account(result, len(images)), "copy_paste/p": settings.p, **_contents(self.bank)}
         return result.images, state.device.batch_to_device(_marked(result)), account

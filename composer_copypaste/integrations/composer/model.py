@@ -33,7 +33,7 @@ LOSSES = {
 """The parts of the loss as they are logged (``loss/train/mask``), and torchvision's names for them."""
 
 
-class Detections(TypedDict):
+class DetectionDict(TypedDict):
     """What was found in one picture, at the picture's own size, best first; on the host.
 
     ``boxes`` are (x1, y1, x2, y2) in pixels, float32 (m, 4); ``scores`` (m,) lie in [0, 1]; ``labels`` (m,) are int64.
@@ -87,7 +87,7 @@ class MaskRCNN(ComposerModel):
         if load_weights:
             load_pretrained(self.module, self.settings)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
+    def forward(self, batch: Batch) -> dict[str, Tensor] | list[DetectionDict]:
         """In training, torchvision's dict of losses; else the detections.
 
         Raises:
@@ -109,7 +109,7 @@ class MaskRCNN(ComposerModel):
         return {name: outputs[key] for name, key in LOSSES.items()}
 
     @torch.no_grad()
-    def eval_forward(self, batch: Batch, outputs: object = None) -> list[Detections]:
+    def eval_forward(self, batch: Batch, outputs: object = None) -> list[DetectionDict]:
         """The detections in each of the batch's images."""
         pictures = _pictures(batch[0])
         images, _ = self.module.transform(pictures)
@@ -125,7 +125,7 @@ class MaskRCNN(ComposerModel):
         """The scalars of the metric, for evaluations only: training does not detect."""
         return {} if is_train or self.metric is None else dict(self.metric.scalars())
 
-    def update_metric(self, batch: Batch, outputs: list[Detections], metric: Metric) -> None:
+    def update_metric(self, batch: Batch, outputs: list[DetectionDict], metric: Metric) -> None:
         """Hand the detections and the truth to one of ``get_metrics``; those that share a state count them once."""
         metric.update(outputs, batch[1])
 
@@ -143,9 +143,9 @@ def _as_trained_on(target: Target) -> Target:
     return {name: values[crowds == 0] for name, values in fields.items()}
 
 
-def _at_original_size(detected: Target, resized: tuple[int, int], original: tuple[int, int]) -> Detections:
+def _at_original_size(detected: Target, resized: tuple[int, int], original: tuple[int, int]) -> DetectionDict:
     boxes = resize_boxes(detected["boxes"], resized, original).cpu()
-    return Detections(
+    return DetectionDict(
         boxes=boxes,
         scores=detected["scores"].cpu(),
         labels=detected["labels"].cpu(),
