@@ -1,4 +1,4 @@
-"""Batches of drawn pictures for the benchmarks: ellipses and polygons of many sizes, overlapping, with exact boxes."""
+"""Batches of drawn images for the benchmarks: ellipses and polygons of many sizes, overlapping, with exact boxes."""
 
 from dataclasses import dataclass
 
@@ -10,31 +10,31 @@ from torch import Tensor
 
 LABELS = 80
 SMALLEST, LARGEST = 1 / 16, 1 / 3
-"""Sides of the boxes, as parts of the picture's side; drawn log-uniformly, so that small objects are the most."""
+"""Sides of the boxes, as parts of the image's side; drawn log-uniformly, so that small objects are the most."""
 CORNERS = 64
 
 
 @dataclass(frozen=True)
 class Case:
-    """How many pictures, of which side in pixels, with how many objects each."""
+    """How many images, of which side in pixels, with how many objects each."""
 
-    pictures: int
+    images: int
     side: int
     objects: int
 
     def __str__(self) -> str:
-        return f"{self.pictures}x{self.side}x{self.objects}"
+        return f"{self.images}x{self.side}x{self.objects}"
 
     @classmethod
     def parse(cls, text: str) -> "Case":
-        """The case that is written as pictures x side x objects: ``8x512x20``."""
-        pictures, side, objects = map(int, text.split("x"))
-        return cls(pictures, side, objects)
+        """The case that is written as images x side x objects: ``8x512x20``."""
+        images, side, objects = map(int, text.split("x"))
+        return cls(images, side, objects)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures (N, 3, H, W) of uint8, torchvision's targets, and the outlines (n, CORNERS, 2) that were drawn."""
+    """Images (N, 3, H, W) of uint8, torchvision's targets, and the outlines (n, CORNERS, 2) that were drawn."""
 
     images: Tensor
     targets: list[dict[str, Tensor]]
@@ -44,8 +44,8 @@ class Batch:
 def draw_batch(case: Case, device: torch.device, seed: int = 0) -> Batch:
     """The same seed draws the same batch."""
     rng = np.random.default_rng(seed)
-    images = torch.from_numpy(rng.integers(0, 256, (case.pictures, 3, case.side, case.side), dtype=np.uint8))
-    outlines = [_outlines(rng, case) for _ in range(case.pictures)]
+    images = torch.from_numpy(rng.integers(0, 256, (case.images, 3, case.side, case.side), dtype=np.uint8))
+    outlines = [_outlines(rng, case) for _ in range(case.images)]
     targets = [_target(rng, points, case.side, i) for i, points in enumerate(outlines)]
     targets = [{key: values.to(device) for key, values in target.items()} for target in targets]
     return Batch(images.to(device), targets, outlines)

@@ -1,19 +1,19 @@
-"""What large inputs cost: seconds and memory of many objects, large pictures, wide class ids, full banks and pools.
+"""What large inputs cost: seconds and memory of many objects, large images, wide class ids, full banks and pools.
 
-    python benchmarks/large.py [--case objects] [--case pictures]
+    python benchmarks/large.py [--case objects] [--case images]
 
 Each case runs in a process of its own, on one CPU thread. Memory is what comes on top of what is given, the result
 included, whose own size stands beside it: the peak can be no smaller.
 
-- objects: two pictures of 256 x 256 with 4,000 objects of 5 x 5 pixels each.
+- objects: two images of 256 x 256 with 4,000 objects of 5 x 5 pixels each.
 - places: the same with 1,000 objects, each put at random where ``max_overlap`` allows it.
-- pictures: two pictures of 3000 x 4000 with 40 objects each.
-- soft seams: the same, with ``blend_sigma`` and changed colours.
+- images: two images of 3000 x 4000 with 40 objects each.
+- soft seams: the same, with ``blend_sigma`` and changed colors.
 - boxes: the same, without masks.
-- sheet: the sheet of two such pictures with 80 objects each.
+- sheet: the sheet of two such images with 80 objects each.
 - resize: what Mask R-CNN resizes these to before it trains on them.
 - class ids: two maps of 512 x 512 with 4,096 ids, in blocks; and scattered.
-- bank: a batch of two small pictures with a bank of 4,096 objects, one a picture; and what is logged of it.
+- bank: a batch of two small images with a bank of 4,096 objects, one an image; and what is logged of it.
 - pool: a read of one of 20,000 cut-outs that are all kept.
 """
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def squares(n: int, size: tuple[int, int], sides: tuple[int, int]) -> Batch:
-    """Two pictures with ``n`` squares each, of sides from the first to the second."""
+    """Two images with ``n`` squares each, of sides from the first to the second."""
     rng, (height, width) = np.random.default_rng(0), size
     targets = []
     for _ in range(2):

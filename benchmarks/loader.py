@@ -1,11 +1,11 @@
 """Images/s that one core loads: ``CocoInstances`` with large-scale jitter, against torchvision's ``CocoDetection``.
 
-    python benchmarks/loader.py [--images DIR --annotations FILE.json] [--size 1024] [--pictures 64] [--rounds 5]
+    python benchmarks/loader.py [--images DIR --annotations FILE.json] [--size 1024] [--images 64] [--rounds 5]
 
 Without a data set of yours, shapes are drawn. Both read the same files in one process on one thread and give uint8
-pictures with boxes, labels and dense masks, jittered by 0.1-2.0, cropped or padded to ``size``, mirrored half the time.
+images with boxes, labels and dense masks, jittered by 0.1-2.0, cropped or padded to ``size``, mirrored half the time.
 torchvision's part is ``CocoDetection`` wrapped for its v2 transforms, and what its reference training applies:
-``ScaleJitter``, a fixed-size crop, ``RandomHorizontalFlip``, ``SanitizeBoundingBoxes``. Pictures without objects are
+``ScaleJitter``, a fixed-size crop, ``RandomHorizontalFlip``, ``SanitizeBoundingBoxes``. Images without objects are
 left out, as there.
 """
 
@@ -32,10 +32,10 @@ from composer_copypaste.settings import LargeScaleJitterSettings, ShapesSettings
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=Path, help="folder of the pictures (default: shapes are drawn)")
+    parser.add_argument("--images", type=Path, help="folder of the images (default: shapes are drawn)")
     parser.add_argument("--annotations", type=Path, help="their COCO instance JSON")
     parser.add_argument("--size", type=int, default=1024, help="side of what comes out (default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=64, help="load so many at most (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=64, help="load so many at most (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: %(default)s)")
     options = parser.parse_args(arguments)
     if (options.images is None) != (options.annotations is None):
@@ -45,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         images, annotations = options.images, options.annotations
         if images is None:
-            shapes = draw_shapes(ShapesSettings(folder=f"{folder}/shapes", train=options.pictures, val=1, size=512))
+            shapes = draw_shapes(ShapesSettings(folder=f"{folder}/shapes", train=options.count, val=1, size=512))
             images, annotations = shapes / "train", shapes / "annotations" / "instances_train.json"
-        compare(images, _first_pictures(annotations, options.pictures, Path(folder)), options.size, options.rounds)
+        compare(images, _first_images(annotations, options.count, Path(folder)), options.size, options.rounds)
 
 
 def compare(images: Path, annotations: Path, size: int, rounds: int) -> None:
-    """Load all pictures in both ways and print the rates."""
+    """Load all images in both ways and print the rates."""
     jitter = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(size, size)))
     ours = CocoInstances(images, annotations, jitter)
     theirs = _torchvision(images, annotations, size)
@@ -62,13 +62,13 @@ def compare(images: Path, annotations: Path, size: int, rounds: int) -> None:
         },
         rounds,
     )
-    print(f"{len(ours)} pictures to {size} x {size}, one core, best of {rounds} rounds")
+    print(f"{len(ours)} images to {size} x {size}, one core, best of {rounds} rounds")
     for name, took in seconds.items():
         print(f"{name:12}{len(ours) / took:8.1f} images/s{seconds['torchvision'] / took:8.2f} x torchvision")
 
 
 class FixedSizeCrop(v2.Transform):
-    """A random part where the picture is larger than ``size``; padding below and on the right where it is smaller.
+    """A random part where the image is larger than ``size``; padding below and on the right where it is smaller.
 
     The reference scripts have such a crop; v2's ``RandomCrop`` pads on both sides by all that is lacking.
     """
@@ -78,13 +78,13 @@ class FixedSizeCrop(v2.Transform):
         self.size = size
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
-        """Draw the part of the picture, the first of the inputs."""
+        """Draw the part of the image, the first of the inputs."""
         height, width = v2.functional.get_size(flat_inputs[0])
         top, left = (int(torch.randint(max(0, side - self.size) + 1, ())) for side in (height, width))
         return {"top": top, "left": left, "height": min(height, self.size), "width": min(width, self.size)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut it out of the picture, the boxes or the masks."""
+        """Cut it out of the image, the boxes or the masks."""
         cropped = self._call_kernel(v2.functional.crop, inpt, **params)
         fill = 0 if isinstance(inpt, Mask) else list(PADDING)
         padding = [0, 0, self.size - params["width"], self.size - params["height"]]
@@ -105,8 +105,8 @@ def _torchvision(images: Path, annotations: Path, size: int) -> Any:
     return wrap_dataset_for_transforms_v2(dataset, target_keys=("image_id", "boxes", "labels", "masks"))
 
 
-def _first_pictures(annotations: Path, count: int, folder: Path) -> Path:
-    """A file of the first pictures with objects; run lengths as lists, as torchvision cannot read compressed ones."""
+def _first_images(annotations: Path, count: int, folder: Path) -> Path:
+    """A file of the first images with objects; run lengths as lists, as torchvision cannot read compressed ones."""
     data = json.loads(annotations.read_text())
     filled = {annotation["image_id"] for annotation in data["annotations"]}
     data["images"] = [image for image in data["images"] if image["id"] in filled][:count]

@@ -2,19 +2,19 @@
 
     python benchmarks/peers.py [--rounds 5] [--case 8x512x20]
 
-A case is pictures x side x objects per picture. Everything runs on the GPU where there is one, on one CPU thread else.
+A case is images x side x objects per image. Everything runs on the GPU where there is one, on one CPU thread else.
 Kornia and Ultralytics take part where they are installed: ``pip install kornia ultralytics``.
 
 The ways, and what each does:
 
-- plain copy: ``clone`` of the pictures and the masks; what any implementation that returns new tensors has to do.
-- ours: pictures, masks, boxes, areas, labels; the first without jitter, the second with the paper's (0.1-2.0, flip).
+- plain copy: ``clone`` of the images and the masks; what any implementation that returns new tensors has to do.
+- ours: images, masks, boxes, areas, labels; the first without jitter, the second with the paper's (0.1-2.0, flip).
 - torchvision's: the simple copy-paste of its reference scripts, written anew from its description, without blending and
   without resizing (all sizes agree). It pastes about 63 % of the source's objects (indices drawn with replacement):
   ours are told to paste as many.
-- Kornia's ``RandomTransplantation``: one object per picture, on a map of ids (one plane, where the others keep one per
-  object) and float pictures (it takes no uint8); no boxes, areas, or labels.
-- Ultralytics' ``CopyPaste`` ("mixup"): picture by picture on the host, NumPy arrays and outlines; pastes all objects
+- Kornia's ``RandomTransplantation``: one object per image, on a map of ids (one plane, where the others keep one per
+  object) and float images (it takes no uint8); no boxes, areas, or labels.
+- Ultralytics' ``CopyPaste`` ("mixup"): image by image on the host, NumPy arrays and outlines; pastes all objects
   that overlap less than 30 % with others, and cuts nothing out of those below. It makes no masks: its loader draws them
   from the outlines later, all anew, which is the time of the second row (at full size, a plane for each object).
 """
@@ -47,7 +47,7 @@ Target = dict[str, Tensor]
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: %(default)s)")
-    parser.add_argument("--case", action="append", type=Case.parse, help="pictures x side x objects, as 8x512x20")
+    parser.add_argument("--case", action="append", type=Case.parse, help="images x side x objects, as 8x512x20")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -75,11 +75,11 @@ def compare(case: Case, device: torch.device, rounds: int) -> None:
         except ImportError:
             missing.append(name)
     seconds = best_seconds(ways, rounds)
-    print(f"\n{case.pictures} pictures of {case.side} x {case.side} with {case.objects} objects each")
+    print(f"\n{case.images} images of {case.side} x {case.side} with {case.objects} objects each")
     print(f"{'':24}{'ms':>9}{'images/s':>11}{'x copy':>9}{'x torchvision':>15}{'peak MiB':>11}{'peak / copy':>13}")
     memory = {name: peak_bytes(way) for name, way in ways.items()}
     for name, took in seconds.items():
-        speed = f"{took * 1e3:9.2f}{case.pictures / took:11.0f}"
+        speed = f"{took * 1e3:9.2f}{case.images / took:11.0f}"
         ratios = f"{took / seconds[COPY]:9.2f}{seconds[TORCHVISION] / took:15.2f}"
         print(f"{name:24}{speed}{ratios}{_peak(memory[name], memory[COPY])}")
     if missing:
@@ -135,24 +135,24 @@ def ultralytics_ways(batch: Batch) -> dict[str, Way]:
     from ultralytics.utils.instance import Instances
 
     cv2.setNumThreads(1)
-    pictures = [image.permute(1, 2, 0).contiguous().numpy() for image in batch.images.cpu()]
+    arrays = [image.permute(1, 2, 0).contiguous().numpy() for image in batch.images.cpu()]
     classes = [target["labels"][:, None].float().cpu().numpy() for target in batch.targets]
     boxes = [target["boxes"].cpu().numpy() for target in batch.targets]
 
-    class Pictures:
+    class Images:
         """What CopyPaste draws its sources from; the objects are Ultralytics' own type."""
 
         def __len__(self) -> int:
-            return len(pictures)
+            return len(arrays)
 
         def get_image_and_label(self, i: int) -> dict[str, object]:
             instances = Instances(boxes[i], batch.outlines[i], bbox_format="xyxy", normalized=False)
-            return {"img": pictures[i], "cls": classes[i], "instances": instances}
+            return {"img": arrays[i], "cls": classes[i], "instances": instances}
 
-    copy_paste = CopyPaste(Pictures(), p=1.0, mode="mixup")
+    copy_paste = CopyPaste(Images(), p=1.0, mode="mixup")
 
     def paste() -> list[dict[str, Any]]:
-        return [copy_paste(Pictures().get_image_and_label(i)) for i in range(len(pictures))]
+        return [copy_paste(Images().get_image_and_label(i)) for i in range(len(arrays))]
 
     def paste_and_draw() -> list[ndarray]:
         return [polygons2masks(each["img"].shape[:2], list(each["instances"].segments), color=1) for each in paste()]

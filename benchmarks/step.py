@@ -3,8 +3,8 @@
     python benchmarks/step.py [--backbone small] [--size 128] [--batch-size 4] [--instances 10] [--rounds 5] [--bf16]
 
 A step is forward, backward and the optimizer's step, on the GPU where there is one: by default a ResNet-50 at 1024
-pixels, 16 pictures, 20 objects each. On a CPU it is a model that is small enough, on one thread. The model trains on
-what copy-paste gave: up to twice as many objects. Pictures and masks are on the device from the start.
+pixels, 16 images, 20 objects each. On a CPU it is a model that is small enough, on one thread. The model trains on
+what copy-paste gave: up to twice as many objects. Images and masks are on the device from the start.
 """
 
 import argparse

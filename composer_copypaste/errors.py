@@ -39,7 +39,7 @@ class RecipeError(UserError):
 
 
 class DataError(UserError):
-    """A data set, an annotation file or a picture is wrong."""
+    """A data set, an annotation file or an image is wrong."""
 
 
 class CheckpointError(UserError):

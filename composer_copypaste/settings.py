@@ -283,7 +283,7 @@ class CopyPasteSettings:
     """Rotation of what is copied, up to so many degrees either way."""
 
     brightness: Fraction = 0.0
-    """The colours of what is copied are multiplied by a factor from 1 - ``brightness`` to 1 + ``brightness``, drawn as
+    """The colors of what is copied are multiplied by a factor from 1 - ``brightness`` to 1 + ``brightness``, drawn as
     often as the transform. For this and the next two, floating-point images lie in [0, 1]."""
 
     contrast: Fraction = 0.0
@@ -304,12 +304,12 @@ class CopyPasteSettings:
     """So many random places are tried for an object; it is left out where none will do."""
 
     erosion: Annotated[int, Ge(0), Le(50)] = 0
-    """So many pixels are taken off the border of what is copied, after resizing: of its mask and its colours alike.
+    """So many pixels are taken off the border of what is copied, after resizing: of its mask and its colors alike.
     ``min_visibility`` counts them as hidden."""
 
     blend_sigma: Annotated[float, Ge(0), Le(50)] = 0.0
     """Standard deviation, in pixels, of the Gaussian that softens the seam; 0: a hard seam (the paper's Table 10 finds
-    no difference). Masks stay as they are: only colours blend."""
+    no difference). Masks stay as they are: only colors blend."""
 
     min_visibility: Fraction = 0.0
     """An object stays when at least this fraction of its pixels is visible, counted to a thousandth of a pixel. Of a
@@ -344,19 +344,19 @@ class CopyPasteSettings:
     None: all."""
 
     bank_size: Annotated[int, Ge(0), Le(1_000_000)] = 0
-    """So many objects, the last ones seen, are remembered, cropped, on the device of the batch; their pictures are
+    """So many objects, the last ones seen, are remembered, cropped, on the device of the batch; their images are
     sources like the other images of the batch, so that small batches, also of one image, get varied ones. 0: none. At
     most bank_size x (channels x bytes per value + 1) bytes for each pixel of the largest object's box, with a margin
     of one pixel, and the object's other fields. ``copypaste_batch`` takes a ``bank`` instead."""
 
     p_pool: Fraction = 0.5
     """Probability that an image which receives objects receives cut-outs of the pool, where one is given, instead of
-    another picture's objects."""
+    another image's objects."""
 
     pool_instances: tuple[Annotated[int, Ge(1), Le(1000)], Annotated[int, Ge(1), Le(1000)]] = (1, 5)
     """It then receives from so many to so many, but at most ``max_copied_instances``: for each a category is drawn by
     ``category_weights``, 1 for each by default, then one of its cut-outs. Each is jittered on its own and put at random
-    inside, or by ``placement`` "anywhere". ``relative_area_range`` is relative to the picture it is cut from."""
+    inside, or by ``placement`` "anywhere". ``relative_area_range`` is relative to the image it is cut from."""
 
     pool_scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
     """Resize factor of cut-outs of the pool, which ``scale_range`` does not change: no loader has jittered them."""
@@ -449,7 +449,7 @@ class LargeScaleJitterSettings:
     __pydantic_config__: ClassVar = CONFIG
 
     size: tuple[CanvasSide, CanvasSide] = (1024, 1024)
-    """Height and width, in pixels, of every picture that comes out."""
+    """Height and width, in pixels, of every image that comes out."""
 
     scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
     """Resize factor, drawn uniformly, relative to the largest size that fits ``size``. (0.8, 1.25) is the paper's
@@ -459,17 +459,17 @@ class LargeScaleJitterSettings:
     """Probability of a horizontal flip."""
 
     min_area: Annotated[int, Ge(1), Le(1_000_000_000)] = 1
-    """An object stays when at least so many of its pixels are left in the picture; a crowd while one is."""
+    """An object stays when at least so many of its pixels are left in the image; a crowd while one is."""
 
     keypoint_pairs: KeypointPairs | None = None
-    """Pairs of keypoints, counted from 0, that are exchanged when a picture is mirrored. As for copy-paste."""
+    """Pairs of keypoints, counted from 0, that are exchanged when an image is mirrored. As for copy-paste."""
 
     object_keys: tuple[str, ...] = ()
     """Detection targets only: further keys whose tensors have a row for each object, which stays or is dropped
     with it. As for copy-paste: known ones need no naming, and any other key passes through."""
 
     ignore_index: int = 255
-    """Semantic targets only: the class id of what lies beyond the picture."""
+    """Semantic targets only: the class id of what lies beyond the image."""
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -492,13 +492,13 @@ class ShapesSettings:
     """Where it is drawn the first time and read from later."""
 
     train: Annotated[int, Ge(1), Le(100_000)] = 512
-    """Pictures to train on."""
+    """Images to train on."""
 
     val: Annotated[int, Ge(1), Le(100_000)] = 128
-    """Pictures to evaluate on."""
+    """Images to evaluate on."""
 
     size: Annotated[int, Ge(32), Le(2048)] = 128
-    """Height and width of a picture, in pixels."""
+    """Height and width of an image, in pixels."""
 
     seed: Annotated[int, Ge(0)] = 0
     """The same seed draws the same bytes."""
@@ -522,7 +522,7 @@ class MaskRCNNSettings:
         "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
     ] = "resnet50"
     """What computes the feature pyramid. "resnet50" is torchvision's ``maskrcnn_resnet50_fpn``, "resnet50_v2" its
-    ``maskrcnn_resnet50_fpn_v2``. "small" is a network for pictures of about 128 pixels that a CPU trains in minutes."""
+    ``maskrcnn_resnet50_fpn_v2``. "small" is a network for images of about 128 pixels that a CPU trains in minutes."""
 
     weights: str = "none"
     """Where training starts: "none" (random), "imagenet" (the backbone) or "coco" (everything), which torchvision
@@ -544,20 +544,20 @@ class MaskRCNNSettings:
     """Probability that a channel of the mask head is dropped, before the mask predictor."""
 
     anchor_sizes: tuple[Annotated[int, Ge(1), Le(8192)], ...] | None = None
-    """Side of the anchors, in pixels of the resized picture, for each of the pyramid's five levels. None: 32, 64, 128,
+    """Side of the anchors, in pixels of the resized image, for each of the pyramid's five levels. None: 32, 64, 128,
     256 and 512; a quarter of these for "small"."""
 
     min_size: Annotated[int | None, Ge(32), Le(8192)] = None
-    """Pictures are resized so that the shorter side has so many pixels. None: 800; 128 for "small"."""
+    """Images are resized so that the shorter side has so many pixels. None: 800; 128 for "small"."""
 
     max_size: Annotated[int | None, Ge(32), Le(8192)] = None
     """But the longer side has at most so many. None: five thirds of ``min_size``, as 1333 to 800."""
 
     resize_training: bool = True
-    """Resize training pictures too; False where the loader gives them the size to train at (large-scale jitter)."""
+    """Resize training images too; False where the loader gives them the size to train at (large-scale jitter)."""
 
     detections_per_image: Annotated[int, Ge(1), Le(100_000)] = 100
-    """At most so many objects are detected in a picture."""
+    """At most so many objects are detected in an image."""
 
     box_score_thresh: Fraction = 0.05
     """Detections of a lower score are left out. Exact COCO numbers need at most 0.05."""

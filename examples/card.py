@@ -1,4 +1,4 @@
-"""What the method card is made of: two pictures of drawn shapes, cells that show what becomes of them, and a sheet."""
+"""What the method card is made of: two images of drawn shapes, cells that show what becomes of them, and a sheet."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -16,10 +16,10 @@ from composer_copypaste.visualize.draw import PALETTE, draw_instances
 SIDE, GAP, COLUMNS = 128, 8, 6
 PAPER, INK, GREY = (250, 250, 250), (40, 40, 40), (190, 190, 190)
 Cell = tuple[str, Image.Image]
-"""A caption, of one or two lines, and a picture."""
+"""A caption, of one or two lines, and an image."""
 
 
-# ---- the two pictures that everything is shown on
+# ---- the two images that everything is shown on
 
 
 def shape(category: str, centre: tuple[float, float], radius: float, surface: Surface, hue: int) -> Shape:
@@ -31,16 +31,16 @@ def shape(category: str, centre: tuple[float, float], radius: float, surface: Su
         aspect=0.7,
         angle=-0.5 * np.pi if category in ("triangle", "star") else 0.3,
         surface=surface,
-        colours=(light, dark),
+        colors=(light, dark),
         period=radius * 0.6,
         light=-1.0,
     )
 
 
-def scene(shapes: Sequence[Shape], colours: Sequence[tuple[float, float, float]]) -> tuple[torch.Tensor, dict]:
+def scene(shapes: Sequence[Shape], colors: Sequence[tuple[float, float, float]]) -> tuple[torch.Tensor, dict]:
     """An image and its target; the backdrop has no grain, which would not compress."""
     ramp = np.tile(np.linspace(0.4, 0.6, SIDE, dtype=np.float32), (SIDE, 1))
-    drawn = ImageInfo(SIDE, "gradient", tuple(colours), 0.8, 10.0, (ramp,), tuple(shapes))
+    drawn = ImageInfo(SIDE, "gradient", tuple(colors), 0.8, 10.0, (ramp,), tuple(shapes))
     pixels, masks, categories = render(drawn)
     masks = torch.from_numpy(masks)
     boxes = [[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in (mask.numpy().nonzero() for mask in masks)]
@@ -77,7 +77,7 @@ def pair() -> tuple[tuple[torch.Tensor, dict], tuple[torch.Tensor, dict]]:
 
 
 AS_THEY_ARE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0, "category_names": CATEGORIES}
-"""Everything is copied, and nothing jittered: each picture changes this in its own way."""
+"""Everything is copied, and nothing jittered: each image changes this in its own way."""
 
 
 def paste(seed: int = 0, **settings: object) -> tuple[torch.Tensor, dict]:
@@ -91,7 +91,7 @@ def paste(seed: int = 0, **settings: object) -> tuple[torch.Tensor, dict]:
 # ---- cells
 
 
-def picture(image: torch.Tensor) -> Image.Image:
+def image_of(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
@@ -117,12 +117,12 @@ def cell(caption: str, seed: int = 0, **settings: object) -> Cell:
 def close(caption: str, **settings: object) -> Cell:
     """The seam of a pasted object, four times as large."""
     top, left = 60, 88
-    return caption, picture(paste(**settings)[0][:, top : top + 32, left : left + 32]).resize((SIDE, SIDE), 0)
+    return caption, image_of(paste(**settings)[0][:, top : top + 32, left : left + 32]).resize((SIDE, SIDE), 0)
 
 
 def labelled(caption: str, seed: int = 0, **settings: object) -> Cell:
     """The image with masks and boxes, those of pasted objects with a thick dashed line."""
-    return caption, picture(draw_instances(*paste(seed, **settings), names=[""] * len(CATEGORIES)))
+    return caption, image_of(draw_instances(*paste(seed, **settings), names=[""] * len(CATEGORIES)))
 
 
 def framed(caption: str, seed: int = 0, **settings: object) -> Cell:
@@ -133,7 +133,7 @@ def framed(caption: str, seed: int = 0, **settings: object) -> Cell:
     drawn, found = large_scale_jitter_batch(
         [image], [target], generator=torch.Generator().manual_seed(seed), **settings
     )
-    return caption, picture(draw_instances(drawn[0], found[0], names=[""] * len(CATEGORIES)))
+    return caption, image_of(draw_instances(drawn[0], found[0], names=[""] * len(CATEGORIES)))
 
 
 def framed_class_ids(caption: str, seed: int = 0, **settings: object) -> Cell:
@@ -170,12 +170,12 @@ class Pool:
     def __init__(self) -> None:
         image, target = pair()[1]
         kept = [number for number, label in enumerate(target["labels"].tolist()) if label in (2, 4)]
-        self.labels, self.pictures = target["labels"][kept].numpy(), np.full(len(kept), SIDE * SIDE)
+        self.labels, self.images = target["labels"][kept].numpy(), np.full(len(kept), SIDE * SIDE)
         self.boxes = target["boxes"][kept].double().numpy()
         self.pixels = [(image, target["masks"][number].to(torch.uint8)) for number in kept]
 
     def read(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The picture and the mask of a cut-out."""
+        """The image and the mask of a cut-out."""
         return self.pixels[number]
 
 
@@ -227,9 +227,9 @@ def ids_of(target: dict) -> torch.Tensor:
 
 
 def class_ids(caption: str, ids: torch.Tensor, background: int = 0) -> Cell:
-    """Class ids as colours, that of no object as grey; what is unlabelled is hatched."""
-    colours = np.array([(225, 225, 225), *PALETTE])
-    canvas = colours[np.where((ids == 255) | (ids == background), 0, ids)].astype(np.uint8)
+    """Class ids as colors, that of no object as grey; what is unlabelled is hatched."""
+    colors = np.array([(225, 225, 225), *PALETTE])
+    canvas = colors[np.where((ids == 255) | (ids == background), 0, ids)].astype(np.uint8)
     y, x = np.mgrid[:SIDE, :SIDE]
     canvas[(ids == 255).numpy() & ((x + y) // 4 % 2 == 0)] = INK
     return caption, Image.fromarray(canvas)

@@ -1,4 +1,4 @@
-"""Draws the method card: what each setting of copy-paste does, in small pictures of drawn shapes.
+"""Draws the method card: what each setting of copy-paste does, in small images of drawn shapes.
 
 ``python examples/method_card.py`` writes ``docs/*.png``, which the README shows; a test draws them anew and compares.
 """
@@ -23,24 +23,24 @@ from card import (
     from_bank,
     from_pool,
     ids_of,
+    image,
     images,
     labelled,
     pair,
-    picture,
     sheet,
 )
 from PIL import Image
 
 from composer_copypaste import copypaste_batch, plan_batch
 
-COLOURS = 255
+COLORS = 255
 """In so many a sheet is written, so that it stays small."""
 
 
 def how_often() -> list[Cell]:
     return [
-        ("an image of the batch", picture(images()[0])),
-        ("another one, the source\n(all examples: these two)", picture(images()[1])),
+        ("an image of the batch", image(images()[0])),
+        ("another one, the source\n(all examples: these two)", image(images()[1])),
         four("p=0.5\nfour draws", p=0.5),
         curve('warmup="20%dur"', [(0, 0), (0.2, 1), (1, 1)], ["0", "time", "1"]),
         curve('stop="80%dur"', [(0, 1), (0.8, 1), (0.8, 0), (1, 0)], ["0", "time", "1"]),
@@ -49,8 +49,8 @@ def how_often() -> list[Cell]:
 
 def source() -> list[Cell]:
     return [
-        ("a batch of one image", picture(images()[0])),
-        ("a batch before it", picture(images()[1])),
+        ("a batch of one image", image(images()[0])),
+        ("a batch before it", image(images()[1])),
         from_bank("bank_size=256: what was\nseen before is a source", 256),
         from_bank("bank_size=1\nthe last object seen", 1),
         from_pool("p_pool=1: cut-outs of\na pool (star, rectangle)", 3),
@@ -145,8 +145,8 @@ def placement() -> list[Cell]:
 def blending() -> list[Cell]:
     return [
         ("a pasted disc's border,\nshown 4 times as large", close("")[1]),
-        close("erosion=2\nmask and colours shrink", erosion=2),
-        close("blend_sigma=1\ncolours blend, masks stay", blend_sigma=1.0),
+        close("erosion=2\nmask and colors shrink", erosion=2),
+        close("blend_sigma=1\ncolors blend, masks stay", blend_sigma=1.0),
         close("blend_sigma=3", blend_sigma=3.0),
         close("erosion=2,\nblend_sigma=1", erosion=2, blend_sigma=1.0),
     ]
@@ -201,7 +201,7 @@ def write(folder: Path) -> None:
     """Write every sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, cells in SHEETS.items():
-        few = sheet(cells()).quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = sheet(cells()).quantize(COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         few.save(folder / f"{name}.png", optimize=True)
 
 

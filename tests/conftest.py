@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
 
 @pytest.fixture
 def coco_file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes annotations.json: a picture 7, 12 wide and 8 high, categories 5 and 3, unless told otherwise."""
+    """Writes annotations.json: an image 7, 12 wide and 8 high, categories 5 and 3, unless told otherwise."""
 
     def write(*annotations: object, **changes: object) -> Path:
         data: dict[str, object] = {
@@ -50,7 +50,7 @@ def small_model():
 
 @pytest.fixture
 def batch():
-    """Two pictures of 64 pixels: the first with an object and a crowd, the second with an object."""
+    """Two images of 64 pixels: the first with an object and a crowd, the second with an object."""
     masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
     masks[0, 10:30, 8:40] = 1
     masks[1, 40:60, 20:50] = 1

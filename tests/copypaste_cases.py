@@ -20,8 +20,8 @@ IDENTITY = ((1, 0, 0), (0, 1, 0))
 # Hand-made: the answer is visible
 
 
-def pictures(n=2):
-    """Pixel (x, y) of picture i is 100 i + 10 y + x, in each of three channels."""
+def make_images(n=2):
+    """Pixel (x, y) of image i is 100 i + 10 y + x, in each of three channels."""
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     return torch.stack([(100 * i + 10 * y + x).expand(3, SIDE, SIDE) for i in range(n)]).to(torch.uint8)
 
@@ -60,12 +60,12 @@ def paste_seeded(images, targets, settings, seed=0, bank=None, pool=None):
 
 
 class Pool:
-    """Cut-outs in memory: of each its label, a picture and a mask."""
+    """Cut-outs in memory: of each its label, an image and a mask."""
 
     def __init__(self, *cut_outs):
         self.labels = np.array([label for label, _, _ in cut_outs])
         self.boxes = np.array([box_around(numpy(mask)) for *_, mask in cut_outs], dtype=np.float64)
-        self.pictures = np.array([mask.numel() for *_, mask in cut_outs])
+        self.images = np.array([mask.numel() for *_, mask in cut_outs])
         self.cut_outs = cut_outs
 
     def read(self, number):
@@ -154,7 +154,7 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, 
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     dtype, layout = draw(st.sampled_from(dtypes)), draw(st.sampled_from(LAYOUTS))
     channels = draw(st.sampled_from([3, 1, 4]))
-    images = [coloured(size, channels, dtype, rng) for size in sizes]
+    images = [colored(size, channels, dtype, rng) for size in sizes]
     if as_list:
         images = [laid_out(image[None], layout)[0] for image in images]
     else:
@@ -167,7 +167,7 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, 
     if bank and draw(st.booleans()):
         sizes = [draw(st.tuples(sides, sides)) for _ in range(draw(st.integers(1, 3)))]
         case.earlier = (
-            [coloured(size, channels, dtype, rng) for size in sizes],
+            [colored(size, channels, dtype, rng) for size in sizes],
             [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes],
         )
         case.remembered = draw(st.sampled_from([1, 3, 50]))
@@ -183,16 +183,16 @@ def drawn_pool(n, rng):
         size = tuple(rng.integers(1, 40, 2).tolist())
         mask = torch.from_numpy(rng.random(size) < 0.6).to(torch.uint8)
         mask[0, 0] = 1
-        cut_outs.append((int(rng.integers(2, 4)), coloured(size, 3, torch.uint8, rng), mask))
+        cut_outs.append((int(rng.integers(2, 4)), colored(size, 3, torch.uint8, rng), mask))
     return Pool(*cut_outs)
 
 
 OPTIONAL_KEYS = ("area", "iscrowd", "image_id", "depth", "keypoints")
 
 
-def coloured(size, channels, dtype, rng):
-    colours = torch.from_numpy(rng.integers(0, 256, (channels, *size), dtype=np.uint8))
-    return colours if dtype == torch.uint8 else (colours / 255).to(dtype)
+def colored(size, channels, dtype, rng):
+    colors = torch.from_numpy(rng.integers(0, 256, (channels, *size), dtype=np.uint8))
+    return colors if dtype == torch.uint8 else (colors / 255).to(dtype)
 
 
 def laid_out(images, layout):
@@ -229,7 +229,7 @@ def typed_masks(masks, mask_type, rng):
 
 
 def drawn_mask(size, rng):
-    """Nothing, all (in pictures of up to 64 pixels), a rectangle, or a rectangle with holes."""
+    """Nothing, all (in images of up to 64 pixels), a rectangle, or a rectangle with holes."""
     kind = rng.choice(["nothing", "all", "rectangle", "holes"], p=[0.1, 0.1, 0.3, 0.5])
     mask = np.zeros(size, dtype=bool)
     if kind != "nothing":

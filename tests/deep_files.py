@@ -1,4 +1,4 @@
-"""Picture files of 16 and 32 bits, written byte by byte: Pillow itself writes no 16-bit colours."""
+"""Image files of 16 and 32 bits, written byte by byte: Pillow itself writes no 16-bit colors."""
 
 import struct
 import zlib
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """uint16 pixels, grey (h, w), with alpha (h, w, 2), colours (h, w, 3) or both (h, w, 4)."""
+    """uint16 pixels, grey (h, w), with alpha (h, w, 2), colors (h, w, 3) or both (h, w, 4)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -21,7 +21,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_tiff(path: Path, pixels: np.ndarray, *, bits: int | None = None, order: str = "<", planes: int = 1) -> None:
-    """Uncompressed pixels of any type, grey (h, w) or colours (h, w, 3), in one strip."""
+    """Uncompressed pixels of any type, grey (h, w) or colors (h, w, 3), in one strip."""
     height, width, channels = (*pixels.shape, 1)[:3]
     data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
     bits = pixels.dtype.itemsize * 8 if bits is None else bits

@@ -1,4 +1,4 @@
-"""Random pictures with objects, crowds and detections, and pycocotools' own numbers for them."""
+"""Random images with objects, crowds and detections, and pycocotools' own numbers for them."""
 
 import contextlib
 import copy
@@ -47,7 +47,7 @@ class Scene:
         ]
 
     def first(self, count):
-        """The same with its first pictures only; the data set stays whole."""
+        """The same with its first images only; the data set stays whole."""
         return Scene(self.predictions[:count], self.targets[:count], self.dataset)
 
 
@@ -70,9 +70,9 @@ def corners(rle):
 
 
 def random_scene(seed=0, images=14):
-    """Pictures of several sizes; every 5th without objects, every 7th without detections; scores with ties."""
+    """Images of several sizes; every 5th without objects, every 7th without detections; scores with ties."""
     generator = np.random.default_rng(seed)
-    parts = [random_picture(generator, image_id=10 + 3 * index, index=index) for index in range(images)]
+    parts = [random_image(generator, image_id=10 + 3 * index, index=index) for index in range(images)]
     annotations = [annotation for part in parts for annotation in part[2]]
     return Scene(
         predictions=[part[0] for part in parts],
@@ -85,7 +85,7 @@ def random_scene(seed=0, images=14):
     )
 
 
-def random_picture(generator, image_id, index):
+def random_image(generator, image_id, index):
     height, width = int(generator.integers(140, 220)), int(generator.integers(140, 280))
     count = 0 if index % 5 == 4 else int(generator.integers(2, 8))
     shapes = [random_shape(generator, height, width) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Copy-paste a second time, slowly: whole pictures in NumPy, one step after the other, no windows and no views."""
+"""Copy-paste a second time, slowly: whole images in NumPy, one step after the other, no windows and no views."""
 
 from fractions import Fraction
 
@@ -11,27 +11,27 @@ ONE = 1 << 33  # half steps of 2**-32 pixels: pixel centres are whole numbers of
 def reference(images, targets, plan, settings, crops=()):
     """Images and targets after the plan; images keep their type, target fields come as NumPy arrays.
 
-    ``crops`` are sources beyond the batch: pictures, each with the target of its one object.
+    ``crops`` are sources beyond the batch: images, each with the target of its one object.
     """
     if targets and "masks" not in targets[0]:
-        pictures, results = reference(images, filled(images, targets), plan, settings, crops)
-        return pictures, [{key: values for key, values in result.items() if key != "masks"} for result in results]
+        pasted, results = reference(images, filled(images, targets), plan, settings, crops)
+        return pasted, [{key: values for key, values in result.items() if key != "masks"} for result in results]
     sources, batch = [*images, *(image for image, _ in crops)], targets
     targets = [*targets, *(target for _, target in crops)]
-    pictures, results = [], []
+    pasted, results = [], []
     for i, (image, target) in enumerate(zip(images, batch, strict=True)):
         rows = [row for row in range(len(plan)) if plan.target[row] == i]
-        picture, landed = image.detach(), []
+        canvas, landed = image.detach(), []
         for row in rows:
             source, to_source = int(plan.source[row]), fixed(plan.to_source[row])
             given = numpy(targets[source]["masks"])[plan.instance[row]] != 0
             mask = eroded(given, to_source, image.shape[1:], settings.erosion)
             alpha = softened(mask, settings.blend_sigma) if settings.blend_sigma else mask.astype(float)
-            picture = painted(picture, sources[source].detach(), to_source, alpha, plan.colour[row].tolist())
+            canvas = painted(canvas, sources[source].detach(), to_source, alpha, plan.color[row].tolist())
             landed.append(mask)
-        pictures.append(picture)
+        pasted.append(canvas)
         results.append(accounted(i, rows, landed, targets, plan, settings) if any(m.any() for m in landed) else target)
-    return pictures, results
+    return pasted, results
 
 
 def filled(images, targets):
@@ -40,7 +40,7 @@ def filled(images, targets):
 
 
 def remembered(images, targets, settings, size):
-    """The last objects of a batch that may be copied: pictures that end a pixel beyond their box, and targets."""
+    """The last objects of a batch that may be copied: images that end a pixel beyond their box, and targets."""
     if targets and "masks" not in targets[0]:
         targets = filled(images, targets)
     crops = []
@@ -71,13 +71,13 @@ def cut_outs(pool, dtype):
     return crops
 
 
-def may_be_copied(label, area, picture, settings):
+def may_be_copied(label, area, image, settings):
     """Whether the settings let an object of that label and area be copied."""
     if settings.labels is not None and label not in settings.labels:
         return False
     low, high = settings.area_range or (-np.inf, np.inf)
     relative_low, relative_high = settings.relative_area_range or (-np.inf, np.inf)
-    in_range = low <= area <= high and relative_low * picture <= area <= relative_high * picture
+    in_range = low <= area <= high and relative_low * image <= area <= relative_high * image
     return in_range and (settings.label_weights or {}).get(label, 1) > 0
 
 
@@ -97,7 +97,7 @@ def fixed(to_source):
 
 
 def positions(row, size):
-    """One source coordinate of every pixel centre of a picture, in half steps."""
+    """One source coordinate of every pixel centre of an image, in half steps."""
     y, x = np.mgrid[: size[0], : size[1]]
     return row[0] * (2 * x + 1) + row[1] * (2 * y + 1) + 2 * row[2]
 
@@ -118,40 +118,40 @@ def tent(row, size, where, length):
 
 
 def stored(values, dtype):
-    """Float64 numbers as a picture of that type holds them."""
+    """Float64 numbers as an image of that type holds them."""
     values = torch.from_numpy(values)
     return (values if dtype.is_floating_point else values.round()).to(dtype)
 
 
-def painted(picture, source, to_source, alpha, factors):
-    """The source's colours over the picture, by alpha; the picture is left bit by bit where alpha is 0."""
+def painted(image, source, to_source, alpha, factors):
+    """The source's colors over the image, by alpha; the image is left bit by bit where alpha is 0."""
     size, where = alpha.shape, alpha > 0
     if not where.any():
-        return picture
+        return image
     across = tent(to_source[0], size, where, source.shape[2])
     down = tent(to_source[1], size, where, source.shape[1])
     columns, rows = across.any(axis=0), down.any(axis=0)
     patch = numpy(source.double())[:, rows][:, :, columns]
-    colours = np.einsum("pcx,px->cp", np.einsum("py,cyx->pcx", down[:, rows], patch), across[:, columns])
+    colors = np.einsum("pcx,px->cp", np.einsum("py,cyx->pcx", down[:, rows], patch), across[:, columns])
     if factors != [1, 1, 1]:
-        colours = adjusted(colours, alpha[where], *factors, 1 if picture.dtype.is_floating_point else 255)
-    below = numpy(picture.double())
-    below[:, where] += alpha[where] * (colours - below[:, where])
-    result = picture.clone()
-    result[:, torch.from_numpy(where)] = stored(below[:, where], picture.dtype)
+        colors = adjusted(colors, alpha[where], *factors, 1 if image.dtype.is_floating_point else 255)
+    below = numpy(image.double())
+    below[:, where] += alpha[where] * (colors - below[:, where])
+    result = image.clone()
+    result[:, torch.from_numpy(where)] = stored(below[:, where], image.dtype)
     return result
 
 
-def adjusted(colours, alpha, brightness, contrast, saturation, largest):
-    """Colours (channel, pixel) after a change of brightness, contrast and saturation."""
+def adjusted(colors, alpha, brightness, contrast, saturation, largest):
+    """Colors (channel, pixel) after a change of brightness, contrast and saturation."""
 
     def grey():
-        return np.array([0.2989, 0.587, 0.114]) @ colours if len(colours) == 3 else colours.mean(axis=0)
+        return np.array([0.2989, 0.587, 0.114]) @ colors if len(colors) == 3 else colors.mean(axis=0)
 
-    colours = np.clip(brightness * colours, 0, largest)
+    colors = np.clip(brightness * colors, 0, largest)
     mean = (grey() * alpha).sum() / alpha.sum()
-    colours = np.clip(mean + contrast * (colours - mean), 0, largest)
-    return np.clip(grey() + saturation * (colours - grey()), 0, largest)
+    colors = np.clip(mean + contrast * (colors - mean), 0, largest)
+    return np.clip(grey() + saturation * (colors - grey()), 0, largest)
 
 
 def eroded(mask, to_source, size, pixels):
@@ -167,7 +167,7 @@ def eroded(mask, to_source, size, pixels):
 
 
 def softened(mask, sigma):
-    """The mask under a Gaussian cut off after three sigma; the picture's border goes on outside it."""
+    """The mask under a Gaussian cut off after three sigma; the image's border goes on outside it."""
     radius = int(np.ceil(3 * sigma))
     weights = np.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
     weights /= weights.sum()

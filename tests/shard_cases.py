@@ -8,12 +8,12 @@ from composer_copypaste.data.streaming.write import Written, write_shards
 from composer_copypaste.settings import ShapesSettings
 
 SMALL = 20_000
-"""Bytes: two pictures a shard, of shapes of 64 x 64."""
+"""Bytes: two images a shard, of shapes of 64 x 64."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Drawn pictures and their annotations."""
+class DataSet:
+    """Drawn images and their annotations."""
 
     images: Path
     annotations: Path
@@ -23,10 +23,10 @@ class Pictures:
         return write_shards(output, self.images, self.annotations, processes=processes, shard_size=shard_size)
 
 
-def drawn(folder: Path, count: int = 12) -> Pictures:
+def drawn(folder: Path, count: int = 12) -> DataSet:
     """Drawn shapes, as a user's files."""
     root = draw_shapes(ShapesSettings(folder=str(folder / "shapes"), train=count, val=2, size=64))
-    return Pictures(root / "train", root / "annotations" / "instances_train.json")
+    return DataSet(root / "train", root / "annotations" / "instances_train.json")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

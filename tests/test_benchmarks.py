@@ -83,14 +83,14 @@ def test_step_prints_a_share_with_and_without_jitter(load, capsys):
 
 
 def test_loader_prints_both_rates(load, capsys):
-    load("loader").main(["--rounds", "1", "--size", "64", "--pictures", "2"])
+    load("loader").main(["--rounds", "1", "--size", "64", "--count", "2"])
     assert len(rows(capsys.readouterr().out, "ours", "torchvision")) == 2
 
 
-def test_the_other_loader_gives_pictures_and_masks_of_one_size(load, tmp_path):
+def test_the_other_loader_gives_images_and_masks_of_one_size(load, tmp_path):
     loader = load("loader")
     folder = loader.draw_shapes(loader.ShapesSettings(folder=str(tmp_path / "shapes"), train=3, val=1, size=64))
-    file = loader._first_pictures(folder / "annotations" / "instances_train.json", 3, tmp_path)
+    file = loader._first_images(folder / "annotations" / "instances_train.json", 3, tmp_path)
     for image, target in loader._torchvision(folder / "train", file, 48):
         assert image.shape == (3, 48, 48)
         assert image.dtype == torch.uint8

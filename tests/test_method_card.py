@@ -51,7 +51,7 @@ def test_the_readme_shows_every_sheet(card):
 def test_a_sheet_is_what_is_drawn_today(path, drawn):
     committed, today = pixels(path), pixels(drawn / path.name)
     assert committed.shape == today.shape, "run: python examples/method_card.py"
-    differing = np.abs(committed - today).max(axis=2) > 48  # letters and reduced colours may differ a little
+    differing = np.abs(committed - today).max(axis=2) > 48  # letters and reduced colors may differ a little
     assert differing.mean() < 0.002, "run: python examples/method_card.py"
 
 
@@ -62,7 +62,7 @@ def test_the_sheets_are_small():
 
 
 @pytest.mark.parametrize("settings", [CopyPasteSettings, LargeScaleJitterSettings])
-def test_every_setting_has_a_picture(card, settings):
+def test_every_setting_has_a_image(card, settings):
     of_jitter = settings is LargeScaleJitterSettings
     cells = [
         cell for name, draw in card.SHEETS.items() if (name == "large_scale_jitter") == of_jitter for cell in draw()

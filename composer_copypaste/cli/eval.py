@@ -12,7 +12,7 @@ from composer_copypaste.cli import CROWDS_HELP
 @click.command
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures; default: the run's data.val.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images; default: the run's data.val.")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: the recipe's.")
 @click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")

@@ -37,7 +37,7 @@ class Size(click.ParamType):
 
 @click.command
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the pictures.")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the images.")
 @click.option("--annotations", type=click.Path(path_type=Path), required=True, help="Their COCO instance annotations.")
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: as marked, checked.")
 @click.option("--bad-objects", type=click.Choice(["refuse", "leave_out"]), default="refuse", help=BAD_OBJECTS_HELP)
@@ -47,9 +47,9 @@ class Size(click.ParamType):
     "--value-range",
     type=(float, float),
     metavar="LOW HIGH",
-    help="Values that become black and white in pictures of more than 8 bits, such as 0 4095; default: 0 65535.",
+    help="Values that become black and white in images of more than 8 bits, such as 0 4095; default: 0 65535.",
 )
-@click.option("--max-megapixels", type=float, help="Larger pictures are refused; default: 178.")
+@click.option("--max-megapixels", type=float, help="Larger images are refused; default: 178.")
 def command(  # noqa: PLR0913 - click hands over each option
     output: Path,
     images: Path,
@@ -63,7 +63,7 @@ def command(  # noqa: PLR0913 - click hands over each option
 ) -> None:
     """Write a data set as shards, which recipes stream.
 
-    OUTPUT is a new folder for shards of MosaicML Streaming (MDS). Annotations and pictures are checked first. The same
+    OUTPUT is a new folder for shards of MosaicML Streaming (MDS). Annotations and images are checked first. The same
     command goes on where it was interrupted; the bytes are the same for any number of processes.
 
     \b
@@ -105,5 +105,5 @@ def command(  # noqa: PLR0913 - click hands over each option
     kept = f", {written.kept} of them there before" if written.kept else ""
     size = written.nbytes / 1e6
     crowded = f"; {written.crowds} of their {counted(written.objects, 'object')} are crowds" if written.crowds else ""
-    pictures, shards = counted(written.pictures, "picture"), counted(written.shards, "shard")
-    click.echo(f"{output}: {pictures} in {shards}{kept}, {size:,.1f} MB{crowded}")
+    written_images, shards = counted(written.images, "image"), counted(written.shards, "shard")
+    click.echo(f"{output}: {written_images} in {shards}{kept}, {size:,.1f} MB{crowded}")

@@ -27,7 +27,7 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         data.val.images=photos/val data.val.annotations=val.json
 
     It writes runs/<recipe>-<time>, or the folder that output=DIR names: the resolved recipe, checkpoints, the metrics
-    of every batch, COCO's numbers, curves, and sheets of training pictures and of predictions. A training that was
+    of every batch, COCO's numbers, curves, and sheets of training images and of predictions. A training that was
     interrupted goes on where it was when the same command names its folder with output=DIR.
     """
     from composer_copypaste.integrations.composer.distributed import is_first, one_voice

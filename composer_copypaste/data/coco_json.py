@@ -54,14 +54,14 @@ class ReadingOptions:
             crowds, but that all are is refused, and that single objects may be marked so is warned of.
         bad_objects: Whether an object whose outline, box or area cannot be used is refused or left out.
         spelling: How the user gives these two, for messages.
-        pictures: Whether pictures are to be read: each image needs a file name, and there must be objects.
+        reads_images: Whether images are to be read: each image needs a file name, and there must be objects.
         outlines: Whether each object must have one. Boxes alone can be scored without.
     """
 
     crowds: Crowds = None
     bad_objects: BadObjects = "refuse"
     spelling: Spelling = in_python
-    pictures: bool = True
+    reads_images: bool = True
     outlines: bool = True
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ def read_content(data: object, place: str, options: ReadingOptions) -> CocoConte
     found = _Findings()
     categories = _categories(lists["categories"], found)
     images = _images(lists["images"], options, found)
-    if options.pictures and not lists["annotations"]:
+    if options.reads_images and not lists["annotations"]:
         found.problems.append("the list 'annotations' is empty")
     groups: dict[int, list[CocoAnnotation]] = {image: [] for image in images}
     if not found.lacks_ids:  # else all that refers to them is wrong
@@ -196,7 +196,7 @@ def _images(entries: Sequence[Any], options: ReadingOptions, found: _Findings) -
     images = {}
     for id_, entry in _with_ids("image", entries, found):
         name, height, width = entry.get("file_name"), whole(entry.get("height")), whole(entry.get("width"))
-        if options.pictures and (not isinstance(name, str) or not name):
+        if options.reads_images and (not isinstance(name, str) or not name):
             found.problems.append(f"image {id_}: {_lacks(entry, 'file_name', 'text')}")
         for key, side in (("height", height), ("width", width)):
             if side is None or side < 1:

@@ -1,4 +1,4 @@
-"""A pool of cut-outs: objects from a COCO file or from pictures with transparency, to be pasted anywhere."""
+"""A pool of cut-outs: objects from a COCO file or from images with transparency, to be pasted anywhere."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from composer_copypaste.data.check_images import check_images, in_threads
 from composer_copypaste.data.dataset import CocoAnnotations, in_folder
-from composer_copypaste.data.images import read_picture, read_rgba
+from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.records import CocoAnnotation, CocoImage
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, listed
@@ -37,23 +37,23 @@ class CutOut:
 
     label: int
     box: Float[ndarray, "4"]
-    """In its picture."""
+    """In its image."""
     area: float
     """Of its mask, in pixels."""
     size: tuple[int, int]
-    """Height and width of the picture."""
+    """Height and width of the image."""
     read: Callable[[Window], Pixels]
-    """The part of the picture in a window, and the mask there; a pool can be pickled where these can."""
+    """The part of the image in a window, and the mask there; a pool can be pickled where these can."""
 
     @property
     def window(self) -> Window:
-        """The part of the picture that is kept."""
+        """The part of the image that is kept."""
         (row,) = box_windows(self.box[None] + MARGIN * np.array([-1, -1, 1, 1]), self.size).tolist()
         return Window(*row)
 
 
 class CutOutPool:
-    """Cut-outs as further sources of copy-paste: for pictures without annotations, and for rare categories.
+    """Cut-outs as further sources of copy-paste: for images without annotations, and for rare categories.
 
     Pixels are read when they are drawn and stay on the host as uint8; of those read, the ones drawn last are kept.
 
@@ -74,7 +74,7 @@ class CutOutPool:
         self.labels: Integer[ndarray, " n"] = np.array([cut.label for cut in cut_outs])
         self.boxes: Float[ndarray, "n 4"] = np.stack([cut.box for cut in cut_outs]) - corners
         self.areas: Float[ndarray, " n"] = np.array([cut.area for cut in cut_outs], dtype=np.float64)
-        self.pictures: Integer[ndarray, " n"] = np.array([cut.size[0] * cut.size[1] for cut in cut_outs])
+        self.images: Integer[ndarray, " n"] = np.array([cut.size[0] * cut.size[1] for cut in cut_outs])
         self._cut_outs = list(cut_outs)
         self._limit = int(megabytes * 10**6)
         self._kept: OrderedDict[int, Pixels] = OrderedDict()
@@ -101,7 +101,7 @@ class CutOutPool:
             image_settings: how the images' files are read; None: the default settings.
 
         Raises:
-            DataError: where annotations or pictures cannot be used, or no object is of these categories.
+            DataError: where annotations or images cannot be used, or no object is of these categories.
         """
         if not isinstance(annotations, CocoAnnotations):
             annotations = CocoAnnotations.load(annotations)
@@ -123,9 +123,9 @@ class CutOutPool:
         megabytes: float | int = 256,
         image_settings: ImageSettings | None = None,
     ) -> "CutOutPool":
-        """Pictures with transparency, in a folder for each category that has its name: ``folder/dog/1.png``.
+        """Images with transparency, in a folder for each category that has its name: ``folder/dog/1.png``.
 
-        A pixel is the object's where its alpha is above 127. All pictures are looked through at once.
+        A pixel is the object's where its alpha is above 127. All images are looked through at once.
 
         Args:
             folder: which holds the categories' folders.
@@ -134,7 +134,7 @@ class CutOutPool:
             image_settings: how the images' files are read; None: the default settings.
 
         Raises:
-            DataError: listing folders that are named after no category or are empty, and pictures that cannot be used.
+            DataError: listing folders that are named after no category or are empty, and images that cannot be used.
         """
         folder = Path(folder)
         labels = _labels(categories)
@@ -154,7 +154,7 @@ class CutOutPool:
         return self._nbytes
 
     def read(self, number: int) -> Pixels:
-        """The picture and the mask, of 0 and 1, of a cut-out.
+        """The image and the mask, of 0 and 1, of a cut-out.
 
         Raises:
             DataError: naming the file, where it can no longer be read.
@@ -200,9 +200,9 @@ def _read_coco(
     folder: Path, settings: ImageSettings | None, image: CocoImage, annotation: CocoAnnotation, window: Window
 ) -> Pixels:
     size = (image.height, image.width)
-    picture = read_picture(folder / image.file_name, size, settings=settings)
+    pixels = read_image(folder / image.file_name, size, settings=settings)
     mask = draw_cropped_masks([cropped_mask(annotation["segmentation"], size)], size)[0]
-    return _copy(picture[:, *window.slices]), _copy(mask[window.slices])
+    return _copy(pixels[:, *window.slices]), _copy(mask[window.slices])
 
 
 def _copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
@@ -210,27 +210,27 @@ def _copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
 
 
 def _listing(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
-    """What is wrong with a folder of folders of cut-outs, and its pictures with their labels."""
+    """What is wrong with a folder of folders of cut-outs, and its images with their labels."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of cut-outs")
     problems, files = [], []
     for entry in _visible(folder):
-        pictures = _visible(entry) if entry.is_dir() else []
+        images = _visible(entry) if entry.is_dir() else []
         if not entry.is_dir():
             problems.append(f"{entry.name}: expected in a folder that has the name of its category")
         elif entry.name not in labels:
             problems.append(f"{entry.name}: {_no_category(entry.name, list(labels))}")
-        elif not pictures:
-            problems.append(f"{entry.name}: the folder is empty, expected pictures with transparency")
+        elif not images:
+            problems.append(f"{entry.name}: the folder is empty, expected images with transparency")
         else:
-            files += [(path, labels[entry.name]) for path in pictures]
+            files += [(path, labels[entry.name]) for path in images]
     if not files and not problems:
         problems.append("it is empty, expected folders that have the names of categories")
     return problems, files
 
 
-def pictures_of_folder(folder: Path) -> list[Path]:
-    """The pictures of a folder of folders of cut-outs, in the order in which they are numbered."""
+def images_of_folder(folder: Path) -> list[Path]:
+    """The images of a folder of folders of cut-outs, in the order in which they are numbered."""
     return [path for entry in _visible(folder) if entry.is_dir() for path in _visible(entry)]
 
 
@@ -250,7 +250,7 @@ def _looked_at(path: Path, label: int, settings: ImageSettings | None) -> CutOut
     except DataError as error:
         return str(error).removeprefix(f"{path.parents[1]}/")
     if not opaque.any():
-        return f"{path.parent.name}/{path.name}: the picture is transparent: no alpha is above 127"
+        return f"{path.parent.name}/{path.name}: the image is transparent: no alpha is above 127"
     (y1, y2), (x1, x2) = (_extent(opaque.any(dim=dim)) for dim in (1, 0))
     height, width = opaque.shape
     box, area = np.array([x1, y1, x2, y2], dtype=np.float64), float(opaque.sum())
@@ -263,21 +263,21 @@ def _extent(occupied: Tensor) -> tuple[int, int]:
 
 
 def _read_file(path: Path, settings: ImageSettings | None, window: Window) -> Pixels:
-    picture = read_rgba(path, settings)[:, *window.slices]
-    mask = picture[3] > 127
-    colours = _spread(picture[:3].float()[None], mask.float()[None, None])[0]
-    return colours.round().to(torch.uint8), mask.to(torch.uint8)
+    image = read_rgba(path, settings)[:, *window.slices]
+    mask = image[3] > 127
+    colors = _spread(image[:3].float()[None], mask.float()[None, None])[0]
+    return colors.round().to(torch.uint8), mask.to(torch.uint8)
 
 
-def _spread(colours: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:
-    """The colours where they are known, and about those of the nearest known pixels elsewhere.
+def _spread(colors: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:
+    """The colors where they are known, and about those of the nearest known pixels elsewhere.
 
     What transparent pixels hold is arbitrary, often black: resized, it would show as a seam around the object.
     """
-    if known.all() or colours.shape[2:] == (1, 1):
-        return colours
-    height, width = colours.shape[2:]
-    counts, sums = (functional.avg_pool2d(values, 2, ceil_mode=True) for values in (known, colours * known))
+    if known.all() or colors.shape[2:] == (1, 1):
+        return colors
+    height, width = colors.shape[2:]
+    counts, sums = (functional.avg_pool2d(values, 2, ceil_mode=True) for values in (known, colors * known))
     coarse = _spread(sums / counts.clamp(min=0.01), (counts > 0).float())
     wide = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]
-    return torch.where(known.bool(), colours, wide)
+    return torch.where(known.bool(), colors, wide)

@@ -1,4 +1,4 @@
-"""COCO instance data sets: the annotation file, read and checked at once, and the data set of pictures and targets."""
+"""COCO instance data sets: the annotation file, read and checked at once, and the data set of images and targets."""
 
 import copy
 import hashlib
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from composer_copypaste.data.coco_json import BadObjects, Crowds, ReadingOptions, Spelling, in_python, read_content
 from composer_copypaste.data.file_names import located
-from composer_copypaste.data.images import read_picture
+from composer_copypaste.data.images import read_image
 from composer_copypaste.data.json_files import garbage_collection_paused, read_json
 from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage, labels_of, outlined
 from composer_copypaste.data.rle import OutlinedObjects, draw_masks
@@ -35,7 +35,7 @@ class CocoAnnotations:
 
     Images keep the file's order; category ``i`` of ``categories`` has the label ``i + 1``: 0 is the background.
     Categories are ordered by id, unless ``with_categories`` gave another order. ``annotations`` has an entry for every
-    image id, empty where the picture shows no object.
+    image id, empty where the image shows no object.
     """
 
     path: Path
@@ -111,7 +111,7 @@ class CocoAnnotations:
         return labels_of(self.categories)
 
     def objects_of(self, image: CocoImage) -> OutlinedObjects:
-        """The image's objects: annotated boxes cut at the picture's edge, annotated areas, masks as in the file."""
+        """The image's objects: annotated boxes cut at the image's edge, annotated areas, masks as in the file."""
         return outlined(image, self.annotations[image.id], self._labels)
 
 
@@ -125,9 +125,9 @@ def in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
 
 
 class InstanceData(Dataset[tuple[Tensor, Target]]):
-    """Pictures and torchvision detection targets, wherever they come from.
+    """Images and torchvision detection targets, wherever they come from.
 
-    A picture is uint8 RGB (3, height, width). Without a transform its target holds the annotated boxes and areas.
+    An image is uint8 RGB (3, height, width). Without a transform its target holds the annotated boxes and areas.
     Transforms are drawn from (``seed``, epoch, index) alone: neither workers nor resumption change what comes out.
     """
 
@@ -145,12 +145,12 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
 
     @property
     @abstractmethod
     def place(self) -> str:
-        """Where the pictures lie."""
+        """Where the images lie."""
 
     @property
     @abstractmethod
@@ -160,7 +160,7 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
     @property
     @abstractmethod
     def num_objects(self) -> int:
-        """The number of objects, crowds included, in all pictures."""
+        """The number of objects, crowds included, in all images."""
 
     @property
     @abstractmethod
@@ -187,30 +187,30 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
 
     @abstractmethod
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
-        """A picture as it is stored, from index 0 on, and its objects."""
+        """A pixels as it is stored, from index 0 on, and its objects."""
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[UInt8[Tensor, "3 h w"], Target]:
-        """The picture and target at an index, or at (epoch, index); an index alone is of epoch 0.
+        """The pixels and target at an index, or at (epoch, index); an index alone is of epoch 0.
 
         Raises:
-            DataError: naming the file, where the picture cannot be used.
+            DataError: naming the file, where the pixels cannot be used.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
-        image, picture, objects = self.read(index)
+        image, pixels, objects = self.read(index)
         if self.transform is not None:
-            picture, instances = self.transform(picture, objects, generator_for(self.seed, epoch, index))
-            return picture, _target(image, instances, masks=instances.masks)
-        return picture.contiguous(), _target(image, objects, masks=draw_masks(objects) if self.masks else None)
+            pixels, instances = self.transform(pixels, objects, generator_for(self.seed, epoch, index))
+            return pixels, _target(image, instances, masks=instances.masks)
+        return pixels.contiguous(), _target(image, objects, masks=draw_masks(objects) if self.masks else None)
 
 
 class CocoInstances(InstanceData):
-    """Pictures and torchvision detection targets of a COCO instance data set.
+    """Images and torchvision detection targets of a COCO instance data set.
 
     Args:
         images: the folder that the file names are relative to.
         annotations: a COCO instance JSON, or one that is loaded already.
-        transform: what is done to picture and target, or None.
+        transform: what is done to image and target, or None.
         masks: False leaves the masks out, and saves drawing them; for evaluation, which takes the truth from the file.
         seed: of the transforms.
         image_settings: how the images' files are read; None: the default settings.
@@ -246,7 +246,7 @@ class CocoInstances(InstanceData):
 
     @property
     def place(self) -> str:
-        """The folder of the pictures."""
+        """The folder of the images."""
         return str(self.images)
 
     @property
@@ -256,7 +256,7 @@ class CocoInstances(InstanceData):
 
     @property
     def num_objects(self) -> int:
-        """The number of objects, crowds included, in all pictures."""
+        """The number of objects, crowds included, in all images."""
         return self.annotations.num_objects
 
     @property
@@ -281,10 +281,10 @@ class CocoInstances(InstanceData):
         return same
 
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
-        """A picture as it is stored, from index 0 on, and its objects."""
+        """A pixels as it is stored, from index 0 on, and its objects."""
         image = self.annotations.images[index]
-        picture = read_picture(self.images / image.file_name, (image.height, image.width), settings=self.image_settings)
-        return image, picture, self.annotations.objects_of(image)
+        pixels = read_image(self.images / image.file_name, (image.height, image.width), settings=self.image_settings)
+        return image, pixels, self.annotations.objects_of(image)
 
 
 def _target(image: CocoImage, objects: Instances | OutlinedObjects, *, masks: Tensor | None) -> Target:

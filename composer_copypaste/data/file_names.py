@@ -1,4 +1,4 @@
-"""File names of images as tools write them, absolute or from another folder, found in the folder of the pictures."""
+"""File names of images as tools write them, absolute or from another folder, found in the folder of the images."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def located(images: Sequence[CocoImage], folder: Path, place: str) -> tuple[Coco
 
     Args:
         images: as the annotations have them.
-        folder: of the pictures.
+        folder: of the images.
         place: the annotation file, for messages.
 
     Raises:
@@ -47,18 +47,18 @@ def located(images: Sequence[CocoImage], folder: Path, place: str) -> tuple[Coco
     if found:
         name, taken = next(iter(found.items()))
         warn_of_data(
-            f"{place}: {len(found)} of {len(names)} file names do not lead from {folder} to a picture; the longest end "
+            f"{place}: {len(found)} of {len(names)} file names do not lead from {folder} to an image; the longest end "
             f"of each that does is taken: {taken} for {as_json(name)}"
         )
     return tuple(replace(image, file_name=found.get(image.file_name, image.file_name)) for image in images)
 
 
 def no_folder(path: Path) -> str:
-    """What is given in place of a folder of pictures."""
+    """What is given in place of a folder of images."""
     if not path.is_file():
-        return "there is no such folder of pictures"
+        return "there is no such folder of images"
     with path.open("rb") as file:
-        return f"expected a folder of pictures, got {kind_of_bytes(file.read(512)) or 'a file'}"
+        return f"expected a folder of images, got {kind_of_bytes(file.read(512)) or 'a file'}"
 
 
 def _leaves_the_folder(name: str) -> bool:
@@ -92,7 +92,7 @@ def _ends_found(names: Sequence[str], folder: Path) -> dict[str, str]:
 
 def _not_found(names: Sequence[str], found: dict[str, str], folder: Path) -> list[str]:
     return [
-        f"file_name {as_json(name)} is a URL; fetch the pictures into a folder, and name the files in it"
+        f"file_name {as_json(name)} is a URL; fetch the images into a folder, and name the files in it"
         if _URL.match(name)
         else f"file_name {as_json(name)} leaves the image folder, and no end of it is found there; expected a path "
         f"relative to {folder}, without '..'"

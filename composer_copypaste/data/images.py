@@ -1,4 +1,4 @@
-"""Pictures from disk: 8-bit RGB whatever the file holds, turned only where the annotations are made on it turned."""
+"""Images from disk: 8-bit RGB whatever the file holds, turned only where the annotations are made on it turned."""
 
 import struct
 import sys
@@ -37,42 +37,42 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 """The raw mode that takes the low byte where another takes the high one."""
 
 
-def is_deep(picture: ImageFile.ImageFile) -> bool:
-    """Whether an opened, not yet decoded picture has more than 8 bits for each grey or colour value."""
-    return picture.mode in ("I", "F") or picture.mode.startswith("I;16") or _is_deep_colour(picture)
+def is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether an opened, not yet decoded image has more than 8 bits for each grey or color value."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16") or _is_deep_color(image)
 
 
-def read_deep(picture: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[ndarray, "h w *c"]:
-    """The values of a deep picture, grey (h, w) or colours (h, w, 3); alpha is dropped.
+def read_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[ndarray, "h w *c"]:
+    """The values of a deep image, grey (h, w) or colors (h, w, 3); alpha is dropped.
 
     Args:
-        picture: opened, not yet decoded.
+        image: opened, not yet decoded.
         again: the same file, opened once more.
 
     Raises:
         DataError: where the values cannot be had whole.
     """
-    if not _is_deep_colour(picture):
-        values = np.asarray(picture)
+    if not _is_deep_color(image):
+        values = np.asarray(image)
         return values.astype(values.dtype.newbyteorder("="), copy=False)
-    if _tag(picture, PLANAR_CONFIGURATION, 1) == 2:
-        raise DataError("the picture has 16-bit colours stored plane by plane, which are read with 8 bits only: save "
-                        "it with the colours of each pixel together")  # fmt: skip
-    raw = _raw_mode(picture)
+    if _tag(image, PLANAR_CONFIGURATION, 1) == 2:
+        raise DataError("the image has 16-bit colors stored plane by plane, which are read with 8 bits only: save "
+                        "it with the colors of each pixel together")  # fmt: skip
+    raw = _raw_mode(image)
     if raw.startswith("LA"):
-        _decode_as(picture, "RGBA")  # the four bytes of a pixel as they are: grey, high and low, and alpha
-        values = np.asarray(picture)
+        _decode_as(image, "RGBA")  # the four bytes of a pixel as they are: grey, high and low, and alpha
+        values = np.asarray(image)
         return values[..., 0].astype(np.uint16) << 8 | values[..., 1]
     _decode_as(again, raw[:-1] + _OTHER_BYTE[raw[-1]])
-    high, low = (np.asarray(part)[..., :3] for part in (picture, again))
+    high, low = (np.asarray(part)[..., :3] for part in (image, again))
     return high.astype(np.uint16) << 8 | low
 
 
-def range_of_file(picture: ImageFile.ImageFile) -> Range | None:
+def range_of_file(image: ImageFile.ImageFile) -> Range | None:
     """The range that an opened, not yet decoded file states by its kind, whatever the data set's is; None: none."""
-    if picture.tile and picture.tile[0][0] == "ppm":  # Pillow scales by the maximum that the file states
+    if image.tile and image.tile[0][0] == "ppm":  # Pillow scales by the maximum that the file states
         return FULL_RANGE
-    bits = _tag(picture, BITSPERSAMPLE, (16,))[0]
+    bits = _tag(image, BITSPERSAMPLE, (16,))[0]
     return (0, 2**bits - 1) if 8 < bits < 16 else None
 
 
@@ -85,15 +85,13 @@ def scaled(values: Shaped[ndarray, "*shape"], limits: Range) -> UInt8[ndarray, "
 
 
 def check_values(values: Shaped[ndarray, "*shape"], limits: Range | None) -> None:
-    """Raise ``DataError`` where there is no 8-bit picture of these values, for want of ``limits`` or of a number."""
+    """Raise ``DataError`` where there is no 8-bit image of these values, for want of ``limits`` or of a number."""
     if limits is None and values.dtype.kind == "f":
-        raise DataError(f"the picture has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
+        raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
     if limits is None and values.size and not 0 <= values.min() <= values.max() <= FULL_RANGE[1]:
-        raise DataError(
-            f"the picture has values from {values.min()} to {values.max()}, outside 0..65535: {HOW_TO_GIVE}"
-        )
+        raise DataError(f"the image has values from {values.min()} to {values.max()}, outside 0..65535: {HOW_TO_GIVE}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DataError("the picture has pixels that are no finite numbers (NaN or infinite): give them a value")
+        raise DataError("the image has pixels that are no finite numbers (NaN or infinite): give them a value")
 
 
 def _eight_bits(values: Shaped[ndarray, "*shape"], low: float | int, high: float | int) -> UInt8[ndarray, "*shape"]:
@@ -104,33 +102,33 @@ def _eight_bits(values: Shaped[ndarray, "*shape"], low: float | int, high: float
     return np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8)
 
 
-def _is_deep_colour(picture: ImageFile.ImageFile) -> bool:
-    if _raw_mode(picture)[:-1] in ("RGB;16", "RGBA;16", "RGBX;16", "LA;16"):
+def _is_deep_color(image: ImageFile.ImageFile) -> bool:
+    if _raw_mode(image)[:-1] in ("RGB;16", "RGBA;16", "RGBX;16", "LA;16"):
         return True
-    # of colours stored plane by plane, the raw mode names one
-    return picture.mode in ("RGB", "RGBA") and _tag(picture, BITSPERSAMPLE, (8,))[0] == 16
+    # of colors stored plane by plane, the raw mode names one
+    return image.mode in ("RGB", "RGBA") and _tag(image, BITSPERSAMPLE, (8,))[0] == 16
 
 
-def _raw_mode(picture: ImageFile.ImageFile) -> str:
+def _raw_mode(image: ImageFile.ImageFile) -> str:
     """How the bytes of the file become pixels, in Pillow's spelling; empty where the decoder decides."""
-    arguments = picture.tile[0][3] if picture.tile else ""
+    arguments = image.tile[0][3] if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def _decode_as(picture: ImageFile.ImageFile, raw: str) -> None:
-    """Have an opened, not yet decoded picture decoded with another raw mode."""
-    picture.tile = [
-        tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in picture.tile
+def _decode_as(image: ImageFile.ImageFile, raw: str) -> None:
+    """Have an opened, not yet decoded image decoded with another raw mode."""
+    image.tile = [
+        tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in image.tile
     ]
 
 
-def _tag(picture: ImageFile.ImageFile, tag: int, default: Any) -> Any:
+def _tag(image: ImageFile.ImageFile, tag: int, default: Any) -> Any:
     """A TIFF file's tag; the default for other files."""
-    tags = getattr(picture, "tag_v2", None)
+    tags = getattr(image, "tag_v2", None)
     return default if tags is None else tags.get(tag, default)
 
 
-# what Pillow raises on a file that is no picture, a cut one or a broken one
+# what Pillow raises on a file that is no image, a cut one or a broken one
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 MISSING = "the file is missing"
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -154,7 +152,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Header:
-    """What a look at a picture's header tells."""
+    """What a look at an image's header tells."""
 
     needs_range: bool
     """Whether it has more than 8 bits for each value, and the file does not state their range."""
@@ -164,12 +162,12 @@ class Header:
     """Whether the file holds further pages, or an animation, of which the first image is used."""
 
 
-def read_picture(
+def read_image(
     path: Path | str, size: Size, content: bytes | None = None, settings: ImageSettings | None = None
 ) -> UInt8[Tensor, "3 h w"]:
-    """The picture as 8-bit RGB, of the size (height, width) that the annotations state; alpha is dropped.
+    """The image as 8-bit RGB, of the size (height, width) that the annotations state; alpha is dropped.
 
-    The memory is laid out pixel by pixel ("channels last"), which is how torch resizes 8-bit pictures fastest. Where
+    The memory is laid out pixel by pixel ("channels last"), which is how torch resizes 8-bit images fastest. Where
     the file's ``content`` is given, the path only names it.
 
     Raises:
@@ -177,28 +175,28 @@ def read_picture(
     """
     settings = settings or ImageSettings()
     source = path if content is None else content
-    with _named(path), _opened(source, settings) as picture:
-        deep = is_deep(picture)
-        turn = _turn(picture, size)
+    with _named(path), _opened(source, settings) as image:
+        deep = is_deep(image)
+        turn = _turn(image, size)
         if deep:
             with _opened(source, settings) as again:
-                rgb = _from_deep(picture, again, settings)
+                rgb = _from_deep(image, again, settings)
         else:
-            rgb = _rgb(picture)
+            rgb = _rgb(image)
         # a copy, since Pillow's own memory is read-only
         return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
 
 
 def read_rgba(path: Path, settings: ImageSettings | None = None) -> UInt8[Tensor, "4 h w"]:
-    """A picture with transparency as 8-bit RGBA, as a viewer shows it.
+    """An image with transparency as 8-bit RGBA, as a viewer shows it.
 
     Raises:
         DataError: naming the file, where it cannot be decoded or has no transparency.
     """
-    with _named(path), _opened(path, settings or ImageSettings()) as picture:
-        if not picture.has_transparency_data:
-            raise DataError("the picture has no transparency: save the cut-out with an alpha channel, as RGBA")
-        rgba = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
+    with _named(path), _opened(path, settings or ImageSettings()) as image:
+        if not image.has_transparency_data:
+            raise DataError("the image has no transparency: save the cut-out with an alpha channel, as RGBA")
+        rgba = np.array(ImageOps.exif_transpose(image).convert("RGBA"))
     return torch.from_numpy(rgba).permute(2, 0, 1)
 
 
@@ -206,28 +204,28 @@ def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -
     """What the file's header tells; ``size`` is the annotations' (height, width).
 
     Raises:
-        DataError: where the file is missing, is no picture, or has another size.
+        DataError: where the file is missing, is no image, or has another size.
     """
     settings = settings or ImageSettings()
-    with _opened(path, settings) as picture:
-        if picture.mode == "F" and settings.value_range is None:
-            raise DataError(f"the picture has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
-        needs_range = is_deep(picture) and range_of_file(picture) is None
-        orientation = _orientation(picture)
-        same = picture.width == picture.height or orientation not in _QUARTER_TURNS
-        pages = picture.format in _PAGED and getattr(picture, "is_animated", False)
-        _turn(picture, size)
+    with _opened(path, settings) as image:
+        if image.mode == "F" and settings.value_range is None:
+            raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
+        needs_range = is_deep(image) and range_of_file(image) is None
+        orientation = _orientation(image)
+        same = image.width == image.height or orientation not in _QUARTER_TURNS
+        pages = image.format in _PAGED and getattr(image, "is_animated", False)
+        _turn(image, size)
         return Header(needs_range, orientation in _TURNS and same, pages)
 
 
 def largest_value(path: Path, settings: ImageSettings) -> int:
-    """The largest value of a picture of more than 8 bits, as it is stored.
+    """The largest value of an image of more than 8 bits, as it is stored.
 
     Raises:
         DataError: naming the file, where it cannot be decoded or needs `ImageSettings.value_range`.
     """
-    with _named(path), _opened(path, settings) as picture, _opened(path, settings) as again:
-        values = read_deep(picture, again)
+    with _named(path), _opened(path, settings) as image, _opened(path, settings) as again:
+        values = read_deep(image, again)
         check_values(values, None)
         return int(values.max())
 
@@ -243,31 +241,31 @@ def _named(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[ImageFile.ImageFile]:
-    """The picture in a file or in its content; whatever Pillow raises while it is open becomes a ``DataError``."""
+    """The image in a file or in its content; whatever Pillow raises while it is open becomes a ``DataError``."""
     with _PILLOWS_BOUND.lifted():
         try:
             if not isinstance(source, bytes):
                 check_regular(source)
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
-                megapixels = picture.width * picture.height / 1e6
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+                megapixels = image.width * image.height / 1e6
                 if megapixels > settings.max_megapixels:
                     raise DataError(
-                        f"the picture is {picture.width} x {picture.height} (width x height), {megapixels:.4g} "
+                        f"the image is {image.width} x {image.height} (width x height), {megapixels:.4g} "
                         f"megapixels, more than max_megapixels, {settings.max_megapixels:g}: give "
                         f"data.max_megapixels={int(megapixels) + 1} where it may be (copypaste shard: "
                         "--max-megapixels), or cut it into parts"
                     )
-                yield picture
+                yield image
         except DataError:
             raise
         except FileNotFoundError:
             raise DataError(MISSING) from None
         except _UNREADABLE as error:
-            raise DataError(f"the picture cannot be decoded: {_reason(error, source)}") from error
+            raise DataError(f"the image cannot be decoded: {_reason(error, source)}") from error
 
 
 class _Bound:
-    """Pillow's bound on the number of pixels, which is one for the whole program and lower than some pictures need."""
+    """Pillow's bound on the number of pixels, which is one for the whole program and lower than some images need."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -293,56 +291,54 @@ class _Bound:
 _PILLOWS_BOUND = _Bound()
 
 
-def _turn(picture: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:
-    """What must be done to the decoded picture for it to have the annotations' (height, width).
+def _turn(image: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:
+    """What must be done to the decoded image for it to have the annotations' (height, width).
 
     COCO's coordinates refer to the pixels as stored, so the EXIF orientation is left alone where the stored size agrees
-    (pictures that are square or upside down included). Some tools annotate what a viewer shows: then only the turned
+    (images that are square or upside down included). Some tools annotate what a viewer shows: then only the turned
     size agrees.
 
     Raises:
         DataError: where neither size agrees.
     """
     height, width = size
-    by_pillow = picture.format == "TIFF"  # these come turned, and their size too
-    orientation = _orientation(picture, whole=picture.size == (height, width) != (width, height))
-    shown = picture.size[::-1] if orientation in _QUARTER_TURNS and not by_pillow else picture.size
+    by_pillow = image.format == "TIFF"  # these come turned, and their size too
+    orientation = _orientation(image, whole=image.size == (height, width) != (width, height))
+    shown = image.size[::-1] if orientation in _QUARTER_TURNS and not by_pillow else image.size
     stored = shown[::-1] if orientation in _QUARTER_TURNS else shown
     if stored == (width, height):
         return _BACK.get(orientation) if by_pillow else None
     if shown == (width, height):
         return None if by_pillow else _TURNS.get(orientation)
-    raise DataError(
-        f"the picture is {stored[0]} x {stored[1]} (width x height), the annotations say {width} x {height}"
-    )
+    raise DataError(f"the image is {stored[0]} x {stored[1]} (width x height), the annotations say {width} x {height}")
 
 
-def _orientation(picture: ImageFile.ImageFile, *, whole: bool = False) -> int:
+def _orientation(image: ImageFile.ImageFile, *, whole: bool = False) -> int:
     """The EXIF orientation that the header states, 1 where none; of a ``whole`` PNG also what stands behind its pixels.
 
     EXIF data that cannot be read turns nothing, in viewers either.
     """
-    if picture.format == "PNG" and not whole and not picture.info.keys() & {"exif", "Raw profile type exif"}:
+    if image.format == "PNG" and not whole and not image.info.keys() & {"exif", "Raw profile type exif"}:
         return 1
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, ValueError, struct.error):
         return 1
     return orientation if orientation in _TURNS else 1
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """The picture in mode RGB."""
-    if picture.mode in ("P", "PA"):
+def _rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB."""
+    if image.mode in ("P", "PA"):
         # straight to RGB, Pillow warns of the transparency that is dropped
-        return picture.convert("RGBA").convert("RGB")
-    return picture.convert("RGB")
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
 
 
-def _from_deep(picture: ImageFile.ImageFile, again: ImageFile.ImageFile, settings: ImageSettings) -> Image.Image:
-    """The picture of more than 8 bits in mode RGB, scaled to 8, where Pillow's own conversion would clip at 255."""
-    limits = range_of_file(picture) or settings.value_range
-    values: Shaped[np.ndarray, "h w *c"] = read_deep(picture, again)
+def _from_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile, settings: ImageSettings) -> Image.Image:
+    """The image of more than 8 bits in mode RGB, scaled to 8, where Pillow's own conversion would clip at 255."""
+    limits = range_of_file(image) or settings.value_range
+    values: Shaped[np.ndarray, "h w *c"] = read_deep(image, again)
     check_values(values, limits)
     return Image.fromarray(scaled(values, limits or FULL_RANGE)).convert("RGB")
 
@@ -351,7 +347,7 @@ def _reason(error: BaseException, source: Path | str | bytes) -> str:
     """Why Pillow could not read the file, without the path that some of its messages repeat."""
     if isinstance(error, UnidentifiedImageError):
         kind = kind_of_any_file(source if isinstance(source, bytes) else _first_bytes(source))
-        return "not a picture in a known format" if kind is None else f"it is {kind}"
+        return "not an image in a known format" if kind is None else f"it is {kind}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)

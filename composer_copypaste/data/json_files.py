@@ -1,4 +1,4 @@
-"""What a file is that was given in place of COCO annotations or of a picture, and what to do about it."""
+"""What a file is that was given in place of COCO annotations or of an image, and what to do about it."""
 
 import gc
 import json
@@ -39,14 +39,14 @@ _WRAPPINGS = {
 _STARTS = {
     b"PK\x03\x04": "a zip archive; unpack it, and name what is in it",
     b"PAR1": "a Parquet file; export COCO instance annotations (JSON)",
-    b"\x89PNG": "a picture (PNG)",
-    b"\xff\xd8\xff": "a picture (JPEG)",
+    b"\x89PNG": "an image (PNG)",
+    b"\xff\xd8\xff": "an image (JPEG)",
     b"%PDF": "a PDF",
 }
 _WEB_PAGE = re.compile(rb"\s*<(!doctype html|html)", re.I)
 _TEXTS = {
     re.compile(rb"\s*(<\?xml[^>]*>\s*)?<annotation>"): (
-        "XML of one picture, as Pascal VOC has it; convert the data set to COCO instance annotations (JSON)"
+        "XML of one image, as Pascal VOC has it; convert the data set to COCO instance annotations (JSON)"
     ),
     re.compile(rb"\s*<"): "XML; export COCO instance annotations (JSON)",
     re.compile(rb"\s*\d+( +-?\d*\.?\d+){4,}\s*(\r?\n|$)"): (
@@ -117,7 +117,7 @@ _LISTS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     ),
 }
 _OBJECTS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "labelme's file of one picture; convert the whole folder, with labelme2coco for one": _has("shapes", "imagePath"),
+    "labelme's file of one image; convert the whole folder, with labelme2coco for one": _has("shapes", "imagePath"),
     f"a task of Label Studio's export as JSON; {_EXPORT} there, format COCO": _has("data", "annotations"),
     f"a project of the VGG Image Annotator (VIA); {_EXPORT} there": lambda data: (
         "_via_img_metadata" in data
@@ -126,7 +126,7 @@ _OBJECTS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     f"GeoJSON, whose places are on the globe; {_EXPORT}, in pixels": lambda data: (
         data.get("type") == "FeatureCollection"
     ),
-    "a COCO file of pictures without the list 'annotations', as those of test sets are": lambda data: (
+    "a COCO file of images without the list 'annotations', as those of test sets are": lambda data: (
         isinstance(data.get("images"), list) and "categories" in data and "annotations" not in data
     ),
 }

@@ -1,4 +1,4 @@
-"""What a COCO instance file says of one category, one picture, one object; and the objects of a picture."""
+"""What a COCO instance file says of one category, one image, one object; and the objects of an image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Category:
 
 @dataclass(frozen=True)
 class CocoImage:
-    """A picture as the file describes it; ``file_name`` is relative to the image folder."""
+    """An image as the file describes it; ``file_name`` is relative to the image folder."""
 
     id: int
     file_name: str

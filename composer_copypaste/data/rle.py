@@ -1,6 +1,6 @@
 """Masks as COCO files give them, polygons or run-length encodings, and the pixels they cover.
 
-A mask is decoded only where its object lies: the cost follows the object's box, not the picture.
+A mask is decoded only where its object lies: the cost follows the object's box, not the image.
 """
 
 import math
@@ -31,12 +31,12 @@ Polygons = list[np.ndarray]
 Segmentation = Polygons | Rle
 
 _MOST_CHARACTERS = 10
-"""The last character that a number may have, from 0: more bits than any picture's pixels need."""
+"""The last character that a number may have, from 0: more bits than any image's pixels need."""
 
 
 @dataclass(frozen=True, eq=False)
 class OutlinedObjects:
-    """The ``n`` annotated objects of one picture, their masks not drawn yet; other fields are those of `Instances`."""
+    """The ``n`` annotated objects of one image, their masks not drawn yet; other fields are those of `Instances`."""
 
     size: tuple[int, int]
     boxes: Float[Tensor, "n 4"]
@@ -66,7 +66,7 @@ class CroppedMask:
         return int(np.count_nonzero(self.mask))
 
     def mirrored(self, width: int) -> "CroppedMask":
-        """The same pixels in a mirrored picture of this width."""
+        """The same pixels in a mirrored image of this width."""
         return CroppedMask(self.top, width - self.left - self.mask.shape[1], self.mask[:, ::-1])
 
 
@@ -195,7 +195,7 @@ def cropped_masks_of(objects: OutlinedObjects) -> list[CroppedMask | None]:
 
 
 def draw_masks(objects: OutlinedObjects) -> UInt8[Tensor, "n h w"]:
-    """The objects' masks in their picture, equal to pycocotools' to the pixel."""
+    """The objects' masks in their image, equal to pycocotools' to the pixel."""
     return draw_cropped_masks(cropped_masks_of(objects), objects.size)
 
 

@@ -48,7 +48,7 @@ def whole(value: object) -> int | None:
 
 
 def read_segmentation(value: Any, size: Size) -> Segmentation:
-    """The outline of an object in a picture of ``size`` (height, width).
+    """The outline of an object in an image of ``size`` (height, width).
 
     Polygons are COCO's, or kwcoco's ``exterior`` and ``interiors``; run lengths are COCO's of both kinds. Of several
     polygons, those of no, one or two points are dropped: they have no pixel.
@@ -82,7 +82,7 @@ def area_of(segmentation: Segmentation, size: Size) -> float:
 
 
 def box_problem(box: Any, size: Size) -> str | None:
-    """What is wrong with a box [x, y, width, height] in a picture of ``size``; None where nothing is."""
+    """What is wrong with a box [x, y, width, height] in an image of ``size``; None where nothing is."""
     height, width = size
     try:
         x, y, w, h = box
@@ -95,7 +95,7 @@ def box_problem(box: Any, size: Size) -> str | None:
     if w <= SHORTEST_SIDE or h <= SHORTEST_SIDE:
         return NO_AREA
     if min(x + w, width) - max(x, 0) <= SHORTEST_SIDE or min(y + h, height) - max(y, 0) <= SHORTEST_SIDE:
-        return f"lies outside the picture, which is {width} x {height} (width x height)"
+        return f"lies outside the image, which is {width} x {height} (width x height)"
     return None
 
 
@@ -146,7 +146,7 @@ def _polygon_problem(polygon: Any, limit: int) -> str | None:
     if numbers % 2:
         return f"polygon has {counted(numbers, 'number')}, needs an even count: x1, y1, x2, y2, ..."
     if not -limit < min(polygon) <= max(polygon) < limit:
-        return f"polygon reaches from {min(polygon)} to {max(polygon)}, far outside the picture"
+        return f"polygon reaches from {min(polygon)} to {max(polygon)}, far outside the image"
     return None
 
 

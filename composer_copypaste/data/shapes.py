@@ -1,4 +1,4 @@
-"""Pictures of overlapping shapes, drawn from numbers: the scenes of the embedded data set (``data/shapes.py``)."""
+"""Images of overlapping shapes, drawn from numbers: the scenes of the embedded data set (``data/shapes.py``)."""
 
 import colorsys
 import json
@@ -24,11 +24,11 @@ SURFACES: tuple["Surface", ...] = ("stripes", "checks", "plain", "dots")
 """As things in photographs do, those of a category look alike: around a hue, with one kind of surface."""
 HUE_SPREAD = 0.07
 MIN_VISIBLE = 0.35
-"""A shape of which less than this fraction would be seen is left out of the picture."""
+"""A shape of which less than this fraction would be seen is left out of the image."""
 MIN_PIXELS = 24
 """And one of which fewer pixels would be seen."""
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 Surface = Literal["plain", "stripes", "dots", "checks"]
 Backdrop = Literal["clouds", "gradient", "stripes"]
 BACKDROPS: tuple[Backdrop, ...] = ("clouds", "gradient", "stripes")
@@ -36,7 +36,7 @@ BACKDROPS: tuple[Backdrop, ...] = ("clouds", "gradient", "stripes")
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape; lengths are in pixels, angles in radians, colours in 0..1."""
+    """One shape; lengths are in pixels, angles in radians, colors in 0..1."""
 
     category: int
     centre: tuple[float, float]  # (y, x)
@@ -44,18 +44,18 @@ class Shape:
     aspect: float  # height over width, of rectangles
     angle: float
     surface: Surface
-    colours: tuple[Colour, Colour]
+    colors: tuple[Color, Color]
     period: float  # of the surface's pattern
     light: float  # direction that the light comes from
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: the drawn numbers, and nothing that depends on pixels. Shapes are ordered front to back."""
+    """What an image shows: the drawn numbers, and nothing that depends on pixels. Shapes are ordered front to back."""
 
     size: int
     backdrop: Backdrop
-    colours: tuple[Colour, Colour, Colour]
+    colors: tuple[Color, Color, Color]
     angle: float
     period: float
     octaves: tuple[Float32[ndarray, "_ _"], ...]
@@ -63,14 +63,14 @@ class Scene:
 
 
 def draw_scene(generator: np.random.Generator, size: int) -> Scene:
-    """A scene for a picture of ``size`` by ``size`` pixels."""
+    """A scene for an image of ``size`` by ``size`` pixels."""
     count = int(generator.integers(3, 10))
     hue = generator.uniform()
-    colours = [_colour(generator, hue + generator.normal(0, 0.07), (0.1, 0.5), (0.25, 0.95)) for _ in range(3)]
+    colors = [_color(generator, hue + generator.normal(0, 0.07), (0.1, 0.5), (0.25, 0.95)) for _ in range(3)]
     return Scene(
         size=size,
         backdrop=BACKDROPS[generator.integers(len(BACKDROPS))],
-        colours=(colours[0], colours[1], colours[2]),
+        colors=(colors[0], colors[1], colors[2]),
         angle=generator.uniform(0, 2 * math.pi),
         period=size * generator.uniform(0.08, 0.3),
         octaves=tuple(generator.random((cells, cells), dtype=np.float32) for cells in (3, 6, 12, 24, size)),
@@ -89,35 +89,35 @@ def _draw_shape(generator: np.random.Generator, size: int) -> Shape:
         aspect=generator.uniform(0.5, 1.0),
         angle=generator.uniform(0, 2 * math.pi),
         surface=SURFACES[category],
-        colours=(
-            _colour(generator, hue, (0.6, 0.95), (0.65, 1.0)),
-            _colour(generator, hue + generator.normal(0, HUE_SPREAD), (0.3, 0.9), (0.35, 1.0)),
+        colors=(
+            _color(generator, hue, (0.6, 0.95), (0.65, 1.0)),
+            _color(generator, hue + generator.normal(0, HUE_SPREAD), (0.3, 0.9), (0.35, 1.0)),
         ),
         period=max(4.0, radius * generator.uniform(0.35, 0.8)),
         light=generator.uniform(-math.pi, 0),
     )
 
 
-def _colour(
+def _color(
     generator: np.random.Generator, hue: float, saturation: tuple[float, float], value: tuple[float, float]
-) -> Colour:
+) -> Color:
     return colorsys.hsv_to_rgb(hue % 1, generator.uniform(*saturation), generator.uniform(*value))
 
 
 def render(
     scene: Scene,
 ) -> tuple[UInt8[ndarray, "size size 3"], Bool[ndarray, "n size size"], tuple[int, ...]]:
-    """The picture of a scene, the mask of what is seen of each shape, and the shapes' categories.
+    """The image of a scene, the mask of what is seen of each shape, and the shapes' categories.
 
-    A shape that the ones before it hide too far is left out: nothing in the picture is without a mask.
+    A shape that the ones before it hide too far is left out: nothing in the image is without a mask.
     """
     grain = _noise(scene.octaves, scene.size)
-    picture = _backdrop(scene, grain)
+    image = _backdrop(scene, grain)
     kept, masks = _visible(scene)
     for shape in reversed(kept):
-        _paint(picture, shape)
-    picture += 0.04 * (scene.octaves[-1][..., None] - 0.5)
-    pixels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
+        _paint(image, shape)
+    image += 0.04 * (scene.octaves[-1][..., None] - 0.5)
+    pixels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     return pixels, masks, tuple(shape.category for shape in kept)
 
 
@@ -161,12 +161,12 @@ def _backdrop(scene: Scene, grain: Float32[ndarray, "size size"]) -> Float32[nda
     else:
         waves = np.sin(2 * math.pi * (along / scene.period + 1.2 * grain))
         blend = 0.5 + 0.38 * np.clip(2.5 * waves, -1, 1) + 0.24 * (grain - 0.5)
-    return _ramp(scene.colours, blend.astype(np.float32))
+    return _ramp(scene.colors, blend.astype(np.float32))
 
 
-def _ramp(colours: tuple[Colour, ...], blend: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w 3"]:
-    stops = np.linspace(0, 1, len(colours))
-    channels = [np.interp(blend, stops, [colour[channel] for colour in colours]) for channel in range(3)]
+def _ramp(colors: tuple[Color, ...], blend: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w 3"]:
+    stops = np.linspace(0, 1, len(colors))
+    channels = [np.interp(blend, stops, [color[channel] for color in colors]) for channel in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
@@ -225,23 +225,23 @@ def _polygon_distance(
     return np.where(inside, -1, 1) * np.sqrt(nearest)
 
 
-def _paint(picture: Float32[ndarray, "size size 3"], shape: Shape) -> None:
-    """Draw a shape over the picture, in place, with smooth edges."""
-    window = _window(shape, len(picture))
+def _paint(image: Float32[ndarray, "size size 3"], shape: Shape) -> None:
+    """Draw a shape over the image, in place, with smooth edges."""
+    window = _window(shape, len(image))
     u, v = _local(shape, window)
     outside = _distance(shape, u, v)
-    colour = _ramp(shape.colours, _pattern(shape, u, v))
+    color = _ramp(shape.colors, _pattern(shape, u, v))
     # lit from one side, and darker towards the rim: it looks round, and its edge shows on any background
     direction = shape.light - shape.angle
     lit = (math.cos(direction) * u + math.sin(direction) * v) / shape.radius
     rim = np.clip(1 + outside / (1.0 + 0.08 * shape.radius), 0, 1)
-    colour *= (1.0 + 0.22 * lit - 0.5 * rim**2)[..., None]
+    color *= (1.0 + 0.22 * lit - 0.5 * rim**2)[..., None]
     coverage = np.clip(0.5 - outside, 0, 1)[..., None]
-    picture[window] += (coverage * (colour - picture[window])).astype(np.float32)
+    image[window] += (coverage * (color - image[window])).astype(np.float32)
 
 
 def _pattern(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """How far each pixel's colour lies between the shape's two."""
+    """How far each pixel's color lies between the shape's two."""
     a, b = 2 * math.pi * u / shape.period, 2 * math.pi * v / shape.period
     waves = {
         "plain": lambda: -np.ones_like(u),
@@ -255,7 +255,7 @@ def _pattern(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -
 STAMP = "shapes.json"
 """The file in the folder that says with which settings it was drawn."""
 EDITION = 2
-"""Raise it when the same settings draw other pictures: folders of former editions are then not taken for new ones."""
+"""Raise it when the same settings draw other images: folders of former editions are then not taken for new ones."""
 
 
 def draw_shapes(settings: ShapesSettings) -> Path:
@@ -324,11 +324,11 @@ def _write(folder: Path, settings: ShapesSettings) -> None:
 
 
 def _write_split(folder: Path, count: int, settings: ShapesSettings, number: int) -> dict[str, object]:
-    """Writes the pictures of a split; gives back its COCO annotations."""
+    """Writes the images of a split; gives back its COCO annotations."""
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for index in range(count):
-        # a stream of its own for each picture: a larger set begins with the pictures of a smaller one
+        # a stream of its own for each image: a larger set begins with the images of a smaller one
         seed = np.random.SeedSequence(settings.seed, spawn_key=(number, index))
         pixels, masks, categories = render(draw_scene(np.random.default_rng(seed), settings.size))
         file_name = f"{index + 1:06}.png"

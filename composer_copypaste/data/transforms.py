@@ -1,4 +1,4 @@
-"""What training does to a picture and its objects: large-scale jitter, or a flip alone.
+"""What training does to an image and its objects: large-scale jitter, or a flip alone.
 
 A transform draws its numbers from a generator into a frozen dataclass (`Crop`, `Flip`); applying that is deterministic.
 """
@@ -21,7 +21,7 @@ from composer_copypaste.data.rle import (
     draw_cropped_masks,
     rle_of_polygons,
 )
-from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, draw_framing
+from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, draw_crop_resize
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import Fraction, LargeScaleJitterSettings, check_limits
 
@@ -38,9 +38,9 @@ class Flip:
 
     horizontal: bool
 
-    def picture(self, picture: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
-        """The picture, mirrored or as it is."""
-        return picture.flip(-1) if self.horizontal else picture.contiguous()
+    def image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+        """The image, mirrored or as it is."""
+        return image.flip(-1) if self.horizontal else image.contiguous()
 
     def instances(self, objects: OutlinedObjects) -> Instances:
         """All objects, with annotated boxes and areas."""
@@ -54,11 +54,11 @@ class Flip:
 
 @dataclass(frozen=True)
 class Crop(CropResize):
-    """What `LargeScaleJitterTransform` draws, as it applies to a decoded picture and to outlines as annotated."""
+    """What `LargeScaleJitterTransform` draws, as it applies to a decoded image and to outlines as annotated."""
 
-    def picture(self, picture: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
-        """The canvas, antialiased where the picture is made smaller."""
-        window = self.part_of(picture)
+    def image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
+        """The canvas, antialiased where the image is made smaller."""
+        window = self.part_of(image)
         resized = interpolate(window[None], self.resized, mode="bilinear", antialias=True)[0]
         canvas = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, *self.canvas)
         canvas[:, : self.resized[0], : self.resized[1]] = resized.flip(-1) if self.flip else resized
@@ -124,7 +124,7 @@ class Crop(CropResize):
 
 @dataclass(frozen=True)
 class FlipTransform:
-    """Mirror a picture with probability ``p``; sizes stay, for models that resize by themselves."""
+    """Mirror an image with probability ``p``; sizes stay, for models that resize by themselves."""
 
     p: Fraction = 0.5
 
@@ -136,34 +136,34 @@ class FlipTransform:
         return Flip(horizontal=float(torch.rand((), generator=generator)) < self.p)
 
     def __call__(
-        self, picture: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
+        self, image: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 h w"], Instances]:
         """Draw and apply."""
         flip = self.draw(generator)
-        return flip.picture(picture), flip.instances(objects)
+        return flip.image(image), flip.instances(objects)
 
 
 @dataclass(frozen=True)
 class LargeScaleJitterTransform:
     """Large-scale jitter (Ghiasi et al., 2021): resize by a random factor, crop or pad to a fixed size, mirror.
 
-    The factor is relative to the largest size that fits the canvas with the picture's aspect kept. Where the resized
-    picture is larger than the canvas, a random part of it is shown; where it is smaller, it lies in the top left corner
-    and the rest is `PADDING`. The model that receives such pictures must not resize them again.
+    The factor is relative to the largest size that fits the canvas with the image's aspect kept. Where the resized
+    image is larger than the canvas, a random part of it is shown; where it is smaller, it lies in the top left corner
+    and the rest is `PADDING`. The model that receives such images must not resize them again.
     """
 
     settings: LargeScaleJitterSettings = field(default_factory=LargeScaleJitterSettings)
 
     def draw(self, size: tuple[int, int], generator: torch.Generator) -> Crop:
-        """The random part, for a picture of this (height, width)."""
-        return Crop(**vars(draw_framing(size, self.settings, generator)))
+        """The random part, for an image of this (height, width)."""
+        return Crop(**vars(draw_crop_resize(size, self.settings, generator)))
 
     def __call__(
-        self, picture: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
+        self, image: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 h2 w2"], Instances]:
         """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, crowds without any."""
         crop = self.draw(objects.size, generator)
-        return crop.picture(picture), crop.instances(objects, self.settings.min_area)
+        return crop.image(image), crop.instances(objects, self.settings.min_area)
 
 
 def _nearest(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:

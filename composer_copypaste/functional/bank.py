@@ -22,7 +22,7 @@ from composer_copypaste.settings import CopyPasteSettings
 
 @dataclass(frozen=True)
 class CroppedObject:
-    """One object, and the part of its picture that shows it."""
+    """One object, and the part of its image that shows it."""
 
     image: Shaped[Tensor, "c h w"]
     mask: UInt8[Tensor, "h w"]
@@ -35,8 +35,8 @@ class CroppedObject:
         # a checkpoint or a pool may hold anything, and kernels read memory by these numbers
         if self.image.shape[1:] != self.mask.shape or self.mask.dtype != torch.uint8:
             raise ValueError(
-                f"a remembered object or a cut-out: expected a uint8 mask of its picture's size, got {self.mask.dtype} "
-                f"of {tuple(self.mask.shape)} and a picture of {tuple(self.image.shape)}"
+                f"a remembered object or a cut-out: expected a uint8 mask of its image's size, got {self.mask.dtype} "
+                f"of {tuple(self.mask.shape)} and an image of {tuple(self.image.shape)}"
             )
         if not np.isfinite(self.box).all():
             raise ValueError(f"a remembered object or a cut-out: expected a finite box, got {self.box.tolist()}")
@@ -45,7 +45,7 @@ class CroppedObject:
         """The crop on the device of a batch's image and of its objects; its fields keep their types.
 
         Raises:
-            ValueError: where the crop's picture is of another type or number of channels, or the object lacks a field.
+            ValueError: where the crop's image is of another type or number of channels, or the object lacks a field.
         """
         if (self.image.dtype, len(self.image)) != (image.dtype, len(image)):
             raise ValueError(
@@ -86,28 +86,28 @@ def check_extras(fields: Instances, instances: Instances) -> None:
 
 @dataclass(frozen=True)
 class BankImage:
-    """What is left of a picture: its size, and its objects, each in a crop of its own."""
+    """What is left of an image: its size, and its objects, each in a crop of its own."""
 
     size: tuple[int, int]
-    """Height and width of the picture."""
+    """Height and width of the image."""
     boxes: Float[ndarray, "n 4"]
-    """In the picture, on the host."""
+    """In the image, on the host."""
     labels: Integer[ndarray, " n"]
     """On the host."""
     areas: Float[ndarray, " n"] | None
     """Of the masks, on the host; None where nobody has asked for them yet."""
     windows: Sequence[Window]
-    """Where the crops lay in the picture."""
+    """Where the crops lay in the image."""
     images: Sequence[Shaped[Tensor, "c _h _w"]]
     masks: Sequence[UInt8[Tensor, "_h _w"]]
     fields: Instances
-    """All other fields of the objects, as they were in the picture; the masks here have no size."""
+    """All other fields of the objects, as they were in the image; the masks here have no size."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def without_first(self, n: int) -> "BankImage":
-        """The picture without its first ``n`` objects."""
+        """The image without its first ``n`` objects."""
         return BankImage(
             size=self.size,
             boxes=self.boxes[n:],
@@ -120,7 +120,7 @@ class BankImage:
         )
 
     def to(self, device: torch.device) -> "BankImage":
-        """The picture with its crops on the device; the same where they are there."""
+        """The image with its crops on the device; the same where they are there."""
         if all(crop.device == device for crop in (*self.images, *self.masks)):
             return self
         return replace(
@@ -130,7 +130,7 @@ class BankImage:
         )
 
     def scene(self, settings: CopyPasteSettings) -> ImageInfo:
-        """The picture as a plan sees it."""
+        """The image as a plan sees it."""
         areas = self.areas
         if areas is None and asks_for_areas(settings):
             areas = read_back(torch.stack([mask.count_nonzero() for mask in self.masks])).astype(np.float64)
@@ -157,8 +157,8 @@ class InstanceBank:
 
     Give one bank to every call of :func:`copypaste_batch`: each draws sources from it and then adds the batch's own
     objects, before anything was pasted on them: no crowds, and none that the settings do not let copy. Each is kept as
-    a crop of picture and mask that ends one pixel beyond its box, on the device that holds the batch. When the bank is
-    full, the oldest picture's objects leave first. So its memory is at most ``size`` x (channels x bytes per value + 1)
+    a crop of image and mask that ends one pixel beyond its box, on the device that holds the batch. When the bank is
+    full, the oldest image's objects leave first. So its memory is at most ``size`` x (channels x bytes per value + 1)
     x pixels of the largest crop, plus the objects' other fields.
 
     Args:
@@ -183,9 +183,9 @@ class InstanceBank:
         self._clear()
 
     def _clear(self) -> None:
-        self._pictures: deque[BankImage] = deque()
+        self._images: deque[BankImage] = deque()
         self._firsts: deque[int] = deque()
-        """Of each picture the number of its first object, counted from the first that was ever added."""
+        """Of each image the number of its first object, counted from the first that was ever added."""
         self._end = 0
         """One past the number of the last object."""
         self._nbytes = 0
@@ -205,41 +205,41 @@ class InstanceBank:
         return self._nbytes
 
     @property
-    def pictures(self) -> Sequence[BankImage]:
-        """The pictures of which it remembers objects, oldest first."""
-        return tuple(self._pictures)
+    def images(self) -> Sequence[BankImage]:
+        """The images of which it remembers objects, oldest first."""
+        return tuple(self._images)
 
     @property
     def newest(self) -> BankImage:
-        """The picture of which it remembers objects since last; there must be one."""
-        return self._pictures[-1]
+        """The image of which it remembers objects since last; there must be one."""
+        return self._images[-1]
 
     def first(self, place: int) -> int:
-        """The number of a picture's first object, counted from the oldest; pictures are counted likewise."""
+        """The number of an image's first object, counted from the oldest; images are counted likewise."""
         return self._firsts[place] - self._firsts[0]
 
     def to(self, device: torch.device) -> None:
         """Move all crops to the device of the batches to come: those of a checkpoint are on the host."""
         if device != self._device:
-            self._pictures = deque(picture.to(device) for picture in self._pictures)
+            self._images = deque(image.to(device) for image in self._images)
             self._device = device
 
-    def add(self, picture: BankImage) -> None:
-        """Remember a picture's objects; what is too much leaves, oldest first.
+    def add(self, image: BankImage) -> None:
+        """Remember an image's objects; what is too much leaves, oldest first.
 
         Its crops are where those of all others are: where ``to`` was told last.
         """
-        if len(picture):
-            self._pictures.append(picture)
+        if len(image):
+            self._images.append(image)
             self._firsts.append(self._end)
-            self._end += len(picture)
-            self._nbytes += picture.nbytes
+            self._end += len(image)
+            self._nbytes += image.nbytes
         while (surplus := len(self) - self.size) > 0:
-            oldest, first = self._pictures.popleft(), self._firsts.popleft()
+            oldest, first = self._images.popleft(), self._firsts.popleft()
             self._nbytes -= oldest.nbytes
             if len(oldest) > surplus:
                 rest = oldest.without_first(surplus)
-                self._pictures.appendleft(rest)
+                self._images.appendleft(rest)
                 self._firsts.appendleft(first + surplus)
                 self._nbytes += rest.nbytes
 
@@ -248,11 +248,11 @@ class InstanceBank:
         if not 0 <= number < len(self):
             raise IndexError(f"the bank holds {counted(len(self), 'object')}")
         place = bisect_right(self._firsts, self._firsts[0] + number) - 1
-        return self._pictures[place].crop(number - self.first(place))
+        return self._images[place].crop(number - self.first(place))
 
     def state_dict(self) -> dict[str, object]:
         """All that it remembers, as tensors on the host: what a checkpoint stores."""
-        return {"pictures": [_state_of(picture) for picture in self._pictures]}
+        return {"pictures": [_state_of(image) for image in self._images]}
 
     def load_state_dict(self, state: Mapping[str, list]) -> None:
         """Remember what ``state_dict`` gave; of more than ``size`` objects the newest.
@@ -263,19 +263,19 @@ class InstanceBank:
             ValueError: where the state is another; what the bank remembered stays.
         """
         try:
-            pictures = [_picture_of(picture) for picture in state["pictures"]]
+            images = [_image_of(image) for image in state["pictures"]]
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 "bank: expected the state that state_dict gave, {'pictures': [...]}, got one that cannot be read "
                 f"({type(error).__name__}: {error}); a new InstanceBank starts without one"
             ) from error
         self._clear()
-        for picture in pictures:
-            self.add(picture)
+        for image in images:
+            self.add(image)
 
 
 def _moved(fields: Instances, corner: Sequence[int]) -> Instances:
-    """Fields of a picture in the coordinates of a crop whose first pixel is (x, y) there."""
+    """Fields of an image in the coordinates of a crop whose first pixel is (x, y) there."""
     keypoints = fields.extras.get("keypoints")
     if keypoints is None:
         return fields
@@ -284,22 +284,22 @@ def _moved(fields: Instances, corner: Sequence[int]) -> Instances:
     return Instances(fields.boxes, fields.labels, fields.masks, fields.area, fields.iscrowd, extras)
 
 
-def _state_of(picture: BankImage) -> dict[str, object]:
-    fields = picture.fields.map(Tensor.cpu)
+def _state_of(remembered: BankImage) -> dict[str, object]:
+    fields = remembered.fields.map(Tensor.cpu)
     return {
-        "size": torch.tensor(picture.size),
-        "host_boxes": torch.from_numpy(picture.boxes.copy()),
-        "host_labels": torch.from_numpy(picture.labels.copy()),
-        "host_areas": None if picture.areas is None else torch.from_numpy(picture.areas.copy()),
-        "windows": torch.tensor([tuple(window) for window in picture.windows]),
-        "images": [image.cpu() for image in picture.images],
-        "masks": [mask.cpu() for mask in picture.masks],
+        "size": torch.tensor(remembered.size),
+        "host_boxes": torch.from_numpy(remembered.boxes.copy()),
+        "host_labels": torch.from_numpy(remembered.labels.copy()),
+        "host_areas": None if remembered.areas is None else torch.from_numpy(remembered.areas.copy()),
+        "windows": torch.tensor([tuple(window) for window in remembered.windows]),
+        "images": [image.cpu() for image in remembered.images],
+        "masks": [mask.cpu() for mask in remembered.masks],
         "fields": {"boxes": fields.boxes, "labels": fields.labels, "area": fields.area, "iscrowd": fields.iscrowd},
         "extras": dict(fields.extras),
     }
 
 
-def _picture_of(state: Mapping) -> BankImage:
+def _image_of(state: Mapping) -> BankImage:
     height, width = state["size"].tolist()
     labels, areas = state["host_labels"].numpy(), state.get("host_areas")
     no_masks = torch.zeros((len(labels), 0, 0), dtype=torch.uint8)

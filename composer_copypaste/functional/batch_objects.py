@@ -29,7 +29,7 @@ COCO_AND_TORCHVISION = frozenset(
         "num_keypoints",  # COCO's annotations
         "category_id",  # COCO's annotations, beside the labels that are made of them
         "category_ids",
-        "id",  # COCO's annotations; that of the picture is "image_id" beside them
+        "id",  # COCO's annotations; that of the image is "image_id" beside them
         "ids",
         "annotation_id",
         "annotation_ids",
@@ -79,9 +79,9 @@ MOVED_NOWHERE = frozenset(
         "sem_seg",
     }
 )
-"""Names of positions in the picture, of objects or pixels, which would have to move or be cut, and do not."""
+"""Names of positions in the image, of objects or pixels, which would have to move or be cut, and do not."""
 
-OF_THE_PICTURE = frozenset({"image_id", "file_name", "orig_size", "size", "image_size", "height", "width"})
+OF_THE_IMAGE = frozenset({"image_id", "file_name", "orig_size", "size", "image_size", "height", "width"})
 """Names that nobody takes for something of each object, whatever the length of their values."""
 
 
@@ -103,7 +103,7 @@ def refuse_positions(targets: Sequence[Target], object_keys: Sequence[str]) -> N
                 continue
             if key in MOVED_NOWHERE or is_tv_tensor(values):
                 raise ValueError(
-                    f"targets[{i}]: {key!r} holds positions in the picture, which would have to move with what is "
+                    f"targets[{i}]: {key!r} holds positions in the image, which would have to move with what is "
                     "copied, cut or resized, as only boxes, masks and keypoints do. Leave it out; or, if it holds "
                     "none, name it in object_keys: its rows then follow their objects as they are"
                 )
@@ -111,12 +111,12 @@ def refuse_positions(targets: Sequence[Target], object_keys: Sequence[str]) -> N
 
 def warn_of_unnamed_keys(targets: Sequence[Target], object_keys: Sequence[str]) -> None:
     """Warn, once for each, of keys that pass through, but look as if they held something of each object."""
-    known = {*OBJECT_FIELDS, *OF_THE_PICTURE, *object_keys}
+    known = {*OBJECT_FIELDS, *OF_THE_IMAGE, *object_keys}
     for key in targets[0]:
         if key not in known and all(_has_a_row_per_object(target, key) for target in targets):
             warn_once(
-                f"targets: {key!r} has as many rows as each picture of the batch has objects, and passes through, as "
-                "what describes the picture does. If its rows belong to the objects, give it as a tensor and name it "
+                f"targets: {key!r} has as many rows as each image of the batch has objects, and passes through, as "
+                "what describes the image does. If its rows belong to the objects, give it as a tensor and name it "
                 "in object_keys: they then stay with their objects (said once)"
             )
 
@@ -148,7 +148,7 @@ def rectangles(boxes: Shaped[Tensor, "n 4"], image: Shaped[Tensor, "c h w"]) -> 
 
 
 FARTHEST = 1 << 16
-"""Boxes may reach beyond their picture, but no farther from its corner than positions stay exact."""
+"""Boxes may reach beyond their image, but no farther from its corner than positions stay exact."""
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,12 @@ def remember(
     bank: InstanceBank, images: Sequence[Shaped[Tensor, "c _h _w"]], inventories: Sequence[ImageObjects]
 ) -> None:
     """Add a batch's objects to the bank; those that would leave it at once are not even cropped."""
-    pictures, room = [], bank.size
+    added, room = [], bank.size
     for image, inventory in reversed(list(zip(images, inventories, strict=True))):
-        pictures.append(inventory.remembered(image, at_most=room))
-        room -= len(pictures[-1])
-    for picture in reversed(pictures):
-        bank.add(picture)
+        added.append(inventory.remembered(image, at_most=room))
+        room -= len(added[-1])
+    for one in reversed(added):
+        bank.add(one)
 
 
 def batch_objects(
@@ -254,8 +254,8 @@ def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSe
         drawn = [rectangles(own.boxes, image) for own, image in zip(batch, images, strict=True)]
         batch = [replace(own, masks=masks) for own, masks in zip(batch, drawn, strict=True)]
     boxes, labels, iscrowd = numbers[:, :4], numbers[:, 4].astype(np.int64), numbers[:, 5]
-    pictures = np.repeat([math.prod(size) for size in sizes], counts)
-    weights = weights_of(labels, area, pictures, settings) * (iscrowd == 0)
+    pixels = np.repeat([math.prod(size) for size in sizes], counts)
+    weights = weights_of(labels, area, pixels, settings) * (iscrowd == 0)
     parts = [slice(end - count, end) for count, end in zip(counts, ends.tolist(), strict=True)]
     return [
         ImageObjects(

@@ -1,4 +1,4 @@
-"""Laying copied objects over an image: their colours, and which of their pixels stay visible."""
+"""Laying copied objects over an image: their colors, and which of their pixels stay visible."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from composer_copypaste.functional.layout import PastedObject, PastedObjects
-from composer_copypaste.functional.resample import resample_colours, resample_mask, size_of
+from composer_copypaste.functional.resample import resample_colors, resample_mask, size_of
 from composer_copypaste.functional.tensors import Images, copied_to_paint, erode, rounded
 from composer_copypaste.functional.windows import Window
 
@@ -20,29 +20,29 @@ LUMA = (0.2989, 0.587, 0.114)
 """The weights of red, green and blue in grey: ITU-R BT.601, as in torchvision."""
 
 
-def adjust_colours(
-    colours: Shaped[Tensor, "c h w"],
+def adjust_colors(
+    colors: Shaped[Tensor, "c h w"],
     alpha: UInt8[Tensor, "h w"] | Float[Tensor, "h w"],
     factors: Sequence[float],
     largest: float,
 ) -> Float[Tensor, "c h w"]:
-    """The colours, from 0 to ``largest``, after brightness, contrast and saturation, as torchvision defines these.
+    """The colors, from 0 to ``largest``, after brightness, contrast and saturation, as torchvision defines these.
 
     Contrast is about the mean grey of the object, which covers pixels by ``alpha``, saturation about each pixel's grey;
-    that of pictures without red, green and blue is the mean of their channels.
+    that of images without red, green and blue is the mean of their channels.
     """
     brightness, contrast, saturation = factors
-    colours = (colours.to(torch.promote_types(colours.dtype, torch.float32)) * brightness).clamp(0, largest)
-    weights = alpha.to(colours.dtype)
-    mean = (_grey(colours) * weights).sum() / weights.sum().clamp(min=1e-6)
-    colours = torch.lerp(mean.expand_as(colours), colours, contrast).clamp(0, largest)
-    return torch.lerp(_grey(colours).expand_as(colours), colours, saturation).clamp(0, largest)
+    colors = (colors.to(torch.promote_types(colors.dtype, torch.float32)) * brightness).clamp(0, largest)
+    weights = alpha.to(colors.dtype)
+    mean = (_grey(colors) * weights).sum() / weights.sum().clamp(min=1e-6)
+    colors = torch.lerp(mean.expand_as(colors), colors, contrast).clamp(0, largest)
+    return torch.lerp(_grey(colors).expand_as(colors), colors, saturation).clamp(0, largest)
 
 
-def _grey(colours: Float[Tensor, "c h w"]) -> Float[Tensor, "1 h w"]:
-    if len(colours) != len(LUMA):
-        return colours.mean(dim=0, keepdim=True)
-    return sum(weight * channel for weight, channel in zip(LUMA, colours, strict=True))[None]
+def _grey(colors: Float[Tensor, "c h w"]) -> Float[Tensor, "1 h w"]:
+    if len(colors) != len(LUMA):
+        return colors.mean(dim=0, keepdim=True)
+    return sum(weight * channel for weight, channel in zip(LUMA, colors, strict=True))[None]
 
 
 @dataclass(frozen=True)
@@ -100,18 +100,18 @@ def painted_by_windows(
 def _paint(
     painted: Shaped[Tensor, "c h w"], cut: WarpedMask, source: Shaped[Tensor, "c _h _w"], blend_sigma: float
 ) -> None:
-    """Paint one object, whose colours may change, and whose seam may be soft."""
-    size, colour = size_of(painted), cut.landing.colour.tolist()
+    """Paint one object, whose colors may change, and whose seam may be soft."""
+    size, color = size_of(painted), cut.landing.color.tolist()
     window, alpha = _soften(cut.mask, cut.window, blend_sigma, size) if blend_sigma else (cut.window, cut.mask)
     below = painted[:, *window.slices]
-    colours = resample_colours(source, cut.landing.to_source, window, size)
-    if any(factor != 1 for factor in colour):
-        colours = adjust_colours(colours, alpha, colour, 1.0 if painted.is_floating_point() else 255.0)
+    colors = resample_colors(source, cut.landing.to_source, window, size)
+    if any(factor != 1 for factor in color):
+        colors = adjust_colors(colors, alpha, color, 1.0 if painted.is_floating_point() else 255.0)
     if blend_sigma:
         wide = torch.promote_types(below.dtype, alpha.dtype)
-        below.copy_(rounded(torch.lerp(below.to(wide), colours.to(wide), alpha.to(wide)), below))
+        below.copy_(rounded(torch.lerp(below.to(wide), colors.to(wide), alpha.to(wide)), below))
     else:
-        below.copy_(torch.where(alpha.view(torch.bool), rounded(colours, below), below))
+        below.copy_(torch.where(alpha.view(torch.bool), rounded(colors, below), below))
 
 
 def _soften(
@@ -124,7 +124,7 @@ def _soften(
     opacity[0, 0][window.within(reached).slices] = mask.float()
     weights = np.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
     weights /= weights.sum()
-    padded = functional.pad(opacity, (radius,) * 4, mode="replicate")[0, 0]  # no fading along the picture's edge
+    padded = functional.pad(opacity, (radius,) * 4, mode="replicate")[0, 0]  # no fading along the image's edge
     return reached, _weighted(_weighted(padded, weights, 0), weights, 1).clamp(0, 1)
 
 

@@ -56,25 +56,24 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
         raise TypeError(
             f"images: expected a tensor (n, c, h, w) or a list of tensors (c, h, w), got {type(images).__name__}"
         )
-    pictures: list[Tensor] = list(images)
-    for i, image in enumerate(pictures):
+    each: list[Tensor] = list(images)
+    for i, image in enumerate(each):
         _check_image(i, image)
     if not isinstance(targets, Tensor | list | tuple):
         raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
-    if len(pictures) != len(targets):
+    if len(each) != len(targets):
         raise ValueError(
-            f"expected a target for each image, got {counted(len(pictures), 'image')} "
-            f"and {counted(len(targets), 'target')}"
+            f"expected a target for each image, got {counted(len(each), 'image')} and {counted(len(targets), 'target')}"
         )
-    devices = {image.device for image in pictures}
+    devices = {image.device for image in each}
     if len(devices) > 1:  # kernels read memory by its address
         named = " and some on ".join(sorted(map(str, devices)))
         raise ValueError(f"expected images on one device, got some on {named}")
-    kinds = {(image.dtype, image.shape[0]) for image in pictures}
+    kinds = {(image.dtype, image.shape[0]) for image in each}
     if len(kinds) > 1:
         named = str(sorted((str(dtype), channels) for dtype, channels in kinds))
         raise ValueError(f"expected images of one type and number of channels, got {named}")
-    for i, (image, target) in enumerate(zip(pictures, targets, strict=True)):
+    for i, (image, target) in enumerate(zip(each, targets, strict=True)):
         _check_target(i, target, image)
     if len({isinstance(target, Tensor) for target in targets}) > 1:
         raise TypeError("targets: expected dicts or class ids for all images, got some of both")

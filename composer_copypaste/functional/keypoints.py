@@ -122,7 +122,7 @@ def kept_inside(
     ends: Num[Tensor, "n 1 2"] | Num[Tensor, " 2"],
     whole: Bool[Tensor, "n 1 1"] | Bool[Tensor, ""],
 ) -> Float64[Tensor, "n k 3"]:
-    """Keypoints with zeros for those outside a picture of that width and height, or not labelled.
+    """Keypoints with zeros for those outside an image of that width and height, or not labelled.
 
     Where they are to be whole numbers, they come as the nearest ones inside.
     """

@@ -1,4 +1,4 @@
-"""Large-scale jitter on a batch: pictures of any sizes become one tensor, and their targets follow."""
+"""Large-scale jitter on a batch: images of any sizes become one tensor, and their targets follow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from composer_copypaste.functional.batch_objects import (
 )
 from composer_copypaste.functional.copypaste import check_batch
 from composer_copypaste.functional.keypoints import exchanged, kept_inside, pairs_of, with_keypoints
-from composer_copypaste.functional.resample import FRACTION_BITS, resample_colours, resample_planes, size_of
+from composer_copypaste.functional.resample import FRACTION_BITS, resample_colors, resample_planes, size_of
 from composer_copypaste.functional.sampling import given_or_default, uniforms
 from composer_copypaste.functional.tensors import Images, on_device, plain_images, read_back, rounded, sequence_like
 from composer_copypaste.functional.visibility import profiles
@@ -36,15 +36,15 @@ from composer_copypaste.instances import (
 from composer_copypaste.settings import LargeScaleJitterSettings, settings_from
 
 PADDING = (124, 116, 104)
-"""Colour of what lies beyond the picture: ImageNet's mean. Models subtract it, so that padding becomes the 0 with which
+"""Color of what lies beyond the image: ImageNet's mean. Models subtract it, so that padding becomes the 0 with which
 torchvision fills up its batches."""
 
 
 @dataclass(frozen=True)
 class CropResize:
-    """A window of a picture, and the size it is shown at.
+    """A window of an image, and the size it is shown at.
 
-    The window, (top, left, height, width) in whole pixels of the picture, is resized to ``resized``, mirrored if
+    The window, (top, left, height, width) in whole pixels of the image, is resized to ``resized``, mirrored if
     ``flip``, and laid into the top left corner of a ``canvas``; sizes are (height, width). Cropping comes first because
     it is cheaper: only pixels that stay are resized.
     """
@@ -54,13 +54,13 @@ class CropResize:
     canvas: tuple[int, int]
     flip: bool
 
-    def part_of(self, picture: Shaped[Tensor, "*_ h w"]) -> Shaped[Tensor, "*_ h2 w2"]:
-        """The window of a picture, or of its masks."""
+    def part_of(self, image: Shaped[Tensor, "*_ h w"]) -> Shaped[Tensor, "*_ h2 w2"]:
+        """The window of an image, or of its masks."""
         top, left, height, width = self.window
-        return picture[..., top : top + height, left : left + width]
+        return image[..., top : top + height, left : left + width]
 
     def boxes_of(self, boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
-        """Boxes (x1, y1, x2, y2) of the picture where they are shown, cut to what is shown of it."""
+        """Boxes (x1, y1, x2, y2) of the image where they are shown, cut to what is shown of it."""
         top, left, height, width = self.window
         size = np.array([self.resized[1], self.resized[0]] * 2)
         shown = (boxes - np.array([left, top] * 2)) * (size / np.array([width, height] * 2))
@@ -81,8 +81,10 @@ class CropResize:
         return np.array([[across, 0, 0], [0, down, 0]])
 
 
-def draw_framing(size: tuple[int, int], settings: LargeScaleJitterSettings, generator: torch.Generator) -> CropResize:
-    """Draw the crop_resize of a picture of this (height, width)."""
+def draw_crop_resize(
+    size: tuple[int, int], settings: LargeScaleJitterSettings, generator: torch.Generator
+) -> CropResize:
+    """Draw what is shown of an image of this (height, width)."""
     scale, row, column, flip = uniforms((4,), generator).tolist()
     smallest, largest = settings.scale_range
     fit = min(canvas / side for canvas, side in zip(settings.size, size, strict=True))
@@ -132,7 +134,7 @@ def large_scale_jitter_batch(
         targets: for each image torchvision's detection dict, as :func:`copypaste_batch` takes it. Masks that come out
             hold 0 and 1, boxes and areas are those of the pixels that are left; where no target has masks, boxes are
             moved to a fraction of a pixel, and areas are theirs. ``keypoints`` move, left and right exchanged where the
-            picture is mirrored (``keypoint_pairs``), and zeros for those outside; what torchvision and COCO have of
+            image is mirrored (``keypoint_pairs``), and zeros for those outside; what torchvision and COCO have of
             each object, and what ``object_keys`` names, follows its object, and anything else passes through. Or class
             ids: ``(N, H, W)``, or a list of ``(H_i, W_i)``. Types come back as from :func:`copypaste_batch`.
         generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
@@ -151,7 +153,7 @@ def large_scale_jitter_batch(
     if not len(images):
         raise ValueError("expected at least one image, got none")
     generator = given_or_default(generator)
-    return frame(images, targets, [draw_framing(size_of(image), settings, generator) for image in images], settings)
+    return frame(images, targets, [draw_crop_resize(size_of(image), settings, generator) for image in images], settings)
 
 
 def frame(
@@ -161,13 +163,13 @@ def frame(
     settings: LargeScaleJitterSettings,
 ) -> tuple[Shaped[Tensor, "n c h2 w2"], Sequence[Target] | Integer[Tensor, "n h2 w2"]]:
     """The batch as its crop_resizes show it."""
-    pictures = _pictures(plain_images(images), crop_resizes)
-    pictures = as_tv_tensor(pictures, _example(images))
+    framed = _images(plain_images(images), crop_resizes)
+    framed = as_tv_tensor(framed, _example(images))
     if isinstance(targets[0], Tensor):
         ids = _class_ids(targets, images, crop_resizes, settings.ignore_index)  # type: ignore[arg-type]
-        return pictures, as_tv_tensor(ids, _example(targets))
+        return framed, as_tv_tensor(ids, _example(targets))
     after = _targets(targets, images, crop_resizes, settings)  # type: ignore[arg-type]
-    return pictures, sequence_like(after, targets)
+    return framed, sequence_like(after, targets)
 
 
 def _example(values: object) -> object:
@@ -175,17 +177,17 @@ def _example(values: object) -> object:
     return values[0] if isinstance(values, list | tuple) else values
 
 
-def _pictures(images: Images, crop_resizes: Sequence[CropResize]) -> Shaped[Tensor, "n c h2 w2"]:
-    """The pictures, antialiased where they are made smaller, in the top left corners of the padding."""
+def _images(images: Images, crop_resizes: Sequence[CropResize]) -> Shaped[Tensor, "n c h2 w2"]:
+    """The images, antialiased where they are made smaller, in the top left corners of the padding."""
     like, channels = images[0], len(images[0])
-    colour = np.array(PADDING if channels == len(PADDING) else [np.mean(PADDING)] * channels)
-    colour = colour / 255 if like.is_floating_point() else np.rint(colour)
+    color = np.array(PADDING if channels == len(PADDING) else [np.mean(PADDING)] * channels)
+    color = color / 255 if like.is_floating_point() else np.rint(color)
     canvas = like.new_empty((len(images), channels, *crop_resizes[0].canvas))
-    canvas.copy_(on_device(colour, like.device, like.dtype)[:, None, None])
+    canvas.copy_(on_device(color, like.device, like.dtype)[:, None, None])
     for number, (image, crop_resize) in enumerate(zip(images, crop_resizes, strict=True)):
         shown, everything = _shown(canvas[number], crop_resize), Window(0, 0, *crop_resize.resized)
-        colours = resample_colours(crop_resize.part_of(image), crop_resize.to_window(), everything, crop_resize.resized)
-        shown.copy_(rounded(colours, shown))
+        colors = resample_colors(crop_resize.part_of(image), crop_resize.to_window(), everything, crop_resize.resized)
+        shown.copy_(rounded(colors, shown))
     return canvas
 
 
@@ -307,7 +309,7 @@ def _like(values: Shaped[Tensor, "..."], numbers: Shaped[ndarray, "..."]) -> Sha
 def _moved(
     extras: Mapping[str, Shaped[Tensor, "k ..."]], crop_resize: CropResize, settings: LargeScaleJitterSettings
 ) -> Mapping[str, Shaped[Tensor, "k ..."]]:
-    """Keypoints where the picture has them; zeros for those outside or not labelled."""
+    """Keypoints where the image has them; zeros for those outside or not labelled."""
     values = extras.get("keypoints")
     if values is None:
         return extras

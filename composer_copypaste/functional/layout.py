@@ -69,7 +69,7 @@ class PastedObject:
     source: int
     instance: int
     to_source: Int64[ndarray, "2 3"]
-    colour: Float[ndarray, "3"]
+    color: Float[ndarray, "3"]
     window: Window
 
 
@@ -82,7 +82,7 @@ class PastedObjects:
     instance: Int64[ndarray, " m"]
     to_source: Int64[ndarray, "m 2 3"]
     """The maps from target to source, in steps of 2**-32 pixels."""
-    colour: Float[ndarray, "m 3"]
+    color: Float[ndarray, "m 3"]
     """Factors of brightness, contrast and saturation."""
     windows: Int64[ndarray, "m 4"]
     """Outside these windows of their targets they have no pixel; none is empty."""
@@ -97,7 +97,7 @@ class PastedObjects:
             int(self.source[m]),
             int(self.instance[m]),
             self.to_source[m],
-            self.colour[m],
+            self.color[m],
             Window(*self.windows[m].tolist()),
         )
 
@@ -187,8 +187,8 @@ def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
 
 def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarray, "s 2"]) -> PastedObjects:
     """The landings of objects that have these boxes in their sources."""
-    columns = (plan.target, plan.source, plan.instance, plan.to_source, plan.colour)
-    target, source, instance, to_source, colour = (column.numpy() for column in columns)
+    columns = (plan.target, plan.source, plan.instance, plan.to_source, plan.color)
+    target, source, instance, to_source, color = (column.numpy() for column in columns)
     unbounded = _landing_windows(boxes, to_source)
     windows = cut_windows(unbounded, sizes[target])
     order = np.argsort(target, kind="stable")  # a hand-written plan may mix its targets
@@ -198,7 +198,7 @@ def _landings(plan: PastePlan, boxes: Float[ndarray, "m 4"], sizes: Int64[ndarra
         source=source[order],
         instance=instance[order],
         to_source=fixed_point(plan.to_source)[order],
-        colour=colour[order],
+        color=color[order],
         windows=windows[order],
         unbounded_windows=unbounded[order],
     )

@@ -32,21 +32,21 @@ class ImageInfo:
 
 Map = Sequence[Sequence[int | float]]
 """An affine map from (x, y, 1) to (x, y): two rows of three numbers."""
-Colour = Sequence[int | float]
+Color = Sequence[int | float]
 """Factors of brightness, contrast and saturation."""
-Row = tuple[int, int, int, Map] | tuple[int, int, int, Map, Colour]
-"""Target, source, instance, the map from the target to the source, and what changes the colours, if anything does."""
+Row = tuple[int, int, int, Map] | tuple[int, int, int, Map, Color]
+"""Target, source, instance, the map from the target to the source, and what changes the colors, if anything does."""
 
-AS_THEY_ARE: Colour = (1.0, 1.0, 1.0)
-"""The factors that leave colours unchanged."""
+AS_THEY_ARE: Color = (1.0, 1.0, 1.0)
+"""The factors that leave colors unchanged."""
 SMALLEST_DETERMINANT = 1e-4
 """An object may become 100 times as wide and as high: ten times what settings allow."""
 LARGEST_FACTOR, LARGEST_SHIFT = 1 << 16, 1 << 22
-"""So large the numbers of a map may be: positions in pictures of 8,192 pixels then fit 64 bits in fixed point. Settings
+"""So large the numbers of a map may be: positions in images of 8,192 pixels then fit 64 bits in fixed point. Settings
 allow 317 pixels of the source for one of the target, and so shifts of 8,192 times as many."""
 MOST_FOR_AN_IMAGE = 32_767
 """Kernels number what lands in an image in 16 bits."""
-KEYS = ("target", "source", "instance", "to_source", "colour")
+KEYS = ("target", "source", "instance", "to_source", "color")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class PastePlan:
 
     source: Int[Tensor, " m"]
     """Batch index of the image it is copied from; in a batch of N images, numbers from N on are sources beyond it: the
-    objects of the bank, oldest first, then the cut-outs of the pool. Each is a picture of one object."""
+    objects of the bank, oldest first, then the cut-outs of the pool. Each is an image of one object."""
 
     instance: Int[Tensor, " m"]
     """Which of the source's objects."""
@@ -70,7 +70,7 @@ class PastePlan:
     to_source: Float[Tensor, "m 2 3"]
     """Affine map from (x, y, 1) in the target to (x, y) in the source."""
 
-    colour: Float[Tensor, "m 3"]
+    color: Float[Tensor, "m 3"]
     """Factors of brightness, contrast and saturation; 1: as it is."""
 
     def __len__(self) -> int:
@@ -87,17 +87,19 @@ class PastePlan:
         """A line for each pasted object."""
         return "\n".join(
             f"image {row['target']} receives object {row['instance']} of source {row['source']}, by {row['to_source']}"
-            + (f", colours times {row['colour']}" if row["colour"] != list(AS_THEY_ARE) else "")
+            + (f", colors times {row['color']}" if row["color"] != list(AS_THEY_ARE) else "")
             for row in self._rows()
         )
 
     def to_json(self) -> str:
-        """The plan as JSON, a row for each pasted object: target, source, instance, to_source and colour."""
+        """The plan as JSON, a row for each pasted object: target, source, instance, to_source and color."""
         return json.dumps(self._rows())
 
     @classmethod
     def from_json(cls, text: str) -> "PastePlan":
-        """The plan that ``to_json`` wrote, or that was written by hand; rows may leave out their colour.
+        """The plan that ``to_json`` wrote, or that was written by hand; colors may be left out.
+
+        Rows of former versions spell "color" as "colour".
 
         Raises:
             ValueError: where the text is no such JSON.
@@ -110,12 +112,12 @@ class PastePlan:
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 "expected a JSON list of objects with target, source, instance, to_source (2 x 3 numbers) and perhaps "
-                f"colour (3 numbers): {type(error).__name__}: {error}"
+                f"color (3 numbers): {type(error).__name__}: {error}"
             ) from error
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row]) -> "PastePlan":
-        """The plan with these rows (target, source, instance, to_source and, where colours change, colour).
+        """The plan with these rows (target, source, instance, to_source and, where colors change, color).
 
         Raises:
             ValueError: where a row does not hold these.
@@ -126,13 +128,13 @@ class PastePlan:
                 raise ValueError(
                     f"plan: row {number}: expected ({', '.join(KEYS)}), perhaps without {KEYS[-1]}, got {row!r}"
                 )
-        colours = [row[4] if len(row) == 5 else AS_THEY_ARE for row in rows]
+        colors = [row[4] if len(row) == 5 else AS_THEY_ARE for row in rows]
         return cls(
             target=_whole_numbers("target", [row[0] for row in rows]),
             source=_whole_numbers("source", [row[1] for row in rows]),
             instance=_whole_numbers("instance", [row[2] for row in rows]),
             to_source=_numbers("to_source", [row[3] for row in rows], (2, 3)),
-            colour=_numbers("colour", colours, (3,)),
+            color=_numbers("color", colors, (3,)),
         )
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -170,8 +172,8 @@ class PastePlan:
                     f"plan: expected a to_source of numbers up to {LARGEST_FACTOR}, and shifts up to {LARGEST_SHIFT}, "
                     f"got {row['to_source']}"
                 )
-            if not all(0 <= factor < math.inf for factor in row["colour"]):
-                raise ValueError(f"plan: expected factors of colour of 0 or more, got {row['colour']}")
+            if not all(0 <= factor < math.inf for factor in row["color"]):
+                raise ValueError(f"plan: expected factors of color of 0 or more, got {row['color']}")
             if not abs(xx * yy - xy * yx) >= SMALLEST_DETERMINANT:
                 raise ValueError(
                     f"plan: expected a to_source that can be inverted, got {row['to_source']}; a pixel of the target "
@@ -180,7 +182,7 @@ class PastePlan:
 
     def _check_columns(self) -> None:
         m = len(self.target) if isinstance(self.target, Tensor) and self.target.ndim else 0
-        for name, rest in (("target", ()), ("source", ()), ("instance", ()), ("to_source", (2, 3)), ("colour", (3,))):
+        for name, rest in (("target", ()), ("source", ()), ("instance", ()), ("to_source", (2, 3)), ("color", (3,))):
             column, shape = getattr(self, name), (m, *rest)
             if not isinstance(column, Tensor) or tuple(column.shape) != shape:
                 got = tuple(column.shape) if isinstance(column, Tensor) else type(column).__name__
@@ -213,9 +215,10 @@ def _row(row: dict[str, Any]) -> Row:
     """A row from JSON."""
     if not isinstance(row, dict):
         raise TypeError(f"got {row!r} in the list")
-    if unknown := row.keys() - set(KEYS):
+    if unknown := row.keys() - {*KEYS, "colour"}:
         raise ValueError(f"unknown key {min(unknown)!r}")
-    return row["target"], row["source"], row["instance"], row["to_source"], row.get("colour", AS_THEY_ARE)
+    color: Color = next((row[key] for key in ("color", "colour") if key in row), AS_THEY_ARE)
+    return row["target"], row["source"], row["instance"], row["to_source"], color
 
 
 def _whole_numbers(name: str, column: Sequence[object]) -> Int[Tensor, " m"]:
@@ -243,17 +246,17 @@ def _numbers(name: str, column: Sequence[object], shape: tuple[int, ...]) -> Flo
 def weights_of(
     labels: Integer[ndarray, " n"],
     area: Float[ndarray, " n"] | None,
-    picture: int | Integer[ndarray, " n"],
+    image: int | Integer[ndarray, " n"],
     settings: CopyPasteSettings,
 ) -> Float[ndarray, " n"]:
-    """The relative chance of each object, from a picture of so many pixels, to be copied; 0: never.
+    """The relative chance of each object, from an image of so many pixels, to be copied; 0: never.
 
     ``area`` is that of its mask, in pixels; nobody looks at it where the settings do not ask for areas.
     """
     weights = np.ones(len(labels)) if settings.labels is None else np.isin(labels, settings.labels) * 1.0
     for label, weight in (settings.label_weights or {}).items():
         weights[labels == label] *= weight
-    for bounds, unit in ((settings.area_range, 1), (settings.relative_area_range, picture)):
+    for bounds, unit in ((settings.area_range, 1), (settings.relative_area_range, image)):
         if bounds is not None and area is not None:
             low, high = bounds[0] * unit - TOLERANCE, bounds[1] * unit + TOLERANCE
             weights[(area < low) | (area > high)] = 0.0

@@ -1,6 +1,6 @@
-"""Affine resampling of the window that an object covers, of its mask and of its colours.
+"""Affine resampling of the window that an object covers, of its mask and of its colors.
 
-A mask pixel is the source pixel that contains the mapped centre of the target pixel. A colour is a mean of the source
+A mask pixel is the source pixel that contains the mapped centre of the target pixel. A color is a mean of the source
 pixels around that point under a tent of radius 1 pixel or, where the map shrinks, of one target pixel: that is torch's
 antialiased bilinear interpolation, at any phase and angle. Positions are fixed-point numbers, the same on every device.
 """
@@ -39,7 +39,7 @@ def fixed_point(to_source: Float[Tensor, "m 2 3"]) -> Int64[ndarray, "m 2 3"]:
 def resample_planes(
     planes: Shaped[Tensor, "n h w"], to_source: Int64[ndarray, "2 3"], size: tuple[int, int]
 ) -> Shaped[Tensor, "n h2 w2"]:
-    """All of a picture's masks at once, as a target of that size sees them through a map without rotation.
+    """All of an image's masks at once, as a target of that size sees them through a map without rotation.
 
     The source has a pixel for each of the target.
     """
@@ -74,7 +74,7 @@ def resampled_area(mask: UInt8[Tensor, "h w"], to_source: Int64[ndarray, "2 3"],
     return torch.stack(counts).sum()
 
 
-def resample_colours(
+def resample_colors(
     image: Shaped[Tensor, "c h w"], to_source: Int64[ndarray, "2 3"], window: Window, canvas: tuple[int, int]
 ) -> Shaped[Tensor, "c _h _w"]:
     """The image as the target, a canvas of that size, sees it through the window; beyond its edge, its edge goes on.

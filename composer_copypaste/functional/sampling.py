@@ -56,11 +56,11 @@ class PasteParams:
     """Which of its source's objects it is."""
     to_source: Float[ndarray, "m 2 3"]
     """Affine map from (x, y, 1) in the target to (x, y) in the source."""
-    colour: Float[ndarray, "m 3"]
+    color: Float[ndarray, "m 3"]
     """Factors of brightness, contrast and saturation."""
 
     def __getitem__(self, rows: Bool[ndarray, " m"]) -> "PasteParams":
-        return PasteParams(self.number[rows], self.to_source[rows], self.colour[rows])
+        return PasteParams(self.number[rows], self.to_source[rows], self.color[rows])
 
 
 def draw_linear(
@@ -79,7 +79,7 @@ def draw_linear(
     return linear.reshape(n, 2, 2), inverse.reshape(n, 2, 2)
 
 
-def draw_colours(n: int, settings: CopyPasteSettings, generator: torch.Generator) -> Float[ndarray, "n 3"]:
+def draw_colors(n: int, settings: CopyPasteSettings, generator: torch.Generator) -> Float[ndarray, "n 3"]:
     """Draw ``n`` times the factors of brightness, contrast and saturation; 1 is none."""
     reach = np.array([settings.brightness, settings.contrast, settings.saturation])
     if not reach.any():
@@ -266,13 +266,13 @@ def _extents(linear: Float[ndarray, "m 2 2"], boxes: Float[ndarray, "m 4"]) -> F
 
 
 class Pairing(NamedTuple):
-    """An image that receives something from a picture: one of the batch, or one that the bank remembers."""
+    """An image that receives something from an image: one of the batch, or one that the bank remembers."""
 
     target: int
-    picture: int
-    """Counted on from the batch's images to the bank's pictures."""
+    image: int
+    """Counted on from the batch's images to the bank's images."""
     scenes: tuple[ImageInfo, ImageInfo]
-    """The picture and the image."""
+    """The image and the image."""
 
 
 def draw_plan(
@@ -288,24 +288,24 @@ def draw_plan(
         scenes: the images of the batch.
         settings: what to draw.
         generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
-        bank: its objects' pictures, as further sources.
+        bank: its objects' images, as further sources.
         pool: cut-outs, as further sources.
     """
     exchanges: list[Pairing] = []
     plans: list[PastePlan] = []
-    remembered = () if bank is None else bank.pictures
-    pictures, first_cut_out = len(scenes) + len(remembered), len(scenes) + (0 if bank is None else len(bank))
-    for target, (u_receives, u_pool, u_picture) in enumerate(uniforms((len(scenes), 3), generator).tolist()):
+    remembered = () if bank is None else bank.images
+    images, first_cut_out = len(scenes) + len(remembered), len(scenes) + (0 if bank is None else len(bank))
+    for target, (u_receives, u_pool, u_image) in enumerate(uniforms((len(scenes), 3), generator).tolist()):
         if u_receives >= settings.p:
             continue
         if pool is not None and u_pool < settings.p_pool:
             copies = draw_cut_outs(pool, scenes[target], settings, generator)
             number = first_cut_out + copies.number
             plans.append(_plan(np.full_like(number, target), number, np.zeros_like(number), copies))
-        elif pictures > 1:
-            picture = (target + int(u_picture * (pictures - 1)) + 1) % pictures
-            seen = scenes[picture] if picture < len(scenes) else remembered[picture - len(scenes)].scene(settings)
-            exchanges.append(Pairing(target, picture, (seen, scenes[target])))
+        elif images > 1:
+            image = (target + int(u_image * (images - 1)) + 1) % images
+            seen = scenes[image] if image < len(scenes) else remembered[image - len(scenes)].scene(settings)
+            exchanges.append(Pairing(target, image, (seen, scenes[target])))
     if exchanges:
         plans.append(_draw_copies(exchanges, len(scenes), bank, settings, generator))
     return _joined(plans)
@@ -320,47 +320,47 @@ def _draw_copies(
 ) -> PastePlan:
     """Draw what is copied to a batch of ``n`` images, its jitter and its place."""
     scenes = [exchange.scenes for exchange in exchanges]
-    which, objects = choose([picture.weights for picture, _ in scenes], settings, generator)
-    boxes = np.concatenate([picture.boxes for picture, _ in scenes])[objects]
+    which, objects = choose([image.weights for image, _ in scenes], settings, generator)
+    boxes = np.concatenate([image.boxes for image, _ in scenes])[objects]
     draw = which if settings.jitter == "image" else np.arange(len(which))
     draws = len(exchanges) if settings.jitter == "image" else len(which)
     linear, inverse = draw_linear(draws, settings.scale_range_or_default, settings, generator)
     shifts, placed = draw_shifts(linear, boxes, which, scenes, settings, generator)
-    colour = draw_colours(draws, settings, generator)[draw]
-    first = np.cumsum([0, *(len(picture.boxes) for picture, _ in scenes)])
-    copies = PasteParams(objects - first[which], backwards(inverse[draw], shifts), colour)[placed]
-    target, picture = np.array([(exchange.target, exchange.picture) for exchange in exchanges]).T[:, which[placed]]
-    return _from_sources(target, picture, copies, n, bank)
+    color = draw_colors(draws, settings, generator)[draw]
+    first = np.cumsum([0, *(len(image.boxes) for image, _ in scenes)])
+    copies = PasteParams(objects - first[which], backwards(inverse[draw], shifts), color)[placed]
+    target, image = np.array([(exchange.target, exchange.image) for exchange in exchanges]).T[:, which[placed]]
+    return _from_sources(target, image, copies, n, bank)
 
 
 def _from_sources(
     target: Int64[ndarray, " m"],
-    picture: Int64[ndarray, " m"],
+    image: Int64[ndarray, " m"],
     copies: PasteParams,
     n: int,
     bank: InstanceBank | None,
 ) -> PastePlan:
-    """The plan in which copies from remembered pictures, those from number ``n`` on, come from their objects' crops.
+    """The plan in which copies from remembered images, those from number ``n`` on, come from their objects' crops.
 
-    The bank's first object has number ``n``. Maps to a picture become ones to a window of it: in fixed point, in which
-    whole pixels change nothing else. Pictures of the batch are sources as they are.
+    The bank's first object has number ``n``. Maps to an image become ones to a window of it: in fixed point, in which
+    whole pixels change nothing else. Images of the batch are sources as they are.
     """
-    source, instance, to_source = picture.copy(), copies.number.copy(), copies.to_source.copy()
+    source, instance, to_source = image.copy(), copies.number.copy(), copies.to_source.copy()
     if bank is None:
         return _plan(target, source, instance, copies)
-    remembered = bank.pictures
-    for row in np.flatnonzero(picture >= n):
-        place, number = int(picture[row]) - n, int(copies.number[row])
+    remembered = bank.images
+    for row in np.flatnonzero(image >= n):
+        place, number = int(image[row]) - n, int(copies.number[row])
         source[row], instance[row] = n + bank.first(place) + number, 0
         window = remembered[place].windows[number]
         to_source[row, :, 2] = np.rint(to_source[row, :, 2] * PIXEL) / PIXEL - (window.x1, window.y1)
-    return _plan(target, source, instance, PasteParams(copies.number, to_source, copies.colour))
+    return _plan(target, source, instance, PasteParams(copies.number, to_source, copies.color))
 
 
 def _plan(
     target: Int64[ndarray, " m"], source: Int64[ndarray, " m"], instance: Int64[ndarray, " m"], copies: PasteParams
 ) -> PastePlan:
-    columns = (target, source, instance, copies.to_source, copies.colour)
+    columns = (target, source, instance, copies.to_source, copies.color)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
 
 
@@ -379,13 +379,13 @@ def _joined(plans: Sequence[PastePlan]) -> PastePlan:
 def draw_cut_outs(
     pool: Pool, target: ImageInfo, settings: CopyPasteSettings, generator: torch.Generator
 ) -> PasteParams:
-    """Draw which cut-outs an image receives, and where; the maps lead to the pictures that ``read`` gives."""
+    """Draw which cut-outs an image receives, and where; the maps lead to the images that ``read`` gives."""
     low, high = settings.pool_instances
     m = min(low + integer(high - low + 1, generator), settings.max_copied_instances or high)
     chosen = _choose(pool, m, settings, generator)
     linear, inverse = draw_linear(m, settings.pool_scale_range, settings, generator)
     shifts, placed = draw_free_shifts(linear, pool.boxes[chosen], target, settings, generator)
-    return PasteParams(chosen, backwards(inverse, shifts), draw_colours(m, settings, generator))[placed]
+    return PasteParams(chosen, backwards(inverse, shifts), draw_colors(m, settings, generator))[placed]
 
 
 def _choose(pool: Pool, m: int, settings: CopyPasteSettings, generator: torch.Generator) -> Integer[ndarray, " m"]:

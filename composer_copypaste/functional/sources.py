@@ -34,12 +34,12 @@ class Pool(Protocol):
 
     labels: Integer[ndarray, " n"]
     boxes: Float[ndarray, "n 4"]
-    """In the pictures that ``read`` gives."""
-    pictures: Integer[ndarray, " n"]
-    """So many pixels has the picture that each is cut from."""
+    """In the images that ``read`` gives."""
+    images: Integer[ndarray, " n"]
+    """So many pixels has the image that each is cut from."""
 
     def read(self, number: int) -> tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "h w"]]:
-        """The picture and the mask, of 0 and 1, of a cut-out."""
+        """The image and the mask, of 0 and 1, of a cut-out."""
         ...
 
     def __hash__(self) -> int: ...
@@ -70,7 +70,7 @@ def _by_label(pool: Pool, settings: CopyPasteSettings) -> Groups:
         if former == limits:
             return groups
     areas = _areas(pool) if asks_for_areas(limits) else None
-    allowed = np.flatnonzero(weights_of(pool.labels, areas, pool.pictures, limits))
+    allowed = np.flatnonzero(weights_of(pool.labels, areas, pool.images, limits))
     labels = pool.labels[allowed]
     known[:] = [*known[-3:], (limits, {int(label): allowed[labels == label] for label in np.unique(labels)})]
     return known[-1][1]
@@ -103,12 +103,12 @@ def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instan
     if len(image) != 3:
         raise ValueError(f"pool: its cut-outs are RGB, expected images of 3 channels, got {len(image)}")
     check_cut_outs_have(instances)
-    colours, mask = pool.read(number)
+    colors, mask = pool.read(number)
     one = instances.without_masks().map(lambda values: values.new_zeros((1, *values.shape[1:])))
     label = int(pool.labels[number])
     dtype = one.labels.dtype if label <= exact_up_to(one.labels.dtype) else torch.int64
     return CroppedObject(
-        image=_in_range_of(image, on_device(colours, image.device)),
+        image=_in_range_of(image, on_device(colors, image.device)),
         mask=on_device(mask, instances.masks.device),
         box=pool.boxes[number],
         fields=Instances(
@@ -117,9 +117,9 @@ def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instan
     )
 
 
-def _in_range_of(image: Shaped[Tensor, "c _h _w"], colours: UInt8[Tensor, "c h w"]) -> Shaped[Tensor, "c h w"]:
-    """The colours as the image has them: in [0, 1] where it is of floating point."""
-    return (colours.float() / 255).to(image.dtype) if image.is_floating_point() else colours
+def _in_range_of(image: Shaped[Tensor, "c _h _w"], colors: UInt8[Tensor, "c h w"]) -> Shaped[Tensor, "c h w"]:
+    """The colors as the image has them: in [0, 1] where it is of floating point."""
+    return (colors.float() / 255).to(image.dtype) if image.is_floating_point() else colors
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,10 @@ def copied_to_paint(images: Images, numbers: Collection[int]) -> Images:
     return [image.clone() if i in numbers else image for i, image in enumerate(images)]
 
 
-def rounded(colours: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """The colours in another's type: to the nearest, where it holds whole numbers."""
-    whole = colours.is_floating_point() and not like.is_floating_point()
-    return (colours.round() if whole else colours).to(like.dtype)
+def rounded(colors: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """The colors in another's type: to the nearest, where it holds whole numbers."""
+    whole = colors.is_floating_point() and not like.is_floating_point()
+    return (colors.round() if whole else colors).to(like.dtype)
 
 
 def erode(plane: UInt8[Tensor, "h w"], pixels: int) -> UInt8[Tensor, "h w"]:

@@ -13,7 +13,7 @@ from composer_copypaste.data.dataset import CocoAnnotations
 from composer_copypaste.errors import counted
 from composer_copypaste.metrics.engine import CocoDict, IouType, number_names
 from composer_copypaste.metrics.evaluation import Evaluation, evaluate
-from composer_copypaste.metrics.inputs import Fields, Picture, Reader, image_id, official_truth
+from composer_copypaste.metrics.inputs import Fields, Reader, ScoredImage, image_id, official_truth
 
 T = TypeVar("T")
 
@@ -21,21 +21,21 @@ T = TypeVar("T")
 class CocoMeanAveragePrecision(Metric):
     """COCO's average precision and recall of boxes and of masks, equal to pycocotools'.
 
-    It keeps each picture once, by its image id: a picture that a distributed sampler repeats counts once, and of two
-    results for the same picture the first counts. Evaluated are all pictures it was given, also those in which nothing
-    was found; with official annotations, against the annotations of these pictures.
+    It keeps each image once, by its image id: an image that a distributed sampler repeats counts once, and of two
+    results for the same image the first counts. Evaluated are all images it was given, also those in which nothing
+    was found; with official annotations, against the annotations of these images.
 
     A number for which there is no ground truth (of a size, of a category) is NaN, where pycocotools has -1.
 
     In a distributed run, ``update`` and ``reset`` are a process's own; ``compute`` is for all of them together, each
-    time: the processes gather their pictures and all get the same numbers.
+    time: the processes gather their images and all get the same numbers.
 
     Args:
         annotations: The official annotations: a file, its parsed content, or ``CocoAnnotations``, which say how crowds
             and bad objects are read. Their areas, crowds and polygons are those that exact COCO numbers need. None: the
             truth is taken from the targets.
         category_ids: The category id of label 1, 2, ...; None: labels are category ids.
-        max_dets: Per picture and category the best so many detections count; ascending. AP is at the last of them.
+        max_dets: Per image and category the best so many detections count; ascending. AP is at the last of them.
         iou_types: Overlaps of boxes ("bbox"), of masks ("segm"), or both.
 
     Raises:
@@ -60,16 +60,16 @@ class CocoMeanAveragePrecision(Metric):
         self.max_dets = _checked_limits(max_dets)
         self.iou_types = _checked_types(iou_types)
         self._reader = _reader(annotations, category_ids, masks="segm" in iou_types)
-        self._pictures: dict[int, Picture] = {}
+        self._images: dict[int, ScoredImage] = {}
         self._evaluation: Evaluation | None = None
 
     def update(self, predictions: Sequence[Fields], targets: Sequence[Fields]) -> None:
-        """Keep what was found in each picture.
+        """Keep what was found in each image.
 
         Args:
-            predictions: Per picture, at its original size: ``boxes`` (x1, y1, x2, y2), ``scores``, ``labels``, and for
+            predictions: Per image, at its original size: ``boxes`` (x1, y1, x2, y2), ``scores``, ``labels``, and for
                 "segm" ``rles`` (COCO's compressed codes) or ``masks``, 0/1 (m, h, w) or probabilities (m, 1, h, w).
-            targets: Per picture its ``image_id`` and, without official annotations, ``boxes``, ``labels``, ``masks``
+            targets: Per image its ``image_id`` and, without official annotations, ``boxes``, ``labels``, ``masks``
                 and, where known, ``area`` and ``iscrowd``.
 
         Raises:
@@ -80,9 +80,9 @@ class CocoMeanAveragePrecision(Metric):
                 f"expected a prediction for each of {counted(len(targets), 'target')}, got {len(predictions)}"
             )
         for prediction, target in zip(predictions, targets, strict=True):
-            image = image_id(target)
-            if image not in self._pictures:
-                self._pictures[image] = self._reader.picture(prediction, target)
+            number = image_id(target)
+            if number not in self._images:
+                self._images[number] = self._reader.scored(prediction, target)
                 self._evaluation = None
 
     def compute(self) -> dict[str, Tensor]:
@@ -94,19 +94,19 @@ class CocoMeanAveragePrecision(Metric):
         }
 
     def evaluation(self) -> Evaluation:
-        """The scores of all pictures of all processes; computed once, until a process has other pictures.
+        """The scores of all images of all processes; computed once, until a process has other images.
 
         In a distributed run every process must ask for it, each time: they first tell each other whether they have
-        other pictures than at the last computation, and gather them where one has.
+        other images than at the last computation, and gather them where one has.
         """
         outdated = any(_from_all_processes(self._evaluation is None))
         if self._evaluation is None or outdated:
-            pictures = _merged(_from_all_processes(self._pictures))
-            self._evaluation = evaluate(pictures, self._reader, self.iou_types, self.max_dets)
+            images = _merged(_from_all_processes(self._images))
+            self._evaluation = evaluate(images, self._reader, self.iou_types, self.max_dets)
         return self._evaluation
 
     def scalars(self) -> dict[str, "CocoScalar"]:
-        """A metric for each number, "bbox/AP" and so on, all sharing this one's pictures.
+        """A metric for each number, "bbox/AP" and so on, all sharing this one's images.
 
         For ``ComposerModel.get_metrics``: Composer's loggers and callbacks take scalars only. It updates each of them
         with every batch, which still counts once.
@@ -119,9 +119,9 @@ class CocoMeanAveragePrecision(Metric):
         self.update(predictions, targets)
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         super().reset()
-        self._pictures = {}
+        self._images = {}
         self._evaluation = None
 
 
@@ -192,7 +192,7 @@ def _from_all_processes(value: T) -> list[T]:
     return values
 
 
-def _merged(parts: Sequence[Mapping[int, Picture]]) -> dict[int, Picture]:
-    """All pictures, in order of their ids; of repeated ones that of the first part."""
-    merged = {image: picture for part in reversed(parts) for image, picture in part.items()}
+def _merged(parts: Sequence[Mapping[int, ScoredImage]]) -> dict[int, ScoredImage]:
+    """All images, in order of their ids; of repeated ones that of the first part."""
+    merged = {image_id: image for part in reversed(parts) for image_id, image in part.items()}
     return dict(sorted(merged.items()))

@@ -1,4 +1,4 @@
-"""What models and data sets give for a picture, checked and brought into the form the metric keeps."""
+"""What models and data sets give for an image, checked and brought into the form the metric keeps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of one picture in COCO's compressed run-length code; ``size`` is None where no mask tells it."""
+    """The masks of one image in COCO's compressed run-length code; ``size`` is None where no mask tells it."""
 
     size: Size | None
     counts: tuple[bytes, ...]
@@ -44,7 +44,7 @@ class Masks:
 
 @dataclass(frozen=True)
 class Detections:
-    """What a model found in one picture. Boxes are COCO's: x, y, width, height."""
+    """What a model found in one image. Boxes are COCO's: x, y, width, height."""
 
     boxes: Float64[Array, "n 4"]
     categories: Int64[Array, " n"]
@@ -62,7 +62,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is in one picture. Boxes are COCO's: x, y, width, height."""
+    """What is in one image. Boxes are COCO's: x, y, width, height."""
 
     boxes: Float64[Array, "n 4"]
     categories: Int64[Array, " n"]
@@ -84,8 +84,8 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture's detections and, where no official file has it, its truth."""
+class ScoredImage:
+    """An image's detections and, where no official file has it, its truth."""
 
     size: Size | None
     detections: Detections
@@ -146,7 +146,7 @@ def official_truth(source: Path | CocoDict | CocoAnnotations, *, masks: bool) ->
     """
     if isinstance(source, CocoAnnotations):
         return OfficialTruth(source, masks)
-    options = ReadingOptions(pictures=False, outlines=masks)
+    options = ReadingOptions(reads_images=False, outlines=masks)
     with garbage_collection_paused():
         path = source if isinstance(source, Path) else IN_MEMORY
         content = read_json(path, "annotation file") if isinstance(source, Path) else _own_list(source)
@@ -174,7 +174,7 @@ MASK_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Reader:
-    """How pictures are read: with masks or without, what labels mean, and against which annotations.
+    """How images are read: with masks or without, what labels mean, and against which annotations.
 
     ``category_ids`` None: labels are category ids. ``official`` None: the truth is in the targets.
     """
@@ -183,21 +183,21 @@ class Reader:
     category_ids: tuple[int, ...] | None
     official: OfficialTruth | None
 
-    def picture(self, prediction: Fields, target: Fields) -> Picture:
-        """The picture of one prediction and its target.
+    def scored(self, prediction: Fields, target: Fields) -> ScoredImage:
+        """The image of one prediction and its target.
 
         Raises:
             ValueError: where a field is missing or wrong, or where the two disagree; the message names the image.
         """
-        image = image_id(target)
-        detections = self._detections(prediction, f"prediction for image {image}")
-        truth = self._truth(target, f"target of image {image}") if self.official is None else None
-        size = self._size(image, target, truth)
+        number = image_id(target)
+        detections = self._detections(prediction, f"prediction for image {number}")
+        truth = self._truth(target, f"target of image {number}") if self.official is None else None
+        size = self._size(number, target, truth)
         found = None if detections.masks is None else detections.masks.size
         if size is not None and found is not None and size != found:
-            raise ValueError(f"prediction for image {image}: expected masks of the original size {size} (height, "
-                             f"width), got {found}. Resize predictions to the original picture.")  # fmt: skip
-        return Picture(size or found, detections, truth)
+            raise ValueError(f"prediction for image {number}: expected masks of the original size {size} (height, "
+                             f"width), got {found}. Resize predictions to the original image.")  # fmt: skip
+        return ScoredImage(size or found, detections, truth)
 
     def _size(self, image: int, target: Fields, truth: Truth | None) -> Size | None:
         if self.official is None:
@@ -246,13 +246,13 @@ class Reader:
 
 
 def image_id(target: Fields) -> int:
-    """The id of the target's picture.
+    """The id of the target's image.
 
     Raises:
         ValueError: where it has none.
     """
     if "image_id" not in target:
-        raise ValueError("a target has no 'image_id': each picture needs its own, or it would be counted twice in a "
+        raise ValueError("a target has no 'image_id': each image needs its own, or it would be counted twice in a "
                          f"distributed evaluation; got {', '.join(map(repr, target))}")  # fmt: skip
     value = target["image_id"]
     holds_one = isinstance(value, Tensor | np.ndarray) and value.reshape(-1).shape == (1,)

@@ -149,7 +149,7 @@ class ResizeTransform(GeneralizedRCNNTransform):
     """Torchvision's, but masks are resized as the bytes that they are: as float32 they would take four times that."""
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """The picture and its target at the size that the model takes."""
+        """The image and its target at the size that the model takes."""
         if target is None or "masks" not in target:
             return super().resize(image, target)
         others = {name: values for name, values in target.items() if name != "masks"}

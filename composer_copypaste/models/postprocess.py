@@ -1,4 +1,4 @@
-"""Predicted masks as COCO run-length encodings, built from the box's part of the picture alone."""
+"""Predicted masks as COCO run-length encodings, built from the box's part of the image alone."""
 
 from typing import TypedDict
 
@@ -21,9 +21,9 @@ class RLE(TypedDict):
 def encode_masks(
     probabilities: Float[Tensor, "n 1 m m"], boxes: Float[Tensor, "n 4"], size: tuple[int, int]
 ) -> list[RLE]:
-    """Each mask of ``m`` x ``m`` probabilities, resized to its box in a picture of ``size`` and thresholded at 0.5.
+    """Each mask of ``m`` x ``m`` probabilities, resized to its box in an image of ``size`` and thresholded at 0.5.
 
-    The same bytes as pasting it with torchvision's ``paste_masks_in_image`` and encoding the picture with pycocotools.
+    The same bytes as pasting it with torchvision's ``paste_masks_in_image`` and encoding the image with pycocotools.
     """
     padded, scale = expand_masks(probabilities, padding=1)
     corners = expand_boxes(boxes, scale).long().tolist()
@@ -33,7 +33,7 @@ def encode_masks(
 
 
 def _runs(mask: Tensor, box: list[int], size: tuple[int, int]) -> dict[str, object]:
-    """The uncompressed encoding: lengths of runs down the columns of the picture, the first one outside the mask."""
+    """The uncompressed encoding: lengths of runs down the columns of the image, the first one outside the mask."""
     height, width = size
     x, y = box[0], box[1]
     shape = (max(box[3] - y + 1, 1), max(box[2] - x + 1, 1))
@@ -45,7 +45,7 @@ def _runs(mask: Tensor, box: list[int], size: tuple[int, int]) -> dict[str, obje
 
 
 def _edges(crop: npt.NDArray[np.bool_], corner: tuple[int, int], height: int) -> npt.NDArray[np.int64]:
-    """Where, down the columns of the picture, each run of the mask begins and ends, in turn."""
+    """Where, down the columns of the image, each run of the mask begins and ends, in turn."""
     columns = np.zeros((crop.shape[1], crop.shape[0] + 2), dtype=bool)
     columns[:, 1:-1] = crop.T
     column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])

@@ -151,7 +151,7 @@ def _kind_of(content: object) -> str:
 
 def _detectron2(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path}: a file of Detectron2, whose layers and colours are not in torchvision's order: it cannot be loaded "
+        f"{path}: a file of Detectron2, whose layers and colors are not in torchvision's order: it cannot be loaded "
         "here. Give weights of torchvision's models, or a checkpoint of a run"
     )
 

@@ -36,7 +36,7 @@ Name = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class CocoFiles:
-    """Pictures and their COCO instance annotations: ``images`` and ``annotations``, or both as shards: ``streaming``.
+    """Images and their COCO instance annotations: ``images`` and ``annotations``, or both as shards: ``streaming``.
 
     Paths are relative to the working directory; ``~`` is your home.
     """
@@ -44,7 +44,7 @@ class CocoFiles:
     __pydantic_config__: ClassVar = CONFIG
 
     images: UserPath | None = None
-    """Folder with the pictures."""
+    """Folder with the images."""
 
     annotations: UserPath | None = None
     """COCO instance annotations, a JSON file."""
@@ -77,18 +77,18 @@ class CocoFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSettings:
-    """Cut-outs that copy-paste takes besides the training pictures': ``folder``, or ``annotations`` and ``images``."""
+    """Cut-outs that copy-paste takes besides the training images': ``folder``, or ``annotations`` and ``images``."""
 
     __pydantic_config__: ClassVar = CONFIG
 
     folder: UserPath | None = None
-    """Folder with a folder for each category, named after it, of pictures with transparency: FOLDER/dog/1.png."""
+    """Folder with a folder for each category, named after it, of images with transparency: FOLDER/dog/1.png."""
 
     annotations: UserPath | None = None
     """COCO instance annotations, a JSON file; categories are those of the training data that have the same name."""
 
     images: UserPath | None = None
-    """Folder with the pictures of ``annotations``."""
+    """Folder with the images of ``annotations``."""
 
     megabytes: Annotated[float, Gt(0)] = 256.0
     """At most so many megabytes of cut-outs that have been read are kept in memory, for each device."""
@@ -127,34 +127,34 @@ class DataSettings:
     """Cut-outs for copy-paste, as further sources; null: none."""
 
     batch_size: BatchSize = 2
-    """Pictures in a training batch, on each device."""
+    """Images in a training batch, on each device."""
 
     eval_batch_size: BatchSize = 1
-    """Pictures in an evaluation batch, on each device."""
+    """Images in an evaluation batch, on each device."""
 
     workers: Annotated[int, Ge(0), Le(256)] = 2
-    """Processes that load pictures, for each device; 0: the training process itself. The result is the same."""
+    """Processes that load images, for each device; 0: the training process itself. The result is the same."""
 
     jitter: LargeScaleJitterSettings | None = None
-    """Large-scale jitter of each training picture; null: none."""
+    """Large-scale jitter of each training image; null: none."""
 
     jitter_on: Literal["loader", "device"] = "loader"
-    """Where pictures are jittered: by the loader's processes, or on the training device, which relieves these. There
+    """Where images are jittered: by the loader's processes, or on the training device, which relieves these. There
     ``copy_paste`` neither resizes nor flips a second time, unless its ``scale_range`` and ``p_flip`` are given."""
 
     accept_changes: bool = False
     """A run goes on though its annotations or cut-outs have changed since it began, as where they were repaired."""
 
     p_flip: Fraction = 0.5
-    """Probability that a training picture is flipped horizontally, where there is no large-scale jitter (which flips by
+    """Probability that a training image is flipped horizontally, where there is no large-scale jitter (which flips by
     its own ``p_flip``)."""
 
     value_range: tuple[PixelValue, PixelValue] | None = ImageSettings.value_range
-    """Which values become black and white, 0 and 255, in pictures of more than 8 bits: [0, 4095] for 12-bit data in
+    """Which values become black and white, 0 and 255, in images of more than 8 bits: [0, 4095] for 12-bit data in
     16-bit files; null: 0 and 65535, and data of less is refused."""
 
     max_megapixels: Megapixels = ImageSettings.max_megapixels
-    """Larger pictures are refused."""
+    """Larger images are refused."""
 
     @property
     def image_settings(self) -> ImageSettings:
@@ -203,7 +203,7 @@ class OptimizerSettings:
     """Weight decay: as L2 penalty in sgd, decoupled in adamw."""
 
     def lr_for(self, total_batch_size: int) -> float:
-        """The learning rate for so many pictures a step, over all devices."""
+        """The learning rate for so many images a step, over all devices."""
         return self.lr * total_batch_size / (self.lr_batch_size or total_batch_size)
 
 
@@ -253,7 +253,7 @@ class TrainingSettings:
     other programs use the cores as well: its threads would wait for each other more than they compute."""
 
     microbatch: BatchSize | Literal["auto"] | None = None
-    """Pictures whose gradients are computed at a time, to save memory; auto: as many as fit on the GPU; null: the whole
+    """Images whose gradients are computed at a time, to save memory; auto: as many as fit on the GPU; null: the whole
     batch."""
 
     clip_norm: Annotated[float | None, Gt(0)] = None
@@ -291,7 +291,7 @@ class EvaluationSettings:
     __pydantic_config__: ClassVar = CONFIG
 
     max_dets: Annotated[tuple[Count, ...], MinLen(1)] = (1, 10, 100)
-    """Detections per picture that the recalls (AR1, AR10, AR100) are computed for, ascending; the precisions use the
+    """Detections per image that the recalls (AR1, AR10, AR100) are computed for, ascending; the precisions use the
     last."""
 
     def __post_init__(self) -> None:
@@ -309,7 +309,7 @@ class Recipe:
     """What the run is called; the recipe file's name where it is not given."""
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 17
-    """All randomness comes from it: weights, order of the pictures, augmentation."""
+    """All randomness comes from it: weights, order of the images, augmentation."""
 
     output: UserPath | None = None
     """Folder of the run; null: runs/<name>-<time>."""
@@ -331,7 +331,7 @@ class Recipe:
         alone = self.data.batch_size < 2 and self.data.pool is None
         if self.copy_paste is not None and alone and not self.copy_paste.bank_size:
             raise ValueError(
-                f"data.batch_size: copy-paste needs at least 2 pictures per batch to have a source to copy from, "
+                f"data.batch_size: copy-paste needs at least 2 images per batch to have a source to copy from, "
                 f"got {self.data.batch_size}; raise it, let objects of earlier batches be remembered with "
                 "copy_paste.bank_size=256, give a pool of cut-outs with data.pool.folder=FOLDER, or switch copy-paste "
                 "off with copy_paste=null"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.cutouts import CutOutPool, pictures_of_folder
+from composer_copypaste.data.cutouts import CutOutPool, images_of_folder
 from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances, InstanceData, checksum, in_folder
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.records import Category
@@ -107,13 +107,13 @@ def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Se
     """
     if recipe.data.pool is None or settings is None:
         return None
-    files, pictures = recipe.data.pool, recipe.data.image_settings
+    files, reading = recipe.data.pool, recipe.data.image_settings
     if files.folder is not None:
-        pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=pictures)
+        pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=reading)
     else:
         annotations, images = load_annotations(cast(Path, files.annotations), recipe.data), cast(Path, files.images)
         pool = CutOutPool.from_coco(
-            annotations, images, categories=categories, megabytes=files.megabytes, image_settings=pictures
+            annotations, images, categories=categories, megabytes=files.megabytes, image_settings=reading
         )
     try:
         check_pool(pool, settings)
@@ -125,19 +125,19 @@ def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Se
 def pool_digest(files: PoolSettings) -> str:
     """A checksum of a pool: equal for the same cut-outs, wherever they lie.
 
-    It covers the annotation file, but not its pictures, as for the data that is trained on; of a folder the names,
+    It covers the annotation file, but not its images, as for the data that is trained on; of a folder the names,
     which give the categories and the order, and all bytes: opening the pool has decoded them, which takes longer.
     """
     folder = files.folder
     if folder is None:
         return checksum([cast(Path, files.annotations).read_bytes()])
-    pictures = pictures_of_folder(folder)
-    return checksum(part for path in pictures for part in (os.fsencode(path.relative_to(folder)), path.read_bytes()))
+    images = images_of_folder(folder)
+    return checksum(part for path in images for part in (os.fsencode(path.relative_to(folder)), path.read_bytes()))
 
 
 @dataclass(frozen=True)
 class Data:
-    """The pictures that a recipe trains on and those that it is evaluated on."""
+    """The images that a recipe trains on and those that it is evaluated on."""
 
     train: InstanceData
     val: InstanceData
@@ -149,7 +149,7 @@ def open_data(recipe: Recipe) -> Data:
     """The recipe's data sets, completely checked; a drawn one is drawn now, if it is not there yet.
 
     Raises:
-        DataError: listing what is wrong with annotations or pictures, also those of the pool of cut-outs.
+        DataError: listing what is wrong with annotations or images, also those of the pool of cut-outs.
         RecipeError: where copy-paste names categories that there are not, or no cut-out may be copied.
     """
     train_files, val_files = coco_files(recipe.data)
@@ -169,7 +169,7 @@ def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
     """The data to evaluate on, completely checked; ``settings`` say how annotations and images are read.
 
     Raises:
-        DataError: listing what is wrong with annotations or pictures.
+        DataError: listing what is wrong with annotations or images.
     """
     return _open(files, settings, None, masks=False, seed=0)
 
@@ -226,7 +226,7 @@ def _check_crowds(shards: StreamingCocoInstances, settings: DataSettings) -> Non
 
 
 def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
-    """Where the pictures to train on and those to evaluate on are; drawn ones are drawn now, if they are not there."""
+    """Where the images to train on and those to evaluate on are; drawn ones are drawn now, if they are not there."""
     if settings.train is not None and settings.val is not None:
         return settings.train, settings.val
     root = draw_shapes(settings.shapes or ShapesSettings())

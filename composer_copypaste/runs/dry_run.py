@@ -30,12 +30,12 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     shapes, advice = recipe.data.shapes, []
     if shapes is not None and _is_free(Path(shapes.folder)):
         names: list[str] = list(CATEGORIES)
-        pictures = f"{counted(shapes.train, 'picture')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
+        images = f"{counted(shapes.train, 'image')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)
         check_same_data(folder, recipe, data)
         names = category_names(data.train)
-        pictures = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
+        images = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
         advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]
         advice += [f"nested      {line}" for line in nesting(data.train.annotations, recipe)]
     settings = copy_paste_settings(recipe, names)
@@ -44,7 +44,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     return "\n".join(
         (
             f"recipe      {recipe.name}",
-            f"data        {pictures}",
+            f"data        {images}",
             f"model       Mask R-CNN, backbone {recipe.model.backbone}, "
             f"weights {recipe.model.weights}: {_weights(recipe.model, len(names))}",
             f"copy-paste  {pasting}",
@@ -76,6 +76,6 @@ def _is_free(folder: Path) -> bool:
 def _contents(data: InstanceData) -> str:
     crowds = f", {data.num_crowds} of them crowds," if data.num_crowds else ""
     return (
-        f"{counted(len(data), 'picture')} of {data.place} with {counted(data.num_objects, 'object')}{crowds} "
+        f"{counted(len(data), 'image')} of {data.place} with {counted(data.num_objects, 'object')}{crowds} "
         f"of {counted(len(data.categories), 'category', 'categories')}"
     )

@@ -85,7 +85,7 @@ class RunFolder:
         return self.root / "training_pictures.png"
 
     @property
-    def more_pictures(self) -> Path:
+    def more_images(self) -> Path:
         """The folder of the batches shown at an interval, as the model got them."""
         return self.root / "training_pictures"
 
@@ -111,7 +111,7 @@ class RunFolder:
             self.evaluation: "COCO's numbers, also of each category",
             self.curves: "losses and average precision over the training",
             self.training_pictures: "the first training batch, as the model got it",
-            self.more_pictures: "later ones, named by the batches trained before",
+            self.more_images: "later ones, named by the batches trained before",
             self.predictions: "predictions beside the truth",
         }
 
@@ -266,7 +266,7 @@ def _is_no_folder(path: Path) -> bool:
 def _check_kinds(folder: RunFolder) -> None:
     """Raise ``OutputError`` where a folder stands where the run writes a file, or the reverse."""
     for path in folder.contents:
-        expects_folder = path in (folder.checkpoints, folder.more_pictures)
+        expects_folder = path in (folder.checkpoints, folder.more_images)
         if _is_no_folder(path) if expects_folder else path.exists() and not path.is_file():
             found = "a folder, found a file, or a link to nothing" if expects_folder else "a file, found something else"
             raise OutputError(f"{path}: expected {found}; move it away, or give output=ANOTHER_FOLDER")

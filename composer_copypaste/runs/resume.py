@@ -119,7 +119,7 @@ def explained(folder: RunFolder, recipe: Recipe) -> Iterator[None]:
     Other errors keep their traceback, and say it in a note.
 
     Raises:
-        UserError: for a damaged picture, for a folder that can no longer be written, and for a training that diverges.
+        UserError: for a damaged image, for a folder that can no longer be written, and for a training that diverges.
     """
     how = f"{folder.root} holds what was done so far; then the same command with output={folder.root} goes on"
     try:
@@ -128,7 +128,7 @@ def explained(folder: RunFolder, recipe: Recipe) -> Iterator[None]:
         last_good = last_good_checkpoint(folder, error.batch)
         with one_voice():
             raise DivergedError(f"{folder.root}: {error}. {advice(recipe, last_good)}", error.batch) from error
-    except UserError as error:  # a picture whose header is in order, and the rest is not
+    except UserError as error:  # an image whose header is in order, and the rest is not
         raise type(error)(f"{error}. Put it right: {how}") from error
     except Exception as error:
         if isinstance(error, OSError) and _is_of_writing(error, folder):

@@ -48,8 +48,8 @@ from composer_copypaste.runs.resume import enter, explained, started
 from composer_copypaste.visualize.curves import plot_curves
 from composer_copypaste.visualize.draw import prediction_sheet, save_png
 
-SHEET_PICTURES = 8
-"""So many pictures are on the sheet of predictions."""
+SHEET_IMAGES = 8
+"""So many images are on the sheet of predictions."""
 
 
 def train(recipe: Recipe, folder: RunFolder) -> None:
@@ -58,7 +58,7 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
     In a distributed run, the first process's folder counts, and only that process writes.
 
     Raises:
-        UserError: where the recipe, its data or the folder cannot be used; nothing is written then. Only a picture
+        UserError: where the recipe, its data or the folder cannot be used; nothing is written then. Only an image
             that turns out to be damaged while it is read, or a full disk, leaves what was done until then.
     """
     with ExitStack() as stay:
@@ -195,12 +195,12 @@ def _evaluations_on_the_way(interval: str) -> Callable[[State, Event], bool]:
 
 def _callbacks(recipe: Recipe, data: Data, folder: RunFolder) -> list[Callback]:
     names, interval = category_names(data.train), recipe.training.picture_interval
-    pictures = [] if interval is None else [TrainingPictures(names, interval=interval, folder=folder.more_pictures)]
+    images = [] if interval is None else [TrainingPictures(names, interval=interval, folder=folder.more_images)]
     return [
         SkipsWhatIsDone(),
         *run_callbacks(on_gpu=on_gpu(recipe)),
         TrainingSheet(folder.training_pictures, names),
-        *pictures,
+        *images,
         EvaluationFile(folder.evaluation),
     ]
 
@@ -243,20 +243,20 @@ def category_names(data: InstanceData) -> list[str]:
 
 
 def save_predictions(model: MaskRCNN, data: InstanceData, path: Path) -> None:
-    """Draw a sheet of predictions beside the truth, for a few pictures spread over the data set."""
-    count = min(SHEET_PICTURES, len(data))
+    """Draw a sheet of predictions beside the truth, for a few images spread over the data set."""
+    count = min(SHEET_IMAGES, len(data))
     shown = [data.read(i * len(data) // count) for i in range(count)]
-    pictures, truths = [picture for _, picture, _ in shown], [_with_rles(objects) for *_, objects in shown]
-    save_png(prediction_sheet(pictures, truths, _detect(model, pictures), category_names(data)), path)
+    images, truths = [image for _, image, _ in shown], [_with_rles(objects) for *_, objects in shown]
+    save_png(prediction_sheet(images, truths, _detect(model, images), category_names(data)), path)
 
 
 def _with_rles(objects: OutlinedObjects) -> dict[str, object]:
-    """The objects to draw, their masks as run lengths: as planes, those of large pictures take gigabytes."""
+    """The objects to draw, their masks as run lengths: as planes, those of large images take gigabytes."""
     rles = [rle_of(segmentation, objects.size) for segmentation in objects.segmentations]
     return {"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.iscrowd, "rles": rles}
 
 
-def _detect(model: MaskRCNN, pictures: Sequence[torch.Tensor]) -> list[DetectionDict]:
+def _detect(model: MaskRCNN, images: Sequence[torch.Tensor]) -> list[DetectionDict]:
     device = next(model.parameters()).device
     model.eval()
-    return [found for picture in pictures for found in model.eval_forward(([picture.to(device)], [{}]))]
+    return [found for image in images for found in model.eval_forward(([image.to(device)], [{}]))]

@@ -1,4 +1,4 @@
-"""The course of a training as a picture: losses, average precision and learning rate over batches."""
+"""The course of a training as an image: losses, average precision and learning rate over batches."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ Series = tuple[Float[ndarray, " n"], Float[ndarray, " n"]]
 """The batches at which something was logged, and its values."""
 TOTAL = "loss/train/total"
 SCORES = {"segm/AP50": "masks, AP50", "segm/AP": "masks, AP", "bbox/AP": "boxes, AP"}
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 
 
 def plot_curves(metrics: Path, png: Path) -> None:
@@ -68,12 +68,12 @@ def _plot_losses(axes: Axes, series: Mapping[str, Series]) -> None:
     axes.set_title("training loss")
     parts = sorted(name for name in series if name.startswith("loss/train/") and name != TOTAL)
     names = [TOTAL, *parts] if TOTAL in series else parts
-    for name, colour in zip(names, ("#222222", *COLOURS * (1 + len(names) // len(COLOURS))), strict=False):
+    for name, color in zip(names, ("#222222", *COLORS * (1 + len(names) // len(COLORS))), strict=False):
         batches, values = series[name]
         smooth = smoothed(values, len(values) // 20)
         label = name.removeprefix("loss/train/").removeprefix("loss_").replace("_", " ")
-        axes.plot(batches, values, color=colour, alpha=0.18, linewidth=0.8)
-        axes.plot(batches, smooth, color=colour, linewidth=2.4 if name == TOTAL else 1.8, label=label)
+        axes.plot(batches, values, color=color, alpha=0.18, linewidth=0.8)
+        axes.plot(batches, smooth, color=color, linewidth=2.4 if name == TOTAL else 1.8, label=label)
     if names:
         # the first batches would dwarf all others
         highest = max(float(np.quantile(series[name][1], 0.98)) for name in names)
@@ -83,12 +83,10 @@ def _plot_losses(axes: Axes, series: Mapping[str, Series]) -> None:
 
 def _plot_scores(axes: Axes, series: Mapping[str, Series]) -> None:
     axes.set_title("average precision on the evaluation set")
-    for colour, (name, label) in zip(COLOURS, SCORES.items(), strict=False):
+    for color, (name, label) in zip(COLORS, SCORES.items(), strict=False):
         if f"metrics/eval/{name}" in series:
             batches, values = series[f"metrics/eval/{name}"]
-            axes.plot(
-                batches, values, "o-", color=colour, linewidth=2, markersize=5, label=f"{label}: {values[-1]:.3f}"
-            )
+            axes.plot(batches, values, "o-", color=color, linewidth=2, markersize=5, label=f"{label}: {values[-1]:.3f}")
     if axes.lines:
         axes.set_ylim(0, 1)
         axes.set_xlim(left=0)
@@ -98,8 +96,8 @@ def _plot_scores(axes: Axes, series: Mapping[str, Series]) -> None:
 def _plot_rates(axes: Axes, series: Mapping[str, Series]) -> None:
     axes.set_title("learning rate")
     names = sorted(name for name in series if name.startswith("lr-"))
-    for colour, name in zip(COLOURS, names, strict=False):
-        axes.plot(*series[name], color=colour, linewidth=2, label=name.removeprefix("lr-"))
+    for color, name in zip(COLORS, names, strict=False):
+        axes.plot(*series[name], color=color, linewidth=2, label=name.removeprefix("lr-"))
     if names:
         axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))

@@ -1,4 +1,4 @@
-"""Pictures with their objects drawn on them, and sheets of such pictures."""
+"""Images with their objects drawn on them, and sheets of such images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -22,47 +22,47 @@ from composer_copypaste.instances import corners
 Objects = Mapping[str, Any]
 """A detection target, or detections: ``boxes`` (also in torchvision's other formats), ``labels``, ``masks`` or
 ``rles``, perhaps ``scores``, ``iscrowd`` and ``pasted`` (one boolean an object)."""
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 
-# Okabe and Ito's colours without black, then Tol's "muted": distinct to colour-blind people as well
-PALETTE: tuple[Colour, ...] = (
+# Okabe and Ito's colors without black, then Tol's "muted": distinct to color-blind people as well
+PALETTE: tuple[Color, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
     (136, 204, 238), (68, 170, 153), (153, 153, 51), (204, 102, 119), (136, 34, 85), (170, 68, 153), (51, 34, 136),
 )  # fmt: skip
-GREY: Colour = (150, 150, 150)
-PAPER: Colour = (250, 250, 250)
-INK: Colour = (40, 40, 40)
+GREY: Color = (150, 150, 150)
+PAPER: Color = (250, 250, 250)
+INK: Color = (40, 40, 40)
 SHEET_WIDTH = 1600
 MARGIN = 10
-MOST_PICTURES = 16
-"""A training sheet shows at most so many pictures."""
+MOST_IMAGES = 16
+"""A training sheet shows at most so many images."""
 
 
-# ---- one picture
+# ---- one image
 
 
-def draw_instances(picture: UInt8[Tensor, "3 h w"], objects: Objects, names: Sequence[str]) -> UInt8[Tensor, "3 h w"]:
-    """The picture with every object's mask, outline, box and label.
+def draw_instances(image: UInt8[Tensor, "3 h w"], objects: Objects, names: Sequence[str]) -> UInt8[Tensor, "3 h w"]:
+    """The image with every object's mask, outline, box and label.
 
-    A colour stands for a category, or for one object where there is one category only. Crowds are hatched in grey;
+    A color stands for a category, or for one object where there is one category only. Crowds are hatched in grey;
     pasted objects have a thick dashed outline. A label that finds no room, or would dwarf its object, is left out.
 
     Args:
-        picture: RGB.
+        image: RGB.
         objects: a detection target, or detections.
         names: the name of label 1, of label 2 and so on; of a label that has none the number is written.
     """
-    canvas = picture.permute(1, 2, 0).cpu().numpy().copy()
+    canvas = image.permute(1, 2, 0).cpu().numpy().copy()
     masks = _masks(objects, (canvas.shape[0], canvas.shape[1]))
-    colours = _colours(objects, names)
+    colors = _colors(objects, names)
     line = max(1, round(max(canvas.shape) / 400))
     crowds, pasted = (_flags(objects, name) for name in ("iscrowd", "pasted"))
-    for mask, colour, crowd, is_pasted in zip(masks, colours, crowds, pasted, strict=False):
-        _paint_mask(canvas, mask, colour, line, hatched=crowd, dashed=is_pasted)
+    for mask, color, crowd, is_pasted in zip(masks, colors, crowds, pasted, strict=False):
+        _paint_mask(canvas, mask, color, line, hatched=crowd, dashed=is_pasted)
     drawn = Image.fromarray(canvas)
-    _draw_boxes(drawn, corners(objects["boxes"]).tolist(), colours, line)
-    _draw_labels(drawn, objects, colours, names)
+    _draw_boxes(drawn, corners(objects["boxes"]).tolist(), colors, line)
+    _draw_labels(drawn, objects, colors, names)
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).contiguous()
 
 
@@ -83,7 +83,7 @@ def _flags(objects: Objects, name: str) -> list[bool]:
     return [bool(flag) for flag in objects[name].tolist()]
 
 
-def _colours(objects: Objects, names: Sequence[str]) -> list[Colour]:
+def _colors(objects: Objects, names: Sequence[str]) -> list[Color]:
     labels = objects["labels"].tolist()
     numbers = range(len(labels)) if len(names) == 1 else (label - 1 for label in labels)
     crowds = _flags(objects, "iscrowd")
@@ -93,7 +93,7 @@ def _colours(objects: Objects, names: Sequence[str]) -> list[Colour]:
 def _paint_mask(
     canvas: UInt8[ndarray, "h w 3"],
     mask: Bool[ndarray, "h w"],
-    colour: Colour,
+    color: Color,
     line: int,
     *,
     hatched: bool,
@@ -108,9 +108,9 @@ def _paint_mask(
     y, x = np.mgrid[window]
     tint = inside & ((x + y) // (3 * line) % 2 == 0) if hatched else inside
     strength = 0.7 if hatched else 0.32
-    part[tint] = np.rint((1 - strength) * part[tint] + strength * np.array(colour)).astype(np.uint8)
+    part[tint] = np.rint((1 - strength) * part[tint] + strength * np.array(color)).astype(np.uint8)
     outline = inside & ~_eroded(inside, 2 * line if dashed else line)
-    part[outline] = colour
+    part[outline] = color
     if dashed:
         part[outline & ((x + y) // (5 * line) % 2 == 0)] = 255
 
@@ -120,19 +120,19 @@ def _eroded(mask: Bool[ndarray, "h w"], width: int) -> Bool[ndarray, "h w"]:
     return F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0].numpy() == 0
 
 
-def _draw_boxes(picture: Image.Image, boxes: list[list[float]], colours: list[Colour], line: int) -> None:
-    pen = ImageDraw.Draw(picture)
-    for (x1, y1, x2, y2), colour in zip(boxes, colours, strict=True):
+def _draw_boxes(image: Image.Image, boxes: list[list[float]], colors: list[Color], line: int) -> None:
+    pen = ImageDraw.Draw(image)
+    for (x1, y1, x2, y2), color in zip(boxes, colors, strict=True):
         left, top = round(x1), round(y1)
         # PIL's lower right corner is the last pixel
         corner = max(left, round(x2) - 1), max(top, round(y2) - 1)
-        pen.rectangle([left, top, *corner], outline=colour, width=line)
+        pen.rectangle([left, top, *corner], outline=color, width=line)
 
 
-def _draw_labels(picture: Image.Image, objects: Objects, colours: list[Colour], names: Sequence[str]) -> None:
+def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], names: Sequence[str]) -> None:
     """Writes each object's name and score where there is room: above its box, below, or inside; large objects first."""
-    pen = ImageDraw.Draw(picture)
-    font = _font(max(11, max(picture.size) // 34))
+    pen = ImageDraw.Draw(image)
+    font = _font(max(11, max(image.size) // 34))
     texts = _texts(objects, names)
     boxes = corners(objects["boxes"]).tolist()
     areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
@@ -141,11 +141,11 @@ def _draw_labels(picture: Image.Image, objects: Objects, colours: list[Colour], 
         width, height = pen.textlength(texts[number], font=font) + 4, font.size * 1.25
         if not texts[number] or width * height > 2 * areas[number]:
             continue
-        place = _free_place(boxes[number], (width, height), picture.size, taken)
+        place = _free_place(boxes[number], (width, height), image.size, taken)
         if place is not None:
             taken.append(place)
-            pen.rectangle(place, fill=colours[number])
-            pen.text((place[0] + 2, place[1] + 1), texts[number], font=font, fill=_readable_on(colours[number]))
+            pen.rectangle(place, fill=colors[number])
+            pen.text((place[0] + 2, place[1] + 1), texts[number], font=font, fill=_readable_on(colors[number]))
 
 
 @cache
@@ -169,13 +169,13 @@ def _name(label: int, names: Sequence[str]) -> str:
 
 
 def _free_place(
-    box: list[float], size: tuple[float, float], picture: tuple[int, int], taken: list[Rectangle]
+    box: list[float], size: tuple[float, float], image: tuple[int, int], taken: list[Rectangle]
 ) -> Rectangle | None:
-    """Where a label of this size fits into the picture without touching those that are there."""
-    left = min(max(0.0, box[0]), picture[0] - size[0])
+    """Where a label of this size fits into the image without touching those that are there."""
+    left = min(max(0.0, box[0]), image[0] - size[0])
     for top in (box[1] - size[1], box[3], box[1]):
         place = left, top, left + size[0], top + size[1]
-        fits = left >= 0 and top >= 0 and place[3] <= picture[1]
+        fits = left >= 0 and top >= 0 and place[3] <= image[1]
         if fits and not any(_touch(place, other) for other in taken):
             return place
     return None
@@ -185,8 +185,8 @@ def _touch(one: Rectangle, other: Rectangle) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _readable_on(colour: Colour) -> Colour:
-    brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+def _readable_on(color: Color) -> Color:
+    brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return (0, 0, 0) if brightness > 120 else (255, 255, 255)
 
 
@@ -194,11 +194,11 @@ def _readable_on(colour: Colour) -> Colour:
 
 
 def sheet(
-    pictures: Sequence[UInt8[Tensor, "3 _ _"]], columns: int, captions: Sequence[str] | None = None
+    images: Sequence[UInt8[Tensor, "3 _ _"]], columns: int, captions: Sequence[str] | None = None
 ) -> UInt8[Tensor, "3 height width"]:
-    """The pictures side by side on light paper, each below its caption; tiny ones are enlarged to a readable size."""
-    factor = max(1.0, _cell(columns) / max(picture.shape[2] for picture in pictures))
-    tiles = [Image.fromarray(_resized(picture, factor).permute(1, 2, 0).numpy()) for picture in pictures]
+    """The images side by side on light paper, each below its caption; tiny ones are enlarged to a readable size."""
+    factor = max(1.0, _cell(columns) / max(image.shape[2] for image in images))
+    tiles = [Image.fromarray(_resized(image, factor).permute(1, 2, 0).numpy()) for image in images]
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     above = 26 if captions else 0
     width = max(tile.width for tile in tiles)
@@ -217,49 +217,49 @@ def sheet(
 def training_sheet(
     images: Tensor | Sequence[Tensor], targets: Sequence[Objects], names: Sequence[str]
 ) -> UInt8[Tensor, "3 height width"]:
-    """A batch of training pictures (uint8, or float in 0..1) with their targets drawn.
+    """A batch of training images (uint8, or float in 0..1) with their targets drawn.
 
     Targets may tell which objects were pasted, as booleans under ``pasted``: these are marked and counted.
     """
-    count = min(len(images), MOST_PICTURES)
+    count = min(len(images), MOST_IMAGES)
     columns = min(4, count)
     drawn = [_enlarged(images[number], targets[number], names, columns) for number in range(count)]
     return sheet(drawn, columns, [_training_caption(target) for target in targets[:count]])
 
 
 def prediction_sheet(
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     truths: Sequence[Objects],
     detections: Sequence[Objects],
     names: Sequence[str],
     *,
     min_score: float = 0.5,
 ) -> UInt8[Tensor, "3 height width"]:
-    """Each picture twice: with the true objects, and beside it with the detections from ``min_score`` on."""
+    """Each image twice: with the true objects, and beside it with the detections from ``min_score`` on."""
     drawn, captions = [], []
-    columns = 2 if len(pictures) == 1 else 4
-    for picture, truth, found in zip(pictures, truths, detections, strict=True):
+    columns = 2 if len(images) == 1 else 4
+    for image, truth, found in zip(images, truths, detections, strict=True):
         sure = _confident(found, min_score)
-        drawn += [_enlarged(picture, objects, names, columns) for objects in (truth, sure)]
+        drawn += [_enlarged(image, objects, names, columns) for objects in (truth, sure)]
         captions += [f"truth: {_count(truth)}", f"prediction: {_count(sure)} (score from {min_score:g})"]
     return sheet(drawn, columns, captions)
 
 
-def save_png(picture: UInt8[Tensor, "3 h w"], path: Path) -> None:
-    """Writes the picture; the folder is made where it is missing."""
+def save_png(image: UInt8[Tensor, "3 h w"], path: Path) -> None:
+    """Writes the image; the folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as unfinished:
-        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="PNG")
+        Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="PNG")
 
 
 def _cell(columns: int) -> int:
-    """The width of a picture on a sheet."""
+    """The width of an image on a sheet."""
     return min(640, SHEET_WIDTH // columns)
 
 
-def _enlarged(picture: Tensor, objects: Objects, names: Sequence[str], columns: int) -> UInt8[Tensor, "3 _ _"]:
-    """The picture at the size of a sheet's cell, its objects drawn at that size, so that lines are sharp."""
-    pixels = picture.detach().cpu()
+def _enlarged(image: Tensor, objects: Objects, names: Sequence[str], columns: int) -> UInt8[Tensor, "3 _ _"]:
+    """The image at the size of a sheet's cell, its objects drawn at that size, so that lines are sharp."""
+    pixels = image.detach().cpu()
     if pixels.is_floating_point():
         pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
     factor = _cell(columns) / max(pixels.shape[1:])
@@ -276,11 +276,11 @@ def _enlarged(picture: Tensor, objects: Objects, names: Sequence[str], columns: 
     return draw_instances(resized, scaled | {"boxes": corners(objects["boxes"]).detach().cpu().float() * factor}, names)
 
 
-def _resized(picture: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _ _"]:
+def _resized(image: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _ _"]:
     if factor == 1:
-        return picture.cpu()
-    size = [max(1, round(side * factor)) for side in picture.shape[1:]]
-    resized = F.interpolate(picture[None].cpu().float(), size, mode="bicubic", antialias=True, align_corners=False)
+        return image.cpu()
+    size = [max(1, round(side * factor)) for side in image.shape[1:]]
+    resized = F.interpolate(image[None].cpu().float(), size, mode="bicubic", antialias=True, align_corners=False)
     return resized[0].round().clamp(0, 255).to(torch.uint8)
 
 

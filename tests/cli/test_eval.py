@@ -60,7 +60,7 @@ def test_a_run_is_scored_as_it_was_at_its_end_and_left_as_it_is(run):
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
 
 
-def test_own_pictures_are_scored_and_the_results_named(run, files, tmp_path):
+def test_own_images_are_scored_and_the_results_named(run, files, tmp_path):
     result = evaluate(run.latest_checkpoint, *own(files), "--output", tmp_path / "scores")
     assert result.exit_code == 0, result.output
     for name in ("evaluation.json", "predictions.png"):
@@ -69,7 +69,7 @@ def test_own_pictures_are_scored_and_the_results_named(run, files, tmp_path):
 
 
 @pytest.mark.parametrize("given", [slice(0, 2), slice(2, 4)], ids=["images", "annotations"])
-def test_pictures_without_annotations_or_the_reverse_are_refused(run, files, given):
+def test_images_without_annotations_or_the_reverse_are_refused(run, files, given):
     refused(evaluate(run.root, *own(files)[given]), "expected --images and --annotations, or neither")
 
 

@@ -25,7 +25,7 @@ pytest.importorskip("streaming")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Arguments that name four drawn pictures."""
+    """Arguments that name four drawn images."""
     root = draw_shapes(ShapesSettings(folder=str(tmp_path_factory.mktemp("files") / "shapes"), train=4, val=1, size=64))
     return ["--images", str(root / "train"), "--annotations", str(root / "annotations" / "instances_train.json")]
 
@@ -38,8 +38,8 @@ def test_it_says_what_it_wrote_and_what_was_there(files, tmp_path):
     output = tmp_path / "out"
     first, again = (shard(output, *files, "--shard-size", "20KB", "--processes", 2) for _ in range(2))
     size = sum(path.stat().st_size for path in output.glob("shard.*.mds")) / 1e6
-    assert first.stdout == f"{output}: 4 pictures in 2 shards, {size:.1f} MB\n"
-    assert again.stdout == f"{output}: 4 pictures in 2 shards, 2 of them there before, {size:.1f} MB\n"
+    assert first.stdout == f"{output}: 4 images in 2 shards, {size:.1f} MB\n"
+    assert again.stdout == f"{output}: 4 images in 2 shards, 2 of them there before, {size:.1f} MB\n"
 
 
 def test_what_is_wrong_is_one_line_and_nothing_is_written(files, tmp_path):
@@ -78,7 +78,7 @@ def test_an_interrupted_writing_says_how_it_goes_on(files, tmp_path, monkeypatch
 
 @pytest.fixture
 def twelve_bits(tmp_path):
-    """A picture of 16 bits that holds 12, in a folder, and its annotations."""
+    """An image of 16 bits that holds 12, in a folder, and its annotations."""
     (tmp_path / "pictures").mkdir()
     write_png(tmp_path / "pictures" / "7.png", np.linspace(0, 4095, 96).astype(np.uint16).reshape(8, 12))
     data = {
@@ -128,7 +128,7 @@ def test_a_warning_about_the_data_is_one_line(twelve_bits):
     command = [sys.executable, "-m", "composer_copypaste.cli", *arguments, "--annotations"]
     done = subprocess.run([*command, twelve_bits / "annotations.json"], capture_output=True, text=True, check=True)
     (line,) = [line for line in done.stderr.splitlines() if "orientation" in line]
-    assert line.startswith(f"warning: {twelve_bits / 'pictures'}: 7.png has an orientation tag")
+    assert line.startswith(f"warning: {twelve_bits / 'images'}: 7.png has an orientation tag")
 
 
 def test_crowds_are_what_the_shards_were_written_with(files, tmp_path):

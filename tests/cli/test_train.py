@@ -79,8 +79,8 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(files, output):
     before = sorted(files.parent.rglob("*"))
     result = on_mine(files, output, "--dry-run")
     assert result.exit_code == 0, result.output
-    assert f"8 pictures of {files / 'train'}" in result.stdout
-    assert re.search(r"with \d+ objects of 4 categories; evaluated on 4 pictures", result.stdout)
+    assert f"8 images of {files / 'train'}" in result.stdout
+    assert re.search(r"with \d+ objects of 4 categories; evaluated on 4 images", result.stdout)
     assert str(output) in result.stdout
     assert sorted(files.parent.rglob("*")) == before
 
@@ -201,69 +201,69 @@ def test_empty_lists_of_annotations_are_named(files, output):
     assert not output.exists()
 
 
-def test_a_missing_folder_of_pictures_is_named(files, output):
+def test_a_missing_folder_of_images_is_named(files, output):
     shutil.rmtree(files / "val")
-    refused(on_mine(files, output), f"{files / 'val'}: there is no such folder of pictures")
+    refused(on_mine(files, output), f"{files / 'val'}: there is no such folder of images")
     assert not output.exists()
 
 
-def test_a_missing_picture_is_named(files, output):
-    picture = next((files / "train").iterdir())
-    picture.unlink()
-    refused(on_mine(files, output), picture.name, "the file is missing")
+def test_a_missing_image_is_named(files, output):
+    image = next((files / "train").iterdir())
+    image.unlink()
+    refused(on_mine(files, output), image.name, "the file is missing")
     assert not output.exists()
 
 
-def test_what_is_no_picture_is_named(files, output):
-    picture = next((files / "train").iterdir())
-    picture.write_text("no picture")
-    refused(on_mine(files, output), picture.name, "the picture cannot be decoded: not a picture in a known format")
+def test_what_is_no_image_is_named(files, output):
+    image = next((files / "train").iterdir())
+    image.write_text("no image")
+    refused(on_mine(files, output), image.name, "the image cannot be decoded: not an image in a known format")
     assert not output.exists()
 
 
-def test_a_picture_of_another_size_is_named_with_both_sizes(files, output):
-    picture = next((files / "train").iterdir())
-    Image.new("RGB", (40, 30)).save(picture)
-    refused(on_mine(files, output), picture.name, "is 40 x 30 (width x height), the annotations say 64 x 64")
+def test_a_image_of_another_size_is_named_with_both_sizes(files, output):
+    image = next((files / "train").iterdir())
+    Image.new("RGB", (40, 30)).save(image)
+    refused(on_mine(files, output), image.name, "is 40 x 30 (width x height), the annotations say 64 x 64")
     assert not output.exists()
 
 
 def cut_off(files):
-    """Cut a picture off after its header; its name."""
-    picture = sorted((files / "train").iterdir())[0]
+    """Cut an image off after its header; its name."""
+    image = sorted((files / "train").iterdir())[0]
     noise = Image.effect_noise((64, 64), 80).convert("RGB")
-    noise.save(picture, format="JPEG", quality=95)
-    picture.write_bytes(picture.read_bytes()[:1500])
-    return picture
+    noise.save(image, format="JPEG", quality=95)
+    image.write_bytes(image.read_bytes()[:1500])
+    return image
 
 
 @pytest.fixture
 def cut_off_run(files, output):
-    """What a user sees in a real process where a picture turns out to be cut off only while training."""
-    picture = cut_off(files)
+    """What a user sees in a real process where an image turns out to be cut off only while training."""
+    image = cut_off(files)
     arguments = [*tiny(files.parent), *on_files(files), f"output={output}"]
     process = subprocess.run(
         [sys.executable, "-m", "composer_copypaste.cli", "train", *arguments], capture_output=True, text=True
     )
-    return picture, process
+    return image, process
 
 
-def test_a_picture_that_breaks_while_training_ends_in_one_line_and_once_repaired_the_run_goes_on(
+def test_a_image_that_breaks_while_training_ends_in_one_line_and_once_repaired_the_run_goes_on(
     cut_off_run, files, output
 ):
-    picture, process = cut_off_run
+    image, process = cut_off_run
     assert process.returncode == 2
     said = [line for line in process.stderr.splitlines() if not line.startswith(("train", "evaluation "))]
     assert len(said) == 1
-    assert said[0].startswith(f"error: {picture}: the picture cannot be decoded: image file is truncated")
+    assert said[0].startswith(f"error: {image}: the image cannot be decoded: image file is truncated")
     assert f"the same command with output={output} goes on" in said[0]
-    Image.new("RGB", (64, 64)).save(picture, format="JPEG")
+    Image.new("RGB", (64, 64)).save(image, format="JPEG")
     assert on_mine(files, output).exit_code == 0
 
 
 def test_a_batch_of_one_with_copy_paste_is_refused(drawn, output):
     result = train(*tiny(drawn.parent), f"output={output}", "data.batch_size=1")
-    refused(result, "copy-paste needs at least 2 pictures per batch", "copy_paste=null")
+    refused(result, "copy-paste needs at least 2 images per batch", "copy_paste=null")
     assert not output.exists()
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from composer_copypaste.data.check_images import check_images
 from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
-from composer_copypaste.data.images import Header, read_header, read_picture
+from composer_copypaste.data.images import Header, read_header, read_image
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.settings import ImageSettings
 
@@ -64,14 +64,14 @@ def test_a_quarter_turn_that_the_size_tells_is_not_warned_of(tmp_path, annotated
 @pytest.mark.parametrize(("pixels", "orientation"), [(WIDE, 3), (SQUARE, 5), (SQUARE, 6), (SQUARE, 7), (WIDE, 8)])
 def test_pixels_of_a_tiff_are_taken_as_stored_though_pillow_turns_them(tmp_path, pixels, orientation):
     save_turned(tmp_path / "a.tif", pixels, orientation)
-    picture = read_picture(tmp_path / "a.tif", pixels.shape[:2])
-    assert torch.equal(picture, torch.from_numpy(pixels).permute(2, 0, 1))
+    image = read_image(tmp_path / "a.tif", pixels.shape[:2])
+    assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def test_a_tiff_is_turned_where_only_the_turned_size_agrees(tmp_path):
     save_turned(tmp_path / "a.tif", WIDE, 6)  # 6: show it turned a quarter clockwise
-    picture = read_picture(tmp_path / "a.tif", (8, 4))
-    assert torch.equal(picture, torch.from_numpy(np.rot90(WIDE, -1).copy()).permute(2, 0, 1))
+    image = read_image(tmp_path / "a.tif", (8, 4))
+    assert torch.equal(image, torch.from_numpy(np.rot90(WIDE, -1).copy()).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp"])
@@ -90,7 +90,7 @@ def test_the_first_names_stand_for_all(tmp_path, annotated):
         check_images(annotated(*names), tmp_path)
 
 
-@pytest.mark.parametrize("pixels", [TWELVE_BITS, np.stack([TWELVE_BITS] * 3, axis=-1)], ids=["grey", "colours"])
+@pytest.mark.parametrize("pixels", [TWELVE_BITS, np.stack([TWELVE_BITS] * 3, axis=-1)], ids=["grey", "colors"])
 def test_a_set_of_16_bit_files_that_hold_12_bits_is_refused_with_the_key(tmp_path, annotated, pixels):
     for name in ("a.png", "b.png"):
         write_png(tmp_path / name, pixels)
@@ -111,7 +111,7 @@ def test_one_bright_file_makes_a_set_one_of_16_bits(tmp_path, annotated):
 
 def test_floating_point_files_are_refused_before_they_are_decoded(tmp_path, annotated):
     write_tiff(tmp_path / "a.tif", TWELVE_BITS.astype(np.float32))
-    with pytest.raises(DataError, match=r"a\.tif \(image 0\): the picture has floating-point pixels"):
+    with pytest.raises(DataError, match=r"a\.tif \(image 0\): the image has floating-point pixels"):
         check_images(annotated("a.tif"), tmp_path)
 
 
@@ -126,7 +126,7 @@ HUGE = (14_000, 14_000)
 
 @pytest.fixture(scope="module")
 def huge(tmp_path_factory):
-    """A picture of 196 megapixels, beyond what Pillow opens; a few kilobytes of zeros."""
+    """An image of 196 megapixels, beyond what Pillow opens; a few kilobytes of zeros."""
     path = tmp_path_factory.mktemp("huge") / "a.png"
     former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     Image.new("1", HUGE).save(path)
@@ -134,13 +134,13 @@ def huge(tmp_path_factory):
     return path
 
 
-def test_a_picture_beyond_the_bound_is_refused_with_the_key_that_raises_it(huge):
+def test_a_image_beyond_the_bound_is_refused_with_the_key_that_raises_it(huge):
     message = (
-        rf"{huge}: the picture is 14000 x 14000 \(width x height\), 196 megapixels, more than max_megapixels, 178: "
+        rf"{huge}: the image is 14000 x 14000 \(width x height\), 196 megapixels, more than max_megapixels, 178: "
         "give data.max_megapixels=197"
     )
     with pytest.raises(DataError, match=message):
-        read_picture(huge, HUGE)
+        read_image(huge, HUGE)
 
 
 def test_a_raised_bound_lets_it_through(huge):
@@ -151,8 +151,8 @@ def test_pillow_s_own_bound_counts_in_no_thread_and_stays_as_it_was(tmp_path, mo
     Image.fromarray(SQUARE).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # twice as many are an error
     with ThreadPoolExecutor(4) as threads:
-        pictures = list(threads.map(lambda _: read_picture(tmp_path / "a.png", (8, 8)), range(40)))
-    assert len(pictures) == 40
+        images = list(threads.map(lambda _: read_image(tmp_path / "a.png", (8, 8)), range(40)))
+    assert len(images) == 40
     assert Image.MAX_IMAGE_PIXELS == 10
 
 

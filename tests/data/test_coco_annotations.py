@@ -40,7 +40,7 @@ def test_images_keep_the_order_of_the_file_and_may_show_nothing(coco_file):
     assert annotations.annotations[9] == ()
 
 
-def test_a_picture_s_annotations_keep_the_order_of_the_file(coco_file):
+def test_a_image_s_annotations_keep_the_order_of_the_file(coco_file):
     annotations = CocoAnnotations.load(coco_file(*(annotation(number) for number in (3, 1, 2))))
     assert [entry["id"] for entry in annotations.annotations[7]] == [3, 1, 2]
 
@@ -91,7 +91,7 @@ WRONG = {
     "mask's counts sum to 1 pixel,": annotation(segmentation=rle("1")),
     "box [2, 1, 4, 0] has no area": annotation(bbox=[2, 1, 4, 0]),
     "box [2, 1, -4, 4] has no area": annotation(bbox=[2, 1, -4, 4]),
-    "box [12, 1, 4, 4] lies outside the picture": annotation(bbox=[12, 1, 4, 4]),
+    "box [12, 1, 4, 4] lies outside the image": annotation(bbox=[12, 1, 4, 4]),
     "box [2, 1, 4] is not 4 numbers, [x, y, width, height]": annotation(bbox=[2, 1, 4]),
     "category 4 is not among the file's categories": annotation(category_id=4),
     "iscrowd is 2, expected 0 or 1": annotation(iscrowd=2),

@@ -1,4 +1,4 @@
-"""The data set: pictures and targets."""
+"""The data set: images and targets."""
 
 from pathlib import Path
 
@@ -21,10 +21,10 @@ REAL = Path(__file__).parents[3] / "shared" / "data"
 
 def test_a_target_holds_what_the_file_says(coco_file, gradient):
     path = coco_file(annotation(bbox=[2, 1, 4, 4], area=15.5, iscrowd=1))
-    picture, target = CocoInstances(path.parent, path, crowds="ignore")[0]
+    image, target = CocoInstances(path.parent, path, crowds="ignore")[0]
     mask = torch.zeros(1, 8, 12, dtype=torch.uint8)
     mask[0, 1:5, 2:6] = 1
-    assert torch.equal(picture, torch.from_numpy(gradient).permute(2, 0, 1))
+    assert torch.equal(image, torch.from_numpy(gradient).permute(2, 0, 1))
     assert {key: (value.dtype, value.tolist()) for key, value in target.items()} == {
         "boxes": (torch.float32, [[2, 1, 6, 5]]),
         "labels": (torch.int64, [2]),
@@ -35,12 +35,12 @@ def test_a_target_holds_what_the_file_says(coco_file, gradient):
     }
 
 
-def test_boxes_are_cut_at_the_picture_s_edge(coco_file, gradient):
+def test_boxes_are_cut_at_the_image_s_edge(coco_file, gradient):
     path = coco_file(annotation(bbox=[-1.5, -2, 20, 8], segmentation=[[0, 0, 12, 0, 12, 6, 0, 6]]))
     assert CocoInstances(path.parent, path)[0][1]["boxes"].tolist() == [[0, 0, 12, 6]]
 
 
-def test_a_picture_without_objects_has_empty_fields(coco_file, gradient):
+def test_a_image_without_objects_has_empty_fields(coco_file, gradient):
     images = [{"id": number, "file_name": f"{number}.png", "height": 8, "width": 12} for number in (8, 7)]
     path = coco_file(images=images)
     Image.fromarray(gradient).save(path.parent / "8.png")
@@ -59,7 +59,7 @@ def test_a_transform_without_masks_is_refused(coco_file):
         CocoInstances(Path(), coco_file(), FlipTransform(), masks=False)
 
 
-def test_iterating_ends_after_the_last_picture(coco_file, gradient):
+def test_iterating_ends_after_the_last_image(coco_file, gradient):
     path = coco_file()
     assert len(list(CocoInstances(path.parent, path))) == 1
 
@@ -112,29 +112,29 @@ def test_a_negative_index_counts_from_the_end(coco_file, gradient):
     assert torch.equal(dataset[-1][0], dataset[0][0])
 
 
-def test_the_pictures_problems_are_listed_together(coco_file, tmp_path):
+def test_the_images_problems_are_listed_together(coco_file, tmp_path):
     names = ["missing.png", "turned.png", "broken.png", "good.png"]
     images = [{"id": n, "file_name": name, "height": 8, "width": 12} for n, name in enumerate(names)]
     Image.new("RGB", (8, 12)).save(tmp_path / "turned.png")
     Image.new("RGB", (12, 8)).save(tmp_path / "good.png")
-    (tmp_path / "broken.png").write_text("no picture")
+    (tmp_path / "broken.png").write_text("no image")
     annotations = CocoAnnotations.load(coco_file(annotation(image_id=0), images=images))
     with pytest.raises(DataError) as caught:
         check_images(annotations, tmp_path)
     assert [line.strip() for line in str(caught.value).splitlines()] == [
         f"{tmp_path}: 3 problems",
         "missing.png (image 0): the file is missing",
-        "turned.png (image 1): the picture is 8 x 12 (width x height), the annotations say 12 x 8",
-        "broken.png (image 2): the picture cannot be decoded: not a picture in a known format",
+        "turned.png (image 1): the image is 8 x 12 (width x height), the annotations say 12 x 8",
+        "broken.png (image 2): the image cannot be decoded: not an image in a known format",
     ]
 
 
-def test_good_pictures_pass(coco_file, gradient, tmp_path):
+def test_good_images_pass(coco_file, gradient, tmp_path):
     check_images(CocoAnnotations.load(coco_file()), tmp_path)
 
 
 def test_a_missing_folder_is_one_line(coco_file, tmp_path):
-    with pytest.raises(DataError, match="there is no such folder of pictures"):
+    with pytest.raises(DataError, match="there is no such folder of images"):
         check_images(CocoAnnotations.load(coco_file()), tmp_path / "no")
 
 

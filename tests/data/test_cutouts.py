@@ -1,4 +1,4 @@
-"""The pool of cut-outs: from COCO files and from pictures with transparency."""
+"""The pool of cut-outs: from COCO files and from images with transparency."""
 
 import pickle
 
@@ -14,12 +14,12 @@ from composer_copypaste.errors import DataError
 CATEGORIES = ["fig", "nut"]
 
 
-def rgba(path, opaque=(2, 1, 5, 4), size=(8, 12), colour=(10, 20, 30), hidden=(0, 0, 0), alpha=255):
-    """A picture of one colour that is opaque in a rectangle (x1, y1, x2, y2)."""
+def rgba(path, opaque=(2, 1, 5, 4), size=(8, 12), color=(10, 20, 30), hidden=(0, 0, 0), alpha=255):
+    """An image of one color that is opaque in a rectangle (x1, y1, x2, y2)."""
     pixels = np.zeros((*size, 4), dtype=np.uint8)
     pixels[..., :3] = hidden
     x1, y1, x2, y2 = opaque
-    pixels[y1:y2, x1:x2] = (*colour, alpha)
+    pixels[y1:y2, x1:x2] = (*color, alpha)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
@@ -28,7 +28,7 @@ def rgba(path, opaque=(2, 1, 5, 4), size=(8, 12), colour=(10, 20, 30), hidden=(0
 # COCO
 
 
-def test_an_annotated_object_is_cut_from_its_picture(coco_file, gradient):
+def test_an_annotated_object_is_cut_from_its_image(coco_file, gradient):
     path = coco_file(annotation(bbox=[2, 1, 4, 4]))
     pool = CutOutPool.from_coco(path, path.parent)
     image, mask = pool.read(0)
@@ -37,11 +37,11 @@ def test_an_annotated_object_is_cut_from_its_picture(coco_file, gradient):
     expected[1:5, 1:5] = 1
     assert torch.equal(mask, expected)
     assert pool.boxes.tolist() == [[1, 1, 5, 5]]
-    assert pool.pictures.tolist() == [8 * 12]
+    assert pool.images.tolist() == [8 * 12]
     assert pool.labels.tolist() == [2]  # category 5 comes after category 3
 
 
-def test_a_crop_ends_at_the_edge_of_its_picture(coco_file, gradient):
+def test_a_crop_ends_at_the_edge_of_its_image(coco_file, gradient):
     square = [[0.0, 4.0, 4.0, 4.0, 4.0, 8.0, 0.0, 8.0]]
     path = coco_file(annotation(bbox=[0, 4, 4, 4], segmentation=square))
     pool = CutOutPool.from_coco(path, path.parent)
@@ -77,10 +77,10 @@ def test_two_categories_of_one_name_are_an_error(coco_file, gradient):
         CutOutPool.from_coco(path, path.parent)
 
 
-# Pictures with transparency
+# Images with transparency
 
 
-def test_a_picture_with_transparency_gives_its_opaque_part(tmp_path):
+def test_a_image_with_transparency_gives_its_opaque_part(tmp_path):
     rgba(tmp_path / "nut" / "a.png", opaque=(2, 1, 5, 4))
     pool = CutOutPool.from_folder(tmp_path, CATEGORIES)
     _, mask = pool.read(0)
@@ -89,16 +89,16 @@ def test_a_picture_with_transparency_gives_its_opaque_part(tmp_path):
     assert torch.equal(mask, expected)
     assert pool.labels.tolist() == [2]
     assert pool.boxes.tolist() == [[1, 1, 4, 4]]
-    assert pool.pictures.tolist() == [8 * 12]
+    assert pool.images.tolist() == [8 * 12]
 
 
-def test_transparent_pixels_take_the_colours_beside_them(tmp_path):
-    rgba(tmp_path / "nut" / "a.png", colour=(10, 20, 30), hidden=(255, 255, 255))
+def test_transparent_pixels_take_the_colors_beside_them(tmp_path):
+    rgba(tmp_path / "nut" / "a.png", color=(10, 20, 30), hidden=(255, 255, 255))
     image, _ = CutOutPool.from_folder(tmp_path, CATEGORIES).read(0)
     assert torch.equal(image, torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 5, 5))
 
 
-def test_colours_of_the_object_stay_to_the_bit(tmp_path):
+def test_colors_of_the_object_stay_to_the_bit(tmp_path):
     path = rgba(tmp_path / "nut" / "a.png", opaque=(0, 0, 12, 8))
     pixels = np.arange(8 * 12 * 4, dtype=np.uint8).reshape(8, 12, 4)
     pixels[..., 3] = 255
@@ -115,7 +115,7 @@ def test_an_alpha_above_127_is_the_object_s(tmp_path, alpha, pixels):
     if pixels:
         assert CutOutPool.from_folder(tmp_path, CATEGORIES).read(0)[1].sum() == pixels
     else:
-        with pytest.raises(DataError, match=r": nut/a\.png: the picture is transparent: no alpha is above 127"):
+        with pytest.raises(DataError, match=r": nut/a\.png: the image is transparent: no alpha is above 127"):
             CutOutPool.from_folder(tmp_path, CATEGORIES)
 
 
@@ -132,16 +132,16 @@ def test_everything_that_is_wrong_with_a_folder_is_listed(tmp_path):
     rgba(tmp_path / "stray.png")
     (tmp_path / "fig").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "nut" / "rgb.png")
-    (tmp_path / "nut" / "text.png").write_text("no picture")
+    (tmp_path / "nut" / "text.png").write_text("no image")
     with pytest.raises(DataError) as error:
         CutOutPool.from_folder(tmp_path, CATEGORIES)
     assert str(error.value).splitlines() == [
         f"{tmp_path}: cannot be used as a pool of cut-outs: 5 problems",
-        "  fig: the folder is empty, expected pictures with transparency",
+        "  fig: the folder is empty, expected images with transparency",
         "  ntu: is no category; did you mean 'nut'?",
         "  stray.png: expected in a folder that has the name of its category",
-        "  nut/rgb.png: the picture has no transparency: save the cut-out with an alpha channel, as RGBA",
-        "  nut/text.png: the picture cannot be decoded: not a picture in a known format",
+        "  nut/rgb.png: the image has no transparency: save the cut-out with an alpha channel, as RGBA",
+        "  nut/text.png: the image cannot be decoded: not an image in a known format",
     ]
 
 
@@ -157,7 +157,7 @@ def test_a_folder_that_is_missing_or_empty_is_an_error(tmp_path):
 
 def test_pixels_are_kept_within_the_bound_those_drawn_last_first(tmp_path):
     paths = [rgba(tmp_path / "nut" / f"{name}.png") for name in "abc"]
-    one = 5 * 5 * 4  # bytes of picture and mask
+    one = 5 * 5 * 4  # bytes of image and mask
     pool = CutOutPool.from_folder(tmp_path, CATEGORIES, megabytes=2 * one / 1e6)
     assert pool.nbytes == 0
     for number in (0, 1, 0, 2):

@@ -1,4 +1,4 @@
-"""File names that do not lead from the folder to a picture."""
+"""File names that do not lead from the folder to an image."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def found(folder, *names):
         ("FILE://localhost/C:/data/%61.png", "a.png"),
         ("/data/local-files/?d=sub/%62.png", "sub/b.png"),
         ("../upload/a.png", "a.png"),
-        ("../../pictures/sub/b.png", "sub/b.png"),
+        ("../../images/sub/b.png", "sub/b.png"),
         ("assets/a.png", "a.png"),
         ("sub\\b.png", "sub/b.png"),
     ],
@@ -48,7 +48,7 @@ def test_an_absolute_name_in_the_folder_itself_is_taken(folder):
         assert found(folder, str(folder / "sub" / "b.png")) == ["sub/b.png"]
 
 
-def test_names_that_lead_to_pictures_stay_and_nothing_is_said(folder, recwarn):
+def test_names_that_lead_to_images_stay_and_nothing_is_said(folder, recwarn):
     assert found(folder, "a.png", "sub/b.png", "missing.png") == ["a.png", "sub/b.png", "missing.png"]
     assert not recwarn.list
 
@@ -74,7 +74,7 @@ def test_no_name_leads_out_of_the_folder(folder):
 
 @pytest.mark.parametrize("name", ["https://host/a.png", "s3://bucket/a.png", "data:image/png;base64,iVBO"])
 def test_a_url_is_named(folder, name):
-    with pytest.raises(DataError, match="is a URL; fetch the pictures into a folder"):
+    with pytest.raises(DataError, match="is a URL; fetch the images into a folder"):
         found(folder, name)
 
 
@@ -84,6 +84,6 @@ def test_different_names_that_lead_to_one_file_are_refused(folder):
 
 
 def test_a_zip_in_place_of_the_folder_is_named(tmp_path):
-    (tmp_path / "pictures.zip").write_bytes(b"PK\x03\x04...")
-    with pytest.raises(DataError, match="expected a folder of pictures, got a zip archive"):
-        found(tmp_path / "pictures.zip", "/home/a.png")
+    (tmp_path / "images.zip").write_bytes(b"PK\x03\x04...")
+    with pytest.raises(DataError, match="expected a folder of images, got a zip archive"):
+        found(tmp_path / "images.zip", "/home/a.png")

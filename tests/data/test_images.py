@@ -1,4 +1,4 @@
-"""Decoding pictures of every kind to 8-bit RGB."""
+"""Decoding images of every kind to 8-bit RGB."""
 
 import os
 import warnings
@@ -8,120 +8,120 @@ import pytest
 import torch
 from PIL import Image
 
-from composer_copypaste.data.images import Header, read_header, read_picture, read_rgba
+from composer_copypaste.data.images import Header, read_header, read_image, read_rgba
 from composer_copypaste.errors import DataError
 
 GREY = np.array([[0, 60, 120], [180, 240, 255]], dtype=np.uint8)
-COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
+COLOR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
 
 
-def test_colours_come_as_channels_rows_columns(tmp_path):
-    Image.fromarray(COLOUR).save(tmp_path / "a.png")
-    assert torch.equal(read_picture(tmp_path / "a.png", (2, 3)), torch.from_numpy(COLOUR).permute(2, 0, 1))
+def test_colors_come_as_channels_rows_columns(tmp_path):
+    Image.fromarray(COLOR).save(tmp_path / "a.png")
+    assert torch.equal(read_image(tmp_path / "a.png", (2, 3)), torch.from_numpy(COLOR).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1"])
-def test_grey_pictures_repeat_their_values_in_each_channel(tmp_path, mode):
+def test_grey_images_repeat_their_values_in_each_channel(tmp_path, mode):
     values = np.where(GREY > 100, 255, 0).astype(np.uint8) if mode == "1" else GREY
     Image.fromarray(values).convert(mode).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", (2, 3))
-    assert torch.equal(picture, torch.from_numpy(values).expand(3, 2, 3))
+    image = read_image(tmp_path / "a.png", (2, 3))
+    assert torch.equal(image, torch.from_numpy(values).expand(3, 2, 3))
 
 
 def test_alpha_is_dropped(tmp_path):
     alpha = np.full((2, 3, 1), 7, dtype=np.uint8)
-    Image.fromarray(np.concatenate([COLOUR, alpha], axis=2)).save(tmp_path / "a.png")
-    assert torch.equal(read_picture(tmp_path / "a.png", (2, 3)), torch.from_numpy(COLOUR).permute(2, 0, 1))
+    Image.fromarray(np.concatenate([COLOR, alpha], axis=2)).save(tmp_path / "a.png")
+    assert torch.equal(read_image(tmp_path / "a.png", (2, 3)), torch.from_numpy(COLOR).permute(2, 0, 1))
 
 
-def test_a_palette_with_transparency_gives_its_colours_without_a_warning(tmp_path):
-    picture = Image.fromarray(GREY).convert("P")
-    picture.save(tmp_path / "a.png", transparency=bytes([0, 128] + [255] * 254))
+def test_a_palette_with_transparency_gives_its_colors_without_a_warning(tmp_path):
+    image = Image.fromarray(GREY).convert("P")
+    image.save(tmp_path / "a.png", transparency=bytes([0, 128] + [255] * 254))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decoded = read_picture(tmp_path / "a.png", (2, 3))
+        decoded = read_image(tmp_path / "a.png", (2, 3))
     assert torch.equal(decoded, torch.from_numpy(GREY).expand(3, 2, 3))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path, name):
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / name)
-    assert torch.equal(read_picture(tmp_path / name, (2, 3)), torch.from_numpy(GREY).expand(3, 2, 3))
+    assert torch.equal(read_image(tmp_path / name, (2, 3)), torch.from_numpy(GREY).expand(3, 2, 3))
 
 
 def test_cmyk_is_converted(tmp_path):
     Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "a.tif")
-    assert read_picture(tmp_path / "a.tif", (2, 3))[:, 0, 0].tolist() == [255, 0, 0]
+    assert read_image(tmp_path / "a.tif", (2, 3))[:, 0, 0].tolist() == [255, 0, 0]
 
 
 def test_floating_point_pixels_are_refused(tmp_path):
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif: the picture has floating-point pixels"):
-        read_picture(tmp_path / "a.tif", (2, 3))
+    with pytest.raises(DataError, match=r"a\.tif: the image has floating-point pixels"):
+        read_image(tmp_path / "a.tif", (2, 3))
 
 
 def save_turned(path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(COLOUR).save(path, exif=exif)
+    Image.fromarray(COLOR).save(path, exif=exif)
 
 
 def test_the_orientation_is_left_alone_where_the_stored_size_agrees(tmp_path):
     save_turned(tmp_path / "a.png", 6)
-    assert torch.equal(read_picture(tmp_path / "a.png", (2, 3)), torch.from_numpy(COLOUR).permute(2, 0, 1))
+    assert torch.equal(read_image(tmp_path / "a.png", (2, 3)), torch.from_numpy(COLOR).permute(2, 0, 1))
 
 
 def test_the_orientation_is_applied_where_only_the_turned_size_agrees(tmp_path):
     save_turned(tmp_path / "a.png", 6)  # 6: show it turned a quarter clockwise
-    expected = np.rot90(COLOUR, -1).copy()
-    assert torch.equal(read_picture(tmp_path / "a.png", (3, 2)), torch.from_numpy(expected).permute(2, 0, 1))
+    expected = np.rot90(COLOR, -1).copy()
+    assert torch.equal(read_image(tmp_path / "a.png", (3, 2)), torch.from_numpy(expected).permute(2, 0, 1))
 
 
 def test_swapped_sides_without_an_orientation_are_an_error(tmp_path):
-    Image.fromarray(COLOUR).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: the picture is 3 x 2 \(width x height\), the annotations say 2 x 3"):
-        read_picture(tmp_path / "a.png", (3, 2))
+    Image.fromarray(COLOR).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: the image is 3 x 2 \(width x height\), the annotations say 2 x 3"):
+        read_image(tmp_path / "a.png", (3, 2))
 
 
-def test_a_truncated_picture_is_named(tmp_path):
+def test_a_truncated_image_is_named(tmp_path):
     path = tmp_path / "a.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(DataError, match=r"a\.jpg: the picture cannot be decoded: .*truncated"):
-        read_picture(path, (64, 64))
+    with pytest.raises(DataError, match=r"a\.jpg: the image cannot be decoded: .*truncated"):
+        read_image(path, (64, 64))
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         (None, "the file is missing"),
-        (b"<html>", "the picture cannot be decoded: it is a web page; download the file itself"),
-        (b"", "the picture cannot be decoded: it is an empty file"),
-        (b"version https://git-lfs.github.com/spec/v1", "the picture cannot be decoded: it is a Git LFS pointer, .*"),
-        (b"\x89PNG\r\n", "the picture cannot be decoded: not a picture in a known format"),
-        (b"something", "the picture cannot be decoded: not a picture in a known format"),
+        (b"<html>", "the image cannot be decoded: it is a web page; download the file itself"),
+        (b"", "the image cannot be decoded: it is an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1", "the image cannot be decoded: it is a Git LFS pointer, .*"),
+        (b"\x89PNG\r\n", "the image cannot be decoded: not an image in a known format"),
+        (b"something", "the image cannot be decoded: not an image in a known format"),
     ],
 )
-def test_the_header_tells_what_is_no_picture(tmp_path, content, problem):
+def test_the_header_tells_what_is_no_image(tmp_path, content, problem):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=f"^{problem}$"):
         read_header(tmp_path / "a.png", (2, 3))
 
 
-def test_of_a_plain_picture_there_is_nothing_to_say(tmp_path):
-    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+def test_of_a_plain_image_there_is_nothing_to_say(tmp_path):
+    Image.fromarray(COLOR).save(tmp_path / "a.png")
     assert read_header(tmp_path / "a.png", (2, 3)) == Header(False, False, False)
 
 
-def test_a_pipe_in_place_of_a_picture_is_named_and_never_opened(tmp_path):
+def test_a_pipe_in_place_of_a_image_is_named_and_never_opened(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("a.png")
-    problem = "the picture cannot be decoded: expected a file, found a pipe"
+    problem = "the image cannot be decoded: expected a file, found a pipe"
     for name in ("a.png", "b.png"):
         with pytest.raises(DataError, match=f"^{problem}$"):
             read_header(tmp_path / name, (2, 3))
     with pytest.raises(DataError, match=f"a.png: {problem}$"):
-        read_picture(tmp_path / "a.png", (2, 3))
+        read_image(tmp_path / "a.png", (2, 3))
     with pytest.raises(DataError, match=f"a.png: {problem}$"):
         read_rgba(tmp_path / "a.png")

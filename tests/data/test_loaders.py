@@ -31,19 +31,19 @@ from composer_copypaste.errors import DataError, UserError
 from composer_copypaste.integrations.composer.distributed import end_of_loading
 from composer_copypaste.settings import LargeScaleJitterSettings
 
-PICTURES = 5
+IMAGES = 5
 
 
 @pytest.fixture
 def path(coco_file, tmp_path):
-    """A data set of five pictures, 12 wide and 8 high, number 4 one column wider."""
+    """A data set of five images, 12 wide and 8 high, number 4 one column wider."""
     rng = np.random.default_rng(0)
     images = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         pixels = rng.integers(0, 256, (8, 12 + (number == 4), 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "height": 8, "width": pixels.shape[1]})
-    return coco_file(*(annotation(n, image_id=n) for n in range(PICTURES)), images=images)
+    return coco_file(*(annotation(n, image_id=n) for n in range(IMAGES)), images=images)
 
 
 @pytest.fixture
@@ -66,13 +66,13 @@ def checksums(loader: DataSpec) -> list[int]:
     return [int(images.long().sum()) for images, _ in loader.dataloader]
 
 
-def test_pictures_of_one_size_are_stacked(jittered):
+def test_images_of_one_size_are_stacked(jittered):
     images, targets = next(iter(training_loader(jittered, batch_size=4).dataloader))
     assert (images.dtype, tuple(images.shape)) == (torch.uint8, (4, 3, 16, 16))
     assert len(targets) == 4
 
 
-def test_pictures_of_several_sizes_are_a_list(dataset):
+def test_images_of_several_sizes_are_a_list(dataset):
     images, _ = next(iter(evaluation_loader(dataset, batch_size=5).dataloader))
     assert [tuple(image.shape) for image in images] == [(3, 8, 12)] * 4 + [(3, 8, 13)]
 
@@ -115,14 +115,14 @@ def keys(dataset: CocoInstances, *, epoch: int = 0, seed: int = 0, ranks: int = 
     return [key for sampler in samplers for key in sampler]
 
 
-def test_an_epoch_has_every_picture_once(dataset):
-    assert sorted(keys(dataset, epoch=3)) == [(3, index) for index in range(PICTURES)]
+def test_an_epoch_has_every_image_once(dataset):
+    assert sorted(keys(dataset, epoch=3)) == [(3, index) for index in range(IMAGES)]
 
 
-def test_ranks_share_the_pictures_out_and_repeat_only_padding(dataset):
+def test_ranks_share_the_images_out_and_repeat_only_padding(dataset):
     indices = [index for _, index in keys(dataset, ranks=2)]
-    assert len(indices) == PICTURES + 1
-    assert set(indices) == set(range(PICTURES))
+    assert len(indices) == IMAGES + 1
+    assert set(indices) == set(range(IMAGES))
 
 
 def test_orders_differ_between_epochs_and_between_seeds(dataset):
@@ -147,12 +147,12 @@ def test_torch_s_global_generator_is_left_alone(jittered):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_one_line_also_from_a_worker(dataset, workers):
+def test_a_broken_image_is_one_line_also_from_a_worker(dataset, workers):
     broken = dataset.images / "3.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     with pytest.raises(DataError) as caught:
         image_ids(evaluation_loader(dataset, batch_size=2, workers=workers))
-    assert str(caught.value) == f"{broken}: the picture cannot be decoded: not a picture in a known format"
+    assert str(caught.value) == f"{broken}: the image cannot be decoded: not an image in a known format"
 
 
 # ---- data sets of a user's own, in a loop of a user's own
@@ -303,7 +303,7 @@ def test_a_worker_that_cannot_be_started_is_one_line(dataset, monkeypatch):
 
 
 class Interrupted(torch.utils.data.Dataset):
-    """Pictures at whose loading Ctrl-C is pressed."""
+    """Images at whose loading Ctrl-C is pressed."""
 
     def __len__(self):
         return 2

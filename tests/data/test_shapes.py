@@ -27,8 +27,8 @@ def contents(folder):
 
 def a_shape(category, centre, radius):
     name = CATEGORIES.index(category)
-    colours = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-    return Shape(name, centre, radius, 1.0, 0.0, "plain", colours, 8.0, 0.0)
+    colors = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    return Shape(name, centre, radius, 1.0, 0.0, "plain", colors, 8.0, 0.0)
 
 
 def a_scene(*shapes):
@@ -44,23 +44,23 @@ def test_the_same_seed_draws_the_same_bytes(settings, tmp_path):
     assert first == again
 
 
-def test_another_seed_draws_other_pictures(settings, tmp_path):
+def test_another_seed_draws_other_images(settings, tmp_path):
     first = contents(draw_shapes(settings))
     other = contents(draw_shapes(replace(settings, folder=str(tmp_path / "other"), seed=1)))
-    pictures = [path for path in first if path.suffix == ".png"]
-    assert all(first[path] != other[path] for path in pictures)
+    images = [path for path in first if path.suffix == ".png"]
+    assert all(first[path] != other[path] for path in images)
 
 
-def test_a_larger_set_begins_with_the_pictures_of_a_smaller_one(settings, tmp_path):
+def test_a_larger_set_begins_with_the_images_of_a_smaller_one(settings, tmp_path):
     small = draw_shapes(settings)
     large = draw_shapes(replace(settings, folder=str(tmp_path / "large"), train=8))
     for path in sorted((small / "train").iterdir()):
         assert path.read_bytes() == (large / "train" / path.name).read_bytes()
 
 
-def test_no_two_pictures_are_alike(settings):
-    pictures = [data for path, data in contents(draw_shapes(settings)).items() if path.suffix == ".png"]
-    assert len(set(pictures)) == len(pictures) == 9
+def test_no_two_images_are_alike(settings):
+    images = [data for path, data in contents(draw_shapes(settings)).items() if path.suffix == ".png"]
+    assert len(set(images)) == len(images) == 9
 
 
 def test_annotations_name_the_category_that_is_drawn(settings, monkeypatch):
@@ -77,9 +77,9 @@ def test_pycocotools_reads_what_is_written(settings):
     assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == list(CATEGORIES)
     assert len(coco.getImgIds()) == 6
     for image in coco.loadImgs(coco.getImgIds()):
-        with Image.open(folder / "train" / image["file_name"]) as picture:
-            assert picture.mode == "RGB"
-            assert picture.size == (image["width"], image["height"]) == (64, 64)
+        with Image.open(folder / "train" / image["file_name"]) as opened:
+            assert opened.mode == "RGB"
+            assert opened.size == (image["width"], image["height"]) == (64, 64)
 
 
 def test_areas_and_boxes_are_those_of_the_masks(settings):
@@ -93,7 +93,7 @@ def test_areas_and_boxes_are_those_of_the_masks(settings):
         assert (left + width, top + height) == (columns.max() + 1, rows.max() + 1)
 
 
-def test_masks_of_a_picture_do_not_overlap_and_none_is_too_small():
+def test_masks_of_a_image_do_not_overlap_and_none_is_too_small():
     for seed in range(30):
         _, masks, categories = render(draw_scene(np.random.default_rng(seed), 96))
         assert len(masks) == len(categories)
@@ -109,13 +109,13 @@ def test_what_lies_behind_loses_the_hidden_pixels():
     assert masks[1].sum() < alone[0].sum()
 
 
-def test_a_shape_that_is_mostly_hidden_is_not_in_the_picture_either():
+def test_a_shape_that_is_mostly_hidden_is_not_in_the_image_either():
     front, hidden = a_shape("disc", (32.0, 32.0), 12.0), a_shape("disc", (32.0, 39.0), 10.0)
     rest = render(a_scene(hidden))[1][0] & ~render(a_scene(front))[1][0]
     assert rest.sum() > MIN_PIXELS  # enough to see, but a small part of the whole
-    picture, masks, _ = render(a_scene(front, hidden))
+    image, masks, _ = render(a_scene(front, hidden))
     assert len(masks) == 1
-    assert np.array_equal(picture, render(a_scene(front))[0])
+    assert np.array_equal(image, render(a_scene(front))[0])
 
 
 def test_a_mask_holds_the_pixels_whose_centres_are_inside():
@@ -142,10 +142,10 @@ def test_a_shape_has_its_corners_and_sides_where_they_belong(category, inside, o
             assert masks[0][int(y), int(x)] == expected, (degrees, fraction)
 
 
-def test_inside_its_mask_a_shape_shows_its_own_colour():
-    picture, masks, _ = render(a_scene(a_shape("rectangle", (32.0, 32.0), 20.0)))
-    assert (picture[masks[0]][:, 0] > picture[masks[0]][:, 2]).mean() > 0.97  # red shape
-    assert (picture[~masks[0]][:, 2] > picture[~masks[0]][:, 0]).mean() > 0.97  # on blue
+def test_inside_its_mask_a_shape_shows_its_own_color():
+    image, masks, _ = render(a_scene(a_shape("rectangle", (32.0, 32.0), 20.0)))
+    assert (image[masks[0]][:, 0] > image[masks[0]][:, 2]).mean() > 0.97  # red shape
+    assert (image[~masks[0]][:, 2] > image[~masks[0]][:, 0]).mean() > 0.97  # on blue
 
 
 def test_a_folder_drawn_with_the_same_settings_is_used_again(settings, monkeypatch):

@@ -48,7 +48,7 @@ def objects(*segmentations: object, size: tuple[int, int] = SIZE) -> OutlinedObj
     )
 
 
-def picture_of(height: int, width: int) -> torch.Tensor:
+def image_of(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator_for(0))
 
 
@@ -63,31 +63,31 @@ def outline(request):
     return request.param
 
 
-def test_a_window_shows_its_part_of_the_picture():
-    picture = picture_of(*SIZE)
+def test_a_window_shows_its_part_of_the_image():
+    image = image_of(*SIZE)
     crop = Crop(window=(1, 2, 4, 5), resized=(4, 5), canvas=(4, 5), flip=False)
-    assert torch.equal(crop.picture(picture), picture[:, 1:5, 2:7])
+    assert torch.equal(crop.image(image), image[:, 1:5, 2:7])
 
 
-def test_a_picture_is_mirrored_and_lies_in_the_top_left_corner_of_the_padding():
-    picture = picture_of(*SIZE)
-    shown = whole(canvas=(10, 15), flip=True).picture(picture)
-    assert torch.equal(shown[:, :8, :12], picture.flip(-1))
+def test_a_image_is_mirrored_and_lies_in_the_top_left_corner_of_the_padding():
+    image = image_of(*SIZE)
+    shown = whole(canvas=(10, 15), flip=True).image(image)
+    assert torch.equal(shown[:, :8, :12], image.flip(-1))
     assert (shown[:, 8:] == torch.tensor(PADDING)[:, None, None]).all()
     assert (shown[:, :, 12:] == torch.tensor(PADDING)[:, None, None]).all()
 
 
-def test_making_a_picture_smaller_averages_its_pixels():
+def test_making_a_image_smaller_averages_its_pixels():
     stripes = torch.zeros(3, 64, 64, dtype=torch.uint8)
     stripes[:, :, ::4] = 200
-    shown = whole((64, 64), resized=(16, 16), canvas=(16, 16)).picture(stripes)
+    shown = whole((64, 64), resized=(16, 16), canvas=(16, 16)).image(stripes)
     assert (shown[:, :, 1:-1].int() - 50).abs().max() <= 1
 
 
 def test_cropping_first_equals_resizing_first_away_from_the_window_s_edge():
-    picture = picture_of(32, 48)
-    first = Crop(window=(4, 8, 16, 20), resized=(32, 40), canvas=(32, 40), flip=False).picture(picture)
-    last = whole((32, 48), resized=(64, 96), canvas=(64, 96)).picture(picture)[:, 8:40, 16:56]
+    image = image_of(32, 48)
+    first = Crop(window=(4, 8, 16, 20), resized=(32, 40), canvas=(32, 40), flip=False).image(image)
+    last = whole((32, 48), resized=(64, 96), canvas=(64, 96)).image(image)[:, 8:40, 16:56]
     assert torch.equal(first[:, 2:-2, 2:-2], last[:, 2:-2, 2:-2])
 
 
@@ -153,11 +153,11 @@ def test_an_empty_mask_is_dropped():
     assert len(whole().instances(objects(rle_of(0, 0, 0, 0)), min_area=1)) == 0
 
 
-def test_a_flip_mirrors_picture_masks_and_annotated_boxes(outline):
-    picture = picture_of(*SIZE)
+def test_a_flip_mirrors_image_masks_and_annotated_boxes(outline):
+    image = image_of(*SIZE)
     flip = Flip(horizontal=True)
     shown = flip.instances(objects(outline(*BOX)))
-    assert torch.equal(flip.picture(picture), picture.flip(-1))
+    assert torch.equal(flip.image(image), image.flip(-1))
     assert torch.equal(shown.masks[0, 1:5, 6:10], torch.ones(4, 4, dtype=torch.uint8))
     assert shown.masks.sum() == 16
     assert shown.boxes.tolist() == [[7, 2, 11, 7]]
@@ -185,7 +185,7 @@ sides = st.integers(1, 3000)
 
 @settings(deadline=None)
 @given(height=sides, width=sides, seed=st.integers(0, 10**6))
-def test_a_drawn_window_lies_in_the_picture_and_fits_the_canvas(height, width, seed):
+def test_a_drawn_window_lies_in_the_image_and_fits_the_canvas(height, width, seed):
     crop = LargeScaleJitterTransform().draw((height, width), generator_for(seed))
     top, left, shown_height, shown_width = crop.window
     assert 0 <= top < top + shown_height <= height
@@ -204,7 +204,7 @@ def test_a_drawn_scale_lies_in_its_range_and_keeps_the_aspect(seed, size):
     assert vertical == pytest.approx(horizontal, rel=0.02)
 
 
-def test_windows_cover_the_whole_picture_and_scales_their_whole_range():
+def test_windows_cover_the_whole_image_and_scales_their_whole_range():
     transform = LargeScaleJitterTransform()
     crops = [transform.draw((1024, 1024), generator_for(seed)) for seed in range(2000)]
     scales = [crop.resized[0] / crop.window[2] for crop in crops]
@@ -216,7 +216,7 @@ def test_windows_cover_the_whole_picture_and_scales_their_whole_range():
     assert 0.45 < sum(crop.flip for crop in crops) / len(crops) < 0.55
 
 
-def test_a_scale_of_one_shows_the_whole_picture_as_large_as_it_fits():
+def test_a_scale_of_one_shows_the_whole_image_as_large_as_it_fits():
     transform = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(64, 96), scale_range=(1.0, 1.0), p_flip=0.0))
     crop = transform.draw((50, 100), generator_for(0))
     assert crop == Crop(window=(0, 0, 50, 100), resized=(48, 96), canvas=(64, 96), flip=False)
@@ -226,13 +226,13 @@ def test_a_scale_of_one_shows_the_whole_picture_as_large_as_it_fits():
 def test_a_mask_covers_its_object_s_pixels_after_any_jitter(outline, seed):
     size = (96, 128)
     x1, y1, x2, y2 = 40, 30, 90, 70
-    picture = torch.zeros(3, *size, dtype=torch.uint8)
-    picture[:, y1:y2, x1:x2] = 255
-    mask = picture[0].numpy() // 255
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    image[:, y1:y2, x1:x2] = 255
+    mask = image[0].numpy() // 255
     drawn = polygon_of(x1, y1, x2, y2) if outline is polygon_of else coco_mask.encode(np.asfortranarray(mask))
     transform = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(128, 128), scale_range=(0.4, 2.0)))
     crop = transform.draw(size, generator_for(seed))
-    shown, instances = crop.picture(picture), crop.instances(objects(drawn, size=size), min_area=1)
+    shown, instances = crop.image(image), crop.instances(objects(drawn, size=size), min_area=1)
     bright = shown[0, : crop.resized[0], : crop.resized[1]] > 127
     mask_shown = instances.masks[0, : crop.resized[0], : crop.resized[1]].bool()
     assert (bright ^ mask_shown).sum() <= 2 * (bright.shape[0] + bright.shape[1])  # at most a line along the outline
@@ -245,7 +245,7 @@ def resident_bytes() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
 @pytest.mark.parametrize("horizontal", [False, True])
-def test_masks_of_a_large_picture_take_memory_only_where_objects_are(horizontal):
+def test_masks_of_a_large_image_take_memory_only_where_objects_are(horizontal):
     many = objects(*[polygon_of(*BOX)] * 40, size=(3000, 4000))
     before = resident_bytes()
     shown = Flip(horizontal).instances(many)

@@ -1,27 +1,27 @@
-"""What copy-paste does to pictures: hand-written plans on 8 x 8 pixels, whose answer is visible."""
+"""What copy-paste does to images: hand-written plans on 8 x 8 pixels, whose answer is visible."""
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, carry_out, pictures, plan_of, target
+from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target
 
 HERE = block(2, 3, 6, 5).bool()  # x 2..5, y 3..4
 
 
 def pasted_on_first(to_source, rectangle=(2, 3, 6, 5), images=None, **settings):
-    """Picture 0 after receiving the one object of picture 1."""
-    images = pictures() if images is None else images
+    """Image 0 after receiving the one object of image 1."""
+    images = make_images() if images is None else images
     return carry_out(plan_of((0, 1, 0, to_source)), images, [target(), target(rectangle)], **settings).images[0]
 
 
 def test_an_object_pasted_in_place_brings_its_own_pixels():
-    before = pictures()
+    before = make_images()
     after = pasted_on_first(IDENTITY)
     assert (after[:, HERE] == before[1][:, HERE]).all()
     assert (after[:, ~HERE] == before[0][:, ~HERE]).all()
 
 
 def test_the_image_that_gives_an_object_keeps_its_pixels():
-    images = pictures()
+    images = make_images()
     result = carry_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((2, 3, 6, 5))]).images
     assert (result[1] == images[1]).all()
 
@@ -40,7 +40,7 @@ def test_a_shift_leaves_out_what_falls_outside():
 
 def test_doubling_makes_four_pixels_of_one():
     after = pasted_on_first(((0.5, 0, 0), (0, 0.5, 0)), rectangle=(1, 1, 2, 2))
-    changed = after[0] != pictures()[0, 0]
+    changed = after[0] != make_images()[0, 0]
     assert (changed == block(2, 2, 4, 4).bool()).all()
     # bilinear: a quarter of a pixel to either side of the middle of pixel (1, 1), which is 111; up and down count ten
     assert after[0, 2:4, 2:4].tolist() == [[108, 109], [113, 114]]
@@ -62,22 +62,22 @@ def test_a_quarter_turn_turns_the_object():
 def test_the_object_pasted_last_lies_on_top():
     targets = [target(), target((1, 1, 4, 4)), target((3, 3, 6, 6))]
     plan = plan_of((0, 1, 0, IDENTITY), (0, 2, 0, IDENTITY))
-    after = carry_out(plan, pictures(3), targets).images[0, 0]
+    after = carry_out(plan, make_images(3), targets).images[0, 0]
     assert [after[y, y].item() for y in range(8)] == [0, 111, 122, 233, 244, 255, 66, 77]
 
 
 def test_an_object_comes_from_the_unchanged_source_when_both_images_receive():
     plan = plan_of((0, 1, 0, IDENTITY), (1, 0, 0, IDENTITY))
-    after = carry_out(plan, pictures(), [target((2, 3, 6, 5)), target((2, 3, 6, 5))]).images
-    assert (after[0][:, HERE] == pictures()[1][:, HERE]).all()
-    assert (after[1][:, HERE] == pictures()[0][:, HERE]).all()
+    after = carry_out(plan, make_images(), [target((2, 3, 6, 5)), target((2, 3, 6, 5))]).images
+    assert (after[0][:, HERE] == make_images()[1][:, HERE]).all()
+    assert (after[1][:, HERE] == make_images()[0][:, HERE]).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_pictures_keep_their_type(dtype):
+def test_images_keep_their_type(dtype):
     for to_source in (IDENTITY, ((0.7, 0, 0), (0, 0.7, 0)), ((0.7, 0.1, 0), (-0.1, 0.7, 0))):
         for sigma in (0.0, 1.0):
-            after = pasted_on_first(to_source, images=pictures().to(dtype), blend_sigma=sigma)
+            after = pasted_on_first(to_source, images=make_images().to(dtype), blend_sigma=sigma)
             assert after.dtype == dtype
 
 
@@ -89,31 +89,31 @@ def test_whole_numbers_are_rounded_to_the_nearest():
 
 
 def test_a_list_shares_with_its_argument_the_images_that_receive_nothing():
-    images = list(pictures())
+    images = list(make_images())
     result = carry_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((2, 3, 6, 5))]).images
     assert result[1] is images[1]
-    assert (images[0] == pictures()[0]).all()
+    assert (images[0] == make_images()[0]).all()
 
 
 def test_a_batch_that_receives_nothing_is_not_even_copied():
-    images = pictures()
+    images = make_images()
     assert carry_out(plan_of(), images, [target(), target()]).images is images
 
 
-def test_blending_fades_colours_across_the_seam():
+def test_blending_fades_colors_across_the_seam():
     images = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
     row = pasted_on_first(IDENTITY, rectangle=(0, 0, 4, 8), images=images, blend_sigma=1.0)[0, 4]
     assert (row.diff() <= 0).all()
     assert 0.5 < row[3] < 1
     assert 0 < row[4] < 0.5
     torch.testing.assert_close(row[3] + row[4], torch.tensor(1.0))  # alike on both sides of the seam
-    torch.testing.assert_close(row[0], torch.tensor(1.0))  # no fading along the picture's edge
+    torch.testing.assert_close(row[0], torch.tensor(1.0))  # no fading along the image's edge
 
 
 def test_blending_does_not_widen_the_mask():
     targets = [target(), target((2, 3, 6, 5))]
     hard, soft = (
-        carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(), targets, blend_sigma=sigma) for sigma in (0.0, 2.0)
+        carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), targets, blend_sigma=sigma) for sigma in (0.0, 2.0)
     )
     assert (soft.targets[0]["masks"] == hard.targets[0]["masks"]).all()
     assert (soft.targets[0]["boxes"] == hard.targets[0]["boxes"]).all()
@@ -135,7 +135,7 @@ def test_blending_leaves_float64_pixels_beyond_its_reach_as_they_were():
 
 
 def test_the_gradient_passes_where_nothing_was_pasted_and_moves_to_the_source_elsewhere():
-    images = pictures().float().requires_grad_()
+    images = make_images().float().requires_grad_()
     after = pasted_on_first(IDENTITY, images=images)
     (gradient,) = torch.autograd.grad(after.sum(), images)
     assert (gradient[0][:, HERE] == 0).all()
@@ -146,7 +146,7 @@ def test_the_gradient_passes_where_nothing_was_pasted_and_moves_to_the_source_el
 @pytest.mark.parametrize("to_source", [((0.5, 0, 1), (0, 0.5, 1)), ((0.8, 0.6, 0), (-0.6, 0.8, 3))])
 @pytest.mark.parametrize("sigma", [0.0, 1.0])
 def test_each_pixel_of_a_gradient_arrives_once(to_source, sigma):
-    images = pictures().double().requires_grad_()
+    images = make_images().double().requires_grad_()
     after = pasted_on_first(to_source, images=images, blend_sigma=sigma)
     (gradient,) = torch.autograd.grad(after.sum(), images)
     torch.testing.assert_close(gradient.sum(), torch.tensor(3 * 64.0).double(), rtol=1e-5, atol=0)
@@ -156,20 +156,20 @@ def test_each_pixel_of_a_gradient_arrives_once(to_source, sigma):
 
 
 def pasted_on(pixels, rectangle, to_source=IDENTITY):
-    """Where picture 0 changed when it received an object less so many pixels at its border, and that object's mask."""
+    """Where image 0 changed when it received an object less so many pixels at its border, and that object's mask."""
     plan, targets = plan_of((0, 1, 0, to_source)), [target(), target(rectangle)]
-    result = carry_out(plan, pictures(), targets, erosion=pixels)
-    return (result.images[0] != pictures()[0])[0], result.targets[0]["masks"].any(0)
+    result = carry_out(plan, make_images(), targets, erosion=pixels)
+    return (result.images[0] != make_images()[0])[0], result.targets[0]["masks"].any(0)
 
 
 @pytest.mark.parametrize(("pixels", "left"), [(1, (3, 2, 6, 6)), (2, (4, 3, 5, 5)), (3, (0, 0, 0, 0))])
-def test_erosion_takes_the_border_off_colours_and_mask(pixels, left):
+def test_erosion_takes_the_border_off_colors_and_mask(pixels, left):
     changed, mask = pasted_on(pixels, (2, 1, 7, 7))
     assert (changed == block(*left).bool()).all()
     assert (mask == changed).all()
 
 
-def test_erosion_takes_nothing_off_where_the_object_goes_on_beyond_the_picture():
+def test_erosion_takes_nothing_off_where_the_object_goes_on_beyond_the_image():
     changed, _ = pasted_on(1, (0, 2, 5, 6), ((1, 0, 2), (0, 1, 0)))  # two pixels to the left
     assert (changed == block(0, 3, 2, 5).bool()).all()
 
@@ -179,15 +179,15 @@ def test_erosion_counts_pixels_of_the_target():
     assert (changed == block(3, 3, 5, 5).bool()).all()
 
 
-# Colours
+# Colors
 
 
-def repainted(colour, pixels, **settings):
-    """The colours of picture 1 (three channels, two of its columns) after they were pasted on black, changed."""
+def repainted(color, pixels, **settings):
+    """The colors of image 1 (three channels, two of its columns) after they were pasted on black, changed."""
     images = torch.zeros(2, 3, 8, 8, dtype=torch.as_tensor(pixels).dtype)
     images[1, :, :, :2] = torch.as_tensor(pixels)[:, None, :]
     targets = [target(), target((0, 0, 2, 8))]
-    after = carry_out(plan_of((0, 1, 0, IDENTITY, colour)), images, targets, **settings).images
+    after = carry_out(plan_of((0, 1, 0, IDENTITY, color)), images, targets, **settings).images
     assert torch.equal(after[1], images[1])
     assert (after[0, :, :, 2:] == 0).all()
     return after[0, :, 0, :2].tolist()
@@ -208,5 +208,5 @@ def test_no_saturation_leaves_grey():
     assert repainted((1, 1, 0), red) == [[60, 59]] * 3
 
 
-def test_floating_point_colours_end_at_1():
+def test_floating_point_colors_end_at_1():
     assert repainted((2, 1, 1), torch.tensor([[0.25, 0.75]] * 3)) == [[0.5, 1.0]] * 3

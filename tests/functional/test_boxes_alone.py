@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, carry_out, pictures, plan_of, target
+from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target
 
 from composer_copypaste.functional.copypaste import copypaste_batch
 
@@ -13,12 +13,12 @@ def boxes_alone(*rectangles, **fields):
 
 
 def receiving(own, given, to_source=IDENTITY, **settings):
-    return carry_out(plan_of((0, 1, 0, to_source)), pictures(), [own, given], **settings)
+    return carry_out(plan_of((0, 1, 0, to_source)), make_images(), [own, given], **settings)
 
 
 def test_a_box_is_pasted_whole():
     result = receiving(boxes_alone(), boxes_alone((2, 3, 6, 5), labels=[9]))
-    assert torch.equal(result.images[0], torch.where(block(2, 3, 6, 5).bool(), pictures()[1], pictures()[0]))
+    assert torch.equal(result.images[0], torch.where(block(2, 3, 6, 5).bool(), make_images()[1], make_images()[0]))
     assert result.targets[0]["boxes"].tolist() == [[2, 3, 6, 5]]
     assert result.targets[0]["labels"].tolist() == [9]
     assert "masks" not in result.targets[0]
@@ -42,9 +42,9 @@ def test_a_box_goes_when_it_is_hidden_or_too_little_is_left():
 
 def test_masks_in_some_targets_only_are_an_error():
     with pytest.raises(ValueError, match=r"^targets\[1\]: has no 'masks', which other targets of the batch have"):
-        copypaste_batch(pictures(), [target((0, 0, 4, 4)), boxes_alone((0, 0, 4, 4))])
+        copypaste_batch(make_images(), [target((0, 0, 4, 4)), boxes_alone((0, 0, 4, 4))])
 
 
 def test_neither_boxes_nor_masks_are_an_error():
     with pytest.raises(ValueError, match=r"^targets\[0\]: expected 'boxes'"):
-        copypaste_batch(pictures(), [{"labels": torch.ones(1).long()}] * 2)
+        copypaste_batch(make_images(), [{"labels": torch.ones(1).long()}] * 2)

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import Pool, block, pictures, target
+from copypaste_cases import Pool, block, make_images, target
 
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.copypaste import copypaste_batch, plan_batch
@@ -20,7 +20,7 @@ GIVEN = target((0, 0, 2, 2), (3, 0, 6, 3), (0, 4, 4, 8), labels=[1, 2, 3])
 def received(given=GIVEN, **settings):
     """The labels of what an empty image receives."""
     generator = torch.Generator().manual_seed(0)
-    _, after = copypaste_batch(pictures(), [target(), given], generator=generator, **{**IN_PLACE, **settings})
+    _, after = copypaste_batch(make_images(), [target(), given], generator=generator, **{**IN_PLACE, **settings})
     return after[0]["labels"].tolist()
 
 
@@ -41,7 +41,7 @@ def test_names_choose_what_their_labels_choose(named, labelled):
 
 
 def test_a_plan_of_names_is_that_of_labels():
-    batch = pictures(), [target(), GIVEN]
+    batch = make_images(), [target(), GIVEN]
     one, other = (
         plan_batch(*batch, generator=torch.Generator().manual_seed(3), p=1.0, **settings)
         for settings in ({"category_weights": {"dog": 9.0}, "category_names": NAMES}, {"label_weights": {2: 9.0}})
@@ -122,7 +122,7 @@ def test_areas_of_classes_are_their_pixels():
     ids = torch.zeros(2, 8, 8, dtype=torch.int64)
     ids[1, 0, 0] = ids[1, 7, 7] = 1  # a box of 64 pixels
     ids[1, 2:4, 2:4] = 2
-    _, after = copypaste_batch(pictures(), ids, **IN_PLACE, area_range=(2.0, 3.0))
+    _, after = copypaste_batch(make_images(), ids, **IN_PLACE, area_range=(2.0, 3.0))
     assert sorted(after[0].unique().tolist()) == [0, 1]
 
 
@@ -130,20 +130,20 @@ def test_areas_of_classes_are_their_pixels():
 def test_a_bank_knows_the_areas_of_what_it_remembers(given):
     settings = {"area_range": (5.0, 100.0)}
     bank = InstanceBank(9)
-    copypaste_batch(pictures(1), [given], bank=bank, p=0.0, **settings)
+    copypaste_batch(make_images(1), [given], bank=bank, p=0.0, **settings)
     restored = InstanceBank(9)
     restored.load_state_dict(bank.state_dict())
     fields = {key: given[key][:0] for key in given}
     labels = {"area": [1, 3]}.get("area" if "area" in given else "", [2, 3])
     for each in (bank, restored):
-        _, after = copypaste_batch(pictures(1), [fields], bank=each, **IN_PLACE, **settings)
+        _, after = copypaste_batch(make_images(1), [fields], bank=each, **IN_PLACE, **settings)
         assert after[0]["labels"].tolist() == labels
 
 
 def test_a_bank_that_was_filled_without_asking_for_areas_finds_them_in_its_masks():
     bank = InstanceBank(9)
-    copypaste_batch(pictures(1), [GIVEN], bank=bank, p=0.0)
-    _, after = copypaste_batch(pictures(1), [target()], bank=bank, **IN_PLACE, area_range=(5.0, 10.0))
+    copypaste_batch(make_images(1), [GIVEN], bank=bank, p=0.0)
+    _, after = copypaste_batch(make_images(1), [target()], bank=bank, **IN_PLACE, area_range=(5.0, 10.0))
     assert after[0]["labels"].tolist() == [2]
 
 
@@ -157,5 +157,5 @@ def test_areas_of_cut_outs_are_those_of_their_masks():
             pool = Pool(*pool.cut_outs)
             pool.areas = areas
         settings = CopyPasteSettings(p=1.0, p_pool=1.0, area_range=(5.0, 5.0), pool_scale_range=(1.0, 1.0))
-        _, after = copypaste_batch(pictures(), [target()] * 2, pool=pool, settings=settings)
+        _, after = copypaste_batch(make_images(), [target()] * 2, pool=pool, settings=settings)
         assert set(after[0]["labels"].tolist()) == {label}

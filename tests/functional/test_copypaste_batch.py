@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import SIDE, Case, cases, paste_seeded, pictures, target
+from copypaste_cases import SIDE, Case, cases, make_images, paste_seeded, target
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from reference import box_around, crowds, cut_outs, fixed, nearest, numpy, reference, remembered
@@ -65,7 +65,7 @@ def test_every_batch_equals_the_slow_reference(case):
 
 @many(12)
 @given(cases(sides=st.integers(100, 2000), counts=st.integers(0, 2), blend_sigma=0.0, scale_range=(0.1, 0.6)))
-def test_large_pictures_equal_the_slow_reference(case):
+def test_large_images_equal_the_slow_reference(case):
     assert_equals_reference(case)
 
 
@@ -228,9 +228,9 @@ def seeded():
 def test_settings_come_as_one_value_by_name_or_both():
     targets = [target((0, 0, 4, 4)), target((4, 4, 8, 8))]
     knobs = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0)}
-    one = copypaste_batch(pictures(), targets, generator=seeded(), settings=CopyPasteSettings(**knobs, p_flip=0.0))
-    names = copypaste_batch(pictures(), targets, generator=seeded(), **knobs, p_flip=0.0)
-    both = copypaste_batch(pictures(), targets, generator=seeded(), settings=CopyPasteSettings(**knobs), p_flip=0.0)
+    one = copypaste_batch(make_images(), targets, generator=seeded(), settings=CopyPasteSettings(**knobs, p_flip=0.0))
+    names = copypaste_batch(make_images(), targets, generator=seeded(), **knobs, p_flip=0.0)
+    both = copypaste_batch(make_images(), targets, generator=seeded(), settings=CopyPasteSettings(**knobs), p_flip=0.0)
     assert plain(one) == plain(names) == plain(both)
     assert len(one[1][0]["labels"]) == 2
 
@@ -239,9 +239,9 @@ def test_torchs_default_generator_draws_where_none_is_given():
     targets = [target((0, 0, 4, 4)), target((4, 4, 8, 8))]
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        first = copypaste_batch(pictures(), targets)
+        first = copypaste_batch(make_images(), targets)
         torch.manual_seed(3)
-        assert plain(copypaste_batch(pictures(), targets)) == plain(first)
+        assert plain(copypaste_batch(make_images(), targets)) == plain(first)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(0, 3, SIDE, SIDE), []])
@@ -261,8 +261,8 @@ def test_an_empty_batch_comes_back_empty(images, p):
 )
 def test_it_says_why_nothing_could_be_pasted(targets, knobs, reason):
     with pytest.warns(NothingPastedWarning, match=f"^copy-paste changed nothing: {reason}"):
-        images, after = copypaste_batch(pictures(len(targets)), targets, generator=seeded(), **knobs)
-    assert plain(images) == plain(pictures(len(targets)))
+        images, after = copypaste_batch(make_images(len(targets)), targets, generator=seeded(), **knobs)
+    assert plain(images) == plain(make_images(len(targets)))
     assert plain(after) == plain(targets)
 
 
@@ -279,22 +279,22 @@ def test_it_says_why_nothing_could_be_pasted(targets, knobs, reason):
 def test_it_says_nothing_where_nothing_was_to_be_expected(targets, p):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        copypaste_batch(pictures(len(targets)), targets, generator=seeded(), p=p)
+        copypaste_batch(make_images(len(targets)), targets, generator=seeded(), p=p)
 
 
 def test_images_and_targets_of_different_number_are_an_error():
     with pytest.raises(ValueError, match=r"^expected a target for each image, got 2 images and 1 target$"):
-        copypaste_batch(pictures(), [target()])
+        copypaste_batch(make_images(), [target()])
 
 
 def test_a_setting_that_does_not_exist_is_an_error_that_names_it():
     with pytest.raises(TypeError, match="probability"):
-        copypaste_batch(pictures(), [target()] * 2, probability=0.5)
+        copypaste_batch(make_images(), [target()] * 2, probability=0.5)
 
 
 def test_a_setting_out_of_its_limits_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=r"^p: expected at most 1, got 1\.5$"):
-        copypaste_batch(pictures(), [target()] * 2, p=1.5)
+        copypaste_batch(make_images(), [target()] * 2, p=1.5)
 
 
 def test_images_of_several_types_are_an_error():
@@ -306,7 +306,7 @@ def test_images_of_several_types_are_an_error():
 def test_images_on_several_devices_are_an_error():
     targets = [target(), {**target(), "masks": target()["masks"].to("meta")}]
     with pytest.raises(ValueError, match=r"^expected images on one device, got some on cpu and some on meta$"):
-        copypaste_batch([pictures()[0], pictures()[1].to("meta")], targets)
+        copypaste_batch([make_images()[0], make_images()[1].to("meta")], targets)
 
 
 def test_masks_must_be_where_their_image_is():
@@ -315,13 +315,13 @@ def test_masks_must_be_where_their_image_is():
         {**target((0, 0, 4, 4)), "masks": torch.zeros(1, SIDE, SIDE, dtype=torch.uint8, device="meta")},
     ]
     with pytest.raises(ValueError, match=r"targets\[1\]: expected masks where their image is, on cpu, got meta"):
-        copypaste_batch(pictures(), targets)
+        copypaste_batch(make_images(), targets)
     with pytest.raises(ValueError, match="expected masks where their image is"):
-        copypaste_batch(pictures(), torch.zeros(2, SIDE, SIDE, dtype=torch.int64, device="meta"))
+        copypaste_batch(make_images(), torch.zeros(2, SIDE, SIDE, dtype=torch.int64, device="meta"))
 
 
 def test_a_plan_that_was_drawn_before_gives_the_same_batch():
-    images, targets = pictures(3), [target((0, 0, 4, 4)), target((2, 2, 8, 8)), target((1, 1, 3, 6))]
+    images, targets = make_images(3), [target((0, 0, 4, 4)), target((2, 2, 8, 8)), target((1, 1, 3, 6))]
     drawn = copypaste_batch(images, targets, p=1.0, generator=torch.Generator().manual_seed(3))
     plan = plan_batch(images, targets, p=1.0, generator=torch.Generator().manual_seed(3))
     replayed = copypaste_batch(images, targets, plan=plan)
@@ -336,16 +336,16 @@ def test_a_plan_that_was_drawn_before_gives_the_same_batch():
 def test_a_plan_for_another_batch_is_an_error(row, message):
     plan = PastePlan.from_rows([(*row, ((1, 0, 0), (0, 1, 0)))])
     with pytest.raises(ValueError, match=message):
-        copypaste_batch(pictures(), [target((0, 0, 4, 4))] * 2, plan=plan)
+        copypaste_batch(make_images(), [target((0, 0, 4, 4))] * 2, plan=plan)
 
 
 def test_a_plan_of_more_objects_for_an_image_than_kernels_can_number_is_an_error():
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))] * 32_768)
     with pytest.raises(ValueError, match=r"^plan: expected at most 32767 objects for one image, got 32768$"):
-        copypaste_batch(pictures(), [target((0, 0, 4, 4))] * 2, plan=plan)
+        copypaste_batch(make_images(), [target((0, 0, 4, 4))] * 2, plan=plan)
 
 
 def test_an_empty_plan_pastes_nothing():
-    images, targets = pictures(), [target((0, 0, 4, 4)), target((2, 2, 8, 8))]
+    images, targets = make_images(), [target((0, 0, 4, 4)), target((2, 2, 8, 8))]
     pasted, _ = copypaste_batch(images, targets, plan=PastePlan.from_rows([]), p=1.0, p_instance=1.0)
     assert torch.equal(pasted, images)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import pictures, target
+from copypaste_cases import make_images, target
 
 from composer_copypaste.functional.copypaste import copypaste_batch
 from composer_copypaste.functional.plan import ImageInfo
@@ -45,7 +45,7 @@ def test_an_aspect_range_stretches_and_keeps_the_area():
 
 def test_a_vertical_flip_puts_the_top_at_the_bottom():
     still = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0, "p_flip_vertical": 1.0}
-    images, after = copypaste_batch(pictures(), [target(), target((0, 0, 2, 1))], **still)
+    images, after = copypaste_batch(make_images(), [target(), target((0, 0, 2, 1))], **still)
     assert after[0]["boxes"].tolist() == [[0, 7, 2, 8]]
     assert images[0, 0, 7, :3].tolist() == [100, 101, 72]
 
@@ -91,11 +91,11 @@ def test_the_covered_fraction_counts_what_boxes_share_once(others, fraction):
     assert covered_fraction(np.array([0.0, 0, 4, 4]), np.array(others, dtype=float).reshape(-1, 4)) == fraction
 
 
-def test_colours_are_drawn_within_their_range_once_per_image_or_object():
+def test_colors_are_drawn_within_their_range_once_per_image_or_object():
     two = ImageInfo(40, 60, np.array([[5.0, 6.0, 13.0, 18.0], [0.0, 0.0, 5.0, 5.0]]), np.ones(2))
     for jitter, different in (("image", 1), ("instance", 2)):
         knobs = CopyPasteSettings(p=1.0, p_instance=1.0, jitter=jitter, brightness=0.5, saturation=0.2)
-        colour = draw_plan([SCENE, two], knobs, torch.Generator().manual_seed(0)).colour[:2]
-        assert len(colour.unique(dim=0)) == different
-        assert (colour[:, 1] == 1).all()
-        assert ((colour - 1).abs() <= torch.tensor([0.5, 0.0, 0.2])).all()
+        color = draw_plan([SCENE, two], knobs, torch.Generator().manual_seed(0)).color[:2]
+        assert len(color.unique(dim=0)) == different
+        assert (color[:, 1] == 1).all()
+        assert ((color - 1).abs() <= torch.tensor([0.5, 0.0, 0.2])).all()

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, cases, pictures, plan_of, target
+from copypaste_cases import IDENTITY, block, cases, make_images, plan_of, target
 from hypothesis import given
 from hypothesis import strategies as st
 from test_copypaste_batch import many
@@ -129,8 +129,8 @@ def carried_out(plan, images, targets, **settings):
     return [image.cpu() for image in result.images], result.targets
 
 
-def test_moved_colours_are_the_sources_to_the_bit():
-    images = pictures().float() / 7
+def test_moved_colors_are_the_sources_to_the_bit():
+    images = make_images().float() / 7
     after = carried_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((2, 3, 6, 5))])[0]
     here = block(2, 3, 6, 5).bool()
     assert torch.equal(after[0][:, here], images[1][:, here])
@@ -140,7 +140,7 @@ def test_moved_colours_are_the_sources_to_the_bit():
 def test_class_ids_are_pasted_too():
     ids = torch.zeros(2, 8, 8, dtype=torch.int64)
     ids[1, 3:5, 2:6] = 7
-    _, after = carried_out(plan_of((0, 1, 1, IDENTITY)), pictures(), ids)
+    _, after = carried_out(plan_of((0, 1, 1, IDENTITY)), make_images(), ids)
     assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())
 
 
@@ -156,7 +156,7 @@ def test_pasting_class_ids_reads_no_value_from_the_device():
     ids = torch.zeros(2, 8, 8, dtype=torch.int64, device=DEVICE)
     ids[1, 3:5, 2:6] = 7
     with tritons_kernels():
-        inventories = inventory.batch_objects(on_device(pictures()), ids, CopyPasteSettings())
+        inventories = inventory.batch_objects(on_device(make_images()), ids, CopyPasteSettings())
         plan, inventories = inventory.only_copied(plan_of((0, 1, 1, IDENTITY)), inventories)
         layout = layout_of(plan, [held.objects for held in inventories])
         laid = composite.engine_for(layout, torch.device(DEVICE), CopyPasteSettings())

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, pictures, plan_of, target
+from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, make_images, plan_of, target
 from read_backs import ReadBacks
 from test_meta_device import on_meta, window_after_window
 
@@ -33,11 +33,11 @@ def points(*xyv):
 
 
 def pasted(keypoints, to_source, *, own=(), **settings):
-    """The keypoints of what is pasted on an image, from a source whose one object fills the picture."""
+    """The keypoints of what is pasted on an image, from a source whose one object fills the image."""
     without = keypoints[:0]
     given = target((0, 0, SIDE, SIDE), keypoints=keypoints)
     plan = plan_of((0, 1, 0, to_source))
-    return carry_out(plan, pictures(), [target(*own, keypoints=without), given], **settings).targets[0]["keypoints"]
+    return carry_out(plan, make_images(), [target(*own, keypoints=without), given], **settings).targets[0]["keypoints"]
 
 
 # Left and right
@@ -71,17 +71,17 @@ def test_seventeen_keypoints_are_a_persons():
     assert found.tolist() == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 
 
-def test_a_mirrored_picture_has_its_pairs_exchanged():
+def test_a_mirrored_image_has_its_pairs_exchanged():
     fields = target((0, 0, SIDE, SIDE), keypoints=points((1.5, 2.5, 2), (5.5, 6.5, 1)))
     options = {"size": (16, 16), "scale_range": (0.5, 0.5), "keypoint_pairs": ((0, 1),)}
     for p_flip, expected in ((0.0, [[1.5, 2.5, 2], [5.5, 6.5, 1]]), (1.0, [[2.5, 6.5, 1], [6.5, 2.5, 2]])):
-        _, (shown,) = large_scale_jitter_batch(pictures(1), [fields], p_flip=p_flip, **options)
+        _, (shown,) = large_scale_jitter_batch(make_images(1), [fields], p_flip=p_flip, **options)
         assert shown["keypoints"].tolist() == [expected]
 
 
 def jittered(keypoints, **settings):
     return large_scale_jitter_batch(
-        pictures(1), [target((0, 0, SIDE, SIDE), keypoints=keypoints)], size=(16, 16), **settings
+        make_images(1), [target((0, 0, SIDE, SIDE), keypoints=keypoints)], size=(16, 16), **settings
     )
 
 
@@ -148,7 +148,7 @@ def test_whole_numbers_are_rounded_and_stay_in_the_image(dtype):
 def test_a_map_that_is_whole_but_for_rounding_moves_whole_numbers_by_the_whole():
     tenth = ((0.1, 0, 0), (0, 0.1, 0))
     keypoints = torch.tensor([[[1, 0, 2]]])
-    images = [pictures(1)[0].repeat(1, 4, 4), pictures(1)[0]]
+    images = [make_images(1)[0].repeat(1, 4, 4), make_images(1)[0]]
     own = target(keypoints=keypoints[:0])
     own["masks"] = torch.zeros(0, 32, 32, dtype=torch.uint8)
     given = target((0, 0, SIDE, SIDE), keypoints=keypoints)
@@ -159,9 +159,9 @@ def test_a_map_that_is_whole_but_for_rounding_moves_whole_numbers_by_the_whole()
 def test_whole_numbers_of_a_small_type_are_remembered_also_where_they_lie_beside_their_object():
     keypoints = torch.tensor([[[0, 0, 2], [5, 5, 2]]], dtype=torch.uint8)
     bank = InstanceBank(1)
-    copypaste_batch(pictures(1), [target((4, 4, 7, 6), keypoints=keypoints)], bank=bank, p=0.0)
+    copypaste_batch(make_images(1), [target((4, 4, 7, 6), keypoints=keypoints)], bank=bank, p=0.0)
     plan = plan_of((0, 1, 0, ((1, 0, -3), (0, 1, -3))))  # where it was: its crop begins a pixel before its box
-    after = carry_out(plan, pictures(1), [target(keypoints=keypoints[:0])], bank=bank, keypoint_pairs=()).targets[0]
+    after = carry_out(plan, make_images(1), [target(keypoints=keypoints[:0])], bank=bank, keypoint_pairs=()).targets[0]
     assert after["keypoints"].tolist() == [[[0, 0, 2], [5, 5, 2]]]
 
 
@@ -170,7 +170,7 @@ def test_they_are_whole_numbers_where_those_of_the_receiving_image_are_whatever_
     whole, parts = torch.tensor([[[3, 3, 2]]]), torch.tensor([[[3.75, 3.75, 2]]])
     fields = [target((0, 0, 7, 7), keypoints=points) for points in ([whole, parts] if whole_first else [parts, whole])]
     edge = ((1, 0, -4), (0, 1, -4))  # 3.75 lands on 7.75, in the last pixel
-    after = carry_out(plan_of((0, 1, 0, edge), (1, 0, 0, edge)), pictures(), fields, keypoint_pairs=()).targets
+    after = carry_out(plan_of((0, 1, 0, edge), (1, 0, 0, edge)), make_images(), fields, keypoint_pairs=()).targets
     there = {True: [7, 7, 2], False: [7.75, 7.75, 2]}
     found = [image["keypoints"][1].tolist() for image in after]
     assert found == ([[there[True]], [[7, 7, 2]]] if whole_first else [[[7, 7, 2]], [there[True]]])
@@ -188,17 +188,17 @@ def test_scores_of_keypoints_are_exchanged_with_them_and_those_outside_are_not_c
     given = target((0, 0, SIDE, SIDE), keypoints=keypoints, **TOLD)
     own = target((0, 0, 1, 1), keypoints=keypoints, **TOLD)
     plan = plan_of((0, 1, 0, ((-1, 0, 11), (0, 1, 0))))  # mirrored, and 3 pixels to the right
-    after = carry_out(plan, pictures(), [{**own, "masks": own["masks"] * 0}, given], keypoint_pairs=((0, 1),))
+    after = carry_out(plan, make_images(), [{**own, "masks": own["masks"] * 0}, given], keypoint_pairs=((0, 1),))
     assert after.targets[0]["keypoints"][1].tolist() == [[5.5, 6.5, 1], [0, 0, 0]]
     assert after.targets[0]["keypoints_scores"].tolist() == [[0.25, 0.75], [0.75, 0.25]]
     assert after.targets[0]["num_keypoints"].tolist() == [2, 1]
     assert after.targets[0]["num_keypoints"].dtype == torch.int64
 
 
-def test_a_mirrored_picture_has_its_scores_exchanged_and_what_is_cut_off_not_counted():
+def test_a_mirrored_image_has_its_scores_exchanged_and_what_is_cut_off_not_counted():
     fields = target((0, 0, SIDE, SIDE), keypoints=points((1.5, 2.5, 2), (5.5, 20, 1)), **TOLD)
     options = {"size": (16, 16), "scale_range": (0.5, 0.5), "keypoint_pairs": ((0, 1),), "p_flip": 1.0}
-    _, (shown,) = large_scale_jitter_batch(pictures(1), [fields], **options)
+    _, (shown,) = large_scale_jitter_batch(make_images(1), [fields], **options)
     assert shown["keypoints"].tolist() == [[[0, 0, 0], [6.5, 2.5, 2]]]
     assert shown["keypoints_scores"].tolist() == [[0.75, 0.25]]
     assert shown["num_keypoints"].tolist() == [1]
@@ -208,13 +208,13 @@ def test_a_mirrored_picture_has_its_scores_exchanged_and_what_is_cut_off_not_cou
 def test_such_fields_of_another_shape_than_the_keypoints_are_an_error(key):
     fields = target((0, 0, 4, 4), keypoints=points((1, 1, 2), (2, 2, 2)), **{key: torch.ones(1, 3)})
     with pytest.raises(ValueError, match=rf"^targets\[0\]: expected '{key}' of shape .*, got \(1, 3\)$"):
-        copypaste_batch(pictures(), [fields, fields])
+        copypaste_batch(make_images(), [fields, fields])
 
 
 def test_cut_outs_have_no_labelled_keypoints():
     pool = Pool((7, torch.zeros(3, 2, 2, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.uint8)))
     fields = target((4, 4, 8, 8), keypoints=points((5, 5, 2), (6, 6, 2)), **TOLD)
-    (after,) = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), [fields], pool=pool, keypoint_pairs=()).targets
+    (after,) = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1), [fields], pool=pool, keypoint_pairs=()).targets
     assert after["num_keypoints"].tolist() == [2, 0]
     assert after["keypoints_scores"].tolist() == [[0.25, 0.75], [0, 0]]
 
@@ -227,7 +227,7 @@ def test_what_lies_under_a_pasted_object_is_labelled_but_not_visible(way):
     own = target((0, 0, 6, 6), keypoints=points((1.5, 1.5, 2), (4.0, 4.0, 2), (3.99, 4.0, 2), (4.5, 4.5, 1), (0, 0, 0)))
     given = target((4, 4, 7, 7), keypoints=points((5.5, 5.5, 2), (1.5, 1.5, 2), *[(0, 0, 0)] * 3))
     with way():
-        after = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(), [own, given], keypoint_pairs=()).targets[0]
+        after = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), [own, given], keypoint_pairs=()).targets[0]
     assert after["keypoints"][..., 2].tolist() == [[2, 1, 2, 1, 0], [2, 2, 0, 0, 0]]
     assert torch.equal(after["keypoints"][0, :, :2], own["keypoints"][0, :, :2])
 
@@ -237,7 +237,7 @@ def test_what_lies_under_a_later_pasted_object_is_not_visible_and_under_an_earli
     given = target((0, 0, 4, 4), (2, 2, 6, 6), keypoints=torch.cat([points((3.5, 3.5, 2)), points((3.5, 3.5, 2))]))
     plan = plan_of((0, 1, 0, IDENTITY), (0, 1, 1, IDENTITY))
     with way():
-        after = carry_out(plan, pictures(), [target(keypoints=points()[:0].reshape(0, 1, 3)), given]).targets[0]
+        after = carry_out(plan, make_images(), [target(keypoints=points()[:0].reshape(0, 1, 3)), given]).targets[0]
     assert after["keypoints"][..., 2].tolist() == [[1], [2]]
 
 
@@ -247,7 +247,7 @@ def test_keypoints_outside_every_pixel_hide_nowhere(way):
     own = target((0, 0, 6, 6), keypoints=points((-1, 0, 2), (8, 0, 2), (nan, 0, 2), (1e9, -1e9, 2)))
     given = target((0, 0, 8, 8), (7, 7, 8, 8), keypoints=torch.zeros(2, 4, 3))
     with way():
-        after = carry_out(plan_of((0, 1, 1, IDENTITY)), pictures(), [own, given], keypoint_pairs=()).targets[0]
+        after = carry_out(plan_of((0, 1, 1, IDENTITY)), make_images(), [own, given], keypoint_pairs=()).targets[0]
     assert after["keypoints"][0, :, 2].tolist() == [2, 2, 2, 2]
 
 
@@ -258,10 +258,10 @@ def test_a_device_is_read_once_for_measures_and_keypoints_together(keypoints_are
     on_host = ["boxes", "labels"] + ["keypoints"] * (keypoints_are == "on the host")
     read_backs = ReadBacks()
     with window_after_window(), read_backs.recorded():
-        copypaste_batch(pictures(), fields, generator=torch.Generator().manual_seed(2), **options)
+        copypaste_batch(make_images(), fields, generator=torch.Generator().manual_seed(2), **options)
     with read_backs.replayed():
         _, after = copypaste_batch(
-            pictures().to("meta"),
+            make_images().to("meta"),
             on_meta(fields, keeping=on_host),
             generator=torch.Generator().manual_seed(2),
             **options,

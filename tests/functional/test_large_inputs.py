@@ -5,7 +5,7 @@ import weakref
 
 import numpy as np
 import torch
-from copypaste_cases import Pool, block, pictures, target
+from copypaste_cases import Pool, block, make_images, target
 
 from composer_copypaste.data.cutouts import CutOut, CutOutPool
 from composer_copypaste.functional.bank import BankImage, InstanceBank
@@ -71,38 +71,38 @@ def test_of_a_map_of_many_classes_only_those_copied_get_masks():
 
 
 def remembered(n, label=1):
-    """A picture of which ``n`` objects are remembered."""
+    """An image of which ``n`` objects are remembered."""
     bank = InstanceBank(n)
     given = target(*[(1, 1, 3, 3)] * n, labels=[label] * n)
-    copypaste_batch(pictures(1), [given], bank=bank, p=0.0)
-    return bank.pictures[0]
+    copypaste_batch(make_images(1), [given], bank=bank, p=0.0)
+    return bank.images[0]
 
 
 def test_a_bank_knows_its_number_of_objects_and_bytes_through_all_that_comes_and_leaves():
     bank, rng = InstanceBank(7), np.random.default_rng(0)
     for _ in range(50):
         bank.add(remembered(int(rng.integers(1, 5))))
-        held = bank.pictures
+        held = bank.images
         assert len(bank) == sum(map(len, held)) <= 7
-        assert bank.nbytes == sum(picture.nbytes for picture in held)
+        assert bank.nbytes == sum(image.nbytes for image in held)
         assert [bank.first(place) for place in range(len(held))] == np.cumsum([0, *map(len, held)])[:-1].tolist()
     state = bank.state_dict()
     smaller = InstanceBank(3)
     smaller.load_state_dict(state)
     assert len(smaller) == 3
-    assert smaller.nbytes == sum(picture.nbytes for picture in smaller.pictures)
+    assert smaller.nbytes == sum(image.nbytes for image in smaller.images)
 
 
-def test_a_batch_looks_at_no_picture_of_a_bank_but_those_it_copies_from(monkeypatch):
+def test_a_batch_looks_at_no_image_of_a_bank_but_those_it_copies_from(monkeypatch):
     bank = InstanceBank(4096)
     for label in range(1, 101):
         bank.add(remembered(1, label))
-    copypaste_batch(pictures(1), [target()], bank=bank, **IN_PLACE)
+    copypaste_batch(make_images(1), [target()], bank=bank, **IN_PLACE)
     looked = []
-    monkeypatch.setattr(BankImage, "to", lambda picture, device: looked.append("to"))
-    monkeypatch.setattr(BankImage, "nbytes", property(lambda picture: looked.append("nbytes") or 0))
-    monkeypatch.setattr(BankImage, "__len__", lambda picture: looked.append("len") or 1)
-    copypaste_batch(pictures(1), [target()], bank=bank, **IN_PLACE)
+    monkeypatch.setattr(BankImage, "to", lambda image, device: looked.append("to"))
+    monkeypatch.setattr(BankImage, "nbytes", property(lambda image: looked.append("nbytes") or 0))
+    monkeypatch.setattr(BankImage, "__len__", lambda image: looked.append("len") or 1)
+    copypaste_batch(make_images(1), [target()], bank=bank, **IN_PLACE)
     assert bank.nbytes > 0
     assert len(looked) < 10
 
@@ -126,7 +126,7 @@ def test_a_read_of_a_pool_counts_no_bytes_of_what_it_keeps(monkeypatch):
 
 def test_a_pool_that_nobody_holds_any_more_is_forgotten():
     pool = Pool((1, torch.zeros(3, 4, 4, dtype=torch.uint8), block(0, 0, 2, 2, size=(4, 4))))
-    copypaste_batch(pictures(), [target()] * 2, pool=pool, settings=CopyPasteSettings(p=1.0, p_pool=1.0))
+    copypaste_batch(make_images(), [target()] * 2, pool=pool, settings=CopyPasteSettings(p=1.0, p_pool=1.0))
     gone = weakref.ref(pool)
     del pool
     assert gone() is None

@@ -1,4 +1,4 @@
-"""Large-scale jitter on a batch: small pictures with visible answers, a slow reference, and the loader's transform."""
+"""Large-scale jitter on a batch: small images with visible answers, a slow reference, and the loader's transform."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def picture(height=SIDE, width=SIDE, channels=3, dtype=torch.uint8, seed=0):
+def make_image(height=SIDE, width=SIDE, channels=3, dtype=torch.uint8, seed=0):
     values = torch.randint(0, 256, (channels, height, width), generator=generator(seed))
     return values.to(dtype) if dtype == torch.uint8 else (values / 255).to(dtype)
 
@@ -47,7 +47,7 @@ def crop_resize(**changes):
 
 
 def framed(image, fields, shown, **settings):
-    """One picture and its target, as a hand-written crop_resize shows them."""
+    """One image and its target, as a hand-written crop_resize shows them."""
     images, targets = frame([image], [fields], [shown], LargeScaleJitterSettings(size=(16, 16), **settings))
     return images[0], targets[0]
 
@@ -56,8 +56,8 @@ def drawn(mask):
     return ["".join(".#"[value] for value in row) for row in mask.tolist()]
 
 
-def test_a_picture_made_half_as_large_lies_in_the_corner_of_the_padding():
-    image, shown = framed(picture(), target((2, 2, 6, 4)), crop_resize(resized=(4, 4)))
+def test_a_image_made_half_as_large_lies_in_the_corner_of_the_padding():
+    image, shown = framed(make_image(), target((2, 2, 6, 4)), crop_resize(resized=(4, 4)))
     assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
     assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
     assert shown["area"].tolist() == [2]
@@ -75,24 +75,24 @@ def test_making_smaller_averages_under_a_tent_of_two_pixels():
 
 
 def test_an_enlarged_window_is_mirrored():
-    picture_ = picture()
-    image, shown = framed(picture_, target((2, 2, 3, 6), (5, 0, 8, 8)), crop_resize(window=(2, 1, 4, 4), flip=True))
+    given = make_image()
+    image, shown = framed(given, target((2, 2, 3, 6), (5, 0, 8, 8)), crop_resize(window=(2, 1, 4, 4), flip=True))
     assert drawn(shown["masks"][0]) == ["....##.."] * 8  # column 1 of 4, mirrored and doubled
     assert shown["labels"].tolist() == [1]  # the other object is beside the window
     assert shown["boxes"].tolist() == [[4, 0, 6, 8]]
-    assert image[:, 0, 7].tolist() == picture_[:, 2, 1].tolist()
+    assert image[:, 0, 7].tolist() == given[:, 2, 1].tolist()
 
 
 def test_a_flip_alone_keeps_every_pixel():
-    picture_ = picture()
-    image, shown = framed(picture_, target((1, 1, 3, 4)), crop_resize(flip=True))
-    assert torch.equal(image, picture_.flip(-1))
+    given = make_image()
+    image, shown = framed(given, target((1, 1, 3, 4)), crop_resize(flip=True))
+    assert torch.equal(image, given.flip(-1))
     assert shown["boxes"].tolist() == [[5, 1, 7, 4]]
 
 
 def test_masks_of_any_value_come_back_as_0_and_1():
     fields = target((2, 2, 6, 4))
-    _, shown = framed(picture(), fields | {"masks": fields["masks"] * 255}, crop_resize(resized=(4, 4)))
+    _, shown = framed(make_image(), fields | {"masks": fields["masks"] * 255}, crop_resize(resized=(4, 4)))
     assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
     assert shown["area"].tolist() == [2]
 
@@ -100,15 +100,15 @@ def test_masks_of_any_value_come_back_as_0_and_1():
 def test_objects_stay_from_min_area_pixels_on_and_crowds_from_one():
     half = crop_resize(window=(0, 0, SIDE, 4), resized=(SIDE, 4))
     boxes = [(3, 0, 6, 3), (3, 0, 6, 4)]  # 1 x 3 and 1 x 4 pixels lie in the window
-    assert framed(picture(), target(*boxes), half, min_area=4)[1]["labels"].tolist() == [2]
-    assert framed(picture(), target(*boxes), half, min_area=10**9)[1]["labels"].tolist() == []
-    assert framed(picture(), target(*boxes, crowd=True), half, min_area=4)[1]["labels"].tolist() == [1, 2]
-    assert framed(picture(), target((4, 0, 8, 8), crowd=True), half)[1]["labels"].tolist() == []
+    assert framed(make_image(), target(*boxes), half, min_area=4)[1]["labels"].tolist() == [2]
+    assert framed(make_image(), target(*boxes), half, min_area=10**9)[1]["labels"].tolist() == []
+    assert framed(make_image(), target(*boxes, crowd=True), half, min_area=4)[1]["labels"].tolist() == [1, 2]
+    assert framed(make_image(), target((4, 0, 8, 8), crowd=True), half)[1]["labels"].tolist() == []
 
 
 def test_a_crowd_among_objects_is_told_from_them():
     fields = target((3, 0, 6, 3), (3, 4, 6, 7)) | {"iscrowd": torch.tensor([0, 1])}
-    _, shown = framed(picture(), fields, crop_resize(window=(0, 0, SIDE, 4), resized=(SIDE, 4)), min_area=4)
+    _, shown = framed(make_image(), fields, crop_resize(window=(0, 0, SIDE, 4), resized=(SIDE, 4)), min_area=4)
     assert (shown["labels"].tolist(), shown["iscrowd"].tolist()) == ([2], [1])
 
 
@@ -118,7 +118,7 @@ def test_keypoints_move_and_other_rows_follow_their_objects():
         "scores": torch.tensor([5, 6]),
         "file_name": "0.png",
     }
-    _, shown = framed(picture(), fields, crop_resize(window=(1, 1, 4, 4), flip=True), keypoint_pairs=())
+    _, shown = framed(make_image(), fields, crop_resize(window=(1, 1, 4, 4), flip=True), keypoint_pairs=())
     # (2, 3) lies 1 and 2 into the window of 4: doubled 2 and 4, mirrored 6 and 4; (7, 1) lies outside
     assert shown["keypoints"].tolist() == [[[6, 4, 2], [0, 0, 0], [0, 0, 0]]]
     assert shown["scores"].tolist() == [5]
@@ -127,7 +127,7 @@ def test_keypoints_move_and_other_rows_follow_their_objects():
 
 def test_boxes_alone_are_framed_as_if_objects_filled_them():
     fields = {key: values for key, values in target((2, 2, 6, 4), (0, 6, 8, 8)).items() if key in ("boxes", "labels")}
-    _, shown = framed(picture(), fields, crop_resize(window=(0, 0, 6, 8), resized=(3, 4)))
+    _, shown = framed(make_image(), fields, crop_resize(window=(0, 0, 6, 8), resized=(3, 4)))
     assert list(shown) == ["boxes", "labels"]
     assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
 
@@ -136,7 +136,7 @@ def test_class_ids_are_padded_with_the_one_that_is_ignored():
     ids = torch.zeros(SIDE, SIDE, dtype=torch.int64)
     ids[2:4, 2:6] = 3
     settings = LargeScaleJitterSettings(size=(16, 16), ignore_index=9)
-    _, shown = frame([picture()], [ids], [crop_resize(resized=(4, 4))], settings)
+    _, shown = frame([make_image()], [ids], [crop_resize(resized=(4, 4))], settings)
     assert (shown.shape, shown.dtype) == ((1, SIDE, SIDE), torch.int64)
     assert (
         shown[0].tolist()
@@ -145,13 +145,13 @@ def test_class_ids_are_padded_with_the_one_that_is_ignored():
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, [c / 255 for c in PADDING]), (torch.uint8, PADDING)])
-def test_padding_has_one_colour_in_every_type(dtype, expected):
-    image, _ = framed(picture(dtype=dtype), target(), crop_resize(resized=(4, 4)))
+def test_padding_has_one_color_in_every_type(dtype, expected):
+    image, _ = framed(make_image(dtype=dtype), target(), crop_resize(resized=(4, 4)))
     torch.testing.assert_close(image[:, 7, 7].double(), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_pictures_of_one_channel_are_padded_with_its_grey():
-    image, _ = framed(picture(channels=1), target(), crop_resize(resized=(4, 4)))
+def test_images_of_one_channel_are_padded_with_its_grey():
+    image, _ = framed(make_image(channels=1), target(), crop_resize(resized=(4, 4)))
     assert image[0, 7, 7] == 115  # the mean of 124, 116 and 104 is 114.67
 
 
@@ -162,7 +162,7 @@ sides = st.integers(1, 40)
 def batches(draw, dtypes=(torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)):
     dtype, seed = draw(st.sampled_from(dtypes)), draw(st.integers(0, 2**16))
     sizes = draw(st.lists(st.tuples(sides, sides), min_size=1, max_size=3))
-    images = [picture(*size, dtype=dtype, seed=seed + i) for i, size in enumerate(sizes)]
+    images = [make_image(*size, dtype=dtype, seed=seed + i) for i, size in enumerate(sizes)]
     targets = []
     for size in sizes:
         masks = torch.rand(draw(st.integers(0, 4)), *size, generator=generator(seed)) < draw(
@@ -176,7 +176,7 @@ def batches(draw, dtypes=(torch.uint8, torch.float16, torch.bfloat16, torch.floa
 
 
 def slow(image, fields, shown, settings):
-    """One picture, pixel by pixel, in exact fractions for masks and in float64 for colours."""
+    """One image, pixel by pixel, in exact fractions for masks and in float64 for colors."""
     (top, left, height, width), (rows, columns) = shown.window, shown.resized
     y = [top + (2 * row + 1) * height // (2 * rows) for row in range(rows)]
     x = [left + (2 * column + 1) * width // (2 * columns) for column in range(columns)][:: -1 if shown.flip else 1]
@@ -188,8 +188,8 @@ def slow(image, fields, shown, settings):
     across = tent(np.array([round(width / columns * 2**32), 0, 0]), (rows, columns), everywhere, width)
     down = tent(np.array([0, round(height / rows * 2**32), 0]), (rows, columns), everywhere, height)
     patch = image.double().numpy()[:, top : top + height, left : left + width]
-    colours = np.einsum("py,cyx,px->cp", down, patch, across).reshape(-1, rows, columns)
-    return colours[:, :, ::-1] if shown.flip else colours, masks[kept], kept
+    colors = np.einsum("py,cyx,px->cp", down, patch, across).reshape(-1, rows, columns)
+    return colors[:, :, ::-1] if shown.flip else colors, masks[kept], kept
 
 
 @many(150)
@@ -197,17 +197,17 @@ def slow(image, fields, shown, settings):
 def test_it_equals_a_slow_reference(batch):
     images, targets, settings, seed = batch
     crop_resizes = [
-        large_scale_jitter.draw_framing(tuple(image.shape[1:]), settings, stream)
+        large_scale_jitter.draw_crop_resize(tuple(image.shape[1:]), settings, stream)
         for stream in [generator(seed)]
         for image in images
     ]
-    pictures, results = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
-    assert pictures.dtype == images[0].dtype
-    for image, fields, shown, picture_, result in zip(images, targets, crop_resizes, pictures, results, strict=True):
-        colours, masks, kept = slow(image, fields, shown, settings)
-        there = picture_[:, : shown.resized[0], : shown.resized[1]]
+    jittered, results = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
+    assert jittered.dtype == images[0].dtype
+    for image, fields, shown, seen, result in zip(images, targets, crop_resizes, jittered, results, strict=True):
+        colors, masks, kept = slow(image, fields, shown, settings)
+        there = seen[:, : shown.resized[0], : shown.resized[1]]
         steps = {torch.uint8: 1, torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(image.dtype, 1e-5)
-        torch.testing.assert_close(there, stored(colours.copy(), image.dtype), rtol=0, atol=steps)
+        torch.testing.assert_close(there, stored(colors.copy(), image.dtype), rtol=0, atol=steps)
         assert np.array_equal(result["masks"].numpy(), masks)
         assert result["masks"].dtype == torch.bool
         assert result["labels"].tolist() == (kept + 1).tolist()
@@ -231,11 +231,9 @@ def test_the_same_draw_gives_what_the_loaders_transform_gives(batch):
             iscrowd=fields["iscrowd"],
             segmentations=tuple(coco_mask.encode(np.asfortranarray(mask)) for mask in fields["masks"].byte().numpy()),
         )
-        expected_picture, expected = transform(image, outlines, generator(seed))
-        (picture_,), (result,) = large_scale_jitter_batch(
-            [image], [fields], generator=generator(seed), settings=settings
-        )
-        assert (picture_.int() - expected_picture.int()).abs().max() <= 1
+        expected_image, expected = transform(image, outlines, generator(seed))
+        (given,), (result,) = large_scale_jitter_batch([image], [fields], generator=generator(seed), settings=settings)
+        assert (given.int() - expected_image.int()).abs().max() <= 1
         for key in ("boxes", "labels", "area", "iscrowd"):
             assert torch.equal(result[key], getattr(expected, key))
         assert torch.equal(result["masks"].byte(), expected.masks)
@@ -260,7 +258,7 @@ def test_the_device_is_asked_once(batch):
 
 
 def test_the_arguments_are_not_modified_and_a_batch_tensor_is_a_list():
-    images, targets = torch.stack([picture(seed=1), picture(seed=2)]), [target((1, 1, 5, 5))] * 2
+    images, targets = torch.stack([make_image(seed=1), make_image(seed=2)]), [target((1, 1, 5, 5))] * 2
     before, boxes = images.clone(), targets[0]["boxes"].clone()
     settings = LargeScaleJitterSettings(size=(16, 16))
     one, _ = large_scale_jitter_batch(images, targets, generator=generator(3), settings=settings)
@@ -270,17 +268,17 @@ def test_the_arguments_are_not_modified_and_a_batch_tensor_is_a_list():
     assert torch.equal(targets[0]["boxes"], boxes)
 
 
-def test_gradients_reach_the_pictures():
-    image = picture(dtype=torch.float32).requires_grad_()
+def test_gradients_reach_the_images():
+    image = make_image(dtype=torch.float32).requires_grad_()
     shown, _ = framed(image, target(), crop_resize(resized=(4, 4)))
     shown[:, :4, :4].sum().backward()
-    # each of 16 pixels is a mean: what it takes from the picture sums to its one
+    # each of 16 pixels is a mean: what it takes from the image sums to its one
     assert image.grad.sum((1, 2)).tolist() == pytest.approx([16] * 3)
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided"])
 def test_the_layout_in_memory_does_not_matter(layout):
-    images = torch.stack([picture(seed=1), picture(seed=2)])
+    images = torch.stack([make_image(seed=1), make_image(seed=2)])
     masks = target((1, 1, 5, 5))["masks"]
     other = images.contiguous(memory_format=torch.channels_last)
     if layout == "strided":
@@ -296,10 +294,18 @@ def test_the_layout_in_memory_does_not_matter(layout):
     ("images", "targets", "message"),
     [
         ([], [], "expected at least one image, got none"),
-        ([picture()], [], "expected a target for each image, got 1 image and 0 targets"),
-        ([picture(), picture(channels=1)], [target(), target()], "expected images of one type and number of channels"),
-        ([picture()], [torch.zeros(3, 3, dtype=torch.int64)], r"targets\[0\]: expected class ids of .*\(8, 8\), got"),
-        ([picture()], [target((0, 0, 1, 1), size=(4, 4))], r"targets\[0\]: expected 'masks' of shape \(1, 8, 8\)"),
+        ([make_image()], [], "expected a target for each image, got 1 image and 0 targets"),
+        (
+            [make_image(), make_image(channels=1)],
+            [target(), target()],
+            "expected images of one type and number of channels",
+        ),
+        (
+            [make_image()],
+            [torch.zeros(3, 3, dtype=torch.int64)],
+            r"targets\[0\]: expected class ids of .*\(8, 8\), got",
+        ),
+        ([make_image()], [target((0, 0, 1, 1), size=(4, 4))], r"targets\[0\]: expected 'masks' of shape \(1, 8, 8\)"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_says_where(images, targets, message):
@@ -309,4 +315,4 @@ def test_what_does_not_fit_is_an_error_that_says_where(images, targets, message)
 
 def test_an_unknown_setting_is_a_type_error():
     with pytest.raises(TypeError, match="sizes"):
-        large_scale_jitter_batch([picture()], [target()], sizes=(16, 16))
+        large_scale_jitter_batch([make_image()], [target()], sizes=(16, 16))

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
-from copypaste_cases import SIDE, cases, paste_seeded, pictures, target
+from copypaste_cases import SIDE, cases, make_images, paste_seeded, target
 from hypothesis import given
 from hypothesis import strategies as st
 from read_backs import ReadBacks
@@ -75,15 +75,15 @@ def test_class_maps_are_read_twice_however_many_they_are():
     maps[:, 2:5, 1:6] = torch.arange(1, 6)[:, None, None]
     given, read_backs = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0)}, ReadBacks()
     with mock.patch.object(class_maps, "_boxes_on_host", class_maps.boxes_on_device), read_backs.recorded():
-        copypaste_batch(pictures(5), maps, **given)
+        copypaste_batch(make_images(5), maps, **given)
     with read_backs.replayed():
-        images, after = copypaste_batch(pictures(5).to("meta"), maps.to("meta"), **given)
+        images, after = copypaste_batch(make_images(5).to("meta"), maps.to("meta"), **given)
     assert read_backs.asked == ["meta", "meta"]
     assert (images.device.type, after.device.type, after.shape) == ("meta", "meta", maps.shape)
 
 
 def test_with_p_0_the_device_is_not_asked_at_all():
-    images, maps = pictures(2).to("meta"), torch.zeros(2, SIDE, SIDE, dtype=torch.int64, device="meta")
+    images, maps = make_images(2).to("meta"), torch.zeros(2, SIDE, SIDE, dtype=torch.int64, device="meta")
     assert copypaste_batch(images, maps, p=0.0) == (images, maps)
 
 
@@ -121,7 +121,7 @@ def test_with_p_0_no_value_of_targets_is_needed():
 def test_the_read_back_itself_does_need_the_device():
     with pytest.raises(NotImplementedError, match="meta"):
         copypaste_batch(
-            pictures().to("meta"),
+            make_images().to("meta"),
             on_meta([target((0, 0, SIDE, SIDE))] * 2, keeping=ON_HOST),
             p=1.0,
             p_instance=1.0,

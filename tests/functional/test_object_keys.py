@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, Pool, carry_out, pictures, plan_of, target
+from copypaste_cases import IDENTITY, Pool, carry_out, make_images, plan_of, target
 from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
@@ -28,7 +28,7 @@ def seeded():
 def bank():
     """One that remembers an object."""
     remembering = InstanceBank(4)
-    copypaste_batch(pictures(1), [target((0, 0, 4, 4), camera=torch.tensor([5]))], bank=remembering, p=0.0)
+    copypaste_batch(make_images(1), [target((0, 0, 4, 4), camera=torch.tensor([5]))], bank=remembering, p=0.0)
     return remembering
 
 
@@ -38,16 +38,16 @@ def pool():
 
 WAYS = {
     "plain": lambda targets, **settings: copypaste_batch(
-        pictures(len(targets)), targets, generator=seeded(), **PASTE, **settings
+        make_images(len(targets)), targets, generator=seeded(), **PASTE, **settings
     ),
     "bank": lambda targets, **settings: copypaste_batch(
-        pictures(len(targets)), targets, generator=seeded(), bank=bank(), **PASTE, **settings
+        make_images(len(targets)), targets, generator=seeded(), bank=bank(), **PASTE, **settings
     ),
     "pool": lambda targets, **settings: copypaste_batch(
-        pictures(len(targets)), targets, generator=seeded(), pool=pool(), **PASTE, **settings
+        make_images(len(targets)), targets, generator=seeded(), pool=pool(), **PASTE, **settings
     ),
     "jitter": lambda targets, **settings: large_scale_jitter_batch(
-        pictures(len(targets)), targets, generator=seeded(), **JITTER, **settings
+        make_images(len(targets)), targets, generator=seeded(), **JITTER, **settings
     ),
 }
 
@@ -65,11 +65,11 @@ def test_what_is_named_nowhere_passes_through_whatever_its_length(way, camera):
 def test_it_is_said_once_that_what_passes_through_has_as_many_rows_as_there_are_objects():
     targets = [target((0, 0, 4, 4), depth=torch.ones(1)), target((4, 4, 8, 8), (0, 0, 2, 2), depth=torch.ones(2))]
     with pytest.warns(UserWarning, match=r"'depth' has as many rows .* name it in object_keys"):
-        carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(), targets)
+        carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), targets)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(), targets)
-        large_scale_jitter_batch(pictures(), targets, **JITTER)
+        carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), targets)
+        large_scale_jitter_batch(make_images(), targets, **JITTER)
 
 
 @pytest.mark.parametrize(
@@ -85,16 +85,16 @@ def test_it_is_not_said_where_rows_are_not_as_many_or_nothing_is_pasted(depths, 
     targets = [target((0, 0, 4, 4), depth=depths[0]), target((4, 4, 8, 8), (0, 0, 2, 2), depth=depths[1])]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        carry_out(plan, pictures(), targets)
+        carry_out(plan, make_images(), targets)
 
 
 @pytest.mark.parametrize(("key", "settings"), [("scores", {}), ("id", {}), ("depth", {"object_keys": ("depth",)})])
 def test_known_and_named_keys_follow_their_objects(key, settings):
     own, given = target((0, 0, 1, 1), (5, 5, 8, 8)), target((7, 0, 8, 1), (0, 0, 2, 2))
     own[key], given[key] = torch.tensor([10, 11]), torch.tensor([20, 21])
-    after = carry_out(plan_of((0, 1, 1, IDENTITY)), pictures(), [own, given], **settings).targets[0]
+    after = carry_out(plan_of((0, 1, 1, IDENTITY)), make_images(), [own, given], **settings).targets[0]
     assert after[key].tolist() == [11, 21]
-    shown = large_scale_jitter_batch(pictures(), [own, given], **JITTER, min_area=5, **settings)[1][0]
+    shown = large_scale_jitter_batch(make_images(), [own, given], **JITTER, min_area=5, **settings)[1][0]
     assert shown[key].tolist() == [10, 11][len(own["labels"]) - len(shown["labels"]) :]
 
 
@@ -127,17 +127,17 @@ def test_positions_that_would_have_to_move_are_refused_by_name(way, key):
 
 def test_positions_in_a_type_of_torchvisions_are_refused_under_any_name():
     heads = tv_tensors.BoundingBoxes(torch.zeros(1, 4), format="XYXY", canvas_size=(8, 8))
-    with pytest.raises(ValueError, match=r"^targets\[0\]: 'heads' holds positions in the picture"):
-        copypaste_batch(pictures(), [target((0, 0, 4, 4), heads=heads)] * 2, p=1.0)
+    with pytest.raises(ValueError, match=r"^targets\[0\]: 'heads' holds positions in the image"):
+        copypaste_batch(make_images(), [target((0, 0, 4, 4), heads=heads)] * 2, p=1.0)
 
 
 def test_such_names_may_be_named_where_they_hold_no_positions():
     own, given = target((0, 0, 1, 1), points=torch.tensor([3])), target((4, 4, 8, 8), points=torch.tensor([9]))
     plan = plan_of((0, 1, 0, IDENTITY))
-    after = carry_out(plan, pictures(), [own, given], object_keys=("points",)).targets[0]
+    after = carry_out(plan, make_images(), [own, given], object_keys=("points",)).targets[0]
     assert after["points"].tolist() == [3, 9]
 
 
 def test_where_nothing_would_be_copied_nothing_is_refused():
     targets = [target((0, 0, 4, 4), obb=torch.zeros(1, 5))] * 2
-    assert copypaste_batch(pictures(), targets, p=0.0)[1] == targets
+    assert copypaste_batch(make_images(), targets, p=0.0)[1] == targets

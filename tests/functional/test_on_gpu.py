@@ -127,7 +127,7 @@ def test_nothing_but_the_read_back_waits_for_the_device(settings, batch_of):
 
 
 def class_maps_on(device):
-    """Three pictures of noise, each with two classes."""
+    """Three images of noise, each with two classes."""
     images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     maps = torch.zeros(3, 32, 48, dtype=torch.int64)
     for number, ids in enumerate(maps, start=1):

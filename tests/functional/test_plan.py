@@ -237,7 +237,7 @@ def test_a_plan_survives_json():
 
 @many(20)
 @given(SEEDS, st.sampled_from([0.0, 45.0]))
-def test_what_settings_let_be_drawn_in_large_pictures_can_be_replayed(seed, rotation):
+def test_what_settings_let_be_drawn_in_large_images_can_be_replayed(seed, rotation):
     scenes = [scene(8192, 8192)] * 2
     tiny = {"scale_range": (0.01, 0.01), "aspect_range": (0.1, 0.1), "placement": "random", "rotation": rotation}
     drawn(scenes, seed, p=1.0, **tiny).check(scenes)
@@ -262,7 +262,7 @@ def test_json_that_is_no_plan_is_an_error(text):
             {"to_source": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]},
             r"ValueError: plan: row 0: expected to_source to be 2 x 3 numbers, got \[",
         ),
-        ({"colour": [1, 1]}, r"ValueError: plan: row 0: expected colour to be 3 numbers, got \[1, 1\]"),
+        ({"color": [1, 1]}, r"ValueError: plan: row 0: expected color to be 3 numbers, got \[1, 1\]"),
         ({"target": 10**30}, "ValueError: plan: row 0: expected target to be a whole number, got 1000"),
         ({"color": [1, 1, 1]}, "unknown key 'color'"),
     ],
@@ -278,14 +278,20 @@ def test_a_printed_plan_says_what_each_image_receives():
     assert str(plan) == "image 0 receives object 2 of source 1, by [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]"
 
 
-def test_a_printed_plan_says_how_colours_change():
+def test_a_printed_plan_says_how_colors_change():
     plan = PastePlan.from_rows([(0, 1, 2, ((1, 0, 0), (0, 1, 0)), (0.5, 1, 1))])
-    assert str(plan).endswith("[0.0, 1.0, 0.0]], colours times [0.5, 1.0, 1.0]")
+    assert str(plan).endswith("[0.0, 1.0, 0.0]], colors times [0.5, 1.0, 1.0]")
 
 
-def test_a_row_of_json_may_leave_out_its_colour():
+def test_a_row_of_json_may_spell_its_color_as_before():
+    (row,) = json.loads(PastePlan.from_rows([(0, 1, 0, [[1, 0, 0], [0, 1, 0]], (0.5, 2.0, 1.0))]).to_json())
+    assert row.pop("color") == [0.5, 2.0, 1.0]
+    assert PastePlan.from_json(json.dumps([{**row, "colour": [0.5, 2.0, 1.0]}])).color.tolist() == [[0.5, 2.0, 1.0]]
+
+
+def test_a_row_of_json_may_leave_out_its_color():
     plan = PastePlan.from_json('[{"target": 0, "source": 1, "instance": 0, "to_source": [[1, 0, 0], [0, 1, 0]]}]')
-    assert plan.colour.tolist() == [[1, 1, 1]]
+    assert plan.color.tolist() == [[1, 1, 1]]
 
 
 @pytest.mark.parametrize("to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0))])
@@ -311,10 +317,10 @@ def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
 
 
 @pytest.mark.parametrize("factor", [-1, math.nan, math.inf])
-def test_factors_of_colour_that_are_none_are_an_error(factor):
+def test_factors_of_color_that_are_none_are_an_error(factor):
     scene = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), (1, factor, 1))])
-    with pytest.raises(ValueError, match="plan: expected factors of colour of 0 or more, got"):
+    with pytest.raises(ValueError, match="plan: expected factors of color of 0 or more, got"):
         plan.check([scene, scene])
 
 

@@ -18,7 +18,7 @@ EVERYTHING = {
 
 
 def batch(dtype):
-    """Four pictures of 32 pixels of noise, each with two objects."""
+    """Four images of 32 pixels of noise, each with two objects."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
     masks = torch.stack([block(2, 3, 14, 15, (32, 32)), block(16, 10, 30, 29, (32, 32))])
@@ -73,7 +73,7 @@ def test_within_an_autocast_region_the_same_is_pasted(dtype, settings, lower):
 
 @pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dtype", TYPES)
-def test_within_an_autocast_region_pictures_are_jittered_alike(dtype, lower):
+def test_within_an_autocast_region_images_are_jittered_alike(dtype, lower):
     expected = jittered(dtype)
     with torch.autocast("cpu", lower):
         assert_equal(jittered(dtype), expected)

@@ -1,4 +1,4 @@
-"""Windows, and the resampling of masks and colours."""
+"""Windows, and the resampling of masks and colors."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from test_copypaste_batch import many
 from torch.nn import functional
 
 from composer_copypaste.functional import resample as warp
-from composer_copypaste.functional.resample import resample_colours, resample_mask
+from composer_copypaste.functional.resample import resample_colors, resample_mask
 from composer_copypaste.functional.windows import Window
 
 
@@ -22,7 +22,7 @@ def whole(height, width):
     return Window(0, 0, height, width)
 
 
-def picture(height=8, width=8, channels=2):
+def make_image(height=8, width=8, channels=2):
     return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,11 +32,11 @@ def on_canvas(window, mask, size):
     return canvas
 
 
-def test_colours_are_the_same_in_a_gpus_few_steps_as_in_a_cpus_many(monkeypatch):
-    arguments = picture(), fixed((2.3, 0, -1.2), (0, 0.7, 0.4)), Window(1, 2, 7, 8), (8, 8)
-    one_by_one = resample_colours(*arguments)
+def test_colors_are_the_same_in_a_gpus_few_steps_as_in_a_cpus_many(monkeypatch):
+    arguments = make_image(), fixed((2.3, 0, -1.2), (0, 0.7, 0.4)), Window(1, 2, 7, 8), (8, 8)
+    one_by_one = resample_colors(*arguments)
     monkeypatch.setattr(warp, "_summed_one_by_one", warp._summed)
-    torch.testing.assert_close(resample_colours(*arguments), one_by_one)
+    torch.testing.assert_close(resample_colors(*arguments), one_by_one)
 
 
 WINDOWS = st.builds(Window, *[st.integers(-5, 20)] * 4)
@@ -62,30 +62,30 @@ def test_a_window_grows_on_each_side():
     assert Window(1, 4, 3, 6).grown(2) == Window(-1, 2, 5, 8)
 
 
-def test_colours_moved_by_whole_pixels_are_the_same_to_the_bit():
-    image = picture()
-    moved = resample_colours(image, fixed([1, 0, 2], [0, 1, 1]), Window(0, 0, 7, 6), (8, 8))
+def test_colors_moved_by_whole_pixels_are_the_same_to_the_bit():
+    image = make_image()
+    moved = resample_colors(image, fixed([1, 0, 2], [0, 1, 1]), Window(0, 0, 7, 6), (8, 8))
     assert torch.equal(moved, image[:, 1:, 2:])
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
-def test_colours_flipped_keep_their_type_and_their_bits(dtype):
-    image = (picture() * 255).to(dtype)
-    assert torch.equal(resample_colours(image, fixed([-1, 0, 8], [0, 1, 0]), whole(8, 8), (8, 8)), image.flip(-1))
+def test_colors_flipped_keep_their_type_and_their_bits(dtype):
+    image = (make_image() * 255).to(dtype)
+    assert torch.equal(resample_colors(image, fixed([-1, 0, 8], [0, 1, 0]), whole(8, 8), (8, 8)), image.flip(-1))
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (8, 8), (16, 16), (5, 13), (1, 1)])
-def test_whole_pictures_are_resized_as_torchs_antialiased_interpolation_does(size):
-    image = picture(8, 10)
+def test_whole_images_are_resized_as_torchs_antialiased_interpolation_does(size):
+    image = make_image(8, 10)
     height, width = size
-    ours = resample_colours(image, fixed([10 / width, 0, 0], [0, 8 / height, 0]), whole(height, width), size)
+    ours = resample_colors(image, fixed([10 / width, 0, 0], [0, 8 / height, 0]), whole(height, width), size)
     theirs = functional.interpolate(image[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (8, 8), (16, 16), (5, 13)])
 def test_whole_masks_are_resized_as_torchs_nearest_exact_does(size):
-    mask = (picture(8, 10, 1)[0] > 0.5).to(torch.uint8)
+    mask = (make_image(8, 10, 1)[0] > 0.5).to(torch.uint8)
     height, width = size
     window, ours = resample_mask(mask, fixed([10 / width, 0, 0], [0, 8 / height, 0]), whole(height, width))
     theirs = functional.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
@@ -93,8 +93,8 @@ def test_whole_masks_are_resized_as_torchs_nearest_exact_does(size):
 
 
 def test_a_quarter_turn_is_exact():
-    image, turn = picture(), fixed([0, 1, 0], [-1, 0, 8])
-    turned = resample_colours(image, turn, whole(8, 8), (8, 8))
+    image, turn = make_image(), fixed([0, 1, 0], [-1, 0, 8])
+    turned = resample_colors(image, turn, whole(8, 8), (8, 8))
     torch.testing.assert_close(turned, image.rot90(-1, (1, 2)), rtol=0, atol=1e-6)
     mask = (image[0] > 0.5).to(torch.uint8)
     window, turned = resample_mask(mask, turn, whole(8, 8))
@@ -102,8 +102,8 @@ def test_a_quarter_turn_is_exact():
 
 
 def test_beyond_the_sources_edge_its_edge_goes_on():
-    image = picture()
-    beyond = resample_colours(image, fixed([1, 0, 20], [0, 1, 0]), whole(8, 3), (8, 3))
+    image = make_image()
+    beyond = resample_colors(image, fixed([1, 0, 20], [0, 1, 0]), whole(8, 3), (8, 3))
     assert torch.equal(beyond, image[:, :, -1:].expand(-1, -1, 3))
 
 
@@ -129,18 +129,18 @@ def test_any_affine_map_equals_the_slow_reference(along_x, along_y, upright, see
     np.testing.assert_array_equal(landed.numpy(), nearest(mask.numpy(), to_source, size))
     everywhere = np.ones(size, dtype=bool)
     across, down = (tent(row, size, everywhere, side) for row, side in zip(to_source, sides[1::-1], strict=True))
-    colours = np.einsum("py,cyx,px->cp", down, image.numpy(), across).reshape(2, *size)
-    shown = resample_colours(image, to_source, whole(*size), size)
-    np.testing.assert_allclose(shown.numpy(), colours, rtol=0, atol=1e-5)
+    colors = np.einsum("py,cyx,px->cp", down, image.numpy(), across).reshape(2, *size)
+    shown = resample_colors(image, to_source, whole(*size), size)
+    np.testing.assert_allclose(shown.numpy(), colors, rtol=0, atol=1e-5)
 
 
 @many(50)
 @given(MAPS, MAPS, st.booleans())
-def test_the_part_of_a_window_shows_the_part_of_the_picture(along_x, along_y, upright):
+def test_the_part_of_a_window_shows_the_part_of_the_image(along_x, along_y, upright):
     if upright:
         along_x, along_y = (along_x[0], 0, along_x[2]), (0, along_y[1], along_y[2])
     assume(abs(along_x[0] * along_y[1] - along_x[1] * along_y[0]) > 1e-4)
     to_source, part = fixed(along_x, along_y), Window(2, 1, 6, 4)
-    image = picture()
-    everything = resample_colours(image, to_source, whole(8, 8), (8, 8))
-    assert torch.equal(resample_colours(image, to_source, part, (8, 8)), everything[:, *part.slices])
+    image = make_image()
+    everything = resample_colors(image, to_source, whole(8, 8), (8, 8))
+    assert torch.equal(resample_colors(image, to_source, part, (8, 8)), everything[:, *part.slices])

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from copypaste_cases import Pool, pictures, target
+from copypaste_cases import Pool, make_images, target
 
 from composer_copypaste.functional.copypaste import copypaste_batch, plan_batch
 
@@ -15,7 +15,7 @@ GIVEN = target((0, 0, 2, 2), (3, 0, 6, 3), (0, 4, 4, 8), labels=[1, 2, 3])  # of
 def received(given=GIVEN, **settings):
     """The labels of what an empty image receives, all that may be copied, where it lies in its source."""
     generator = torch.Generator().manual_seed(0)
-    _, after = copypaste_batch(pictures(), [target(), given], generator=generator, **{**ALL_IN_PLACE, **settings})
+    _, after = copypaste_batch(make_images(), [target(), given], generator=generator, **{**ALL_IN_PLACE, **settings})
     return after[0]["labels"].tolist()
 
 
@@ -65,7 +65,7 @@ def test_a_label_of_weight_0_is_never_copied():
 def test_a_label_of_a_large_weight_comes_first():
     drawn = [
         copypaste_batch(
-            pictures(),
+            make_images(),
             [target(), GIVEN],
             generator=torch.Generator().manual_seed(seed),
             **{**ALL_IN_PLACE, "p_instance": None, "label_weights": {2: 1e6}, "max_copied_instances": 1},

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, block, carry_out, pictures, plan_of
+from copypaste_cases import IDENTITY, SIDE, block, carry_out, make_images, plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 from test_copypaste_batch import many
@@ -21,15 +21,15 @@ def classes(background, *painted):
 
 
 def pasted(targets, **settings):
-    return copypaste_batch(pictures(len(targets)), targets, generator=torch.Generator().manual_seed(0), **settings)
+    return copypaste_batch(make_images(len(targets)), targets, generator=torch.Generator().manual_seed(0), **settings)
 
 
-def test_a_class_brings_its_id_and_its_colours():
+def test_a_class_brings_its_id_and_its_colors():
     targets = torch.stack([classes(0), classes(0, (3, 2, 2, 5, 5))])
     images, after = pasted(targets, **EVERYTHING)
     here = block(2, 2, 5, 5).bool()
     assert torch.equal(after[0], targets[1])
-    assert torch.equal(images[0], torch.where(here, pictures()[1], pictures()[0]))
+    assert torch.equal(images[0], torch.where(here, make_images()[1], make_images()[0]))
 
 
 def test_the_background_is_never_copied_whatever_its_id():
@@ -60,13 +60,13 @@ def test_only_the_chosen_classes_are_copied():
 def test_the_class_pasted_last_lies_on_top():
     targets = torch.stack([classes(0), classes(0, (3, 0, 0, 2, 2)), classes(0, (4, 0, 0, 2, 1))])
     plan = plan_of((0, 1, 1, IDENTITY), (0, 2, 1, IDENTITY))
-    after = carry_out(plan, pictures(3), targets).targets
+    after = carry_out(plan, make_images(3), targets).targets
     assert torch.equal(after[0], classes(0, (3, 0, 0, 2, 2), (4, 0, 0, 2, 1)))
 
 
 def test_pieces_of_one_class_are_one_object():
     targets = torch.stack([classes(0), classes(0, (3, 0, 0, 1, 1), (3, 7, 7, 8, 8))])
-    result = carry_out(plan_of((0, 1, 1, IDENTITY)), pictures(), targets)
+    result = carry_out(plan_of((0, 1, 1, IDENTITY)), make_images(), targets)
     assert torch.equal(result.targets[0], targets[1])
     assert sum(result.added) == 1
 
@@ -87,10 +87,10 @@ def test_class_ids_keep_their_type(dtype):
 
 @many(40)
 @given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 20))
-def test_drawn_maps_receive_ids_exactly_where_their_pictures_receive_colours(seed, height, width):
+def test_drawn_maps_receive_ids_exactly_where_their_images_receive_colors(seed, height, width):
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(0, 4, (3, height, width), generator=generator)
-    images = (targets[:, None] * 60).to(torch.uint8)  # the colour says the class
+    images = (targets[:, None] * 60).to(torch.uint8)  # the color says the class
     before = targets.clone()
     images, after = copypaste_batch(
         images, targets, generator=generator, p=1.0, scale_range=(1.0, 1.0), jitter="instance", placement="random"
@@ -101,7 +101,7 @@ def test_drawn_maps_receive_ids_exactly_where_their_pictures_receive_colours(see
 
 def test_maps_of_another_size_are_an_error():
     with pytest.raises(ValueError, match=r"class ids of the images' size \[\(8, 8\)\], got \(4, 8\)"):
-        copypaste_batch(list(pictures()), torch.zeros(2, 4, 8).long())
+        copypaste_batch(list(make_images()), torch.zeros(2, 4, 8).long())
 
 
 def test_maps_of_background_alone_are_warned_about():

@@ -5,7 +5,7 @@ The first image receives what the second one has. Pixel (x, y) of the second is 
 
 import pytest
 import torch
-from copypaste_cases import Pool, pictures, target
+from copypaste_cases import Pool, make_images, target
 
 from composer_copypaste.functional.copypaste import copypaste_batch
 
@@ -16,7 +16,9 @@ THREE = target((0, 0, 2, 1), (4, 0, 8, 2), (4, 4, 8, 8))
 def received(given, own=(), seed=0, **settings):
     """The first image and the boxes of what it received."""
     generator = torch.Generator().manual_seed(seed)
-    images, after = copypaste_batch(pictures(), [target(*own), given], generator=generator, **{**AS_IT_IS, **settings})
+    images, after = copypaste_batch(
+        make_images(), [target(*own), given], generator=generator, **{**AS_IT_IS, **settings}
+    )
     return images[0, 0], after[0]["boxes"][len(own) :].tolist()
 
 
@@ -37,8 +39,8 @@ def areas(found):
 @pytest.mark.filterwarnings("ignore:copy-paste changed nothing")
 def test_p_1_always_gives_and_p_0_never():
     assert received(THREE, p=1.0)[1] == THREE["boxes"].tolist()
-    picture, found = received(THREE, p=0.0)
-    assert torch.equal(picture, pictures()[0, 0])
+    image, found = received(THREE, p=0.0)
+    assert torch.equal(image, make_images()[0, 0])
     assert not found
 
 
@@ -55,9 +57,9 @@ def test_at_most_so_many_objects_are_copied(most):
 
 
 def test_a_horizontal_flip_puts_the_left_on_the_right():
-    picture, found = received(target((0, 0, 2, 1)), p_flip=1.0)
+    image, found = received(target((0, 0, 2, 1)), p_flip=1.0)
     assert found == [[6, 0, 8, 1]]
-    assert picture[0, 5:].tolist() == [5, 101, 100]
+    assert image[0, 5:].tolist() == [5, 101, 100]
 
 
 def test_a_source_is_jittered_as_a_whole_and_an_instance_about_its_own_middle():
@@ -70,7 +72,7 @@ def test_a_source_is_jittered_as_a_whole_and_an_instance_about_its_own_middle():
 def test_each_instance_is_flipped_or_not_on_its_own():
     two = target((0, 0, 2, 1), (0, 4, 2, 5))
     drawn = [received(two, seed=seed, p_flip=0.5, jitter="instance")[0] for seed in range(40)]
-    firsts = {(int(picture[0, 0]), int(picture[4, 0])) for picture in drawn}
+    firsts = {(int(image[0, 0]), int(image[4, 0])) for image in drawn}
     assert firsts == {(100, 140), (100, 141), (101, 140), (101, 141)}
 
 
@@ -97,8 +99,8 @@ def leanings(rotation):
     """How a bar of 6 x 2 pixels comes out of 40 draws: level, leaning to the left or to the right, or upright."""
     found = set()
     for seed in range(40):
-        picture, [(x1, y1, x2, y2)] = received(target((1, 3, 7, 5)), seed=seed, rotation=rotation, jitter="instance")
-        y, x = torch.nonzero(picture >= 100).double().T
+        image, [(x1, y1, x2, y2)] = received(target((1, 3, 7, 5)), seed=seed, rotation=rotation, jitter="instance")
+        y, x = torch.nonzero(image >= 100).double().T
         lean = ((x - x.mean()) * (y - y.mean())).mean().item()
         found.add("upright" if y2 - y1 > x2 - x1 else "level" if abs(lean) < 0.1 else "right" if lean < 0 else "left")
     return found
@@ -120,7 +122,7 @@ def test_a_source_made_smaller_keeps_what_is_between_its_objects():
     assert areas([one, other]) == [4, 4]
 
 
-def test_at_random_inside_all_of_an_object_is_in_the_picture():
+def test_at_random_inside_all_of_an_object_is_in_the_image():
     found = many((0, 0, 4, 4), placement="random")
     assert set(areas(found)) == {16}
     assert len(set(found)) > 10
@@ -148,7 +150,7 @@ def cut_outs(**settings):
     pool = Pool((1, torch.full((3, 2, 2), 200, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.uint8)))
     settings = {**AS_IT_IS, "p_pool": 1.0, "pool_scale_range": (1.0, 1.0), "pool_instances": (1, 1), **settings}
     generator = torch.Generator().manual_seed(0)
-    images, (after,) = copypaste_batch(pictures(1), [target()], generator=generator, pool=pool, **settings)
+    images, (after,) = copypaste_batch(make_images(1), [target()], generator=generator, pool=pool, **settings)
     assert torch.equal(images[0, 0] == 200, after["masks"].any(dim=0))
     return after["boxes"].tolist()
 

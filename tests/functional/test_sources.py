@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, Pool, block, carry_out, pictures, plan_of, target
+from copypaste_cases import IDENTITY, SIDE, Pool, block, carry_out, make_images, plan_of, target
 from hypothesis import given
 from hypothesis import strategies as st
 from test_copypaste_batch import many, plain
@@ -18,17 +18,17 @@ from composer_copypaste.functional.copypaste import NothingPastedWarning, copypa
 AS_IT_IS = {"p": 1.0, "p_pool": 1.0, "pool_scale_range": (1.0, 1.0), "p_flip": 0.0}
 
 
-def cut_out(label, height=2, width=3, colour=200):
-    """A rectangle of one colour, whose first pixel is not the object's."""
+def cut_out(label, height=2, width=3, color=200):
+    """A rectangle of one color, whose first pixel is not the object's."""
     mask = torch.ones(height, width, dtype=torch.uint8)
     mask[0, 0] = 0
-    return label, torch.full((3, height, width), colour, dtype=torch.uint8), mask
+    return label, torch.full((3, height, width), color, dtype=torch.uint8), mask
 
 
 def drawn(pool, seed=0, targets=None, **settings):
     targets = [target()] if targets is None else targets
     generator = torch.Generator().manual_seed(seed)
-    return plan_batch(pictures(len(targets)), targets, generator=generator, pool=pool, **{**AS_IT_IS, **settings})
+    return plan_batch(make_images(len(targets)), targets, generator=generator, pool=pool, **{**AS_IT_IS, **settings})
 
 
 def labels_drawn(pool, seeds=300, **settings):
@@ -38,10 +38,12 @@ def labels_drawn(pool, seeds=300, **settings):
 
 def test_an_image_without_annotations_receives_a_cut_out():
     plan = plan_of((0, 1, 0, ((1, 0, -4), (0, 1, -3))))
-    result = carry_out(plan, pictures(1), [target()], pool=Pool(cut_out(7)))
+    result = carry_out(plan, make_images(1), [target()], pool=Pool(cut_out(7)))
     mask = block(4, 3, 7, 5)
     mask[3, 4] = 0
-    assert torch.equal(result.images[0], torch.where(mask.bool(), torch.tensor(200, dtype=torch.uint8), pictures()[0]))
+    assert torch.equal(
+        result.images[0], torch.where(mask.bool(), torch.tensor(200, dtype=torch.uint8), make_images()[0])
+    )
     (after,) = result.targets
     assert torch.equal(after["masks"], mask[None])
     assert after["boxes"].tolist() == [[4, 3, 7, 5]]
@@ -49,19 +51,19 @@ def test_an_image_without_annotations_receives_a_cut_out():
     assert result.added == [1]
 
 
-def test_in_floating_point_its_colours_lie_from_0_to_1():
+def test_in_floating_point_its_colors_lie_from_0_to_1():
     for dtype in (torch.float32, torch.bfloat16):
-        images = (pictures(1) / 255).to(dtype)
-        after = carry_out(plan_of((0, 1, 0, IDENTITY)), images, [target()], pool=Pool(cut_out(7, colour=51))).images
+        images = (make_images(1) / 255).to(dtype)
+        after = carry_out(plan_of((0, 1, 0, IDENTITY)), images, [target()], pool=Pool(cut_out(7, color=51))).images
         assert after.dtype == dtype
         assert after[0, :, 1, 1].tolist() == [torch.tensor(0.2).to(dtype)] * 3
 
 
 def test_its_sources_come_after_those_of_the_bank():
     bank = InstanceBank(3)
-    copypaste_batch(pictures(1), [target((0, 0, 2, 2), (4, 4, 6, 6), labels=[1, 2])], bank=bank, p=0.0)
+    copypaste_batch(make_images(1), [target((0, 0, 2, 2), (4, 4, 6, 6), labels=[1, 2])], bank=bank, p=0.0)
     rows = plan_of((0, 2, 0, ((1, 0, -2), (0, 1, -2))), (0, 3, 0, ((1, 0, 0), (0, 1, -6))))
-    after = carry_out(rows, pictures(1), [target()], bank=bank, pool=Pool(cut_out(7), cut_out(8)))
+    after = carry_out(rows, make_images(1), [target()], bank=bank, pool=Pool(cut_out(7), cut_out(8)))
     assert after.targets[0]["labels"].tolist() == [2, 7]
     plans = [drawn(Pool(cut_out(7), cut_out(8)), seed) for seed in range(20)]
     assert set(torch.cat([plan.source for plan in plans]).tolist()) == {1, 2}
@@ -112,18 +114,18 @@ def test_only_cut_outs_that_may_be_copied_are_drawn():
     assert set(labels_drawn(pool, 20, labels=(2, 3))) == {2, 3}
     assert set(labels_drawn(pool, 20, area_range=(5.0, 12.0))) == {2}
     assert set(labels_drawn(pool, 20, area_range=(5.0, 20.0), labels=(1, 3))) == {3}
-    pool.pictures = np.array([40, 40, 16])
+    pool.images = np.array([40, 40, 16])
     other = Pool(*pool.cut_outs)
-    other.pictures = np.array([40, 40, 16])
+    other.images = np.array([40, 40, 16])
     assert set(labels_drawn(other, 20, relative_area_range=(0.2, 0.9))) == {2}
 
 
 @pytest.mark.parametrize("function", [copypaste_batch, plan_batch])
 def test_a_pool_of_which_nothing_may_be_copied_is_an_error(function):
     with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-out may be copied; see categories, category_w"):
-        function(pictures(), [target()] * 2, pool=Pool(cut_out(1)), labels=(2,))
+        function(make_images(), [target()] * 2, pool=Pool(cut_out(1)), labels=(2,))
     with pytest.raises(ValueError, match=r"^pool: none of its 1 cut-out may be copied"):
-        function(pictures(), [target()] * 2, pool=Pool(cut_out(1)), label_weights={1: 0.0})
+        function(make_images(), [target()] * 2, pool=Pool(cut_out(1)), label_weights={1: 0.0})
 
 
 @many(60)
@@ -158,19 +160,19 @@ def test_cut_outs_may_be_put_partly_outside_and_kept_from_what_is_there():
 def test_without_a_pool_its_settings_change_nothing():
     targets = [target((0, 0, 4, 4), (2, 2, 8, 8))] * 3
     knobs = ({}, {"p_pool": 0.9, "pool_instances": (7, 8), "pool_scale_range": (1.0, 1.0)})
-    plans = [plan_batch(pictures(3), targets, generator=torch.Generator().manual_seed(0), p=1.0, **k) for k in knobs]
+    plans = [plan_batch(make_images(3), targets, generator=torch.Generator().manual_seed(0), p=1.0, **k) for k in knobs]
     assert plans[0].to_json() == plans[1].to_json()
 
 
 def test_a_batch_of_one_with_a_pool_is_no_reason_to_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error", NothingPastedWarning)
-        copypaste_batch(pictures(1), [target()], pool=Pool(cut_out(1)), p_pool=0.1)
+        copypaste_batch(make_images(1), [target()], pool=Pool(cut_out(1)), p_pool=0.1)
 
 
 def test_class_id_maps_receive_the_labels_of_cut_outs():
     ids = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
-    result = carry_out(plan_of((0, 1, 0, ((1, 0, -4), (0, 1, -3)))), pictures(1), ids, pool=Pool(cut_out(7)))
+    result = carry_out(plan_of((0, 1, 0, ((1, 0, -4), (0, 1, -3)))), make_images(1), ids, pool=Pool(cut_out(7)))
     expected = block(4, 3, 7, 5) * 7
     expected[3, 4] = 0
     assert torch.equal(result.targets[0], expected)
@@ -178,7 +180,7 @@ def test_class_id_maps_receive_the_labels_of_cut_outs():
 
 def test_targets_of_boxes_alone_receive_the_box_of_a_cut_out():
     alone = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int32)}
-    result = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), [alone], pool=Pool(cut_out(7)))
+    result = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1), [alone], pool=Pool(cut_out(7)))
     assert plain(result.targets) == [
         {"boxes": (torch.float32, (1, 4), [[0, 0, 3, 2]]), "labels": plain(torch.tensor([7], dtype=torch.int32))}
     ]
@@ -186,20 +188,20 @@ def test_targets_of_boxes_alone_receive_the_box_of_a_cut_out():
 
 def test_cut_outs_have_no_labelled_keypoints_and_no_other_field():
     given_ = target(keypoints=torch.zeros(0, 17, 3))
-    result = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), [given_], pool=Pool(cut_out(7)))
+    result = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1), [given_], pool=Pool(cut_out(7)))
     assert torch.equal(result.targets[0]["keypoints"], torch.zeros(1, 17, 3))
     for plan in (plan_of((0, 1, 0, IDENTITY)), plan_of()):
         with pytest.raises(ValueError, match=r"^targets: 'scores' has a row for each object, but cut-outs of the pool"):
-            carry_out(plan, pictures(1), [target(scores=torch.zeros(0))], pool=Pool(cut_out(7)))
+            carry_out(plan, make_images(1), [target(scores=torch.zeros(0))], pool=Pool(cut_out(7)))
 
 
 def test_images_that_are_not_rgb_are_an_error():
     with pytest.raises(ValueError, match=r"^pool: its cut-outs are RGB, expected images of 3 channels, got 1$"):
-        carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1)[:, :1], [target()], pool=Pool(cut_out(7)))
+        carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1)[:, :1], [target()], pool=Pool(cut_out(7)))
 
 
 def test_a_cut_out_without_a_finite_box_is_an_error():
     pool = Pool(cut_out(1))
     pool.boxes = np.full((1, 4), np.nan)
     with pytest.raises(ValueError, match="expected a finite box, got"):
-        carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), [target()], pool=pool)
+        carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1), [target()], pool=pool)

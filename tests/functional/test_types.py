@@ -1,8 +1,8 @@
-"""What comes back has the types that were given, or such as hold it: hand-written plans on small pictures."""
+"""What comes back has the types that were given, or such as hold it: hand-written plans on small images."""
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, pictures, plan_of, target
+from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, make_images, plan_of, target
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -19,7 +19,7 @@ def _on_each_engine(request, monkeypatch):
 
 
 def wide(*rectangles, side=300, **fields):
-    """A target in a picture of that side, and the picture."""
+    """A target in an image of that side, and the image."""
     masks = torch.zeros(len(rectangles), side, side, dtype=torch.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, rectangles, strict=True):
         mask[y1:y2, x1:x2] = 1
@@ -61,7 +61,7 @@ def test_boxes_and_areas_of_a_type_too_narrow_for_the_images_come_in_float32_for
 @pytest.mark.parametrize("dtype", [*NARROW, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64])
 def test_boxes_and_areas_keep_a_type_that_holds_all_there_can_be(dtype):
     targets = [target(area=torch.zeros(0)), target((2, 3, 6, 5), area=torch.zeros(1))]
-    after = carry_out(OVER, pictures(), [in_types(fields, boxes=dtype, area=dtype) for fields in targets]).targets
+    after = carry_out(OVER, make_images(), [in_types(fields, boxes=dtype, area=dtype) for fields in targets]).targets
     assert [fields[key].dtype for fields in after for key in ("boxes", "area")] == [dtype] * 4
     assert (after[0]["boxes"].tolist(), after[0]["area"].tolist()) == ([[2, 3, 6, 5]], [8])
 
@@ -72,7 +72,7 @@ def test_own_boxes_keep_every_digit_beside_those_of_a_narrow_type():
         {**target((0, 0, 2, 2)), "boxes": own, "area": torch.tensor([2**24 + 1])},
         in_types(target((5, 5, 7, 7), area=torch.ones(1)), boxes=torch.bfloat16, area=torch.float16),
     ]
-    after = carry_out(OVER, pictures(), targets).targets
+    after = carry_out(OVER, make_images(), targets).targets
     assert after[0]["boxes"].tolist() == [own[0].tolist(), [5, 5, 7, 7]]
     assert after[0]["area"].tolist() == [2**24 + 1, 4]
 
@@ -89,7 +89,7 @@ def test_labels_come_in_a_type_that_holds_those_of_all_targets(own, given, commo
     targets = [target((0, 0, 2, 2)), target((5, 5, 7, 7)), target((0, 0, 1, 1))]
     for fields, (dtype, label) in zip(targets, (own, given, own), strict=True):
         fields["labels"] = torch.tensor([label], dtype=dtype)
-    after = carry_out(OVER, pictures(3), targets).targets
+    after = carry_out(OVER, make_images(3), targets).targets
     assert [fields["labels"].tolist() for fields in after] == [[own[1], given[1]], [given[1]], [own[1]]]
     assert [fields["labels"].dtype for fields in after] == [common] * 3
 
@@ -105,7 +105,7 @@ def test_labels_come_in_a_type_that_holds_those_of_all_targets(own, given, commo
 )
 def test_further_fields_come_in_a_type_that_holds_those_of_all_targets(own, given):
     targets = [target((0, 0, 2, 2), scores=own), target((5, 5, 7, 7), scores=given)]
-    after = carry_out(OVER, pictures(), targets).targets
+    after = carry_out(OVER, make_images(), targets).targets
     assert after[0]["scores"].tolist() == [*own.tolist(), *given.tolist()]
     assert after[0]["scores"].dtype == after[1]["scores"].dtype
 
@@ -113,7 +113,7 @@ def test_further_fields_come_in_a_type_that_holds_those_of_all_targets(own, give
 def test_targets_without_objects_have_no_say_in_types():
     empty = {**target(), "boxes": torch.zeros(0, 4, dtype=torch.float64), "labels": torch.zeros(0, dtype=torch.int32)}
     after = carry_out(
-        OVER, pictures(), [empty | {"scores": torch.zeros(0)}, target((5, 5, 7, 7), scores=torch.ones(1).long())]
+        OVER, make_images(), [empty | {"scores": torch.zeros(0)}, target((5, 5, 7, 7), scores=torch.ones(1).long())]
     )
     assert [fields["labels"].dtype for fields in after.targets] == [torch.int64] * 2
     assert [fields["scores"].dtype for fields in after.targets] == [torch.int64] * 2
@@ -133,19 +133,19 @@ def test_a_label_from_beyond_the_batch_comes_in_a_type_that_holds_it(source, cla
     mask = torch.ones(2, 2, dtype=torch.uint8)
     pool = Pool((300, torch.full((3, 2, 2), 9, dtype=torch.uint8), mask))
     bank = InstanceBank(4)
-    copypaste_batch(pictures(1), [target((0, 0, 2, 2), labels=[300])], bank=bank, p=0.0)
+    copypaste_batch(make_images(1), [target((0, 0, 2, 2), labels=[300])], bank=bank, p=0.0)
     ids, objects = torch.zeros(1, SIDE, SIDE, dtype=dtype), [in_types(target((4, 4, 6, 6)), labels=dtype)]
     beyond = {source: bank if source == "bank" else pool}
-    after = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), ids if classes else objects, **beyond).targets
+    after = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1), ids if classes else objects, **beyond).targets
     labels = sorted(set(after.flatten().tolist())) if classes else after[0]["labels"].tolist()
     assert labels == ([0, 300] if classes else [1, 300])
 
 
 def test_a_further_field_from_the_bank_comes_in_a_type_that_holds_it():
     bank = InstanceBank(4)
-    copypaste_batch(pictures(1), [target((0, 0, 2, 2), scores=torch.tensor([0.25]))], bank=bank, p=0.0)
+    copypaste_batch(make_images(1), [target((0, 0, 2, 2), scores=torch.tensor([0.25]))], bank=bank, p=0.0)
     targets = [target((4, 4, 6, 6), scores=torch.tensor([3]))]
-    (after,) = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(1), targets, bank=bank).targets
+    (after,) = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1), targets, bank=bank).targets
     assert after["scores"].tolist() == [3, 0.25]
 
 
@@ -160,7 +160,7 @@ def test_large_scale_jitter_gives_boxes_and_areas_in_a_type_that_holds_them(mask
         {key: values for key, values in fields.items() if masks or key != "masks"}, boxes=dtype, area=dtype
     )
     settings = {"size": (2056, 2056), "scale_range": (1.0, 1.0), "p_flip": 0.0}
-    _, (after,) = large_scale_jitter_batch(pictures(1), [fields], **settings)
+    _, (after,) = large_scale_jitter_batch(make_images(1), [fields], **settings)
     assert after["boxes"].tolist() == [[0, 0, 7 * 257, 2056]]
     assert after["area"].tolist() == [7 * 257 * 2056]
     assert after["boxes"].dtype == after["area"].dtype == torch.float32
@@ -170,7 +170,7 @@ def test_large_scale_jitter_gives_boxes_and_areas_in_a_type_that_holds_them(mask
 def test_large_scale_jitter_of_boxes_alone_rounds_no_box_to_whole_pixels(dtype):
     fields = {key: values for key, values in target((1, 2, 2, 7), area=torch.zeros(1)).items() if key != "masks"}
     options = {"size": (20, 20), "scale_range": (0.2, 0.2), "p_flip": 0.0}
-    _, (after,) = large_scale_jitter_batch(pictures(1), [in_types(fields, boxes=dtype, area=dtype)], **options)
+    _, (after,) = large_scale_jitter_batch(make_images(1), [in_types(fields, boxes=dtype, area=dtype)], **options)
     assert after["boxes"].tolist() == [[0.5, 1, 1, 3.5]]
     assert after["area"].tolist() == [1.25]
     assert after["boxes"].dtype == after["area"].dtype == torch.float32
@@ -179,7 +179,7 @@ def test_large_scale_jitter_of_boxes_alone_rounds_no_box_to_whole_pixels(dtype):
 def test_large_scale_jitter_of_class_ids_of_several_types_gives_one_that_holds_them():
     maps = [torch.full((SIDE, SIDE), 7, dtype=torch.uint8), torch.full((SIDE, SIDE), 300)]
     settings = {"size": (16, 16), "scale_range": (1.0, 1.0)}
-    _, after = large_scale_jitter_batch(pictures(), maps, **settings)
+    _, after = large_scale_jitter_batch(make_images(), maps, **settings)
     assert [set(ids.flatten().tolist()) for ids in after] == [{7}, {300}]
 
 
@@ -193,7 +193,7 @@ FULL_AND_255[:, 4:6, 4:6] = 255
 @pytest.mark.parametrize("settings", [{"plan": OVER}, {"plan": plan_of()}, {"p": 0.0}], ids=["one", "none", "p 0"])
 def test_masks_come_back_as_0_and_1_in_every_image(settings):
     given = [{**target((4, 4, 6, 6)), "masks": FULL_AND_255}] * 3
-    _, after = copypaste_batch(pictures(3), given, **settings)
+    _, after = copypaste_batch(make_images(3), given, **settings)
     assert all(set(fields["masks"].flatten().tolist()) == {0, 1} for fields in after)
     assert all(fields["masks"].sum(dim=(1, 2)).tolist() == [4] * len(fields["masks"]) for fields in after[1:])
     assert FULL_AND_255.max() == 255
@@ -202,7 +202,7 @@ def test_masks_come_back_as_0_and_1_in_every_image(settings):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool])
 def test_masks_of_0_and_1_are_not_copied_where_nothing_was_pasted(dtype):
     given = [in_types(target((4, 4, 6, 6)), masks=dtype) for _ in range(3)]
-    _, after = copypaste_batch(pictures(3), given, plan=OVER)
+    _, after = copypaste_batch(make_images(3), given, plan=OVER)
     assert [fields["masks"].data_ptr() for fields in after[1:]] == [fields["masks"].data_ptr() for fields in given[1:]]
 
 
@@ -220,7 +220,7 @@ def tv_target(*rectangles, kind="XYXY", **fields):
 
 
 def tv_batch(kind="XYXY"):
-    images = [tv_tensors.Image(image) for image in pictures(3)]
+    images = [tv_tensors.Image(image) for image in make_images(3)]
     return images, [tv_target((0, 0, 3, 3), kind=kind), tv_target((4, 5, 7, 7), kind=kind), tv_target(kind=kind)]
 
 
@@ -243,7 +243,7 @@ def test_tv_tensors_keep_their_types_and_formats(kind):
         assert type(fields["masks"]) is tv_tensors.Mask
         assert type(fields["labels"]) is torch.Tensor
     assert xyxy(after[0]["boxes"]) == [[0, 0, 3, 3], [4, 5, 7, 7]]
-    assert torch.equal(pasted[0][:, 5:7, 4:7], pictures()[1][:, 5:7, 4:7])
+    assert torch.equal(pasted[0][:, 5:7, 4:7], make_images()[1][:, 5:7, 4:7])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,31 +284,31 @@ def test_centres_at_half_pixels_come_in_a_type_that_holds_them():
         fields["boxes"] = tv_tensors.BoundingBoxes(
             torch.zeros_like(fields["boxes"]), format="CXCYWH", canvas_size=(8, 8)
         )
-    _, after = copypaste_batch(pictures(3), targets, plan=OVER)
+    _, after = copypaste_batch(make_images(3), targets, plan=OVER)
     assert [fields["boxes"].dtype for fields in after] == [torch.float32] * 3
     targets[1]["boxes"] = tv_tensors.BoundingBoxes([[5, 6, 4, 4]], format="CXCYWH", canvas_size=(8, 8))
-    _, after = copypaste_batch(pictures(3), targets, plan=OVER)
+    _, after = copypaste_batch(make_images(3), targets, plan=OVER)
     assert after[0]["boxes"].tolist() == [[0, 0, 0, 0], [5.5, 6, 3, 2]]
 
 
 def test_boxes_on_which_nothing_landed_come_back_to_the_bit():
     own = torch.tensor([[0.1, 0.7, 0.3, 2.2]])
     fields = {**target((0, 0, 2, 2)), "boxes": tv_tensors.BoundingBoxes(own, format="CXCYWH", canvas_size=(SIDE, SIDE))}
-    _, after = copypaste_batch(pictures(3), [fields, target((5, 5, 7, 7)), fields], plan=OVER)
+    _, after = copypaste_batch(make_images(3), [fields, target((5, 5, 7, 7)), fields], plan=OVER)
     assert torch.equal(after[0]["boxes"][:1], own)
     assert torch.equal(after[2]["boxes"], own)
 
 
 def test_images_of_tv_tensors_are_pasted_from_a_bank_and_class_ids_stay_a_mask():
     bank = InstanceBank(4)
-    images, maps = tv_tensors.Image(pictures()), tv_tensors.Mask(torch.zeros(2, SIDE, SIDE, dtype=torch.uint8))
+    images, maps = tv_tensors.Image(make_images()), tv_tensors.Mask(torch.zeros(2, SIDE, SIDE, dtype=torch.uint8))
     maps[1, :3, :3] = 7
     pasted, after = copypaste_batch(images, maps, bank=bank, p=0.0)
     assert (type(pasted), type(after)) == (tv_tensors.Image, tv_tensors.Mask)
     pasted, after = copypaste_batch(images, maps, bank=bank, plan=plan_of((0, 2, 0, IDENTITY)))
     assert (type(pasted), type(after)) == (tv_tensors.Image, tv_tensors.Mask)
     assert (after[0] == 7).sum() == 9
-    assert all(type(image) is torch.Tensor for picture in bank.pictures for image in picture.images)
+    assert all(type(image) is torch.Tensor for image in bank.images for image in image.images)
     framed, ids = large_scale_jitter_batch(images, maps, size=(16, 16))
     assert (type(framed), type(ids), ids.shape) == (tv_tensors.Image, tv_tensors.Mask, (2, 16, 16))
 
@@ -325,6 +325,6 @@ def test_types_of_torchvision_do_not_depend_on_what_its_functions_return():
 @pytest.mark.parametrize("kind", [list, tuple])
 @pytest.mark.parametrize("settings", [{"plan": OVER}, {"plan": plan_of()}, {"p": 0.0}], ids=["one", "none", "p 0"])
 def test_a_tuple_stays_a_tuple_and_a_list_a_list(kind, settings):
-    images, targets = kind(pictures()), kind([target((0, 0, 2, 2)), target((5, 5, 7, 7))])
+    images, targets = kind(make_images()), kind([target((0, 0, 2, 2)), target((5, 5, 7, 7))])
     assert [type(part) for part in copypaste_batch(images, targets, **settings)] == [kind, kind]
     assert type(large_scale_jitter_batch(images, targets, size=(16, 16))[1]) is kind

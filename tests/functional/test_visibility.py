@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, carry_out, pictures, plan_of, target
+from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target
 from test_meta_device import window_after_window
 
 from composer_copypaste import PastePlan, plan_batch
@@ -15,7 +15,7 @@ ONE_ROW = plan_of((0, 1, 0, IDENTITY))
 
 def receiving(own, given, plan=ONE_ROW, **settings):
     """Target 0 after it received objects of target 1."""
-    return carry_out(plan, pictures(), [own, given], **{"keypoint_pairs": (), **settings}).targets[0]
+    return carry_out(plan, make_images(), [own, given], **{"keypoint_pairs": (), **settings}).targets[0]
 
 
 def masks_of(*rectangles):
@@ -38,7 +38,7 @@ def test_pasted_objects_join_from_bottom_to_top():
 def test_a_plan_may_list_the_objects_of_a_target_apart():
     targets = [target(), target((0, 0, 2, 2), labels=[5]), target((4, 4, 6, 6), labels=[6])]
     plan = plan_of((0, 1, 0, IDENTITY), (1, 2, 0, IDENTITY), (0, 2, 0, IDENTITY))
-    after = carry_out(plan, pictures(3), targets).targets
+    after = carry_out(plan, make_images(3), targets).targets
     assert [fields["labels"].tolist() for fields in after] == [[5, 6], [5, 6], [6]]
 
 
@@ -106,7 +106,7 @@ def test_pasted_objects_are_cut_out_of_each_other():
 
 def test_a_pasted_object_fully_covered_by_another_is_dropped():
     given = target((2, 2, 4, 4), (0, 0, 6, 6), labels=[1, 2])
-    result = carry_out(plan_of((0, 1, 0, IDENTITY), (0, 1, 1, IDENTITY)), pictures(), [target(), given])
+    result = carry_out(plan_of((0, 1, 0, IDENTITY), (0, 1, 1, IDENTITY)), make_images(), [target(), given])
     assert result.targets[0]["labels"].tolist() == [2]
     assert (sum(result.added), result.dropped) == (1, 1)
 
@@ -319,7 +319,7 @@ def test_where_types_of_a_batch_differ_boxes_keep_their_own_and_labels_get_one_t
     one, other = target((0, 0, 2, 2)), target((4, 4, 8, 8))
     other = {**other, "boxes": other["boxes"].double(), "labels": other["labels"].to(torch.int32)}
     plan = plan_of((0, 1, 0, IDENTITY), (1, 0, 0, IDENTITY))
-    after = carry_out(plan, pictures(), [one, other]).targets
+    after = carry_out(plan, make_images(), [one, other]).targets
     assert [found["boxes"].dtype for found in after] == [torch.float32, torch.float64]
     assert [found["labels"].dtype for found in after] == [torch.int64] * 2
 
@@ -327,26 +327,26 @@ def test_where_types_of_a_batch_differ_boxes_keep_their_own_and_labels_get_one_t
 def test_boxes_may_follow_gradients():
     one = target((0, 0, 2, 2))
     one["boxes"].requires_grad_()
-    after = carry_out(plan_of((0, 1, 0, IDENTITY)), pictures(), [one, target((4, 4, 8, 8))]).targets
+    after = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), [one, target((4, 4, 8, 8))]).targets
     assert after[0]["boxes"].tolist() == [[0, 0, 2, 2], [4, 4, 8, 8]]
 
 
 def test_a_target_that_receives_nothing_is_the_same():
     targets = [target((0, 0, 2, 2)), target((4, 4, 6, 6))]
-    assert carry_out(ONE_ROW, pictures(), targets).targets[1] is targets[1]
+    assert carry_out(ONE_ROW, make_images(), targets).targets[1] is targets[1]
 
 
 def test_an_object_that_lands_outside_changes_nothing():
     own = target((0, 0, 2, 2))
-    result = carry_out(plan_of((0, 1, 0, ((1, 0, 50), (0, 1, 0)))), pictures(), [own, target((0, 0, 4, 4))])
+    result = carry_out(plan_of((0, 1, 0, ((1, 0, 50), (0, 1, 0)))), make_images(), [own, target((0, 0, 4, 4))])
     assert result.targets[0] is own
-    assert (result.images == pictures()).all()
+    assert (result.images == make_images()).all()
     assert sum(result.added) == 0
 
 
 def test_it_is_counted_what_was_added_and_what_was_dropped():
     targets = [target((0, 0, 2, 2), (6, 6, 8, 8)), target((0, 0, 4, 4))]
-    result = carry_out(ONE_ROW, pictures(), targets)
+    result = carry_out(ONE_ROW, make_images(), targets)
     assert (sum(result.added), result.dropped) == (1, 1)
 
 
@@ -363,9 +363,9 @@ def test_a_box_far_beyond_all_pixels_is_read_nowhere():
 @pytest.mark.parametrize("way", [nullcontext, window_after_window])
 def test_masks_of_any_value_are_pasted_as_those_of_1_and_come_back_as_these(way, settings, value):
     own, given = target((0, 0, 4, 4), (6, 6, 8, 8), area=torch.ones(2)), target((1, 0, 6, 4), area=torch.ones(1))
-    expected = carry_out(ONE_ROW, pictures(), [own, given], **settings)
+    expected = carry_out(ONE_ROW, make_images(), [own, given], **settings)
     filled = [{**fields, "masks": fields["masks"] * value} for fields in (own, given)]
     with way():
-        found = carry_out(ONE_ROW, pictures(), filled, **settings)
+        found = carry_out(ONE_ROW, make_images(), filled, **settings)
     assert torch.equal(found.images, expected.images)
     torch.testing.assert_close(found.targets[0], expected.targets[0], rtol=0, atol=0)

@@ -12,14 +12,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, pictures, target
+from copypaste_cases import IDENTITY, SIDE, make_images, target
 from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, PastePlan, copypaste_batch, large_scale_jitter_batch, plan_batch
 
 
 def pasted(images=None, targets=None, **settings):
-    return copypaste_batch(pictures() if images is None else images, both() if targets is None else targets, **settings)
+    return copypaste_batch(
+        make_images() if images is None else images, both() if targets is None else targets, **settings
+    )
 
 
 def both(**fields):
@@ -28,7 +30,7 @@ def both(**fields):
 
 
 def framed(images=None, targets=None, **settings):
-    images, targets = (pictures() if images is None else images), (both() if targets is None else targets)
+    images, targets = (make_images() if images is None else images), (both() if targets is None else targets)
     return large_scale_jitter_batch(images, targets, size=(16, 16), **settings)
 
 
@@ -54,29 +56,29 @@ CASES = {
         "TypeError: images[0]: expected a tensor (c, h, w), got ndarray",
     ),
     "images lack an axis": (
-        lambda: pasted(list(pictures()[:, 0])),
+        lambda: pasted(list(make_images()[:, 0])),
         "ValueError: images[0]: expected a tensor (c, h, w) with pixels, got shape (8, 8)",
     ),
     "images lack pixels": (
-        lambda: framed(pictures()[:, :, :0], [target()] * 2),
+        lambda: framed(make_images()[:, :, :0], [target()] * 2),
         "ValueError: images[0]: expected a tensor (c, h, w) with pixels, got shape (3, 0, 8)",
     ),
     "images are of another type": (
-        lambda: pasted(pictures().to(torch.int16)),
+        lambda: pasted(make_images().to(torch.int16)),
         "TypeError: images[0]: expected uint8 or floating point of 16 to 64 bits, got torch.int16; .float() gives that",
     ),
     "images are of eight bits": (
-        lambda: framed(pictures().to(torch.float8_e5m2)),
+        lambda: framed(make_images().to(torch.float8_e5m2)),
         "TypeError: images[0]: expected uint8 or floating point of 16 to 64 bits, got torch.float8_e5m2; "
         ".float() gives that",
     ),
     "images are sparse": (
-        lambda: pasted(pictures().to_sparse()),
+        lambda: pasted(make_images().to_sparse()),
         "TypeError: images[0]: expected a dense tensor, got torch.sparse_coo; .to_dense() gives one",
     ),
     # targets
     "targets are none": (
-        lambda: copypaste_batch(pictures(), None),
+        lambda: copypaste_batch(make_images(), None),
         "TypeError: targets: expected a list of targets or a tensor of class ids, got NoneType",
     ),
     "targets are one dict": (
@@ -175,7 +177,7 @@ CASES = {
         "ValueError: targets[1]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
         "x1 <= x2 and y1 <= y2, got [0.0, 0.0, nan, 4.0]",
     ),
-    "boxes lie farther off than any picture is wide": (
+    "boxes lie farther off than any image is wide": (
         lambda: pasted(targets=both(boxes=torch.tensor([[0.0, 0.0, 1e6, 4.0]]))),
         "ValueError: targets[1]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
         "x1 <= x2 and y1 <= y2, got [0.0, 0.0, 1000000.0, 4.0]",
@@ -196,7 +198,7 @@ CASES = {
     ),
     # all others
     "the generator is a seed": (
-        lambda: plan_batch(pictures(), both(), generator=3),
+        lambda: plan_batch(make_images(), both(), generator=3),
         "TypeError: generator: expected a torch.Generator, got 3; torch.Generator().manual_seed(0) is one",
     ),
     "the generator is on a device": (
@@ -243,13 +245,12 @@ CASES = {
     ),
     "a row of a plan is short": (
         lambda: PastePlan.from_rows([IN_PLACE_ROW, (0, 1)]),
-        "ValueError: plan: row 1: expected (target, source, instance, to_source, colour), perhaps without colour, "
+        "ValueError: plan: row 1: expected (target, source, instance, to_source, color), perhaps without color, "
         "got (0, 1)",
     ),
     "a row of a plan is a number": (
         lambda: PastePlan.from_rows([7]),
-        "ValueError: plan: row 0: expected (target, source, instance, to_source, colour), perhaps without colour, "
-        "got 7",
+        "ValueError: plan: row 0: expected (target, source, instance, to_source, color), perhaps without color, got 7",
     ),
     "a row of a plan names no source": (
         lambda: PastePlan.from_rows([(0, "1", 0, IDENTITY)]),
@@ -263,14 +264,14 @@ CASES = {
         lambda: PastePlan.from_rows([(0, 1, 0, ((1, 0), (0, 1, 0)))]),
         "ValueError: plan: row 0: expected to_source to be 2 x 3 numbers, got ((1, 0), (0, 1, 0))",
     ),
-    "colours in a row of a plan are one factor": (
+    "colors in a row of a plan are one factor": (
         lambda: PastePlan.from_rows([(*IN_PLACE_ROW, 0.5)]),
-        "ValueError: plan: row 0: expected colour to be 3 numbers, got 0.5",
+        "ValueError: plan: row 0: expected color to be 3 numbers, got 0.5",
     ),
     "the state of a bank is of something else": (
         lambda: InstanceBank(3).load_state_dict({}),
         "ValueError: bank: expected the state that state_dict gave, {'pictures': [...]}, got one that cannot be read "
-        "(KeyError: 'pictures'); a new InstanceBank starts without one",
+        "(KeyError: 'images'); a new InstanceBank starts without one",
     ),
     "the bank is a number": (lambda: pasted(bank=3), "TypeError: bank: expected an InstanceBank, got 3"),
     "the pool is a folder": (

@@ -126,7 +126,7 @@ def test_the_whole_evaluation_can_be_read_from_any_logged_number():
     assert whole.evaluation().images == 14
 
 
-def test_checkpoints_that_save_metrics_hold_no_pictures_and_can_be_resumed(tmp_path):
+def test_checkpoints_that_save_metrics_hold_no_images_and_can_be_resumed(tmp_path):
     first = trainer(save_folder=str(tmp_path), save_metrics=True, run_name="run")
     first.fit(duration="1ep")
     first.close()

@@ -8,11 +8,11 @@ from torch import distributed, multiprocessing
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 SHARES = {
-    "with a repeated picture": (range(9), [0, *range(9, 14)]),
+    "with a repeated image": (range(9), [0, *range(9, 14)]),
     "with nothing for one": (range(14), []),
 }
 LOOP = [(0, range(5)), (1, range(5, 9)), (1, range(5, 9)), (0, range(9, 14))]
-"""Which process is given which pictures, before both compute twice; the third time it is given none that are new."""
+"""Which process is given which images, before both compute twice; the third time it is given none that are new."""
 
 
 def numbers(picked):
@@ -36,7 +36,7 @@ def in_a_plain_loop(rank):
             update(picked)
         found += [{name: float(value) for name, value in metric.compute().items()} for _ in range(2)]
     if rank == 0:
-        metric.reset()  # of this process's pictures
+        metric.reset()  # of this process's images
     found.append({name: float(value) for name, value in metric.compute().items()})
     return found
 
@@ -61,7 +61,7 @@ def of_two_processes(tmp_path_factory):
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("rank", range(2))
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_every_process_gives_what_one_process_gives_for_all_pictures(of_two_processes, share, rank):
+def test_every_process_gives_what_one_process_gives_for_all_images(of_two_processes, share, rank):
     expected = numbers(range(14))
 
     assert of_two_processes[rank][share] == pytest.approx(expected, abs=1e-12, nan_ok=True)

@@ -34,7 +34,7 @@ KINDS = ("bbox", "segm")
 
 
 def scored(scene, annotations=None, batch=4, **options):
-    """The metric after all pictures of a scene, in batches."""
+    """The metric after all images of a scene, in batches."""
     metric = CocoMeanAveragePrecision(annotations, **{"category_ids": CATEGORY_IDS, **options})
     for start in range(0, len(scene.targets), batch):
         metric.update(scene.predictions[start : start + batch], scene.targets[start : start + batch])
@@ -121,7 +121,7 @@ def test_the_numbers_of_a_category_equal_those_of_pycocotools_for_it_alone(kind,
 
 
 def crowded_scene():
-    """One picture with 300 detections of one category, of which the objects are not the best."""
+    """One image with 300 detections of one category, of which the objects are not the best."""
     height, width = 120, 160
     shapes = [((6 + 12 * row, 6 + 12 * column), (5.0, 5.0)) for row in range(9) for column in range(13)]
     objects = [ellipse(height, width, *shape) for shape in shapes]
@@ -202,7 +202,7 @@ def test_on_real_annotations_with_polygons_the_numbers_equal_those_of_pycocotool
     assert numbers(metric, kind) == pytest.approx(pycocotools_numbers(scene, kind), abs=1e-12, nan_ok=True)
 
 
-def test_a_picture_given_twice_counts_once():
+def test_a_image_given_twice_counts_once():
     scene = random_scene()
     metric = scored(scene)
 
@@ -213,7 +213,7 @@ def test_a_picture_given_twice_counts_once():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_the_pictures_given_are_evaluated_also_those_without_detections(kind):
+def test_only_the_images_given_are_evaluated_also_those_without_detections(kind):
     scene = random_scene().first(8)
     assert not scene.predictions[6]["rles"]
 
@@ -224,7 +224,7 @@ def test_only_the_pictures_given_are_evaluated_also_those_without_detections(kin
     assert numbers(metric, kind) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
-def test_of_two_results_for_the_same_picture_the_first_counts():
+def test_of_two_results_for_the_same_image_the_first_counts():
     prediction, target = one_object()
     metric = CocoMeanAveragePrecision()
 
@@ -255,7 +255,7 @@ def test_a_number_without_ground_truth_is_nan():
     assert found == {"AP", "AP50", "AP75", "APs", "AR1", "AR10", "AR100", "ARs"}
 
 
-def test_before_any_picture_all_numbers_are_nan():
+def test_before_any_image_all_numbers_are_nan():
     with pytest.warns(UserWarning, match="before the ``update``"):
         values = CocoMeanAveragePrecision().compute().values()
 
@@ -515,7 +515,7 @@ def test_an_image_that_the_annotations_do_not_have_is_said():
         CocoMeanAveragePrecision(one_object_dataset()).update(*([part] for part in one_object(image_id=2)))
 
 
-def test_masks_of_another_size_than_the_annotated_picture_are_said():
+def test_masks_of_another_size_than_the_annotated_image_are_said():
     with pytest.raises(ValueError, match=r"original size \(80, 50\) \(height, width\), got \(40, 50\)"):
         CocoMeanAveragePrecision(one_object_dataset(size=(80, 50))).update(*([part] for part in one_object()))
 
@@ -597,7 +597,7 @@ def test_called_as_a_function_it_updates():
     assert numbers(metric) == numbers(scored(scene))
 
 
-def test_moved_to_another_device_it_keeps_its_pictures():
+def test_moved_to_another_device_it_keeps_its_images():
     metric = scored(random_scene()).to("meta")
 
     assert metric.evaluation().images == 14
@@ -615,7 +615,7 @@ def test_the_scalars_are_the_numbers_of_the_metric():
         )
 
 
-def test_scalars_copied_as_one_dict_share_their_pictures_and_are_scored_once(monkeypatch):
+def test_scalars_copied_as_one_dict_share_their_images_and_are_scored_once(monkeypatch):
     scene, calls, evaluate = random_scene(), [], coco.evaluate
     scalars = copy.deepcopy(CocoMeanAveragePrecision(category_ids=CATEGORY_IDS).scalars())
     monkeypatch.setattr(coco, "evaluate", lambda *given: calls.append(1) or evaluate(*given))

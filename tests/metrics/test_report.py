@@ -23,7 +23,7 @@ def fields(*objects):
 
 
 def metric(**options):
-    """Two pictures: both nuts found, the bolt not; no washer; a crowd of nuts."""
+    """Two images: both nuts found, the bolt not; no washer; a crowd of nuts."""
     metric = CocoMeanAveragePrecision(category_ids=[1, 2, 3], **options)
     nut, bolt, crowd = square(20, 2), square(40, 1, corner=30), square(30, 2, corner=80)
     truth = {**fields(nut, bolt, crowd), "iscrowd": torch.tensor([0, 0, 1]), "image_id": torch.tensor(1)}

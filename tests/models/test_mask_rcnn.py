@@ -135,12 +135,12 @@ def test_as_many_proposals_are_kept_as_objects_may_be_detected():
     assert module.rpn.post_nms_top_n() >= 500
 
 
-def test_pictures_that_the_loader_sized_are_not_resized_in_training():
+def test_images_that_the_loader_sized_are_not_resized_in_training():
     module = build_mask_rcnn(4, MaskRCNNSettings(backbone="small", min_size=128, resize_training=False))
-    pictures = [torch.zeros(3, 64, 64)]
+    images = [torch.zeros(3, 64, 64)]
 
-    assert module.transform(pictures)[0].image_sizes == [(64, 64)]
-    assert module.eval().transform(pictures)[0].image_sizes == [(128, 128)]
+    assert module.transform(images)[0].image_sizes == [(64, 64)]
+    assert module.eval().transform(images)[0].image_sizes == [(128, 128)]
 
 
 @pytest.mark.parametrize(

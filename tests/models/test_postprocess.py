@@ -8,12 +8,12 @@ from composer_copypaste.models.postprocess import encode_masks
 
 
 def pasted_and_encoded(masks, boxes, size):
-    pictures = paste_masks_in_image(masks, boxes, size)[:, 0] > 0.5
-    return [coco_masks.encode(np.asfortranarray(picture.numpy().astype(np.uint8))) for picture in pictures]
+    images = paste_masks_in_image(masks, boxes, size)[:, 0] > 0.5
+    return [coco_masks.encode(np.asfortranarray(image.numpy().astype(np.uint8))) for image in images]
 
 
 def random_boxes(size, count, generator, *, side):
-    """Boxes of up to ``side`` pixels, some partly outside the picture."""
+    """Boxes of up to ``side`` pixels, some partly outside the image."""
     height, width = size
     centre = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
     half = torch.rand(count, 2, generator=generator) * side / 2
@@ -44,7 +44,7 @@ def test_encoded_masks_have_the_bytes_of_torchvisions_pasted_masks(size, side):
     ],
 )
 @pytest.mark.parametrize("fill", [0.0, 0.5, 1.0])
-def test_encoded_masks_agree_at_the_borders_of_the_picture(box, fill):
+def test_encoded_masks_agree_at_the_borders_of_the_image(box, fill):
     boxes = torch.tensor([box], dtype=torch.float32)
     masks = torch.full((1, 1, 28, 28), fill)
 

@@ -200,7 +200,7 @@ def test_a_file_of_detectron2_is_named_for_what_it_is(tmp_path, content, save, r
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(CheckpointError, match=r"model_final\.pkl: a file of Detectron2, whose layers and colours are"):
+    with pytest.raises(CheckpointError, match=r"model_final\.pkl: a file of Detectron2, whose layers and colors are"):
         read_weights(path)
     assert not recwarn  # of torch, on the protocol of pickles
 

@@ -319,18 +319,18 @@ def test_a_recipe_without_data_is_told_how_to_name_it(recipe_file):
     assert "data.val: not given; name your own data with data.val.images=FOLDER data.val.annotations=FILE" in text
 
 
-def test_copy_paste_needs_two_pictures_in_a_batch(recipe_file):
+def test_copy_paste_needs_two_images_in_a_batch(recipe_file):
     text = complaint(recipe_file(MINIMAL), "data.batch_size=1", "copy_paste={}")
-    assert "data.batch_size: copy-paste needs at least 2 pictures per batch" in text
+    assert "data.batch_size: copy-paste needs at least 2 images per batch" in text
     assert "copy_paste.bank_size=256" in text
 
 
-def test_with_a_bank_one_picture_in_a_batch_is_enough(recipe_file):
+def test_with_a_bank_one_image_in_a_batch_is_enough(recipe_file):
     recipe = load_recipe(recipe_file(MINIMAL), ["data.batch_size=1", "copy_paste.bank_size=256"])
     assert (recipe.data.batch_size, recipe.copy_paste.bank_size) == (1, 256)
 
 
-def test_with_a_pool_one_picture_in_a_batch_is_enough(recipe_file):
+def test_with_a_pool_one_image_in_a_batch_is_enough(recipe_file):
     recipe = load_recipe(recipe_file(MINIMAL), ["data.batch_size=1", "copy_paste={}", "data.pool.folder=cutouts"])
     assert recipe.data.pool.folder.name == "cutouts"
 
@@ -380,7 +380,7 @@ def test_weights_of_labels_are_read_from_a_recipe_and_from_the_command_line(reci
         ("{streaming: x, cache: y, cache_gigabytes: 0}", "data.train.cache_gigabytes: expected more than 0, got 0"),
     ],
 )
-def test_pictures_are_files_or_shards(recipe_file, train, line):
+def test_images_are_files_or_shards(recipe_file, train, line):
     assert complaint(recipe_file(f"data: {{train: {train}, val: {{streaming: v}}}}")).startswith(line)
 
 

@@ -14,7 +14,7 @@ TRAINED = [Category(0, "ring"), Category(1, "blob")]
 
 
 def data(tmp_path, categories, used):
-    """A picture with an object of each of the used category ids."""
+    """An image with an object of each of the used category ids."""
     objects = [
         {"id": number, "image_id": 1, "category_id": id_, "segmentation": [[1, 1, 4, 1, 4, 4]]}
         for number, id_ in enumerate(used, start=1)

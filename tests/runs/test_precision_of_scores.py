@@ -15,7 +15,7 @@ WITH_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), r
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A training of a minute: the folder, and the pictures it is scored on."""
+    """A training of a minute: the folder, and the images it is scored on."""
     root = tmp_path_factory.mktemp("run")
     shapes = {"folder": root / "shapes", "size": 96, "train": 160, "val": 192}
     overrides = [f"data.shapes.{name}={value}" for name, value in shapes.items()]
@@ -31,9 +31,9 @@ def scores(run, device, precision=None):
     model = MaskRCNN(num_classes=data.annotations.num_classes, **settings).to(device).eval()
     metric = CocoMeanAveragePrecision(data.annotations.path, category_ids=data.annotations.category_ids)
     for images, targets in evaluation_loader(data, batch_size=8).dataloader:
-        pictures = [image.to(device) for image in images]
+        on_device = [image.to(device) for image in images]
         with torch.autocast(device, precision, enabled=precision is not None):
-            metric.update(model.eval_forward((pictures, targets)), targets)
+            metric.update(model.eval_forward((on_device, targets)), targets)
     found = metric.compute()
     return {name: float(found[name]) for name in ("bbox/AP", "segm/AP")}
 

@@ -19,16 +19,16 @@ from composer_copypaste.settings import ShapesSettings
 
 pytest.importorskip("streaming")
 
-PICTURES = 20
+IMAGES = 20
 SETTINGS = ["data.batch_size=4", "data.workers=0", "training.duration=8ba", "training.eval_interval=8ba"]
 """Epochs of five batches."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Drawn shapes, their shards of two pictures each in ``train``, and all in one in ``one`` and ``val``."""
+    """Drawn shapes, their shards of two images each in ``train``, and all in one in ``one`` and ``val``."""
     place = tmp_path_factory.mktemp("runs")
-    root = draw_shapes(ShapesSettings(folder=str(place / "files"), train=PICTURES, val=4, size=64))
+    root = draw_shapes(ShapesSettings(folder=str(place / "files"), train=IMAGES, val=4, size=64))
     for name, split, size in (("train", "train", 20_000), ("one", "train", 10**6), ("val", "val", 10**6)):
         write_shards(place / name, root / split, root / "annotations" / f"instances_{split}.json", shard_size=size)
     return place
@@ -85,7 +85,7 @@ def test_a_dry_run_says_what_the_shards_hold(place, tmp_path):
     recipe = tiny_recipe(place, *on_shards(place, "train"), f"output={tmp_path / 'run'}")
     objects = len(json.loads((place / "train" / "annotations.json").read_text())["annotations"])
     text = describe(recipe, RunFolder(tmp_path / "run"))
-    assert f"20 pictures of {place / 'train'} with {objects} objects of 4 categories; evaluated on 4 pictures" in text
+    assert f"20 images of {place / 'train'} with {objects} objects of 4 categories; evaluated on 4 images" in text
 
 
 def test_shards_of_other_categories_than_those_evaluated_on_are_refused(place, tmp_path):

@@ -96,12 +96,12 @@ def test_a_run_leaves_what_is_promised_and_nothing_else(run):
     }
 
 
-def test_the_pictures_of_a_run_open(run):
+def test_the_images_of_a_run_open(run):
     for path in (run.curves, run.training_pictures, run.predictions):
-        with Image.open(path) as picture:
-            picture.load()
-            assert picture.format == "PNG"
-            assert min(picture.size) > 64
+        with Image.open(path) as image:
+            image.load()
+            assert image.format == "PNG"
+            assert min(image.size) > 64
 
 
 def test_the_recipe_of_a_run_loads_back_equal(run, recipe):
@@ -241,7 +241,7 @@ def test_describe_says_what_would_be_drawn_and_draws_nothing(tmp_path, exists):
     if exists:
         (tmp_path / "shapes").mkdir()
     text = describe(tiny_recipe(tmp_path), RunFolder(tmp_path / "run"))
-    assert f"8 pictures, drawn into {tmp_path / 'shapes'} first; evaluated on 4" in text
+    assert f"8 images, drawn into {tmp_path / 'shapes'} first; evaluated on 4" in text
     assert "backbone small" in text
     assert "on, p=0.5" in text
     assert "2ba on 1 CPU, batches of 4 on each" in text
@@ -266,7 +266,7 @@ def test_describe_counts_what_is_there(recipe, data, tmp_path):
     objects = len(json.loads(data.train.annotations.path.read_text())["annotations"])
     names = training.category_names(data.train)
     text = describe(recipe, RunFolder(tmp_path / "run"))
-    assert f"data        8 pictures of {data.train.images} with {objects} objects of {len(names)} categories;" in text
+    assert f"data        8 images of {data.train.images} with {objects} objects of {len(names)} categories;" in text
     assert text.count(str(data.train.images)) == 1
 
 

@@ -30,10 +30,10 @@ def an_evaluation(batch):
 
 def ink(path, panel):
     """How much of a panel (0, 1, 2) is not white."""
-    picture = np.asarray(Image.open(path).convert("L"))
+    image = np.asarray(Image.open(path).convert("L"))
     borders = [0, 5 / 13, 10 / 13, 1]
-    first, last = (int(picture.shape[1] * borders[number]) for number in (panel, panel + 1))
-    return int((picture[:, first:last] < 250).sum())
+    first, last = (int(image.shape[1] * borders[number]) for number in (panel, panel + 1))
+    return int((image[:, first:last] < 250).sum())
 
 
 def test_each_name_becomes_batches_and_values(metrics):
@@ -70,15 +70,15 @@ def test_a_run_that_logged_little_is_drawn_all_the_same(metrics, tmp_path, rows)
 
 def test_a_panel_without_data_says_so(metrics, tmp_path):
     plot_curves(metrics(a_batch(1), a_batch(2)), tmp_path / "curves.png")
-    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("L"))
-    middle = picture[230:280, 800:960]
+    image = np.asarray(Image.open(tmp_path / "curves.png").convert("L"))
+    middle = image[230:280, 800:960]
     assert 100 < (middle < 200).sum() < 2000
 
 
 def test_a_single_evaluation_is_a_visible_point(metrics, tmp_path):
     plot_curves(metrics(an_evaluation(3)), tmp_path / "curves.png")
-    picture = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))[:, 950:1230]  # right of the legend
-    assert (picture == (0, 0x72, 0xB2)).all(axis=-1).sum() > 10
+    image = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))[:, 950:1230]  # right of the legend
+    assert (image == (0, 0x72, 0xB2)).all(axis=-1).sum() > 10
 
 
 def test_a_loss_that_explodes_at_first_does_not_flatten_the_rest(metrics, tmp_path):

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from composer_copypaste.data.coco_json import BadObjects, Crowds
 from composer_copypaste.data.dataset import CocoAnnotations, InstanceData
-from composer_copypaste.data.images import read_picture
+from composer_copypaste.data.images import read_image
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.records import Category, CocoImage, labels_of, outlined
 from composer_copypaste.data.rle import OutlinedObjects
@@ -41,13 +41,13 @@ _FETCHES = 8
 
 
 class StreamingCocoInstances(InstanceData):
-    """Pictures and torchvision detection targets from shards: the samples of `CocoInstances`, to the bit.
+    """Images and torchvision detection targets from shards: the samples of `CocoInstances`, to the bit.
 
     Any index can be read at any time; ``order`` is one that few shards at a time serve.
 
     Args:
         source: the folder of shards, or its URL in an object store.
-        transform: what is done to picture and target, or None.
+        transform: what is done to image and target, or None.
         masks: False leaves the masks out, and saves drawing them; for evaluation, which takes the truth from the file.
         seed: of the transforms.
         cache: a folder on this machine's disk for shards that are fetched; None: they are read where they are.
@@ -78,9 +78,9 @@ class StreamingCocoInstances(InstanceData):
         self._ends = list(accumulate(shard.samples for shard in self.shards))
         self._readers = [_reader(folder, shard) for shard in self.shards]
         self._categories, self._labels = self.manifest.categories, labels_of(self.manifest.categories)
-        if self._ends[-1] != self.manifest.pictures:
-            found = counted(self._ends[-1], "picture")
-            raise DataError(f"{source}: {INDEX} has {found}, {MANIFEST} {self.manifest.pictures}")
+        if self._ends[-1] != self.manifest.images:
+            found = counted(self._ends[-1], "image")
+            raise DataError(f"{source}: {INDEX} has {found}, {MANIFEST} {self.manifest.images}")
         if isinstance(self._files, FolderInPlace):
             for shard in self.shards:
                 self._files.hold(shard)
@@ -88,7 +88,7 @@ class StreamingCocoInstances(InstanceData):
             self._check_limit(limit)
 
     def __len__(self) -> int:
-        return self.manifest.pictures
+        return self.manifest.images
 
     @property
     def place(self) -> str:
@@ -102,7 +102,7 @@ class StreamingCocoInstances(InstanceData):
 
     @property
     def num_objects(self) -> int:
-        """The number of objects, crowds included, in all pictures."""
+        """The number of objects, crowds included, in all images."""
         return self.manifest.objects
 
     @property
@@ -132,13 +132,13 @@ class StreamingCocoInstances(InstanceData):
         return CocoAnnotations.load(self._files.folder / ANNOTATIONS, crowds=crowds, bad_objects=bad_objects)
 
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
-        """A picture as it is stored, from index 0 on, and its objects."""
+        """An image as it is stored, from index 0 on, and its objects."""
         number = bisect_right(self._ends, index)
         shard = self.shards[number]
         image, content, annotations = decode(self._sample(number, index - self._ends[number] + shard.samples))
         name = f"{self.source}/{shard.name}, {image.file_name}"
-        picture = read_picture(name, (image.height, image.width), content, self.manifest.image_settings)
-        return image, picture, outlined(image, annotations, self._labels)
+        pixels = read_image(name, (image.height, image.width), content, self.manifest.image_settings)
+        return image, pixels, outlined(image, annotations, self._labels)
 
     def order(self, generator: Generator) -> Int[Tensor, " n"]:
         """All indices once, shuffled: shards in any order, dealt out to lanes, and the samples of each in any order.

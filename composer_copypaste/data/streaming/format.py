@@ -1,6 +1,6 @@
 """COCO instance data as MosaicML Streaming shards: what a folder of them holds.
 
-A sample of a shard (MDS, the format of mosaicml-streaming) is a picture: the file's own bytes and its annotations.
+A sample of a shard (MDS, the format of mosaicml-streaming) is an image: the file's own bytes and its annotations.
 Beside the shards lie streaming's ``index.json``, the annotation file, and a manifest of what a data set needs as a
 whole.
 """
@@ -48,7 +48,7 @@ Sample = dict[str, Any]
 class Manifest:
     """What a data set of shards is, without a look at its samples."""
 
-    pictures: int
+    images: int
     objects: int
     crowds: int | None
     """The number of objects that are crowds; None: written by a former version, which did not count them."""
@@ -75,7 +75,7 @@ class Manifest:
     def to_json(self) -> dict[str, object]:
         """The values that ``from_json`` reads."""
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
-        counts = {"pictures": self.pictures, "objects": self.objects, "crowds": self.crowds}
+        counts = {"pictures": self.images, "objects": self.objects, "crowds": self.crowds}
         written: dict[str, object] = {"edition": EDITION} | counts | {"categories": categories}
         return written | {"source": self.source, "image settings": vars(self.image_settings)}
 
@@ -119,7 +119,7 @@ def shard_name(number: int) -> str:
 
 
 def encode(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotation]) -> Sample:
-    """A picture's sample."""
+    """An image's sample."""
     return {
         "annotations": encode_annotations(annotations),
         "file_name": image.file_name,

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from composer_copypaste.data.check_images import check_images
 from composer_copypaste.data.coco_json import ReadingOptions
 from composer_copypaste.data.dataset import CocoAnnotations, in_folder
-from composer_copypaste.data.images import read_picture
+from composer_copypaste.data.images import read_image
 from composer_copypaste.data.json_files import read_json
 from composer_copypaste.data.records import CocoAnnotation, CocoImage
 from composer_copypaste.data.streaming.format import (
@@ -63,7 +63,7 @@ class Part:
     images: Path
     content: tuple[tuple[CocoImage, tuple[CocoAnnotation, ...]], ...]
     fingerprint: str
-    """Of the pictures' files: where they have changed, the shard is written again."""
+    """Of the images' files: where they have changed, the shard is written again."""
     image_settings: ImageSettings
 
     @property
@@ -78,7 +78,7 @@ class Part:
 
     @property
     def is_written(self) -> bool:
-        """Whether the shard is there, of these pictures."""
+        """Whether the shard is there, of these images."""
         if not (self.record.exists() and self.shard.exists()):
             return False
         return bool(json.loads(self.record.read_text())["fingerprint"] == self.fingerprint)
@@ -92,14 +92,14 @@ class Part:
 def parts_of(
     data: CocoAnnotations, images: Path, output: Path, shard_size: int, image_settings: ImageSettings
 ) -> Iterator[Part]:
-    """The data in its order, cut into parts of about ``shard_size`` bytes; a larger picture is a part of its own."""
+    """The data in its order, cut into parts of about ``shard_size`` bytes; a larger image is a part of its own."""
     number, begin, size = 0, 0, 0
     sizes = [_size(images, image, data.annotations[image.id]) for image in data.images]
-    for place, picture_size in enumerate([*sizes, shard_size]):
-        if place > begin and (size + picture_size > shard_size or place == len(sizes)):
+    for place, image_size in enumerate([*sizes, shard_size]):
+        if place > begin and (size + image_size > shard_size or place == len(sizes)):
             yield _part(number, data, (images, output), slice(begin, place), image_settings)
             number, begin, size = number + 1, place, 0
-        size += picture_size
+        size += image_size
 
 
 def _size(images: Path, image: CocoImage, annotations: Sequence[CocoAnnotation]) -> int:
@@ -160,7 +160,7 @@ def _leave_signals_to(parent: int) -> None:
 
 
 def _write_part(part: Part) -> list[str]:
-    """Write the part's shard, and then its record; or give back what is wrong with its pictures."""
+    """Write the part's shard, and then its record; or give back what is wrong with its images."""
     from streaming import MDSWriter
 
     folder = part.record.with_suffix("")
@@ -179,13 +179,13 @@ def _write_part(part: Part) -> list[str]:
 
 
 def _checked(part: Part, image: CocoImage) -> bytes:
-    """The file's bytes, when the picture in them can be decoded."""
+    """The file's bytes, when the image in them can be decoded."""
     path = part.images / image.file_name
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    read_picture(path, (image.height, image.width), content, part.image_settings)
+    read_image(path, (image.height, image.width), content, part.image_settings)
     return content
 
 
@@ -215,7 +215,7 @@ class Written:
     """What lies in the folder now."""
 
     shards: int
-    pictures: int
+    images: int
     objects: int
     """Crowds included."""
     crowds: int
@@ -246,7 +246,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
         reading: what is made of crowds and of bad objects; None: the default options.
 
     Raises:
-        DataError: listing what is wrong with annotations or pictures, each of which is decoded once.
+        DataError: listing what is wrong with annotations or images, each of which is decoded once.
         OutputError: where the folder holds anything else, or cannot be written.
         ValueError: where a shard would be smaller than 1 KB or larger than 2 GB.
     """
@@ -280,10 +280,10 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
 
 
 def _source(data: CocoAnnotations, images: Path, shard_size: int) -> Source:
-    pictures = [(image.file_name, (images / image.file_name).stat().st_size) for image in data.images]
+    sizes = [(image.file_name, (images / image.file_name).stat().st_size) for image in data.images]
     return {
         "annotations": hashlib.sha256(data.path.read_bytes()).hexdigest(),
-        "pictures": hashlib.sha256(json.dumps(pictures).encode()).hexdigest(),
+        "pictures": hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
         "shard size": shard_size,
     }
 
@@ -326,7 +326,7 @@ def _check_usable(output: Path, source: Source) -> None:
         found = Manifest.from_json(read_json(output / MANIFEST, "manifest"), str(output / MANIFEST)).source
         _check_same(output, found, source)
     elif (output / WORKING / _SOURCE).exists():
-        # pictures may have changed, as damaged ones do when they are put right: their shards are written again
+        # images may have changed, as damaged ones do when they are put right: their shards are written again
         record = output / WORKING / _SOURCE
         found = read_json(record, "record of the source")
         if not isinstance(found, dict):
@@ -345,17 +345,17 @@ def _check_same(output: Path, found: Source, source: Source) -> None:
         )
 
 
-def _write(parts: Sequence[Part], processes: int, pictures: int) -> None:
+def _write(parts: Sequence[Part], processes: int, images: int) -> None:
     problems = []
-    done = pictures - sum(len(part.content) for part in parts)
-    with tqdm(total=pictures, initial=done, desc="writing shards", unit=" pictures", disable=None) as bar:
+    done = images - sum(len(part.content) for part in parts)
+    with tqdm(total=images, initial=done, desc="writing shards", unit=" images", disable=None) as bar:
         for part, found in write_parts(parts, processes):
             problems += found
             bar.update(len(part.content))
     if problems:
         between = "\n" if len(problems) > 1 else ". "
         advice = "The other shards are kept: put it right, and the same command goes on"
-        raise DataError(f"{listed('pictures', problems)}{between}{advice}")
+        raise DataError(f"{listed('images', problems)}{between}{advice}")
 
 
 def _complete(
@@ -363,7 +363,7 @@ def _complete(
 ) -> None:
     """Write what a data set needs besides the shards, the index last."""
     for shard in set(output.glob("shard.*.mds")) - {part.shard for part in parts}:
-        shard.unlink()  # of pictures that were larger before they were put right
+        shard.unlink()  # of images that were larger before they were put right
     counts = len(data.images), data.num_objects, data.num_crowds
     manifest = Manifest(*counts, data.categories, source, image_settings)
     index = {"version": 2, "shards": [part.entry() for part in parts]}

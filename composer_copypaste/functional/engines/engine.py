@@ -37,7 +37,7 @@ class Engine(Protocol):
     def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
         """New images with the objects painted on; of a list, those that receive none are the same.
 
-        Numbers of sources go on from the images to the further pictures.
+        Numbers of sources go on from the images to the further images.
         """
 
 

@@ -2,7 +2,7 @@
 
 Tensors of many sizes take part, so kernels get tables of 64-bit numbers, a row for each image, landing, task or plane,
 with sizes, fixed-point maps, and the addresses of tensors. Positions are the same numbers everywhere, so masks, boxes
-and areas equal those of :class:`TorchEngine` to the bit, and colours to rounding.
+and areas equal those of :class:`TorchEngine` to the bit, and colors to rounding.
 """
 
 from collections.abc import Sequence
@@ -61,10 +61,10 @@ class Kernels(Protocol):
     def paint(
         self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"], dtype: torch.dtype, channels: int
     ) -> None:
-        """Paint each pixel with the colours of the landing that owns it, in place.
+        """Paint each pixel with the colors of the landing that owns it, in place.
 
-        Images: as for ``stack``, then the address of the image, whose channels follow each other. PastedObjects: map (6),
-        window (4), the address of the image to paint from, height and width.
+        Images: as for ``stack``, then the address of the image, whose channels follow each other. PastedObjects: map
+        (6), window (4), the address of the image to paint from, height and width.
         """
 
 
@@ -77,7 +77,7 @@ class KernelEngine:
     """Objects are stacked, measured, written and painted all together.
 
     What needs a pixel's neighbours is done object after object: eroded masks are cut out first; soft seams, other
-    colours than the source's, and images of types that the kernels do not know are painted so.
+    colors than the source's, and images of types that the kernels do not know are painted so.
     """
 
     def __init__(self, layout: Layout, kernels: Kernels, settings: CopyPasteSettings) -> None:
@@ -190,7 +190,7 @@ class KernelEngine:
         return painted
 
     def _can_paint(self, images: Images) -> bool:
-        plain = not self._settings.blend_sigma and (self._layout.landings.colour == 1).all()
+        plain = not self._settings.blend_sigma and (self._layout.landings.color == 1).all()
         known = all(image.dtype in self._kernels.dtypes and not image.requires_grad for image in images)
         return bool(plain) and known
 

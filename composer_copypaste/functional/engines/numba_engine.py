@@ -1,4 +1,4 @@
-"""The kernels of ``host_masks.py`` and ``host_colours.py``, called with a batch's tables."""
+"""The kernels of ``host_masks.py`` and ``host_colors.py``, called with a batch's tables."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Kernels for the host, compiled by Numba: which object each pixel shows, and what that leaves of all masks.
 
-With ``host_colours.py`` they do what ``triton_kernels.py`` does on a GPU, from the same tables, of which ``fused.py``
+With ``host_colors.py`` they do what ``triton_kernels.py`` does on a GPU, from the same tables, of which ``fused.py``
 says what their columns hold. Inner loops go along rows of pixels, and load both of two values before they choose, so
 that the compiler can do many pixels at once.
 """

@@ -1,4 +1,4 @@
-"""Kernels for the host, compiled by Numba: painting pixels with the colours of the landings that own them."""
+"""Kernels for the host, compiled by Numba: painting pixels with the colors of the landings that own them."""
 
 import math
 from typing import no_type_check
@@ -20,7 +20,7 @@ from composer_copypaste.functional.resample import PIXEL
 @compiled
 @no_type_check
 def paint(images, landings, channels, like):
-    """Paint each pixel with the colours of the landing that owns it, in place."""
+    """Paint each pixel with the colors of the landing that owns it, in place."""
     for image in images:
         for m in range(image[3], image[4]):
             landing, number = landings[m], np.int16(m - image[3])

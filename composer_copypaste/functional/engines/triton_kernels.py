@@ -216,7 +216,7 @@ def _to_nearest(values):
 def paint(
     images, landings, TYPE: tl.constexpr, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """Paint each pixel with the colours of the landing that owns it, in place.
+    """Paint each pixel with the colors of the landing that owns it, in place.
 
     ``images``: owners' address, height, width, first and last landing, the image's address. ``landings``: map (6),
     window (4), the source image's address, height and width; reach and number of taps of the tent along x, and along y.
@@ -241,7 +241,7 @@ def paint(
             middle_y, first_y, total_y = _tent(landing + 3, y, x, reach_y, taps_y, rows)
             share = tl.div_rn(1.0, total_x * total_y)
             for channel in range(CHANNELS):
-                colours = tl.zeros((TILE,), tl.float32)
+                colors = tl.zeros((TILE,), tl.float32)
                 for j in range(taps_y):
                     sy, down = _tap(middle_y, reach_y, first_y, j, rows)
                     for k in range(taps_x):
@@ -249,8 +249,8 @@ def paint(
                         offset = (channel * rows + sy) * columns + sx
                         weight = down * across
                         seen = tl.load(source + offset, mask=owned & (weight > 0), other=0)
-                        colours += weight * seen.to(tl.float32)
-                colours *= share
+                        colors += weight * seen.to(tl.float32)
+                colors *= share
                 if tl.uint8 == TYPE:
-                    colours = _to_nearest(colours)
-                tl.store(painted + channel * height * width, colours.to(TYPE), mask=owned)
+                    colors = _to_nearest(colors)
+                tl.store(painted + channel * height * width, colors.to(TYPE), mask=owned)

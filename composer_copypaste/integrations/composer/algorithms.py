@@ -207,9 +207,9 @@ STREAM = 1
 
 
 class LargeScaleJitter(BatchAlgorithm):
-    """Resize, crop or pad, and flip each training picture on the training device, to one size for the whole batch.
+    """Resize, crop or pad, and flip each training image on the training device, to one size for the whole batch.
 
-    Takes this work off the loader's processes, which then ship pictures as they are. The batch is ``(images, targets)``
+    Takes this work off the loader's processes, which then ship images as they are. The batch is ``(images, targets)``
     as :func:`large_scale_jitter_batch` takes them. Runs on ``Event.AFTER_DATALOADER`` before all other algorithms,
     wherever it stands in the trainer's list. `CopyPaste` after it does not resize and flip a second time, unless
     its ``scale_range`` and ``p_flip`` are given. Every batch is drawn from the seed, the rank and the number of the

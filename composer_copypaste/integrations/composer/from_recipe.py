@@ -26,7 +26,7 @@ from composer_copypaste.settings import composer_time, parse_time
 
 
 def build_optimizer(model: MaskRCNN, settings: OptimizerSettings, total_batch_size: int) -> Optimizer:
-    """The optimizer of the weights that train, for so many pictures a step over all devices."""
+    """The optimizer of the weights that train, for so many images a step over all devices."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     lr = settings.lr_for(total_batch_size)
     if settings.name == "sgd":

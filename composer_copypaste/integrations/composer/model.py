@@ -34,7 +34,7 @@ LOSSES = {
 
 
 class DetectionDict(TypedDict):
-    """What was found in one picture, at the picture's own size, best first; on the host.
+    """What was found in one image, at the image's own size, best first; on the host.
 
     ``boxes`` are (x1, y1, x2, y2) in pixels, float32 (m, 4); ``scores`` (m,) lie in [0, 1]; ``labels`` (m,) are int64.
     """
@@ -99,7 +99,7 @@ class MaskRCNN(ComposerModel):
             return self.eval_forward(batch)
         images, targets = batch
         check_targets(images, targets, self.num_classes)
-        losses: dict[str, Tensor] = self.module(_pictures(images), [_as_trained_on(target) for target in targets])
+        losses: dict[str, Tensor] = self.module(_images(images), [_as_trained_on(target) for target in targets])
         return losses
 
     def loss(  # type: ignore[override]  # the trainer takes a dict, though its annotation does not say so
@@ -111,14 +111,14 @@ class MaskRCNN(ComposerModel):
     @torch.no_grad()
     def eval_forward(self, batch: Batch, outputs: object = None) -> list[DetectionDict]:
         """The detections in each of the batch's images."""
-        pictures = _pictures(batch[0])
-        images, _ = self.module.transform(pictures)
+        given = _images(batch[0])
+        images, _ = self.module.transform(given)
         features = self.module.backbone(images.tensors)
         proposals, _ = self.module.rpn(images, features)
         found, _ = self.module.roi_heads(features, proposals, images.image_sizes)
         return [
-            _at_original_size(detected, resized, (picture.shape[1], picture.shape[2]))
-            for detected, resized, picture in zip(found, images.image_sizes, pictures, strict=True)
+            _at_original_size(detected, resized, (image.shape[1], image.shape[2]))
+            for detected, resized, image in zip(found, images.image_sizes, given, strict=True)
         ]
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
@@ -130,7 +130,7 @@ class MaskRCNN(ComposerModel):
         metric.update(outputs, batch[1])
 
 
-def _pictures(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
+def _images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [image if image.is_floating_point() else image.float() / 255 for image in images]
 
 

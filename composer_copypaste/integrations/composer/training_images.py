@@ -1,4 +1,4 @@
-"""Pictures of what a model is given to train on: of the first batch, and at an interval."""
+"""Images of what a model is given to train on: of the first batch, and at an interval."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ class TrainingSheet(Callback):
 class TrainingPictures(Callback):
     """Shows training batches as the model gets them, with masks and boxes; what was pasted is dashed and counted.
 
-    A sheet of up to 16 pictures goes, as ``training_pictures``, to each of the trainer's loggers that takes images
+    A sheet of up to 16 images goes, as ``training_pictures``, to each of the trainer's loggers that takes images
     (TensorBoard, Weights & Biases, MLflow, Comet ML and Neptune), and into a folder. The first process draws, of its
     own part of the batch. The batch is ``(images, targets)`` as :class:`CopyPaste` takes them, with detection targets.
 
@@ -76,7 +76,7 @@ class TrainingPictures(Callback):
         if self.folder is not None:
             with written_whole(self.folder / f"ba{int(state.timestamp.batch)}.png") as unfinished:
                 save_png(sheet, unfinished)
-        # of NumPy's bytes all loggers make the same picture; TensorBoard's makes noise of torch's
+        # of NumPy's bytes all loggers make the same image; TensorBoard's makes noise of torch's
         pixels = sheet.permute(1, 2, 0).numpy()
         logger.log_images(pixels, name="training_pictures", channels_last=True, use_table=False)
 

@@ -11,7 +11,7 @@ import torch
 from coco_files import annotation
 from composer.core import DataSpec
 from PIL import Image
-from shard_cases import SMALL, Pictures, drawn
+from shard_cases import SMALL, DataSet, drawn
 
 from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.data.loaders import EpochSampler, evaluation_loader, training_loader
@@ -31,16 +31,16 @@ GB = SMALL * 1.05 / 1e9
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Pictures:
-    """Twenty pictures."""
+def make_images(tmp_path_factory) -> DataSet:
+    """Twenty images."""
     return drawn(tmp_path_factory.mktemp("pictures"), 20)
 
 
 @pytest.fixture(scope="module")
-def written(pictures, tmp_path_factory) -> Path:
-    """Their shards, of two pictures each."""
+def written(data_set, tmp_path_factory) -> Path:
+    """Their shards, of two images each."""
     folder = tmp_path_factory.mktemp("shards") / "train"
-    pictures.write(folder)
+    data_set.write(folder)
     return folder
 
 
@@ -53,8 +53,8 @@ def remote(written, tmp_path) -> Path:
 def assert_same_samples(one, other):
     assert len(one) == len(other)
     for key in [(epoch, index) for epoch in (0, 3) for index in range(len(one))]:
-        (picture, target), (other_picture, other_target) = one[key], other[key]
-        assert torch.equal(picture, other_picture)
+        (image, target), (other_image, other_target) = one[key], other[key]
+        assert torch.equal(image, other_image)
         assert target.keys() == other_target.keys()
         for name, values in target.items():
             assert values.dtype == other_target[name].dtype
@@ -65,8 +65,8 @@ def assert_same_samples(one, other):
 
 
 @pytest.mark.parametrize("transform", [None, FlipTransform(0.5), JITTER], ids=["none", "flip", "jitter"])
-def test_samples_are_those_of_the_files_to_the_bit(pictures, written, transform):
-    files = CocoInstances(pictures.images, pictures.annotations, transform, seed=5)
+def test_samples_are_those_of_the_files_to_the_bit(data_set, written, transform):
+    files = CocoInstances(data_set.images, data_set.annotations, transform, seed=5)
     assert_same_samples(files, StreamingCocoInstances(written, transform, seed=5))
 
 
@@ -88,10 +88,10 @@ def test_every_kind_of_annotation_comes_through(coco_file, tmp_path, transform):
     assert len(shards[1][1]) == 6
 
 
-def test_evaluation_takes_no_masks_and_the_truth_from_the_annotations_beside_the_shards(pictures, written):
+def test_evaluation_takes_no_masks_and_the_truth_from_the_annotations_beside_the_shards(data_set, written):
     data = StreamingCocoInstances(written, masks=False)
     assert "masks" not in data[0][1]
-    assert data.annotations.path.read_bytes() == pictures.annotations.read_bytes()
+    assert data.annotations.path.read_bytes() == data_set.annotations.read_bytes()
     assert data.annotations.categories == data.categories
 
 
@@ -106,17 +106,17 @@ def test_an_order_has_every_index_once_and_depends_on_the_generator_alone(writte
     assert order(0) == order(0) != order(1)
 
 
-def test_one_shard_is_shuffled_as_files_are(pictures, tmp_path):
-    pictures.write(tmp_path / "shards", shard_size=10**6)
+def test_one_shard_is_shuffled_as_files_are(data_set, tmp_path):
+    data_set.write(tmp_path / "shards", shard_size=10**6)
     orders = [
         list(EpochSampler(data, num_replicas=1, rank=0, seed=4))
-        for data in (CocoInstances(pictures.images, pictures.annotations), StreamingCocoInstances(tmp_path / "shards"))
+        for data in (CocoInstances(data_set.images, data_set.annotations), StreamingCocoInstances(tmp_path / "shards"))
     ]
     assert orders[0] == orders[1]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
-def test_all_ranks_together_see_every_picture_once_in_the_same_order(written, ranks):
+def test_all_ranks_together_see_every_image_once_in_the_same_order(written, ranks):
     data = StreamingCocoInstances(written)
     samplers = [EpochSampler(data, num_replicas=ranks, rank=rank, seed=4) for rank in range(ranks)]
     dealt = [key for keys in zip(*samplers, strict=True) for key in keys]
@@ -150,7 +150,7 @@ def test_batches_are_the_same_for_any_number_of_workers(written, tmp_path, worke
         assert torch.equal(images, other_images)
 
 
-def test_evaluation_goes_through_the_pictures_in_the_files_order(written):
+def test_evaluation_goes_through_the_images_in_the_files_order(written):
     batches = evaluation_loader(StreamingCocoInstances(written, masks=False), batch_size=7).dataloader
     assert [int(target["image_id"]) for _, targets in batches for target in targets] == list(range(1, 21))
 
@@ -163,21 +163,21 @@ def cached_shards(cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "{}/"])
-def test_only_what_is_read_is_fetched(pictures, written, tmp_path, form):
+def test_only_what_is_read_is_fetched(data_set, written, tmp_path, form):
     data = StreamingCocoInstances(form.format(written), cache=tmp_path / "cache")
     assert cached_shards(tmp_path / "cache") == []
     assert len(data[2][1]["boxes"])
     assert cached_shards(tmp_path / "cache") == ["shard.00001.mds"]
-    assert_same_samples(CocoInstances(pictures.images, pictures.annotations), data)
+    assert_same_samples(CocoInstances(data_set.images, data_set.annotations), data)
 
 
-def test_a_cache_keeps_the_shards_that_were_used_last(pictures, written, tmp_path, monkeypatch):
+def test_a_cache_keeps_the_shards_that_were_used_last(data_set, written, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "LANES", 1)
     data = StreamingCocoInstances(written, cache=tmp_path, cache_gigabytes=3 * GB)
     for index in (0, 2, 4, 0, 6):
         data[index]
     assert cached_shards(tmp_path) == ["shard.00000.mds", "shard.00002.mds", "shard.00003.mds"]
-    assert_same_samples(CocoInstances(pictures.images, pictures.annotations), data)
+    assert_same_samples(CocoInstances(data_set.images, data_set.annotations), data)
     assert len(cached_shards(tmp_path)) == 3
 
 
@@ -200,8 +200,8 @@ def test_what_a_killed_process_left_half_fetched_is_not_used(written, tmp_path):
     assert torch.equal(data[0][0], StreamingCocoInstances(written)[0][0])
 
 
-def test_data_sets_share_a_cache_without_mixing(pictures, written, tmp_path):
-    pictures.write(tmp_path / "other", shard_size=40_000)
+def test_data_sets_share_a_cache_without_mixing(data_set, written, tmp_path):
+    data_set.write(tmp_path / "other", shard_size=40_000)
     one, other = (StreamingCocoInstances(source, cache=tmp_path / "cache") for source in (written, tmp_path / "other"))
     assert_same_samples(one, other)
 

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from shard_cases import SMALL, Pictures, contents, drawn
+from shard_cases import SMALL, DataSet, contents, drawn
 
 from composer_copypaste.data.streaming import format as shards
 from composer_copypaste.data.streaming import write as sharding
@@ -20,33 +20,33 @@ streaming = pytest.importorskip("streaming")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Pictures:
-    """Twelve pictures."""
+def make_images(tmp_path_factory) -> DataSet:
+    """Twelve images."""
     return drawn(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
-def written(pictures, tmp_path_factory):
+def written(data_set, tmp_path_factory):
     """Their shards, written by one process."""
     folder = tmp_path_factory.mktemp("shards") / "train"
-    pictures.write(folder)
+    data_set.write(folder)
     return folder
 
 
-def test_streaming_itself_reads_the_pictures_bytes_and_the_annotations(pictures, written):
-    source = json.loads(pictures.annotations.read_text())
+def test_streaming_itself_reads_the_images_bytes_and_the_annotations(data_set, written):
+    source = json.loads(data_set.annotations.read_text())
     samples = streaming.LocalDataset(str(written))
     assert len(samples) == len(source["images"])
     for sample, image in zip((samples[i] for i in range(len(samples))), source["images"], strict=True):
-        assert sample["image"] == (pictures.images / image["file_name"]).read_bytes()
+        assert sample["image"] == (data_set.images / image["file_name"]).read_bytes()
         assert (sample["image_id"], sample["file_name"]) == (image["id"], image["file_name"])
         mine = [entry for entry in source["annotations"] if entry["image_id"] == image["id"]]
         assert [entry["segmentation"] for entry in sample["annotations"]] == [entry["segmentation"] for entry in mine]
         assert [entry["bbox"] for entry in sample["annotations"]] == [entry["bbox"] for entry in mine]
 
 
-def test_the_annotation_file_lies_beside_the_shards(pictures, written):
-    assert (written / "annotations.json").read_bytes() == pictures.annotations.read_bytes()
+def test_the_annotation_file_lies_beside_the_shards(data_set, written):
+    assert (written / "annotations.json").read_bytes() == data_set.annotations.read_bytes()
 
 
 def test_shards_are_of_the_size_asked_for(written):
@@ -55,151 +55,151 @@ def test_shards_are_of_the_size_asked_for(written):
     assert all(SMALL / 2 < size < SMALL * 1.1 for size in sizes[:-1])
 
 
-def test_a_picture_larger_than_a_shard_has_one_of_its_own(pictures, tmp_path):
-    assert pictures.write(tmp_path / "out", shard_size=1000).shards == 12
+def test_a_image_larger_than_a_shard_has_one_of_its_own(data_set, tmp_path):
+    assert data_set.write(tmp_path / "out", shard_size=1000).shards == 12
 
 
 @pytest.mark.parametrize("size", [999, 2_000_000_001])
-def test_a_shard_too_small_or_too_large_is_an_error(pictures, tmp_path, size):
+def test_a_shard_too_small_or_too_large_is_an_error(data_set, tmp_path, size):
     with pytest.raises(ValueError, match=rf"^shard_size: expected 1000 to 2000000000 bytes, got {size}$"):
-        pictures.write(tmp_path / "out", shard_size=size)
+        data_set.write(tmp_path / "out", shard_size=size)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_the_bytes_are_the_same_for_any_number_of_processes(pictures, written, tmp_path, processes):
-    pictures.write(tmp_path / "out", processes=processes)
+def test_the_bytes_are_the_same_for_any_number_of_processes(data_set, written, tmp_path, processes):
+    data_set.write(tmp_path / "out", processes=processes)
     assert contents(tmp_path / "out") == contents(written)
 
 
-def _write_slowly(pictures, output, processes):
+def _write_slowly(data_set, output, processes):
     def slowed(*arguments):
         for found in write_parts(*arguments):
             yield found
             time.sleep(0.3)
 
     sharding.write_parts = slowed
-    pictures.write(output, processes=processes)
+    data_set.write(output, processes=processes)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_writing_goes_on_and_ends_with_the_same_bytes(pictures, written, tmp_path, processes):
+def test_a_killed_writing_goes_on_and_ends_with_the_same_bytes(data_set, written, tmp_path, processes):
     output = tmp_path / "out"
-    process = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(pictures, output, processes))
+    process = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(data_set, output, processes))
     process.start()
     while len(list(output.glob("shard.*.mds"))) < 2:
         time.sleep(0.01)
     process.kill()
     process.join()
     assert not (output / "index.json").exists()
-    result = pictures.write(output, processes=processes)
+    result = data_set.write(output, processes=processes)
     assert result.kept >= 1
     assert processes == 2 or result.kept < result.shards
     assert contents(output) == contents(written)
 
 
-def test_the_same_command_again_changes_nothing(pictures, tmp_path):
-    first = pictures.write(tmp_path / "out")
+def test_the_same_command_again_changes_nothing(data_set, tmp_path):
+    first = data_set.write(tmp_path / "out")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    second = pictures.write(tmp_path / "out", processes=2)
+    second = data_set.write(tmp_path / "out", processes=2)
     assert (first.kept, second.kept) == (0, first.shards)
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
 
 
-def test_a_full_disk_is_said_in_a_line_and_the_same_command_goes_on(pictures, written, tmp_path, monkeypatch):
+def test_a_full_disk_is_said_in_a_line_and_the_same_command_goes_on(data_set, written, tmp_path, monkeypatch):
     def full(parts, processes):
         yield from write_parts(parts[:2], processes)
         raise OSError(errno.ENOSPC, "No space left on device", "shard.00002.mds")
 
     monkeypatch.setattr(sharding, "write_parts", full)
     with pytest.raises(OutputError, match=r"^shard.00002.mds: cannot be written: No space left on device; the same"):
-        pictures.write(tmp_path / "out")
+        data_set.write(tmp_path / "out")
     monkeypatch.undo()
     before = (tmp_path / "out" / "shard.00001.mds").stat().st_mtime_ns
-    assert pictures.write(tmp_path / "out").kept == 2
+    assert data_set.write(tmp_path / "out").kept == 2
     assert (tmp_path / "out" / "shard.00001.mds").stat().st_mtime_ns == before
     assert contents(tmp_path / "out") == contents(written)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_damaged_pictures_are_all_listed_and_only_their_shards_are_missing(tmp_path, processes):
-    pictures, output = drawn(tmp_path), tmp_path / "out"
-    sound = {name: (pictures.images / name).read_bytes() for name in ("000001.png", "000009.png")}
+def test_damaged_images_are_all_listed_and_only_their_shards_are_missing(tmp_path, processes):
+    data_set, output = drawn(tmp_path), tmp_path / "out"
+    sound = {name: (data_set.images / name).read_bytes() for name in ("000001.png", "000009.png")}
     for name, content in sound.items():
-        (pictures.images / name).write_bytes(content[:-100])
+        (data_set.images / name).write_bytes(content[:-100])
     with pytest.raises(DataError, match="2 problems") as caught:
-        pictures.write(output, processes=processes)
-    assert all(f"{name}: the picture cannot be decoded" in str(caught.value) for name in sound)
+        data_set.write(output, processes=processes)
+    assert all(f"{name}: the image cannot be decoded" in str(caught.value) for name in sound)
     for name, content in sound.items():
-        (pictures.images / name).write_bytes(content)
-    assert pictures.write(output, processes=processes).kept >= 1
+        (data_set.images / name).write_bytes(content)
+    assert data_set.write(output, processes=processes).kept >= 1
     drawn(tmp_path / "again").write(tmp_path / "reference")
     assert contents(output) == contents(tmp_path / "reference")
 
 
-def test_a_picture_of_another_size_than_annotated_is_found_before_anything_is_written(tmp_path):
-    pictures = drawn(tmp_path)
-    data = json.loads(pictures.annotations.read_text())
+def test_a_image_of_another_size_than_annotated_is_found_before_anything_is_written(tmp_path):
+    data_set = drawn(tmp_path)
+    data = json.loads(data_set.annotations.read_text())
     data["images"][3]["width"] = 65
     for entry in data["annotations"]:
         x, y, w, h = entry["bbox"]
         entry["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    pictures.annotations.write_text(json.dumps(data))
-    with pytest.raises(DataError, match=r"000004.png \(image 4\): the picture is 64 x 64"):
-        pictures.write(tmp_path / "out")
+    data_set.annotations.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"000004.png \(image 4\): the image is 64 x 64"):
+        data_set.write(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_changed_source_is_refused(tmp_path, finished):
-    pictures, output = drawn(tmp_path), tmp_path / "out"
+    data_set, output = drawn(tmp_path), tmp_path / "out"
     if not finished:
-        (pictures.images / "000012.png").write_bytes((pictures.images / "000012.png").read_bytes()[:-100])
+        (data_set.images / "000012.png").write_bytes((data_set.images / "000012.png").read_bytes()[:-100])
         with pytest.raises(
             DataError, match=r"000012.png.* cannot be decoded.*\. The other shards are kept: put it right"
         ):
-            pictures.write(output)
+            data_set.write(output)
     else:
-        pictures.write(output)
+        data_set.write(output)
     before = contents(output)
     with pytest.raises(OutputError, match="differs in shard size; give another folder"):
-        pictures.write(output, shard_size=SMALL + 1)
-    pictures.annotations.write_text(pictures.annotations.read_text() + "\n")
+        data_set.write(output, shard_size=SMALL + 1)
+    data_set.annotations.write_text(data_set.annotations.read_text() + "\n")
     with pytest.raises(OutputError, match="holds shards of another source, which differs in annotations"):
-        pictures.write(output)
+        data_set.write(output)
     assert contents(output) == before
 
 
-def test_a_record_of_the_source_that_holds_something_else_is_named(pictures, tmp_path):
+def test_a_record_of_the_source_that_holds_something_else_is_named(data_set, tmp_path):
     record = tmp_path / "shards" / WORKING / "source.json"
     record.parent.mkdir(parents=True)
     record.write_text("7")
     with pytest.raises(OutputError, match=rf"{record}: expected the record of a source, found 7; remove {tmp_path}/sh"):
-        pictures.write(tmp_path / "shards")
+        data_set.write(tmp_path / "shards")
 
 
-def test_a_folder_that_holds_something_else_is_refused_and_kept(pictures, tmp_path):
+def test_a_folder_that_holds_something_else_is_refused_and_kept(data_set, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="expected a new or an empty folder for the shards"):
-        pictures.write(tmp_path)
+        data_set.write(tmp_path)
     with pytest.raises(OutputError, match="expected a folder for the shards, found a file"):
-        pictures.write(tmp_path / "mine.txt")
+        data_set.write(tmp_path / "mine.txt")
     assert contents(tmp_path) == {"mine.txt": b"mine"}
 
 
-def test_one_process_at_a_time_writes_into_a_folder(pictures, tmp_path, monkeypatch):
+def test_one_process_at_a_time_writes_into_a_folder(data_set, tmp_path, monkeypatch):
     monkeypatch.setattr(sharding, "_LOCK_SECONDS", 0.1)
     (tmp_path / "out" / ".unfinished").mkdir(parents=True)
     with (
         sharding.FileLock(tmp_path / "out" / ".unfinished" / "lock"),
         pytest.raises(OutputError, match="another process is writing shards there"),
     ):
-        pictures.write(tmp_path / "out")
+        data_set.write(tmp_path / "out")
 
 
 @pytest.mark.parametrize("lock_is_gone", [True, False])
 def test_a_process_that_waited_until_another_was_done_finds_all_shards(
-    pictures, written, tmp_path, monkeypatch, lock_is_gone
+    data_set, written, tmp_path, monkeypatch, lock_is_gone
 ):
     output, waits = tmp_path / "out", threading.Event()
 
@@ -211,7 +211,7 @@ def test_a_process_that_waited_until_another_was_done_finds_all_shards(
     (output / ".unfinished").mkdir(parents=True)
     with ThreadPoolExecutor() as pool, sharding.FileLock(output / ".unfinished" / "lock"):
         monkeypatch.setattr(sharding, "FileLock", Lock)
-        waiting = pool.submit(pictures.write, output)
+        waiting = pool.submit(data_set.write, output)
         assert waits.wait(60)
         shutil.copytree(written, output, dirs_exist_ok=True)
         if lock_is_gone:
@@ -221,26 +221,26 @@ def test_a_process_that_waited_until_another_was_done_finds_all_shards(
     assert contents(output) == contents(written)
 
 
-def test_writers_that_begin_at_once_end_with_the_same_shards(pictures, written, tmp_path):
+def test_writers_that_begin_at_once_end_with_the_same_shards(data_set, written, tmp_path):
     with ThreadPoolExecutor() as pool:
-        results = [*pool.map(pictures.write, [tmp_path / "out"] * 3)]
+        results = [*pool.map(data_set.write, [tmp_path / "out"] * 3)]
     assert sum(result.shards - result.kept for result in results) == results[0].shards
     assert contents(tmp_path / "out") == contents(written)
 
 
-def test_without_streaming_the_extra_is_named(pictures, tmp_path, monkeypatch):
+def test_without_streaming_the_extra_is_named(data_set, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'composer-copypaste\[streaming\]'"):
-        pictures.write(tmp_path / "out")
+        data_set.write(tmp_path / "out")
 
 
-def test_a_picture_that_changed_meanwhile_is_written_as_it_is_now(tmp_path, monkeypatch):
-    pictures, output = drawn(tmp_path), tmp_path / "out"
+def test_a_image_that_changed_meanwhile_is_written_as_it_is_now(tmp_path, monkeypatch):
+    data_set, output = drawn(tmp_path), tmp_path / "out"
     monkeypatch.setattr(sharding, "write_parts", lambda parts, processes: write_parts(parts[:2], processes))
     with pytest.raises(OutputError):  # at the entry of a shard that is not there
-        pictures.write(output)
+        data_set.write(output)
     monkeypatch.undo()
-    (pictures.images / "000001.png").write_bytes((pictures.images / "000002.png").read_bytes())
-    assert pictures.write(output).kept < 2
-    pictures.write(tmp_path / "reference")
+    (data_set.images / "000001.png").write_bytes((data_set.images / "000002.png").read_bytes())
+    assert data_set.write(output).kept < 2
+    data_set.write(tmp_path / "reference")
     assert contents(output) == contents(tmp_path / "reference")

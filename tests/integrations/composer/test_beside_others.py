@@ -21,7 +21,7 @@ from composer.algorithms import (
     RandAugment,
     SelectiveBackprop,
 )
-from test_copypaste import PICTURES, Toy, as_semantic, checksum, checksums, fit, loader, pasted_in, targets_of, unsplit
+from test_copypaste import IMAGES, Toy, as_semantic, checksum, checksums, fit, loader, pasted_in, targets_of, unsplit
 
 from composer_copypaste import CopyPaste, LargeScaleJitter, MaskRCNN
 from composer_copypaste.integrations.composer.algorithms import UNFIT
@@ -117,7 +117,7 @@ class Sensitive(Toy):
 
 
 class Order(Algorithm):
-    """Notes how many pasted objects the batch has when its turn comes, and the pictures' size."""
+    """Notes how many pasted objects the batch has when its turn comes, and the images' size."""
 
     def __init__(self):
         self.seen = []
@@ -176,7 +176,7 @@ def test_every_refusal_is_tried():
 
 
 def test_progressive_resizing_goes_with_class_id_maps():
-    batches = loader(collate=as_semantic, batch_size=PICTURES, split=unsplit, count=targets_of)
+    batches = loader(collate=as_semantic, batch_size=IMAGES, split=unsplit, count=targets_of)
     resizing = ProgressiveResizing(resize_targets=True)
     ((images, ids),) = fit(CopyPaste(p=1.0), resizing, batches=batches, duration="1ba").seen
     assert images.shape[-2:] == ids.shape[-2:] == (32, 32)

@@ -17,7 +17,7 @@ from composer_copypaste.data.loaders import num_samples, split_batch
 from composer_copypaste.functional.copypaste import NothingPastedWarning
 
 SIZE = 64
-PICTURES = 8
+IMAGES = 8
 
 
 class Toy(ComposerModel):
@@ -58,8 +58,8 @@ class Watcher(Callback):
             self.batches[event] = state.batch
 
 
-def picture(number, size=SIZE):
-    """A picture of its own colour with two squares, the second a little smaller."""
+def make_image(number, size=SIZE):
+    """An image of its own color with two squares, the second a little smaller."""
     image = torch.full((3, size, size), 20 * number, dtype=torch.uint8)
     masks = torch.zeros(2, size, size, dtype=torch.uint8)
     masks[0, 4:20, 4 + number : 20 + number] = 1
@@ -85,8 +85,8 @@ def targets_of(batch):
     return len(batch[1])
 
 
-def loader(batch_size=4, *, collate=as_pair, split=split_batch, count=num_samples, pictures=PICTURES, crowds=False):
-    samples = [picture(number) for number in range(pictures)]
+def loader(batch_size=4, *, collate=as_pair, split=split_batch, count=num_samples, images=IMAGES, crowds=False):
+    samples = [make_image(number) for number in range(images)]
     for _, target in samples:
         target["iscrowd"] = torch.full((2,), int(crowds))
     return DataSpec(
@@ -240,7 +240,7 @@ def test_a_checkpoint_of_a_run_without_a_bank_leaves_the_bank_empty():
     assert len(algorithm.bank) == 0
 
 
-def test_a_batch_of_one_picture_receives_what_the_bank_remembers():
+def test_a_batch_of_one_image_receives_what_the_bank_remembers():
     log = InMemoryLogger()
     settings = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "bank_size": 3}
     with warnings.catch_warnings():
@@ -256,13 +256,13 @@ def test_a_batch_of_one_picture_receives_what_the_bank_remembers():
 class White:
     """A pool of one cut-out, a white square."""
 
-    labels, pictures, boxes = np.array([9]), np.array([36]), np.array([[0.0, 0.0, 6.0, 6.0]])
+    labels, images, boxes = np.array([9]), np.array([36]), np.array([[0.0, 0.0, 6.0, 6.0]])
 
     def read(self, number):
         return torch.full((3, 6, 6), 255, dtype=torch.uint8), torch.ones(6, 6, dtype=torch.uint8)
 
 
-def test_pictures_receive_cut_outs_of_a_pool():
+def test_images_receive_cut_outs_of_a_pool():
     settings = {"p": 1.0, "p_pool": 1.0, "pool_scale_range": (1.0, 1.0), "pool_instances": (1, 1)}
     model = fit(CopyPaste(pool=White(), **settings), batches=loader(batch_size=1))
     for images, (target,) in model.seen:
@@ -276,8 +276,8 @@ def test_a_pool_of_which_nothing_may_be_copied_is_refused_at_once():
         CopyPaste(pool=White(), labels=(1,))
 
 
-def test_the_same_pictures_receive_something_else_at_every_step():
-    seen = checksums(fit(CopyPaste(p=1.0), batches=loader(batch_size=PICTURES), duration="5ba"))
+def test_the_same_images_receive_something_else_at_every_step():
+    seen = checksums(fit(CopyPaste(p=1.0), batches=loader(batch_size=IMAGES), duration="5ba"))
     assert len(set(seen)) == 5
 
 
@@ -309,7 +309,7 @@ def test_a_batch_that_is_a_list_stays_one():
 
 
 def of_two_sizes(samples):
-    other = [picture(int(target["image_id"]), SIZE + 8 * (i % 2)) for i, (_, target) in enumerate(samples)]
+    other = [make_image(int(target["image_id"]), SIZE + 8 * (i % 2)) for i, (_, target) in enumerate(samples)]
     return [image for image, _ in other], [target for _, target in other]
 
 
@@ -324,13 +324,13 @@ def as_semantic(samples):
     return images, torch.stack([(t["masks"] * t["labels"][:, None, None]).amax(0).long() for t in targets])
 
 
-def test_class_id_maps_follow_the_colours_that_are_pasted():
-    batches = loader(collate=as_semantic, batch_size=PICTURES, split=unsplit, count=targets_of)
+def test_class_id_maps_follow_the_colors_that_are_pasted():
+    batches = loader(collate=as_semantic, batch_size=IMAGES, split=unsplit, count=targets_of)
     images, ids = fit(CopyPaste(p=1.0, scale_range=(1.0, 1.0)), batches=batches, duration="1ba").seen[0]
-    _, before = as_semantic([picture(number) for number in range(PICTURES)])
+    _, before = as_semantic([make_image(number) for number in range(IMAGES)])
     assert ids.dtype == torch.int64
     assert not torch.equal(ids, before)
-    own = torch.arange(PICTURES, dtype=torch.uint8)[:, None, None] * 20
+    own = torch.arange(IMAGES, dtype=torch.uint8)[:, None, None] * 20
     foreign = (images[:, 0] != own) & (images[:, 0] != own + 100)
     assert foreign.any()
     assert (ids[foreign] > 0).all()
@@ -356,9 +356,9 @@ def test_pasted_objects_are_the_last_of_their_target_and_flagged():
         assert flags.dtype == torch.bool
         assert flags.tolist() == sorted(flags.tolist())
         for mask, pasted in zip(target["masks"], flags, strict=True):
-            (colour,) = image[0][mask.bool()].unique().tolist()
-            assert colour in {20 * source + 100 for source in range(4)}
-            assert (colour != 20 * number + 100) == pasted
+            (color,) = image[0][mask.bool()].unique().tolist()
+            assert color in {20 * source + 100 for source in range(4)}
+            assert (color != 20 * number + 100) == pasted
 
 
 def test_its_numbers_are_logged_for_every_batch():
@@ -392,7 +392,7 @@ def test_a_batch_that_nothing_can_be_pasted_into_is_counted_and_said_once(batche
     assert [value for _, value in log.data["copy_paste/skipped"]] == [1] * 4
 
 
-def test_evaluation_sees_the_pictures_as_they_are():
+def test_evaluation_sees_the_images_as_they_are():
     model = Toy()
     fit(CopyPaste(p=1.0), model=model, eval_dataloader=loader(), eval_interval="2ba", duration="2ba")
     untouched = [checksum(batch) for batch in loader().dataloader]

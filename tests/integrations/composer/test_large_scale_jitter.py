@@ -28,7 +28,7 @@ CANVAS = {"size": (48, 40)}
 AS_IT_IS = {"size": (64, 64), "scale_range": (1.0, 1.0), "p_flip": 0.0}
 
 
-def test_pictures_of_several_sizes_become_one_tensor_and_targets_follow():
+def test_images_of_several_sizes_become_one_tensor_and_targets_follow():
     images, targets = fit(LargeScaleJitter(**CANVAS), batches=loader(collate=of_two_sizes), duration="1ba").seen[0]
     assert (tuple(images.shape), images.dtype) == ((4, 3, 48, 40), torch.uint8)
     for target in targets:
@@ -54,7 +54,7 @@ def test_a_mask_rcnn_trains_on_it_with_copy_paste():
 def test_it_runs_before_copy_paste_in_whatever_order_they_are_listed(order):
     algorithms = [LargeScaleJitter(**CANVAS, seed=1), CopyPaste(p=1.0, p_instance=1.0, seed=1)][::order]
     seen = fit(*algorithms, batches=loader(collate=of_two_sizes)).seen
-    assert all(isinstance(images, torch.Tensor) for images, _ in seen)  # pasted on pictures of the canvas's size
+    assert all(isinstance(images, torch.Tensor) for images, _ in seen)  # pasted on images of the canvas's size
     assert sum(map(pasted_in, seen)) > 0
     assert checksums(fit(*algorithms[::-1], batches=loader(collate=of_two_sizes))) == [checksum(b) for b in seen]
 
@@ -130,7 +130,7 @@ def test_what_it_draws_is_not_what_copy_paste_draws():
     assert batch_generator(state, None).initial_seed() != batch_generator(state, None, STREAM).initial_seed()
 
 
-def test_evaluation_sees_the_pictures_as_they_are():
+def test_evaluation_sees_the_images_as_they_are():
     model = Toy()
     fit(LargeScaleJitter(**CANVAS), model=model, eval_dataloader=loader(), eval_interval="1ba", duration="1ba")
     assert [checksum(batch) for batch in model.evaluated] == [checksum(batch) for batch in loader().dataloader]

@@ -43,21 +43,21 @@ def rows(run):
 
 
 @pytest.fixture(scope="module")
-def pictures(run):
+def make_images(run):
     """What was drawn of the two batches."""
-    assert {path.name for path in run.more_pictures.iterdir()} == {"ba0.png", "ba1.png"}
-    return [opened(run.more_pictures / f"ba{number}.png") for number in (0, 1)]
+    assert {path.name for path in run.more_images.iterdir()} == {"ba0.png", "ba1.png"}
+    return [opened(run.more_images / f"ba{number}.png") for number in (0, 1)]
 
 
 def opened(path):
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_the_first_picture_is_that_of_the_first_batch(run, pictures):
-    assert np.array_equal(opened(run.training_pictures), pictures[0])
+def test_the_first_image_is_that_of_the_first_batch(run, images):
+    assert np.array_equal(opened(run.training_pictures), images[0])
 
 
-def test_tensorboard_gets_numbers_and_pictures(run, rows, pictures):
+def test_tensorboard_gets_numbers_and_images(run, rows, images):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = {}
     for file in (run.root / "tensorboard" / "quickstart").glob("events*"):
@@ -73,10 +73,10 @@ def test_tensorboard_gets_numbers_and_pictures(run, rows, pictures):
         )
     drawn = sorted(events["pictures"], key=lambda event: event.step)
     assert [event.step for event in drawn] == [0, 1]
-    assert np.array_equal(opened(io.BytesIO(drawn[1].encoded_image_string)), pictures[1])
+    assert np.array_equal(opened(io.BytesIO(drawn[1].encoded_image_string)), images[1])
 
 
-def test_weights_and_biases_gets_numbers_and_pictures(run, rows, pictures):
+def test_weights_and_biases_gets_numbers_and_images(run, rows, images):
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2
     from wandb.sdk.internal.datastore import DataStore
@@ -91,11 +91,11 @@ def test_weights_and_biases_gets_numbers_and_pictures(run, rows, pictures):
             logged.setdefault("/".join(item.nested_key) or item.key, []).append(json.loads(item.value_json))
     for name in NUMBERS:
         assert logged[name] == pytest.approx([row[name] for row in rows])
-    for (name,), expected in zip(logged["training_pictures/filenames"], pictures, strict=True):
+    for (name,), expected in zip(logged["training_pictures/filenames"], images, strict=True):
         assert np.array_equal(opened(folder / "files" / name), expected)
 
 
-def test_mlflow_gets_numbers_and_pictures(run, rows, pictures):
+def test_mlflow_gets_numbers_and_images(run, rows, images):
     pytest.importorskip("mlflow")
     from mlflow import MlflowClient
 
@@ -110,7 +110,7 @@ def test_mlflow_gets_numbers_and_pictures(run, rows, pictures):
         assert values == pytest.approx([first] if first == second else [first, second])  # Composer logs changes
     folder = run.root.parent / "mlruns" / logged.info.experiment_id / logged.info.run_id / "artifacts" / "images"
     drawn = sorted(folder.glob("training_pictures_0*.png"), key=lambda path: "step%1" in path.name)
-    for path, expected in zip(drawn, pictures, strict=True):
+    for path, expected in zip(drawn, images, strict=True):
         assert np.array_equal(opened(path), expected)
 
 

@@ -16,7 +16,7 @@ from composer_copypaste.models.targets import check_targets
 
 
 class Pairs(torch.utils.data.Dataset):
-    """The pictures and targets of one batch."""
+    """The images and targets of one batch."""
 
     def __init__(self, batch):
         self.pairs = list(zip(*batch, strict=True))
@@ -56,8 +56,8 @@ def train(model, batch, **kwargs):
     return trainer
 
 
-class CountedPictures(Metric):
-    """As ``CocoMeanAveragePrecision``, hands out scalars; counts the pictures."""
+class CountedImages(Metric):
+    """As ``CocoMeanAveragePrecision``, hands out scalars; counts the images."""
 
     def __init__(self):
         super().__init__()
@@ -68,10 +68,10 @@ class CountedPictures(Metric):
 
     def update(self, predictions, targets):
         assert [set(prediction) for prediction in predictions] == [{"boxes", "scores", "labels", "rles"}] * len(targets)
-        self.pictures += len(targets)
+        self.images += len(targets)
 
     def compute(self):
-        return self.pictures
+        return self.images
 
 
 def test_training_gives_every_part_of_the_loss(small_model, batch):
@@ -105,7 +105,7 @@ def test_training_leaves_the_batch_as_it_was(small_model, batch):
 
 
 @pytest.mark.parametrize("backbone", ["small", "resnet50_v2"])
-def test_pictures_without_objects_can_be_trained_on(backbone, batch):
+def test_images_without_objects_can_be_trained_on(backbone, batch):
     model = MaskRCNN(num_classes=3, backbone=backbone, min_size=64)
     nothing = {name: batch[1][0][name][:0] for name in ("boxes", "labels", "masks", "area", "iscrowd")}
     losses = model((batch[0], [nothing, nothing]))
@@ -184,7 +184,7 @@ def test_composers_trainer_logs_each_part_of_the_loss(small_model, batch, microb
 
 
 def test_composers_trainer_evaluates_the_metric(batch):
-    model = MaskRCNN(num_classes=3, backbone="small", metric=CountedPictures())
+    model = MaskRCNN(num_classes=3, backbone="small", metric=CountedImages())
     trainer = train(model, batch, eval_dataloader=loader(batch), eval_interval="2ba")
 
     assert trainer.state.eval_metric_values == {"pictures": 2}
@@ -195,7 +195,7 @@ def test_without_a_metric_nothing_is_scored(small_model):
 
 
 def test_training_scores_nothing():
-    assert MaskRCNN(num_classes=3, backbone="small", metric=CountedPictures()).get_metrics(is_train=True) == {}
+    assert MaskRCNN(num_classes=3, backbone="small", metric=CountedImages()).get_metrics(is_train=True) == {}
 
 
 def test_a_state_dict_loads_back(small_model, batch):

@@ -16,7 +16,7 @@ def logged_p(*, duration, batches=None, **settings):
     return [value for _, value in log.data["copy_paste/p"]], model
 
 
-# a loader of 8 pictures gives 2 batches an epoch with 4 in each
+# a loader of 8 images gives 2 batches an epoch with 4 in each
 @pytest.mark.parametrize(
     ("warmup", "duration", "expected"),
     [
@@ -66,10 +66,10 @@ def test_warm_up_and_stop_go_together():
 
 DARK, BRIGHT = (
     (
-        torch.full((3, 8, 8), colour, dtype=torch.uint8),
+        torch.full((3, 8, 8), color, dtype=torch.uint8),
         {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.ones(len(boxes)).long(), "masks": masks},
     )
-    for colour, boxes, masks in (
+    for color, boxes, masks in (
         (0, [], torch.zeros(0, 8, 8, dtype=torch.uint8)),
         (200, [[2.0, 3.0, 6.0, 5.0]], torch.zeros(1, 8, 8, dtype=torch.uint8)),
     )
@@ -87,7 +87,7 @@ BRIGHT[1]["masks"][0, 3:5, 2:6] = 1
         ({"warmup": "25%dur", "stop": "0.5dur"}, ".#.."),
     ],
 )
-def test_a_dark_picture_shows_the_bright_object_from_warm_up_to_stop(times, expected):
+def test_a_dark_image_shows_the_bright_object_from_warm_up_to_stop(times, expected):
     batches = loader()
     batches.dataloader = DataLoader([DARK, BRIGHT] * 4, batch_size=2, collate_fn=batches.dataloader.collate_fn)
     copy_paste = CopyPaste(p=1.0, p_instance=1.0, scale_range=(1.0, 1.0), p_flip=0.0, **times)
@@ -97,7 +97,7 @@ def test_a_dark_picture_shows_the_bright_object_from_warm_up_to_stop(times, expe
 
 
 class Endless(IterableDataset):
-    """Pictures from a loader that does not know its length."""
+    """Images from a loader that does not know its length."""
 
     def __iter__(self):
         return iter([sample for batch in loader().dataloader for sample in zip(*batch, strict=True)])

@@ -1,4 +1,4 @@
-"""Pictures of what a model is given: of the first batch, and at an interval, in a real Trainer."""
+"""Images of what a model is given: of the first batch, and at an interval, in a real Trainer."""
 
 import numpy as np
 import pytest
@@ -48,13 +48,13 @@ def repainted(images, targets, number):
 
 
 class Album(LoggerDestination):
-    """Keeps the pictures that it is given."""
+    """Keeps the images that it is given."""
 
     def __init__(self):
-        self.pictures = {}
+        self.logged = {}
 
     def log_images(self, images, name="Images", channels_last=False, step=None, *args, **kwargs):
-        self.pictures[name, step] = images if channels_last else images.transpose(1, 2, 0)
+        self.logged[name, step] = images if channels_last else images.transpose(1, 2, 0)
 
 
 def samples():
@@ -69,7 +69,7 @@ def collate(pairs):
 
 
 def run(*callbacks, loggers=(), duration="5ba", **options):
-    """A run of three batches of two pictures in each epoch."""
+    """A run of three batches of two images in each epoch."""
     model = Number()
     loader = DataLoader(samples(), batch_size=2, collate_fn=collate)
     trainer = Trainer(
@@ -105,18 +105,18 @@ def test_batches_that_are_due_go_into_the_folder_and_to_every_logger(tmp_path, i
     run(TrainingPictures(NAMES, interval=interval, folder=tmp_path / "pictures"), loggers=albums)
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {f"ba{number}.png" for number in due}
     for album in albums:
-        assert [*album.pictures] == [("training_pictures", number) for number in due]
+        assert [*album.logged] == [("training_pictures", number) for number in due]
     for number in due:
         saved = np.asarray(Image.open(tmp_path / "pictures" / f"ba{number}.png"))
         assert np.array_equal(saved, shown(number))
-        assert np.array_equal(albums[0].pictures["training_pictures", number], saved)
+        assert np.array_equal(albums[0].logged["training_pictures", number], saved)
 
 
-def test_without_a_folder_only_loggers_get_pictures(tmp_path, monkeypatch):
+def test_without_a_folder_only_loggers_get_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     album = Album()
     run(TrainingPictures(NAMES, interval="4ba"), loggers=[album])
-    assert len(album.pictures) == 2
+    assert len(album.logged) == 2
     assert not [*tmp_path.rglob("*.png")]
 
 
@@ -125,7 +125,7 @@ def test_other_processes_draw_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(dist, "get_global_rank", lambda: 1)
     sheet = TrainingSheet(tmp_path / "sheet.png", NAMES)
     run(sheet, TrainingPictures(NAMES, folder=tmp_path / "pictures"), loggers=[album], duration="1ba")
-    assert not album.pictures
+    assert not album.logged
     assert not [*tmp_path.rglob("*.png")]
 
 
