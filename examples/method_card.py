@@ -23,7 +23,7 @@ from card import (
     from_bank,
     from_pool,
     ids_of,
-    image,
+    image_of,
     images,
     labelled,
     pair,
@@ -39,8 +39,8 @@ COLORS = 255
 
 def how_often() -> list[Cell]:
     return [
-        ("an image of the batch", image(images()[0])),
-        ("another one, the source\n(all examples: these two)", image(images()[1])),
+        ("an image of the batch", image_of(images()[0])),
+        ("another one, the source\n(all examples: these two)", image_of(images()[1])),
         four("p=0.5\nfour draws", p=0.5),
         curve('warmup="20%dur"', [(0, 0), (0.2, 1), (1, 1)], ["0", "time", "1"]),
         curve('stop="80%dur"', [(0, 1), (0.8, 1), (0.8, 0), (1, 0)], ["0", "time", "1"]),
@@ -49,8 +49,8 @@ def how_often() -> list[Cell]:
 
 def source() -> list[Cell]:
     return [
-        ("a batch of one image", image(images()[0])),
-        ("a batch before it", image(images()[1])),
+        ("a batch of one image", image_of(images()[0])),
+        ("a batch before it", image_of(images()[1])),
         from_bank("bank_size=256: what was\nseen before is a source", 256),
         from_bank("bank_size=1\nthe last object seen", 1),
         from_pool("p_pool=1: cut-outs of\na pool (star, rectangle)", 3),

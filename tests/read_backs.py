@@ -1,12 +1,10 @@
 """What a device would tell: read back on the CPU, and given again on torch's meta device, which has no values."""
 
+import sys
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
-from composer_copypaste.functional import batch_objects as inventory
-from composer_copypaste.functional import class_maps, large_scale_jitter
-from composer_copypaste.functional import visibility as measures
-from composer_copypaste.functional.engines import torch_engine as windowed
+from composer_copypaste.functional import tensors
 
 
 class ReadBacks:
@@ -18,7 +16,7 @@ class ReadBacks:
     @contextmanager
     def recorded(self):
         """What is read back is kept."""
-        really = measures.read_back  # under the name that each module took it by
+        really = tensors.read_back  # under the name that each module took it by
 
         def read_back(numbers):
             self.answers.append(really(numbers))
@@ -39,9 +37,18 @@ class ReadBacks:
             yield
 
 
+def modules_that_read_back():
+    """The augmentation's modules that have taken ``read_back`` by name."""
+    return [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("composer_copypaste.functional.") and hasattr(module, "read_back")
+    ]
+
+
 @contextmanager
 def _everywhere(read_back):
     with ExitStack() as stack:
-        for module in (class_maps, inventory, large_scale_jitter, windowed):
+        for module in modules_that_read_back():
             stack.enter_context(mock.patch.object(module, "read_back", read_back))
         yield

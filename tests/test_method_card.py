@@ -62,7 +62,7 @@ def test_the_sheets_are_small():
 
 
 @pytest.mark.parametrize("settings", [CopyPasteSettings, LargeScaleJitterSettings])
-def test_every_setting_has_a_image(card, settings):
+def test_every_setting_has_an_image(card, settings):
     of_jitter = settings is LargeScaleJitterSettings
     cells = [
         cell for name, draw in card.SHEETS.items() if (name == "large_scale_jitter") == of_jitter for cell in draw()

@@ -221,7 +221,7 @@ def test_what_is_no_image_is_named(files, output):
     assert not output.exists()
 
 
-def test_a_image_of_another_size_is_named_with_both_sizes(files, output):
+def test_an_image_of_another_size_is_named_with_both_sizes(files, output):
     image = next((files / "train").iterdir())
     Image.new("RGB", (40, 30)).save(image)
     refused(on_mine(files, output), image.name, "is 40 x 30 (width x height), the annotations say 64 x 64")
@@ -248,7 +248,7 @@ def cut_off_run(files, output):
     return image, process
 
 
-def test_a_image_that_breaks_while_training_ends_in_one_line_and_once_repaired_the_run_goes_on(
+def test_an_image_that_breaks_while_training_ends_in_one_line_and_once_repaired_the_run_goes_on(
     cut_off_run, files, output
 ):
     image, process = cut_off_run

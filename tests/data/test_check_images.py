@@ -134,7 +134,7 @@ def huge(tmp_path_factory):
     return path
 
 
-def test_a_image_beyond_the_bound_is_refused_with_the_key_that_raises_it(huge):
+def test_an_image_beyond_the_bound_is_refused_with_the_key_that_raises_it(huge):
     message = (
         rf"{huge}: the image is 14000 x 14000 \(width x height\), 196 megapixels, more than max_megapixels, 178: "
         "give data.max_megapixels=197"

@@ -40,7 +40,7 @@ def test_images_keep_the_order_of_the_file_and_may_show_nothing(coco_file):
     assert annotations.annotations[9] == ()
 
 
-def test_a_image_s_annotations_keep_the_order_of_the_file(coco_file):
+def test_an_image_s_annotations_keep_the_order_of_the_file(coco_file):
     annotations = CocoAnnotations.load(coco_file(*(annotation(number) for number in (3, 1, 2))))
     assert [entry["id"] for entry in annotations.annotations[7]] == [3, 1, 2]
 

@@ -40,7 +40,7 @@ def test_boxes_are_cut_at_the_image_s_edge(coco_file, gradient):
     assert CocoInstances(path.parent, path)[0][1]["boxes"].tolist() == [[0, 0, 12, 6]]
 
 
-def test_a_image_without_objects_has_empty_fields(coco_file, gradient):
+def test_an_image_without_objects_has_empty_fields(coco_file, gradient):
     images = [{"id": number, "file_name": f"{number}.png", "height": 8, "width": 12} for number in (8, 7)]
     path = coco_file(images=images)
     Image.fromarray(gradient).save(path.parent / "8.png")

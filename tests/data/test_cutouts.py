@@ -80,7 +80,7 @@ def test_two_categories_of_one_name_are_an_error(coco_file, gradient):
 # Images with transparency
 
 
-def test_a_image_with_transparency_gives_its_opaque_part(tmp_path):
+def test_an_image_with_transparency_gives_its_opaque_part(tmp_path):
     rgba(tmp_path / "nut" / "a.png", opaque=(2, 1, 5, 4))
     pool = CutOutPool.from_folder(tmp_path, CATEGORIES)
     _, mask = pool.read(0)

@@ -114,7 +114,7 @@ def test_of_a_plain_image_there_is_nothing_to_say(tmp_path):
     assert read_header(tmp_path / "a.png", (2, 3)) == Header(False, False, False)
 
 
-def test_a_pipe_in_place_of_a_image_is_named_and_never_opened(tmp_path):
+def test_a_pipe_in_place_of_an_image_is_named_and_never_opened(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("a.png")
     problem = "the image cannot be decoded: expected a file, found a pipe"

@@ -93,7 +93,7 @@ def test_areas_and_boxes_are_those_of_the_masks(settings):
         assert (left + width, top + height) == (columns.max() + 1, rows.max() + 1)
 
 
-def test_masks_of_a_image_do_not_overlap_and_none_is_too_small():
+def test_masks_of_an_image_do_not_overlap_and_none_is_too_small():
     for seed in range(30):
         _, masks, categories = render(draw_scene(np.random.default_rng(seed), 96))
         assert len(masks) == len(categories)

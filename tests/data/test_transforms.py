@@ -69,7 +69,7 @@ def test_a_window_shows_its_part_of_the_image():
     assert torch.equal(crop.image(image), image[:, 1:5, 2:7])
 
 
-def test_a_image_is_mirrored_and_lies_in_the_top_left_corner_of_the_padding():
+def test_an_image_is_mirrored_and_lies_in_the_top_left_corner_of_the_padding():
     image = image_of(*SIZE)
     shown = whole(canvas=(10, 15), flip=True).image(image)
     assert torch.equal(shown[:, :8, :12], image.flip(-1))
@@ -77,7 +77,7 @@ def test_a_image_is_mirrored_and_lies_in_the_top_left_corner_of_the_padding():
     assert (shown[:, :, 12:] == torch.tensor(PADDING)[:, None, None]).all()
 
 
-def test_making_a_image_smaller_averages_its_pixels():
+def test_making_an_image_smaller_averages_its_pixels():
     stripes = torch.zeros(3, 64, 64, dtype=torch.uint8)
     stripes[:, :, ::4] = 200
     shown = whole((64, 64), resized=(16, 16), canvas=(16, 16)).image(stripes)

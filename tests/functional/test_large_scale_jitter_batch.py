@@ -56,7 +56,7 @@ def drawn(mask):
     return ["".join(".#"[value] for value in row) for row in mask.tolist()]
 
 
-def test_a_image_made_half_as_large_lies_in_the_corner_of_the_padding():
+def test_an_image_made_half_as_large_lies_in_the_corner_of_the_padding():
     image, shown = framed(make_image(), target((2, 2, 6, 4)), crop_resize(resized=(4, 4)))
     assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
     assert shown["boxes"].tolist() == [[1, 1, 3, 2]]

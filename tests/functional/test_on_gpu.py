@@ -4,17 +4,14 @@ import warnings
 
 import pytest
 import torch
+from read_backs import modules_that_read_back
 from test_meta_device import in_another_form
 from test_precision import EVERYTHING, batch
 from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
-from composer_copypaste.functional import batch_objects as inventory
-from composer_copypaste.functional import class_maps, large_scale_jitter
-from composer_copypaste.functional import visibility as measures
+from composer_copypaste.functional import tensors
 from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS
-from composer_copypaste.functional.engines import kernels as fused
-from composer_copypaste.functional.engines import torch_engine as windowed
 from composer_copypaste.models.targets import check_targets
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -110,8 +107,8 @@ def waiting(function):
 
 @pytest.fixture
 def _errors_where_it_waits(monkeypatch):
-    allowed = waiting(measures.read_back)
-    for module in (windowed, inventory, class_maps, large_scale_jitter, fused):
+    allowed = waiting(tensors.read_back)
+    for module in modules_that_read_back():
         monkeypatch.setattr(module, "read_back", allowed)
     yield
     torch.cuda.set_sync_debug_mode("default")

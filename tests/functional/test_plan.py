@@ -264,7 +264,7 @@ def test_json_that_is_no_plan_is_an_error(text):
         ),
         ({"color": [1, 1]}, r"ValueError: plan: row 0: expected color to be 3 numbers, got \[1, 1\]"),
         ({"target": 10**30}, "ValueError: plan: row 0: expected target to be a whole number, got 1000"),
-        ({"color": [1, 1, 1]}, "unknown key 'color'"),
+        ({"hue": [1, 1, 1]}, "unknown key 'hue'"),
     ],
 )
 def test_json_whose_row_is_wrong_is_an_error_that_says_how(change, problem):

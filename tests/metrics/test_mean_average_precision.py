@@ -202,7 +202,7 @@ def test_on_real_annotations_with_polygons_the_numbers_equal_those_of_pycocotool
     assert numbers(metric, kind) == pytest.approx(pycocotools_numbers(scene, kind), abs=1e-12, nan_ok=True)
 
 
-def test_a_image_given_twice_counts_once():
+def test_an_image_given_twice_counts_once():
     scene = random_scene()
     metric = scored(scene)
 

@@ -15,7 +15,7 @@ SECTIONS = [kind for kind in vars(schema).values() if is_dataclass(kind) and kin
 
 def test_validating_a_recipe_imports_neither_torch_nor_composer():
     code = (
-        "import sys; from composer_copypaste.config.load import load_recipe; load_recipe('quickstart');"
+        "import sys; from composer_copypaste.recipes.load import load_recipe; load_recipe('quickstart');"
         "print(sorted({'torch', 'composer', 'torchvision', 'matplotlib'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

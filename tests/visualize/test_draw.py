@@ -162,7 +162,7 @@ def test_objects_without_masks_get_boxes():
     assert pixel(drawn, 40, 30) == (100, 100, 100)
 
 
-def test_a_image_without_objects_stays_as_it_is():
+def test_an_image_without_objects_stays_as_it_is():
     image = an_image()
     assert torch.equal(draw_instances(image, a_target(), NAMES), image)
 

@@ -55,7 +55,7 @@ def test_shards_are_of_the_size_asked_for(written):
     assert all(SMALL / 2 < size < SMALL * 1.1 for size in sizes[:-1])
 
 
-def test_a_image_larger_than_a_shard_has_one_of_its_own(data_set, tmp_path):
+def test_an_image_larger_than_a_shard_has_one_of_its_own(data_set, tmp_path):
     assert data_set.write(tmp_path / "out", shard_size=1000).shards == 12
 
 
@@ -137,7 +137,7 @@ def test_damaged_images_are_all_listed_and_only_their_shards_are_missing(tmp_pat
     assert contents(output) == contents(tmp_path / "reference")
 
 
-def test_a_image_of_another_size_than_annotated_is_found_before_anything_is_written(tmp_path):
+def test_an_image_of_another_size_than_annotated_is_found_before_anything_is_written(tmp_path):
     data_set = drawn(tmp_path)
     data = json.loads(data_set.annotations.read_text())
     data["images"][3]["width"] = 65
@@ -234,7 +234,7 @@ def test_without_streaming_the_extra_is_named(data_set, tmp_path, monkeypatch):
         data_set.write(tmp_path / "out")
 
 
-def test_a_image_that_changed_meanwhile_is_written_as_it_is_now(tmp_path, monkeypatch):
+def test_an_image_that_changed_meanwhile_is_written_as_it_is_now(tmp_path, monkeypatch):
     data_set, output = drawn(tmp_path), tmp_path / "out"
     monkeypatch.setattr(sharding, "write_parts", lambda parts, processes: write_parts(parts[:2], processes))
     with pytest.raises(OutputError):  # at the entry of a shard that is not there

@@ -147,7 +147,7 @@ def test_two_processes_say_once_what_is_wrong(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_image_that_one_of_two_processes_cannot_read_is_named_and_the_other_has_no_traceback(tmp_path):
+def test_an_image_that_one_of_two_processes_cannot_read_is_named_and_the_other_has_no_traceback(tmp_path):
     shapes = draw_shapes(ShapesSettings(folder=str(tmp_path / "shapes"), train=8, val=4, size=64))
     recipe = [*tiny(tmp_path), *on_files(shapes), "data.batch_size=2", "data.workers=0", f"output={tmp_path / 'run'}"]
     _, first_of_second_process, *_ = torch.randperm(8, generator=generator_for(tiny_recipe(tmp_path).seed, 0)).tolist()
