@@ -47,64 +47,66 @@ def _grey(colors: Float[Tensor, "c h w"]) -> Float[Tensor, "1 h w"]:
 
 @dataclass(frozen=True)
 class WarpedMask:
-    """One copied object, resampled to where it lands; where its window is narrower, there is nothing of it beyond."""
+    """The mask of one pasted object as its target sees it: the object has no pixel outside the window."""
 
-    landing: PastedObject
+    pasted: PastedObject
     window: Window
     mask: UInt8[Tensor, "h w"]
 
 
-def warped_mask(landing: PastedObject, masks: UInt8[Tensor, "n _h _w"], erosion: int) -> WarpedMask:
-    """The object's mask as the target sees it.
+def warped_mask(pasted: PastedObject, masks: UInt8[Tensor, "n _h _w"], erosion: int) -> WarpedMask:
+    """The mask of a pasted object, given the masks of its source, eroded by that number of pixels of the target.
 
-    Its border is eroded by so many pixels; the target's edge is no border, what lies beyond it counts.
+    Where the object goes on beyond the target's edge, it is not eroded there.
     """
-    beyond, mask = resample_mask(masks[landing.instance], landing.to_source, landing.window.grown(erosion))
-    window = beyond & landing.window
-    if window.is_empty:  # any pixel of the target, which is not the object's
-        return WarpedMask(landing, Window(0, 0, 1, 1), mask.new_zeros((1, 1)))
-    mask = mask.clamp(max=1)  # anything but 0 is the object
+    uncut, mask = resample_mask(masks[pasted.instance], pasted.to_source, pasted.window.grown(erosion))
+    window = uncut & pasted.window
+    if window.is_empty:  # no pixel of the object: any window of the target serves
+        return WarpedMask(pasted, Window(0, 0, 1, 1), mask.new_zeros((1, 1)))
+    mask = mask.clamp(max=1)  # any value but 0 belongs to the object
     if erosion:
-        mask = erode(mask, erosion)[window.within(beyond).slices]
-    return WarpedMask(landing, window, mask)
+        mask = erode(mask, erosion)[window.within(uncut).slices]
+    return WarpedMask(pasted, window, mask)
 
 
-def stack(
-    cut_outs: Sequence[WarpedMask], below: UInt8[Tensor, "n h w"]
+def stack_masks(
+    warped: Sequence[WarpedMask], below: UInt8[Tensor, "n h w"]
 ) -> tuple[list[UInt8[Tensor, "_h _w"]], UInt8[Tensor, "h w"]]:
-    """What is visible of each object when they lie on each other, the last on top; and where none lies: 1, else 0."""
+    """The visible mask of each object pasted on one image, the last on top; and 1 where none of them lies, else 0."""
     free = below.new_ones(size_of(below))
     visible = []
-    for cut in reversed(cut_outs):
-        left = free[cut.window.slices]
-        seen = cut.mask & left
+    for each in reversed(warped):
+        left = free[each.window.slices]
+        seen = each.mask & left
         left ^= seen
         visible.append(seen)
     return visible[::-1], free
 
 
-def painted_by_windows(
+def paint_objects(
     images: Images,
     sources: Sequence[Shaped[Tensor, "c _h _w"]],
-    landings: PastedObjects,
-    cut_outs: Sequence[WarpedMask],
+    pasted: PastedObjects,
+    warped: Sequence[WarpedMask],
     blend_sigma: float,
 ) -> Images:
     """New images with the objects painted on, one after the other."""
-    painted = copied_to_paint(images, landings.targets.tolist())
-    for target, cut in zip(landings.target.tolist(), cut_outs, strict=True):
-        _paint(painted[target], cut, sources[cut.landing.source], blend_sigma)
+    painted = copied_to_paint(images, pasted.receiving.tolist())
+    for target, each in zip(pasted.target.tolist(), warped, strict=True):
+        _paint(painted[target], each, sources[each.pasted.source], blend_sigma)
     return painted
 
 
 def _paint(
-    painted: Shaped[Tensor, "c h w"], cut: WarpedMask, source: Shaped[Tensor, "c _h _w"], blend_sigma: float
+    painted: Shaped[Tensor, "c h w"], warped: WarpedMask, source: Shaped[Tensor, "c _h _w"], blend_sigma: float
 ) -> None:
-    """Paint one object, whose colors may change, and whose seam may be soft."""
-    size, color = size_of(painted), cut.landing.color.tolist()
-    window, alpha = _soften(cut.mask, cut.window, blend_sigma, size) if blend_sigma else (cut.window, cut.mask)
+    """Paint one object, with its colors changed and its seam softened as its plan and the settings say."""
+    size, color = size_of(painted), warped.pasted.color.tolist()
+    window, alpha = warped.window, warped.mask
+    if blend_sigma:
+        window, alpha = _soften(alpha, window, blend_sigma, size)
     below = painted[:, *window.slices]
-    colors = resample_colors(source, cut.landing.to_source, window, size)
+    colors = resample_colors(source, warped.pasted.to_source, window, size)
     if any(factor != 1 for factor in color):
         colors = adjust_colors(colors, alpha, color, 1.0 if painted.is_floating_point() else 255.0)
     if blend_sigma:

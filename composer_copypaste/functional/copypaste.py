@@ -278,7 +278,7 @@ def _carried_out(
     crops = [further.crop(number - n, image, typical) for number in named]
     masks = [image.objects for image in inventories] + [Objects(crop.mask[None], crop.box[None]) for crop in crops]
     layout = layout_of(plan.renumbered(named, n), masks)
-    return _laid_out(layout, before, inventories, crops, settings) if len(layout.landings) else before
+    return _laid_out(layout, before, inventories, crops, settings) if len(layout.pasted) else before
 
 
 def _laid_out(
@@ -290,12 +290,12 @@ def _laid_out(
 ) -> Pasted:
     """The batch with what lands in it; the objects of the layout are those of the inventories, then the crops'."""
     n = len(inventories)
-    composite = engine_for(layout, before.images[0].device, settings)
+    stacked = engine_for(before.images[0].device).stack(layout, settings)
     objects = without_masks([image.instances for image in inventories] + [crop.fields for crop in crops])
     changed: Sequence[Target] | Tensor
     if isinstance(before.targets, Tensor):
-        changed = composite.class_ids(before.targets, objects.labels)
-        added, dropped = np.bincount(layout.landings.target, minlength=n).tolist(), 0
+        changed = stacked.class_ids(before.targets, objects.labels)
+        added, dropped = np.bincount(layout.pasted.target, minlength=n).tolist(), 0
     else:
         warn_of_unnamed_keys(before.targets, list(inventories[0].instances.extras))
         keypoints = objects.extras.get("keypoints")
@@ -303,11 +303,11 @@ def _laid_out(
         if keypoints is not None:
             whole = [not image.instances.extras["keypoints"].is_floating_point() for image in inventories]
             placed = place_keypoints(keypoints, layout, np.array(whole), settings)
-        measures, owners = composite.measures(None if placed is None else placed.pixels)
+        measures, owners = stacked.measure(None if placed is None else placed.pixels)
         iscrowd = np.concatenate([*(image.iscrowd for image in inventories), np.zeros(len(crops))])
         outcome = decide(layout, measures, iscrowd, settings)
         shown = {} if placed is None else placed.after(objects.extras, outcome, owners)
-        masks = composite.masks(outcome) if "masks" in before.targets[0] else {}
+        masks = stacked.write_masks(outcome) if "masks" in before.targets[0] else {}
         after = assemble(objects, outcome, measures, masks, shown)
         largest = largest_of([image.objects.size for image in inventories])
         changed = [
@@ -317,9 +317,9 @@ def _laid_out(
             for i, target in enumerate(before.targets)
         ]
         added = outcome.added(n)
-        dropped = len(layout.landings) + int(layout.receive.sum()) - len(outcome)
+        dropped = len(layout.pasted) + int(layout.image_receives.sum()) - len(outcome)
     with without_autocast(before.images[0].device):
-        images = composite.images(before.images, [crop.image for crop in crops])
+        images = stacked.paint(before.images, [crop.image for crop in crops])
     return replace(before, images=images, targets=changed, added=added, dropped=dropped)
 
 

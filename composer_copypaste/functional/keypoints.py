@@ -189,26 +189,26 @@ def place_keypoints(
 
     Those that move become whole numbers in the images whose keypoints are such, as ``whole`` says of each image.
     """
-    landings, own = layout.landings, np.flatnonzero(layout.receive)
+    pasted, own = layout.pasted, np.flatnonzero(layout.image_receives)
     pairs = pairs_of(
         keypoints.shape[1], settings.keypoint_pairs, max(settings.p_flip_or_default, settings.p_flip_vertical)
     )
-    to_source = landings.to_source / PIXEL
+    to_source = pasted.to_source / PIXEL
     to_target = np.linalg.inv(to_source[:, :, :2])
     shift = -np.einsum("mij,mj->mi", to_target, to_source[:, :, 2])
     device = keypoints.device
-    ends = layout.sizes[landings.target][:, None, ::-1].copy()
+    ends = layout.sizes[pasted.target][:, None, ::-1].copy()
     linear, offset, ends, rounded = (
-        on_device(part, device) for part in (to_target, shift[:, None], ends, whole[landings.target][:, None, None])
+        on_device(part, device) for part in (to_target, shift[:, None], ends, whole[pasted.target][:, None, None])
     )
-    before = keypoints[on_device(layout.landed, device)].double()
+    before = keypoints[on_device(pasted.origin, device)].double()
     moved = torch.cat([before[..., :2] @ linear.mT + offset, before[..., 2:]], dim=-1)
     mirrored = np.linalg.det(to_target) < 0
     moved = kept_inside(exchanged(moved, mirrored, pairs), ends, rounded)
     values = torch.cat([keypoints[on_device(own, device)].double(), moved])
-    images = np.concatenate([layout.source[own], landings.target])
+    images = np.concatenate([layout.source[own], pasted.target])
     pixels, inside = _pixels(values, images, layout)
-    place = np.concatenate([np.full(len(own), -1), landings.place])
+    place = np.concatenate([np.full(len(own), -1), pasted.level])
     return PlacedKeypoints(values, own, place, pixels, inside, mirrored, pairs)
 
 
@@ -216,7 +216,7 @@ def _pixels(
     values: Float64[Tensor, "q k 3"], images: Int[ndarray, " q"], layout: Layout
 ) -> tuple[Int64[Tensor, " p"], Bool[Tensor, "q k"]]:
     """The pixel of each keypoint, counted through the images that receive any, and whether it lies in its image."""
-    received = layout.landings.targets
+    received = layout.pasted.receiving
     areas = layout.sizes[received].prod(axis=1)
     first = (np.cumsum(areas) - areas)[np.searchsorted(received, images)]
     begin, height, width = on_device(np.column_stack([first, layout.sizes[images]]), values.device).T[:, :, None]

@@ -31,11 +31,6 @@ def size_of(image: Shaped[Tensor, "*_ h w"] | Shaped[ndarray, "*_ h w"]) -> tupl
     return height, width
 
 
-def fixed_point(to_source: Float[Tensor, "m 2 3"]) -> Int64[ndarray, "m 2 3"]:
-    """The maps in steps of 2**-32 pixels."""
-    return np.rint(to_source.numpy() * 2.0**FRACTION_BITS).astype(np.int64)
-
-
 def resample_planes(
     planes: Shaped[Tensor, "n h w"], to_source: Int64[ndarray, "2 3"], size: tuple[int, int]
 ) -> Shaped[Tensor, "n h2 w2"]:

@@ -93,22 +93,22 @@ def decide(
 
     Objects that lost no pixel stay, whatever their size; crowd regions stay while a pixel of them is visible.
     """
-    landings, overlapped, m = layout.landings, layout.overlapped, len(layout.landings)
+    pasted, overlapped, m = layout.pasted, layout.overlapped, len(layout.pasted)
     landed, left = measures[:m], measures[m:]
     lost = left.area < left.former
     enough = np.where(iscrowd[overlapped] != 0, left.area > 0, _is_enough(left, settings))
-    stays = layout.receive.copy()
+    stays = layout.image_receives.copy()
     stays[overlapped[lost & ~enough]] = False
     changed = np.full(len(stays), -1)
     changed[overlapped[lost]] = m + np.flatnonzero(lost)
     own = np.flatnonzero(stays)
     joined = np.flatnonzero(_is_enough(landed, settings))
-    target = np.concatenate([layout.source[own], landings.target[joined]])
+    target = np.concatenate([layout.source[own], pasted.target[joined]])
     order = np.argsort(target, kind="stable")
     return KeptObjects(
-        images=landings.targets,
+        images=pasted.receiving,
         target=target[order],
-        origin=np.concatenate([own, layout.landed[joined]])[order],
+        origin=np.concatenate([own, pasted.origin[joined]])[order],
         landing=np.concatenate([np.full(len(own), -1), joined])[order],
         measure=np.concatenate([changed[own], joined])[order],
     )

@@ -1,4 +1,4 @@
-"""Rectangles of pixels."""
+"""Windows: rectangles of whole pixels, one by one or as rows y1, x1, y2, x2 of an array, ends excluded."""
 
 from typing import NamedTuple
 
@@ -38,26 +38,19 @@ class Window(NamedTuple):
         return Window(self.y1 - other.y1, self.x1 - other.x1, self.y2 - other.y1, self.x2 - other.x1)
 
     def grown(self, pixels: int) -> "Window":
-        """With so many more pixels on each side, also beyond the image."""
+        """The window with this number of pixels more on each side, even beyond the image."""
         return Window(self.y1 - pixels, self.x1 - pixels, self.y2 + pixels, self.x2 + pixels)
 
 
-def box_windows(boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]) -> Int64[ndarray, "n 4"]:
-    """The pixels that boxes (x1, y1, x2, y2) touch, in an image of that size (height, width) or in one each.
+def box_windows(
+    boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"] | None = None
+) -> Int64[ndarray, "n 4"]:
+    """The windows of the pixels that boxes (x1, y1, x2, y2) touch.
 
-    A row is y1, x1, y2 and x2 of a window.
+    They are cut to an image of that size (height, width), or to one image each; without a size they go on beyond it.
     """
-    return cut_windows(unbounded_windows(boxes), size)
-
-
-def unbounded_windows(boxes: Float[ndarray, "n 4"]) -> Int64[ndarray, "n 4"]:
-    """The pixels that boxes (x1, y1, x2, y2) touch, also beyond the edges of any image."""
-    return np.concatenate([np.floor(boxes[:, 1::-1]), np.ceil(boxes[:, :1:-1])], axis=1).astype(np.int64)
-
-
-def cut_windows(windows: Int64[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]) -> Int64[ndarray, "n 4"]:
-    """The parts of windows that lie in an image of that size (height, width) or in one each."""
-    return np.concatenate([np.clip(windows[:, :2], 0, size), np.clip(windows[:, 2:], 0, size)], axis=1)
+    windows = np.concatenate([np.floor(boxes[:, 1::-1]), np.ceil(boxes[:, :1:-1])], axis=1).astype(np.int64)
+    return windows if size is None else np.clip(windows, 0, np.tile(size, 2))
 
 
 def are_empty(windows: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:

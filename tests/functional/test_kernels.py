@@ -159,10 +159,10 @@ def test_pasting_class_ids_reads_no_value_from_the_device():
         inventories = inventory.batch_objects(on_device(make_images()), ids, CopyPasteSettings())
         plan, inventories = inventory.only_copied(plan_of((0, 1, 1, IDENTITY)), inventories)
         layout = layout_of(plan, [held.objects for held in inventories])
-        laid = composite.engine_for(layout, torch.device(DEVICE), CopyPasteSettings())
+        stacked = composite.engine_for(torch.device(DEVICE)).stack(layout, CopyPasteSettings())
     labels = torch.cat([held.instances.labels for held in inventories])
     with NothingWaits():
-        after = laid.class_ids(ids, labels)
+        after = stacked.class_ids(ids, labels)
     assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())
 
 

@@ -1,4 +1,12 @@
-"""Carrying out a layout: painting the images, and finding out what is visible of each object."""
+"""Which engine carries out a layout on a device, and the phases in which any engine does it.
+
+1. ``Engine.stack`` finds which pasted object lies on top of each pixel.
+2. ``StackedObjects.measure`` counts what is visible of each object. From these numbers the host decides which objects
+   stay (``decide`` of ``visibility.py``).
+3. ``StackedObjects.write_masks`` makes the masks of the objects that stay; for maps of class ids, ``class_ids`` takes
+   the place of phases 2 and 3.
+4. ``StackedObjects.paint`` makes the images.
+"""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,50 +26,54 @@ from composer_copypaste.settings import CopyPasteSettings
 
 
 @runtime_checkable
-class Engine(Protocol):
-    """A layout in which something lands, carried out."""
+class StackedObjects(Protocol):
+    """The objects of a layout, stacked on their images: what phase 1 gives, and the phases that build on it."""
 
-    def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
-        """Of each landing, then of each object that is overlapped; this is where the device is waited for.
+    def measure(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
+        """The measures of each pasted object, then of each overlapped one. This waits for the device.
 
-        And of each of the pixels, counted through the images that receive any, the place among those of its image of
-        the landing that lies on top, -1 where none does.
+        Given pixels, counted through the images that receive any object, also the owner of each: the level of the
+        pasted object on top of it, -1 where there is none.
         """
 
-    def masks(self, outcome: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """The masks of the objects that the images have, for each that received any."""
+    def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+        """The masks of the objects that stay, of 0 and 1, for each image that receives any."""
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
-        """Class-id maps with the labels of what landed; those given are of all objects in the row."""
+        """New class-id maps with the labels of the pasted objects, given those of all objects of the layout."""
 
-    def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
-        """New images with the objects painted on; of a list, those that receive none are the same.
+    def paint(self, images: Images, extra_sources: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
+        """New images with the objects painted on; those of a list that receive none are the same tensors.
 
-        Numbers of sources go on from the images to the further images.
+        The layout's sources are first the images, then the extra sources.
         """
 
 
-def engine_for(layout: Layout, device: torch.device, settings: CopyPasteSettings) -> Engine:
-    """Kernels where the device has some, else window after window."""
+@runtime_checkable
+class Engine(Protocol):
+    """What carries out a layout that pastes at least one object."""
+
+    def stack(self, layout: Layout, settings: CopyPasteSettings) -> StackedObjects:
+        """Phase 1: stack the pasted objects on their images."""
+
+
+def engine_for(device: torch.device) -> Engine:
+    """The engine that runs kernels, where the device has some, else the one that takes steps in torch."""
     kernels = kernels_for(device)
-    if kernels is None:
-        return TorchEngine(layout, settings)
-    return KernelEngine(layout, kernels, settings)
+    return TorchEngine() if kernels is None else KernelEngine(kernels)
 
 
 def kernels_for(device: torch.device) -> Kernels | None:
-    """The kernels that run on the device, if any do."""
+    """The kernels that run on the device: Numba's on a CPU, Triton's on a GPU, where it can compile them.
+
+    Either is imported here alone: that takes Numba half a second, and Triton one.
+    """
     if device.type == "cpu":
-        from composer_copypaste.functional.engines.numba_engine import (
-            NumbaKernels,  # Numba takes half a second to import
-        )
+        from composer_copypaste.functional.engines.numba_engine import NumbaKernels
 
         return NumbaKernels()
     if device.type == "cuda" and find_spec("triton") is not None:
-        from composer_copypaste.functional.engines.triton_engine import (
-            TritonKernels,  # Triton takes a second to import
-            can_run,  # Triton takes a second to import
-        )
+        from composer_copypaste.functional.engines.triton_engine import TritonKernels, can_run
 
         return TritonKernels(device) if can_run(device) else None
     return None

@@ -6,18 +6,18 @@ and areas equal those of :class:`TorchEngine` to the bit, and colors to rounding
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Integer, Shaped, UInt8
+from jaxtyping import Int16, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.blend import WarpedMask, painted_by_windows, warped_mask
+from composer_copypaste.functional.blend import WarpedMask, paint_objects, warped_mask
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.tensors import Images, copied_to_paint, on_device, read_back
@@ -73,114 +73,143 @@ def nothing_seen(n: int) -> Int64[ndarray, "n 6"]:
     return np.tile(np.array([0, 0, 1 << 30, 1 << 30, 0, 0]), (n, 1))
 
 
+@dataclass(frozen=True)
 class KernelEngine:
-    """Objects are stacked, measured, written and painted all together.
+    """An :class:`Engine` that stacks, measures, writes and paints all objects of a batch together."""
 
-    What needs a pixel's neighbours is done object after object: eroded masks are cut out first; soft seams, other
-    colors than the source's, and images of types that the kernels do not know are painted so.
+    kernels: Kernels
+
+    def stack(self, layout: Layout, settings: CopyPasteSettings) -> "OwnedPixels":
+        """As of :class:`Engine`."""
+        masks, pasted = [each.contiguous() for each in layout.masks], layout.pasted
+        areas = layout.sizes.prod(axis=1)
+        planes = _addresses(masks)[layout.source] + layout.instance * areas[layout.source]
+        shares = areas[pasted.receiving].tolist()
+        owners = torch.empty(sum(shares), dtype=torch.int16, device=masks[0].device)
+        images = _table(_addresses(owners.split(shares)), layout.sizes[pasted.receiving], pasted.ranges)
+        stacked = OwnedPixels(layout, settings, self.kernels, masks, planes, owners, images)
+        self.kernels.stack(images, stacked.eroded_masks() if settings.erosion else stacked.source_masks(pasted.windows))
+        return stacked
+
+
+@dataclass(frozen=True)
+class OwnedPixels:
+    """The :class:`StackedObjects` of this engine: which pasted object owns each pixel.
+
+    Eroded masks, soft seams, other colors than the source's, and images of types that the kernels do not know need
+    steps in torch, object after object.
     """
 
-    def __init__(self, layout: Layout, kernels: Kernels, settings: CopyPasteSettings) -> None:
-        self._layout, self._kernels, self._settings, landings = layout, kernels, settings, layout.landings
-        self._masks = [masks.contiguous() for masks in layout.masks]
-        areas = layout.sizes.prod(axis=1)
-        self._planes = _addresses(self._masks)[layout.source] + layout.instance * areas[layout.source]
-        shares = areas[landings.targets].tolist()
-        self._all_owners = torch.empty(sum(shares), dtype=torch.int16, device=self._masks[0].device)
-        self._owners = self._all_owners.split(shares)
-        self._images = _table(_addresses(self._owners), layout.sizes[landings.targets], landings.ends)
-        self._owners_of = np.zeros((len(layout.masks), 3), dtype=np.int64)
-        self._owners_of[landings.targets] = self._images[:, :3]
-        self._maps = _table(landings.to_source.reshape(-1, 6), landings.windows)
-        kernels.stack(self._images, self._eroded_masks() if settings.erosion else self._source_masks(landings.windows))
+    layout: Layout
+    settings: CopyPasteSettings
+    kernels: Kernels
+    masks: Sequence[UInt8[Tensor, "_n _h _w"]]
+    """The masks of each source, contiguous."""
+    planes: Int64[ndarray, " g"]
+    """The address of each object's mask."""
+    owners: Int16[Tensor, " p"]
+    """The level of the pasted object that lies on top of each pixel of the images that receive any, or NOBODY."""
+    images: Int64[ndarray, "t 5"]
 
     @cached_property
-    def _cuts(self) -> list[WarpedMask]:
-        """The landings' masks as their targets see them."""
-        landings, erosion = self._layout.landings, self._settings.erosion
-        cuts = [warped_mask(landings[m], self._masks[landings.source[m]], erosion) for m in range(len(landings))]
-        return [replace(cut, mask=cut.mask.contiguous()) for cut in cuts]
+    def warped(self) -> list[WarpedMask]:
+        """The whole mask of each pasted object, for what is done object after object."""
+        pasted, erosion = self.layout.pasted, self.settings.erosion
+        warped = [warped_mask(pasted[m], self.masks[pasted.source[m]], erosion) for m in range(len(pasted))]
+        return [replace(each, mask=each.mask.contiguous()) for each in warped]
 
-    def _eroded_masks(self) -> Int64[ndarray, "m 13"]:
-        """What kernels stack, from cut-outs: each lies in its window."""
-        shifts = [[PIXEL, 0, -cut.window.x1 * PIXEL, 0, PIXEL, -cut.window.y1 * PIXEL] for cut in self._cuts]
-        places = [[*cut.window, cut.mask.data_ptr(), *cut.window.shape] for cut in self._cuts]
+    def eroded_masks(self) -> Int64[ndarray, "m 13"]:
+        """The table of pasted objects whose masks are eroded, each in its window of the target."""
+        shifts = [[PIXEL, 0, -each.window.x1 * PIXEL, 0, PIXEL, -each.window.y1 * PIXEL] for each in self.warped]
+        places = [[*each.window, each.mask.data_ptr(), *each.window.shape] for each in self.warped]
         return np.array([[*shift, *place] for shift, place in zip(shifts, places, strict=True)], dtype=np.int64)
 
-    def _source_masks(self, windows: Int64[ndarray, "m 4"]) -> Int64[ndarray, "m 13"]:
-        """What kernels stack or count in these windows, from the sources' masks."""
-        layout, landings = self._layout, self._layout.landings
-        maps = landings.to_source.reshape(-1, 6)
-        return _table(maps, windows, self._planes[layout.landed], layout.sizes[landings.source])
+    def source_masks(self, windows: Int64[ndarray, "m 4"]) -> Int64[ndarray, "m 13"]:
+        """The table of pasted objects in these windows, whose masks are read from their sources."""
+        layout, pasted = self.layout, self.layout.pasted
+        maps = pasted.to_source.reshape(-1, 6)
+        return _table(maps, windows, self.planes[pasted.origin], layout.sizes[pasted.source])
 
-    def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
-        """As of :class:`Engine`."""
-        layout, landings = self._layout, self._layout.landings
-        m, k = len(landings), len(layout.overlapped)
+    @cached_property
+    def owners_of(self) -> Int64[ndarray, "s 3"]:
+        """The address, height and width of the owners of each image, zeros for those that receive nothing."""
+        rows = np.zeros((len(self.masks), 3), dtype=np.int64)
+        rows[self.layout.pasted.receiving] = self.images[:, :3]
+        return rows
+
+    def measure(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
+        """As of :class:`StackedObjects`."""
+        layout, pasted = self.layout, self.layout.pasted
+        m, k = len(pasted), len(layout.overlapped)
         results = np.arange(m + k)
-        counted = np.concatenate([layout.landed, layout.overlapped])
-        masks = _table(self._planes[counted], layout.sizes[layout.source[counted], 1])
-        owners = self._owners_of[np.concatenate([landings.target, layout.source[layout.overlapped]])][:, [0, 2]]
+        counted = np.concatenate([pasted.origin, layout.overlapped])
+        masks = _table(self.planes[counted], layout.sizes[layout.source[counted], 1])
+        owners = self.owners_of[np.concatenate([pasted.target, layout.source[layout.overlapped]])][:, [0, 2]]
         tasks = [
-            _table(results[:m], landings.windows, landings.place, owners[:m], NOTHING, 0),
+            _table(results[:m], pasted.windows, pasted.level, owners[:m], NOTHING, 0),
             _table(results[m:], layout.windows[layout.overlapped], NOBODY, owners[m:], masks[m:]),
         ]
-        asked = bool(self._settings.min_visibility)
-        uncovered = self._source_masks(landings.unbounded_windows) if asked else np.empty((0, 13), dtype=np.int64)
-        found = self._kernels.measure(np.concatenate(tasks), uncovered, m + k)
-        if pixels is not None:  # in the one transfer
-            owners = self._all_owners[on_device(pixels, found.device)]
-            found = torch.cat([found.flatten(), owners])
+        asked = bool(self.settings.min_visibility)
+        uncovered = self.source_masks(pasted.unbounded_windows) if asked else np.empty((0, 13), dtype=np.int64)
+        found = self.kernels.measure(np.concatenate(tasks), uncovered, m + k)
+        if pixels is not None:  # in the same transfer
+            found = torch.cat([found.flatten(), self.owners[on_device(pixels, found.device)]])
         numbers = read_back(found).reshape(-1)
         measured, owned = numbers[: 6 * (m + k)].reshape(-1, 6), numbers[6 * (m + k) :]
         return Measures(area=measured[:, 0], former=measured[:, 1], boxes=measured[:, 2:]), owned
 
-    def masks(self, outcome: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """As of :class:`Engine`."""
-        layout = self._layout
+    def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+        """As of :class:`StackedObjects`."""
+        layout = self.layout
         written = [
-            self._masks[image].new_empty((end - begin, *layout.sizes[image].tolist()))
-            for image, (begin, end) in zip(outcome.images.tolist(), outcome.ends.tolist(), strict=True)
+            self.masks[image].new_empty((end - begin, *layout.sizes[image].tolist()))
+            for image, (begin, end) in zip(kept.images.tolist(), kept.ends.tolist(), strict=True)
         ]
-        begin = np.repeat(_addresses(written), np.diff(outcome.ends)[:, 0])
-        owners = self._owners_of[outcome.target]
-        joined, shrunk = outcome.landing >= 0, (outcome.landing < 0) & (outcome.measure >= 0)
-        windows = np.zeros((len(outcome), 4), dtype=np.int64)
-        windows[joined] = layout.landings.windows[outcome.landing[joined]]
-        windows[shrunk] = layout.windows[outcome.origin[shrunk]]
+        begin = np.repeat(_addresses(written), np.diff(kept.ends)[:, 0])
+        owners = self.owners_of[kept.target]
+        joined, shrunk = kept.landing >= 0, (kept.landing < 0) & (kept.measure >= 0)
+        windows = np.zeros((len(kept), 4), dtype=np.int64)
+        windows[joined] = layout.pasted.windows[kept.landing[joined]]
+        windows[shrunk] = layout.windows[kept.origin[shrunk]]
         planes = _table(
-            begin + outcome.place * owners[:, 1] * owners[:, 2],
-            np.where(joined, NOTHING, self._planes[outcome.origin]),
+            begin + kept.place * owners[:, 1] * owners[:, 2],
+            np.where(joined, NOTHING, self.planes[kept.origin]),
             owners,
             windows,
-            np.where(joined, layout.landings.place[outcome.landing], NOBODY),
+            np.where(joined, layout.pasted.level[kept.landing], NOBODY),
         )
-        self._kernels.write_masks(planes)
-        return dict(zip(outcome.images.tolist(), written, strict=True))
+        self.kernels.write_masks(planes)
+        return dict(zip(kept.images.tolist(), written, strict=True))
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
-        """As of :class:`Engine`."""
-        painted, landings = before.to(labels.dtype, copy=True), self._layout.landings
-        owners = dict(zip(landings.targets.tolist(), self._owners, strict=True))
-        landed = labels[on_device(self._layout.landed, labels.device)]
-        for (begin, end), target in zip(landings.ends.tolist(), landings.targets.tolist(), strict=True):
-            place = owners[target].view(before.shape[1:]).long()
-            there = landed[begin:end].take(place.clamp(min=0))
-            painted[target] = torch.where(place == NOBODY, painted[target], there)
+        """As of :class:`StackedObjects`."""
+        painted, pasted = before.to(labels.dtype, copy=True), self.layout.pasted
+        pasted_labels = labels[on_device(pasted.origin, labels.device)]
+        owners = self.owners.view(-1, *before.shape[1:])
+        for (begin, end), target, owner in zip(pasted.ranges.tolist(), pasted.receiving.tolist(), owners, strict=True):
+            new = pasted_labels[begin:end].take(owner.long().clamp(min=0))
+            painted[target] = torch.where(owner == NOBODY, painted[target], new)
         return painted
 
-    def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
-        """As of :class:`Engine`."""
-        landings, sources = self._layout.landings, [*images, *further]
-        if not self._can_paint(images):
-            return painted_by_windows(images, sources, landings, self._cuts, self._settings.blend_sigma)
-        painted = copied_to_paint(images, landings.targets.tolist())
-        received = [painted[target] for target in landings.targets.tolist()]
+    def paint(self, images: Images, extra_sources: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
+        """As of :class:`StackedObjects`."""
+        pasted, sources = self.layout.pasted, [*images, *extra_sources]
+        as_it_is = not self.settings.blend_sigma and (pasted.color == 1).all()
+        known = all(image.dtype in self.kernels.dtypes and not image.requires_grad for image in images)
+        if not (as_it_is and known):
+            return paint_objects(images, sources, pasted, self.warped, self.settings.blend_sigma)
+        painted = copied_to_paint(images, pasted.receiving.tolist())
+        received = [painted[target] for target in pasted.receiving.tolist()]
         canvases = [image.contiguous() for image in received]
         sources = [image.contiguous() for image in sources]
-        self._kernels.paint(
-            _table(self._images, _addresses(canvases)),
-            _table(self._maps, _addresses(sources)[landings.source], self._layout.sizes[landings.source]),
+        self.kernels.paint(
+            _table(self.images, _addresses(canvases)),
+            _table(
+                pasted.to_source.reshape(-1, 6),
+                pasted.windows,
+                _addresses(sources)[pasted.source],
+                self.layout.sizes[pasted.source],
+            ),
             images[0].dtype,
             len(images[0]),
         )
@@ -188,11 +217,6 @@ class KernelEngine:
             if canvas is not image:
                 image.copy_(canvas)
         return painted
-
-    def _can_paint(self, images: Images) -> bool:
-        plain = not self._settings.blend_sigma and (self._layout.landings.color == 1).all()
-        known = all(image.dtype in self._kernels.dtypes and not image.requires_grad for image in images)
-        return bool(plain) and known
 
 
 def _addresses(tensors: Sequence[Tensor]) -> Int64[ndarray, " n"]:

@@ -1,6 +1,6 @@
-"""Carrying out a layout in torch, object after object, in the windows they cover: on any device, for all settings."""
+"""The engine that takes steps in torch for each object, in the window it covers: on any device, for all settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Int16, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.blend import painted_by_windows, stack, warped_mask
+from composer_copypaste.functional.blend import WarpedMask, paint_objects, stack_masks, warped_mask
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import resampled_area, size_of
 from composer_copypaste.functional.tensors import Images, on_device, read_back
@@ -18,105 +18,100 @@ from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
 
-@dataclass(frozen=True)
-class Visible:
-    """What is visible of one object: its mask in a window of the image."""
-
-    window: Window
-    mask: UInt8[Tensor, "h w"]
-
-
 class TorchEngine:
-    """Each object is cut out, stacked and painted in the window it covers."""
+    """An :class:`Engine` that needs nothing but torch."""
 
-    def __init__(self, layout: Layout, settings: CopyPasteSettings) -> None:
-        self._layout, self._settings = layout, settings
-        landings = [layout.landings[m] for m in range(len(layout.landings))]
-        self._cuts = [warped_mask(landing, layout.masks[landing.source], settings.erosion) for landing in landings]
-        self._visible: list[Visible] = []
-        free = {}
-        for target, begin, end in self._images():
-            seen, free[target] = stack(self._cuts[begin:end], layout.masks[target])
-            self._visible += [Visible(cut.window, mask) for cut, mask in zip(self._cuts[begin:end], seen, strict=True)]
+    def stack(self, layout: Layout, settings: CopyPasteSettings) -> "MasksInWindows":
+        """As of :class:`Engine`."""
+        objects = [layout.pasted[m] for m in range(len(layout.pasted))]
+        warped = [warped_mask(each, layout.masks[each.source], settings.erosion) for each in objects]
+        visible, free = [], {}
+        for target, (begin, end) in zip(layout.pasted.receiving.tolist(), layout.pasted.ranges.tolist(), strict=True):
+            masks, free[target] = stack_masks(warped[begin:end], layout.masks[target])
+            visible += [(each.window, mask) for each, mask in zip(warped[begin:end], masks, strict=True)]
         for number in layout.overlapped.tolist():
-            window, former = self._former(number)
-            self._visible.append(Visible(window, former & free[int(layout.source[number])][window.slices]))
+            window, mask = _own_mask(layout, number)
+            visible.append((window, mask & free[int(layout.source[number])][window.slices]))
+        return MasksInWindows(layout, settings, warped, visible)
 
-    def measures(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
-        """As of :class:`Engine`."""
-        own = [self._former(number)[1].sum() for number in self._layout.overlapped.tolist()]
-        counts = torch.stack([*self._uncovered_areas(), *own])
-        found = torch.cat([profiles(visible.mask[None]) for visible in self._visible])
-        corners = [(visible.window.x1, visible.window.y1) * 2 for visible in self._visible]
-        found = torch.cat([counts[:, None], found], dim=1).flatten()
-        if pixels is not None:  # in the one transfer
+
+@dataclass(frozen=True)
+class MasksInWindows:
+    """The :class:`StackedObjects` of this engine: masks of 0 and 1, each in a window of its image."""
+
+    layout: Layout
+    settings: CopyPasteSettings
+    warped: Sequence[WarpedMask]
+    """The whole mask of each pasted object."""
+    visible: Sequence[tuple[Window, UInt8[Tensor, "_h _w"]]]
+    """What is visible of each pasted object, then of each overlapped one."""
+
+    def measure(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
+        """As of :class:`StackedObjects`."""
+        own = [_own_mask(self.layout, number)[1].sum() for number in self.layout.overlapped.tolist()]
+        former = torch.stack([*self._uncovered_areas(), *own])
+        found = torch.cat([profiles(mask[None]) for _, mask in self.visible])
+        found = torch.cat([former[:, None], found], dim=1).flatten()
+        if pixels is not None:  # in the same transfer
             found = torch.cat([found, self._owners()[on_device(pixels, found.device)]])
-        numbers, rows = read_back(found), len(self._visible)
-        measured = numbers[: 6 * rows].reshape(-1, 6)
-        return (
-            Measures(area=measured[:, 1], former=measured[:, 0], boxes=measured[:, 2:] + corners),
-            numbers[6 * rows :],
-        )
+        numbers, n = read_back(found), len(self.visible)
+        rows = numbers[: 6 * n].reshape(-1, 6)
+        corners = [(window.x1, window.y1) * 2 for window, _ in self.visible]
+        return Measures(area=rows[:, 1], former=rows[:, 0], boxes=rows[:, 2:] + corners), numbers[6 * n :]
 
-    def masks(self, outcome: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """As of :class:`Engine`."""
-        return {target: self._masks(target, outcome, rows) for target, rows in outcome.rows().items()}
-
-    def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
-        """As of :class:`Engine`."""
-        painted = before.to(labels.dtype, copy=True)
-        for target, begin, end in self._images():
-            for cut, number in zip(self._cuts[begin:end], self._layout.landed[begin:end].tolist(), strict=True):
-                below = painted[target][cut.window.slices]
-                below.copy_(torch.where(cut.mask.view(torch.bool), labels[number], below))
-        return painted
-
-    def images(self, images: Images, further: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
-        """As of :class:`Engine`."""
-        return painted_by_windows(
-            images, [*images, *further], self._layout.landings, self._cuts, self._settings.blend_sigma
-        )
+    def _uncovered_areas(self) -> list[Int64[Tensor, ""]]:
+        """The area of each pasted object before anything covers it, if ``min_visibility`` needs it, else 0."""
+        pasted = self.layout.pasted
+        if not self.settings.min_visibility:
+            return [self.warped[0].mask.new_zeros((), dtype=torch.int64)] * len(pasted)
+        places = zip(pasted.source.tolist(), pasted.instance.tolist(), strict=True)
+        masks = [self.layout.masks[source][instance] for source, instance in places]
+        windows = [Window(*window) for window in pasted.unbounded_windows.tolist()]
+        return list(map(resampled_area, masks, pasted.to_source, windows))
 
     def _owners(self) -> Int16[Tensor, " p"]:
-        """Which landing lies on top of each pixel of the images that receive any, -1 where none does."""
-        planes = []
-        for target, begin, end in self._images():
-            owners = self._layout.masks[target].new_full(size_of(self._layout.masks[target]), -1, dtype=torch.int16)
-            for place, cut in enumerate(self._cuts[begin:end]):
-                owners[cut.window.slices].masked_fill_(cut.mask.view(torch.bool), place)
+        """The owner of each pixel of the images that receive any object."""
+        planes, pasted = [], self.layout.pasted
+        for target, (begin, end) in zip(pasted.receiving.tolist(), pasted.ranges.tolist(), strict=True):
+            masks = self.layout.masks[target]
+            owners = masks.new_full(size_of(masks), -1, dtype=torch.int16)
+            for level, each in enumerate(self.warped[begin:end]):
+                owners[each.window.slices].masked_fill_(each.mask.view(torch.bool), level)
             planes.append(owners.flatten())
         return torch.cat(planes)
 
-    def _uncovered_areas(self) -> list[Int64[Tensor, ""]]:
-        """Of each landing the pixels that it has before anything covers it, if ``min_visibility`` asks, else 0."""
-        landings = self._layout.landings
-        if not self._settings.min_visibility:
-            return [self._cuts[0].mask.new_zeros((), dtype=torch.int64)] * len(landings)
-        places = zip(landings.source.tolist(), landings.instance.tolist(), strict=True)
-        masks = [self._layout.masks[source][instance] for source, instance in places]
-        windows = [Window(*window) for window in landings.unbounded_windows.tolist()]
-        return list(map(resampled_area, masks, landings.to_source, windows))
+    def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+        """As of :class:`StackedObjects`."""
+        written = {}
+        for target, rows in kept.rows().items():
+            own = self.layout.masks[target]
+            masks = own.new_zeros((rows.stop - rows.start, *own.shape[1:]))
+            same = kept.measure[rows] < 0
+            numbers = self.layout.instance[kept.origin[rows][same]]
+            to, from_ = (on_device(index, own.device) for index in (np.flatnonzero(same), numbers))
+            masks.index_copy_(0, to, own.index_select(0, from_).clamp_(max=1))
+            for mask, number in zip(masks, kept.measure[rows].tolist(), strict=True):
+                if number >= 0:
+                    window, visible = self.visible[number]
+                    mask[window.slices] = visible
+            written[target] = masks
+        return written
 
-    def _images(self) -> Iterator[tuple[int, int, int]]:
-        """The images that receive anything, each with its first landing, and one past its last."""
-        landings = self._layout.landings
-        return zip(landings.targets.tolist(), *landings.ends.T.tolist(), strict=True)
+    def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
+        """As of :class:`StackedObjects`."""
+        painted, pasted = before.to(labels.dtype, copy=True), self.layout.pasted
+        for target, origin, each in zip(pasted.target.tolist(), pasted.origin.tolist(), self.warped, strict=True):
+            below = painted[target][each.window.slices]
+            below.copy_(torch.where(each.mask.view(torch.bool), labels[origin], below))
+        return painted
 
-    def _former(self, number: int) -> tuple[Window, UInt8[Tensor, "h w"]]:
-        """The window and the mask that an object has in its source."""
-        layout = self._layout
-        window = Window(*layout.windows[number].tolist())
-        return window, layout.masks[layout.source[number]][layout.instance[number]][window.slices].clamp(max=1)
+    def paint(self, images: Images, extra_sources: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
+        """As of :class:`StackedObjects`."""
+        sources = [*images, *extra_sources]
+        return paint_objects(images, sources, self.layout.pasted, self.warped, self.settings.blend_sigma)
 
-    def _masks(self, target: int, outcome: KeptObjects, rows: slice) -> UInt8[Tensor, "k h w"]:
-        own = self._layout.masks[target]
-        masks = own.new_zeros((rows.stop - rows.start, *own.shape[1:]))
-        same = outcome.measure[rows] < 0
-        numbers = self._layout.instance[outcome.origin[rows][same]]
-        to, from_ = (on_device(index, own.device) for index in (np.flatnonzero(same), numbers))
-        masks.index_copy_(0, to, own.index_select(0, from_).clamp_(max=1))
-        for mask, number in zip(masks, outcome.measure[rows].tolist(), strict=True):
-            if number >= 0:
-                visible = self._visible[number]
-                mask[visible.window.slices] = visible.mask
-        return masks
+
+def _own_mask(layout: Layout, number: int) -> tuple[Window, UInt8[Tensor, "h w"]]:
+    """The window and the mask that an object has in its own source."""
+    window = Window(*layout.windows[number].tolist())
+    return window, layout.masks[layout.source[number]][layout.instance[number]][window.slices].clamp(max=1)
