@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["composer_copypaste.training", "composer_copypaste.cli.train"])
+_processes.set_forkserver_preload(["composer_copypaste.runs.train", "composer_copypaste.cli.train"])
 
 
 def start(*arguments: str, log: Path) -> multiprocessing.process.BaseProcess:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from composer import Callback, DataSpec
 from composer.loggers import InMemoryLogger
-from test_copypaste import Toy, fit, image
+from test_copypaste import Toy, fit, make_image
 from torch.utils.data import DataLoader
 
 from composer_copypaste import CopyPaste, MaskRCNN
@@ -45,7 +45,7 @@ class Maskless(MaskRCNN):
 
 def different():
     """Four images, one without objects."""
-    samples = [image(number) for number in range(4)]
+    samples = [make_image(number) for number in range(4)]
     for name in ("boxes", "labels", "masks"):
         samples[2][1][name] = samples[2][1][name][:0]
     return samples
@@ -91,7 +91,7 @@ def test_all_parts_but_that_of_the_masks_and_their_gradients_are_those_of_the_wh
 @pytest.mark.usefixtures("_no_draw")
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_where_images_have_as_many_matched_proposals_the_whole_loss_and_gradient_are_too(size):
-    alike = [image(1)] * 4
+    alike = [make_image(1)] * 4
     whole, gradients = learned(alike, None)
     parts, others = learned(alike, size)
     assert set(parts) == set(LOSSES)
@@ -115,7 +115,7 @@ def test_the_loss_of_the_masks_is_a_mean_over_the_matched_proposals_of_a_microba
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_short_last_microbatch_and_images_without_objects_count_by_their_number(size):
-    samples = [*different(), image(5, 72)]
+    samples = [*different(), make_image(5, 72)]
     model = Toy()
     log = InMemoryLogger()
     fit(model=model, batches=batches(samples), duration="1ba", device_train_microbatch_size=size, loggers=[log])
@@ -134,7 +134,7 @@ class Counting(Toy):
 @pytest.mark.parametrize("size", [1, 2, 3, None])
 def test_microbatches_weigh_by_their_images(size):
     log = InMemoryLogger()
-    samples = [*different(), image(5, 72)]
+    samples = [*different(), make_image(5, 72)]
     options = {"device_train_microbatch_size": size, "loggers": [log]}
     fit(model=Counting(), batches=batches(samples), duration="1ba", **options)
     assert float(log.data["loss/train/total"][0][1]) == pytest.approx(4 / 5)
