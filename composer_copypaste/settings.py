@@ -1,48 +1,18 @@
 """The settings of the parts that have a public constructor: every name, default, unit and limit, in this one place.
 
-Plain frozen dataclasses that import nothing heavy. They are the constructor of the part, its section of a recipe, and
-the documentation of both: the string below each field describes it, ``Annotated`` holds its limits.
+A settings class is the constructor of its part, its section of a recipe, and the documentation of both: the string
+below each field describes it, ``Annotated`` holds its limits.
 """
 
 import fractions
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-    from pydantic_core import CoreSchema
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
-from functools import cache
-from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
-
-@dataclass(frozen=True)
-class Spelling:
-    """How a text has to be written; in an annotation, also what pydantic and its JSON Schema demand."""
-
-    pattern: str
-    expected: str
-
-    def checked(self, text: object) -> object:
-        """The text itself; ``ValueError`` where it is written otherwise."""
-        if not (isinstance(text, str) and re.fullmatch(self.pattern, text)):
-            raise ValueError(f"expected {self.expected}, got {text!r}")
-        return text
-
-    def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
-        from pydantic_core.core_schema import no_info_before_validator_function
-
-        return no_info_before_validator_function(self.checked, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> dict[str, Any]:
-        return {**handler(schema), "pattern": self.pattern}
-
+from composer_copypaste.validation import Check, Spelling, settings_class
 
 DURATION = Spelling(r"^[1-9][0-9]{0,8}(ep|ba)$", "epochs or batches such as '12ep' or '800ba', of at most 9 digits")
 TIME = Spelling(
@@ -67,144 +37,41 @@ def composer_time(time: str) -> str:
     return f"{float(value)}dur" if unit == "dur" else time
 
 
-_KINDS: dict[object, tuple[type, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    str: (str, "text"),
-    bool: (bool, "True or False"),
-    NoneType: (NoneType, "None"),
-}
-"""What an annotation lets through, NumPy's numbers included, and what it is called."""
+Bounds = TypeVar("Bounds", tuple[int, int], tuple[float, float])
 
 
-def check_limits(settings: object) -> None:
-    """Compare every value in a settings dataclass, also inside a range, with what is annotated: its limits and type.
-
-    Raises:
-        ValueError: naming the field, the limit and the value.
-        TypeError: naming the field, the type and the value.
-    """
-    for name, (hint, default) in _hints(type(settings)).items():  # type: ignore[arg-type]  # a class is hashable
-        if (value := getattr(settings, name)) is not default:  # tests check the defaults
-            check_value(name, value, hint)
-
-
-def check_value(name: str, value: object, hint: object) -> None:
-    """Compare the value of one setting with its annotation; as :func:`check_limits`."""
-    _check_choice(name, value, hint)
-    _check_numbers(name, value, hint)
-    if not _is_of(value, hint):
-        raise TypeError(f"{name}: expected {_called(hint)}, got {value!r}")
-
-
-@cache
-def _hints(kind: type) -> dict[str, tuple[object, object]]:
-    """The annotation of each field, and its default."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: (hints[field.name], field.default) for field in fields(kind)}
-
-
-def _check_choice(name: str, value: object, hint: object) -> None:
-    """Compare a value with the choices that a ``Literal``, or a ``Literal | None``, allows."""
-    parts = (hint, *get_args(hint))
-    choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-    if choices and value not in choices and not (value is None and type(None) in parts):
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _check_numbers(name: str, value: object, hint: object) -> None:
-    """Compare a number, or each number of a tuple or among a dict's values, with the limits in its annotation."""
-    for limit in getattr(hint, "__metadata__", ()):
-        if isinstance(limit, Spelling) and value is not None:  # whether None is a choice, the type checker knows
-            _check_spelling(name, value, limit)
-        _check_limit(name, value, limit)
-    for part in get_args(hint):  # what Annotated wraps, the choices of a union, the elements of a tuple
-        for number in _numbers(value):
-            _check_numbers(name, number, part)
-
-
-def _numbers(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, tuple | list) else (value,)
-
-
-def _check_spelling(name: str, text: object, spelling: Spelling) -> None:
-    try:
-        spelling.checked(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _check_limit(name: str, number: object, limit: object) -> None:
-    if not isinstance(number, Real):
-        return
-    size = float(number)
-    # "not size >= bound" rather than "size < bound", so that NaN fails too
-    match limit:
-        case Ge(ge=int() | float() as bound) if not size >= bound:
-            raise ValueError(f"{name}: expected at least {bound}, got {number}")
-        case Gt(gt=int() | float() as bound) if not size > bound:
-            raise ValueError(f"{name}: expected more than {bound}, got {number}")
-        case Le(le=int() | float() as bound) if not size <= bound:
-            raise ValueError(f"{name}: expected at most {bound}, got {number}")
-
-
-def _is_of(value: object, hint: object) -> bool:
-    """Whether a value has the annotated type; a list will do for a tuple."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _is_of(value, parts[0])
-    if origin in (Union, UnionType):
-        return any(_is_of(value, part) for part in parts)
-    if origin is tuple:
-        return isinstance(value, tuple | list) and _are_of(value, parts)
-    if origin is dict:
-        return isinstance(value, dict) and all(_are_of(pair, parts) for pair in value.items())
-    if origin is Literal:
-        return True  # choices are checked before
-    return isinstance(value, _KINDS[hint][0]) and isinstance(value, bool) == (hint is bool)
-
-
-def _are_of(values: Sequence[object], hints: Sequence[object]) -> bool:
-    """Whether the elements of a tuple have the annotated types, and are as many."""
-    if hints[1:] == (...,):
-        return all(_is_of(value, hints[0]) for value in values)
-    return len(values) == len(hints) and all(map(_is_of, values, hints))
-
-
-def _called(hint: object) -> str:
-    """What values of an annotated type are called."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _called(parts[0])
-    if origin in (Union, UnionType):
-        return " or ".join(map(_called, parts))
-    if origin is tuple:
-        return f"a tuple of {'any length' if parts[1:] == (...,) else len(parts)}, each {_called(parts[0])}"
-    if origin is dict:
-        return f"a dict from {_called(parts[0])} to {_called(parts[1])}"
-    return _KINDS[hint][1]
-
-
-def check_range(name: str, bounds: tuple[float | int, float | int]) -> None:
-    """Raise ``ValueError`` where the first of two bounds is the larger."""
+def _ascending(bounds: Bounds) -> Bounds:
     if bounds[0] > bounds[1]:
-        raise ValueError(f"{name}: expected (smallest, largest), got {bounds}")
+        raise ValueError(f"expected (smallest, largest), got {bounds}")
+    return bounds
 
+
+def _strictly_ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError(f"expected two ascending values such as [0, 4095], got {list(bounds)}")
+    return bounds
+
+
+def _each_once(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    numbers = [number for pair in pairs for number in pair]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"expected each keypoint once, got {pairs}")
+    return pairs
+
+
+ASCENDING = Check(_ascending)
 
 Fraction = Annotated[float, Ge(0), Le(1)]
 ResizeFactor = Annotated[float, Ge(0.01), Le(10)]
+ResizeRange = Annotated[tuple[ResizeFactor, ResizeFactor], ASCENDING]
 AspectRatio = Annotated[float, Ge(0.1), Le(10)]
-KeypointPairs = tuple[tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]], ...]
-CanvasSide = Annotated[int, Ge(16), Le(8192)]
 Pixels = Annotated[float, Ge(0), Le(1_000_000_000)]
+PoolCount = Annotated[int, Ge(1), Le(1000)]
+KeypointPairs = Annotated[tuple[tuple[Annotated[int, Ge(0)], Annotated[int, Ge(0)]], ...], Check(_each_once)]
+CanvasSide = Annotated[int, Ge(16), Le(8192)]
 PixelValue = Annotated[float, Ge(-1e30), Le(1e30)]
+ValueRange = Annotated[tuple[PixelValue, PixelValue], Check(_strictly_ascending)]
 Megapixels = Annotated[float, Gt(0), Le(100_000)]
-
-CONFIG: dict[str, Any] = {"use_attribute_docstrings": True, "extra": "forbid", "allow_inf_nan": False}
-"""How pydantic reads the dataclasses of a recipe: described by their docstrings, closed to unknown keys."""
-
 
 Settings = TypeVar("Settings")
 
@@ -218,25 +85,12 @@ def settings_from(kind: type[Settings], settings: Settings | None, overrides: Ma
     return replace(settings, **overrides) if overrides else settings  # type: ignore[type-var]
 
 
-def check_pairs(pairs: KeypointPairs | None) -> None:
-    """Raise ``ValueError`` where a keypoint is in two pairs, or in one with itself."""
-    numbers = [number for pair in pairs or () for number in pair]
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"keypoint_pairs: expected each keypoint once, got {pairs}")
-
-
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class CopyPasteSettings:
     """How copy-paste chooses, jitters, places and blends objects.
 
     The defaults are those of "Simple Copy-Paste" (Ghiasi et al., CVPR 2021) where the paper gives one.
-
-    Raises:
-        ValueError: where a value is outside its limits; the message names the setting.
-        TypeError: where it is of another type.
     """
-
-    __pydantic_config__: ClassVar = CONFIG
 
     p: Fraction = 0.5
     """Probability that an image receives objects."""
@@ -260,7 +114,7 @@ class CopyPasteSettings:
     jitter: Literal["image", "instance"] = "image"
     """One transform for the whole source image ("image", the paper), or one for each object ("instance")."""
 
-    scale_range: tuple[ResizeFactor, ResizeFactor] | None = None
+    scale_range: ResizeRange | None = None
     """Resize factor. None: (0.1, 2.0), the paper's, or (1, 1) in a training whose images ``LargeScaleJitter`` has
     resized already. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a loader has jittered
     already."""
@@ -268,7 +122,7 @@ class CopyPasteSettings:
     scale_distribution: Literal["uniform", "log_uniform"] = "uniform"
     """How the resize factor is drawn: uniformly (the paper), or its logarithm is: then 0.5 is as likely as 2."""
 
-    aspect_range: tuple[AspectRatio, AspectRatio] = (1.0, 1.0)
+    aspect_range: Annotated[tuple[AspectRatio, AspectRatio], ASCENDING] = (1.0, 1.0)
     """Resize factor of the width over that of the height, its logarithm drawn uniformly; the area is not changed by it.
     (1, 1): both alike."""
 
@@ -335,11 +189,11 @@ class CopyPasteSettings:
     label_weights: dict[int, Annotated[float, Ge(0), Le(1_000_000)]] | None = None
     """As ``category_weights``, by such labels: ``{3: 5}``."""
 
-    area_range: tuple[Pixels, Pixels] | None = None
+    area_range: Annotated[tuple[Pixels, Pixels], ASCENDING] | None = None
     """Only objects whose mask has an area from so many to so many pixels are copied; None: all. It is the ``area`` that
     the targets give, as COCO's files do, and the number of the mask's pixels where they give none."""
 
-    relative_area_range: tuple[Fraction, Fraction] | None = None
+    relative_area_range: Annotated[tuple[Fraction, Fraction], ASCENDING] | None = None
     """Only objects whose area, as of ``area_range``, is from this to this fraction of the source image's are copied;
     None: all."""
 
@@ -353,12 +207,12 @@ class CopyPasteSettings:
     """Probability that an image which receives objects receives cut-outs of the pool, where one is given, instead of
     another image's objects."""
 
-    pool_instances: tuple[Annotated[int, Ge(1), Le(1000)], Annotated[int, Ge(1), Le(1000)]] = (1, 5)
+    pool_instances: Annotated[tuple[PoolCount, PoolCount], ASCENDING] = (1, 5)
     """It then receives from so many to so many, but at most ``max_copied_instances``: for each a category is drawn by
     ``category_weights``, 1 for each by default, then one of its cut-outs. Each is jittered on its own and put at random
     inside, or by ``placement`` "anywhere". ``relative_area_range`` is relative to the image it is cut from."""
 
-    pool_scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
+    pool_scale_range: ResizeRange = (0.1, 2.0)
     """Resize factor of cut-outs of the pool, which ``scale_range`` does not change: no loader has jittered them."""
 
     keypoint_pairs: KeypointPairs | None = None
@@ -378,18 +232,6 @@ class CopyPasteSettings:
     """Semantic targets only: the class id of unlabelled pixels, which are never copied."""
 
     def __post_init__(self) -> None:
-        check_limits(self)
-        for name in (
-            "scale_range",
-            "aspect_range",
-            "area_range",
-            "relative_area_range",
-            "pool_instances",
-            "pool_scale_range",
-        ):
-            if getattr(self, name) is not None:
-                check_range(name, getattr(self, name))
-        check_pairs(self.keypoint_pairs)
         for by_name, by_label in (("categories", "labels"), ("category_weights", "label_weights")):
             if getattr(self, by_name) is not None and getattr(self, by_label) is not None:
                 raise ValueError(f"{by_label}: expected None beside {by_name}, which says the same by names, got both")
@@ -410,18 +252,11 @@ class CopyPasteSettings:
         return 0.5 if self.p_flip is None else self.p_flip
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ImageSettings:
-    """How the files of images are read.
+    """How the files of images are read."""
 
-    Raises:
-        ValueError: where a value is outside its limits; the message names the setting.
-        TypeError: where it is of another type.
-    """
-
-    __pydantic_config__: ClassVar = CONFIG
-
-    value_range: tuple[PixelValue, PixelValue] | None = None
+    value_range: ValueRange | None = None
     """Which values become black and white, 0 and 255, in files of more than 8 bits for each value: [0, 4095] for 12-bit
     data in 16-bit files. What lies between is scaled, what lies beyond is clipped. None: 0 and 65535, those of 16 bits;
     data of less, floating-point pixels and negative ones are refused."""
@@ -429,29 +264,15 @@ class ImageSettings:
     max_megapixels: Megapixels = 178.0
     """Larger images are refused; decoded, a megapixel takes 3 MB, and 1 MB more for each object's mask."""
 
-    def __post_init__(self) -> None:
-        check_limits(self)
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(
-                f"value_range: expected two ascending values such as [0, 4095], got {list(self.value_range)}"
-            )
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class LargeScaleJitterSettings:
-    """Large-scale jitter (Ghiasi et al., 2021): resize by a random factor, then crop or pad to a fixed size.
-
-    Raises:
-        ValueError: where a value is outside its limits; the message names the setting.
-        TypeError: where it is of another type.
-    """
-
-    __pydantic_config__: ClassVar = CONFIG
+    """Large-scale jitter (Ghiasi et al., 2021): resize by a random factor, then crop or pad to a fixed size."""
 
     size: tuple[CanvasSide, CanvasSide] = (1024, 1024)
     """Height and width, in pixels, of every image that comes out."""
 
-    scale_range: tuple[ResizeFactor, ResizeFactor] = (0.1, 2.0)
+    scale_range: ResizeRange = (0.1, 2.0)
     """Resize factor, drawn uniformly, relative to the largest size that fits ``size``. (0.8, 1.25) is the paper's
     standard jitter."""
 
@@ -471,22 +292,10 @@ class LargeScaleJitterSettings:
     ignore_index: int = 255
     """Semantic targets only: the class id of what lies beyond the image."""
 
-    def __post_init__(self) -> None:
-        check_limits(self)
-        check_range("scale_range", self.scale_range)
-        check_pairs(self.keypoint_pairs)
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ShapesSettings:
-    """The drawn data set: where it lies and what is drawn.
-
-    Raises:
-        ValueError: where a value is outside its limits; the message names the setting.
-        TypeError: where it is of another type.
-    """
-
-    __pydantic_config__: ClassVar = CONFIG
+    """The drawn data set: where it lies and what is drawn."""
 
     folder: str = "data/shapes"
     """Where it is drawn the first time and read from later."""
@@ -503,20 +312,10 @@ class ShapesSettings:
     seed: Annotated[int, Ge(0)] = 0
     """The same seed draws the same bytes."""
 
-    def __post_init__(self) -> None:
-        check_limits(self)
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class MaskRCNNSettings:
-    """Which Mask R-CNN is built, where its weights come from, and how it trains and detects.
-
-    Raises:
-        ValueError: where a value is outside its limits; the message names the setting.
-        TypeError: where it is of another type.
-    """
-
-    __pydantic_config__: ClassVar = CONFIG
+    """Which Mask R-CNN is built, where its weights come from, and how it trains and detects."""
 
     backbone: Literal[
         "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
@@ -563,7 +362,6 @@ class MaskRCNNSettings:
     """Detections of a lower score are left out. Exact COCO numbers need at most 0.05."""
 
     def __post_init__(self) -> None:
-        check_limits(self)
         if self.anchor_sizes is not None and len(self.anchor_sizes) != 5:
             raise ValueError(f"anchor_sizes: expected five, one for each level of the pyramid, got {self.anchor_sizes}")
         if self.min_size and self.max_size and self.min_size > self.max_size:

@@ -23,7 +23,7 @@ from composer_copypaste.data.rle import (
 )
 from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, draw_crop_resize
 from composer_copypaste.instances import Instances
-from composer_copypaste.settings import Fraction, LargeScaleJitterSettings, check_limits
+from composer_copypaste.settings import Fraction, LargeScaleJitterSettings
 
 
 def generator_for(*numbers: int) -> torch.Generator:
@@ -129,7 +129,8 @@ class FlipTransform:
     p: Fraction = 0.5
 
     def __post_init__(self) -> None:
-        check_limits(self)
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p: expected a probability from 0 to 1, got {self.p}")
 
     def draw(self, generator: torch.Generator) -> Flip:
         """The random part."""

@@ -1,6 +1,6 @@
 """What pydantic finds wrong in a recipe, in one line a problem: where, what was expected, what came, and what to do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import get_args, get_type_hints
@@ -11,27 +11,15 @@ from pydantic_core import ErrorDetails
 from composer_copypaste.errors import shown
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.recipes.yaml12 import Place
+from composer_copypaste.validation import EXPECTED, expectation
 
-_EXPECTED = {  # pydantic's type of error -> what was expected instead
-    "missing": "a value",
-    "literal_error": "{expected}",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "finite_number": "a finite number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing": "whole numbers as keys",  # of a mapping: all other numbers are no text that is parsed
-    "float_type": "a number",
+_EXPECTED = {  # in YAML's words, by pydantic's type of error
+    **EXPECTED,
     "bool_type": "true or false",
     "string_type": "text (put it in quotes)",
-    "string_pattern_mismatch": "text that matches {pattern}",
-    "path_type": "a path",
     "tuple_type": "a list",
     "dict_type": "a mapping such as {{3: 5}}",
-    "too_short": "a list of at least {min_length}",
-    "too_long": "a list of at most {max_length}",
+    "int_parsing": "whole numbers as keys",  # a number elsewhere is never text that pydantic parses
     "none_required": "null",
 }
 
@@ -49,99 +37,60 @@ def problems(error: ValidationError, sources: Mapping[Place, str]) -> list[str]:
     return [_line(place, details, sources) for place, details in by_place.items()]
 
 
+def _place(detail: ErrorDetails) -> Place:
+    """Pydantic's location without what it adds for the members of a union."""
+    place: Place = ()
+    for part in detail["loc"]:
+        if isinstance(part, int) or part in _keys(_section(place)):
+            place = (*place, str(part))
+    return (*place, str(detail["loc"][-1])) if detail["type"] == "unexpected_keyword_argument" else place
+
+
 def _line(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place, str]) -> str:
-    first = details[0]
-    if first["type"] == "unexpected_keyword_argument":
+    kind, section = details[0]["type"], _section(place)
+    if kind == "unexpected_keyword_argument":
         text = _unknown_key(place)
-    elif first["type"] == "value_error":
-        place, text = _own_words(place, str(first["ctx"]["error"]))
+    elif kind == "value_error":
+        text = str(details[0]["ctx"]["error"])
+        key, colon, rest = text.partition(": ")
+        if colon and key.split(".")[0] in _keys(section):  # a section's own check begins with the key it is about
+            place, text = (*place, *key.split(".")), rest
+    elif section is not None and kind in {"dataclass_type", "missing"}:
+        got = "nothing" if kind == "missing" else shown(details[0]["input"])
+        text = f"expected a section with some of the keys {', '.join(_keys(section))}, got {got}"
     else:
-        text = _expectation(place, details)
-    return f"{'.'.join(place)}: {text} ({_source(place, sources)})".removeprefix(": ")
-
-
-def _expectation(place: Place, details: Sequence[ErrorDetails]) -> str:
-    """What was expected, of any choice that a union gives, and what came."""
-    expected = " or ".join(_expected(place, detail) for detail in details)
-    missing = details[0]["type"] == "missing"
-    return f"expected {expected}, got {'nothing' if missing else shown(details[0]['input'])}"
-
-
-def _expected(place: Place, detail: ErrorDetails) -> str:
-    kind, section = detail["type"], _section(place)
-    if section is not None and kind in {"dataclass_type", "missing"}:
-        return f"a section with some of the keys {', '.join(_keys(section))}"
-    if kind == "literal_error":
-        choices = str(detail["ctx"]["expected"]).replace(" or ", ", ")
-        return f"one of {choices}" if "," in choices else choices
-    if kind in _EXPECTED:
-        return _EXPECTED[kind].format(**{name: _plain(value) for name, value in detail.get("ctx", {}).items()})
-    return f"something else ({detail['msg']})"
-
-
-def _own_words(place: Place, message: str) -> tuple[Place, str]:
-    """The place and text of an error that one of our dataclasses raised: it may begin with the field it is about."""
-    head, colon, rest = message.partition(": ")
-    section = _section(place)
-    if colon and section is not None and head.split(".")[0] in _keys(section):
-        return (*place, *head.split(".")), rest
-    return place, message
+        text = expectation(details, _EXPECTED, shown)
+    around = (place[:length] for length in range(len(place), -1, -1))
+    source = next(sources[outer] for outer in around if outer in sources)  # of the value, or the nearest section
+    return f"{'.'.join(place)}: {text} ({source})".removeprefix(": ")
 
 
 def _unknown_key(place: Place) -> str:
-    section = _section(place[:-1])
-    allowed = _keys(section) if section is not None else []
-    guess = _guess(place, allowed)
+    """What is allowed instead, and the key most likely meant: a similar one here, or the same in another section."""
+    allowed = _keys(_section(place[:-1]))
+    similar = [".".join((*place[:-1], key)) for key in get_close_matches(place[-1], allowed, n=1)]
+    elsewhere = (".".join(path) for path in _paths(()) if path[-1] == place[-1])
+    guess = next(iter([*similar, *elsewhere]), None)
     return "unknown key; " + (f"did you mean {guess!r}? " if guess else "") + f"allowed: {', '.join(allowed)}"
 
 
-def _guess(place: Place, siblings: Sequence[str]) -> str | None:
-    """The key most likely meant: a similar one of the same section, else one of that name in another."""
-    similar = get_close_matches(place[-1], siblings, n=1)
-    if similar:
-        return ".".join((*place[:-1], similar[0]))
-    return next((path for path in _paths(Recipe, ()) if path.endswith(f".{place[-1]}")), None)
-
-
-def _place(detail: ErrorDetails) -> Place:
-    """Pydantic's location without what it adds for unions."""
-    place: Place = ()
-    for part in detail["loc"]:
-        section = _section(place)
-        if isinstance(part, int) or (section is not None and part in _keys(section)):
-            place = (*place, str(part))
-    unknown = detail["type"] == "unexpected_keyword_argument"
-    return (*place, str(detail["loc"][-1])) if unknown else place
-
-
 def _section(place: Place) -> type | None:
-    """The dataclass of a section; None where the place is no section."""
+    """The dataclass of the section at a place; None where there is no section."""
     section: type | None = Recipe
     for key in place:
         hint = get_type_hints(section).get(key) if section is not None else None
         section = next(
-            (kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None
+            (kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and isinstance(kind, type)), None
         )
     return section
 
 
-def _keys(section: type) -> list[str]:
-    return [field.name for field in fields(section)]
+def _keys(section: type | None) -> list[str]:
+    return [field.name for field in fields(section)] if section is not None else []
 
 
-def _paths(section: type, place: Place) -> list[str]:
-    paths = []
-    for key in _keys(section):
-        inner = _section((*place, key))
-        paths += [".".join((*place, key)), *(_paths(inner, (*place, key)) if inner else [])]
-    return paths
-
-
-def _source(place: Place, sources: Mapping[Place, str]) -> str:
-    """Where the value at a place was given, or else the nearest section around it."""
-    around = (place[:length] for length in range(len(place), -1, -1))
-    return next(sources[outer] for outer in around if outer in sources)
-
-
-def _plain(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _paths(place: Place) -> Iterator[Place]:
+    """The place of every key in a section and in those inside it."""
+    for key in _keys(_section(place)):
+        yield (*place, key)
+        yield from _paths((*place, key))

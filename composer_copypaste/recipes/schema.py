@@ -4,15 +4,14 @@ Plain frozen dataclasses, as in ``settings.py``: they are what a recipe is valid
 Schema that editors read. Nothing heavy is imported here.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator
 
 from composer_copypaste.settings import (
-    CONFIG,
     CopyPasteSettings,
     Duration,
     Fraction,
@@ -20,11 +19,11 @@ from composer_copypaste.settings import (
     LargeScaleJitterSettings,
     MaskRCNNSettings,
     Megapixels,
-    PixelValue,
     ShapesSettings,
-    Spelling,
     Time,
+    ValueRange,
 )
+from composer_copypaste.validation import Spelling, settings_class
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
@@ -34,14 +33,12 @@ Name = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class CocoFiles:
     """Images and their COCO instance annotations: ``images`` and ``annotations``, or both as shards: ``streaming``.
 
     Paths are relative to the working directory; ``~`` is your home.
     """
-
-    __pydantic_config__: ClassVar = CONFIG
 
     images: UserPath | None = None
     """Folder with the images."""
@@ -75,11 +72,9 @@ class CocoFiles:
             raise ValueError("cache: expected a folder on this machine's disk, for shards of an object store, got null")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class PoolSettings:
     """Cut-outs that copy-paste takes besides the training images': ``folder``, or ``annotations`` and ``images``."""
-
-    __pydantic_config__: ClassVar = CONFIG
 
     folder: UserPath | None = None
     """Folder with a folder for each category, named after it, of images with transparency: FOLDER/dog/1.png."""
@@ -99,11 +94,9 @@ class PoolSettings:
             raise ValueError("expected either folder, or annotations and images")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class DataSettings:
     """What is trained and evaluated on: either ``train`` and ``val``, or ``shapes``."""
-
-    __pydantic_config__: ClassVar = CONFIG
 
     train: CocoFiles | None = None
     """What is trained on."""
@@ -149,7 +142,7 @@ class DataSettings:
     """Probability that a training image is flipped horizontally, where there is no large-scale jitter (which flips by
     its own ``p_flip``)."""
 
-    value_range: tuple[PixelValue, PixelValue] | None = ImageSettings.value_range
+    value_range: ValueRange | None = ImageSettings.value_range
     """Which values become black and white, 0 and 255, in images of more than 8 bits: [0, 4095] for 12-bit data in
     16-bit files; null: 0 and 65535, and data of less is refused."""
 
@@ -162,7 +155,6 @@ class DataSettings:
         return ImageSettings(value_range=self.value_range, max_megapixels=self.max_megapixels)
 
     def __post_init__(self) -> None:
-        _ = self.image_settings  # which checks them
         if self.shapes is not None and (self.train is not None or self.val is not None):
             raise ValueError(
                 "expected either shapes (the drawn data set) or train and val, got both; "
@@ -180,11 +172,9 @@ class DataSettings:
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class OptimizerSettings:
     """How the weights are updated."""
-
-    __pydantic_config__: ClassVar = CONFIG
 
     name: Literal["sgd", "adamw"] = "sgd"
     """Stochastic gradient descent with momentum, or AdamW."""
@@ -207,11 +197,9 @@ class OptimizerSettings:
         return self.lr * total_batch_size / (self.lr_batch_size or total_batch_size)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ScheduleSettings:
     """How the learning rate changes during the training. Times: '8ep', '500ba', '0.9dur' or '90%dur'."""
-
-    __pydantic_config__: ClassVar = CONFIG
 
     name: Literal["multistep", "cosine", "constant"] = "constant"
     """By a factor at each milestone, along half a cosine, or not at all."""
@@ -233,11 +221,9 @@ class ScheduleSettings:
             raise ValueError("milestones: multistep needs at least one, such as ['8ep', '11ep']")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class TrainingSettings:
     """How long is trained, on what, and how often is evaluated and saved."""
-
-    __pydantic_config__: ClassVar = CONFIG
 
     duration: Duration = "12ep"
     """Epochs ('12ep') or batches ('800ba')."""
@@ -284,11 +270,9 @@ class TrainingSettings:
             raise ValueError("microbatch: 'auto' needs a GPU; expected a number or null with device 'cpu'")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class EvaluationSettings:
     """How detections are scored, by COCO's rules."""
-
-    __pydantic_config__: ClassVar = CONFIG
 
     max_dets: Annotated[tuple[Count, ...], MinLen(1)] = (1, 10, 100)
     """Detections per image that the recalls (AR1, AR10, AR100) are computed for, ascending; the precisions use the
@@ -299,11 +283,9 @@ class EvaluationSettings:
             raise ValueError(f"max_dets: expected ascending numbers such as [1, 10, 100], got {list(self.max_dets)}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class Recipe:
     """A training: data, model, augmentation, optimizer, schedule and evaluation."""
-
-    __pydantic_config__: ClassVar = CONFIG
 
     name: Name
     """What the run is called; the recipe file's name where it is not given."""

@@ -176,7 +176,7 @@ def test_a_flip_happens_with_its_probability(p):
 
 
 def test_a_probability_above_one_is_refused():
-    with pytest.raises(ValueError, match=r"p: expected at most 1, got 1\.5"):
+    with pytest.raises(ValueError, match=r"p: expected a probability from 0 to 1, got 1\.5"):
         FlipTransform(1.5)
 
 

@@ -1,0 +1,181 @@
+"""Settings classes: dataclasses whose values pydantic checks, the same in a constructor as in a recipe.
+
+pydantic is imported when the first object is made, so that importing a settings class costs nothing.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cache, wraps
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+    from pydantic_core import CoreSchema, ErrorDetails
+
+Kind = TypeVar("Kind")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def settings_class(kind: type[Kind]) -> type[Kind]:
+    """A frozen dataclass with keyword-only fields, whose constructor checks every value against its annotation.
+
+    The check is strict: "0.5" and True are no numbers, 2.0 is no whole number. NumPy's numbers pass as Python's, and
+    lists as tuples. In the JSON Schema the string below a field describes it.
+
+    The constructor raises ``ValueError`` for a value outside its limits and ``TypeError`` for one of another type, with
+    a message that begins with the setting's name.
+    """
+    made: Any = dataclass(frozen=True, kw_only=True)(kind)
+    made.__pydantic_config__ = {
+        "strict": True,
+        "extra": "forbid",
+        "allow_inf_nan": False,
+        "use_attribute_docstrings": True,
+    }
+
+    @wraps(made.__init__)
+    def __init__(self: Kind, **values: object) -> None:
+        from pydantic import ValidationError
+
+        try:
+            _adapter(made).validator.validate_python(
+                {name: _plain(value) for name, value in values.items()}, self_instance=self
+            )
+        except ValidationError as error:
+            raise _first_problem(error, made) from None
+
+    made.__init__ = __init__
+    return made
+
+
+@cache
+def _adapter(kind: type) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _first_problem(error: "ValidationError", kind: type) -> Exception:
+    """What a constructor of this class raises: the first problem in one line."""
+    first, *others = error.errors(include_url=False)
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "unexpected_keyword_argument":
+        similar = get_close_matches(name, [each.name for each in fields(kind)], n=1)
+        hint = f"; did you mean {similar[0]!r}?" if similar else ""
+        return TypeError(f"{name}: {kind.__name__} has no such setting{hint}")
+    if first["type"] == "value_error":
+        return ValueError(f"{name}: {first['ctx']['error']}".removeprefix(": "))
+    details = [first, *(other for other in others if other["loc"][:1] == first["loc"][:1])]
+    of_type = all(detail["type"].endswith(("_type", "int_from_float", "missing", "too_long")) for detail in details)
+    return (TypeError if of_type else ValueError)(f"{name}: {expectation(details)}")
+
+
+def _plain(value: object) -> object:
+    """A value as strict validation takes it: lists as tuples, NumPy's numbers as Python's."""
+    match value:
+        case list() | tuple():
+            return tuple(map(_plain, value))
+        case dict():
+            return {_plain(key): _plain(inner) for key, inner in value.items()}
+        case bool() | int() | float() | str():
+            return value
+        case Integral():
+            return int(value)
+        case Real():
+            return float(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Check:
+    """In an annotation: a function that returns the value, or raises ``ValueError`` where it cannot be used."""
+
+    check: Callable[[Any], object]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core.core_schema import no_info_after_validator_function
+
+        return no_info_after_validator_function(self.check, handler(source))
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """In an annotation: the pattern that a text has to match, and its description for messages."""
+
+    pattern: str
+    expected: str
+
+    def checked(self, text: object) -> object:
+        """The text itself; ``ValueError`` where it does not match."""
+        if not (isinstance(text, str) and re.fullmatch(self.pattern, text)):
+            raise ValueError(f"expected {self.expected}, got {text!r}")
+        return text
+
+    def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core.core_schema import no_info_before_validator_function
+
+        return no_info_before_validator_function(self.checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> dict[str, Any]:
+        return {**handler(schema), "pattern": self.pattern}
+
+
+# ---- messages
+
+EXPECTED = {  # by pydantic's type of error
+    "missing": "a value",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "True or False",
+    "string_type": "text",
+    "path_type": "a path",
+    "tuple_type": "a list or tuple",
+    "dict_type": "a dict",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
+"""What was expected of a value."""
+
+
+def expectation(
+    details: Sequence["ErrorDetails"],
+    expected: Mapping[str, str] = EXPECTED,
+    written: Callable[[object], str] = repr,
+) -> str:
+    """What was expected and what came, such as "expected a number, got 'a'".
+
+    Args:
+        details: what pydantic says about one value: one problem, or one for each member of a union.
+        expected: what was expected, by the type of error.
+        written: how a value is written.
+    """
+    choices = dict.fromkeys(_expected(detail, expected) for detail in details)
+    first = details[0]
+    nothing = first["type"] == "missing" and not _is_short(first)
+    return f"expected {' or '.join(choices)}, got {'nothing' if nothing else written(first['input'])}"
+
+
+def _expected(detail: "ErrorDetails", expected: Mapping[str, str]) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if _is_short(detail):
+        return f"a list of at least {int(detail['loc'][-1]) + 1}"
+    if kind == "literal_error":
+        choices = str(context["expected"]).replace(" or ", ", ")
+        return f"one of {choices}" if "," in choices else choices
+    if kind not in expected:
+        return f"something else ({detail['msg']})"
+    whole = {name: int(limit) for name, limit in context.items() if isinstance(limit, float) and limit.is_integer()}
+    return expected[kind].format(**context | whole)
+
+
+def _is_short(detail: "ErrorDetails") -> bool:
+    """Whether the problem is a list with too few values; pydantic places it at the first index that is missing."""
+    return detail["type"] == "missing" and isinstance(detail["loc"][-1], int)
