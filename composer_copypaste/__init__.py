@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from composer_copypaste.data.check_images import check_images as check_images
+    from composer_copypaste.data.coco_json import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
-    from composer_copypaste.data.dataset import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.dataset import CocoInstances as CocoInstances
+    from composer_copypaste.data.image_files import check_images as check_images
     from composer_copypaste.data.loaders import SkipsWhatIsDone as SkipsWhatIsDone
     from composer_copypaste.data.loaders import evaluation_loader as evaluation_loader
     from composer_copypaste.data.loaders import training_loader as training_loader
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CocoAnnotations": "data.dataset",
+    "CocoAnnotations": "data.coco_json",
     "CocoInstances": "data.dataset",
     "CocoMeanAveragePrecision": "metrics.coco_map",
     "CopyPaste": "integrations.composer.algorithms",
@@ -56,7 +56,7 @@ _HOMES = {
     "SkipsWhatIsDone": "data.loaders",
     "StreamingCocoInstances": "data.streaming.dataset",
     "TrainingPictures": "integrations.composer.training_images",
-    "check_images": "data.check_images",
+    "check_images": "data.image_files",
     "copypaste_batch": "functional.copypaste",
     "evaluation_loader": "data.loaders",
     "keypoint_pairs": "functional.keypoints",

@@ -1,14 +1,16 @@
-"""Files that are there completely or not at all, whenever the process that writes them is killed."""
+"""Files: written so that a kill at any time leaves all of one or nothing, and read with a clear error."""
 
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from composer_copypaste.errors import OutputError
+from composer_copypaste.errors import DataError, OutputError
 
 UNFINISHED = ".unfinished"
 
@@ -138,3 +140,97 @@ def _row(line: bytes, place: str) -> Row:
     if isinstance(row, dict) and all(value is None or isinstance(value, int | float) for value in row.values()):
         return row
     raise OutputError(f"{place}: expected numbers by their name, as JSON; without the file, rows and curves begin anew")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The parsed content of a JSON file.
+
+    Args:
+        path: the file.
+        what: what the file should be, for messages, such as "annotation file".
+
+    Raises:
+        DataError: where there is no such file, or it holds no JSON; the message says what it holds instead.
+    """
+    try:
+        check_regular(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such {what}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        kind = "JSON Lines, an object in each line" if _is_json_lines(content) else kind_of_bytes(content)
+        problem = _json_problem(error) if kind is None else f"expected the {what}, got {kind}"
+        raise DataError(f"{path}: {problem}") from None
+
+
+def _is_json_lines(content: bytes) -> bool:
+    """Whether the first line is a JSON object by itself, and the next line begins another one."""
+    first, _, rest = content.strip().partition(b"\n")
+    try:
+        return isinstance(json.loads(first), dict) and rest.lstrip().startswith(b"{")
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json_problem(error: ValueError | RecursionError) -> str:
+    """Why Python cannot read the JSON."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not valid JSON: byte {error.start} is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "not valid JSON here: its lists are nested too deeply"
+    return f"not valid JSON here: {error}"  # a number with more digits than Python reads
+
+
+_WRAPPINGS = {
+    b"version https://git-lfs.github.com": "a Git LFS pointer, not the file itself; fetch that with: git lfs pull",
+    b"/annex/objects/": "a git-annex pointer, not the file itself; fetch that with: git annex get",
+    b"\x1f\x8b": "compressed with gzip; unpack it (gunzip)",
+    b"BZh": "compressed with bzip2; unpack it (bunzip2)",
+    b"\xfd7zXZ": "compressed with xz; unpack it (unxz)",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it (unzstd)",
+    b"7z\xbc\xaf": "a 7z archive; unpack it, and name what is in it",
+    b"Rar!": "a rar archive; unpack it, and name what is in it",
+}
+"""First bytes of what may stand in place of a file of any kind."""
+_OTHER_FILES = {
+    b"PK\x03\x04": "a zip archive; unpack it, and name what is in it",
+    b"PAR1": "a Parquet file; export COCO instance annotations (JSON)",
+    b"\x89PNG": "an image (PNG)",
+    b"\xff\xd8\xff": "an image (JPEG)",
+    b"%PDF": "a PDF",
+}
+"""First bytes of files that are no JSON; some of them are good files of another kind (weights are zip archives)."""
+_WEB_PAGE = re.compile(rb"\s*<(!doctype html|html)", re.I)
+_OTHER_TEXTS = {
+    re.compile(rb"\s*(<\?xml[^>]*>\s*)?<annotation>"): (
+        "XML of one image, as Pascal VOC has it; convert the data set to COCO instance annotations (JSON)"
+    ),
+    re.compile(rb"\s*<"): "XML; export COCO instance annotations (JSON)",
+    re.compile(rb"\s*\d+( +-?\d*\.?\d+){4,}\s*(\r?\n|$)"): (
+        "text with a class and coordinates in each line, as YOLO has it; convert the data set to COCO instance "
+        "annotations (JSON)"
+    ),
+}
+
+
+def kind_of_bytes(content: bytes) -> str | None:
+    """What a file is that should be JSON, by its first bytes, and what to do about it; None: not known."""
+    known = kind_of_any_file(content) or _by_first_bytes(content, _OTHER_FILES)
+    return known or next((kind for pattern, kind in _OTHER_TEXTS.items() if pattern.match(content)), None)
+
+
+def kind_of_any_file(content: bytes) -> str | None:
+    """What stands in place of a file of any kind: compressed, a pointer to it, a web page, nothing; None: not known."""
+    if not content.strip():
+        return "an empty file"
+    return "a web page; download the file itself" if _WEB_PAGE.match(content) else _by_first_bytes(content, _WRAPPINGS)
+
+
+def _by_first_bytes(content: bytes, kinds: Mapping[bytes, str]) -> str | None:
+    return next((kind for start, kind in kinds.items() if content.startswith(start)), None)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer_copypaste.data.shapes import draw_shapes
-from composer_copypaste.data.streaming.write import Written, write_shards
+from composer_copypaste.data.streaming.write import WrittenShards, write_shards
 from composer_copypaste.settings import ShapesSettings
 
 SMALL = 20_000
@@ -18,7 +18,7 @@ class DataSet:
     images: Path
     annotations: Path
 
-    def write(self, output: Path, *, processes: int = 1, shard_size: int = SMALL) -> Written:
+    def write(self, output: Path, *, processes: int = 1, shard_size: int = SMALL) -> WrittenShards:
         """Their shards."""
         return write_shards(output, self.images, self.annotations, processes=processes, shard_size=shard_size)
 

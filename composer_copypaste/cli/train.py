@@ -45,13 +45,13 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         click.echo(describe(loaded, folder))
         return
 
-    from composer_copypaste.metrics.report import tables_of
+    from composer_copypaste.metrics.report import tables_of_file
     from composer_copypaste.runs.train import train
 
     click.get_current_context().meta[HOW_TO_GO_ON] = _same_command(recipe, overrides, str(folder.root))
     train(loaded, folder)
     if is_first():
-        click.echo(f"\n{tables_of(folder)}\n\n{folder.root}:\n{folder.describe()}")
+        click.echo(f"\n{tables_of_file(folder.evaluation)}\n\n{folder.root}:\n{folder.describe()}")
 
 
 def _same_command(recipe: str, overrides: Sequence[str], output: str) -> str:

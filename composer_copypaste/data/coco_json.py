@@ -1,39 +1,42 @@
-"""Reads and checks the content of a COCO instance file, for data sets and for scores alike.
+"""COCO instance files, read and checked: the one reader for training and for scores.
 
-What many tools write differently is taken for what it means: whole numbers as 7.0, missing boxes and areas, annotations
+Harmless differences between tools are accepted: whole numbers written as 7.0, missing boxes and areas, annotations
 without ids. Everything else that is wrong becomes a line that names its place.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeGuard
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
-from composer_copypaste.data.annotation_checks import check_objects
-from composer_copypaste.data.json_files import kind_of_content
-from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage
-from composer_copypaste.data.rle import Segmentation
-from composer_copypaste.data.segmentation_json import (
+from composer_copypaste.data.annotation_checks import check_crowds, check_objects
+from composer_copypaste.data.annotation_json import (
     NO_AREA,
+    Category,
+    CocoAnnotation,
+    CocoImage,
     Json,
-    ShapeError,
-    Size,
     area_of,
-    box_of,
-    box_problem,
     has_no_extent,
-    read_segmentation,
+    labels_of,
+    outlined,
+    read_shape,
+    typed,
     whole,
 )
+from composer_copypaste.data.other_formats import kind_of_content
+from composer_copypaste.data.rle import OutlinedObjects
 from composer_copypaste.errors import DataError, as_json, counted, first_few, listed, warn_of_data
+from composer_copypaste.files import read_json
 
 TOP_LEVEL = ("images", "annotations", "categories")
 
 LARGEST_ID = 2**63 - 1
-"""Ids are 64-bit integers in tensors, and not negative in the engine that scores."""
-
-LARGEST_AREA = 1e5**2
-"""Of COCO's size class "all": larger objects are never scored."""
+"""Ids are 64-bit integers in tensors, and the scoring engine takes no negative ones."""
 
 Crowds = Literal["objects", "ignore"] | None
 BadObjects = Literal["refuse", "leave_out"]
@@ -41,21 +44,21 @@ Spelling = Callable[[str, str], str]
 
 
 def in_python(name: str, value: str) -> str:
-    """How an argument is given in Python."""
+    """How a setting is given in Python, for messages."""
     return f'{name}="{value}"'
 
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What is made of annotations that can be read in more than one way.
+    """How annotations are read that can be understood in more than one way.
 
     Attributes:
         crowds: "objects": annotations marked as crowds are single objects; "ignore": they are crowds. None: they are
-            crowds, but that all are is refused, and that single objects may be marked so is warned of.
+            crowds, but a file that marks all of them is refused, and one that may mark single objects is warned of.
         bad_objects: Whether an object whose outline, box or area cannot be used is refused or left out.
-        spelling: How the user gives these two, for messages.
-        reads_images: Whether images are to be read: each image needs a file name, and there must be objects.
-        outlines: Whether each object must have one. Boxes alone can be scored without.
+        spelling: How the user gives these two settings, from name and value, for messages.
+        reads_images: Whether the images will be read: each then needs a file name, and there must be objects.
+        outlines: Whether each object must have an outline. Scoring boxes does not need it.
     """
 
     crowds: Crowds = None
@@ -72,63 +75,148 @@ class ReadingOptions:
 
 
 @dataclass(frozen=True)
-class CocoContent:
-    """What a COCO instance file says; categories in the order of their ids, annotations by image id."""
+class CocoAnnotations:
+    """The content of a COCO instance file, checked.
 
-    images: tuple[CocoImage, ...]
-    categories: tuple[Category, ...]
-    annotations: dict[int, tuple[CocoAnnotation, ...]]
-
-
-def read_content(data: object, place: str, options: ReadingOptions) -> CocoContent:
-    """The parsed file, checked. Its list of annotations is emptied, to not hold a large file twice.
-
-    Objects without any extent, of which COCO's own file has two, are left out with a warning.
-
-    Raises:
-        DataError: listing everything that is wrong.
+    Images keep the file's order. Category ``i`` of ``categories`` has the label ``i + 1``: 0 is the background.
+    Categories are ordered by id, unless ``with_categories`` gave another order. ``annotations`` has an entry for every
+    image id, empty for an image without objects.
     """
-    lists = _lists(data, place)
-    if options.outlines:
-        _check_outlines(place, lists["annotations"])
-    found = _Findings()
-    categories = _categories(lists["categories"], found)
-    images = _images(lists["images"], options, found)
-    if options.reads_images and not lists["annotations"]:
-        found.problems.append("the list 'annotations' is empty")
-    groups: dict[int, list[CocoAnnotation]] = {image: [] for image in images}
-    if not found.lacks_ids:  # else all that refers to them is wrong
-        _read_annotations(lists["annotations"], _Known(images, categories), groups, options, found)
-    if not found.problems:
-        _check_objects(place, images, groups, options, found)
-    found.report(place, options, has_objects=any(groups.values()))
-    _check_crowds(place, found.crowds, options)
-    _warn_of_same_names(place, categories, groups)
-    return CocoContent(
-        tuple(images.values()),
-        tuple(sorted(categories.values(), key=lambda category: category.id)),
-        {image: tuple(annotations) for image, annotations in groups.items()},
-    )
+
+    path: Path
+    images: tuple[CocoImage, ...] = field(repr=False)
+    categories: tuple[Category, ...]
+    annotations: Mapping[int, tuple[CocoAnnotation, ...]] = field(repr=False)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        crowds: Crowds = None,
+        bad_objects: BadObjects = "refuse",
+        spelling: Spelling = in_python,
+    ) -> "CocoAnnotations":
+        """Read and check a file.
+
+        Whole numbers may be written as 7.0; boxes, areas and the annotations' ids may be missing; polygons may be
+        kwcoco's, with holes. Left out with a warning are objects without any extent, of which COCO's own file has two,
+        and parts of one or two points next to real ones.
+
+        Args:
+            path: a COCO instance JSON.
+            crowds: "objects" takes annotations that are marked as crowds for single objects, "ignore" for crowds. None:
+                for crowds, but a file that marks all so is refused, and one that differs from COCO's own, or marks all
+                run lengths, is warned of: several tools mark single objects.
+            bad_objects: whether an object whose outline, box or area cannot be used is refused, or left out with a
+                warning ("leave_out").
+            spelling: how the user gives these two settings, from name and value, for messages.
+
+        Raises:
+            DataError: listing everything that is wrong with the file.
+            ValueError: where ``crowds`` or ``bad_objects`` has another value.
+        """
+        options = ReadingOptions(crowds, bad_objects, spelling)
+        path = Path(path)
+        with garbage_collection_paused():
+            return cls.of_content(read_json(path, "annotation file"), path, options)
+
+    @classmethod
+    def of_content(cls, data: object, path: Path, options: ReadingOptions) -> "CocoAnnotations":
+        """Check parsed JSON. ``path`` names it in messages.
+
+        The list of annotations is emptied on the way: a large file would not fit in memory twice. Objects without any
+        extent are left out with a warning.
+
+        Raises:
+            DataError: listing everything that is wrong.
+        """
+        place = str(path)
+        lists = _lists(data, place, options)
+        found = _Findings()
+        categories = _categories(lists["categories"], found)
+        images = _images(lists["images"], options, found)
+        if options.reads_images and not lists["annotations"]:
+            found.problems.append("the list 'annotations' is empty")
+        groups: dict[int, list[CocoAnnotation]] = {image: [] for image in images}
+        if not found.lacks_ids:  # without them, every annotation would refer to something unknown
+            _read_annotations(lists["annotations"], images, categories, groups, options, found)
+        if not found.problems:
+            _leave_out_bad_objects(place, images, groups, options, found)
+        found.report(place, options, has_objects=any(groups.values()))
+        if options.crowds is None:
+            check_crowds(place, found.crowds, options.spelling)
+        _warn_of_same_names(place, categories, groups)
+        return cls(
+            path,
+            tuple(images.values()),
+            tuple(sorted(categories.values(), key=lambda category: category.id)),
+            {image: tuple(annotations) for image, annotations in groups.items()},
+        )
+
+    def with_categories(self, categories: tuple[Category, ...]) -> "CocoAnnotations":
+        """The same annotations with labels 1, 2, ... for these categories, which must include all of the file's."""
+        return replace(self, categories=categories)
+
+    @property
+    def category_ids(self) -> list[int]:
+        """The category ids in the order of their labels."""
+        return [category.id for category in self.categories]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels, the background included."""
+        return len(self.categories) + 1
+
+    @property
+    def num_objects(self) -> int:
+        """The number of objects, crowds included."""
+        return sum(map(len, self.annotations.values()))
+
+    @property
+    def num_crowds(self) -> int:
+        """The number of crowds."""
+        return sum(annotation["iscrowd"] for group in self.annotations.values() for annotation in group)
+
+    @cached_property
+    def _labels(self) -> dict[int, int]:
+        return labels_of(self.categories)
+
+    def objects_of(self, image: CocoImage) -> OutlinedObjects:
+        """The image's objects: annotated boxes cut at the image's edge, annotated areas, masks as in the file."""
+        return outlined(image, self.annotations[image.id], self._labels)
+
+
+@contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Pauses the search for reference cycles, which takes longer the more objects exist: COCO's file has millions."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass
 class _Findings:
-    """What is found while a file is read."""
+    """What is wrong or odd in a file, collected while it is read."""
 
     problems: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
-    """What is wrong with each object that can be left out."""
+    """Problems of single objects, which can be left out."""
     flat: list[int] = field(default_factory=list)
-    """Annotations of objects without any extent."""
+    """Ids of annotations of objects without any extent."""
     stray: list[int] = field(default_factory=list)
-    """Annotations with parts of one or two points beside real ones."""
+    """Ids of annotations with parts of one or two points next to real ones."""
     crowds: Counter[tuple[bool, bool]] = field(default_factory=Counter)
-    """How many annotations have run lengths or not, and are marked as crowds or not."""
+    """The number of annotations by (outline is run lengths, marked as crowd)."""
     lacks_ids: bool = False
-    """Whether an image or a category has no usable id, or there is none."""
+    """Whether images or categories are missing, or one of them has no usable id."""
 
     def report(self, place: str, options: ReadingOptions, *, has_objects: bool) -> None:
-        """Raise ``DataError`` for problems; warn of what is left out. ``has_objects``: whether any is good."""
+        """Raise ``DataError`` for problems; warn of objects left out. ``has_objects``: whether any object is good."""
         leaves_out = options.bad_objects == "leave_out" and has_objects
         problems = self.problems if leaves_out else [*self.problems, *self.bad]
         if problems:
@@ -145,47 +233,39 @@ class _Findings:
             warn_of_data(f"{place}: dropped parts of one or two points of the annotations {first_few(self.stray)}")
 
 
-def _lists(data: object, place: str) -> dict[str, list[Any]]:
-    wrong = kind_of_content(data)
-    if wrong is not None:
-        raise DataError(f"{place}: {wrong}")
+def _lists(data: object, place: str, options: ReadingOptions) -> dict[str, list[Any]]:
+    """The three lists of a COCO file, where it is one."""
+    values = data if isinstance(data, dict) else {}
+    problems = [
+        f"{key} is {as_json(values[key])}, expected a list" if key in values else f"lacks the list {key!r}"
+        for key in TOP_LEVEL
+        if not isinstance(values.get(key), list)
+    ]
+    entries = [] if problems else values["annotations"]
+    if problems or (entries and isinstance(entries[0], dict) and "segmentation" not in entries[0]):
+        kind = kind_of_content(data)
+        if kind is not None:
+            raise DataError(f"{place}: {kind}")
     if not isinstance(data, dict):
         raise DataError(f"{place}: expected an object with the lists {', '.join(TOP_LEVEL)}, got {as_json(data)}")
-    problems = [
-        f"{key} is {as_json(data[key])}, expected a list" if key in data else f"lacks the list {key!r}"
-        for key in TOP_LEVEL
-        if not isinstance(data.get(key), list)
-    ]
     if problems:
         raise DataError(listed(place, problems))
-    return {key: data[key] for key in TOP_LEVEL}
-
-
-def _check_outlines(place: str, entries: Sequence[Any]) -> None:
-    """Raise ``DataError`` where no annotation at all has an outline."""
-    objects = [entry for entry in entries if isinstance(entry, dict)]
+    objects = [entry for entry in entries if isinstance(entry, dict)] if options.outlines else []
     if len(objects) > 1 and not any(entry.get("segmentation") for entry in objects):
         instead = "keypoints" if any("keypoints" in entry for entry in objects) else "boxes"
         raise DataError(
             f"{place}: no annotation has an outline ('segmentation'), only {instead}; expected polygons or run "
             "lengths, from which masks are drawn"
         )
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What annotations refer to, by id."""
-
-    images: Mapping[int, CocoImage]
-    categories: Mapping[int, Category]
+    return {key: data[key] for key in TOP_LEVEL}
 
 
 def _categories(entries: Sequence[Any], found: _Findings) -> dict[int, Category]:
     categories = {}
-    for id_, entry in _with_ids("category", entries, found):
+    for id_, entry in _with_ids("category", "categories", entries, found):
         name = entry.get("name")
         if not isinstance(name, str):
-            found.problems.append(f"category {id_}: {_lacks(entry, 'name', 'text')}")
+            found.problems.append(f"category {id_}: {_missing_or_wrong(entry, 'name', 'text')}")
         elif any("\ud800" <= character <= "\udfff" for character in name):  # JSON can spell them, no file can hold them
             found.problems.append(f"category {id_}: name {as_json(name)} has half a character, which cannot be written")
         categories[id_] = Category(id_, str(name))
@@ -194,25 +274,25 @@ def _categories(entries: Sequence[Any], found: _Findings) -> dict[int, Category]
 
 def _images(entries: Sequence[Any], options: ReadingOptions, found: _Findings) -> dict[int, CocoImage]:
     images = {}
-    for id_, entry in _with_ids("image", entries, found):
+    for id_, entry in _with_ids("image", "images", entries, found):
         name, height, width = entry.get("file_name"), whole(entry.get("height")), whole(entry.get("width"))
         if options.reads_images and (not isinstance(name, str) or not name):
-            found.problems.append(f"image {id_}: {_lacks(entry, 'file_name', 'text')}")
+            found.problems.append(f"image {id_}: {_missing_or_wrong(entry, 'file_name', 'text')}")
         for key, side in (("height", height), ("width", width)):
             if side is None or side < 1:
-                found.problems.append(f"image {id_}: {_lacks(entry, key, 'a whole number of pixels')}")
+                found.problems.append(f"image {id_}: {_missing_or_wrong(entry, key, 'a whole number of pixels')}")
         images[id_] = CocoImage(id_, name if isinstance(name, str) else "", height or 0, width or 0)
     return images
 
 
-def _lacks(entry: Json, key: str, expected: str) -> str:
+def _missing_or_wrong(entry: Json, key: str, expected: str) -> str:
     return f"{key} is {as_json(entry[key])}, expected {expected}" if key in entry else f"has no {key!r}"
 
 
-def _with_ids(kind: str, entries: Sequence[Any], found: _Findings) -> Iterator[tuple[int, Json]]:
-    """The images or categories with their ids; entries without a usable one are problems."""
+def _with_ids(kind: str, kinds: str, entries: Sequence[Any], found: _Findings) -> Iterator[tuple[int, Json]]:
+    """The images or categories with their ids; those without a usable id are added to the problems."""
     if not entries:
-        found.problems.append(f"the list {_PLURALS[kind]!r} is empty")
+        found.problems.append(f"the list {kinds!r} is empty")
         found.lacks_ids = True
     seen: set[int] = set()
     for number, entry in enumerate(entries, start=1):
@@ -228,28 +308,27 @@ def _with_ids(kind: str, entries: Sequence[Any], found: _Findings) -> Iterator[t
         yield id_, entry
 
 
-_PLURALS = {"image": "images", "category": "categories"}
-
-
 def _id(place: str, entry: Any, found: _Findings) -> int | None:
+    """The id of an image, a category or an annotation; None, and a problem, where it has none."""
     if not isinstance(entry, dict):
         found.problems.append(f"{place}: expected an object, got {as_json(entry)}")
         return None
     id_ = whole(entry.get("id"))
     if id_ is None:
-        got = f"id is {_typed(entry['id'])}, expected a whole number" if "id" in entry else "has no 'id'"
+        got = f"id is {typed(entry['id'])}, expected a whole number" if "id" in entry else "has no 'id'"
         found.problems.append(f"{place}: {got}")
     return id_
 
 
 def _read_annotations(
     entries: list[Any],
-    known: _Known,
+    images: Mapping[int, CocoImage],
+    categories: Mapping[int, Category],
     groups: dict[int, list[CocoAnnotation]],
     options: ReadingOptions,
     found: _Findings,
 ) -> None:
-    """Put the annotations into the groups of their images, in the file's order."""
+    """Add the annotations to the groups of their images, in the file's order; ``entries`` is emptied."""
     # labelformat writes no ids
     are_numbered = any(isinstance(entry, dict) and entry.get("id") is not None for entry in entries)
     seen: set[int] = set()
@@ -265,55 +344,46 @@ def _read_annotations(
             found.problems.append(f"{_place(id_, entry)}: the id is used more than once")
         seen.add(id_)
         image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
-        if image is not None and category is not None and image in known.images and category in known.categories:
-            annotation = _read_annotation(entry, (id_, category), known.images[image], options, found)
+        if image is not None and category is not None and image in images and category in categories:
+            annotation = _read_annotation(entry, (id_, category), images[image], options, found)
             if annotation is not None:
                 groups[image].append(annotation)
-        else:
-            problems = _wrong_references(entry, image in known.images, category in known.categories)
-            found.problems += [f"{_place(id_, entry)}: {problem}" for problem in problems]
+            continue
+        if category not in categories:
+            unknown = f"category {as_json(entry.get('category_id'))} is not among the file's categories"
+            wrong = _missing_or_no_id(entry, "category_id", "categories") or unknown
+            found.problems.append(f"{_place(id_, entry)}: {wrong}")
+        if image not in images:
+            unknown = "the image is not among the file's images"
+            wrong = _missing_or_no_id(entry, "image_id", "images") or unknown
+            found.problems.append(f"{_place(id_, entry)}: {wrong}")
 
 
 def _place(id_: int, entry: Json) -> str:
     return f"annotation {id_} (image {as_json(entry['image_id']) if 'image_id' in entry else 'unknown'})"
 
 
-def _wrong_references(entry: Json, has_image: bool, has_category: bool) -> Iterator[str]:
-    if not has_category:
-        yield _no_id(entry, "category_id", "categories") or (
-            f"category {as_json(entry['category_id'])} is not among the file's categories"
-        )
-    if not has_image:
-        yield _no_id(entry, "image_id", "images") or "the image is not among the file's images"
-
-
-def _no_id(entry: Json, key: str, of: str) -> str | None:
+def _missing_or_no_id(entry: Json, key: str, of: str) -> str | None:
     if key not in entry:
         return f"lacks {key!r}"
-    return f"{key} is {_typed(entry[key])}, the {of}' ids are whole numbers" if whole(entry[key]) is None else None
-
-
-def _typed(value: object) -> str:
-    return f"{as_json(value)} (text)" if isinstance(value, str) else as_json(value)
+    return f"{key} is {typed(entry[key])}, the {of}' ids are whole numbers" if whole(entry[key]) is None else None
 
 
 def _read_annotation(
     entry: Json, ids: tuple[int, int], image: CocoImage, options: ReadingOptions, found: _Findings
 ) -> CocoAnnotation | None:
-    """The annotation, of its own id and its category's; None where it cannot be used, or its object has no extent."""
+    """The annotation with these ids, its own and its category's; None where it cannot be used."""
     size = image.height, image.width
-    if min(size) < 1:  # which is a problem of the image
+    if min(size) < 1:  # already a problem of the image
         return None
-    crowd, area = entry.get("iscrowd"), entry.get("area")
-    problems = list(_wrong_numbers(crowd, area))
-    box, outline = _shape(entry, size, options, problems)
+    box, outline, problems = read_shape(entry, size, outlines=options.outlines)
     if len(problems) == 1 and problems[0].endswith(NO_AREA) and has_no_extent(outline):
         found.flat.append(ids[0])
         return None
     if problems:
         found.bad.append(f"{_place(ids[0], entry)}: {'; '.join(problems)}")
         return None
-    raw = entry.get("segmentation")
+    raw, crowd = entry.get("segmentation"), entry.get("iscrowd")
     if isinstance(outline, list) and isinstance(raw, list) and 0 < len(outline) < len(raw):
         found.stray.append(ids[0])
     found.crowds[isinstance(raw, dict) and "counts" in raw, bool(crowd)] += 1
@@ -322,61 +392,20 @@ def _read_annotation(
         "image_id": image.id,
         "category_id": ids[1],
         "bbox": box,
-        "area": float(area or (area_of(outline, size) if outline else box[2] * box[3])),
+        "area": float(entry.get("area") or (area_of(outline, size) if outline else box[2] * box[3])),
         "iscrowd": 0 if options.crowds == "objects" else int(crowd or 0),
         "segmentation": outline,
     }
 
 
-def _shape(entry: Json, size: Size, options: ReadingOptions, problems: list[str]) -> tuple[list[Any], Segmentation]:
-    """The box and the outline; what is wrong with them is added to the problems, and the values mean nothing then."""
-    outline = _outline(entry, size, problems) if options.outlines or _needs_outline(entry, size) else []
-    box, whose = entry.get("bbox"), ""
-    if box is None or (isinstance(box, list) and not box):
-        if not outline:
-            problems += [] if problems else ["lacks 'bbox'"]
-            return [], outline
-        box, whose = box_of(outline), "its outline's "
-    problem = box_problem(box, size)
-    if problem is not None:
-        problems.append(f"{whose}box {as_json(box)} {problem}")
-        return [], outline
-    return list(box), outline
-
-
-def _outline(entry: Json, size: Size, problems: list[str]) -> Segmentation:
-    try:
-        return read_segmentation(entry.get("segmentation"), size)
-    except ShapeError as error:
-        problems.append(str(error) if "segmentation" in entry else "lacks 'segmentation'")
-        return []
-
-
-def _needs_outline(entry: Json, size: Size) -> bool:
-    """Whether an object of which the box alone is scored has an outline, and no good box or no area besides."""
-    box = entry.get("bbox")
-    return bool(entry.get("segmentation") and not (box and entry.get("area") and box_problem(box, size) is None))
-
-
-def _wrong_numbers(crowd: object, area: object) -> Iterator[str]:
-    if crowd not in (None, 0, 1):
-        yield f"iscrowd is {_typed(crowd)}, expected 0 or 1"
-    if area is not None and not (_is_number(area) and 0 <= area <= LARGEST_AREA):
-        yield f"area is {_typed(area)}, expected a number of pixels"
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_objects(
+def _leave_out_bad_objects(
     place: str,
     images: Mapping[int, CocoImage],
     groups: dict[int, list[CocoAnnotation]],
     options: ReadingOptions,
     found: _Findings,
 ) -> None:
-    """Move objects that cannot be used, though each of their values is in order, from the groups to what is found."""
+    """Move objects that are valid by themselves, but not together with others, from the groups to ``found``."""
     how, leave_out = options.spelling("bad_objects", "leave_out"), options.bad_objects == "leave_out"
     bad = check_objects(place, images, groups, leave_out=leave_out, how_to_leave_out=how)
     for image, annotations in groups.items():
@@ -384,27 +413,6 @@ def _check_objects(
         found.bad += [f"annotation {id_} (image {image}): {bad[id_]}" for id_ in wrong]
         if wrong:
             groups[image] = [annotation for annotation in annotations if annotation["id"] not in bad]
-
-
-def _check_crowds(place: str, crowds: Counter[tuple[bool, bool]], options: ReadingOptions) -> None:
-    """Look whether single objects may be marked as crowds, as several tools do."""
-    of_run_lengths, of_polygons = crowds[True, True], crowds[False, True]
-    marked, total = of_run_lengths + of_polygons, crowds.total()
-    if options.crowds is not None or not marked:
-        return
-    as_objects, as_crowds = (options.spelling("crowds", value) for value in ("objects", "ignore"))
-    if marked == total:
-        raise DataError(
-            f"{place}: all annotations, {total}, are marked as crowds (iscrowd 1), of which nothing is learned or "
-            f"scored. Tools such as datumaro and CVAT mark every mask so: {as_objects} takes them for single objects, "
-            f"{as_crowds} for crowds"
-        )
-    if of_polygons or not crowds[True, False] or marked > total / 2:
-        warn_of_data(
-            f"{place}: {marked} of {total} annotations are marked as crowds (iscrowd 1), which are neither learned nor "
-            f"scored. Where they are single objects, which supervision, darwin and geococo mark so, give {as_objects}; "
-            f"{as_crowds} leaves this line out"
-        )
 
 
 def _warn_of_same_names(

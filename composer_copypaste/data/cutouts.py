@@ -1,4 +1,4 @@
-"""A pool of cut-outs: objects from a COCO file or from images with transparency, to be pasted anywhere."""
+"""A pool of cut-outs to paste: objects from a COCO file, or images with transparency."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +14,17 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.data.check_images import check_images, in_threads
-from composer_copypaste.data.dataset import CocoAnnotations, in_folder
+from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.image_files import check_images, in_folder, in_threads
 from composer_copypaste.data.images import read_image, read_rgba
-from composer_copypaste.data.records import CocoAnnotation, CocoImage
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, listed
 from composer_copypaste.functional.windows import Window, box_windows
 from composer_copypaste.settings import ImageSettings
 
 MARGIN = 1
-"""So many pixels around an object's box are kept with it."""
+"""Number of pixels around an object's box that are kept with it."""
 
 _THREADS = 4
 
@@ -33,36 +33,36 @@ Pixels = tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "h w"]]
 
 @dataclass(frozen=True)
 class CutOut:
-    """What is known of a cut-out before its pixels are read."""
+    """An object that can be pasted, before its pixels are read."""
 
     label: int
     box: Float[ndarray, "4"]
-    """In its image."""
+    """(x1, y1, x2, y2) in its image."""
     area: float
-    """Of its mask, in pixels."""
+    """The number of pixels of its mask."""
     size: tuple[int, int]
     """Height and width of the image."""
     read: Callable[[Window], Pixels]
-    """The part of the image in a window, and the mask there; a pool can be pickled where these can."""
+    """Gives the pixels and the mask in a window of the image. A pool can be pickled if these functions can."""
 
     @property
     def window(self) -> Window:
-        """The part of the image that is kept."""
+        """The part of the image that is read: the box and a margin."""
         (row,) = box_windows(self.box[None] + MARGIN * np.array([-1, -1, 1, 1]), self.size).tolist()
         return Window(*row)
 
 
 class CutOutPool:
-    """Cut-outs as further sources of copy-paste: for images without annotations, and for rare categories.
+    """Cut-outs as additional sources of copy-paste: for images without annotations, and for rare categories.
 
-    Pixels are read when they are drawn and stay on the host as uint8; of those read, the ones drawn last are kept.
+    Pixels are read when a cut-out is pasted, and kept in host memory as uint8, those used last.
 
     Args:
-        cut_outs: what the pool holds.
-        megabytes: at most so many (of 10**6 bytes) of pixels are kept, and the cut-out drawn last in any case.
+        cut_outs: the cut-outs.
+        megabytes: limit to the memory for pixels, in 10**6 bytes; the cut-out used last is kept in any case.
 
     Raises:
-        DataError: where there are none, or ``megabytes`` is no size.
+        DataError: where there are no cut-outs, or ``megabytes`` is not a size.
     """
 
     def __init__(self, cut_outs: Sequence[CutOut], *, megabytes: float | int = 256) -> None:
@@ -93,15 +93,15 @@ class CutOutPool:
         """The annotated objects of a COCO file, without crowds.
 
         Args:
-            annotations: a COCO instance JSON, or one that is loaded already.
-            images: the folder that its file names are relative to.
-            categories: names of the categories of the data set that is trained on: the first has label 1. Objects of
-                other categories are left out. None: those of the file.
+            annotations: a COCO instance JSON, or annotations that are already loaded.
+            images: the folder that the file names are relative to.
+            categories: names of the categories of the training data: the first has label 1. Objects of other categories
+                are left out. None: the categories of the file.
             megabytes: see the class.
-            image_settings: how the images' files are read; None: the default settings.
+            image_settings: how the image files are read; None: the default settings.
 
         Raises:
-            DataError: where annotations or images cannot be used, or no object is of these categories.
+            DataError: where annotations or images cannot be used, or no object has one of these categories.
         """
         if not isinstance(annotations, CocoAnnotations):
             annotations = CocoAnnotations.load(annotations)
@@ -123,23 +123,23 @@ class CutOutPool:
         megabytes: float | int = 256,
         image_settings: ImageSettings | None = None,
     ) -> "CutOutPool":
-        """Images with transparency, in a folder for each category that has its name: ``folder/dog/1.png``.
+        """Images with transparency, in folders named after their categories: ``folder/dog/1.png``.
 
-        A pixel is the object's where its alpha is above 127. All images are looked through at once.
+        A pixel belongs to the object if its alpha is above 127. All images are decoded now, to find the objects.
 
         Args:
-            folder: which holds the categories' folders.
-            categories: names of the categories of the data set that is trained on: the first has label 1.
+            folder: the folder of the categories' folders.
+            categories: names of the categories of the training data: the first has label 1.
             megabytes: see the class.
-            image_settings: how the images' files are read; None: the default settings.
+            image_settings: how the image files are read; None: the default settings.
 
         Raises:
-            DataError: listing folders that are named after no category or are empty, and images that cannot be used.
+            DataError: listing folders that have no category's name or are empty, and images that cannot be used.
         """
         folder = Path(folder)
         labels = _labels(categories)
         problems, files = _listing(folder, labels)
-        found = in_threads(lambda file: _looked_at(file[0], file[1], image_settings), files, _THREADS)
+        found = in_threads(lambda file: _cut_out_of_file(file[0], file[1], image_settings), files, _THREADS)
         problems += [cut for cut in found if isinstance(cut, str)]
         if problems:
             raise DataError(listed(f"{folder}: cannot be used as a pool of cut-outs", problems))
@@ -150,14 +150,14 @@ class CutOutPool:
 
     @property
     def nbytes(self) -> int:
-        """The memory that the pixels take that are kept, in bytes."""
+        """The memory of the kept pixels, in bytes."""
         return self._nbytes
 
     def read(self, number: int) -> Pixels:
-        """The image and the mask, of 0 and 1, of a cut-out.
+        """The pixels of a cut-out, and its mask of 0 and 1.
 
         Raises:
-            DataError: naming the file, where it can no longer be read.
+            DataError: naming the file, where it cannot be read any more.
         """
         if number not in self._kept:
             self._kept[number] = self._cut_outs[number].read(self._cut_outs[number].window)
@@ -173,7 +173,7 @@ def _nbytes(pixels: Pixels) -> int:
 
 
 def _labels(categories: Sequence[str]) -> dict[str, int]:
-    if isinstance(categories, str):  # whose letters would be the names
+    if isinstance(categories, str):  # its letters would be the names
         raise DataError(f"categories: expected a list of names, got {categories!r}")
     labels = {name: label for label, name in enumerate(categories, start=1)}
     if len(labels) < len(categories):
@@ -210,7 +210,7 @@ def _copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
 
 
 def _listing(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
-    """What is wrong with a folder of folders of cut-outs, and its images with their labels."""
+    """What is wrong with a folder of categories' folders; and its images, with their labels."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of cut-outs")
     problems, files = [], []
@@ -230,7 +230,7 @@ def _listing(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tupl
 
 
 def images_of_folder(folder: Path) -> list[Path]:
-    """The images of a folder of folders of cut-outs, in the order in which they are numbered."""
+    """The images in a folder of categories' folders, in the order of their numbers in the pool."""
     return [path for entry in _visible(folder) if entry.is_dir() for path in _visible(entry)]
 
 
@@ -243,8 +243,8 @@ def _no_category(name: str, categories: list[str]) -> str:
     return "is no category; " + (f"did you mean {guess[0]!r}?" if guess else f"expected one of {', '.join(categories)}")
 
 
-def _looked_at(path: Path, label: int, settings: ImageSettings | None) -> CutOut | str:
-    """The cut-out in a file, or what is wrong with it."""
+def _cut_out_of_file(path: Path, label: int, settings: ImageSettings | None) -> CutOut | str:
+    """The cut-out in a file, or what is wrong with the file."""
     try:
         opaque = read_rgba(path, settings)[3] > 127
     except DataError as error:
@@ -258,6 +258,7 @@ def _looked_at(path: Path, label: int, settings: ImageSettings | None) -> CutOut
 
 
 def _extent(occupied: Tensor) -> tuple[int, int]:
+    """The first place that is occupied, and one past the last."""
     places = occupied.nonzero()
     return int(places[0]), int(places[-1]) + 1
 
@@ -265,19 +266,20 @@ def _extent(occupied: Tensor) -> tuple[int, int]:
 def _read_file(path: Path, settings: ImageSettings | None, window: Window) -> Pixels:
     image = read_rgba(path, settings)[:, *window.slices]
     mask = image[3] > 127
-    colors = _spread(image[:3].float()[None], mask.float()[None, None])[0]
+    colors = _fill_unknown(image[:3].float()[None], mask.float()[None, None])[0]
     return colors.round().to(torch.uint8), mask.to(torch.uint8)
 
 
-def _spread(colors: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:
-    """The colors where they are known, and about those of the nearest known pixels elsewhere.
+def _fill_unknown(colors: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:
+    """The colors, with those of transparent pixels replaced by about the colors of the nearest opaque ones.
 
-    What transparent pixels hold is arbitrary, often black: resized, it would show as a seam around the object.
+    The colors of transparent pixels are arbitrary, often black: after resizing they would show as a seam around the
+    object. ``known`` is 1 where a pixel is opaque.
     """
     if known.all() or colors.shape[2:] == (1, 1):
         return colors
     height, width = colors.shape[2:]
     counts, sums = (functional.avg_pool2d(values, 2, ceil_mode=True) for values in (known, colors * known))
-    coarse = _spread(sums / counts.clamp(min=0.01), (counts > 0).float())
+    coarse = _fill_unknown(sums / counts.clamp(min=0.01), (counts > 0).float())
     wide = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]
     return torch.where(known.bool(), colors, wide)

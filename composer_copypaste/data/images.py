@@ -1,4 +1,4 @@
-"""Images from disk: 8-bit RGB whatever the file holds, turned only where the annotations are made on it turned."""
+"""Image files, read as 8-bit RGB whatever they hold, and turned only if they were annotated turned."""
 
 import struct
 import sys
@@ -18,15 +18,14 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PLANAR_CONFIGURATION
 from torch import Tensor
 
-from composer_copypaste.data.json_files import kind_of_any_file
 from composer_copypaste.errors import DataError
-from composer_copypaste.files import check_regular
+from composer_copypaste.files import check_regular, kind_of_any_file
 from composer_copypaste.settings import ImageSettings
 
 Range = tuple[float | int, float | int]
 
 FULL_RANGE: Range = (0, 65535)
-"""Of 16 bits, which 32-bit integers are taken to hold as well."""
+"""The range of 16-bit values; 32-bit integers are taken to hold it as well."""
 
 HOW_TO_GIVE = (
     "give the values of black and white, such as data.value_range=[0,4095] for 12-bit data (copypaste shard: "
@@ -34,7 +33,7 @@ HOW_TO_GIVE = (
 )
 
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-"""The raw mode that takes the low byte where another takes the high one."""
+"""For the last letter of a raw mode that reads the high byte of 16 bits, the letter that reads the low byte."""
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
@@ -43,14 +42,14 @@ def is_deep(image: ImageFile.ImageFile) -> bool:
 
 
 def read_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[ndarray, "h w *c"]:
-    """The values of a deep image, grey (h, w) or colors (h, w, 3); alpha is dropped.
+    """The values of an image of more than 8 bits, grey (h, w) or colors (h, w, 3); alpha is dropped.
 
     Args:
-        image: opened, not yet decoded.
-        again: the same file, opened once more.
+        image: the opened image, not yet decoded.
+        again: the same file, opened a second time.
 
     Raises:
-        DataError: where the values cannot be had whole.
+        DataError: where Pillow would read 16-bit colors with 8 bits.
     """
     if not _is_deep_color(image):
         values = np.asarray(image)
@@ -60,7 +59,7 @@ def read_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[
                         "it with the colors of each pixel together")  # fmt: skip
     raw = _raw_mode(image)
     if raw.startswith("LA"):
-        _decode_as(image, "RGBA")  # the four bytes of a pixel as they are: grey, high and low, and alpha
+        _decode_as(image, "RGBA")  # the four bytes of a pixel unchanged: high and low byte of grey, then of alpha
         values = np.asarray(image)
         return values[..., 0].astype(np.uint16) << 8 | values[..., 1]
     _decode_as(again, raw[:-1] + _OTHER_BYTE[raw[-1]])
@@ -69,15 +68,15 @@ def read_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[
 
 
 def range_of_file(image: ImageFile.ImageFile) -> Range | None:
-    """The range that an opened, not yet decoded file states by its kind, whatever the data set's is; None: none."""
-    if image.tile and image.tile[0][0] == "ppm":  # Pillow scales by the maximum that the file states
+    """The range of values that an opened, not yet decoded file states; it overrides the data set's; None: none."""
+    if image.tile and image.tile[0][0] == "ppm":  # Pillow scales by the maximum in the file
         return FULL_RANGE
     bits = _tag(image, BITSPERSAMPLE, (16,))[0]
     return (0, 2**bits - 1) if 8 < bits < 16 else None
 
 
 def scaled(values: Shaped[ndarray, "*shape"], limits: Range) -> UInt8[ndarray, "*shape"]:
-    """Values as 8 bits: those at the limits become 0 and 255, those beyond are clipped, ties go to the even number."""
+    """The values as 8 bits: the limits become 0 and 255, values beyond them are clipped, ties go to the even number."""
     low, high = limits
     if values.dtype == np.uint16:
         return _eight_bits(np.arange(65536, dtype=np.float64), low, high)[values]
@@ -85,7 +84,7 @@ def scaled(values: Shaped[ndarray, "*shape"], limits: Range) -> UInt8[ndarray, "
 
 
 def check_values(values: Shaped[ndarray, "*shape"], limits: Range | None) -> None:
-    """Raise ``DataError`` where there is no 8-bit image of these values, for want of ``limits`` or of a number."""
+    """Raise ``DataError`` where values cannot become 8 bits: they need ``limits``, or are not finite."""
     if limits is None and values.dtype.kind == "f":
         raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
     if limits is None and values.size and not 0 <= values.min() <= values.max() <= FULL_RANGE[1]:
@@ -95,7 +94,7 @@ def check_values(values: Shaped[ndarray, "*shape"], limits: Range | None) -> Non
 
 
 def _eight_bits(values: Shaped[ndarray, "*shape"], low: float | int, high: float | int) -> UInt8[ndarray, "*shape"]:
-    """The scaled values; the array that is given is overwritten."""
+    """The values, scaled to 8 bits; the given array is overwritten."""
     values -= low
     values *= 255
     values /= high - low
@@ -105,30 +104,30 @@ def _eight_bits(values: Shaped[ndarray, "*shape"], low: float | int, high: float
 def _is_deep_color(image: ImageFile.ImageFile) -> bool:
     if _raw_mode(image)[:-1] in ("RGB;16", "RGBA;16", "RGBX;16", "LA;16"):
         return True
-    # of colors stored plane by plane, the raw mode names one
+    # for colors stored plane by plane, the raw mode names only one plane
     return image.mode in ("RGB", "RGBA") and _tag(image, BITSPERSAMPLE, (8,))[0] == 16
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the bytes of the file become pixels, in Pillow's spelling; empty where the decoder decides."""
+    """Pillow's name for how the bytes of the file become pixels; empty where the decoder decides."""
     arguments = image.tile[0][3] if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _decode_as(image: ImageFile.ImageFile, raw: str) -> None:
-    """Have an opened, not yet decoded image decoded with another raw mode."""
+    """Make Pillow decode an opened, not yet decoded image with another raw mode."""
     image.tile = [
         tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw) for tile in image.tile
     ]
 
 
 def _tag(image: ImageFile.ImageFile, tag: int, default: Any) -> Any:
-    """A TIFF file's tag; the default for other files."""
+    """The value of a TIFF file's tag; the default for other files."""
     tags = getattr(image, "tag_v2", None)
     return default if tags is None else tags.get(tag, default)
 
 
-# what Pillow raises on a file that is no image, a cut one or a broken one
+# what Pillow raises on files that are no images, cut off or broken
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 MISSING = "the file is missing"
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -142,33 +141,34 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What a viewer does to the stored pixels, by EXIF orientation."""
-_BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+_TURNS_BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 _PAGED = ("TIFF", "GIF", "PNG", "WEBP")
-"""Formats whose further images are pages or an animation's, not a thumbnail or a map of depths."""
+"""Formats in which further images are pages or frames, not a thumbnail or a depth map."""
 
 Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a look at an image's header tells."""
+class ImageHeader:
+    """What the header of an image file tells."""
 
     needs_range: bool
-    """Whether it has more than 8 bits for each value, and the file does not state their range."""
+    """Whether values have more than 8 bits, and the file does not state their range."""
     may_be_turned: bool
-    """Whether viewers turn or mirror it, and its size does not tell if the annotations were made on it so."""
+    """Whether viewers turn or mirror the image, and its size does not tell whether it was annotated so."""
     has_more_pages: bool
-    """Whether the file holds further pages, or an animation, of which the first image is used."""
+    """Whether the file holds several pages or frames, of which the first is used."""
 
 
 def read_image(
     path: Path | str, size: Size, content: bytes | None = None, settings: ImageSettings | None = None
 ) -> UInt8[Tensor, "3 h w"]:
-    """The image as 8-bit RGB, of the size (height, width) that the annotations state; alpha is dropped.
+    """The image as 8-bit RGB, of the ``size`` (height, width) that the annotations state; alpha is dropped.
 
-    The memory is laid out pixel by pixel ("channels last"), which is how torch resizes 8-bit images fastest. Where
-    the file's ``content`` is given, the path only names it.
+    In memory the channels of a pixel lie together ("channels last"): torch resizes such 8-bit images fastest. If the
+    file's ``content`` is given, the path is used only in messages.
 
     Raises:
         DataError: naming the file, where it cannot be decoded or has another size.
@@ -183,12 +183,12 @@ def read_image(
                 rgb = _from_deep(image, again, settings)
         else:
             rgb = _rgb(image)
-        # a copy, since Pillow's own memory is read-only
+        # copied: Pillow's own memory is read-only
         return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
 
 
 def read_rgba(path: Path, settings: ImageSettings | None = None) -> UInt8[Tensor, "4 h w"]:
-    """An image with transparency as 8-bit RGBA, as a viewer shows it.
+    """An image with transparency as 8-bit RGBA, turned as a viewer shows it.
 
     Raises:
         DataError: naming the file, where it cannot be decoded or has no transparency.
@@ -200,8 +200,8 @@ def read_rgba(path: Path, settings: ImageSettings | None = None) -> UInt8[Tensor
     return torch.from_numpy(rgba).permute(2, 0, 1)
 
 
-def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -> Header:
-    """What the file's header tells; ``size`` is the annotations' (height, width).
+def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -> ImageHeader:
+    """The header of an image file; ``size`` is the (height, width) that the annotations state.
 
     Raises:
         DataError: where the file is missing, is no image, or has another size.
@@ -215,11 +215,11 @@ def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -
         same = image.width == image.height or orientation not in _QUARTER_TURNS
         pages = image.format in _PAGED and getattr(image, "is_animated", False)
         _turn(image, size)
-        return Header(needs_range, orientation in _TURNS and same, pages)
+        return ImageHeader(needs_range, orientation in _TURNS and same, pages)
 
 
 def largest_value(path: Path, settings: ImageSettings) -> int:
-    """The largest value of an image of more than 8 bits, as it is stored.
+    """The largest stored value of an image of more than 8 bits.
 
     Raises:
         DataError: naming the file, where it cannot be decoded or needs `ImageSettings.value_range`.
@@ -232,7 +232,7 @@ def largest_value(path: Path, settings: ImageSettings) -> int:
 
 @contextmanager
 def _named(path: Path | str) -> Iterator[None]:
-    """Errors that are raised inside begin with the file."""
+    """Put the file in front of the message of a ``DataError`` raised inside."""
     try:
         yield
     except DataError as error:
@@ -241,7 +241,7 @@ def _named(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[ImageFile.ImageFile]:
-    """The image in a file or in its content; whatever Pillow raises while it is open becomes a ``DataError``."""
+    """Open an image from a file or its content; whatever Pillow raises meanwhile becomes a ``DataError``."""
     with _PILLOWS_BOUND.lifted():
         try:
             if not isinstance(source, bytes):
@@ -265,7 +265,10 @@ def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[Ima
 
 
 class _Bound:
-    """Pillow's bound on the number of pixels, which is one for the whole program and lower than some images need."""
+    """Lifts Pillow's bound on the number of pixels, which is lower than some images need.
+
+    The bound is a variable of Pillow's module, so the whole program shares it; ours is checked in its place.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -274,7 +277,7 @@ class _Bound:
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """No bound inside, from any number of threads; the former one afterwards."""
+        """No bound inside, in any number of threads; after the last of them, the former bound."""
         with self._lock:
             if not self._users:
                 self._former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -292,31 +295,31 @@ _PILLOWS_BOUND = _Bound()
 
 
 def _turn(image: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:
-    """What must be done to the decoded image for it to have the annotations' (height, width).
+    """The turn after which a decoded image has the (height, width) of the annotations; None: no turn.
 
-    COCO's coordinates refer to the pixels as stored, so the EXIF orientation is left alone where the stored size agrees
-    (images that are square or upside down included). Some tools annotate what a viewer shows: then only the turned
-    size agrees.
+    COCO's coordinates refer to the pixels as stored, so the EXIF orientation is ignored if the stored size agrees with
+    the annotations (also for square images and those upside down). Some tools annotate what a viewer shows: then only
+    the size after the turn agrees.
 
     Raises:
         DataError: where neither size agrees.
     """
     height, width = size
-    by_pillow = image.format == "TIFF"  # these come turned, and their size too
+    by_pillow = image.format == "TIFF"  # Pillow turns TIFF files, their size included
     orientation = _orientation(image, whole=image.size == (height, width) != (width, height))
     shown = image.size[::-1] if orientation in _QUARTER_TURNS and not by_pillow else image.size
     stored = shown[::-1] if orientation in _QUARTER_TURNS else shown
     if stored == (width, height):
-        return _BACK.get(orientation) if by_pillow else None
+        return _TURNS_BACK.get(orientation) if by_pillow else None
     if shown == (width, height):
         return None if by_pillow else _TURNS.get(orientation)
     raise DataError(f"the image is {stored[0]} x {stored[1]} (width x height), the annotations say {width} x {height}")
 
 
 def _orientation(image: ImageFile.ImageFile, *, whole: bool = False) -> int:
-    """The EXIF orientation that the header states, 1 where none; of a ``whole`` PNG also what stands behind its pixels.
+    """The EXIF orientation, 1 where there is none or it cannot be read: viewers ignore unreadable EXIF data too.
 
-    EXIF data that cannot be read turns nothing, in viewers either.
+    A PNG may have it after the pixels, which is looked for only if ``whole``: that decodes the image.
     """
     if image.format == "PNG" and not whole and not image.info.keys() & {"exif", "Raw profile type exif"}:
         return 1
@@ -330,13 +333,13 @@ def _orientation(image: ImageFile.ImageFile, *, whole: bool = False) -> int:
 def _rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB."""
     if image.mode in ("P", "PA"):
-        # straight to RGB, Pillow warns of the transparency that is dropped
+        # in two steps: in one, Pillow warns that transparency is dropped
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
 
 
 def _from_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile, settings: ImageSettings) -> Image.Image:
-    """The image of more than 8 bits in mode RGB, scaled to 8, where Pillow's own conversion would clip at 255."""
+    """An image of more than 8 bits, scaled to 8, in mode RGB; Pillow's own conversion would clip at 255."""
     limits = range_of_file(image) or settings.value_range
     values: Shaped[np.ndarray, "h w *c"] = read_deep(image, again)
     check_values(values, limits)
@@ -344,7 +347,7 @@ def _from_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile, settings:
 
 
 def _reason(error: BaseException, source: Path | str | bytes) -> str:
-    """Why Pillow could not read the file, without the path that some of its messages repeat."""
+    """Why Pillow could not read the file, without the path that some of its messages contain."""
     if isinstance(error, UnidentifiedImageError):
         kind = kind_of_any_file(source if isinstance(source, bytes) else _first_bytes(source))
         return "not an image in a known format" if kind is None else f"it is {kind}"

@@ -1,6 +1,6 @@
-"""Masks as COCO files give them, polygons or run-length encodings, and the pixels they cover.
+"""COCO's masks, polygons or run-length encodings (RLE), and the pixels inside them.
 
-A mask is decoded only where its object lies: the cost follows the object's box, not the image.
+Only the part of a mask inside its object's box is decoded: the cost depends on the box, not on the image.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 
 
 class Rle(TypedDict):
-    """COCO's compressed run-length encoding, column by column; ``size`` is (height, width)."""
+    """COCO's compressed run-length encoding, column by column; ``size`` is [height, width]."""
 
     size: list[int]
     counts: bytes
@@ -31,12 +31,15 @@ Polygons = list[np.ndarray]
 Segmentation = Polygons | Rle
 
 _MOST_CHARACTERS = 10
-"""The last character that a number may have, from 0: more bits than any image's pixels need."""
+"""Index of the last character that a number may have: room for more bits than the pixel count of any image needs."""
 
 
 @dataclass(frozen=True, eq=False)
 class OutlinedObjects:
-    """The ``n`` annotated objects of one image, their masks not drawn yet; other fields are those of `Instances`."""
+    """The ``n`` annotated objects of one image, before their masks are drawn; the other fields are as in `Instances`.
+
+    ``size`` is (height, width).
+    """
 
     size: tuple[int, int]
     boxes: Float[Tensor, "n 4"]
@@ -48,7 +51,7 @@ class OutlinedObjects:
 
 @dataclass(frozen=True)
 class CroppedMask:
-    """The pixels of one object: a mask of 0 and 1 without empty borders, and the place of its first pixel."""
+    """The mask of one object, of 0 and 1, cut to the object; ``top`` and ``left`` say where in the image it begins."""
 
     top: int
     left: int
@@ -56,7 +59,7 @@ class CroppedMask:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """(x1, y1, x2, y2), x2 one past the last pixel."""
+        """(x1, y1, x2, y2) in the image; x2 is one past the last pixel."""
         height, width = self.mask.shape
         return self.left, self.top, self.left + width, self.top + height
 
@@ -66,18 +69,18 @@ class CroppedMask:
         return int(np.count_nonzero(self.mask))
 
     def mirrored(self, width: int) -> "CroppedMask":
-        """The same pixels in a mirrored image of this width."""
+        """The mask in the mirrored image, which has this width."""
         return CroppedMask(self.top, width - self.left - self.mask.shape[1], self.mask[:, ::-1])
 
 
 def rle_counts(text: bytes) -> list[int]:
-    """The run lengths in a compressed encoding: zeros first, then ones, in turn.
+    """The run lengths of a compressed encoding: alternately of zeros and of ones, zeros first.
 
-    A number is written as characters of five bits and "more follows"; from the fourth run on it is the difference from
-    the run before the last (``rleFrString`` in cocoapi's maskApi.c).
+    Each character holds five bits of a number and a flag that more follow. From the fourth run on, the number is the
+    difference from the run two places before (``rleFrString`` in cocoapi's maskApi.c).
 
     Raises:
-        ValueError: where the text is no such encoding.
+        ValueError: where the text is not such an encoding.
     """
     counts: list[int] = []
     value = shift = 0
@@ -98,9 +101,9 @@ def rle_counts(text: bytes) -> list[int]:
 
 
 def encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
-    """The number of pixels of each compressed encoding, zeros included; -1 where the text is no such encoding.
+    """The sum of the run lengths of each compressed encoding, zeros included; -1 where the text is not an encoding.
 
-    As the sum of :func:`rle_counts`, for many at once: all characters lie side by side.
+    The same as the sum of :func:`rle_counts`, but all encodings are decoded at once, in one array of characters.
     """
     pixels = np.full(len(codes), -1)
     complete = [number for number, code in enumerate(codes) if code and not (code[-1] - 48) & 32]
@@ -116,7 +119,7 @@ def encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
     unreadable = (bits < 0) | (bits > 63) | (place > _MOST_CHARACTERS)
     values = np.add.reduceat((bits & 31) << (5 * place.clip(max=_MOST_CHARACTERS)), starts)
     values -= np.where(bits[ends] & 16, 1 << (5 * characters.clip(max=_MOST_CHARACTERS + 1)), 0)
-    counts, owner = _summed_from_the_run_before_the_last(values, code[starts]), code[starts]
+    counts, owner = _undo_differences(values, code[starts]), code[starts]
     wrong = np.zeros(len(complete), dtype=bool)
     wrong[code[unreadable]] = True
     wrong[owner[counts < 0]] = True
@@ -124,10 +127,11 @@ def encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
     return pixels
 
 
-def _summed_from_the_run_before_the_last(
-    values: Int64[np.ndarray, " r"], owner: Int64[np.ndarray, " r"]
-) -> Int64[np.ndarray, " r"]:
-    """The runs of encodings, each with its owner, whose fourth and further ones are differences."""
+def _undo_differences(values: Int64[np.ndarray, " r"], owner: Int64[np.ndarray, " r"]) -> Int64[np.ndarray, " r"]:
+    """The run lengths, where from the fourth number of each encoding on ``values`` holds differences.
+
+    ``owner`` is the index of each value's encoding. Runs 1, 3, 5, ... and 2, 4, 6, ... of an encoding are two sums.
+    """
     k = np.arange(len(values)) - np.searchsorted(owner, owner)
     chain = 3 * owner + np.where(k == 0, 0, 1 + k % 2)
     order = np.argsort(chain, kind="stable")
@@ -139,7 +143,7 @@ def _summed_from_the_run_before_the_last(
 
 
 def cropped_mask_of_rle(rle: Rle) -> CroppedMask | None:
-    """The pixels of a run-length encoding; None where it has none."""
+    """The mask of a run-length encoding, cut to its pixels; None where there are none."""
     counts = np.array(rle_counts(rle["counts"]), dtype=np.int64)
     covered = np.flatnonzero(counts[1::2])
     if not len(covered):
@@ -155,7 +159,7 @@ def cropped_mask_of_rle(rle: Rle) -> CroppedMask | None:
 
 
 def rle_of_polygons(polygons: Polygons, size: tuple[int, int]) -> Rle:
-    """The union of an object's parts, as pycocotools' ``annToRLE`` gives it; what lies outside ``size`` is cut off."""
+    """The union of an object's polygons, as pycocotools' ``annToRLE`` gives it, cut at the image of this ``size``."""
     parts = coco_mask.frPyObjects(polygons, *size)
     return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
 
@@ -166,12 +170,12 @@ def rle_of(segmentation: Segmentation, size: tuple[int, int]) -> Rle:
 
 
 def cropped_mask(segmentation: Segmentation, size: tuple[int, int]) -> CroppedMask | None:
-    """The pixels of an annotated object, as pycocotools' ``annToMask`` draws them; None where it has none."""
+    """The mask of an annotated object, as pycocotools' ``annToMask`` draws it; None where it has no pixel."""
     return cropped_mask_of_rle(rle_of(segmentation, size))
 
 
 def draw_cropped_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
-    """One plane of 0 and 1 for each object; only where an object lies is memory written."""
+    """The masks of 0 and 1 in an image of this (height, width); memory is written only inside the objects' boxes."""
     masks = _zeros((len(cropped_masks), *size))
     planes = masks.numpy()
     for plane, drawn in zip(planes, cropped_masks, strict=True):
@@ -182,7 +186,10 @@ def draw_cropped_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[
 
 
 def _zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
-    """Memory that is taken page by page as it is written; in a loader's process shared, where it would be copied to."""
+    """An array of zeros whose pages take memory only when they are written.
+
+    In a loader's process it lies in shared memory, which saves copying it there to hand it to the parent process.
+    """
     if get_worker_info() is None:
         return torch.from_numpy(np.zeros(shape, dtype=np.uint8))  # torch's own zeros are written at once
     storage = torch.UntypedStorage._new_shared(math.prod(shape))  # as torch's default_collate
@@ -190,23 +197,23 @@ def _zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
 
 
 def cropped_masks_of(objects: OutlinedObjects) -> list[CroppedMask | None]:
-    """The pixels of each object."""
+    """The mask of each object, cut to the object; None for an object without a pixel."""
     return [cropped_mask(outline, objects.size) for outline in objects.segmentations]
 
 
 def draw_masks(objects: OutlinedObjects) -> UInt8[Tensor, "n h w"]:
-    """The objects' masks in their image, equal to pycocotools' to the pixel."""
+    """The objects' masks in their image; every pixel is as pycocotools draws it."""
     return draw_cropped_masks(cropped_masks_of(objects), objects.size)
 
 
 _AT_ONCE = 50_000
-"""Outlines whose points are laid side by side: some hundred megabytes at most."""
+"""Outlines whose points are put in one array; more could take gigabytes."""
 
 
 def mask_extents(segmentations: Sequence[Segmentation]) -> Float[ndarray, "n 4"]:
-    """(x1, y1, x2, y2) of each mask: of its polygons' corners, or of its run lengths' pixels.
+    """(x1, y1, x2, y2) around each mask: around the corners of polygons, or around the pixels of run lengths.
 
-    Polygons may reach beyond their image; run lengths without a pixel have zeros.
+    Polygons may reach beyond their image; run lengths without a pixel give zeros.
     """
     extents = np.zeros((len(segmentations), 4))
     for start in range(0, len(segmentations), _AT_ONCE):
@@ -224,10 +231,14 @@ def mask_extents(segmentations: Sequence[Segmentation]) -> Float[ndarray, "n 4"]
 def enclosing(
     boxes: Float[ndarray, "n 4"], segmentations: Sequence[Segmentation], size: tuple[int, int]
 ) -> Float[ndarray, "n 4"]:
-    """Boxes (x1, y1, x2, y2) in an image of this (height, width), those widened that would cut pixels off their masks.
+    """The boxes (x1, y1, x2, y2), widened where they would cut pixels off their masks.
 
-    Such are boxes that were cut to whole pixels, as many tools write them. Only masks that reach beyond their box are
-    drawn.
+    Many tools round boxes down to whole pixels, which does that. Only masks that reach beyond their box are drawn.
+
+    Args:
+        boxes: the annotated boxes.
+        segmentations: the outline of each.
+        size: height and width of the image.
     """
     masks = mask_extents(segmentations)
     beyond = (np.ceil(masks[:, :2] - 0.5) < np.floor(boxes[:, :2])) | (

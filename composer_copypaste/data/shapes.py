@@ -1,4 +1,4 @@
-"""Images of overlapping shapes, drawn from numbers: the scenes of the embedded data set (``data/shapes.py``)."""
+"""The data set that comes with the package: images of overlapping shapes, drawn from random numbers."""
 
 import colorsys
 import json
@@ -21,12 +21,12 @@ from composer_copypaste.settings import ShapesSettings
 CATEGORIES = ("disc", "rectangle", "triangle", "star")
 HUES = (0.07, 0.35, 0.58, 0.85)
 SURFACES: tuple["Surface", ...] = ("stripes", "checks", "plain", "dots")
-"""As things in photographs do, those of a category look alike: around a hue, with one kind of surface."""
+"""Shapes of a category look alike, as things in photographs do: similar hues, and one kind of surface."""
 HUE_SPREAD = 0.07
 MIN_VISIBLE = 0.35
-"""A shape of which less than this fraction would be seen is left out of the image."""
+"""A shape of which less than this fraction would be visible is left out of the image."""
 MIN_PIXELS = 24
-"""And one of which fewer pixels would be seen."""
+"""A shape of which fewer pixels would be visible is left out as well."""
 
 Color = tuple[float, float, float]
 Surface = Literal["plain", "stripes", "dots", "checks"]
@@ -51,7 +51,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows: the drawn numbers, and nothing that depends on pixels. Shapes are ordered front to back."""
+    """The random numbers that describe an image, independent of its pixels. Shapes are ordered front to back."""
 
     size: int
     backdrop: Backdrop
@@ -63,7 +63,7 @@ class Scene:
 
 
 def draw_scene(generator: np.random.Generator, size: int) -> Scene:
-    """A scene for an image of ``size`` by ``size`` pixels."""
+    """Draw the random numbers for an image of ``size`` by ``size`` pixels."""
     count = int(generator.integers(3, 10))
     hue = generator.uniform()
     colors = [_color(generator, hue + generator.normal(0, 0.07), (0.1, 0.5), (0.25, 0.95)) for _ in range(3)]
@@ -107,9 +107,9 @@ def _color(
 def render(
     scene: Scene,
 ) -> tuple[UInt8[ndarray, "size size 3"], Bool[ndarray, "n size size"], tuple[int, ...]]:
-    """The image of a scene, the mask of what is seen of each shape, and the shapes' categories.
+    """The image of a scene, the mask of the visible part of each shape, and the shapes' categories.
 
-    A shape that the ones before it hide too far is left out: nothing in the image is without a mask.
+    A shape that others hide almost wholly is left out of both image and masks.
     """
     grain = _noise(scene.octaves, scene.size)
     image = _backdrop(scene, grain)
@@ -122,13 +122,13 @@ def render(
 
 
 def _visible(scene: Scene) -> tuple[list[Shape], Bool[ndarray, "n size size"]]:
-    """The shapes that are seen well enough, front to back, and what is seen of each."""
+    """The shapes that are visible enough, front to back, and the visible part of each."""
     kept, masks = [], []
     free = np.ones((scene.size, scene.size), dtype=bool)
     for shape in scene.shapes:
         whole = np.zeros_like(free)
         window = _window(shape, scene.size)
-        # where a pixel's centre lies inside the outline, and so its coverage is at least one half
+        # a pixel belongs to the shape if its centre does: then at least half of it is covered
         whole[window] = _distance(shape, *_local(shape, window)) <= 0
         seen = whole & free
         if seen.sum() >= max(MIN_PIXELS, MIN_VISIBLE * whole.sum()):
@@ -142,7 +142,7 @@ def _visible(scene: Scene) -> tuple[list[Shape], Bool[ndarray, "n size size"]]:
 
 
 def _noise(octaves: tuple[Float32[ndarray, "_ _"], ...], size: int) -> Float32[ndarray, "size size"]:
-    """Octaves of noise, halving in strength, as one field that fills 0..1."""
+    """The sum of octaves of noise, each half as strong as the one before, scaled to 0..1."""
     field = np.zeros((size, size), dtype=np.float32)
     for number, cells in enumerate(octaves):
         smooth = Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)
@@ -174,14 +174,14 @@ def _ramp(colors: tuple[Color, ...], blend: Float32[ndarray, "h w"]) -> Float32[
 
 
 def _window(shape: Shape, size: int) -> tuple[slice, slice]:
-    """The rows and columns that a shape can touch."""
+    """The rows and columns that a shape may cover, with its soft edge."""
     top, left = (max(0, math.floor(centre - shape.radius) - 2) for centre in shape.centre)
     bottom, right = (min(size, math.ceil(centre + shape.radius) + 3) for centre in shape.centre)
     return slice(top, bottom), slice(left, right)
 
 
 def _local(shape: Shape, window: tuple[slice, slice]) -> tuple[Float[ndarray, "h w"], Float[ndarray, "h w"]]:
-    """The coordinates of the window's pixel centres, in pixels from the shape's centre, along its own axes."""
+    """The coordinates of the window's pixel centres along the shape's axes, in pixels from its centre."""
     y, x = np.mgrid[window].astype(np.float64) + 0.5
     y, x = y - shape.centre[0], x - shape.centre[1]
     cosine, sine = math.cos(shape.angle), math.sin(shape.angle)
@@ -189,7 +189,7 @@ def _local(shape: Shape, window: tuple[slice, slice]) -> tuple[Float[ndarray, "h
 
 
 def _distance(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
-    """How far each point is outside the shape's outline, in pixels; negative inside."""
+    """The distance of each point from the shape's outline, in pixels; negative inside."""
     name = CATEGORIES[shape.category]
     if name == "disc":
         return np.hypot(u, v) - shape.radius
@@ -199,13 +199,13 @@ def _distance(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) 
 
 
 def _corners(name: str, aspect: float) -> tuple[Float[ndarray, "k 2"], float]:
-    """The corners (u, v) of a polygon in the unit circle, and how far they are rounded."""
+    """The corners (u, v) of a polygon in the unit circle, and the radius of their rounding."""
     if name == "rectangle":
         half = np.array([1.0, aspect]) / math.hypot(1.0, aspect)
         return half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]), 0.06
     points, rounding = {"triangle": (3, 0.08), "star": (5, 0.05)}[name]
     turns = np.arange(2 * points) * math.pi / points
-    # the inner radius of 1/2 makes the triangle's sides straight
+    # at an inner radius of 1/2 the triangle's sides are straight
     radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, 0.5)
     return np.stack([radii * np.cos(turns), radii * np.sin(turns)], axis=1), rounding
 
@@ -226,7 +226,7 @@ def _polygon_distance(
 
 
 def _paint(image: Float32[ndarray, "size size 3"], shape: Shape) -> None:
-    """Draw a shape over the image, in place, with smooth edges."""
+    """Draw a shape with smooth edges into the image, which is modified."""
     window = _window(shape, len(image))
     u, v = _local(shape, window)
     outside = _distance(shape, u, v)
@@ -241,7 +241,7 @@ def _paint(image: Float32[ndarray, "size size 3"], shape: Shape) -> None:
 
 
 def _pattern(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """How far each pixel's color lies between the shape's two."""
+    """Each pixel's place between the shape's two colors, in 0..1."""
     a, b = 2 * math.pi * u / shape.period, 2 * math.pi * v / shape.period
     waves = {
         "plain": lambda: -np.ones_like(u),
@@ -253,19 +253,19 @@ def _pattern(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -
 
 
 STAMP = "shapes.json"
-"""The file in the folder that says with which settings it was drawn."""
+"""The file in the folder with the settings that it was drawn with."""
 EDITION = 2
-"""Raise it when the same settings draw other images: folders of former editions are then not taken for new ones."""
+"""Raise it when the same settings draw other images, so that folders of former editions are not taken for new ones."""
 
 
 def draw_shapes(settings: ShapesSettings) -> Path:
-    """Draws the data set unless it is there already, and gives back its folder.
+    """Draw the data set, unless it is there already, and return its folder.
 
-    The folder holds ``train/*.png``, ``val/*.png``, ``annotations/instances_{train,val}.json`` and a stamp of the
-    settings. It appears all at once: an interrupted drawing leaves nothing behind. The same seed draws the same bytes.
+    The folder holds ``train/*.png``, ``val/*.png``, ``annotations/instances_{train,val}.json`` and a file with the
+    settings. It appears all at once: an interrupted call leaves nothing behind. The same seed gives the same bytes.
 
     Raises:
-        DataError: if the folder holds something else, or other shapes; nothing is changed then.
+        DataError: if the folder holds anything else, or other shapes; it is left unchanged then.
     """
     folder = Path(settings.folder)
     if _is_drawn(folder, settings):
@@ -324,11 +324,11 @@ def _write(folder: Path, settings: ShapesSettings) -> None:
 
 
 def _write_split(folder: Path, count: int, settings: ShapesSettings, number: int) -> dict[str, object]:
-    """Writes the images of a split; gives back its COCO annotations."""
+    """Write the images of a split, and return its COCO annotations."""
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for index in range(count):
-        # a stream of its own for each image: a larger set begins with the images of a smaller one
+        # each image has its own seed, so a larger set begins with the images of a smaller one
         seed = np.random.SeedSequence(settings.seed, spawn_key=(number, index))
         pixels, masks, categories = render(draw_scene(np.random.default_rng(seed), settings.size))
         file_name = f"{index + 1:06}.png"
@@ -343,7 +343,7 @@ def _write_split(folder: Path, count: int, settings: ShapesSettings, number: int
 
 
 def _geometry(mask: Bool[ndarray, "h w"]) -> dict[str, object]:
-    """The fields of an annotation that describe a mask."""
+    """The fields of a mask's annotation: outline, area and box."""
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {
         "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},

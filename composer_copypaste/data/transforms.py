@@ -1,6 +1,6 @@
-"""What training does to an image and its objects: large-scale jitter, or a flip alone.
+"""The transforms of a training's images and objects in the loader: large-scale jitter, or a flip alone.
 
-A transform draws its numbers from a generator into a frozen dataclass (`Crop`, `Flip`); applying that is deterministic.
+A transform draws its random numbers into a frozen dataclass (`LoaderCropResize`, `Flip`), whose use is deterministic.
 """
 
 from dataclasses import dataclass, field
@@ -27,19 +27,19 @@ from composer_copypaste.settings import Fraction, LargeScaleJitterSettings
 
 
 def generator_for(*numbers: int) -> torch.Generator:
-    """A CPU generator whose stream belongs to these numbers, such as (seed, epoch, index)."""
+    """A CPU generator seeded with these numbers, such as (seed, epoch, index)."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 @dataclass(frozen=True)
 class Flip:
-    """What `FlipTransform` draws."""
+    """The random part of `FlipTransform`."""
 
     horizontal: bool
 
     def image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
-        """The image, mirrored or as it is."""
+        """The image, mirrored or unchanged."""
         return image.flip(-1) if self.horizontal else image.contiguous()
 
     def instances(self, objects: OutlinedObjects) -> Instances:
@@ -53,11 +53,11 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Crop(CropResize):
-    """What `LargeScaleJitterTransform` draws, as it applies to a decoded image and to outlines as annotated."""
+class LoaderCropResize(CropResize):
+    """The random part of `LargeScaleJitterTransform`; it applies to a decoded image and to annotated outlines."""
 
     def image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
-        """The canvas, antialiased where the image is made smaller."""
+        """The resized image on its canvas, antialiased where it was made smaller."""
         window = self.part_of(image)
         resized = interpolate(window[None], self.resized, mode="bilinear", antialias=True)[0]
         canvas = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, *self.canvas)
@@ -65,8 +65,14 @@ class Crop(CropResize):
         return canvas
 
     def instances(self, objects: OutlinedObjects, min_area: int) -> Instances:
-        """The objects that keep ``min_area`` pixels, crowds that keep one; boxes and areas are those of the pixels."""
-        cropped_masks = [self._stencil(segmentation) for segmentation in objects.segmentations]
+        """The objects with at least ``min_area`` pixels left, and crowds with at least one.
+
+        Boxes and areas are those of the pixels.
+        """
+        cropped_masks = [
+            self._mask_of_polygons(outline) if isinstance(outline, list) else self._mask_of_rle(outline)
+            for outline in objects.segmentations
+        ]
         enough = [1 if crowd else min_area for crowd in objects.iscrowd.tolist()]
         kept = {
             number: drawn
@@ -82,31 +88,20 @@ class Crop(CropResize):
             iscrowd=objects.iscrowd[index],
         )
 
-    def _stencil(self, segmentation: Polygons | Rle) -> CroppedMask | None:
-        if isinstance(segmentation, list):
-            return self._stencil_of_polygons(segmentation)
-        return self._stencil_of_rle(segmentation)
-
-    def _stencil_of_polygons(self, polygons: Polygons) -> CroppedMask | None:
-        """The object drawn at the size it is shown at."""
-        shown = [self._shown_polygon(polygon) for polygon in polygons]
-        visible = [polygon for polygon in shown if self._touches(polygon)]
+    def _mask_of_polygons(self, polygons: Polygons) -> CroppedMask | None:
+        """The object's mask, drawn from polygons that were resized before."""
+        top, left, height, width = self.window
+        visible = []
+        for polygon in polygons:
+            points = (polygon.reshape(-1, 2) - (left, top)) * (self.resized[1] / width, self.resized[0] / height)
+            if self.flip:
+                points[:, 0] = self.resized[1] - points[:, 0]
+            if (points.max(axis=0) > 0).all() and (points.min(axis=0) < self.resized[::-1]).all():
+                visible.append(points.ravel())
         return cropped_mask_of_rle(rle_of_polygons(visible, self.resized)) if visible else None
 
-    def _shown_polygon(self, polygon: np.ndarray) -> np.ndarray:
-        top, left, height, width = self.window
-        points = (polygon.reshape(-1, 2) - (left, top)) * (self.resized[1] / width, self.resized[0] / height)
-        if self.flip:
-            points[:, 0] = self.resized[1] - points[:, 0]
-        return points.ravel()
-
-    def _touches(self, polygon: np.ndarray) -> bool:
-        """Whether a shown polygon may cover a pixel."""
-        x, y = polygon[0::2], polygon[1::2]
-        return bool(x.max() > 0 and y.max() > 0 and x.min() < self.resized[1] and y.min() < self.resized[0])
-
-    def _stencil_of_rle(self, rle: Rle) -> CroppedMask | None:
-        """The nearest of the mask's pixels for each that is shown."""
+    def _mask_of_rle(self, rle: Rle) -> CroppedMask | None:
+        """The object's mask, resized by taking the nearest pixel."""
         cropped_mask = cropped_mask_of_rle(rle)
         if cropped_mask is None:
             return None
@@ -124,7 +119,7 @@ class Crop(CropResize):
 
 @dataclass(frozen=True)
 class FlipTransform:
-    """Mirror an image with probability ``p``; sizes stay, for models that resize by themselves."""
+    """Mirror an image with probability ``p``. Its size stays, for models that resize by themselves."""
 
     p: Fraction = 0.5
 
@@ -133,7 +128,7 @@ class FlipTransform:
             raise ValueError(f"p: expected a probability from 0 to 1, got {self.p}")
 
     def draw(self, generator: torch.Generator) -> Flip:
-        """The random part."""
+        """Draw the random part."""
         return Flip(horizontal=float(torch.rand((), generator=generator)) < self.p)
 
     def __call__(
@@ -148,32 +143,35 @@ class FlipTransform:
 class LargeScaleJitterTransform:
     """Large-scale jitter (Ghiasi et al., 2021): resize by a random factor, crop or pad to a fixed size, mirror.
 
-    The factor is relative to the largest size that fits the canvas with the image's aspect kept. Where the resized
-    image is larger than the canvas, a random part of it is shown; where it is smaller, it lies in the top left corner
+    The factor is relative to the largest size at which the image fits the canvas with its aspect ratio kept. If the
+    resized image is larger than the canvas, a random part of it is shown; if smaller, it lies in the top left corner
     and the rest is `PADDING`. The model that receives such images must not resize them again.
     """
 
     settings: LargeScaleJitterSettings = field(default_factory=LargeScaleJitterSettings)
 
-    def draw(self, size: tuple[int, int], generator: torch.Generator) -> Crop:
-        """The random part, for an image of this (height, width)."""
-        return Crop(**vars(draw_crop_resize(size, self.settings, generator)))
+    def draw(self, size: tuple[int, int], generator: torch.Generator) -> LoaderCropResize:
+        """Draw the random part for an image of this (height, width)."""
+        return LoaderCropResize(**vars(draw_crop_resize(size, self.settings, generator)))
 
     def __call__(
         self, image: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 h2 w2"], Instances]:
-        """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, crowds without any."""
+        """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, and crowds without a pixel."""
         crop = self.draw(objects.size, generator)
         return crop.image(image), crop.instances(objects, self.settings.min_area)
 
 
 def _nearest(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:
-    """For each shown pixel, the pixel under its centre, of a part of this length that starts at ``offset``."""
+    """For each of the ``shown`` pixels along one axis, the source pixel under its centre.
+
+    The source pixels are ``length`` ones from ``offset`` on.
+    """
     return offset + (2 * np.arange(shown) + 1) * length // (2 * shown)
 
 
 def _trimmed(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> CroppedMask | None:
-    """The mask, whose pixels lie in these adjacent rows and columns, without its empty borders."""
+    """The mask without empty borders; ``rows`` and ``columns`` are the image coordinates of its pixels."""
     filled_rows, filled_columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(filled_rows):
         return None

@@ -1,6 +1,7 @@
 """COCO mean average precision as a torchmetrics ``Metric``, and as the scalars that Composer logs."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -9,11 +10,10 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
-from composer_copypaste.data.dataset import CocoAnnotations
+from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.errors import counted
-from composer_copypaste.metrics.engine import CocoDict, IouType, number_names
-from composer_copypaste.metrics.evaluation import Evaluation, evaluate
-from composer_copypaste.metrics.inputs import Fields, Reader, ScoredImage, image_id, official_truth
+from composer_copypaste.metrics.engine import CocoDict, Evaluation, IouType, number_names, score
+from composer_copypaste.metrics.inputs import Fields, InputReader, ScoredImage, image_id, official_truth
 
 T = TypeVar("T")
 
@@ -21,22 +21,23 @@ T = TypeVar("T")
 class CocoMeanAveragePrecision(Metric):
     """COCO's average precision and recall of boxes and of masks, equal to pycocotools'.
 
-    It keeps each image once, by its image id: an image that a distributed sampler repeats counts once, and of two
-    results for the same image the first counts. Evaluated are all images it was given, also those in which nothing
-    was found; with official annotations, against the annotations of these images.
+    Each image counts once, by its image id, also if a distributed sampler repeats it; of two results for one image,
+    the first counts. All images that ``update`` received are scored, including those in which nothing was found; with
+    official annotations, against the annotations of these images.
 
-    A number for which there is no ground truth (of a size, of a category) is NaN, where pycocotools has -1.
+    A number without ground truth (for a size or a category) is NaN, where pycocotools has -1.
 
-    In a distributed run, ``update`` and ``reset`` are a process's own; ``compute`` is for all of them together, each
-    time: the processes gather their images and all get the same numbers.
+    In a distributed run, each process calls ``update`` and ``reset`` by itself, and all of them must call ``compute``
+    together, every time: the processes gather their images, and all get the same numbers.
 
     Args:
-        annotations: The official annotations: a file, its parsed content, or ``CocoAnnotations``, which say how crowds
-            and bad objects are read. Their areas, crowds and polygons are those that exact COCO numbers need. None: the
-            truth is taken from the targets.
-        category_ids: The category id of label 1, 2, ...; None: labels are category ids.
-        max_dets: Per image and category the best so many detections count; ascending. AP is at the last of them.
-        iou_types: Overlaps of boxes ("bbox"), of masks ("segm"), or both.
+        annotations: The official annotations: a file, its parsed content, or ``CocoAnnotations``, loaded with a choice
+            of how crowds and bad objects are read. Exact COCO numbers need their areas, crowds and polygons. None: the
+            ground truth is taken from the targets.
+        category_ids: The category ids of labels 1, 2, ...; None: labels are category ids.
+        max_dets: Limits to the number of detections that count per image and category, best first; ascending. AP is
+            computed with the last limit.
+        iou_types: Whether overlaps are those of boxes ("bbox"), of masks ("segm"), or both.
 
     Raises:
         DataError: where the annotations cannot be used.
@@ -55,16 +56,16 @@ class CocoMeanAveragePrecision(Metric):
         max_dets: Sequence[int] = (1, 10, 100),
         iou_types: Sequence[IouType] = ("bbox", "segm"),
     ) -> None:
-        # None of torchmetrics' own states: its way to gather them is slow, and aborts on ranks of unequal size.
+        # No states of torchmetrics: it gathers them slowly, and aborts if ranks hold different numbers of images.
         super().__init__(sync_on_compute=False, compute_with_cache=False)
         self.max_dets = _checked_limits(max_dets)
         self.iou_types = _checked_types(iou_types)
-        self._reader = _reader(annotations, category_ids, masks="segm" in iou_types)
+        self._reader = _input_reader(annotations, category_ids, masks="segm" in iou_types)
         self._images: dict[int, ScoredImage] = {}
         self._evaluation: Evaluation | None = None
 
     def update(self, predictions: Sequence[Fields], targets: Sequence[Fields]) -> None:
-        """Keep what was found in each image.
+        """Add the detections in each image.
 
         Args:
             predictions: Per image, at its original size: ``boxes`` (x1, y1, x2, y2), ``scores``, ``labels``, and for
@@ -73,7 +74,7 @@ class CocoMeanAveragePrecision(Metric):
                 and, where known, ``area`` and ``iscrowd``.
 
         Raises:
-            ValueError: where a field is missing or wrong, or where they do not agree; the message names the image.
+            ValueError: where a field is missing or wrong, or two fields disagree; the message names the image.
         """
         if len(predictions) != len(targets):
             raise ValueError(
@@ -94,28 +95,30 @@ class CocoMeanAveragePrecision(Metric):
         }
 
     def evaluation(self) -> Evaluation:
-        """The scores of all images of all processes; computed once, until a process has other images.
+        """The scores of the images of all processes; computed again only after a process got other images.
 
-        In a distributed run every process must ask for it, each time: they first tell each other whether they have
-        other images than at the last computation, and gather them where one has.
+        In a distributed run all processes must call this together, every time: they first tell each other whether they
+        got images since the last computation, and gather all images if one did.
         """
         outdated = any(_from_all_processes(self._evaluation is None))
         if self._evaluation is None or outdated:
-            images = _merged(_from_all_processes(self._images))
+            parts = _from_all_processes(self._images)
+            merged = {number: image for part in reversed(parts) for number, image in part.items()}  # the first counts
+            images = dict(sorted(merged.items()))
             self._evaluation = evaluate(images, self._reader, self.iou_types, self.max_dets)
         return self._evaluation
 
     def scalars(self) -> dict[str, "CocoScalar"]:
-        """A metric for each number, "bbox/AP" and so on, all sharing this one's images.
+        """A metric for each number, "bbox/AP" and so on; all share the images of this one.
 
-        For ``ComposerModel.get_metrics``: Composer's loggers and callbacks take scalars only. It updates each of them
-        with every batch, which still counts once.
+        For ``ComposerModel.get_metrics``: Composer's loggers and callbacks take scalars only. Composer updates each of
+        them with every batch; each image still counts once.
         """
         names = number_names(self.max_dets)
         return {f"{kind}/{name}": CocoScalar(self, kind, name) for kind in self.iou_types for name in names}
 
     def forward(self, predictions: Sequence[Fields], targets: Sequence[Fields]) -> None:
-        """The same as ``update``: the average precision of one batch would say nothing."""
+        """The same as ``update``: the average precision of a single batch means nothing."""
         self.update(predictions, targets)
 
     def reset(self) -> None:
@@ -126,21 +129,21 @@ class CocoMeanAveragePrecision(Metric):
 
 
 class CocoScalar(Metric):
-    """One number of a ``CocoMeanAveragePrecision``, in [0, 1]; update, reset and result are those of ``whole``."""
+    """One number of a ``CocoMeanAveragePrecision``, in [0, 1]; it shares all images with that metric, ``whole``."""
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
 
     def __init__(self, whole: CocoMeanAveragePrecision, iou_type: IouType, name: str) -> None:
-        # torchmetrics' cache would be out of date when another number of the same metric is updated or reset.
+        # torchmetrics' cache would be out of date after another number of the same metric is updated or reset.
         super().__init__(sync_on_compute=False, compute_with_cache=False)
         self.whole = whole
         self.iou_type: IouType = iou_type
         self.name = name
 
     def update(self, predictions: Sequence[Fields], targets: Sequence[Fields]) -> None:
-        """Update the whole."""
+        """Update the whole metric."""
         self.whole.update(predictions, targets)
 
     def compute(self) -> Tensor:
@@ -152,7 +155,7 @@ class CocoScalar(Metric):
         self.update(predictions, targets)
 
     def reset(self) -> None:
-        """Reset the whole."""
+        """Reset the whole metric."""
         super().reset()
         self.whole.reset()
 
@@ -171,20 +174,20 @@ def _checked_types(iou_types: Sequence[IouType]) -> tuple[IouType, ...]:
     return types
 
 
-def _reader(
+def _input_reader(
     source: Path | str | CocoDict | CocoAnnotations | None, category_ids: Sequence[int] | None, *, masks: bool
-) -> Reader:
+) -> InputReader:
     ids = None if category_ids is None else tuple(category_ids)
     if source is None:
-        return Reader(masks, ids, official=None)
+        return InputReader(masks, ids, official=None)
     official = official_truth(Path(source) if isinstance(source, str) else source, masks=masks)
     if unknown := sorted(set(ids or ()) - set(official.categories)):
         raise ValueError(f"category_ids: expected ids of the annotations' categories, got {unknown}")
-    return Reader(masks, ids, official)
+    return InputReader(masks, ids, official)
 
 
 def _from_all_processes(value: T) -> list[T]:
-    """The value of each process, in order of rank."""
+    """The values of all processes, in the order of their ranks."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
     values = [value] * distributed.get_world_size()
@@ -192,7 +195,52 @@ def _from_all_processes(value: T) -> list[T]:
     return values
 
 
-def _merged(parts: Sequence[Mapping[int, ScoredImage]]) -> dict[int, ScoredImage]:
-    """All images, in order of their ids; of repeated ones that of the first part."""
-    merged = {image_id: image for part in reversed(parts) for image_id, image in part.items()}
-    return dict(sorted(merged.items()))
+def evaluate(
+    kept: Mapping[int, ScoredImage], reader: InputReader, iou_types: Iterable[IouType], max_dets: tuple[int, ...]
+) -> Evaluation:
+    """Score the images against their official annotations, or else against the ground truth from their targets."""
+    with garbage_collection_paused():
+        dataset = _dataset(kept, reader)
+        scores = {}
+        for kind in iou_types:
+            detections = [found for number, image in kept.items() for found in image.detections.results(number, kind)]
+            scores[kind] = score(dataset, detections, kind, max_dets)
+    categories = tuple(category["id"] for category in dataset["categories"])
+    instances = Counter(item["category_id"] for item in dataset["annotations"] if not item["iscrowd"])
+    return Evaluation(
+        scores=scores,
+        categories=categories,
+        names={} if reader.official is None else reader.official.categories,
+        instances={category: instances[category] for category in categories},
+        images=len(kept),
+    )
+
+
+def _dataset(images: Mapping[int, ScoredImage], reader: InputReader) -> CocoDict:
+    """The ground truth of the images as a COCO data set."""
+    sizes = {image_id: image.size or (0, 0) for image_id, image in images.items()}
+    return {
+        "images": [{"id": image_id, "height": height, "width": width} for image_id, (height, width) in sizes.items()],
+        "annotations": list(_annotations(images, reader)),
+        "categories": [{"id": category, "name": str(category)} for category in _categories(images, reader)],
+    }
+
+
+def _annotations(images: Mapping[int, ScoredImage], reader: InputReader) -> Iterator[CocoDict]:
+    """All annotations, renumbered from 1: COCO's matching takes the id 0 for "not matched"."""
+    number = 0
+    for image_number, image in images.items():
+        official = () if reader.official is None else reader.official.annotations(image_number)
+        for annotation in official if image.truth is None else image.truth.annotations():
+            number += 1
+            yield {**annotation, "id": number, "image_id": image_number}
+
+
+def _categories(images: Mapping[int, ScoredImage], reader: InputReader) -> list[int]:
+    """All category ids, ascending: of the official annotations, else of the labels, else those that occur in images."""
+    if reader.official is not None:
+        return sorted(reader.official.categories)
+    if reader.category_ids is not None:
+        return sorted(reader.category_ids)
+    parts = (part for image in images.values() for part in (image.detections, image.truth) if part is not None)
+    return sorted({category for part in parts for category in part.categories.tolist()})

@@ -1,11 +1,11 @@
-"""Scores detections as COCO does: through hotcoco, or through pycocotools where hotcoco cannot be imported.
+"""Scores detections by COCO's rules, with hotcoco, or with pycocotools if hotcoco cannot be imported.
 
 Both have the interface of pycocotools and give the same numbers; hotcoco (Rust) is many times faster.
 """
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,21 +20,21 @@ else:
 
 IouType = Literal["bbox", "segm"]
 CocoDict = dict[str, Any]
-"""A COCO data set, or one of its parts, as its JSON has it."""
+"""A COCO data set, or a part of one, in the form of its JSON."""
 
 ALL_SIZES = 0
 SIZES = {"s": 1, "m": 2, "l": 3}
-"""Positions on the axis of area ranges in COCO's arrays: all, up to 32² pixels, up to 96², larger."""
+"""Indices on the axis of area ranges in COCO's arrays: all sizes; up to 32² pixels, up to 96², larger."""
 
 IOU_50, IOU_75 = 0, 5
-"""Positions on the axis of IoU thresholds, 0.50:0.05:0.95."""
+"""Indices on the axis of IoU thresholds, 0.50:0.05:0.95."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """COCO's precision and recall arrays of one evaluation; -1 in them where there is no ground truth.
+    """COCO's precision and recall arrays of one evaluation; they hold -1 where there is no ground truth.
 
-    ``precision`` is that at the last of ``max_dets``, which is the one all AP numbers use.
+    ``precision`` is at the last of ``max_dets``, as all AP numbers are.
     """
 
     precision: Float[Array, "ious recalls categories sizes"]
@@ -42,10 +42,10 @@ class Scores:
     max_dets: tuple[int, ...]
 
     def numbers(self, category: int | None = None) -> dict[str, float]:
-        """COCO's numbers, in [0, 1], of all categories or of the one at this position; NaN without ground truth.
+        """COCO's numbers, in [0, 1], for all categories or for the one at this index; NaN without ground truth.
 
-        AP, AP50, AP75, APs, APm, APl, AR<k> for each k of ``max_dets``, ARs, ARm, ARl. Those of the sizes, and
-        AP, are at the last of ``max_dets``. (pycocotools' own summary gives AP -1 unless 100 is among its maxDets.)
+        AP, AP50, AP75, APs, APm, APl, AR<k> for each k of ``max_dets``, ARs, ARm, ARl. All but AR<k> are at the last of
+        ``max_dets``. (pycocotools' own summary gives AP -1 unless 100 is among its maxDets.)
         """
         chosen = slice(None) if category is None else slice(category, category + 1)
         precision, recall = self.precision[:, :, chosen], self.recall[:, chosen]
@@ -56,6 +56,32 @@ class Scores:
             **{f"AP{size}": _mean(precision[..., index]) for size, index in SIZES.items()},
             **{f"AR{limit}": _mean(recall[..., ALL_SIZES, index]) for index, limit in enumerate(self.max_dets)},
             **{f"AR{size}": _mean(recall[..., index, -1]) for size, index in SIZES.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of all images.
+
+    Attributes:
+        scores: The scores by IoU type.
+        categories: The category ids in the order of the scores' category axis.
+        names: The categories' names by id; empty without official annotations.
+        instances: The number of objects of each category id, without crowds.
+        images: The number of images.
+    """
+
+    scores: Mapping[IouType, Scores]
+    categories: tuple[int, ...]
+    names: Mapping[int, str]
+    instances: Mapping[int, int]
+    images: int
+
+    def per_category(self) -> dict[IouType, dict[int, dict[str, float]]]:
+        """The numbers of each category id, in [0, 1]; NaN without ground truth."""
+        return {
+            iou_type: {category: scores.numbers(index) for index, category in enumerate(self.categories)}
+            for iou_type, scores in self.scores.items()
         }
 
 
@@ -70,16 +96,16 @@ def score(truth: CocoDict, detections: list[CocoDict], iou_type: IouType, max_de
     """The scores of detections on all images of ``truth``.
 
     Args:
-        truth: A COCO data set. Annotation ids start from 1: COCO takes 0 for "not matched".
-        detections: COCO's results: ``image_id``, ``category_id``, ``score``, and ``bbox`` or, without it,
+        truth: The ground truth, a COCO data set. Annotation ids start from 1: COCO takes 0 for "not matched".
+        detections: COCO's results: ``image_id``, ``category_id``, ``score``, and either ``bbox`` or
             ``segmentation``. They are modified.
         iou_type: Whether overlaps are those of boxes or of masks.
-        max_dets: Per image and category the best so many detections count; ascending.
+        max_dets: Limits to the number of detections that count per image and category, best first; ascending.
     """
     coco, coco_eval = _engine()
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         indexed = _indexed(coco, truth)
-        # loadRes, which adds the areas, does not take an empty list
+        # loadRes adds the areas; it does not take an empty list
         results = indexed.loadRes(detections) if detections else _indexed(coco, {**truth, "annotations": []})
         evaluation = coco_eval(indexed, results, iou_type)
         evaluation.params.maxDets = list(max_dets)

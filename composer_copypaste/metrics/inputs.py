@@ -1,4 +1,4 @@
-"""What models and data sets give for an image, checked and brought into the form the metric keeps."""
+"""Predictions, targets and official annotations, checked and brought into the form that the metric keeps."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,11 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from composer_copypaste.data.coco_json import ReadingOptions
-from composer_copypaste.data.dataset import CocoAnnotations
-from composer_copypaste.data.json_files import garbage_collection_paused, read_json
-from composer_copypaste.data.records import CocoAnnotation, CocoImage
+from composer_copypaste.data.annotation_json import CocoImage, whole
+from composer_copypaste.data.coco_json import CocoAnnotations, ReadingOptions, garbage_collection_paused
 from composer_copypaste.data.rle import encoded_pixels
-from composer_copypaste.data.segmentation_json import whole
 from composer_copypaste.errors import counted
+from composer_copypaste.files import read_json
 from composer_copypaste.metrics.engine import Array, CocoDict, IouType
 
 Size = tuple[int, int]
@@ -27,7 +25,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Masks:
-    """The masks of one image in COCO's compressed run-length code; ``size`` is None where no mask tells it."""
+    """The masks of one image as COCO's compressed run lengths; ``size`` is None where there is no mask to tell it."""
 
     size: Size | None
     counts: tuple[bytes, ...]
@@ -38,13 +36,13 @@ class Masks:
 
     def areas(self) -> Float64[Array, " n"]:
         """The number of pixels of each mask."""
-        # One at a time: pycocotools 2.0.11 overflows on a list of 256.
+        # one at a time: pycocotools 2.0.11 overflows on a list of 256
         return np.array([coco_mask.area(rle) for rle in self.rles()], dtype=np.float64)
 
 
 @dataclass(frozen=True)
-class Detections:
-    """What a model found in one image. Boxes are COCO's: x, y, width, height."""
+class ScoredDetections:
+    """The detections in one image. Boxes are COCO's: x, y, width, height."""
 
     boxes: Float64[Array, "n 4"]
     categories: Int64[Array, " n"]
@@ -52,7 +50,10 @@ class Detections:
     masks: Masks | None
 
     def results(self, image: int, iou_type: IouType) -> list[CocoDict]:
-        """COCO's result for each. Scored by mask it has no box: its area, so its size class, is then the mask's."""
+        """COCO's result of each detection.
+
+        Scored by mask it has no box: COCO would take the area, and with it the size class, from the box.
+        """
         overlap, name = self.boxes.tolist(), "bbox"
         if iou_type == "segm" and self.masks is not None:
             overlap, name = self.masks.rles(), "segmentation"
@@ -61,8 +62,8 @@ class Detections:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is in one image. Boxes are COCO's: x, y, width, height."""
+class GroundTruth:
+    """The objects in one image. Boxes are COCO's: x, y, width, height."""
 
     boxes: Float64[Array, "n 4"]
     categories: Int64[Array, " n"]
@@ -71,7 +72,7 @@ class Truth:
     masks: Masks | None
 
     def annotations(self) -> list[CocoDict]:
-        """COCO's annotation for each, without ``id`` and ``image_id``."""
+        """COCO's annotation of each object, without ``id`` and ``image_id``."""
         columns = {
             "bbox": self.boxes.tolist(),
             "category_id": self.categories.tolist(),
@@ -85,20 +86,20 @@ class Truth:
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """An image's detections and, where no official file has it, its truth."""
+    """An image's detections and, without official annotations, its ground truth."""
 
     size: Size | None
-    detections: Detections
-    truth: Truth | None
+    detections: ScoredDetections
+    truth: GroundTruth | None
 
 
 IN_MEMORY = Path("annotations")
-"""What parsed content is called in messages."""
+"""How messages name annotations that were not read from a file."""
 
 
 @dataclass(frozen=True, eq=False)
 class OfficialTruth:
-    """The annotations of a COCO instance file. It is never modified, so copies of a metric share it."""
+    """The annotations of a COCO instance file. They are never modified, so copies of a metric share them."""
 
     source: CocoAnnotations
     masks: bool
@@ -123,11 +124,11 @@ class OfficialTruth:
         return image.height, image.width
 
     def category_ids(self, image_id: int) -> set[int]:
-        """The categories that are annotated in the image."""
+        """The ids of the categories that have an object in the image."""
         return {annotation["category_id"] for annotation in self.source.annotations[image_id]}
 
     def annotations(self, image_id: int) -> Iterator[CocoDict]:
-        """What the engines need of the image's annotations, and nothing else: they are strict with other keys."""
+        """The image's annotations with the keys that scoring needs: hotcoco is strict about the values of others."""
         for annotation in self.source.annotations[image_id]:
             entry: CocoDict = {
                 "category_id": annotation["category_id"],
@@ -135,11 +136,13 @@ class OfficialTruth:
                 "area": annotation["area"],
                 "iscrowd": annotation["iscrowd"],
             }
-            yield entry | {"segmentation": _plain(annotation)} if self.masks else entry
+            outline = annotation["segmentation"]
+            code = [part.tolist() for part in outline] if isinstance(outline, list) else dict(outline)
+            yield entry | {"segmentation": code} if self.masks else entry
 
 
 def official_truth(source: Path | CocoDict | CocoAnnotations, *, masks: bool) -> OfficialTruth:
-    """The annotations in a file, in its parsed content, or loaded already; with ``masks`` each must have an outline.
+    """The annotations of a file, of its parsed content, or loaded before; with ``masks``, each must have an outline.
 
     Raises:
         DataError: where the file cannot be read, or cannot be scored against; the problems are listed together.
@@ -149,37 +152,28 @@ def official_truth(source: Path | CocoDict | CocoAnnotations, *, masks: bool) ->
     options = ReadingOptions(reads_images=False, outlines=masks)
     with garbage_collection_paused():
         path = source if isinstance(source, Path) else IN_MEMORY
-        content = read_json(path, "annotation file") if isinstance(source, Path) else _own_list(source)
+        content = read_json(path, "annotation file") if isinstance(source, Path) else source
+        if content is source and isinstance(content, dict) and isinstance(content.get("annotations"), list):
+            content = {**content, "annotations": list(content["annotations"])}  # of_content empties the list
         return OfficialTruth(CocoAnnotations.of_content(content, path, options), masks)
-
-
-def _own_list(data: object) -> object:
-    """The content with a list of annotations that may be emptied."""
-    if isinstance(data, dict) and isinstance(data.get("annotations"), list):
-        return {**data, "annotations": list(data["annotations"])}
-    return data
-
-
-def _plain(annotation: CocoAnnotation) -> object:
-    outline = annotation["segmentation"]
-    return [part.tolist() for part in outline] if isinstance(outline, list) else dict(outline)
 
 
 Fields = Mapping[str, Any]
 """A torchvision detection dict."""
 
 MASK_THRESHOLD = 0.5
-"""Of mask probabilities, as in torchvision's reference evaluation."""
+"""Mask probabilities above this are inside the mask, as in torchvision's reference evaluation."""
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How images are read: with masks or without, what labels mean, and against which annotations.
+class InputReader:
+    """Reads predictions and targets.
 
-    ``category_ids`` None: labels are category ids. ``official`` None: the truth is in the targets.
+    ``category_ids`` None: labels are category ids. ``official`` None: the ground truth is in the targets.
     """
 
     masks: bool
+    """Whether masks are scored."""
     category_ids: tuple[int, ...] | None
     official: OfficialTruth | None
 
@@ -187,7 +181,7 @@ class Reader:
         """The image of one prediction and its target.
 
         Raises:
-            ValueError: where a field is missing or wrong, or where the two disagree; the message names the image.
+            ValueError: where a field is missing or wrong, or the two disagree; the message names the image.
         """
         number = image_id(target)
         detections = self._detections(prediction, f"prediction for image {number}")
@@ -199,7 +193,7 @@ class Reader:
                              f"width), got {found}. Resize predictions to the original image.")  # fmt: skip
         return ScoredImage(size or found, detections, truth)
 
-    def _size(self, image: int, target: Fields, truth: Truth | None) -> Size | None:
+    def _size(self, image: int, target: Fields, truth: GroundTruth | None) -> Size | None:
         if self.official is None:
             return None if truth is None or truth.masks is None else truth.masks.size
         if image not in self.official.images:
@@ -209,22 +203,22 @@ class Reader:
         return self.official.size(image)
 
     def _check_labels(self, official: OfficialTruth, image: int, target: Fields) -> None:
-        """Raise where a target names other categories than the annotations: then the labels mean something else."""
+        """Raise ``ValueError`` where a target has categories that its image lacks: its labels mean something else."""
         where = f"target of image {image}"
         given = set(self._categories(_array(target, "labels", where, torch.int64), where).tolist())
         if unknown := sorted(given - official.category_ids(image)):
             raise ValueError(f"{where}: its labels mean categories {unknown}, which the annotations do not have there. "
                              "Give category_ids, the category id of label 1, 2, ...")  # fmt: skip
 
-    def _detections(self, fields: Fields, where: str) -> Detections:
+    def _detections(self, fields: Fields, where: str) -> ScoredDetections:
         boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
         scores = _column(fields, "scores", where, torch.float64)
         if not np.isfinite(scores).all():
             raise ValueError(f"{where}: expected finite scores, got {scores.tolist()}. Has the training diverged?")
         masks = _masks(fields, len(boxes), where) if self.masks else None
-        return Detections(boxes, self._categories(labels, where), scores, masks)
+        return ScoredDetections(boxes, self._categories(labels, where), scores, masks)
 
-    def _truth(self, fields: Fields, where: str) -> Truth:
+    def _truth(self, fields: Fields, where: str) -> GroundTruth:
         boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
         has_area = "area" in fields
         masks = _masks(fields, len(boxes), where) if self.masks or ("masks" in fields and not has_area) else None
@@ -233,7 +227,7 @@ class Reader:
         else:
             areas = boxes[:, 2:].prod(axis=1) if masks is None else masks.areas()
         crowd = _column(fields, "iscrowd", where, torch.int64) if "iscrowd" in fields else np.zeros_like(labels)
-        return Truth(boxes, self._categories(labels, where), areas, crowd, masks)
+        return GroundTruth(boxes, self._categories(labels, where), areas, crowd, masks)
 
     def _categories(self, labels: Int64[Array, " n"], where: str) -> Int64[Array, " n"]:
         """The category ids of labels."""
@@ -263,7 +257,7 @@ def image_id(target: Fields) -> int:
 
 
 def _boxes(fields: Fields, where: str) -> Float64[Array, "n 4"]:
-    """The boxes as x, y, width, height."""
+    """The field ``boxes``, x1, y1, x2, y2, as x, y, width, height."""
     corners = _array(fields, "boxes", where, torch.float64)
     if corners.size and corners.shape[1:] != (4,):
         raise ValueError(f"{where}: expected boxes of shape (n, 4), got {corners.shape}")
@@ -279,7 +273,7 @@ def _boxes(fields: Fields, where: str) -> Float64[Array, "n 4"]:
 
 
 def _column(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
-    """A field that has one number for each box."""
+    """A field with one number for each box."""
     column = _array(fields, name, where, dtype)
     if column.shape != (len(fields["boxes"]),):
         raise ValueError(
@@ -301,11 +295,11 @@ def _array(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
 
 
 def _masks(fields: Fields, count: int, where: str) -> Masks:
-    """The masks of either form, one for each box."""
+    """The masks, one for each box, from run lengths or pixels."""
     if "rles" in fields:
         masks = _from_rles(fields["rles"], where)
     elif "masks" in fields:
-        masks = _from_planes(fields["masks"], where)
+        masks = _from_pixels(fields["masks"], where)
     elif count == 0:
         masks = Masks(size=None, counts=())
     else:
@@ -351,8 +345,8 @@ def _code(counts: object, where: str) -> bytes:
     )
 
 
-def _from_planes(planes: Tensor, where: str) -> Masks:
-    """Of 0/1 planes (n, h, w), or of torchvision's probabilities (n, 1, h, w)."""
+def _from_pixels(planes: Tensor, where: str) -> Masks:
+    """From masks of 0 and 1 (n, h, w), or from torchvision's probabilities (n, 1, h, w)."""
     if planes.ndim == 4 and planes.shape[1] == 1:
         planes = planes[:, 0]
     if planes.ndim != 3:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from composer_copypaste.data.json_files import kind_of_any_file
 from composer_copypaste.errors import CheckpointError, counted
-from composer_copypaste.files import check_regular
+from composer_copypaste.files import check_regular, kind_of_any_file
 from composer_copypaste.settings import MaskRCNNSettings
 
 log = logging.getLogger(__name__)

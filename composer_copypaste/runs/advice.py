@@ -11,8 +11,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.dataset import CocoAnnotations
-from composer_copypaste.data.records import CocoAnnotation, CocoImage
+from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.rle import Rle, mask_extents, rle_of_polygons
 from composer_copypaste.errors import DataWarning
 from composer_copypaste.models.mask_rcnn import resized_sides

@@ -7,16 +7,17 @@ from itertools import count
 from pathlib import Path
 from typing import cast
 
-from composer_copypaste.data.check_images import check_images
+from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.cutouts import CutOutPool, images_of_folder
-from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances, InstanceData, checksum, in_folder
-from composer_copypaste.data.json_files import read_json
-from composer_copypaste.data.records import Category
+from composer_copypaste.data.dataset import CocoInstances, InstanceData, checksum
+from composer_copypaste.data.image_files import check_images, in_folder
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.streaming.dataset import StreamingCocoInstances
 from composer_copypaste.data.streaming.format import CROWDS
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError, RecipeError, as_json, first_few, shown, warn_of_data
+from composer_copypaste.files import read_json
 from composer_copypaste.functional.category_names import labelled
 from composer_copypaste.functional.sources import check_pool
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe

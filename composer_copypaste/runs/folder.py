@@ -8,14 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from composer_copypaste.data.json_files import read_json
 from composer_copypaste.errors import DataError, OutputError, RecipeError, shown
-from composer_copypaste.files import is_unfinished, write_first, written_whole
+from composer_copypaste.files import is_unfinished, read_json, write_first, written_whole
 from composer_copypaste.recipes.load import differences, load_recipe, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
 
 if TYPE_CHECKING:
-    from composer_copypaste.data.records import Category
+    from composer_copypaste.data.annotation_json import Category
 
 
 MAY_CHANGE = {

@@ -11,7 +11,8 @@ from composer.algorithms import GradientClipping
 from composer.core import DataSpec
 from composer.utils import create_interval_scheduler, dist
 
-from composer_copypaste.data.dataset import CocoAnnotations, InstanceData
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.loaders import SkipsWhatIsDone, evaluation_loader, training_loader
 from composer_copypaste.data.rle import OutlinedObjects, rle_of
 from composer_copypaste.errors import CheckpointError, RecipeError

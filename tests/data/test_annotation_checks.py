@@ -3,7 +3,7 @@
 import pytest
 from coco_files import annotation
 
-from composer_copypaste.data.dataset import CocoAnnotations
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 

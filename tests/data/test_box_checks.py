@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.annotation_checks import BoxProblems, compare_boxes
-from composer_copypaste.data.records import CocoImage
+from composer_copypaste.data.annotation_json import CocoImage
 
 WIDTH, HEIGHT = 120, 80
 IMAGES = {1: CocoImage(1, "1.png", HEIGHT, WIDTH)}

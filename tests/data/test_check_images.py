@@ -10,9 +10,10 @@ import torch
 from deep_files import write_png, write_tiff
 from PIL import Image
 
-from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
-from composer_copypaste.data.images import Header, read_header, read_image
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.dataset import CocoInstances
+from composer_copypaste.data.image_files import check_images
+from composer_copypaste.data.images import ImageHeader, read_header, read_image
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.settings import ImageSettings
 
@@ -144,7 +145,7 @@ def test_an_image_beyond_the_bound_is_refused_with_the_key_that_raises_it(huge):
 
 
 def test_a_raised_bound_lets_it_through(huge):
-    assert read_header(huge, HUGE, ImageSettings(max_megapixels=200.0)) == Header(False, False, False)
+    assert read_header(huge, HUGE, ImageSettings(max_megapixels=200.0)) == ImageHeader(False, False, False)
 
 
 def test_pillow_s_own_bound_counts_in_no_thread_and_stays_as_it_was(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from coco_files import SQUARE, annotation
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.dataset import CocoAnnotations
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.errors import DataError
 
 

@@ -7,7 +7,8 @@ import pytest
 from coco_files import SQUARE, annotation
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.errors import DataError, DataWarning
 
 RUNS = {"size": [8, 12], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 51]}

@@ -10,8 +10,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.dataset import CocoInstances
+from composer_copypaste.data.image_files import check_images
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import LargeScaleJitterSettings

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from composer_copypaste.data.annotation_checks import have_same_objects, images_of_one_file, repeated_objects
-from composer_copypaste.data.records import CocoImage
+from composer_copypaste.data.annotation_json import CocoImage
 from composer_copypaste.data.rle import rle_of
 
 SQUARE = (2.0, 1, 6, 1, 6, 5, 2, 5)

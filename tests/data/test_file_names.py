@@ -1,9 +1,12 @@
 """File names that do not lead from the folder to an image."""
 
+from pathlib import Path
+
 import pytest
 
-from composer_copypaste.data.file_names import located
-from composer_copypaste.data.records import CocoImage
+from composer_copypaste.data.annotation_json import CocoImage
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.image_files import in_folder
 from composer_copypaste.errors import DataError, DataWarning
 
 
@@ -18,7 +21,8 @@ def folder(tmp_path):
 
 def found(folder, *names):
     images = [CocoImage(number, name, 8, 12) for number, name in enumerate(names)]
-    return [image.file_name for image in located(images, folder, "annotations.json")]
+    annotations = CocoAnnotations(Path("annotations.json"), tuple(images), (), {})
+    return [image.file_name for image in in_folder(annotations, folder).images]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from composer_copypaste.data.images import Header, read_header, read_image, read_rgba
+from composer_copypaste.data.images import ImageHeader, read_header, read_image, read_rgba
 from composer_copypaste.errors import DataError
 
 GREY = np.array([[0, 60, 120], [180, 240, 255]], dtype=np.uint8)
@@ -111,7 +111,7 @@ def test_the_header_tells_what_is_no_image(tmp_path, content, problem):
 
 def test_of_a_plain_image_there_is_nothing_to_say(tmp_path):
     Image.fromarray(COLOR).save(tmp_path / "a.png")
-    assert read_header(tmp_path / "a.png", (2, 3)) == Header(False, False, False)
+    assert read_header(tmp_path / "a.png", (2, 3)) == ImageHeader(False, False, False)
 
 
 def test_a_pipe_in_place_of_an_image_is_named_and_never_opened(tmp_path):

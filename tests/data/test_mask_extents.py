@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.dataset import CocoAnnotations, CocoInstances
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.data.rle import cropped_mask, enclosing, mask_extents
 
 SIZE = (48, 64)

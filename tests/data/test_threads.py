@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from composer_copypaste.data.check_images import in_threads
+from composer_copypaste.data.image_files import in_threads
 
 HANGS = """
 import sys, threading
-from composer_copypaste.data.check_images import in_threads
+from composer_copypaste.data.image_files import in_threads
 
 def hang(item):
     if item == 1:

@@ -13,10 +13,10 @@ from pycocotools import mask as coco_mask
 from composer_copypaste.data.rle import OutlinedObjects
 from composer_copypaste.data.transforms import (
     PADDING,
-    Crop,
     Flip,
     FlipTransform,
     LargeScaleJitterTransform,
+    LoaderCropResize,
     generator_for,
 )
 from composer_copypaste.settings import LargeScaleJitterSettings
@@ -52,9 +52,9 @@ def image_of(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator_for(0))
 
 
-def whole(size: tuple[int, int] = SIZE, **changes: object) -> Crop:
+def whole(size: tuple[int, int] = SIZE, **changes: object) -> LoaderCropResize:
     fields: dict[str, object] = {"window": (0, 0, *size), "resized": size, "canvas": size, "flip": False}
-    return Crop(**(fields | changes))
+    return LoaderCropResize(**(fields | changes))
 
 
 @pytest.fixture(params=[polygon_of, rle_of], ids=["polygon", "rle"])
@@ -65,7 +65,7 @@ def outline(request):
 
 def test_a_window_shows_its_part_of_the_image():
     image = image_of(*SIZE)
-    crop = Crop(window=(1, 2, 4, 5), resized=(4, 5), canvas=(4, 5), flip=False)
+    crop = LoaderCropResize(window=(1, 2, 4, 5), resized=(4, 5), canvas=(4, 5), flip=False)
     assert torch.equal(crop.image(image), image[:, 1:5, 2:7])
 
 
@@ -86,13 +86,13 @@ def test_making_an_image_smaller_averages_its_pixels():
 
 def test_cropping_first_equals_resizing_first_away_from_the_window_s_edge():
     image = image_of(32, 48)
-    first = Crop(window=(4, 8, 16, 20), resized=(32, 40), canvas=(32, 40), flip=False).image(image)
+    first = LoaderCropResize(window=(4, 8, 16, 20), resized=(32, 40), canvas=(32, 40), flip=False).image(image)
     last = whole((32, 48), resized=(64, 96), canvas=(64, 96)).image(image)[:, 8:40, 16:56]
     assert torch.equal(first[:, 2:-2, 2:-2], last[:, 2:-2, 2:-2])
 
 
 def test_masks_boxes_and_areas_follow_a_window(outline):
-    crop = Crop(window=(2, 3, 5, 5), resized=(5, 5), canvas=(6, 7), flip=False)
+    crop = LoaderCropResize(window=(2, 3, 5, 5), resized=(5, 5), canvas=(6, 7), flip=False)
     shown = crop.instances(objects(outline(*BOX)), min_area=1)
     expected = torch.zeros(1, 6, 7, dtype=torch.uint8)
     expected[0, 0:3, 0:3] = 1
@@ -102,7 +102,7 @@ def test_masks_boxes_and_areas_follow_a_window(outline):
 
 
 def test_masks_boxes_and_areas_follow_a_mirrored_enlargement(outline):
-    crop = Crop(window=(0, 1, 8, 10), resized=(16, 20), canvas=(16, 24), flip=True)
+    crop = LoaderCropResize(window=(0, 1, 8, 10), resized=(16, 20), canvas=(16, 24), flip=True)
     shown = crop.instances(objects(outline(*BOX)), min_area=1)
     expected = torch.zeros(1, 16, 24, dtype=torch.uint8)
     expected[0, 2:10, 10:18] = 1  # columns 2..10 of 20, mirrored
@@ -124,27 +124,27 @@ def test_an_object_one_pixel_wide_has_a_box_one_pixel_wide(outline):
 
 
 def test_objects_outside_the_window_are_dropped_with_all_their_fields(outline):
-    crop = Crop(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
+    crop = LoaderCropResize(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
     shown = crop.instances(objects(outline(*BOX), outline(7, 1, 9, 3), outline(0, 0, 6, 8)), min_area=1)
     assert shown.labels.tolist() == [2]
     assert {len(shown), len(shown.boxes), len(shown.masks), len(shown.area), len(shown.iscrowd)} == {1}
 
 
 def test_all_objects_may_be_outside(outline):
-    crop = Crop(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
+    crop = LoaderCropResize(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
     shown = crop.instances(objects(outline(*BOX)), min_area=1)
     assert (tuple(shown.boxes.shape), tuple(shown.masks.shape)) == ((0, 4), (0, *SIZE))
 
 
 def test_objects_stay_from_min_area_pixels_on(outline):
-    crop = Crop(window=(0, 5, 8, 7), resized=(8, 7), canvas=SIZE, flip=False)
+    crop = LoaderCropResize(window=(0, 5, 8, 7), resized=(8, 7), canvas=SIZE, flip=False)
     cut = objects(outline(*BOX))  # 1 x 4 pixels of it are left
     assert len(crop.instances(cut, min_area=4)) == 1
     assert len(crop.instances(cut, min_area=5)) == 0
 
 
 def test_a_part_outside_leaves_the_other_parts():
-    crop = Crop(window=(0, 0, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
+    crop = LoaderCropResize(window=(0, 0, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
     shown = crop.instances(objects(polygon_of(8, 1, 10, 3) + polygon_of(1, 1, 3, 4)), min_area=1)
     assert shown.boxes.tolist() == [[1, 1, 3, 4]]
 
@@ -219,7 +219,7 @@ def test_windows_cover_the_whole_image_and_scales_their_whole_range():
 def test_a_scale_of_one_shows_the_whole_image_as_large_as_it_fits():
     transform = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(64, 96), scale_range=(1.0, 1.0), p_flip=0.0))
     crop = transform.draw((50, 100), generator_for(0))
-    assert crop == Crop(window=(0, 0, 50, 100), resized=(48, 96), canvas=(64, 96), flip=False)
+    assert crop == LoaderCropResize(window=(0, 0, 50, 100), resized=(48, 96), canvas=(64, 96), flip=False)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -23,7 +23,7 @@ from metric_scenes import (
 )
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.dataset import CocoAnnotations
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.errors import DataError
 from composer_copypaste.metrics import coco_map as coco
 from composer_copypaste.metrics import engine

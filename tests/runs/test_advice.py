@@ -6,7 +6,7 @@ import warnings
 import pytest
 from shapes_recipe import tiny_recipe
 
-from composer_copypaste.data.dataset import CocoAnnotations
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.errors import DataWarning
 from composer_copypaste.runs import advice as data_advice
 from composer_copypaste.runs.advice import Nesting, batch_memory, nesting, warn_of_many_objects

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.dataset import CocoInstances
-from composer_copypaste.data.records import Category
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.runs.data import with_labels_of

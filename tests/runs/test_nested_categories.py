@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from coco_files import annotation
 
-from composer_copypaste.data.dataset import CocoAnnotations
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.runs.advice import Nesting, nested_categories
 
 

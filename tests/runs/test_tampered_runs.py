@@ -9,7 +9,7 @@ from shapes_recipe import tiny_recipe
 
 from composer_copypaste.errors import DataError, OutputError
 from composer_copypaste.integrations.composer.checkpoints import saved_checkpoints, tidy
-from composer_copypaste.metrics.report import tables_of
+from composer_copypaste.metrics.report import tables_of_file
 from composer_copypaste.runs.dry_run import describe
 from composer_copypaste.runs.evaluate import evaluate
 from composer_copypaste.runs.folder import RunFolder
@@ -126,4 +126,4 @@ def test_scores_of_a_complete_run_that_are_gone_or_broken_are_named_with_what_ma
     if text is not None:
         folder.evaluation.write_text(text)
     with pytest.raises(OutputError, match=rf"evaluation.json: .*; 'copypaste eval {tmp_path}' scores the run anew$"):
-        tables_of(folder)
+        tables_of_file(folder.evaluation)

@@ -1,7 +1,8 @@
-"""The files of a folder of shards, wherever it is: read in place, or through a cache on this machine's disk.
+"""Access to the files of a folder of shards: read in place, or through a cache on this machine's disk.
 
-streaming's own data set keeps what is where in shared memory, which outlives a killed run and then keeps the next from
-starting. Here the files alone say it, under file locks that a kill releases; runs, ranks and workers share a cache.
+streaming's own data set keeps the state of its cache in shared memory, which outlives a killed run and then stops the
+next one from starting. Here the files are the state, protected by file locks that a kill releases. Runs, ranks and
+workers can share a cache.
 """
 
 import hashlib
@@ -20,13 +21,15 @@ from composer_copypaste.errors import DataError, counted
 
 _ATTEMPTS = 3
 _PAUSE = 1.0
+"""Seconds between the first and the second attempt to fetch a file; it grows with each attempt."""
 _TIMEOUT = 600.0
-_COMING = ".coming"
+"""Seconds."""
+_FETCHED = ".coming"
 _LOCKS = ".locks"
 
 
 class FolderInPlace:
-    """A folder of shards that is read where it is."""
+    """A folder of shards that are read in place."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,8 +38,8 @@ class FolderInPlace:
         if not (folder / INDEX).exists():
             raise DataError(f"{folder}: expected shards, found no {INDEX}; copypaste shard writes it when it is done")
 
-    def hold(self, shard: Shard) -> None:
-        """Raise ``DataError`` where the shard is missing, or has another size than the index says."""
+    def ensure(self, shard: Shard) -> None:
+        """Raise ``DataError`` where the shard is missing, or its size is not that in the index."""
         try:
             nbytes = (self.folder / shard.name).stat().st_size
         except FileNotFoundError:
@@ -44,22 +47,22 @@ class FolderInPlace:
         if nbytes != shard.nbytes:
             raise DataError(f"{self.folder / shard.name}: has {counted(nbytes, 'byte')}, {INDEX} says {shard.nbytes}")
 
-    def hold_annotations(self) -> None:
+    def ensure_annotations(self) -> None:
         """Raise ``DataError`` where the annotation file is missing."""
         if not (self.folder / ANNOTATIONS).exists():
             raise DataError(f"{self.folder / ANNOTATIONS}: the annotation file is missing")
 
-    def used(self, shard: Shard) -> None:
-        """Nothing needs to be noted."""
+    def mark_used(self, shard: Shard) -> None:
+        """Do nothing: only a cache needs to know."""
 
 
 class ShardCache:
-    """Shards that are fetched when they are needed; those not used for longest go when room is needed.
+    """A cache of shards: fetched when they are needed, and removed, least recently used first, when it is full.
 
     Args:
         remote: a folder, or the URL of one in an object store that streaming knows.
         cache: a folder on this machine's disk; each data set gets a folder in it, named after its index.
-        limit: so many bytes of shards at most; None: no limit.
+        limit: largest size of the cached shards in bytes; None: no limit.
     """
 
     def __init__(self, remote: str, cache: Path, limit: int | None) -> None:
@@ -67,55 +70,52 @@ class ShardCache:
         self.limit = limit
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=_COMING, dir=cache) as coming:
+            with tempfile.TemporaryDirectory(prefix=_FETCHED, dir=cache) as fetched:
                 for name in (INDEX, MANIFEST):
-                    _fetch(f"{remote}/{name}", Path(coming) / name)
-                digest = hashlib.sha256((Path(coming) / INDEX).read_bytes()).hexdigest()[:16]
+                    _fetch(f"{remote}/{name}", Path(fetched) / name)
+                digest = hashlib.sha256((Path(fetched) / INDEX).read_bytes()).hexdigest()[:16]
                 self.folder = cache / digest
                 (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
                 for name in (MANIFEST, INDEX):
-                    (Path(coming) / name).replace(self.folder / name)
+                    (Path(fetched) / name).replace(self.folder / name)
         except OSError as error:
             raise DataError(f"{error.filename or cache}: cannot be written: {error.strerror}") from error
 
-    def hold(self, shard: Shard) -> None:
-        """Fetch the shard, if it is not there; another process that fetches it is waited for.
+    def ensure(self, shard: Shard) -> None:
+        """Fetch the shard, unless it is cached; if another process is fetching it, wait for that.
 
         Raises:
-            DataError: where it cannot be fetched, or comes damaged.
+            DataError: where it cannot be fetched, or arrives damaged.
         """
         with self._lock(shard.name):
             if not (self.folder / shard.name).exists():
-                self._come(shard)
+                fetched = self._new_file(shard.name)
+                self._make_room(shard.nbytes)
+                _fetch(f"{self.remote}/{shard.name}", fetched)
+                _check(fetched, shard, f"{self.remote}/{shard.name}")
+                fetched.replace(self.folder / shard.name)
 
-    def hold_annotations(self) -> None:
-        """Fetch the annotation file, if it is not there."""
+    def ensure_annotations(self) -> None:
+        """Fetch the annotation file, unless it is cached."""
         with self._lock(ANNOTATIONS):
             if not (self.folder / ANNOTATIONS).exists():
-                coming = self._unstarted(ANNOTATIONS)
-                _fetch(f"{self.remote}/{ANNOTATIONS}", coming)
-                coming.replace(self.folder / ANNOTATIONS)
+                fetched = self._new_file(ANNOTATIONS)
+                _fetch(f"{self.remote}/{ANNOTATIONS}", fetched)
+                fetched.replace(self.folder / ANNOTATIONS)
 
-    def used(self, shard: Shard) -> None:
-        """Note the time, by which it is decided what goes first."""
-        with suppress(FileNotFoundError):  # it had to go just now
+    def mark_used(self, shard: Shard) -> None:
+        """Set the time of last use, which decides which shard is removed first."""
+        with suppress(FileNotFoundError):  # another process just removed it
             os.utime(self.folder / shard.name)
 
-    def _come(self, shard: Shard) -> None:
-        coming = self._unstarted(shard.name)
-        self._make_room(shard.nbytes)
-        _fetch(f"{self.remote}/{shard.name}", coming)
-        _check(coming, shard, f"{self.remote}/{shard.name}")
-        coming.replace(self.folder / shard.name)
-
-    def _unstarted(self, name: str) -> Path:
-        """Where a file is fetched to; what a killed process left there is removed."""
-        coming = self.folder / f"{_COMING}.{name}"
-        coming.unlink(missing_ok=True)
-        return coming
+    def _new_file(self, name: str) -> Path:
+        """The path that a file is fetched to before it gets its name; what a killed process left there is removed."""
+        path = self.folder / f"{_FETCHED}.{name}"
+        path.unlink(missing_ok=True)
+        return path
 
     def _make_room(self, nbytes: int) -> None:
-        """Remove the shards that were not used for longest, until so many bytes more are within the limit."""
+        """Remove the least recently used shards until ``nbytes`` more are within the limit."""
         if self.limit is None:
             return
         with self._lock("room"):
@@ -134,7 +134,7 @@ class ShardCache:
 
 
 def open_files(source: str, cache: Path | None, cache_limit: int | None) -> FolderInPlace | ShardCache:
-    """The shards' files, in a folder or behind a URL.
+    """The files of a folder of shards, or of shards behind a URL.
 
     Raises:
         DataError: where there are none, or they cannot be fetched.
@@ -148,12 +148,12 @@ def open_files(source: str, cache: Path | None, cache_limit: int | None) -> Fold
 
 
 def is_url(source: str) -> bool:
-    """Whether shards are in an object store, or anywhere else but in a folder."""
+    """Whether shards are in an object store, or anywhere else than in a folder."""
     return "://" in local_path(source)
 
 
 def local_path(source: str) -> str:
-    """The path, of ``file://`` and ``~`` too; other URLs as they are."""
+    """The path of a folder, ``file://`` and ``~`` resolved; other URLs unchanged."""
     parsed = urlparse(source)
     if parsed.scheme == "file":
         return unquote(parsed.path)
@@ -166,7 +166,7 @@ def _fetch(remote: str, local: Path) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             CloudDownloader.direct_download(remote, str(local), _TIMEOUT)
-        except Exception as error:  # each store's own client has errors of its own
+        except Exception as error:  # the client of each store has its own errors
             local.unlink(missing_ok=True)
             if attempt == _ATTEMPTS or isinstance(error, FileNotFoundError | ValueError | ImportError):
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -177,7 +177,7 @@ def _fetch(remote: str, local: Path) -> None:
 
 
 def _check(path: Path, shard: Shard, remote: str) -> None:
-    """Raise ``DataError`` where a shard is not the one that was written."""
+    """Raise ``DataError``, and remove the file, where a shard is not the one that was written."""
     from streaming.base.hashing import get_hash
 
     content = path.read_bytes()

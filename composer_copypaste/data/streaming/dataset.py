@@ -1,4 +1,4 @@
-"""The data set of shards that ``copypaste shard`` wrote, in a folder or in an object store."""
+"""The data set that reads the shards written by ``copypaste shard``, from a folder or an object store."""
 
 import copy
 from bisect import bisect_right
@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Generator, Tensor
 
-from composer_copypaste.data.coco_json import BadObjects, Crowds
-from composer_copypaste.data.dataset import CocoAnnotations, InstanceData
+from composer_copypaste.data.annotation_json import Category, CocoImage, labels_of, outlined
+from composer_copypaste.data.coco_json import BadObjects, CocoAnnotations, Crowds
+from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.images import read_image
-from composer_copypaste.data.json_files import read_json
-from composer_copypaste.data.records import Category, CocoImage, labels_of, outlined
 from composer_copypaste.data.rle import OutlinedObjects
 from composer_copypaste.data.streaming.cache import FolderInPlace, open_files
 from composer_copypaste.data.streaming.format import (
@@ -32,26 +31,27 @@ from composer_copypaste.data.streaming.format import (
 )
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError, counted
+from composer_copypaste.files import read_json
 
-LANES = 64
-"""At most so many shards are read side by side, by all processes together."""
+MOST_GROUPS = 64
+"""Limit to the number of shards that all processes together read at the same time."""
 
 _FETCHES = 8
-"""A shard that is removed from the cache before it could be read is fetched again so often."""
+"""Number of times that a shard is fetched if it is removed from the cache before it could be read."""
 
 
 class StreamingCocoInstances(InstanceData):
-    """Images and torchvision detection targets from shards: the samples of `CocoInstances`, to the bit.
+    """Images and torchvision detection targets from shards; every sample equals that of `CocoInstances` to the bit.
 
-    Any index can be read at any time; ``order`` is one that few shards at a time serve.
+    Any index can be read at any time; ``order`` is a shuffled order that needs only a few shards at a time.
 
     Args:
         source: the folder of shards, or its URL in an object store.
-        transform: what is done to image and target, or None.
-        masks: False leaves the masks out, and saves drawing them; for evaluation, which takes the truth from the file.
+        transform: applied to image and target; None: no transform.
+        masks: False leaves out the masks and the time to draw them: evaluations take the masks from the file.
         seed: of the transforms.
-        cache: a folder on this machine's disk for shards that are fetched; None: they are read where they are.
-        cache_gigabytes: at most so many, about, are kept there, those used last; None: all.
+        cache: a folder on this machine's disk for fetched shards; None: shards are read where they are.
+        cache_gigabytes: approximate limit to the size of the cache, which keeps the shards used last; None: no limit.
 
     Raises:
         DataError: where the shards cannot be used.
@@ -83,7 +83,7 @@ class StreamingCocoInstances(InstanceData):
             raise DataError(f"{source}: {INDEX} has {found}, {MANIFEST} {self.manifest.images}")
         if isinstance(self._files, FolderInPlace):
             for shard in self.shards:
-                self._files.hold(shard)
+                self._files.ensure(shard)
         if limit is not None:
             self._check_limit(limit)
 
@@ -92,12 +92,12 @@ class StreamingCocoInstances(InstanceData):
 
     @property
     def place(self) -> str:
-        """Where the shards lie."""
+        """The folder or the URL of the shards."""
         return self.source
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """What the labels 1, 2, ... stand for."""
+        """The categories of the labels 1, 2, ..."""
         return self._categories
 
     @property
@@ -107,11 +107,11 @@ class StreamingCocoInstances(InstanceData):
 
     @property
     def num_crowds(self) -> int | None:
-        """The number of these that are crowds; None where shards of a former version do not say it."""
+        """The number of crowds; None where shards of a former version do not state it."""
         return self.manifest.crowds
 
     def with_categories(self, categories: tuple[Category, ...]) -> "StreamingCocoInstances":
-        """The same data with labels 1, 2, ... for these categories, which must be all of its own."""
+        """The same data with labels 1, 2, ... for these categories, which must include all of its own."""
         same = copy.copy(self)
         same._categories, same._labels = categories, labels_of(categories)
         same.__dict__["annotations"] = self.annotations.with_categories(categories)
@@ -119,20 +119,20 @@ class StreamingCocoInstances(InstanceData):
 
     @property
     def records(self) -> tuple[Path, ...]:
-        """The manifest, and the index, which has the checksums of all shards."""
+        """The manifest and the index; the index has the checksums of all shards."""
         return self._files.folder / MANIFEST, self._files.folder / INDEX
 
     @cached_property
     def annotations(self) -> CocoAnnotations:
-        """All annotations, from the file beside the shards: read for evaluations only."""
-        self._files.hold_annotations()
+        """All annotations, from the file next to the shards, which only evaluations need."""
+        self._files.ensure_annotations()
         written = self.manifest.source
         crowds = cast(Crowds, written.get(CROWDS))
         bad_objects = cast(BadObjects, written.get(BAD_OBJECTS, "refuse"))
         return CocoAnnotations.load(self._files.folder / ANNOTATIONS, crowds=crowds, bad_objects=bad_objects)
 
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
-        """An image as it is stored, from index 0 on, and its objects."""
+        """The record, the pixels as stored, and the objects of an image; indices start from 0."""
         number = bisect_right(self._ends, index)
         shard = self.shards[number]
         image, content, annotations = decode(self._sample(number, index - self._ends[number] + shard.samples))
@@ -141,22 +141,23 @@ class StreamingCocoInstances(InstanceData):
         return image, pixels, outlined(image, annotations, self._labels)
 
     def order(self, generator: Generator) -> Int[Tensor, " n"]:
-        """All indices once, shuffled: shards in any order, dealt out to lanes, and the samples of each in any order.
+        """All indices once, shuffled: the shards, and the samples inside each shard.
 
-        Position p is the next one of lane p modulo the number of lanes, a power of two. A process of 2, 4, ... that
-        takes every 2nd, 4th, ... position so reads its own lanes' shards alone, one of each lane at a time; and the
-        order is the same for any number of processes.
+        The shuffled shards are divided into groups; the order takes a sample from each group in turn. The number of
+        groups is a power of two, so each of 2, 4, ... processes, which take every 2nd, 4th, ... sample, reads only the
+        shards of its own groups, one shard of each at a time. The order is the same for any number of processes.
         """
         starts = [0, *self._ends]
         shuffled = [begin + torch.randperm(end - begin, generator=generator) for begin, end in pairwise(starts)]
         shards = torch.randperm(len(shuffled), generator=generator).tolist()
-        lanes = torch.cat([shuffled[shard] for shard in shards]).tensor_split(self._lanes)
-        table = torch.nn.utils.rnn.pad_sequence(list(lanes), padding_value=-1).flatten()
+        groups = torch.cat([shuffled[shard] for shard in shards]).tensor_split(self._num_groups)
+        table = torch.nn.utils.rnn.pad_sequence(list(groups), padding_value=-1).flatten()
         return table[table >= 0]
 
     @property
-    def _lanes(self) -> int:
-        return 1 << (min(LANES, len(self.shards)).bit_length() - 1)
+    def _num_groups(self) -> int:
+        """The largest power of two that neither the limit nor the number of shards is below."""
+        return 1 << (min(MOST_GROUPS, len(self.shards)).bit_length() - 1)
 
     def _sample(self, number: int, place: int) -> Sample:
         shard = self.shards[number]
@@ -164,20 +165,21 @@ class StreamingCocoInstances(InstanceData):
             try:
                 sample: Sample = self._readers[number][place]
             except FileNotFoundError:
-                self._files.hold(shard)
+                self._files.ensure(shard)
             else:
-                self._files.used(shard)
+                self._files.mark_used(shard)
                 return sample
         raise DataError(f"{self._files.folder / shard.name}: was removed again and again before it could be read")
 
     def _check_limit(self, limit: int) -> None:
-        """Raise ``DataError`` where shards would be fetched again for each sample."""
+        """Raise ``DataError`` where the cache is so small that shards would be fetched again for each sample."""
         sizes = [shard.nbytes for shard in self.shards]
-        needed = min(2 * self._lanes * max(sizes), sum(sizes))
+        needed = min(2 * self._num_groups * max(sizes), sum(sizes))
         if limit < needed:
             raise DataError(
                 f"{self.source}: expected a cache of at least {needed / 1e9:.3g} GB, for two shards in each of "
-                f"{counted(self._lanes, 'lane')}, got {limit / 1e9:.3g}; raise cache_gigabytes, or write smaller shards"
+                f"{counted(self._num_groups, 'group')}, got {limit / 1e9:.3g}; raise cache_gigabytes, or write "
+                "smaller shards"
             )
 
 

@@ -1,8 +1,7 @@
-"""COCO instance data as MosaicML Streaming shards: what a folder of them holds.
+"""The format of a folder of shards: COCO instance data in MosaicML Streaming's format, MDS.
 
-A sample of a shard (MDS, the format of mosaicml-streaming) is an image: the file's own bytes and its annotations.
-Beside the shards lie streaming's ``index.json``, the annotation file, and a manifest of what a data set needs as a
-whole.
+A sample of a shard is an image: the bytes of its file, and its annotations. Next to the shards lie streaming's
+``index.json``, the annotation file, and a manifest that describes the data set as a whole.
 """
 
 import re
@@ -13,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from composer_copypaste.data.records import Category, CocoAnnotation, CocoImage
+from composer_copypaste.data.annotation_json import Category, CocoAnnotation, CocoImage
 from composer_copypaste.errors import DataError, UserError
 from composer_copypaste.settings import ImageSettings
 
 INDEX = "index.json"
-"""Lists the shards; streaming reads it too. It is written last: where it is, everything is."""
+"""Lists the shards; streaming reads it too. It is written last: if it exists, everything does."""
 MANIFEST = "copypaste.json"
 ANNOTATIONS = "annotations.json"
 CROWDS, BAD_OBJECTS = "crowds", "bad objects"
-"""Under these names a manifest's source says how the annotations were read."""
+"""Keys of a manifest's ``source`` that say how the annotations were read."""
 EDITION = 1
-"""Raise it when folders are written that former versions cannot read."""
+"""Raise it when former versions cannot read the folders that are written."""
 
 COLUMNS = {
     "annotations": "json",
@@ -34,10 +33,10 @@ COLUMNS = {
     "image_id": "int",
     "width": "int",
 }
-"""The fields of a sample, by the names of streaming's encodings."""
+"""The fields of a sample, with the names of streaming's encodings."""
 
 HASH = "xxh3_64"
-"""Of each shard, in the index: one that comes damaged from an object store is not used."""
+"""The checksum of each shard in the index, by which a damaged one is found."""
 
 _SHARD_NAME = re.compile(r"shard\.\d{5,}\.mds")
 
@@ -46,21 +45,21 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data set of shards is, without a look at its samples."""
+    """The description of a data set of shards, which can be read without its samples."""
 
     images: int
     objects: int
     crowds: int | None
-    """The number of objects that are crowds; None: written by a former version, which did not count them."""
+    """The number of crowds; None: written by a former version, which did not count them."""
     categories: tuple[Category, ...]
     source: dict[str, str | int]
-    """What it was written from, and how: the same source gives the same bytes."""
+    """Checksums and options of what the shards were written from: the same source gives the same bytes."""
     image_settings: ImageSettings
-    """How the images are read, which were checked with it."""
+    """How the images are read; they were checked with the same settings."""
 
     @classmethod
     def from_json(cls, values: Any, place: str) -> "Manifest":
-        """The manifest that ``values``, read at a place, are."""
+        """The manifest from parsed JSON; ``place`` names it in messages."""
         edition = values.get("edition") if isinstance(values, dict) else None
         if edition != EDITION:
             raise DataError(f"{place}: expected a manifest of edition {EDITION}, got {edition}; write the shards anew")
@@ -73,7 +72,7 @@ class Manifest:
             raise DataError(f"{place}: was not written by copypaste shard") from error
 
     def to_json(self) -> dict[str, object]:
-        """The values that ``from_json`` reads."""
+        """The JSON values that ``from_json`` reads."""
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
         counts = {"pictures": self.images, "objects": self.objects, "crowds": self.crowds}
         written: dict[str, object] = {"edition": EDITION} | counts | {"categories": categories}
@@ -89,11 +88,11 @@ class Shard:
     nbytes: int
     hash: str
     entry: dict[str, Any]
-    """The index's entry, from which streaming makes a reader."""
+    """The entry in the index, from which streaming makes a reader."""
 
     @classmethod
     def from_json(cls, entry: Any, place: str) -> "Shard":
-        """The shard of an index's entry."""
+        """The shard from its entry in the index; ``place`` names the index in messages."""
         try:
             data = entry["raw_data"]
             shard = cls(data["basename"], entry["samples"], data["bytes"], data["hashes"][HASH], entry)
@@ -108,20 +107,20 @@ class Shard:
 def _image_settings(
     value_range: Sequence[float] | None = None, max_megapixels: float = ImageSettings.max_megapixels
 ) -> ImageSettings:
-    """The settings as JSON has them, which knows no tuples."""
+    """The settings from their JSON, in which a tuple is a list."""
     limits = None if value_range is None else (value_range[0], value_range[1])
     return ImageSettings(value_range=limits, max_megapixels=max_megapixels)
 
 
 def shard_name(number: int) -> str:
-    """The name of a shard's file."""
+    """The file name of a shard."""
     return f"shard.{number:05}.mds"
 
 
 def encode(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotation]) -> Sample:
-    """An image's sample."""
+    """The sample of an image, from its record, the bytes of its file and its annotations."""
     return {
-        "annotations": encode_annotations(annotations),
+        "annotations": [dict(entry) | {"segmentation": _plain(entry["segmentation"])} for entry in annotations],
         "file_name": image.file_name,
         "height": image.height,
         "image": content,
@@ -131,24 +130,20 @@ def encode(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotatio
 
 
 def decode(sample: Sample) -> tuple[CocoImage, bytes, list[CocoAnnotation]]:
-    """What ``encode`` took."""
+    """The record of a sample's image, the bytes of its file and its annotations."""
     image = CocoImage(sample["image_id"], sample["file_name"], sample["height"], sample["width"])
     return image, sample["image"], [_decoded(entry) for entry in sample["annotations"]]
 
 
-def encode_annotations(annotations: Sequence[CocoAnnotation]) -> list[dict[str, object]]:
-    """The annotations as COCO's JSON has them."""
-    return [dict(annotation) | {"segmentation": _plain(annotation["segmentation"])} for annotation in annotations]
-
-
 def _plain(segmentation: Any) -> object:
+    """An outline as COCO's JSON has it."""
     if isinstance(segmentation, list):
         return [part.tolist() for part in segmentation]
     return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
 
 
 def _decoded(entry: dict[str, Any]) -> CocoAnnotation:
-    """What ``encode_annotations`` made an entry of."""
+    """The annotation from its JSON in a sample."""
     outline = entry["segmentation"]
     if isinstance(outline, list):
         return {**entry, "segmentation": [np.array(part, dtype=np.float64) for part in outline]}  # type: ignore[typeddict-item]

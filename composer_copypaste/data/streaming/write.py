@@ -1,7 +1,7 @@
-"""Writing COCO instance data as shards: checked first, over several processes, and resumed where it was interrupted.
+"""Writes COCO instance data as shards: after checks, in several processes, and resumable after an interruption.
 
-What goes into which shard depends on the data and the shards' size alone, so that the bytes are the same for any number
-of processes. A shard gets its name when it is whole; ``index.json`` is written when all are.
+The content of a shard depends only on the data and the size of shards, so the bytes are the same for any number of
+processes. A shard gets its name when it is complete; ``index.json`` is written when all shards are.
 """
 
 import hashlib
@@ -22,12 +22,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from composer_copypaste.data.check_images import check_images
-from composer_copypaste.data.coco_json import ReadingOptions
-from composer_copypaste.data.dataset import CocoAnnotations, in_folder
+from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
+from composer_copypaste.data.coco_json import CocoAnnotations, ReadingOptions
+from composer_copypaste.data.image_files import check_images, in_folder
 from composer_copypaste.data.images import read_image
-from composer_copypaste.data.json_files import read_json
-from composer_copypaste.data.records import CocoAnnotation, CocoImage
 from composer_copypaste.data.streaming.format import (
     ANNOTATIONS,
     BAD_OBJECTS,
@@ -43,11 +41,11 @@ from composer_copypaste.data.streaming.format import (
     shard_name,
 )
 from composer_copypaste.errors import DataError, OutputError, as_json, listed
-from composer_copypaste.files import written_whole
+from composer_copypaste.files import read_json, written_whole
 from composer_copypaste.settings import ImageSettings
 
 WORKING = ".unfinished"
-"""The folder, inside the output, of what is there only while shards are being written."""
+"""The folder, inside the output, of files that exist only while shards are being written."""
 
 _WATCH_SECONDS = 0.5
 _ANNOTATION_BYTES = 100
@@ -55,44 +53,44 @@ _NUMBER_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Part:
-    """What goes into one shard."""
+class ShardContent:
+    """What one shard is written from."""
 
     number: int
     output: Path
     images: Path
     content: tuple[tuple[CocoImage, tuple[CocoAnnotation, ...]], ...]
     fingerprint: str
-    """Of the images' files: where they have changed, the shard is written again."""
+    """Depends on the image files: if they change, the shard is written again."""
     image_settings: ImageSettings
 
     @property
     def shard(self) -> Path:
-        """The finished shard."""
+        """The path of the finished shard."""
         return self.output / shard_name(self.number)
 
     @property
     def record(self) -> Path:
-        """The shard's entry of the index, written when the shard is whole."""
+        """The file with the shard's entry for the index, written when the shard is complete."""
         return self.output / WORKING / f"{self.number:05}.json"
 
     @property
     def is_written(self) -> bool:
-        """Whether the shard is there, of these images."""
+        """Whether the shard exists and was written from these image files."""
         if not (self.record.exists() and self.shard.exists()):
             return False
         return bool(json.loads(self.record.read_text())["fingerprint"] == self.fingerprint)
 
     def entry(self) -> dict[str, Any]:
-        """What the index says of the shard that was written."""
+        """The entry for the index of a shard that is written."""
         entry: dict[str, Any] = json.loads(self.record.read_text())["entry"]
         return entry
 
 
 def parts_of(
     data: CocoAnnotations, images: Path, output: Path, shard_size: int, image_settings: ImageSettings
-) -> Iterator[Part]:
-    """The data in its order, cut into parts of about ``shard_size`` bytes; a larger image is a part of its own."""
+) -> Iterator[ShardContent]:
+    """Divide the data, in its order, into shards of about ``shard_size`` bytes; a larger image gets its own shard."""
     number, begin, size = 0, 0, 0
     sizes = [_size(images, image, data.annotations[image.id]) for image in data.images]
     for place, image_size in enumerate([*sizes, shard_size]):
@@ -103,7 +101,7 @@ def parts_of(
 
 
 def _size(images: Path, image: CocoImage, annotations: Sequence[CocoAnnotation]) -> int:
-    """The bytes that a sample takes, about."""
+    """The approximate size of a sample in bytes."""
     outlines = sum(_outline_bytes(annotation["segmentation"]) + _ANNOTATION_BYTES for annotation in annotations)
     return (images / image.file_name).stat().st_size + outlines
 
@@ -116,19 +114,21 @@ def _outline_bytes(segmentation: Any) -> int:
 
 def _part(
     number: int, data: CocoAnnotations, folders: tuple[Path, Path], place: slice, settings: ImageSettings
-) -> Part:
+) -> ShardContent:
     images, output = folders
     content = tuple((image, data.annotations[image.id]) for image in data.images[place])
     stats = [(images / image.file_name).stat() for image, _ in content]
     files = [(image.file_name, stat.st_size, stat.st_mtime_ns) for (image, _), stat in zip(content, stats, strict=True)]
-    return Part(number, output, images, content, hashlib.sha256(json.dumps(files).encode()).hexdigest(), settings)
+    return ShardContent(
+        number, output, images, content, hashlib.sha256(json.dumps(files).encode()).hexdigest(), settings
+    )
 
 
-def write_parts(parts: Sequence[Part], processes: int) -> Iterator[tuple[Part, list[str]]]:
-    """Write shards, in any order; gives each part when it is done, with the problems that kept it from being written.
+def write_parts(parts: Sequence[ShardContent], processes: int) -> Iterator[tuple[ShardContent, list[str]]]:
+    """Write shards, and yield each when it is done, in any order, with the problems that kept it from being written.
 
     Raises:
-        OutputError: where a process was ended from outside.
+        OutputError: where another program ended a process.
     """
     if processes == 1:
         yield from ((part, _write_part(part)) for part in parts)
@@ -148,7 +148,7 @@ def write_parts(parts: Sequence[Part], processes: int) -> Iterator[tuple[Part, l
 
 
 def _leave_signals_to(parent: int) -> None:
-    """Ctrl-C is the parent's to handle; when that was killed, this process ends as well."""
+    """Leave Ctrl-C to the parent process, and end when the parent has been killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -159,8 +159,8 @@ def _leave_signals_to(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_part(part: Part) -> list[str]:
-    """Write the part's shard, and then its record; or give back what is wrong with its images."""
+def _write_part(part: ShardContent) -> list[str]:
+    """Write the shard, and then its record; or return what is wrong with its images."""
     from streaming import MDSWriter
 
     folder = part.record.with_suffix("")
@@ -178,8 +178,8 @@ def _write_part(part: Part) -> list[str]:
     return problems
 
 
-def _checked(part: Part, image: CocoImage) -> bytes:
-    """The file's bytes, when the image in them can be decoded."""
+def _checked(part: ShardContent, image: CocoImage) -> bytes:
+    """The bytes of an image's file, after a check that they can be decoded."""
     path = part.images / image.file_name
     try:
         content = path.read_bytes()
@@ -189,7 +189,7 @@ def _checked(part: Part, image: CocoImage) -> bytes:
     return content
 
 
-def _put_in_place(part: Part, folder: Path) -> None:
+def _put_in_place(part: ShardContent, folder: Path) -> None:
     [entry] = json.loads((folder / "index.json").read_text())["shards"]
     written = folder / entry["raw_data"]["basename"]
     with written.open("rb") as file:
@@ -202,7 +202,7 @@ def _put_in_place(part: Part, folder: Path) -> None:
 
 SHARD_SIZE = 64_000_000
 SMALLEST_SHARD, LARGEST_SHARD = 1000, 2_000_000_000
-"""Places in a shard are numbers of 32 bits."""
+"""Bytes. Offsets in a shard are 32-bit numbers."""
 
 _SOURCE = "source.json"
 _LOCK_SECONDS = 5.0
@@ -211,8 +211,8 @@ Source = dict[str, str | int]
 
 
 @dataclass(frozen=True)
-class Written:
-    """What lies in the folder now."""
+class WrittenShards:
+    """What the folder of shards holds now."""
 
     shards: int
     images: int
@@ -221,7 +221,7 @@ class Written:
     crowds: int
     nbytes: int
     kept: int
-    """So many of the shards were there before."""
+    """The number of shards that existed before."""
 
 
 def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
@@ -233,21 +233,21 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     shard_size: int = SHARD_SIZE,
     image_settings: ImageSettings | None = None,
     reading: ReadingOptions | None = None,
-) -> Written:
-    """Write a data set as shards; where that was interrupted, go on, and where it is done, change nothing.
+) -> WrittenShards:
+    """Write a data set as shards; continue if that was interrupted, and change nothing if it is done.
 
     Args:
         output: a new or an empty folder, or one that the same call began or completed.
         images: the folder that the file names are relative to.
         annotations: a COCO instance JSON.
-        processes: so many read and write at the same time.
-        shard_size: the bytes of a shard, about.
+        processes: the number of processes that read and write.
+        shard_size: the approximate size of a shard in bytes.
         image_settings: how the images' files are read, now and from the shards; None: the default settings.
-        reading: what is made of crowds and of bad objects; None: the default options.
+        reading: how crowds and bad objects are read; None: the default options.
 
     Raises:
         DataError: listing what is wrong with annotations or images, each of which is decoded once.
-        OutputError: where the folder holds anything else, or cannot be written.
+        OutputError: where the folder holds anything else, or cannot be written to.
         ValueError: where a shard would be smaller than 1 KB or larger than 2 GB.
     """
     if not SMALLEST_SHARD <= shard_size <= LARGEST_SHARD:
@@ -260,7 +260,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     data = in_folder(data, images)
     image_settings = image_settings or ImageSettings()
     check_images(data, images, image_settings)
-    source = _source(data, images, shard_size) | _range_in_source(image_settings) | _reading_in_source(reading)
+    source = _source(data, images, shard_size, image_settings, reading)
     try:
         with _claimed(output, source):
             if (output / INDEX).exists():
@@ -271,7 +271,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
             _complete(output, data, parts, source, image_settings)
             return _written(output, data, kept=len(parts) - len(missing))
     except OSError as error:
-        if (output / INDEX).exists():  # by another process, which took the lock away that this one was waiting for
+        if (output / INDEX).exists():  # by another process, which also removed the lock that this one waited for
             _check_usable(output, source)
             return _written(output, data, kept=None)
         raise OutputError(
@@ -279,29 +279,28 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
         ) from error
 
 
-def _source(data: CocoAnnotations, images: Path, shard_size: int) -> Source:
+def _source(
+    data: CocoAnnotations, images: Path, shard_size: int, image_settings: ImageSettings, reading: ReadingOptions
+) -> Source:
+    """All that the bytes of the shards depend on; options only if they are not the defaults."""
     sizes = [(image.file_name, (images / image.file_name).stat().st_size) for image in data.images]
-    return {
+    source: Source = {
         "annotations": hashlib.sha256(data.path.read_bytes()).hexdigest(),
         "pictures": hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
         "shard size": shard_size,
     }
-
-
-def _range_in_source(settings: ImageSettings) -> Source:
-    """The range of values that black and white stand for, where one is given."""
-    return {} if settings.value_range is None else {"value range": "{:g} to {:g}".format(*settings.value_range)}
-
-
-def _reading_in_source(reading: ReadingOptions) -> Source:
-    """How crowds and bad objects are read, where it is not by default."""
-    source: Source = {} if reading.crowds is None else {CROWDS: reading.crowds}
-    return source if reading.bad_objects == "refuse" else source | {BAD_OBJECTS: reading.bad_objects}
+    if image_settings.value_range is not None:
+        source["value range"] = "{:g} to {:g}".format(*image_settings.value_range)
+    if reading.crowds is not None:
+        source[CROWDS] = reading.crowds
+    if reading.bad_objects != "refuse":
+        source[BAD_OBJECTS] = reading.bad_objects
+    return source
 
 
 @contextmanager
 def _claimed(output: Path, source: Source) -> Iterator[None]:
-    """The folder, this process's alone, when it is one that the source may be written to."""
+    """Check that the source may be written to the folder, and keep other processes out of it meanwhile."""
     _check_usable(output, source)
     working = output / WORKING
     working.mkdir(parents=True, exist_ok=True)
@@ -315,18 +314,18 @@ def _claimed(output: Path, source: Source) -> Iterator[None]:
     except Timeout:
         raise OutputError(f"{output}: another process is writing shards there; wait for it") from None
     if (output / INDEX).exists():
-        shutil.rmtree(working, ignore_errors=True)  # another process that waited may be removing it as well
+        shutil.rmtree(working, ignore_errors=True)  # another process may be removing it at the same time
 
 
 def _check_usable(output: Path, source: Source) -> None:
-    """Raise ``OutputError`` where the output is no folder, or one that holds anything but shards of the source."""
+    """Raise ``OutputError`` where the output is not a folder, or holds anything else than shards of the source."""
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: expected a folder for the shards, found a file; give another folder")
     if (output / INDEX).exists() and (output / MANIFEST).exists():
         found = Manifest.from_json(read_json(output / MANIFEST, "manifest"), str(output / MANIFEST)).source
         _check_same(output, found, source)
     elif (output / WORKING / _SOURCE).exists():
-        # images may have changed, as damaged ones do when they are put right: their shards are written again
+        # image files may have changed, as damaged ones do when they are repaired: their shards are written again
         record = output / WORKING / _SOURCE
         found = read_json(record, "record of the source")
         if not isinstance(found, dict):
@@ -345,7 +344,7 @@ def _check_same(output: Path, found: Source, source: Source) -> None:
         )
 
 
-def _write(parts: Sequence[Part], processes: int, images: int) -> None:
+def _write(parts: Sequence[ShardContent], processes: int, images: int) -> None:
     problems = []
     done = images - sum(len(part.content) for part in parts)
     with tqdm(total=images, initial=done, desc="writing shards", unit=" images", disable=None) as bar:
@@ -359,11 +358,11 @@ def _write(parts: Sequence[Part], processes: int, images: int) -> None:
 
 
 def _complete(
-    output: Path, data: CocoAnnotations, parts: Sequence[Part], source: Source, image_settings: ImageSettings
+    output: Path, data: CocoAnnotations, parts: Sequence[ShardContent], source: Source, image_settings: ImageSettings
 ) -> None:
-    """Write what a data set needs besides the shards, the index last."""
+    """Write the other files of a data set of shards, the index last."""
     for shard in set(output.glob("shard.*.mds")) - {part.shard for part in parts}:
-        shard.unlink()  # of images that were larger before they were put right
+        shard.unlink()  # of images that were larger before they were repaired
     counts = len(data.images), data.num_objects, data.num_crowds
     manifest = Manifest(*counts, data.categories, source, image_settings)
     index = {"version": 2, "shards": [part.entry() for part in parts]}
@@ -376,8 +375,8 @@ def _complete(
             unfinished.write_bytes(content)
 
 
-def _written(output: Path, data: CocoAnnotations, *, kept: int | None) -> Written:
+def _written(output: Path, data: CocoAnnotations, *, kept: int | None) -> WrittenShards:
     shards = [Shard.from_json(entry, str(output)) for entry in read_json(output / INDEX, "index")["shards"]]
     nbytes = sum(shard.nbytes for shard in shards)
     counts = len(data.images), data.num_objects, data.num_crowds
-    return Written(len(shards), *counts, nbytes, len(shards) if kept is None else kept)
+    return WrittenShards(len(shards), *counts, nbytes, len(shards) if kept is None else kept)

@@ -31,7 +31,7 @@ GB = SMALL * 1.05 / 1e9
 
 
 @pytest.fixture(scope="module")
-def make_images(tmp_path_factory) -> DataSet:
+def data_set(tmp_path_factory) -> DataSet:
     """Twenty images."""
     return drawn(tmp_path_factory.mktemp("pictures"), 20)
 
@@ -128,7 +128,7 @@ def test_all_ranks_together_see_every_image_once_in_the_same_order(written, rank
 def test_each_rank_reads_shards_of_its_own(tmp_path, ranks):
     drawn(tmp_path, 16).write(tmp_path / "shards")
     data = StreamingCocoInstances(tmp_path / "shards")
-    assert [shard.samples for shard in data.shards] == [2] * 8  # so that each of the eight lanes is a shard
+    assert [shard.samples for shard in data.shards] == [2] * 8  # so that each of the eight groups is one shard
 
     samplers = [EpochSampler(data, num_replicas=ranks, rank=rank, seed=4) for rank in range(ranks)]
     read = [{index // 2 for _, index in sampler} for sampler in samplers]
@@ -172,7 +172,7 @@ def test_only_what_is_read_is_fetched(data_set, written, tmp_path, form):
 
 
 def test_a_cache_keeps_the_shards_that_were_used_last(data_set, written, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "LANES", 1)
+    monkeypatch.setattr(streaming, "MOST_GROUPS", 1)
     data = StreamingCocoInstances(written, cache=tmp_path, cache_gigabytes=3 * GB)
     for index in (0, 2, 4, 0, 6):
         data[index]
@@ -182,7 +182,9 @@ def test_a_cache_keeps_the_shards_that_were_used_last(data_set, written, tmp_pat
 
 
 def test_a_cache_too_small_for_the_order_is_refused(written, tmp_path):
-    with pytest.raises(DataError, match=r"expected a cache of at least 0.000\d+ GB, for two shards in each of 8 lanes"):
+    with pytest.raises(
+        DataError, match=r"expected a cache of at least 0.000\d+ GB, for two shards in each of 8 groups"
+    ):
         StreamingCocoInstances(written, cache=tmp_path, cache_gigabytes=3 * GB)
 
 

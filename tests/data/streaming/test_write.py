@@ -20,7 +20,7 @@ streaming = pytest.importorskip("streaming")
 
 
 @pytest.fixture(scope="module")
-def make_images(tmp_path_factory) -> DataSet:
+def data_set(tmp_path_factory) -> DataSet:
     """Twelve images."""
     return drawn(tmp_path_factory.mktemp("pictures"))
 

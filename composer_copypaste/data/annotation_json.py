@@ -1,41 +1,105 @@
-"""The ``segmentation`` and ``bbox`` of an annotation, as the many tools write them: checked and brought into one form.
+"""One annotation of a COCO file: its outline, its box and its numbers, checked and brought into one form.
 
-These functions run 860,000 times on COCO: on their usual path they only compare and convert.
+Many tools write them differently. These functions run 860,000 times on COCO: in the usual case they only compare and
+convert.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from numbers import Integral
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+import torch
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.rle import (
+    OutlinedObjects,
     Polygons,
     Rle,
     Segmentation,
     cropped_mask,
     draw_cropped_masks,
+    enclosing,
     rle_counts,
     rle_of,
 )
 from composer_copypaste.errors import as_json, counted
 
 SHORTEST_SIDE = 1e-3
-"""Of a box, in pixels: float32, in which models take boxes, cannot tell corners apart that are closer."""
+"""Shortest side of a box in pixels: models take boxes as float32, which cannot tell closer corners apart."""
+
+LARGEST_AREA = 1e5**2
+"""Upper limit of COCO's size class "all": larger objects are never scored."""
 
 NO_AREA = "has no area: width and height must be more than 0"
 
-_EXPECTED = "expected [[x1, y1, x2, y2, ...], ...]"
-_STRAY_NUMBERS = (0, 2, 4)
-
 Json = dict[str, Any]
 Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category of a COCO file."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """An image of a COCO file; ``file_name`` is relative to the image folder."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+class CocoAnnotation(TypedDict):
+    """An annotation with COCO's keys, and no others.
+
+    Polygons are float64 arrays and run lengths are compressed: a quarter of the memory of lists of numbers.
+    """
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+    segmentation: Segmentation
+
+
+def labels_of(categories: Sequence[Category]) -> dict[int, int]:
+    """The label, 1, 2, ..., of each category id."""
+    return {category.id: label for label, category in enumerate(categories, start=1)}
+
+
+def outlined(image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Mapping[int, int]) -> OutlinedObjects:
+    """The objects of an image, from its annotations; ``labels`` maps category ids to labels.
+
+    Boxes are the annotated ones, cut at the image's edge. A box that would cut pixels off its mask is widened.
+    """
+    boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    segmentations, size = tuple(annotation["segmentation"] for annotation in annotations), (image.height, image.width)
+    boxes = torch.from_numpy(enclosing(boxes.numpy(), segmentations, size))
+    limits = torch.tensor([image.width, image.height, image.width, image.height])
+    return OutlinedObjects(
+        size=size,
+        boxes=boxes.clamp(min=0).minimum(limits).float(),
+        labels=torch.tensor([labels[a["category_id"]] for a in annotations], dtype=torch.int64),
+        area=torch.tensor([annotation["area"] for annotation in annotations], dtype=torch.float32),
+        iscrowd=torch.tensor([annotation["iscrowd"] for annotation in annotations], dtype=torch.int64),
+        segmentations=segmentations,
+    )
 
 
 class ShapeError(ValueError):
-    """An outline or a box cannot be used; the message is what is wrong with it."""
+    """An outline or a box cannot be used; the message says what is wrong with it."""
 
 
 def whole(value: object) -> int | None:
@@ -47,14 +111,51 @@ def whole(value: object) -> int | None:
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
-def read_segmentation(value: Any, size: Size) -> Segmentation:
-    """The outline of an object in an image of ``size`` (height, width).
+def typed(value: object) -> str:
+    """A value as JSON, for messages in which a number that is written as text must not look like a number."""
+    return f"{as_json(value)} (text)" if isinstance(value, str) else as_json(value)
 
-    Polygons are COCO's, or kwcoco's ``exterior`` and ``interiors``; run lengths are COCO's of both kinds. Of several
-    polygons, those of no, one or two points are dropped: they have no pixel.
+
+def read_shape(entry: Json, size: Size, *, outlines: bool) -> tuple[list[Any], Segmentation, list[str]]:
+    """The box and the outline of an annotation, and what is wrong with its values; if anything is, ignore the two.
+
+    Args:
+        entry: the annotation as the file has it.
+        size: height and width of its image.
+        outlines: whether the outline is required. If not, it is read only in place of a bad box or a missing area.
+    """
+    crowd, area, box = entry.get("iscrowd"), entry.get("area"), entry.get("bbox")
+    problems = []
+    if crowd not in (None, 0, 1):
+        problems.append(f"iscrowd is {typed(crowd)}, expected 0 or 1")
+    is_number = isinstance(area, int | float) and not isinstance(area, bool)
+    if area is not None and not (is_number and 0 <= area <= LARGEST_AREA):
+        problems.append(f"area is {typed(area)}, expected a number of pixels")
+    outline: Segmentation = []
+    if outlines or (entry.get("segmentation") and not (box and area and box_problem(box, size) is None)):
+        try:
+            outline = read_segmentation(entry.get("segmentation"), size)
+        except ShapeError as error:
+            problems.append(str(error) if "segmentation" in entry else "lacks 'segmentation'")
+    whose = ""
+    if box is None or (isinstance(box, list) and not box):
+        if not outline:
+            return [], outline, problems or ["lacks 'bbox'"]
+        box, whose = box_of(outline), "its outline's "
+    problem = box_problem(box, size)
+    if problem is not None:
+        return [], outline, [*problems, f"{whose}box {as_json(box)} {problem}"]
+    return list(box), outline, problems
+
+
+def read_segmentation(value: Any, size: Size) -> Segmentation:
+    """The outline of an object in an image of this (height, width).
+
+    Accepted are COCO's polygons, kwcoco's polygons with ``exterior`` and ``interiors``, and COCO's run lengths,
+    compressed or not. Of several polygons, those with two points or fewer are dropped: they cover no pixel.
 
     Raises:
-        ShapeError: where it is none of these.
+        ShapeError: for anything else.
     """
     if isinstance(value, dict) and value:
         return _of_exteriors([value], size) if "exterior" in value else _of_run_lengths(value, size)
@@ -67,7 +168,7 @@ def read_segmentation(value: Any, size: Size) -> Segmentation:
 
 
 def box_of(segmentation: Segmentation) -> list[float]:
-    """The box [x, y, width, height] of an outline: of polygons' corners, or of run lengths' pixels."""
+    """The box [x, y, width, height] around a polygon's corners, or around the pixels of run lengths."""
     if not isinstance(segmentation, list):
         box: list[float] = coco_mask.toBbox(segmentation).tolist()
         return box
@@ -77,12 +178,12 @@ def box_of(segmentation: Segmentation) -> list[float]:
 
 
 def area_of(segmentation: Segmentation, size: Size) -> float:
-    """The number of pixels of an outline."""
+    """The number of pixels inside an outline."""
     return float(coco_mask.area(rle_of(segmentation, size)))
 
 
 def box_problem(box: Any, size: Size) -> str | None:
-    """What is wrong with a box [x, y, width, height] in an image of ``size``; None where nothing is."""
+    """What is wrong with a box [x, y, width, height] in an image of this (height, width); None: nothing."""
     height, width = size
     try:
         x, y, w, h = box
@@ -100,10 +201,10 @@ def box_problem(box: Any, size: Size) -> str | None:
 
 
 def has_no_extent(segmentation: Segmentation) -> bool:
-    """Whether all polygons of an object lie on one horizontal or one vertical line each.
+    """Whether all polygons of an object lie on horizontal lines, or all on vertical lines.
 
-    COCO's train2017 has two such (https://github.com/cocodataset/cocoapi/issues/355): their boxes are right, and the
-    objects cover no pixel.
+    COCO's train2017 has two such objects (https://github.com/cocodataset/cocoapi/issues/355): their boxes are right,
+    and they cover no pixel.
     """
     return (
         isinstance(segmentation, list)
@@ -113,26 +214,21 @@ def has_no_extent(segmentation: Segmentation) -> bool:
 
 
 def _of_polygons(parts: Sequence[Any], size: Size) -> Polygons:
-    limit = 2 * max(size)
+    limit = 2 * max(size)  # coordinates far beyond the image would take gigabytes to draw
     polygons = []
     for part in parts:
         problem = _polygon_problem(part, limit)
         if problem is None:
             polygons.append(np.array(part, dtype=np.float64))
-        elif not _is_stray(part):
+        elif not (isinstance(part, list | tuple) and len(part) in (0, 2, 4) and all(map(_is_number, part))):
             raise ShapeError(_other_form(parts) or problem)
     if not polygons:
         raise ShapeError(_other_form(parts) or _too_short(parts[0]))
     return polygons
 
 
-def _is_stray(part: Any) -> bool:
-    """Whether a part is one or two points, or none."""
-    return isinstance(part, list | tuple) and len(part) in _STRAY_NUMBERS and all(map(_is_number, part))
-
-
 def _polygon_problem(polygon: Any, limit: int) -> str | None:
-    """What is wrong with x1, y1, x2, y2, ...; drawing coordinates far beyond ``limit`` would take gigabytes."""
+    """What is wrong with x1, y1, x2, y2, ..., each of which must lie within ``limit`` of 0; None: nothing."""
     try:
         numbers = len(polygon)
         if not isfinite(sum(polygon)):
@@ -157,9 +253,9 @@ def _too_short(polygon: Sequence[Any]) -> str:
 
 
 def _other_form(parts: Sequence[Any]) -> str | None:
-    """What a list is that holds no polygons, if it is a form that is met now and then."""
+    """The form of a list that holds no polygons, if it is one that some tools write; None: not known."""
     first = parts[0]
-    shown = f"{_EXPECTED}, got {as_json(parts)}"
+    shown = f"expected [[x1, y1, x2, y2, ...], ...], got {as_json(parts)}"
     if all(map(_is_number, parts)):
         return f"polygon is not in a list of its own: {shown}"
     if len(parts) > 2 and all(_is_point(part) for part in parts):
@@ -182,8 +278,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _of_exteriors(parts: Sequence[Json], size: Size) -> Segmentation:
-    """Polygons as kwcoco writes them, points of an exterior and of its holes; with holes, they become run lengths."""
-    drawable = [part for part in parts if not _is_stray_exterior(part["exterior"])] or parts
+    """Kwcoco's polygons, each an exterior and its holes; if any has a hole, they become run lengths."""
+    drawable = [part for part in parts if not _has_two_points_at_most(part["exterior"])] or parts
     exteriors = [_flat(part["exterior"], size) for part in drawable]
     holes = [[_flat(hole, size) for hole in part.get("interiors") or ()] for part in drawable]
     if not any(holes):
@@ -196,8 +292,8 @@ def _of_exteriors(parts: Sequence[Json], size: Size) -> Segmentation:
     return {"size": list(size), "counts": rle["counts"]}
 
 
-def _is_stray_exterior(points: Any) -> bool:
-    return isinstance(points, list) and len(points) < 3 and all(map(_is_point, points))
+def _has_two_points_at_most(exterior: Any) -> bool:
+    return isinstance(exterior, list) and len(exterior) < 3 and all(map(_is_point, exterior))
 
 
 def _flat(points: Any, size: Size) -> np.ndarray:
@@ -230,7 +326,7 @@ def _of_run_lengths(rle: Json, size: Size) -> Rle:
 
 
 def _counts(value: Any) -> tuple[bytes | None, Sequence[int | None]]:
-    """The compressed text of run lengths, None where they are numbers in the file, and the numbers."""
+    """The compressed run lengths, None if the file has them as numbers, and the numbers."""
     if isinstance(value, str | bytes):
         try:
             encoded = value if isinstance(value, bytes) else value.encode()

@@ -1,0 +1,241 @@
+"""The files of a data set's images: found in the image folder, and checked before training starts."""
+
+import os
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from composer_copypaste.data.annotation_json import CocoImage
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.images import FULL_RANGE, HOW_TO_GIVE, MISSING, ImageHeader, largest_value, read_header
+from composer_copypaste.errors import DataError, DataWarning, as_json, first_few, listed, warn_of_data
+from composer_copypaste.files import kind_of_bytes
+from composer_copypaste.settings import ImageSettings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def no_folder(path: Path) -> str:
+    """What a path is that should be the folder of images, for messages."""
+    if not path.is_file():
+        return "there is no such folder of images"
+    with path.open("rb") as file:
+        return f"expected a folder of images, got {kind_of_bytes(file.read(512)) or 'a file'}"
+
+
+# ---- names that lead out of the folder, as many tools write them
+
+_URL = re.compile(r"data:|(?!file:)[A-Z][A-Z0-9+.-]+://", re.I)
+"""All URLs but those that begin with file:, which name local files."""
+
+
+def in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
+    """The annotations with file names that lie in the folder.
+
+    A name that leads out of the folder (an absolute one, also of Windows or as a file: URL, or one with "..") is
+    replaced by the longest end of its path that leads from the folder to a file. So are relative names, if none of them
+    is found as it stands.
+
+    Raises:
+        DataError: listing URLs, names of which no end is found, and different names that lead to the same file.
+    """
+    names = dict.fromkeys(image.file_name for image in annotations.images)
+    outside = [name for name in names if _leaves_the_folder(name)]
+    inside = [name for name in names if not _leaves_the_folder(name)]
+    if any(os.path.isfile(folder / name) for name in inside):
+        inside = []
+    if not folder.is_dir() and outside:
+        raise DataError(f"{folder}: {no_folder(folder)}")
+    if not outside and not inside:
+        return annotations
+    found = _ends_found([*outside, *inside], folder)
+    if problems := [*_not_found(outside, found, folder), *_ambiguous(found)]:
+        raise DataError(listed(str(annotations.path), problems))
+    if found:
+        name, taken = next(iter(found.items()))
+        warn_of_data(
+            f"{annotations.path}: {len(found)} of {len(names)} file names do not lead from {folder} to an image; the "
+            f"longest end of each that does is taken: {taken} for {as_json(name)}"
+        )
+    located = (replace(image, file_name=found.get(image.file_name, image.file_name)) for image in annotations.images)
+    return replace(annotations, images=tuple(located))
+
+
+def _leaves_the_folder(name: str) -> bool:
+    """Whether a file name, joined to a folder, may point outside it on Linux or Windows, or cannot name a file."""
+    parts = name.replace("\\", "/").split("/")
+    leaves = parts[0] == "" or parts[0].lower() == "file:" or ".." in parts or ":" in parts[0][1:2]
+    return leaves or "\0" in name or _URL.match(name) is not None
+
+
+def _ends_found(names: Sequence[str], folder: Path) -> dict[str, str]:
+    """The longest end of each name that leads from the folder to a file; names without one are left out."""
+    is_folder = cache(lambda path: os.path.isdir(folder / path))
+    own = folder.absolute().parts[1:]
+
+    def end_of(path: str) -> str | None:
+        parts = [part for part in path.replace("\\", "/").rpartition("../")[2].split("/") if part not in ("", ".")]
+        begin = len(own) if tuple(parts[: len(own)]) == own and path.startswith("/") else 0
+        ends = ("/".join(parts[start:]) for start in range(begin, len(parts)))
+        return next((e for e in ends if is_folder(os.path.dirname(e)) and os.path.isfile(folder / e)), None)
+
+    found = {}
+    for name in names:
+        if "\0" in name or _URL.match(name):
+            continue
+        path = urlsplit(name).path if name.lower().startswith("file:") else name.replace("/?d=", "/")
+        end = end_of(path) or end_of(unquote(path))  # Label Studio writes /data/local-files/?d=sub/my%20image.png
+        if end is not None:
+            found[name] = end
+    return found
+
+
+def _not_found(names: Sequence[str], found: dict[str, str], folder: Path) -> list[str]:
+    return [
+        f"file_name {as_json(name)} is a URL; fetch the images into a folder, and name the files in it"
+        if _URL.match(name)
+        else f"file_name {as_json(name)} leaves the image folder, and no end of it is found there; expected a path "
+        f"relative to {folder}, without '..'"
+        for name in names
+        if name not in found
+    ]
+
+
+def _ambiguous(found: dict[str, str]) -> list[str]:
+    names = defaultdict(list)
+    for name, end in found.items():
+        names[end].append(as_json(name))
+    return [
+        f"{end} is all that is found of {len(same)} different file names: {first_few(same)}"
+        for end, same in names.items()
+        if len(same) > 1
+    ]
+
+
+# ---- checks before training starts
+
+DARK = 2**14
+"""If no value of a data set's images of 16 bits reaches this, the images use 14 bits or fewer: a quarter of the range
+or less."""
+
+_THREADS = 16
+_DECODED = 64
+"""At most this many files of more than 8 bits, spread over the data set, are decoded to see which range they use."""
+
+
+def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSettings | None = None) -> None:
+    """Look at the header of every image, and at the values of some that have more than 8 bits.
+
+    Warns of images that viewers turn, and of files with more than one page.
+
+    Raises:
+        DataError: listing the files that are missing, are no images, or have another size than the annotations say; or
+            where images of more than 8 bits would come out nearly black.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {no_folder(folder)}")
+    settings = settings or ImageSettings()
+
+    names_in = cache(_names_in)
+
+    def look(image: CocoImage) -> ImageHeader | str:
+        try:
+            return read_header(folder / image.file_name, (image.height, image.width), settings)
+        except DataError as error:
+            hint = _similar_file(folder / image.file_name, names_in) if str(error) == MISSING else ""
+            return f"{image.file_name} (image {image.id}): {error}{hint}"
+
+    found = in_threads(look, annotations.images, _THREADS)
+    problems = [problem for problem in found if isinstance(problem, str)]
+    if problems:
+        raise DataError(listed(str(folder), problems))
+
+    def names(has: Callable[[ImageHeader], bool]) -> list[str]:
+        pairs = zip(annotations.images, found, strict=True)
+        return [image.file_name for image, header in pairs if isinstance(header, ImageHeader) and has(header)]
+
+    if turned := names(lambda header: header.may_be_turned):
+        warnings.warn(
+            f"{folder}: {_files_have(turned)} an orientation tag, by which viewers turn or mirror the image, and the "
+            "size does not tell if it was annotated so: pixels are taken as they are stored, as COCO does. If the "
+            "annotations were made on turned images, turn the files themselves, such as with ImageOps.exif_transpose",
+            DataWarning,
+            stacklevel=2,
+        )
+    if paged := names(lambda header: header.has_more_pages):
+        warnings.warn(
+            f"{folder}: {_files_have(paged)} more than one page or frame: the first is used. To use others, save each "
+            "to a file of its own",
+            DataWarning,
+            stacklevel=2,
+        )
+    deep = names(lambda header: header.needs_range)
+    if deep and settings.value_range is None:
+        _check_range(folder, deep, settings)
+
+
+def _similar_file(path: Path, names_in: Callable[[Path], Mapping[str, str]]) -> str:
+    """A hint at a file whose name differs from a missing one's in case or extension alone; empty if there is none."""
+    name = names_in(path.parent).get(path.stem.casefold())
+    return "" if name is None else f", but {as_json(name)} is there"
+
+
+def _names_in(folder: Path) -> dict[str, str]:
+    """The names of a folder's files, by their names in small letters without the extension."""
+    return {path.stem.casefold(): path.name for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+def _files_have(names: Sequence[str]) -> str:
+    return f"{first_few(names, 3)} {'has' if len(names) == 1 else 'have'}"
+
+
+def _check_range(folder: Path, names: Sequence[str], settings: ImageSettings) -> None:
+    """Raise ``DataError`` where files of 16 bits use only the lowest values, as those of 10, 12 or 14 bits do."""
+    count = min(_DECODED, len(names))
+    decoded = [folder / names[i * len(names) // count] for i in range(count)]
+    largest = max(in_threads(lambda path: largest_value(path, settings), decoded, _THREADS))
+    if 0 < largest < DARK:
+        raise DataError(
+            f"{folder}: {_files_have(names)} more than 8 bits, but the largest value in {count} of them "
+            f"is {largest}, of {FULL_RANGE[1]}: they would be nearly black. {HOW_TO_GIVE}; "
+            f"{list(FULL_RANGE)} where they are meant to be dark"
+        )
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+    """The results of a function for each item, in the order of the items, computed in several threads.
+
+    Unlike with ``ThreadPoolExecutor``, neither Ctrl-C nor the end of the program waits for a call that hangs, such as
+    one that opens a file on a dead network disk.
+
+    Raises:
+        Exception: what the function raised, for the first item for which it raised anything.
+    """
+    futures: list[Future[Result]] = [Future() for _ in items]
+    work = iter(list(zip(items, futures, strict=True)))  # its next() is atomic
+    stopped = False
+
+    def call() -> None:
+        for item, future in work:
+            if stopped:
+                return
+            try:
+                future.set_result(function(item))
+            except BaseException as error:  # noqa: BLE001 - raised again by result()
+                future.set_exception(error)
+
+    for _ in range(min(threads, len(items))):
+        Thread(target=call, daemon=True).start()
+    try:
+        return [future.result() for future in futures]
+    finally:
+        stopped = True
