@@ -1,15 +1,18 @@
-"""Recipes: found, merged with their base files and overrides, validated as a whole, and written out again."""
+"""Recipes: found, merged with their base files and overrides, validated as a whole, and written out again.
+
+``${oc.env:NAME}`` in a value stands for an environment variable and ``${optimizer.lr}`` for another key, as OmegaConf
+spells them. OmegaConf itself is not used: it would be needed for these two alone, and it pins an old ANTLR runtime.
+"""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 import composer_copypaste
@@ -33,7 +36,7 @@ _INSTEAD_OF = {
     "category_weights": ("label_weights",),
     "label_weights": ("category_weights",),
 }
-"""Keys, and those that a recipe's base or a former override may have given in their place."""
+"""Keys, and those that they replace where a base or an earlier override has given them."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -49,13 +52,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     file = find_recipe(path)
     layers = [*_layers(file, ()), *(_override(text) for text in overrides)]
     sources = {(): str(file)} | {place: source for _, places in layers for place, source in places.items()}
-    given: list[object] = [layer_values for layer_values, _ in layers]
-    values = _resolved(reduce(_over, given), str(file))
+    merged: dict[str, Any] = reduce(_merged, (values for values, _ in layers), {"name": file.stem})
     try:
-        return _ADAPTER.validate_json(json.dumps({"name": file.stem} | values, default=str), strict=True)
+        return _ADAPTER.validate_json(json.dumps(_resolved(merged, merged), default=str))
     except ValidationError as error:
         found = problems(error, sources)
         raise RecipeError(found[0] if len(found) == 1 else listed(str(file), found)) from error
+    except ValueError as error:
+        raise RecipeError(f"{file}: {error}") from None
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -180,30 +184,64 @@ def _override(text: str) -> Layer:
     return values, {place[:length]: "command line" for length in range(1, len(place) + 1)}
 
 
-def _over(below: object, above: object) -> object:
-    """Mappings merged, key by key; anything else replaces what was there, as files do shards and shards files.
-
-    OmegaConf's own merge stops where a list meets a mapping, before it is known which key is wrong.
-    """
+def _merged(below: object, above: object) -> Any:
+    """Two values, the second on top: mappings are merged key by key, any other value replaces the one below it."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     replaced = {name for key, value in above.items() if value is not None for name in _INSTEAD_OF.get(key, ())}
     below = {key: value for key, value in below.items() if key not in replaced}
-    return below | {key: _over(below.get(key), value) for key, value in above.items()}
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
 
 
-def _resolved(values: object, recipe: str) -> dict[str, Any]:
-    """The values with every ``${...}`` replaced by what it stands for."""
-    try:
-        resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True, throw_on_missing=True)  # type: ignore[call-overload]
-    except OmegaConfBaseException as error:
-        place = f"{error.full_key}: " if error.full_key else ""
-        raise RecipeError(f"{recipe}: {place}{str(error).splitlines()[0]}") from error
-    return cast(dict[str, Any], resolved)
+_REFERENCE = re.compile(r"(?<!\\)\$\{([^{}]*)\}")
+
+
+def _resolved(recipe: Mapping[str, Any], value: Any, place: Place = (), inside: tuple[str, ...] = ()) -> Any:
+    r"""The value, with what its references ``${...}`` stand for; ``\${`` is a plain ``${``.
+
+    Args:
+        recipe: the values that references to keys are looked up in.
+        value: a value of the recipe, or all of them.
+        place: where it is given.
+        inside: the references that led to it.
+
+    Raises:
+        ValueError: where a reference cannot be resolved.
+    """
+    if isinstance(value, dict):
+        return {key: _resolved(recipe, inner, (*place, str(key)), inside) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolved(recipe, inner, place, inside) for inner in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    if "${" in _REFERENCE.sub("", value).replace("\\${", ""):
+        raise ValueError(f"{'.'.join(place)}: expected a '}}' after '${{', got {value!r}; a plain '${{' is '\\${{'")
+    found = {name: _referred(recipe, name, place, inside) for name in _REFERENCE.findall(value)}
+    if _REFERENCE.fullmatch(value):
+        return found[value[2:-1]]  # of any type, not only text
+    return _REFERENCE.sub(lambda reference: str(found[reference[1]]), value).replace("\\${", "${")
+
+
+def _referred(recipe: Mapping[str, Any], name: str, place: Place, inside: tuple[str, ...]) -> Any:
+    """The value that a reference of this name stands for, found in the environment or in the recipe."""
+    where = f"{'.'.join(place)}: ${{{name}}}"
+    if environment := re.fullmatch(r"oc\.env:(\w+)(?:,(.*))?", name):
+        variable, default = environment.groups()
+        if variable not in os.environ and default is None:
+            raise ValueError(f"{where}: the environment variable {variable} is not set")
+        return os.environ.get(variable, None if default == "null" else default)
+    if name in inside:
+        raise ValueError(f"{where} refers to itself")
+    value: Any = recipe
+    for key in name.split("."):
+        if not isinstance(value, dict) or key not in value:
+            raise ValueError(f"{where}: expected a key that the recipe gives, or oc.env:NAME")
+        value = value[key]
+    return _resolved(recipe, value, place, (*inside, name))
 
 
 def _escaped(value: Any) -> Any:
-    """A value whose texts are no interpolations when they are read again."""
+    """A value whose texts hold no references when they are read again."""
     if isinstance(value, dict):
         return {key: _escaped(inner) for key, inner in value.items()}
     if isinstance(value, list):

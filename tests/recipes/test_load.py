@@ -60,6 +60,18 @@ def test_environment_variables_can_be_named(recipe_file, monkeypatch):
     assert load_recipe(recipe_file(MINIMAL + "output: ${oc.env:PLACE}/runs")).output == Path("/elsewhere/runs")
 
 
+def test_a_default_is_given_for_an_environment_variable(recipe_file, monkeypatch):
+    monkeypatch.delenv("PLACE", raising=False)
+    assert load_recipe(recipe_file(MINIMAL + "output: ${oc.env:PLACE,here}/runs")).output == Path("here/runs")
+    assert load_recipe(recipe_file(MINIMAL + "output: '${oc.env:PLACE,null}'")).output is None
+
+
+def test_a_key_can_refer_to_another(recipe_file):
+    path = recipe_file("data: {shapes: {train: '${seed}', val: '${data.shapes.train}'}}\noutput: runs/${seed}")
+    recipe = load_recipe(path, ["seed=7"])
+    assert (recipe.output, recipe.data.shapes.train, recipe.data.shapes.val) == (Path("runs/7"), 7, 7)
+
+
 def test_a_recipe_states_only_what_differs_from_its_base(recipe_file):
     recipe_file(MINIMAL + "optimizer: {lr: 0.5, momentum: 0.5}", "below.yaml")
     recipe = load_recipe(recipe_file("base: below.yaml\noptimizer: {lr: 0.1}"))
@@ -296,9 +308,20 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path):
     assert "expected a YAML file, but it cannot be read" in complaint(tmp_path / "binary.yaml")
 
 
-def test_an_unknown_interpolation_is_an_error_with_its_key(recipe_file):
-    path = recipe_file(MINIMAL + "output: ${nowhere}")
-    assert complaint(path) == f"{path}: output: Interpolation key 'nowhere' not found"
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ("${nowhere}", "${nowhere}: expected a key that the recipe gives, or oc.env:NAME"),
+        ("${seed.x}", "${seed.x}: expected a key that the recipe gives, or oc.env:NAME"),
+        ("${oc.decode:x}", "${oc.decode:x}: expected a key that the recipe gives, or oc.env:NAME"),
+        ("${oc.env:NOWHERE_AT_ALL}", "${oc.env:NOWHERE_AT_ALL}: the environment variable NOWHERE_AT_ALL is not set"),
+        ("a/${output}", "${output} refers to itself"),
+        ("a/${seed", "expected a '}' after '${', got 'a/${seed'; a plain '${' is '\\${'"),
+    ],
+)
+def test_a_reference_that_cannot_be_resolved_is_an_error_with_its_key(recipe_file, output, problem):
+    path = recipe_file(MINIMAL + f"seed: 3\noutput: {output}")
+    assert complaint(path) == f"{path}: output: {problem}"
 
 
 def test_the_drawn_data_set_and_ones_own_exclude_each_other(recipe_file):
