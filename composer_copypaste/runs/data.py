@@ -1,8 +1,9 @@
 """The data sets that a recipe names."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.cutouts import CutOutPool, images_of_folder
 from composer_copypaste.data.dataset import CocoInstances, InstanceData, checksum
-from composer_copypaste.data.image_files import check_images, in_folder
+from composer_copypaste.data.image_files import check_images
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.streaming.dataset import StreamingCocoInstances
 from composer_copypaste.data.streaming.format import CROWDS
@@ -23,6 +24,8 @@ from composer_copypaste.functional.sources import check_pool
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
 from composer_copypaste.runs.advice import warn_of_many_objects
 from composer_copypaste.settings import CopyPasteSettings, ShapesSettings
+
+Load = Callable[[Path], CocoAnnotations]
 
 
 def in_recipe(name: str, value: str) -> str:
@@ -99,8 +102,10 @@ def _listed(categories: Sequence[Category]) -> str:
     return first_few([f"{category.id} {as_json(category.name)}" for category in categories], 20)
 
 
-def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str]) -> CutOutPool | None:
-    """The recipe's pool, completely checked; None where it has none.
+def open_pool(
+    recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str], load: Load
+) -> CutOutPool | None:
+    """The recipe's pool, completely checked; None where it has none. ``load`` reads a file of annotations.
 
     Raises:
         DataError: listing what is wrong with its files.
@@ -112,7 +117,7 @@ def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Se
     if files.folder is not None:
         pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=reading)
     else:
-        annotations, images = load_annotations(cast(Path, files.annotations), recipe.data), cast(Path, files.images)
+        annotations, images = load(cast(Path, files.annotations)), cast(Path, files.images)
         pool = CutOutPool.from_coco(
             annotations, images, categories=categories, megabytes=files.megabytes, image_settings=reading
         )
@@ -153,17 +158,15 @@ def open_data(recipe: Recipe) -> Data:
         DataError: listing what is wrong with annotations or images, also those of the pool of cut-outs.
         RecipeError: where copy-paste names categories that there are not, or no cut-out may be copied.
     """
+    load = cache(partial(load_annotations, settings=recipe.data))  # evaluation and pool may name the training's file
     train_files, val_files = coco_files(recipe.data)
-    train = _training_data(train_files, recipe)
+    train = _open(train_files, recipe.data, load, _transform(recipe.data), masks=True, seed=recipe.seed)
     source = str(train_files.annotations or train_files.streaming)
-    val = with_labels_of(evaluation_data(val_files, recipe.data), train.categories, source)
+    val = _open(val_files, recipe.data, load, None, masks=False, seed=0)
+    val = with_labels_of(val, train.categories, source)
     warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
-    return Data(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names))
-
-
-def _training_data(files: CocoFiles, recipe: Recipe) -> InstanceData:
-    return _open(files, recipe.data, _transform(recipe.data), masks=True, seed=recipe.seed)
+    return Data(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names, load))
 
 
 def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
@@ -172,12 +175,13 @@ def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
     Raises:
         DataError: listing what is wrong with annotations or images.
     """
-    return _open(files, settings, None, masks=False, seed=0)
+    return _open(files, settings, partial(load_annotations, settings=settings), None, masks=False, seed=0)
 
 
 def _open(
     files: CocoFiles,
     settings: DataSettings,
+    load: Load,
     transform: LargeScaleJitterTransform | FlipTransform | None,
     *,
     masks: bool,
@@ -196,10 +200,10 @@ def _open(
         _check_value_range(shards, settings)
         _check_crowds(shards, settings)
         return shards
-    images = cast(Path, files.images)
-    annotations = in_folder(load_annotations(cast(Path, files.annotations), settings), images)
-    check_images(annotations, images, image_settings)
-    return CocoInstances(images, annotations, transform, masks=masks, seed=seed, image_settings=image_settings)
+    images, annotations = cast(Path, files.images), load(cast(Path, files.annotations))
+    data = CocoInstances(images, annotations, transform, masks=masks, seed=seed, image_settings=image_settings)
+    check_images(data.annotations, images, image_settings)
+    return data
 
 
 def _check_value_range(shards: StreamingCocoInstances, settings: DataSettings) -> None:

@@ -9,8 +9,10 @@ from PIL import Image
 from shapes_recipe import tiny_recipe
 
 from composer_copypaste import CopyPaste
+from composer_copypaste.data import coco_json
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import DataError, OutputError, RecipeError
+from composer_copypaste.files import read_json
 from composer_copypaste.recipes.schema import PoolSettings
 from composer_copypaste.runs.data import open_data, pool_digest
 from composer_copypaste.runs.folder import RunFolder
@@ -46,6 +48,22 @@ def test_a_run_takes_the_objects_of_a_coco_file(tmp_path):
     pool = open_data(tiny_recipe(tmp_path, files, *PASTED)).pool
     expected = [label for index in range(len(val)) for label in val[index][1]["labels"].tolist()]
     assert pool.labels.tolist() == expected
+
+
+def test_each_annotation_file_is_parsed_once_though_evaluation_and_pool_name_that_of_the_training(
+    tmp_path, monkeypatch
+):
+    root = draw_shapes(tiny_recipe(tmp_path).data.shapes)
+    train = f"{{annotations: {root}/annotations/instances_train.json, images: {root}/train}}"
+    parsed = []
+    monkeypatch.setattr(coco_json, "read_json", lambda path, what: [parsed.append(path.name), read_json(path, what)][1])
+    open_data(tiny_recipe(tmp_path))
+    assert sorted(parsed) == ["instances_train.json", "instances_val.json"]
+    parsed.clear()
+    overrides = ["data.shapes=null", *(f"data.{key}={train}" for key in ("train", "val", "pool"))]
+    data = open_data(tiny_recipe(tmp_path, *overrides, *PASTED))
+    assert parsed == ["instances_train.json"]
+    assert len(data.pool) == data.train.num_objects == data.val.num_objects
 
 
 def test_without_a_pool_there_is_none(tmp_path):
