@@ -1,7 +1,7 @@
-"""The settings of the parts that have a public constructor: every name, default, unit and limit, in this one place.
+"""The settings of copy-paste, large-scale jitter, Mask R-CNN, image files and the drawn data set.
 
-A settings class is the constructor of its part, its section of a recipe, and the documentation of both: the string
-below each field describes it, ``Annotated`` holds its limits.
+Every name, default, unit and limit is written here only. A settings class is the constructor of its part, its section
+of a recipe, and the documentation of both: the string below a field describes it, ``Annotated`` holds its limits.
 """
 
 import fractions
@@ -24,7 +24,7 @@ Time = Annotated[str, TIME]
 
 
 def parse_time(time: str) -> tuple[fractions.Fraction, str]:
-    """How much of which unit: "ep", "ba" or "dur"; exact, so that nine tenths of ten batches end with the ninth."""
+    """The number and the unit, "ep", "ba" or "dur"; the number is exact: 0.9dur of ten batches is nine batches."""
     number = re.split("[a-z%]", time, maxsplit=1)[0]
     if time.endswith("dur"):
         return fractions.Fraction(number) / (100 if "%" in time else 1), "dur"
@@ -32,7 +32,7 @@ def parse_time(time: str) -> tuple[fractions.Fraction, str]:
 
 
 def composer_time(time: str) -> str:
-    """The time as Composer spells it, which knows no percent."""
+    """The time as Composer writes it, without percent."""
     value, unit = parse_time(time)
     return f"{float(value)}dur" if unit == "dur" else time
 
@@ -77,7 +77,7 @@ Settings = TypeVar("Settings")
 
 
 def settings_from(kind: type[Settings], settings: Settings | None, overrides: Mapping[str, object]) -> Settings:
-    """The settings, or the default ones, with those that are given by name; checked where there are any."""
+    """Settings given as an object (None: the defaults), with single settings given by name in place of its own."""
     if settings is None:
         return kind(**overrides)
     if not isinstance(settings, kind):
@@ -96,35 +96,35 @@ class CopyPasteSettings:
     """Probability that an image receives objects."""
 
     stop: Time | None = None
-    """From this time of the training on nothing is pasted: "10ep", "500ba", "90%dur" or "0.9dur" (of its duration);
-    None: never. Detectors are now trained with strong augmentation off at the end. A batch alone has no time:
-    ``copypaste_batch`` takes no notice of it."""
+    """Nothing is pasted from this time of the training on: "10ep", "500ba", "90%dur" or "0.9dur" (of the training's
+    duration). None: copy-paste never stops. Detectors are often trained with strong augmentation switched off at the
+    end. Used in trainings; ``copypaste_batch`` ignores it."""
 
     warmup: Time | None = None
-    """``p`` rises linearly from 0 for so long from the training's start; None: it has its full value at once. As
-    ``stop``, for trainings only."""
+    """``p`` rises linearly from 0 during this time at the training's start. None: ``p`` has its full value at once.
+    Used in trainings, as ``stop`` is."""
 
     max_copied_instances: Annotated[int | None, Ge(1)] = None
-    """At most so many objects per image; None: up to all that the source has."""
+    """At most this many objects are copied to an image. None: up to all objects of the source."""
 
     p_instance: Annotated[float | None, Ge(0), Le(1)] = None
-    """Each object is copied with this probability; None: a number m uniform in 0..K, then m of the K objects, as in the
-    code the paper's authors released."""
+    """Each object is copied with this probability. None: a number m is drawn uniformly from 0 to K, then m of the
+    source's K objects, as in the code that the paper's authors released."""
 
     jitter: Literal["image", "instance"] = "image"
     """One transform for the whole source image ("image", the paper), or one for each object ("instance")."""
 
     scale_range: ResizeRange | None = None
-    """Resize factor. None: (0.1, 2.0), the paper's, or (1, 1) in a training whose images ``LargeScaleJitter`` has
-    resized already. (0.8, 1.25) is the paper's standard jitter; (1, 1) is none, for images that a loader has jittered
-    already."""
+    """Resize factor. None: (0.1, 2.0), as in the paper, or (1, 1) in a training whose images ``LargeScaleJitter`` has
+    resized already. (0.8, 1.25) is the paper's standard jitter. (1, 1) does not resize: for images that a loader has
+    jittered already."""
 
     scale_distribution: Literal["uniform", "log_uniform"] = "uniform"
-    """How the resize factor is drawn: uniformly (the paper), or its logarithm is: then 0.5 is as likely as 2."""
+    """Whether the resize factor is drawn uniformly (the paper), or its logarithm is, which makes 0.5 as likely as 2."""
 
     aspect_range: Annotated[tuple[AspectRatio, AspectRatio], ASCENDING] = (1.0, 1.0)
-    """Resize factor of the width over that of the height, its logarithm drawn uniformly; the area is not changed by it.
-    (1, 1): both alike."""
+    """The resize factor of the width divided by that of the height; its logarithm is drawn uniformly. The area does not
+    depend on it. (1, 1): both are the same."""
 
     p_flip: Annotated[float | None, Ge(0), Le(1)] = None
     """Probability that what is copied is flipped horizontally. None: 0.5, or 0 in a training whose images
@@ -134,107 +134,112 @@ class CopyPasteSettings:
     """Probability that what is copied is flipped vertically."""
 
     rotation: Annotated[float, Ge(0), Le(180)] = 0.0
-    """Rotation of what is copied, up to so many degrees either way."""
+    """What is copied is rotated by up to this many degrees in either direction."""
 
     brightness: Fraction = 0.0
     """The colors of what is copied are multiplied by a factor from 1 - ``brightness`` to 1 + ``brightness``, drawn as
-    often as the transform. For this and the next two, floating-point images lie in [0, 1]."""
+    often as the transform. With any of ``brightness``, ``contrast`` and ``saturation``, floating-point images lie in
+    [0, 1]."""
 
     contrast: Fraction = 0.0
-    """The same for differences from the object's mean grey."""
+    """The differences from the object's mean grey are multiplied by such a factor."""
 
     saturation: Fraction = 0.0
-    """The same for differences from each pixel's grey."""
+    """The differences of each color from its pixel's grey are multiplied by such a factor."""
 
     placement: Literal["source", "random", "anywhere"] = "source"
-    """Where the jittered source has the object ("source", the paper), at random inside the image ("random"), or at
-    random with its middle in the image and perhaps a part outside ("anywhere")."""
+    """Where an object is pasted: where it lies in the jittered source ("source", the paper), at a random place inside
+    the image ("random"), or at a random place with its centre inside the image, where a part of it may be cut off
+    ("anywhere")."""
 
     max_overlap: Fraction = 1.0
-    """An object gets a random place only where at most this fraction of its box is covered by boxes of the image's own
-    objects; 1: anywhere. Decided from the boxes, so nothing waits for the device."""
+    """With a random placement: the largest fraction of a pasted object's box that the boxes of the image's own objects
+    may cover. 1: no limit. It is decided from boxes, so nothing waits for the device."""
 
     placement_tries: Annotated[int, Ge(1), Le(1000)] = 10
-    """So many random places are tried for an object; it is left out where none will do."""
+    """The number of random places that are tried for an object. It is left out where none of them meets
+    ``max_overlap``."""
 
     erosion: Annotated[int, Ge(0), Le(50)] = 0
-    """So many pixels are taken off the border of what is copied, after resizing: of its mask and its colors alike.
+    """This many pixels are removed from the border of what is copied, after resizing, from its mask as from its colors.
     ``min_visibility`` counts them as hidden."""
 
     blend_sigma: Annotated[float, Ge(0), Le(50)] = 0.0
-    """Standard deviation, in pixels, of the Gaussian that softens the seam; 0: a hard seam (the paper's Table 10 finds
-    no difference). Masks stay as they are: only colors blend."""
+    """Standard deviation, in pixels, of the Gaussian that softens the seam. 0: a hard seam (the paper's Table 10 finds
+    no difference). Only colors are blended; masks do not change."""
 
     min_visibility: Fraction = 0.0
-    """An object stays when at least this fraction of its pixels is visible, counted to a thousandth of a pixel. Of a
-    pasted object its pixels are those it has after resizing, before anything covers it; those beyond the image's edge
-    count as hidden. At 0, when ``min_area`` is."""
+    """An object is kept if at least this fraction of its pixels is visible, counted to a thousandth of a pixel. The
+    pixels of a pasted object are those it has after resizing, before anything covers it; pixels beyond the image's edge
+    count as hidden. 0: ``min_area`` decides alone."""
 
     min_area: Annotated[int, Ge(1)] = 1
-    """An object stays when at least so many of its pixels are visible."""
+    """An object is kept if at least this many of its pixels are visible."""
 
     categories: tuple[int | str, ...] | None = None
-    """Names of the categories that may be copied; None: all. Python needs the data's names for it:
-    ``category_names=[...]``, that of label 1 first."""
+    """Names of the categories that may be copied. None: all. In Python, ``category_names=[...]`` gives the names of the
+    data's categories, first that of label 1."""
 
     category_weights: dict[int | str, Annotated[float, Ge(0), Le(1_000_000)]] | None = None
-    """How often objects of a category are copied, relative to those not named, whose weight is 1: ``{"car": 5}`` for
-    rare cars; 0: never. The m of K objects are drawn one after the other, each with a chance proportional to its weight
-    among those left; ``p_instance`` is multiplied by the weight."""
+    """How often objects of a category are copied: ``{"car": 5}`` for rare cars; 0: never. Categories that are not named
+    have weight 1. The m of K objects are drawn one after the other, each with a chance proportional to its weight among
+    those left. ``p_instance`` is multiplied by the weight."""
 
     labels: tuple[int, ...] | None = None
-    """As ``categories``, by labels as the model sees them: 1 is the category of the lowest id; of class-id maps they
-    are the ids."""
+    """The same as ``categories``, by label. Labels are the model's: 1 is the category of the lowest id. In class-id
+    maps the ids are the labels."""
 
     label_weights: dict[int, Annotated[float, Ge(0), Le(1_000_000)]] | None = None
-    """As ``category_weights``, by such labels: ``{3: 5}``."""
+    """The same as ``category_weights``, by label: ``{3: 5}``."""
 
     area_range: Annotated[tuple[Pixels, Pixels], ASCENDING] | None = None
-    """Only objects whose mask has an area from so many to so many pixels are copied; None: all. It is the ``area`` that
-    the targets give, as COCO's files do, and the number of the mask's pixels where they give none."""
+    """Only objects whose mask has an area in this range, in pixels, are copied. None: all. The area is the targets'
+    ``area``, as in COCO's files, or the number of the mask's pixels where targets have none."""
 
     relative_area_range: Annotated[tuple[Fraction, Fraction], ASCENDING] | None = None
-    """Only objects whose area, as of ``area_range``, is from this to this fraction of the source image's are copied;
-    None: all."""
+    """Only objects whose area is in this range, as a fraction of the source image's area, are copied. None: all. The
+    area is that of ``area_range``."""
 
     bank_size: Annotated[int, Ge(0), Le(1_000_000)] = 0
-    """So many objects, the last ones seen, are remembered, cropped, on the device of the batch; their images are
-    sources like the other images of the batch, so that small batches, also of one image, get varied ones. 0: none. At
-    most bank_size x (channels x bytes per value + 1) bytes for each pixel of the largest object's box, with a margin
-    of one pixel, and the object's other fields. ``copypaste_batch`` takes a ``bank`` instead."""
+    """This many of the last objects seen are kept as crops, on the device of the batch. Their images are sources like
+    the other images of the batch, so that small batches, even of one image, have varied sources. 0: none. Memory: at
+    most ``bank_size`` x (channels x bytes per value + 1) bytes for each pixel of the largest object's box, with a
+    margin of one pixel, and the objects' other fields. ``copypaste_batch`` takes a ``bank`` instead."""
 
     p_pool: Fraction = 0.5
-    """Probability that an image which receives objects receives cut-outs of the pool, where one is given, instead of
-    another image's objects."""
+    """Where a pool of cut-outs is given: the probability that an image that receives objects receives the pool's cut-
+    outs instead of another image's objects."""
 
     pool_instances: Annotated[tuple[PoolCount, PoolCount], ASCENDING] = (1, 5)
-    """It then receives from so many to so many, but at most ``max_copied_instances``: for each a category is drawn by
-    ``category_weights``, 1 for each by default, then one of its cut-outs. Each is jittered on its own and put at random
-    inside, or by ``placement`` "anywhere". ``relative_area_range`` is relative to the image it is cut from."""
+    """The smallest and largest number of cut-outs that an image receives, but at most ``max_copied_instances``. For
+    each, a category is drawn by ``category_weights`` (1 by default), then one of its cut-outs. Each is jittered on its
+    own and put at a random place inside the image, or by ``placement`` "anywhere". ``relative_area_range`` is relative
+    to the image that a cut-out was cut from."""
 
     pool_scale_range: ResizeRange = (0.1, 2.0)
-    """Resize factor of cut-outs of the pool, which ``scale_range`` does not change: no loader has jittered them."""
+    """Resize factor of the pool's cut-outs. ``scale_range`` does not apply to them, since no loader has jittered
+    them."""
 
     keypoint_pairs: KeypointPairs | None = None
     """Pairs of keypoints, counted from 0, that are exchanged when an object is mirrored, such as ((1, 2), (3, 4)) for
-    eyes and ears: the left eye of the mirrored object is what was its right one. None: COCO's of a person where there
-    are 17 keypoints, else none, with a warning; (): none. ``keypoint_pairs(names)`` makes them from names."""
+    eyes and ears: the mirrored object's left eye is what was its right eye. None: the pairs of COCO's person where
+    there are 17 keypoints, else none, with a warning. (): none. ``keypoint_pairs(names)`` makes them from names."""
 
     object_keys: tuple[str, ...] = ()
-    """Detection targets only: further keys whose tensors have a row for each object, which is copied and dropped with
-    it. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, are known; any other key passes
-    through, whatever its length."""
+    """Detection targets only: further keys whose tensors have one row per object, which is copied and dropped with the
+    object. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, need not be named. Any other
+    key passes through, whatever its length."""
 
     background: int = 0
-    """Semantic targets only: the class id that is no object."""
+    """Class-id maps only: the id that is no object."""
 
     ignore_index: int | None = 255
-    """Semantic targets only: the class id of unlabelled pixels, which are never copied."""
+    """Class-id maps only: the id of unlabelled pixels, which are never copied."""
 
     def __post_init__(self) -> None:
         for by_name, by_label in (("categories", "labels"), ("category_weights", "label_weights")):
             if getattr(self, by_name) is not None and getattr(self, by_label) is not None:
-                raise ValueError(f"{by_label}: expected None beside {by_name}, which says the same by names, got both")
+                raise ValueError(f"{by_label}: expected None where {by_name} is given, which says the same by name")
         if self.max_overlap < 1 and self.placement == "source":
             raise ValueError(
                 'max_overlap: expected 1 with placement "source", which moves no object away, got '
@@ -243,26 +248,26 @@ class CopyPasteSettings:
 
     @property
     def scale_range_or_default(self) -> tuple[float, float]:
-        """``scale_range``, or the paper's where none is given."""
+        """``scale_range``; the paper's where it is None."""
         return (0.1, 2.0) if self.scale_range is None else self.scale_range
 
     @property
     def p_flip_or_default(self) -> float:
-        """``p_flip``, or the paper's where none is given."""
+        """``p_flip``; the paper's where it is None."""
         return 0.5 if self.p_flip is None else self.p_flip
 
 
 @settings_class
 class ImageSettings:
-    """How the files of images are read."""
+    """How image files are read."""
 
     value_range: ValueRange | None = None
-    """Which values become black and white, 0 and 255, in files of more than 8 bits for each value: [0, 4095] for 12-bit
-    data in 16-bit files. What lies between is scaled, what lies beyond is clipped. None: 0 and 65535, those of 16 bits;
-    data of less, floating-point pixels and negative ones are refused."""
+    """The values that become black (0) and white (255) in files of more than 8 bits per value, such as [0, 4095] for
+    12-bit data in 16-bit files. Values between them are scaled, values beyond them are clipped. None: 0 and 65535, the
+    range of 16 bits; data that uses much less of it is refused, and so are floating-point and negative values."""
 
     max_megapixels: Megapixels = 178.0
-    """Larger images are refused; decoded, a megapixel takes 3 MB, and 1 MB more for each object's mask."""
+    """Larger images are refused. A decoded megapixel takes 3 MB, and each object's mask 1 MB more."""
 
 
 @settings_class
@@ -280,37 +285,37 @@ class LargeScaleJitterSettings:
     """Probability of a horizontal flip."""
 
     min_area: Annotated[int, Ge(1), Le(1_000_000_000)] = 1
-    """An object stays when at least so many of its pixels are left in the image; a crowd while one is."""
+    """An object is kept if at least this many of its pixels are inside the image; a crowd if any are."""
 
     keypoint_pairs: KeypointPairs | None = None
-    """Pairs of keypoints, counted from 0, that are exchanged when an image is mirrored. As for copy-paste."""
+    """Pairs of keypoints, counted from 0, that are exchanged when an image is mirrored, as for copy-paste."""
 
     object_keys: tuple[str, ...] = ()
-    """Detection targets only: further keys whose tensors have a row for each object, which stays or is dropped
-    with it. As for copy-paste: known ones need no naming, and any other key passes through."""
+    """Detection targets only: further keys whose tensors have one row per object, which is dropped with the object, as
+    for copy-paste."""
 
     ignore_index: int = 255
-    """Semantic targets only: the class id of what lies beyond the image."""
+    """Class-id maps only: the id of the padding beyond the image."""
 
 
 @settings_class
 class ShapesSettings:
-    """The drawn data set: where it lies and what is drawn."""
+    """The drawn data set of shapes: its folder, size and seed."""
 
     folder: str = "data/shapes"
-    """Where it is drawn the first time and read from later."""
+    """The folder that it is drawn into the first time, and read from later."""
 
     train: Annotated[int, Ge(1), Le(100_000)] = 512
-    """Images to train on."""
+    """Number of images to train on."""
 
     val: Annotated[int, Ge(1), Le(100_000)] = 128
-    """Images to evaluate on."""
+    """Number of images to evaluate on."""
 
     size: Annotated[int, Ge(32), Le(2048)] = 128
     """Height and width of an image, in pixels."""
 
     seed: Annotated[int, Ge(0)] = 0
-    """The same seed draws the same bytes."""
+    """The same seed draws the same files, to the byte."""
 
 
 @settings_class
@@ -320,21 +325,24 @@ class MaskRCNNSettings:
     backbone: Literal[
         "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
     ] = "resnet50"
-    """What computes the feature pyramid. "resnet50" is torchvision's ``maskrcnn_resnet50_fpn``, "resnet50_v2" its
-    ``maskrcnn_resnet50_fpn_v2``. "small" is a network for images of about 128 pixels that a CPU trains in minutes."""
+    """The network that computes the feature pyramid. "resnet50" is that of torchvision's ``maskrcnn_resnet50_fpn``,
+    "resnet50_v2" that of its ``maskrcnn_resnet50_fpn_v2``. "small" is a network for images of about 128 pixels that a
+    CPU trains in minutes."""
 
     weights: str = "none"
-    """Where training starts: "none" (random), "imagenet" (the backbone) or "coco" (everything), which torchvision
-    downloads once; a name of torchvision's, such as ``ResNet50_Weights.IMAGENET1K_V2``; or a file: the weights of a
-    detector or of a backbone, or a Composer checkpoint."""
+    """Where training starts: "none" (random weights), "imagenet" (weights of the backbone) or "coco" (weights of the
+    whole detector), which torchvision downloads once; a name of torchvision's, such as
+    ``ResNet50_Weights.IMAGENET1K_V2``; or a file: the weights of a detector or of a backbone, or a Composer
+    checkpoint."""
 
     trainable_backbone_layers: Annotated[int | None, Ge(0), Le(5)] = None
-    """So many of the backbone's five parts train, counted from its last; None: 3 where weights are loaded, else all."""
+    """How many of the backbone's five parts are trained, counted from the last. None: 3 where weights are loaded, else
+    all."""
 
     norm: Literal["batch", "frozen_batch", "group"] | None = None
-    """Normalisation. "frozen_batch" keeps the statistics of the weights, "group" suits random weights and small
-    batches. None: "group" for "small", else as torchvision: "frozen_batch" where weights are loaded, but "batch"
-    without them and for "resnet50_v2"."""
+    """Normalisation. "frozen_batch" keeps the statistics that come with the weights; "group" suits random weights and
+    small batches. None: "group" for "small", else as in torchvision: "frozen_batch" where weights are loaded, but
+    "batch" without weights and for "resnet50_v2"."""
 
     box_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
     """Probability that a feature of the box head is dropped, before the box predictor."""
@@ -344,22 +352,24 @@ class MaskRCNNSettings:
 
     anchor_sizes: tuple[Annotated[int, Ge(1), Le(8192)], ...] | None = None
     """Side of the anchors, in pixels of the resized image, for each of the pyramid's five levels. None: 32, 64, 128,
-    256 and 512; a quarter of these for "small"."""
+    256 and 512, or a quarter of these for "small"."""
 
     min_size: Annotated[int | None, Ge(32), Le(8192)] = None
-    """Images are resized so that the shorter side has so many pixels. None: 800; 128 for "small"."""
+    """Images are resized so that their shorter side has this many pixels. None: 800, or 128 for "small"."""
 
     max_size: Annotated[int | None, Ge(32), Le(8192)] = None
-    """But the longer side has at most so many. None: five thirds of ``min_size``, as 1333 to 800."""
+    """The longer side has at most this many pixels after resizing. None: five thirds of ``min_size``, as 1333 is of
+    800."""
 
     resize_training: bool = True
-    """Resize training images too; False where the loader gives them the size to train at (large-scale jitter)."""
+    """Whether training images are resized too. False where the loader gives them at the size to train at (large-scale
+    jitter)."""
 
     detections_per_image: Annotated[int, Ge(1), Le(100_000)] = 100
-    """At most so many objects are detected in an image."""
+    """At most this many objects are detected in an image."""
 
     box_score_thresh: Fraction = 0.05
-    """Detections of a lower score are left out. Exact COCO numbers need at most 0.05."""
+    """Detections with a lower score are left out. COCO's numbers are exact only with 0.05 or less."""
 
     def __post_init__(self) -> None:
         if self.anchor_sizes is not None and len(self.anchor_sizes) != 5:

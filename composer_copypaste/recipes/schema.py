@@ -1,7 +1,7 @@
 """The recipe: every section and key of a training, with its default, unit and limits.
 
-Plain frozen dataclasses, as in ``settings.py``: they are what a recipe is validated into, and from them comes the JSON
-Schema that editors read. Nothing heavy is imported here.
+A recipe is validated into these settings classes, and the JSON Schema that editors read is made from them. Importing
+this module imports no framework.
 """
 
 from dataclasses import field
@@ -35,7 +35,7 @@ Name = Annotated[
 
 @settings_class
 class CocoFiles:
-    """Images and their COCO instance annotations: ``images`` and ``annotations``, or both as shards: ``streaming``.
+    """Images and their COCO instance annotations: the keys ``images`` and ``annotations``, or ``streaming`` for shards.
 
     Paths are relative to the working directory; ``~`` is your home.
     """
@@ -50,11 +50,12 @@ class CocoFiles:
     """Folder of shards that ``copypaste shard`` wrote, or its URL in an object store, such as s3://bucket/train."""
 
     cache: UserPath | None = None
-    """Folder on this machine's disk for the shards of an object store, which are fetched when they are needed; null:
-    shards are read where they are."""
+    """Folder on this machine's disk for shards of an object store, which are fetched when they are needed. null: shards
+    are read where they are."""
 
     cache_gigabytes: Annotated[float | None, Gt(0)] = None
-    """At most so many gigabytes of shards, about, are kept in ``cache``, those used last; null: all."""
+    """At most about this many gigabytes of shards are kept in ``cache``; those used longest ago are removed first.
+    null: all are kept."""
 
     def __post_init__(self) -> None:
         missing = [name for name in ("images", "annotations") if getattr(self, name) is None]
@@ -74,19 +75,19 @@ class CocoFiles:
 
 @settings_class
 class PoolSettings:
-    """Cut-outs that copy-paste takes besides the training images': ``folder``, or ``annotations`` and ``images``."""
+    """Cut-outs for copy-paste besides the training images' objects: ``folder``, or ``annotations`` and ``images``."""
 
     folder: UserPath | None = None
-    """Folder with a folder for each category, named after it, of images with transparency: FOLDER/dog/1.png."""
+    """Folder with one folder per category, named after it, of images with transparency: FOLDER/dog/1.png."""
 
     annotations: UserPath | None = None
-    """COCO instance annotations, a JSON file; categories are those of the training data that have the same name."""
+    """COCO instance annotations, a JSON file. Its categories are matched with those of the training data by name."""
 
     images: UserPath | None = None
     """Folder with the images of ``annotations``."""
 
     megabytes: Annotated[float, Gt(0)] = 256.0
-    """At most so many megabytes of cut-outs that have been read are kept in memory, for each device."""
+    """At most this many megabytes of cut-outs are kept in memory once read, for each device."""
 
     def __post_init__(self) -> None:
         given = tuple(getattr(self, name) is not None for name in ("folder", "annotations", "images"))
@@ -96,62 +97,65 @@ class PoolSettings:
 
 @settings_class
 class DataSettings:
-    """What is trained and evaluated on: either ``train`` and ``val``, or ``shapes``."""
+    """The data to train and to evaluate on: either ``train`` and ``val``, or ``shapes``."""
 
     train: CocoFiles | None = None
-    """What is trained on."""
+    """The data to train on."""
 
     val: CocoFiles | None = None
-    """What is evaluated on."""
+    """The data to evaluate on."""
 
     shapes: ShapesSettings | None = None
     """The drawn data set, instead of ``train`` and ``val``: nothing is downloaded."""
 
     crowds: Literal["objects", "ignore"] | None = None
-    """What annotations marked as crowds are, in all data and in the truth of evaluations: single objects, which
-    datumaro, CVAT and others mark so, or crowds, which are neither learned nor scored. null: crowds, but a file that
-    marks all objects so is refused, and one that may mark single objects so is warned of."""
+    """How annotations marked as crowds are taken, in all data and in the truth of evaluations: as single objects
+    ("objects"; datumaro, CVAT and others mark these so), or as crowds ("ignore"), which are neither learned nor scored.
+    null: as crowds, but a file that marks all objects is refused, and one that may mark single objects is warned of."""
 
     bad_objects: Literal["refuse", "leave_out"] = "refuse"
-    """Whether a data set is refused for an object whose outline, box or area cannot be used, or the object left out
-    with a warning."""
+    """What happens where an object's outline, box or area cannot be used: the data set is refused ("refuse"), or the
+    object is left out with a warning ("leave_out")."""
 
     pool: PoolSettings | None = None
-    """Cut-outs for copy-paste, as further sources; null: none."""
+    """Cut-outs for copy-paste, as additional sources. null: none."""
 
     batch_size: BatchSize = 2
-    """Images in a training batch, on each device."""
+    """Number of images in a training batch, on each device."""
 
     eval_batch_size: BatchSize = 1
-    """Images in an evaluation batch, on each device."""
+    """Number of images in an evaluation batch, on each device."""
 
     workers: Annotated[int, Ge(0), Le(256)] = 2
-    """Processes that load images, for each device; 0: the training process itself. The result is the same."""
+    """Number of processes that load images, for each device. 0: the training process loads them itself. The result is
+    the same."""
 
     jitter: LargeScaleJitterSettings | None = None
-    """Large-scale jitter of each training image; null: none."""
+    """Large-scale jitter of each training image. null: none."""
 
     jitter_on: Literal["loader", "device"] = "loader"
-    """Where images are jittered: by the loader's processes, or on the training device, which relieves these. There
-    ``copy_paste`` neither resizes nor flips a second time, unless its ``scale_range`` and ``p_flip`` are given."""
+    """Where images are jittered: in the loader's processes, or on the training device, which leaves these less to do.
+    With "device", ``copy_paste`` neither resizes nor flips a second time, unless its ``scale_range`` and ``p_flip`` are
+    given."""
 
     accept_changes: bool = False
-    """A run goes on though its annotations or cut-outs have changed since it began, as where they were repaired."""
+    """Whether a run goes on although its annotations or cut-outs have changed since it began, for example because they
+    were repaired."""
 
     p_flip: Fraction = 0.5
-    """Probability that a training image is flipped horizontally, where there is no large-scale jitter (which flips by
-    its own ``p_flip``)."""
+    """Probability that a training image is flipped horizontally. Not used with large-scale jitter, which has a
+    ``p_flip`` of its own."""
 
     value_range: ValueRange | None = ImageSettings.value_range
-    """Which values become black and white, 0 and 255, in images of more than 8 bits: [0, 4095] for 12-bit data in
-    16-bit files; null: 0 and 65535, and data of less is refused."""
+    """The values that become black (0) and white (255) in images of more than 8 bits, such as [0, 4095] for 12-bit data
+    in 16-bit files. null: 0 and 65535, and data that uses much less of it is refused."""
 
     max_megapixels: Megapixels = ImageSettings.max_megapixels
     """Larger images are refused."""
 
     @property
     def image_settings(self) -> ImageSettings:
-        """How the files of all these images are read."""
+        """How all image files are read."""
         return ImageSettings(value_range=self.value_range, max_megapixels=self.max_megapixels)
 
     def __post_init__(self) -> None:
@@ -183,38 +187,38 @@ class OptimizerSettings:
     """Learning rate after the warm-up."""
 
     lr_batch_size: Count | None = None
-    """The total batch, over all devices, that ``lr`` is meant for: with another one, ``lr`` is scaled in proportion
-    (Goyal et al., 2017). null: ``lr`` is used as it is."""
+    """The total batch size, over all devices, that ``lr`` is meant for. For another batch size, ``lr`` is scaled in
+    proportion (Goyal et al., 2017). null: ``lr`` is used as it is."""
 
     momentum: Annotated[float, Ge(0), Le(1)] = 0.9
-    """Momentum, of sgd only."""
+    """Momentum; for sgd only."""
 
     weight_decay: Annotated[float, Ge(0), Le(1000)] = 1e-4
-    """Weight decay: as L2 penalty in sgd, decoupled in adamw."""
+    """Weight decay: an L2 penalty in sgd, decoupled in adamw."""
 
     def lr_for(self, total_batch_size: int) -> float:
-        """The learning rate for so many images a step, over all devices."""
+        """The learning rate for a step of this many images, over all devices."""
         return self.lr * total_batch_size / (self.lr_batch_size or total_batch_size)
 
 
 @settings_class
 class ScheduleSettings:
-    """How the learning rate changes during the training. Times: '8ep', '500ba', '0.9dur' or '90%dur'."""
+    """How the learning rate changes during the training. Times are written '8ep', '500ba', '0.9dur' or '90%dur'."""
 
     name: Literal["multistep", "cosine", "constant"] = "constant"
-    """By a factor at each milestone, along half a cosine, or not at all."""
+    """The learning rate is multiplied by a factor at each milestone, follows half a cosine, or stays constant."""
 
     warmup: Time = "0ba"
-    """The learning rate rises linearly from 0 for so long."""
+    """The learning rate rises linearly from 0 during this time."""
 
     milestones: tuple[Time, ...] = ()
-    """When ``gamma`` is multiplied in, of multistep only."""
+    """The times at which the learning rate is multiplied by ``gamma``; for multistep only."""
 
     gamma: Annotated[float, Gt(0), Le(1)] = 0.1
-    """The factor at each milestone, of multistep only."""
+    """The factor at each milestone; for multistep only."""
 
     final: Fraction = 0.0
-    """Fraction of the learning rate at the end, of cosine only."""
+    """The learning rate at the end, as a fraction of ``lr``; for cosine only."""
 
     def __post_init__(self) -> None:
         if self.name == "multistep" and not self.milestones:
@@ -223,45 +227,45 @@ class ScheduleSettings:
 
 @settings_class
 class TrainingSettings:
-    """How long is trained, on what, and how often is evaluated and saved."""
+    """How long and on which device the model trains, and how often it is evaluated and saved."""
 
     duration: Duration = "12ep"
     """Epochs ('12ep') or batches ('800ba')."""
 
     precision: Literal["fp32", "amp_bf16", "amp_fp16"] = "fp32"
-    """Floating point: full, or mixed with bfloat16 or float16, on a GPU only."""
+    """Floating point: full precision, or mixed with bfloat16 or float16, on a GPU only."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to train; auto: on the GPU if there is one."""
+    """Where to train. auto: on the GPU if there is one."""
 
     cpu_threads: Annotated[int | None, Ge(1), Le(1024)] = None
-    """Threads that compute on a CPU; null: one for each core. A small model is quicker with one, most of all where
-    other programs use the cores as well: its threads would wait for each other more than they compute."""
+    """Number of threads that compute on a CPU. null: one for each core. A small model is faster with one thread, above
+    all where other programs use the cores as well: more threads would wait for each other longer than they compute."""
 
     microbatch: BatchSize | Literal["auto"] | None = None
-    """Images whose gradients are computed at a time, to save memory; auto: as many as fit on the GPU; null: the whole
-    batch."""
+    """Number of images whose gradients are computed at a time, to save memory. auto: as many as fit on the GPU. null:
+    the whole batch."""
 
     clip_norm: Annotated[float | None, Gt(0)] = None
-    """Gradients are scaled down to this norm; null: never."""
+    """Gradients are scaled down to this norm. null: never."""
 
     eval_interval: Duration = "1ep"
-    """How often is evaluated, besides at the end."""
+    """Time between evaluations. There is one at the end in any case."""
 
     checkpoint_interval: Duration = "1ep"
-    """How often a checkpoint is saved, besides at the end."""
+    """Time between checkpoints. There is one at the end in any case."""
 
     stop_after_nonfinite_losses: Count | None = 3
-    """Training ends when the loss was NaN or infinite in so many batches in a row; null: it goes on all the same. A
-    checkpoint whose weights are not finite is never saved."""
+    """Training stops when the loss was NaN or infinite in this many batches in a row. null: it goes on. A checkpoint
+    whose weights are not finite is never saved."""
 
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Where everything logged goes besides metrics.jsonl: TensorBoard (into the run's folder), Weights & Biases and
-    MLflow, which read their own environment variables. ``pip install 'composer-copypaste[loggers]'`` brings them."""
+    """Where everything logged goes besides metrics.jsonl: TensorBoard (in the run's folder), Weights & Biases and
+    MLflow, which read their own environment variables. They need ``pip install 'composer-copypaste[loggers]'``."""
 
     picture_interval: Duration | None = None
-    """How often a training batch is drawn as the model gets it, into the run's folder and to ``loggers``; null: the
-    first one only, into the folder."""
+    """Time between training batches that are drawn as the model gets them, into the run's folder and to ``loggers``.
+    null: only the first batch is drawn, into the folder."""
 
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.precision != "fp32":
@@ -275,8 +279,8 @@ class EvaluationSettings:
     """How detections are scored, by COCO's rules."""
 
     max_dets: Annotated[tuple[Count, ...], MinLen(1)] = (1, 10, 100)
-    """Detections per image that the recalls (AR1, AR10, AR100) are computed for, ascending; the precisions use the
-    last."""
+    """Numbers of detections per image for which the recalls (AR1, AR10, AR100) are computed, in ascending order. The
+    precisions use the last."""
 
     def __post_init__(self) -> None:
         if list(self.max_dets) != sorted(set(self.max_dets)):
@@ -288,19 +292,19 @@ class Recipe:
     """A training: data, model, augmentation, optimizer, schedule and evaluation."""
 
     name: Name
-    """What the run is called; the recipe file's name where it is not given."""
+    """The run's name; by default that of the recipe file."""
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 17
-    """All randomness comes from it: weights, order of the images, augmentation."""
+    """The seed of everything random: weights, order of the images, augmentation."""
 
     output: UserPath | None = None
-    """Folder of the run; null: runs/<name>-<time>."""
+    """Folder of the run. null: runs/<name>-<time>."""
 
     data: DataSettings
     model: MaskRCNNSettings = field(default_factory=MaskRCNNSettings)
 
     copy_paste: CopyPasteSettings | None = None
-    """Copy-paste augmentation on the training device, {} for the paper's; null: none."""
+    """Copy-paste augmentation on the training device. {}: with the paper's settings. null: none."""
 
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -314,7 +318,6 @@ class Recipe:
         if self.copy_paste is not None and alone and not self.copy_paste.bank_size:
             raise ValueError(
                 f"data.batch_size: copy-paste needs at least 2 images per batch to have a source to copy from, "
-                f"got {self.data.batch_size}; raise it, let objects of earlier batches be remembered with "
-                "copy_paste.bank_size=256, give a pool of cut-outs with data.pool.folder=FOLDER, or switch copy-paste "
-                "off with copy_paste=null"
+                f"got {self.data.batch_size}; raise it, keep objects of earlier batches with copy_paste.bank_size=256, "
+                "give a pool of cut-outs with data.pool.folder=FOLDER, or switch copy-paste off with copy_paste=null"
             )

@@ -66,10 +66,10 @@ def test_categories_that_share_a_name_are_copied_alike():
         ),
         ({"labels": (4,)}, r"^labels: expected labels, which .* \(1 cat, 2 dog, 3 cow\), got 4"),
         ({"label_weights": {0: 1.0}}, r"^label_weights: expected labels, .*, got 0"),
-        ({"categories": ("cat",), "labels": (1,)}, r"^labels: expected None beside categories"),
+        ({"categories": ("cat",), "labels": (1,)}, r"^labels: expected None where categories is given"),
         (
             {"category_weights": {"cat": 1.0}, "label_weights": {1: 1.0}},
-            r"^label_weights: expected None beside category_w",
+            r"^label_weights: expected None where category_w",
         ),
     ],
 )
