@@ -1,14 +1,20 @@
 """Batches for the tests of copy-paste: hand-made ones of 8 x 8 pixels, and drawn ones."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from unittest import mock
 
+import hypothesis
 import numpy as np
 import torch
+from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from reference import box_around, numpy
+from torchvision import tv_tensors
 
 from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.bank import InstanceBank
+from composer_copypaste.functional.engines import engine
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sources import ExtraSources
 from composer_copypaste.settings import CopyPasteSettings
@@ -72,7 +78,90 @@ class Pool:
         return self.cut_outs[number][1:]
 
 
+def plain(values):
+    """Tensors, and lists and dicts of them, as bytes and shapes that can be compared."""
+    if isinstance(values, torch.Tensor):
+        return values.dtype, tuple(values.shape), values.detach().double().tolist()
+    if isinstance(values, dict):
+        return {key: plain(value) for key, value in values.items()}
+    return [plain(value) for value in values]
+
+
+@contextmanager
+def window_after_window():
+    """The CPU does what a device does for which there are no kernels."""
+    with mock.patch.object(engine, "kernels_for", return_value=None):
+        yield
+
+
+ON_HOST = ("boxes", "labels", "iscrowd", "area", "image_id")
+
+
+def on_meta(dicts, keeping):
+    """Targets on torch's meta device, but for the keys that stay on the host."""
+    return [
+        {key: values if key in keeping else values.to("meta") for key, values in fields.items()} for fields in dicts
+    ]
+
+
+def in_another_form(device, side=300):
+    """Boxes of torchvision's, in a format and types that have to be changed, and masks of 0 and 255."""
+    masks = torch.zeros(1, side, side, dtype=torch.uint8)
+    masks[:, 20:40, 10:280] = 255
+    boxes = tv_tensors.BoundingBoxes([[10, 20, 255, 20]], format="XYWH", canvas_size=(side, side), dtype=torch.uint8)
+    fields = {"boxes": boxes, "labels": torch.ones(1).long(), "masks": tv_tensors.Mask(masks)}
+    fields |= {"area": torch.ones(1, dtype=torch.float16)}
+    images = tv_tensors.Image(torch.zeros(3, 3, side, side))
+    return images.to(device), [{key: values.to(device) for key, values in fields.items()} for _ in range(3)]
+
+
+EVERYTHING = {
+    "jitter": "instance",
+    "rotation": 30.0,
+    "brightness": 0.5,
+    "contrast": 0.5,
+    "saturation": 0.5,
+    "erosion": 1,
+}
+"""Settings that move, turn, recolor and erode all that is pasted."""
+
+
+def noise_batch(dtype):
+    """Four images of 32 pixels of noise, each with two objects."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    masks = torch.stack([block(2, 3, 14, 15, (32, 32)), block(16, 10, 30, 29, (32, 32))])
+    boxes = torch.tensor([[2.0, 3.0, 14.0, 15.0], [16.0, 10.0, 30.0, 29.0]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks} for _ in images]
+    return (images if dtype == torch.uint8 else (images.float() / 255).to(dtype)), targets
+
+
+def corners_in_target(plan, row, box):
+    """The corners of a box of the source, in the target."""
+    to_source = plan.to_source[row].numpy()
+    corners = np.array([[x, y] for x in box[::2] for y in box[1::2]])
+    return np.linalg.solve(to_source[:, :2], (corners - to_source[:, 2]).T).T
+
+
 # Drawn
+
+
+HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+
+
+def many(examples):
+    """The same examples in every run; most of a batch comes from one seed, so there is little to shrink."""
+    return hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=HEALTH,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        report_multiple_bugs=False,
+    )
+
+
+SEEDS = st.integers(0, 2**40)
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""Trainings in processes of their own that can be killed, without the seconds that Python's imports take."""
+"""Processes that can be killed: trainings, without the seconds that Python's imports take, and copies of this one."""
 
 import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -29,3 +30,13 @@ def _train(arguments: tuple[str, ...], log: Path) -> None:
             os.dup2(stream.fileno(), own)
     sys.stdout.reconfigure(line_buffering=True)
     main(["train", *arguments], prog_name="copypaste")
+
+
+def killed_in_a_child(step):
+    """Run a step that kills its process, in a copy of this one."""
+    child = os.fork()
+    if child == 0:
+        step()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL

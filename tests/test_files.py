@@ -5,18 +5,9 @@ import os
 import signal
 
 import pytest
+from forked_runs import killed_in_a_child
 
 from composer_copypaste.files import link_whole, remove_unfinished, write_first, written_whole
-
-
-def killed_in_a_child(step):
-    """Run a step that kills its process, in a copy of this one."""
-    child = os.fork()
-    if child == 0:
-        step()
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
 
 
 def killed_while_writing(path):

@@ -7,10 +7,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, block, carry_out, cases, make_images, paste_seeded, plan_of, target
+from copypaste_cases import (
+    IDENTITY,
+    SIDE,
+    block,
+    carry_out,
+    cases,
+    make_images,
+    many,
+    paste_seeded,
+    plain,
+    plan_of,
+    target,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from test_copypaste_batch import many, plain
 
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch, plan_batch

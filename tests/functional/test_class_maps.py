@@ -5,9 +5,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from copypaste_cases import many
 from hypothesis import given
 from hypothesis import strategies as st
-from test_copypaste_batch import many
 
 from composer_copypaste.functional import class_maps
 

@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import SIDE, Case, cases, make_images, paste_seeded, target
-from hypothesis import HealthCheck, Phase, given, settings
+from copypaste_cases import HEALTH, SIDE, Case, cases, make_images, many, paste_seeded, plain, target
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import box_around, crowds, cut_outs, fixed, nearest, numpy, reference, remembered
 
@@ -15,20 +15,7 @@ from composer_copypaste.functional.copypaste import NothingPastedWarning, copypa
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.settings import CopyPasteSettings
 
-HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 TOLERANCE = {torch.uint8: 1, torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
-
-
-def many(examples):
-    """The same examples in every run; most of a batch comes from one seed, so there is little to shrink."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=HEALTH,
-        derandomize=True,
-        phases=[Phase.explicit, Phase.generate],
-        report_multiple_bugs=False,
-    )
 
 
 def assert_equals_reference(case: Case):
@@ -89,15 +76,6 @@ def test_thousands_of_batches_equal_the_slow_reference(case):
 
 
 # What must hold for every batch
-
-
-def plain(values):
-    """Tensors, and lists and dicts of them, as bytes and shapes that can be compared."""
-    if isinstance(values, torch.Tensor):
-        return values.dtype, tuple(values.shape), values.detach().double().tolist()
-    if isinstance(values, dict):
-        return {key: plain(value) for key, value in values.items()}
-    return [plain(value) for value in values]
 
 
 AS_IT_IS = {"placement": "source", "blend_sigma": 0.0, "aspect_range": (1.0, 1.0), "p_flip_vertical": 0.0, "erosion": 0}

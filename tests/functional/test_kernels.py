@@ -11,11 +11,9 @@ import numba
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, cases, make_images, plan_of, target
+from copypaste_cases import IDENTITY, block, cases, make_images, many, plan_of, target, window_after_window
 from hypothesis import given
 from hypothesis import strategies as st
-from test_copypaste_batch import many
-from test_meta_device import window_after_window
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composer_copypaste import CopyPasteSettings

@@ -5,9 +5,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, make_images, plan_of, target
+from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, make_images, on_meta, plan_of, target, window_after_window
 from read_backs import ReadBacks
-from test_meta_device import on_meta, window_after_window
 
 from composer_copypaste import InstanceBank, copypaste_batch, keypoint_pairs, large_scale_jitter_batch
 from composer_copypaste.functional.batch_objects import warn_once

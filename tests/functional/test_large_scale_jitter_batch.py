@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from copypaste_cases import many
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from read_backs import ReadBacks
 from reference import stored, tent
-from test_copypaste_batch import many
 
 from composer_copypaste import LargeScaleJitterSettings, LargeScaleJitterTransform, large_scale_jitter_batch
 from composer_copypaste.data.rle import OutlinedObjects

@@ -3,39 +3,31 @@
 The host needs boxes, labels and iscrowd, to draw the plan, and then the areas and profiles that are read back.
 """
 
-from contextlib import contextmanager
 from unittest import mock
 
 import pytest
 import torch
-from copypaste_cases import SIDE, cases, make_images, paste_seeded, target
+from copypaste_cases import (
+    ON_HOST,
+    SIDE,
+    cases,
+    in_another_form,
+    make_images,
+    many,
+    on_meta,
+    paste_seeded,
+    target,
+    window_after_window,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from read_backs import ReadBacks
-from test_copypaste_batch import many
 from torchvision import tv_tensors
 
 from composer_copypaste.functional import class_maps
 from composer_copypaste.functional.copypaste import copypaste_batch
-from composer_copypaste.functional.engines import engine as composite
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.functional.plan import PastePlan, asks_for_areas
-
-
-@contextmanager
-def window_after_window():
-    """The CPU does what a device does for which there are no kernels."""
-    with mock.patch.object(composite, "kernels_for", return_value=None):
-        yield
-
-
-ON_HOST = ("boxes", "labels", "iscrowd", "area", "image_id")
-
-
-def on_meta(dicts, keeping):
-    return [
-        {key: values if key in keeping else values.to("meta") for key, values in fields.items()} for fields in dicts
-    ]
 
 
 def pasted_on_meta(case, keeping):
@@ -85,17 +77,6 @@ def test_class_maps_are_read_twice_however_many_they_are():
 def test_with_p_0_the_device_is_not_asked_at_all():
     images, maps = make_images(2).to("meta"), torch.zeros(2, SIDE, SIDE, dtype=torch.int64, device="meta")
     assert copypaste_batch(images, maps, p=0.0) == (images, maps)
-
-
-def in_another_form(device, side=300):
-    """Boxes of torchvision's, in a format and types that have to be changed, and masks of 0 and 255."""
-    masks = torch.zeros(1, side, side, dtype=torch.uint8)
-    masks[:, 20:40, 10:280] = 255
-    boxes = tv_tensors.BoundingBoxes([[10, 20, 255, 20]], format="XYWH", canvas_size=(side, side), dtype=torch.uint8)
-    fields = {"boxes": boxes, "labels": torch.ones(1).long(), "masks": tv_tensors.Mask(masks)}
-    fields |= {"area": torch.ones(1, dtype=torch.float16)}
-    images = tv_tensors.Image(torch.zeros(3, 3, side, side))
-    return images.to(device), [{key: values.to(device) for key, values in fields.items()} for _ in range(3)]
 
 
 def test_types_and_formats_are_changed_without_a_value_from_the_device():

@@ -4,9 +4,8 @@ import warnings
 
 import pytest
 import torch
+from copypaste_cases import EVERYTHING, in_another_form, noise_batch
 from read_backs import modules_that_read_back
-from test_meta_device import in_another_form
-from test_precision import EVERYTHING, batch
 from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
@@ -30,13 +29,13 @@ EACH_SETTING = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTIN
 
 def with_keypoints(dtype):
     """The batch with two keypoints in each object, and what tells of them."""
-    images, targets = batch(dtype)
+    images, targets = noise_batch(dtype)
     keypoints = torch.tensor([[[4.25, 5.5, 2], [12.5, 13.75, 1]], [[18.0, 12.25, 2], [0, 0, 0]]])
     told = {"keypoints_scores": torch.tensor([[0.25, 0.5], [0.75, 0]]), "num_keypoints": torch.tensor([2, 1])}
     return images, [{**target, "keypoints": keypoints, **told} for target in targets]
 
 
-def on_gpu(dtype, given=batch, keeping=("boxes", "labels")):
+def on_gpu(dtype, given=noise_batch, keeping=("boxes", "labels")):
     """The batch as ``CopyPaste`` gives it on: boxes and labels stay on the host."""
     images, targets = given(dtype)
     return images.to(DEVICE), [
@@ -71,9 +70,9 @@ def assert_equal_but_for_rounding(found, expected):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
 @EACH_SETTING
 def test_it_gives_what_a_cpu_gives(dtype, settings):
-    plans = [plan_batch(*given, **options(**settings)) for given in (on_gpu(dtype), batch(dtype))]
+    plans = [plan_batch(*given, **options(**settings)) for given in (on_gpu(dtype), noise_batch(dtype))]
     assert plans[0].to_json() == plans[1].to_json()
-    assert_equal_but_for_rounding(pasted(on_gpu(dtype), **settings), pasted(batch(dtype), **settings))
+    assert_equal_but_for_rounding(pasted(on_gpu(dtype), **settings), pasted(noise_batch(dtype), **settings))
 
 
 @pytest.mark.parametrize("keeping", [(), ("boxes", "labels"), ("boxes", "labels", *TELLING_OF_KEYPOINTS)])
@@ -86,7 +85,7 @@ def test_keypoints_and_what_tells_of_them_come_as_on_a_cpu(settings, keeping):
 @pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
 @EACH_SETTING
 def test_autocast_changes_nothing(settings, lower):
-    expected = pasted(batch(torch.float16), **settings)
+    expected = pasted(noise_batch(torch.float16), **settings)
     with torch.autocast("cuda", lower):
         found = pasted(on_gpu(torch.float16), **settings)
     assert_equal_but_for_rounding(found, expected)
@@ -116,7 +115,7 @@ def _errors_where_it_waits(monkeypatch):
 
 @pytest.mark.usefixtures("_errors_where_it_waits")
 @EACH_SETTING
-@pytest.mark.parametrize("batch_of", [batch, with_keypoints], ids=["boxes and masks", "keypoints"])
+@pytest.mark.parametrize("batch_of", [noise_batch, with_keypoints], ids=["boxes and masks", "keypoints"])
 def test_nothing_but_the_read_back_waits_for_the_device(settings, batch_of):
     given = on_gpu(torch.uint8, batch_of)
     torch.cuda.set_sync_debug_mode("error")

@@ -8,10 +8,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import knobs
+from copypaste_cases import SEEDS, corners_in_target, knobs, many
 from hypothesis import given
 from hypothesis import strategies as st
-from test_copypaste_batch import many
 
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.sampling import draw_plan
@@ -27,14 +26,6 @@ def drawn(scenes, seed=0, **settings):
     return draw_plan(scenes, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
 
 
-def landing(plan, row, box):
-    """The corners of a box of the source, in the target."""
-    to_source = plan.to_source[row].numpy()
-    corners = np.array([[x, y] for x in box[::2] for y in box[1::2]])
-    return np.linalg.solve(to_source[:, :2], (corners - to_source[:, 2]).T).T
-
-
-SEEDS = st.integers(0, 2**40)
 SCENES = [scene(), scene(30, 20), scene(10, 10, objects=0), scene(64, 64, objects=12)]
 
 
@@ -140,14 +131,14 @@ def test_random_placement_puts_what_fits_inside(seed, rotation):
     scenes = [scene()] * 2
     plan = drawn(scenes, seed, p=1.0, placement="random", scale_range=(0.5, 1.5), rotation=rotation)
     for row in range(len(plan)):
-        corners = landing(plan, row, scenes[0].boxes[plan.instance[row]])
+        corners = corners_in_target(plan, row, scenes[0].boxes[plan.instance[row]])
         assert corners.min() > -0.51  # shifts are rounded to whole pixels
         assert (corners < np.array([60, 40]) + 0.51).all()
 
 
 def test_random_placement_reaches_all_of_the_image():
     plans = [drawn([scene(objects=1)] * 2, seed, p=1.0, p_instance=1.0, placement="random") for seed in range(300)]
-    middles = np.array([landing(plan, 0, scene().boxes[0]).mean(axis=0) for plan in plans])
+    middles = np.array([corners_in_target(plan, 0, scene().boxes[0]).mean(axis=0) for plan in plans])
     for axis, side in ((0, 60), (1, 40)):
         assert middles[:, axis].min() < side / 4
         assert middles[:, axis].max() > side * 3 / 4
@@ -158,7 +149,7 @@ def test_random_placement_reaches_all_of_the_image():
 def test_a_small_jittered_source_stays_inside_its_own_canvas_and_a_large_one_covers_it(seed):
     for low, high in ((0.2, 0.9), (1.1, 2.0)):
         plan = drawn([scene()] * 2, seed, p=1.0, p_instance=1.0, scale_range=(low, high))
-        corners = landing(plan, 0, (0, 0, 60, 40))
+        corners = corners_in_target(plan, 0, (0, 0, 60, 40))
         gaps = np.concatenate([corners.min(axis=0), np.array([60, 40]) - corners.max(axis=0)])
         assert (gaps >= -0.51).all() if high < 1 else (gaps <= 0.51).all()
 
@@ -170,7 +161,7 @@ def test_jittered_instances_stay_around_their_middle(seed):
     plan = drawn(scenes, seed, p=1.0, jitter="instance", rotation=45.0)
     for row in range(len(plan)):
         box = scenes[0].boxes[plan.instance[row]]
-        np.testing.assert_allclose(landing(plan, row, box).mean(axis=0), (box[:2] + box[2:]) / 2, atol=0.51)
+        np.testing.assert_allclose(corners_in_target(plan, row, box).mean(axis=0), (box[:2] + box[2:]) / 2, atol=0.51)
 
 
 def test_every_number_of_objects_is_as_likely_as_another():

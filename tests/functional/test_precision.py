@@ -2,33 +2,15 @@
 
 import pytest
 import torch
-from copypaste_cases import block
+from copypaste_cases import EVERYTHING, noise_batch
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
 
 TYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32]
-EVERYTHING = {
-    "jitter": "instance",
-    "rotation": 30.0,
-    "brightness": 0.5,
-    "contrast": 0.5,
-    "saturation": 0.5,
-    "erosion": 1,
-}
-
-
-def batch(dtype):
-    """Four images of 32 pixels of noise, each with two objects."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    masks = torch.stack([block(2, 3, 14, 15, (32, 32)), block(16, 10, 30, 29, (32, 32))])
-    boxes = torch.tensor([[2.0, 3.0, 14.0, 15.0], [16.0, 10.0, 30.0, 29.0]])
-    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks} for _ in images]
-    return (images if dtype == torch.uint8 else (images.float() / 255).to(dtype)), targets
 
 
 def pasted(dtype, **settings):
-    images, targets = batch(dtype)
+    images, targets = noise_batch(dtype)
     bank = InstanceBank(4)
     generator = torch.Generator().manual_seed(1)
     options = {"p": 1.0, "p_instance": 1.0, "bank": bank, "generator": generator, **settings}
@@ -38,7 +20,7 @@ def pasted(dtype, **settings):
 
 def jittered(dtype):
     generator = torch.Generator().manual_seed(1)
-    return [large_scale_jitter_batch(*batch(dtype), size=(40, 24), generator=generator)]
+    return [large_scale_jitter_batch(*noise_batch(dtype), size=(40, 24), generator=generator)]
 
 
 def assert_equal(found, expected):
@@ -53,7 +35,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("settings", [{}, {"blend_sigma": 2.0}, EVERYTHING], ids=["plain", "soft", "everything"])
 def test_images_keep_their_type_and_targets_theirs(dtype, settings):
-    original, (truth, *_) = batch(dtype)
+    original, (truth, *_) = noise_batch(dtype)
     found = pasted(dtype, **settings)
     assert {images.dtype for images, _ in found} == {dtype}
     assert not torch.equal(found[0][0], original)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from copypaste_cases import many
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from reference import nearest, tent
-from test_copypaste_batch import many
 from torch.nn import functional
 
 from composer_copypaste.functional import resample as warp

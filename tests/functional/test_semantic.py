@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, block, carry_out, make_images, plan_of
+from copypaste_cases import IDENTITY, SIDE, block, carry_out, make_images, many, plan_of
 from hypothesis import given
 from hypothesis import strategies as st
-from test_copypaste_batch import many
 
 from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch
 

@@ -6,11 +6,22 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, Pool, block, carry_out, make_images, plan_of, target
+from copypaste_cases import (
+    IDENTITY,
+    SEEDS,
+    SIDE,
+    Pool,
+    block,
+    carry_out,
+    corners_in_target,
+    make_images,
+    many,
+    plain,
+    plan_of,
+    target,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from test_copypaste_batch import many, plain
-from test_plan import SEEDS, landing
 
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch, plan_batch
@@ -134,7 +145,7 @@ def test_cut_outs_are_put_inside_each_at_a_place_of_its_own(seed, placement, rot
     pool = Pool(cut_out(1))
     plan = drawn(pool, seed, pool_instances=(3, 3), placement=placement, rotation=rotation)
     for row in range(3):
-        corners = landing(plan, row, pool.boxes[0])
+        corners = corners_in_target(plan, row, pool.boxes[0])
         assert corners.min() > -0.51
         assert (corners < SIDE + 0.51).all()
 
@@ -144,14 +155,14 @@ def test_each_cut_out_is_jittered_on_its_own_and_reaches_all_of_the_image():
     assert all(len(plan.to_source[:, :, :2].unique(dim=0)) == 5 for plan in plans)
     scales = torch.cat([1 / plan.to_source[:, :, :2].det().abs().sqrt() for plan in plans])
     assert (scales.min() > 0.499) & (scales.max() < 2.001)
-    middles = np.array([landing(plan, row, (0, 0, 3, 2)).mean(axis=0) for plan in plans for row in range(5)])
+    middles = np.array([corners_in_target(plan, row, (0, 0, 3, 2)).mean(axis=0) for plan in plans for row in range(5)])
     assert (middles.min(axis=0) < 2.5).all()
     assert (middles.max(axis=0) > 5.5).all()
 
 
 def test_cut_outs_may_be_put_partly_outside_and_kept_from_what_is_there():
     placed = drawn(Pool(cut_out(1, 6, 6)), pool_instances=(50, 50), placement="anywhere")
-    corners = np.array([landing(placed, row, (0, 0, 6, 6)) for row in range(50)])
+    corners = np.array([corners_in_target(placed, row, (0, 0, 6, 6)) for row in range(50)])
     assert corners.min() < -1
     full = [target((0, 0, SIDE, SIDE))]
     assert len(drawn(Pool(cut_out(1)), targets=full, placement="random", max_overlap=0.5)) == 0

@@ -5,8 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target
-from test_meta_device import window_after_window
+from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target, window_after_window
 
 from composer_copypaste import PastePlan, plan_batch
 

@@ -1,15 +1,14 @@
 """A run that is killed at any moment, and started again by the same command, ends as one that never was."""
 
-import json
 import random
 import time
 
 import pytest
-import torch
 from forked_runs import start
+from run_folders import assert_same_to_the_bit
 from shapes_recipe import tiny, tiny_recipe
 
-from composer_copypaste.integrations.composer.callbacks import MACHINE_KEYS, EvaluationFile
+from composer_copypaste.integrations.composer.callbacks import EvaluationFile
 from composer_copypaste.integrations.composer.checkpoints import CheckpointWriter, saved_checkpoints
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
@@ -42,36 +41,6 @@ def run(place, folder, *overrides, kill_after=None):
         return False
     assert process.exitcode == 0, (place / "log.txt").read_text()
     return True
-
-
-def rows(folder):
-    found = map(json.loads, folder.metrics.read_text().splitlines())
-    return [{name: value for name, value in row.items() if not name.startswith(MACHINE_KEYS)} for row in found]
-
-
-def state(folder):
-    return torch.load(folder.latest_checkpoint, weights_only=False)["state"]
-
-
-def assert_same_to_the_bit(run, reference):
-    assert rows(run) == rows(reference)
-    assert {path.name for path in run.root.rglob("*")} == {path.name for path in reference.root.rglob("*")}
-    for name in ("evaluation.json", "categories.json", "training_pictures.png", "predictions.png", "curves.png"):
-        assert (run.root / name).read_bytes() == (reference.root / name).read_bytes(), name
-    one, other = state(run), state(reference)
-    for part in ("model", "optimizers", "schedulers"):
-        assert same(one[part], other[part]), part
-
-
-def same(one, other):
-    """Whether two nested values are equal, tensors to the bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import time
 
 import pytest
 from forked_runs import start
+from run_folders import assert_same_to_the_bit
 from shapes_recipe import on_files, tiny, tiny_recipe
-from test_killed_runs import assert_same_to_the_bit
 
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.streaming.write import write_shards

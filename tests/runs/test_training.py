@@ -18,13 +18,13 @@ from composer.optim import (
 )
 from forked_runs import start
 from PIL import Image
+from run_folders import rows
 from shapes_recipe import on_files, tiny, tiny_recipe
 
 from composer_copypaste import LargeScaleJitter
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, RecipeError
 from composer_copypaste.files import write_first
-from composer_copypaste.integrations.composer.callbacks import MACHINE_KEYS
 from composer_copypaste.integrations.composer.from_recipe import build_schedule
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.runs import folder as run_folder
@@ -72,11 +72,6 @@ def change(path, **lists):
     path.write_text(json.dumps(json.loads(path.read_text()) | lists))
 
 
-def losses(folder):
-    rows = map(json.loads, folder.metrics.read_text().splitlines())
-    return [{key: value for key, value in row.items() if not key.startswith(MACHINE_KEYS)} for row in rows]
-
-
 def test_a_run_leaves_what_is_promised_and_nothing_else(run):
     assert {path.name for path in run.root.iterdir()} == {
         "recipe.yaml",
@@ -114,9 +109,9 @@ def test_the_categories_of_a_run_are_those_of_its_data(run, data):
 
 
 def test_a_run_logs_every_batch_with_all_parts_of_the_loss(run):
-    rows = [row for row in map(json.loads, run.metrics.read_text().splitlines()) if "loss/train/total" in row]
-    assert [row["batch"] for row in rows] == [1, 2]
-    for row in rows:
+    trained = [row for row in map(json.loads, run.metrics.read_text().splitlines()) if "loss/train/total" in row]
+    assert [row["batch"] for row in trained] == [1, 2]
+    for row in trained:
         parts = [row[f"loss/train/{name}"] for name in ("classifier", "box", "mask", "objectness", "rpn_box")]
         assert row["loss/train/total"] == pytest.approx(sum(parts), rel=1e-5)
         assert "copy_paste/instances_per_image" in row
@@ -137,7 +132,7 @@ def test_a_recipe_repeats_itself_in_another_folder_whatever_was_drawn_before(run
     torch.rand(3)
     again = RunFolder(place / "again")
     train(recipe, again)
-    assert losses(again) == losses(run)
+    assert rows(again) == rows(run)
 
 
 def test_rows_repeat_also_with_large_scale_jitter_on_the_device(place):
@@ -145,7 +140,7 @@ def test_rows_repeat_also_with_large_scale_jitter_on_the_device(place):
     one, other = RunFolder(place / "jittered"), RunFolder(place / "jittered again")
     for folder in (one, other):
         train(recipe, folder)
-    assert losses(one) == losses(other)
+    assert rows(one) == rows(other)
 
 
 def test_an_evaluation_of_the_checkpoint_gives_the_numbers_of_the_training(run, recipe, tmp_path):

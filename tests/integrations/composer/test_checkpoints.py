@@ -8,8 +8,8 @@ import signal
 
 import pytest
 import torch
+from forked_runs import killed_in_a_child
 from shapes_recipe import tiny_recipe
-from test_files import killed_in_a_child
 
 from composer_copypaste.errors import CheckpointError, OutputError
 from composer_copypaste.integrations.composer import checkpoints
