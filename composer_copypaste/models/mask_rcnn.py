@@ -23,48 +23,15 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from composer_copypaste.settings import MaskRCNNSettings
 
-STAGES = (32, 64, 96, 128)
-
-
-class SmallBackbone(nn.Sequential):
-    """A stem and four residual stages, with strides 4, 8, 16 and 32; its parts have the names of a ResNet's."""
-
-    def __init__(self, norm: Callable[[int], nn.Module]) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, STAGES[0], 4, stride=4, bias=False)
-        self.bn1 = norm(STAGES[0])
-        self.relu = nn.ReLU(inplace=True)
-        previous = STAGES[0]
-        for index, channels in enumerate(STAGES):
-            self.add_module(f"layer{index + 1}", _Block(previous, channels, stride=1 if index == 0 else 2, norm=norm))
-            previous = channels
-
-
-class _Block(nn.Module):
-    """Two convolutions beside a shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Callable[[int], nn.Module]) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = norm(outputs)
-        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(hidden)) + self.shortcut(x))
-
-
 log = logging.getLogger(__name__)
 
 Norm = Callable[[int], nn.Module]
-POOLED = 7  # each box gets so many by so many features
+POOLED = 7  # each box is pooled to 7 x 7 features
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes of what stands on a backbone. The defaults are those of torchvision's ``maskrcnn_resnet50_fpn``."""
+    """The sizes of pyramid and heads. The defaults are those of torchvision's ``maskrcnn_resnet50_fpn``."""
 
     channels: int = 256
     box_convs: tuple[int, ...] = ()
@@ -73,15 +40,15 @@ class Architecture:
     mask_features: int = 256
     rpn_convs: int = 1
     points: int = 2
-    """Each pooled feature is the mean of so many by so many points."""
+    """Each pooled feature is the mean of ``points`` x ``points`` samples."""
 
     normalised: bool = False
-    """Pyramid and heads are normalised too."""
+    """Whether pyramid and heads have normalisation layers, as the backbone has."""
 
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
     min_size: int = 800
     sampling: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """How many proposals and samples an image has, where torchvision's Mask R-CNN shall not use its own numbers."""
+    """Numbers of proposals and samples per image that differ from torchvision's, by the names of its arguments."""
 
 
 STANDARD = Architecture()
@@ -106,34 +73,35 @@ SMALL = Architecture(
         }
     ),
 )
-LAYOUTS = {"resnet50_v2": V2, "small": SMALL}
+ARCHITECTURES = {"resnet50_v2": V2, "small": SMALL}
 
 
 def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> TorchvisionMaskRCNN:
-    """Torchvision's Mask R-CNN as the settings describe it, freshly initialised; ``settings.weights`` are not loaded.
+    """Torchvision's Mask R-CNN as the settings describe it, with random weights: ``settings.weights`` are not loaded.
 
-    ``num_classes`` counts the background. Parameter names are torchvision's own.
+    ``num_classes`` includes the background. Parameters have torchvision's names. Under autocast, boxes stay float32.
     """
-    layout = LAYOUTS.get(settings.backbone, STANDARD)
+    architecture = ARCHITECTURES.get(settings.backbone, STANDARD)
     norm = _norm(settings)
-    head_norm = norm if layout.normalised else None
+    head_norm = norm if architecture.normalised else None
     min_size, max_size = resized_sides(settings)
+    sizes = settings.anchor_sizes or architecture.anchor_sizes
     model = TorchvisionMaskRCNN(
-        _backbone(settings, layout, norm),
+        _backbone(settings, architecture, norm),
         min_size=min_size,
         max_size=max_size,
-        rpn_anchor_generator=_anchors(settings.anchor_sizes or layout.anchor_sizes),
-        box_roi_pool=_roi_pool(POOLED, layout),
-        mask_roi_pool=_roi_pool(2 * POOLED, layout),
-        rpn_head=RPNHead(layout.channels, 3, conv_depth=layout.rpn_convs),
-        box_head=_box_head(layout, head_norm, settings.box_dropout),
-        box_predictor=FastRCNNPredictor(layout.box_features, num_classes),
-        mask_head=_mask_head(layout, head_norm, settings.mask_dropout),
-        mask_predictor=MaskRCNNPredictor(layout.mask_convs[-1], layout.mask_features, num_classes),
+        rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes)),
+        box_roi_pool=_roi_pool(POOLED, architecture),
+        mask_roi_pool=_roi_pool(2 * POOLED, architecture),
+        rpn_head=RPNHead(architecture.channels, 3, conv_depth=architecture.rpn_convs),
+        box_head=_box_head(architecture, head_norm, settings.box_dropout),
+        box_predictor=FastRCNNPredictor(architecture.box_features, num_classes),
+        mask_head=_mask_head(architecture, head_norm, settings.mask_dropout),
+        mask_predictor=MaskRCNNPredictor(architecture.mask_convs[-1], architecture.mask_features, num_classes),
         box_detections_per_img=settings.detections_per_image,
         box_score_thresh=settings.box_score_thresh,
         _skip_resize=not settings.resize_training,
-        **_sampling(layout, settings.detections_per_image),
+        **_sampling(architecture, settings.detections_per_image),
     )
     model.transform = ResizeTransform(
         model.transform.min_size,
@@ -142,14 +110,34 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
         model.transform.image_std,
         _skip_resize=not settings.resize_training,
     )
+    _keep_boxes_in_float32(model)
     return model
 
 
+def _keep_boxes_in_float32(module: TorchvisionMaskRCNN) -> None:
+    """Keep anchors, proposals and boxes in float32 under autocast, whose half precision would move them by pixels."""
+    module.rpn.anchor_generator.register_forward_pre_hook(_float32_inputs)
+    for part in (module.rpn.head, module.roi_heads.box_predictor, module.roi_heads.mask_predictor):
+        part.register_forward_hook(_float32_outputs)
+
+
+def _float32_inputs(module: nn.Module, inputs: tuple[object, list[Tensor]]) -> tuple[object, list[Tensor]]:
+    images, features = inputs
+    return images, [feature.float() for feature in features]
+
+
+def _float32_outputs(module: nn.Module, inputs: object, outputs: object) -> object:
+    """A tensor, or the tensors of a tuple or of a tuple of lists, in float32."""
+    if isinstance(outputs, tuple | list):
+        return type(outputs)(_float32_outputs(module, inputs, output) for output in outputs)
+    return outputs.float() if isinstance(outputs, Tensor) else outputs
+
+
 class ResizeTransform(GeneralizedRCNNTransform):
-    """Torchvision's, but masks are resized as the bytes that they are: as float32 they would take four times that."""
+    """Torchvision's, but masks are resized as uint8: as float32 they would take four times the memory."""
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """The image and its target at the size that the model takes."""
+        """The image and its target, resized for the model."""
         if target is None or "masks" not in target:
             return super().resize(image, target)
         others = {name: values for name, values in target.items() if name != "masks"}
@@ -161,18 +149,18 @@ class ResizeTransform(GeneralizedRCNNTransform):
 
 
 def resized_sides(settings: MaskRCNNSettings) -> tuple[int, int]:
-    """The pixels that the model gives the shorter side of an image, and the most that the longer one may get."""
-    min_size = settings.min_size or LAYOUTS.get(settings.backbone, STANDARD).min_size
+    """The length in pixels that an image's shorter side is resized to, and the largest of its longer side."""
+    min_size = settings.min_size or ARCHITECTURES.get(settings.backbone, STANDARD).min_size
     return min_size, settings.max_size or min_size * 5 // 3
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups, fewer where the channels do not divide into them."""
+    """Group normalisation of at most 32 groups, each of two channels or more."""
     return nn.GroupNorm(math.gcd(32, channels // 2), channels)
 
 
 TRAINED_WITHOUT_EPSILON = ("coco", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1")
-"""Torchvision, too, loads these into layers without the epsilon that its normalisation has had since."""
+"""Weights trained without the epsilon of today's normalisation layers; torchvision sets it to 0 for these too."""
 
 NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "frozen_batch": FrozenBatchNorm2d, "group": group_norm}
 
@@ -189,30 +177,27 @@ def _norm(settings: MaskRCNNSettings) -> Norm:
     return NORMS[name]
 
 
-def _anchors(sizes: tuple[int, ...]) -> AnchorGenerator:
-    return AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
+def _sampling(architecture: Architecture, detections: int) -> dict[str, int]:
+    """Numbers of proposals and samples; enough proposals for this number of detections.
 
-
-def _sampling(layout: Architecture, detections: int) -> dict[str, int]:
-    """As many proposals as that number of detections needs: several anchors lie on each object.
-
-    A proposal becomes one detection of a class at most, and those that lie on one object fall together: there are twice
-    as many, from three times as many anchors of each level, or more where the model has more.
+    A proposal becomes at most one detection of a class, and several proposals on one object are merged. So twice as
+    many proposals are kept as detections, from three times as many anchors of each level, or the usual number if
+    larger.
     """
-    before, after = (layout.sampling.get(f"rpn_{when}_nms_top_n_test", 1000) for when in ("pre", "post"))
+    before, after = (architecture.sampling.get(f"rpn_{when}_nms_top_n_test", 1000) for when in ("pre", "post"))
     return {
-        **layout.sampling,
+        **architecture.sampling,
         "rpn_pre_nms_top_n_test": max(before, 3 * detections),
         "rpn_post_nms_top_n_test": max(after, 2 * detections),
     }
 
 
-def _roi_pool(side: int, layout: Architecture) -> MultiScaleRoIAlign:
-    return MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=side, sampling_ratio=layout.points)
+def _roi_pool(side: int, architecture: Architecture) -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=side, sampling_ratio=architecture.points)
 
 
 class _MLPBoxHead(TwoMLPHead):
-    """Torchvision's box head, with dropout; its parameters keep their names."""
+    """Torchvision's box head with dropout; parameter names are the same."""
 
     def __init__(self, in_features: int, features: int, dropout: float) -> None:
         super().__init__(in_features, features)
@@ -222,22 +207,24 @@ class _MLPBoxHead(TwoMLPHead):
         return self.dropout(super().forward(x))
 
 
-def _box_head(layout: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
-    if not layout.box_convs:
-        return _MLPBoxHead(layout.channels * POOLED**2, layout.box_features, dropout)
-    shape = (layout.channels, POOLED, POOLED)
-    head: nn.Sequential = FastRCNNConvFCHead(shape, list(layout.box_convs), [layout.box_features], norm_layer=norm)
+def _box_head(architecture: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
+    if not architecture.box_convs:
+        return _MLPBoxHead(architecture.channels * POOLED**2, architecture.box_features, dropout)
+    shape = (architecture.channels, POOLED, POOLED)
+    head: nn.Sequential = FastRCNNConvFCHead(
+        shape, list(architecture.box_convs), [architecture.box_features], norm_layer=norm
+    )
     return head.append(nn.Dropout(dropout))
 
 
-def _mask_head(layout: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
-    head: nn.Sequential = MaskRCNNHeads(layout.channels, layout.mask_convs, 1, norm_layer=norm)
+def _mask_head(architecture: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
+    head: nn.Sequential = MaskRCNNHeads(architecture.channels, architecture.mask_convs, 1, norm_layer=norm)
     return head.append(nn.Dropout2d(dropout))
 
 
 @dataclass(frozen=True)
 class _Body:
-    """A backbone's network, and which of its children begin its five parts and which end the four levels."""
+    """A backbone's network, the children that begin its five parts, and those that end the pyramid's four levels."""
 
     network: nn.Module
     begins: tuple[str, ...]
@@ -245,18 +232,19 @@ class _Body:
     channels: tuple[int, ...]
 
 
+STAGES = (32, 64, 96, 128)  # channels of SmallBackbone
 RESNET_BEGINS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
-def _backbone(settings: MaskRCNNSettings, layout: Architecture, norm: Norm) -> BackboneWithFPN:
+def _backbone(settings: MaskRCNNSettings, architecture: Architecture, norm: Norm) -> BackboneWithFPN:
     body = _body(settings.backbone, norm)
     _freeze(body, settings)
     return BackboneWithFPN(
         body.network,
         return_layers={name: str(level) for level, name in enumerate(body.levels)},
         in_channels_list=list(body.channels),
-        out_channels=layout.channels,
-        norm_layer=norm if layout.normalised else None,
+        out_channels=architecture.channels,
+        norm_layer=norm if architecture.normalised else None,
     )
 
 
@@ -264,27 +252,55 @@ def _body(name: str, norm: Norm) -> _Body:
     if name == "small":
         return _Body(SmallBackbone(norm), RESNET_BEGINS, RESNET_BEGINS[1:], STAGES)
     if name == "mobilenet_v3_large":
-        return _mobile_body(mobilenet.mobilenet_v3_large(weights=None, norm_layer=norm).features)
+        features = mobilenet.mobilenet_v3_large(weights=None, norm_layer=norm).features
+        levels = ("3", "6", "12", "16")  # the last layers at strides 4, 8, 16 and 32
+        channels = tuple(features[int(level)].out_channels for level in levels)
+        return _Body(features, ("0", "2", "4", "7", "13"), levels, channels)
     network = getattr(resnet, name.removesuffix("_v2"))(weights=None, norm_layer=norm)
     channels = tuple(network.inplanes // 8 * 2**stage for stage in range(4))
     return _Body(network, RESNET_BEGINS, RESNET_BEGINS[1:], channels)
-
-
-def _mobile_body(features: nn.Sequential) -> _Body:
-    """The stages end before each further stride: at strides 4, 8, 16 and 32."""
-    levels = ("3", "6", "12", "16")
-    channels = tuple(features[int(level)].out_channels for level in levels)
-    return _Body(features, ("0", "2", "4", "7", "13"), levels, channels)
 
 
 def _freeze(body: _Body, settings: MaskRCNNSettings) -> None:
     trainable = settings.trainable_backbone_layers
     if settings.weights == "none":
         if trainable not in (None, 5):
-            log.warning("trainable_backbone_layers=%s: without weights all of the backbone trains", trainable)
+            log.warning(
+                "trainable_backbone_layers=%s has no effect: without weights, the whole backbone is trained", trainable
+            )
         return
     trained = body.begins[5 - (3 if trainable is None else trainable) :]
     for name, part in body.network.named_children():
         if name in trained:
             return
         part.requires_grad_(False)
+
+
+class SmallBackbone(nn.Sequential):
+    """A stem and four residual stages, with strides 4, 8, 16 and 32; its parts are named as in torchvision's ResNet."""
+
+    def __init__(self, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, STAGES[0], 4, stride=4, bias=False)
+        self.bn1 = norm(STAGES[0])
+        self.relu = nn.ReLU(inplace=True)
+        previous = STAGES[0]
+        for index, channels in enumerate(STAGES):
+            self.add_module(f"layer{index + 1}", _Block(previous, channels, stride=1 if index == 0 else 2, norm=norm))
+            previous = channels
+
+
+class _Block(nn.Module):
+    """A residual block: two convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = norm(outputs)
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(hidden)) + self.shortcut(x))

@@ -1,14 +1,20 @@
-"""Predicted masks as COCO run-length encodings, built from the box's part of the image alone."""
+"""Detections of Mask R-CNN at the images' original sizes, with masks as COCO run-length encodings."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
-import numpy.typing as npt
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 from pycocotools import mask as coco_masks
 from torch import Tensor
 from torch.nn import functional
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
+from torchvision.models.detection.transform import resize_boxes
+
+from composer_copypaste.models.inputs import float_images
 
 
 class RLE(TypedDict):
@@ -18,12 +24,58 @@ class RLE(TypedDict):
     counts: bytes
 
 
+class DetectionDict(TypedDict):
+    """The detections in one image, at the image's own size, best first; on the host.
+
+    ``boxes`` are (x1, y1, x2, y2) in pixels, float32 (m, 4); ``scores`` (m,) lie in [0, 1]; ``labels`` (m,) are int64.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    rles: list[RLE]
+
+
+@torch.no_grad()
+def detect(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
+    """The detections of a Mask R-CNN in evaluation mode in each image.
+
+    Args:
+        model: as ``build_mask_rcnn`` makes it.
+        images: RGB, (n, 3, h, w) or a list of (3, h, w), uint8 or floating point in [0, 1], on the model's device.
+    """
+    given = float_images(images)
+    batch, _ = model.transform(given)
+    features = model.backbone(batch.tensors)
+    proposals, _ = model.rpn(batch, features)
+    found, _ = model.roi_heads(features, proposals, batch.image_sizes)
+    return [
+        at_original_size(detected, resized, (image.shape[1], image.shape[2]))
+        for detected, resized, image in zip(found, batch.image_sizes, given, strict=True)
+    ]
+
+
+def at_original_size(detected: dict[str, Tensor], resized: tuple[int, int], original: tuple[int, int]) -> DetectionDict:
+    """The detections that ``roi_heads`` gives for an image of the size ``resized``, for its ``original`` size.
+
+    Sizes are (height, width). Masks are resized straight to the original size.
+    """
+    boxes = resize_boxes(detected["boxes"], resized, original).cpu()
+    return DetectionDict(
+        boxes=boxes,
+        scores=detected["scores"].cpu(),
+        labels=detected["labels"].cpu(),
+        rles=encode_masks(detected["masks"].cpu(), boxes, original),
+    )
+
+
 def encode_masks(
     probabilities: Float[Tensor, "n 1 m m"], boxes: Float[Tensor, "n 4"], size: tuple[int, int]
 ) -> list[RLE]:
-    """Each mask of ``m`` x ``m`` probabilities, resized to its box in an image of ``size`` and thresholded at 0.5.
+    """Masks of ``m`` x ``m`` probabilities, resized to their boxes and thresholded at 0.5, for an image of ``size``.
 
-    The same bytes as pasting it with torchvision's ``paste_masks_in_image`` and encoding the image with pycocotools.
+    The bytes equal those of torchvision's ``paste_masks_in_image`` and pycocotools, but only the part of the image
+    inside a box is computed.
     """
     padded, scale = expand_masks(probabilities, padding=1)
     corners = expand_boxes(boxes, scale).long().tolist()
@@ -33,7 +85,7 @@ def encode_masks(
 
 
 def _runs(mask: Tensor, box: list[int], size: tuple[int, int]) -> dict[str, object]:
-    """The uncompressed encoding: lengths of runs down the columns of the image, the first one outside the mask."""
+    """The uncompressed encoding: lengths of runs down the image's columns, beginning with a run outside the mask."""
     height, width = size
     x, y = box[0], box[1]
     shape = (max(box[3] - y + 1, 1), max(box[2] - x + 1, 1))
@@ -44,12 +96,15 @@ def _runs(mask: Tensor, box: list[int], size: tuple[int, int]) -> dict[str, obje
     return {"size": [height, width], "counts": lengths[: len(lengths) - (lengths[-1] == 0)].tolist()}
 
 
-def _edges(crop: npt.NDArray[np.bool_], corner: tuple[int, int], height: int) -> npt.NDArray[np.int64]:
-    """Where, down the columns of the image, each run of the mask begins and ends, in turn."""
+def _edges(crop: Bool[ndarray, "h w"], corner: tuple[int, int], height: int) -> Int[ndarray, " edges"]:
+    """The pixels, counted down the image's columns, at which the mask's runs begin and end, in turn.
+
+    ``crop`` is a part of the mask whose top left pixel is ``corner``, (row, column).
+    """
     columns = np.zeros((crop.shape[1], crop.shape[0] + 2), dtype=bool)
     columns[:, 1:-1] = crop.T
     column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
     edges = (column + corner[1]) * height + row + corner[0]
-    # a run that ends at the bottom goes on where the next column begins at the top
+    # a run that ends at the bottom of a column continues at the top of the next one
     joined = np.flatnonzero(edges[1:] == edges[:-1])
     return np.delete(edges, np.concatenate([joined, joined + 1]))

@@ -1,4 +1,4 @@
-"""Puts weights into a Mask R-CNN: those that torchvision publishes, or those of a file."""
+"""Load weights into a Mask R-CNN: weights that torchvision publishes, or those of a file."""
 
 import datetime
 import logging
@@ -6,7 +6,7 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from composer_copypaste.errors import CheckpointError, counted
+from composer_copypaste.errors import CheckpointError, counted, first_few
 from composer_copypaste.files import check_regular, kind_of_any_file
 from composer_copypaste.settings import MaskRCNNSettings
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
 
-# what torch's own reader of pickles raises, besides what it refuses: it takes any file for one
+# errors of torch's pickle reader on damaged files, or on files of another kind, which it reads as pickles
 _UNREADABLE = (
     RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,
     MemoryError, struct.error,
@@ -31,26 +31,26 @@ _UNREADABLE = (
 
 COCO_MODELS = {"resnet50": "maskrcnn_resnet50_fpn", "resnet50_v2": "maskrcnn_resnet50_fpn_v2"}
 NUMBER_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
-"""What depends on the number of classes, and so may stay freshly initialised."""
+"""Prefixes of the layers whose sizes depend on the number of classes; they may keep their random weights."""
 
 CLASSIFIER = ("fc.", "classifier.")
-"""What a backbone's file has besides, for ImageNet's classes."""
+"""Prefixes of ImageNet's classifier in a backbone's file, which is not used."""
 
 
 DETECTRON2 = ("backbone.bottom_up.", "proposal_generator.", "__author__", "matching_heuristics", "res2_0_branch2a")
-"""Names in the files of Detectron2: of tensors, and of what is beside them."""
+"""Names that only Detectron2's files have: of tensors and of other entries."""
 
 
 def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> str:
-    """Load what ``settings.weights`` names into a Mask R-CNN that was built from the same settings.
+    """Load the weights named by ``settings.weights`` into a Mask R-CNN that was built from the same settings.
 
-    Heads made for another number of classes stay as they are, which is logged once.
+    Heads made for another number of classes keep their random weights, which is logged once.
 
     Returns:
         What was loaded, in words.
 
     Raises:
-        CheckpointError: where the weights cannot be had, or do not fit otherwise.
+        CheckpointError: where the weights cannot be obtained, or do not fit for another reason.
     """
     check_named(settings)
     if settings.weights == "none":
@@ -64,7 +64,7 @@ def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> str:
 
 
 def missing_download(settings: MaskRCNNSettings) -> str | None:
-    """What would be downloaded and to where, in words; None where nothing would be."""
+    """The download that the weights need, in words; None where they need none."""
     weights = published_weights(settings.backbone).get(settings.weights)
     file = None if weights is None else Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if weights is None or file is None or file.exists():
@@ -87,7 +87,7 @@ def check_named(settings: MaskRCNNSettings) -> None:
 
 
 def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
-    """Load what ``read_weights`` or ``tensors_in`` found in a file into a Mask R-CNN, completely.
+    """Load the tensors that ``read_weights`` or ``tensors_in`` found in a file; all of the model's must be there.
 
     Raises:
         CheckpointError: where it was made for another model or number of classes.
@@ -96,7 +96,7 @@ def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
 
 
 def published_weights(backbone: str) -> dict[str, WeightsEnum]:
-    """Torchvision's weights that fit a backbone, by their names, and by "imagenet" and "coco"."""
+    """Torchvision's weights for a backbone, by their own names and by "imagenet" and "coco"."""
     if backbone == "small":
         return {}
     families = {"imagenet": backbone.removesuffix("_v2")}
@@ -114,38 +114,39 @@ def read_weights(path: Path) -> StateDict:
     """The tensors of a file: a state dict, a Composer checkpoint, or safetensors; without the prefix ``module.``.
 
     Raises:
-        CheckpointError: where the file cannot be read, or holds something else. No code in it is run.
+        CheckpointError: where the file cannot be read, or holds something else. No code in the file is run.
     """
     return tensors_in(_read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path), path)
 
 
 def tensors_in(content: object, path: Path) -> StateDict:
-    """The tensors of what a file holds; ``path`` is for messages.
+    """The tensors of a file's content; ``path`` is used in messages.
 
     Raises:
-        CheckpointError: where it holds something else, or a tensor has a value that is NaN or infinite.
+        CheckpointError: where the content is something else, or a tensor has a value that is NaN or infinite.
     """
     for level in ("state", "model"):  # as Composer nests them; torchvision's reference training has "model" alone
         if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
             content = content[level]
-    if not (isinstance(content, Mapping) and content and all(map(_is_named_tensor, content.items()))):
+    if not (
+        isinstance(content, Mapping)
+        and content
+        and all(isinstance(tensor, Tensor) and isinstance(name, str) for name, tensor in content.items())
+    ):
+        found = f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            found = f"a dict with the keys {', '.join(map(repr, list(content)[:5]))}" if content else "an empty dict"
         raise CheckpointError(
-            f"{path}: expected a state dict (names and tensors) or a Composer checkpoint, found {_kind_of(content)}"
+            f"{path}: expected a state dict (names and tensors) or a Composer checkpoint, found {found}"
         )
     if any(name.startswith(DETECTRON2) for name in content):
         raise _detectron2(path)
     bad = [name for name, tensor in content.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(
-            f"{path}: holds weights that are not finite ({_some(bad)}), as a training that diverged leaves them"
+            f"{path}: holds weights that are not finite ({first_few(bad, 1)}), as a training that diverged leaves them"
         )
     return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _kind_of(content: object) -> str:
-    if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}"
-    return f"a dict with the keys {', '.join(map(repr, list(content)[:5]))}" if content else "an empty dict"
 
 
 def _detectron2(path: Path) -> CheckpointError:
@@ -155,20 +156,18 @@ def _detectron2(path: Path) -> CheckpointError:
     )
 
 
-def _is_named_tensor(item: tuple[object, object]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
-
-
 def read_torch(path: Path) -> object:
-    """What ``torch.save`` put into a file: tensors and plain values.
+    """The content of a file that ``torch.save`` wrote: tensors and plain values.
 
     Raises:
-        CheckpointError: where the file cannot be read, or holds anything else. No code in it is run.
+        CheckpointError: where the file cannot be read, or holds anything else. No code in the file is run.
     """
     _check_readable(path)
     try:
         with plain_values_only(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read for it is refused
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol"
+            )  # a protocol that cannot be read is an error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _is_pickle_of_detectron2(path):
@@ -180,7 +179,9 @@ def read_torch(path: Path) -> object:
             "Save the weights alone: torch.save(model.state_dict(), ...)"
         ) from error
     except _UNREADABLE as error:
-        reason = "" if isinstance(error, KeyError) else f": {_first_line(error)}"  # a number in torch's own tables
+        reason = (
+            "" if isinstance(error, KeyError) else f": {_first_line(error)}"
+        )  # whose text is only a number of torch's own tables
         raise CheckpointError(f"{path}: damaged, or no file of torch.save{reason}") from error
 
 
@@ -196,22 +197,22 @@ def _check_readable(path: Path) -> None:
 
 
 def _is_pickle_of_detectron2(path: Path) -> bool:
-    """Whether a file that is not read holds Detectron2's names: its published weights are pickles of NumPy arrays."""
+    """Whether the bytes of a file contain Detectron2's names; its published weights are pickles of NumPy arrays."""
     content = path.read_bytes()
     return any(name.encode() in content for name in DETECTRON2)
 
 
 @contextmanager
 def plain_values_only() -> Iterator[None]:
-    """Inside, ``torch.load(..., weights_only=True)`` reads what Composer's checkpoints hold, and still no code."""
+    """Let ``torch.load(..., weights_only=True)`` read the plain values of Composer's checkpoints, and still no code."""
     with torch.serialization.safe_globals(_plain_values()):
         yield
 
 
 def _plain_values() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
-    """What Composer's checkpoints hold beside tensors: versions, durations, and random states as numpy arrays."""
+    """The types in Composer's checkpoints besides tensors: versions, durations, and random states as NumPy arrays."""
     rebuild: Callable[..., object] = np.zeros(1).__reduce__()[0]  # type: ignore[assignment]
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since numpy 2
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # of NumPy 1 and 2
     names = [(rebuild, f"{module}._reconstruct") for module in modules]
     return [
         torch.torch_version.TorchVersion,
@@ -242,19 +243,19 @@ def _first_line(error: Exception) -> str:
 
 
 def _download(weights: WeightsEnum) -> StateDict:
-    """The weights from torchvision's server, or from torch's cache."""
+    """The weights, from torchvision's server or from torch's cache."""
     try:
         state: StateDict = dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"{weights}: could not be had from {weights.url} ({_first_line(error)}). Without network, put "
+            f"{weights}: could not be downloaded from {weights.url} ({_first_line(error)}). Without network, put "
             f"that file into {torch.hub.get_dir()}/checkpoints"
         ) from error
     return state
 
 
 def _load(module: nn.Module, state: StateDict, source: str) -> str:
-    """Load a detector's tensors into the whole, or a backbone's into the backbone; what was loaded, in words."""
+    """Load a detector's tensors into the model, or a backbone's into its backbone; what was loaded, in words."""
     if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
         unfitting = _unfitting(module, state)
         fresh = [name for name in unfitting if name.startswith(NUMBER_OF_CLASSES)]
@@ -275,30 +276,23 @@ def _unfitting(module: nn.Module, state: StateDict) -> list[str]:
 
 
 def _load_fitting(module: nn.Module, state: StateDict, fresh: list[str], source: str) -> None:
-    """Load all but what stays fresh; everything else must be there and fit."""
+    """Load all tensors but those named in ``fresh``; the module must have the same ones, of the same shapes."""
     given = {name: tensor for name, tensor in state.items() if name not in fresh}
     if unfitting := _unfitting(module, given):
-        name, own = unfitting[0], module.state_dict()
-        raise CheckpointError(
-            f"{source}: made for another model, or another number of classes: {name} is "
-            f"{tuple(given[name].shape)}, expected {tuple(own[name].shape)}{_more(unfitting)}"
-        )
+        own = module.state_dict()
+        shapes = [f"{name} is {tuple(given[name].shape)}, expected {tuple(own[name].shape)}" for name in unfitting]
+        raise CheckpointError(f"{source}: made for another model, or another number of classes: {first_few(shapes, 1)}")
     try:
         missing, unknown = module.load_state_dict(given, strict=False)
-    except RuntimeError as error:  # sizes differ; torchvision renames parameters of old files only while it loads them
+    except (
+        RuntimeError
+    ) as error:  # torchvision renames parameters of old files while it loads them, so sizes may differ only now
         details = [line.strip().removesuffix(".") for line in str(error).split("\n")[1:]]
-        raise CheckpointError(f"{source}: {details[0]}{_more(details)}") from error
-    # frozen normalisation does not count batches
+        raise CheckpointError(f"{source}: {first_few(details, 1)}") from error
+    # num_batches_tracked: frozen normalisation layers do not have it
     missing = [name for name in missing if name not in fresh and not name.endswith("num_batches_tracked")]
     if missing or unknown:
-        problems = [f"{kind}: {_some(names)}" for kind, names in (("lacks", missing), ("unknown", unknown)) if names]
+        problems = [
+            f"{kind}: {first_few(names, 1)}" for kind, names in (("lacks", missing), ("unknown", unknown)) if names
+        ]
         raise CheckpointError(f"{source}: made for another model; {'; '.join(problems)}")
-
-
-def _some(names: Iterable[str]) -> str:
-    first, *rest = names
-    return f"{first}{_more([first, *rest])}"
-
-
-def _more(lines: list[str]) -> str:
-    return f" and {len(lines) - 1} more" if len(lines) > 1 else ""

@@ -38,9 +38,10 @@ from composer_copypaste.integrations.composer.from_recipe import (
     build_schedule,
     check_loggers,
 )
-from composer_copypaste.integrations.composer.model import DetectionDict, MaskRCNN
+from composer_copypaste.integrations.composer.model import MaskRCNN
 from composer_copypaste.integrations.composer.training_images import TrainingPictures, TrainingSheet
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
+from composer_copypaste.models.postprocess import DetectionDict
 from composer_copypaste.models.weights import check_named
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import Data, copy_paste_settings, open_data

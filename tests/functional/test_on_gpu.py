@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
 from composer_copypaste.functional import tensors
 from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS
-from composer_copypaste.models.targets import check_targets
+from composer_copypaste.models.inputs import check_targets
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 

@@ -1,18 +1,15 @@
 """``MaskRCNN``: torchvision's Mask R-CNN as a Composer model."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
-import torch
 from composer.models import ComposerModel
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
-from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
-from torchvision.models.detection.transform import resize_boxes
 
+from composer_copypaste.models.inputs import check_targets, float_images, without_crowds
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
-from composer_copypaste.models.postprocess import RLE, encode_masks
-from composer_copypaste.models.targets import check_targets
+from composer_copypaste.models.postprocess import DetectionDict, detect
 from composer_copypaste.models.weights import load_pretrained
 from composer_copypaste.settings import MaskRCNNSettings
 
@@ -31,18 +28,6 @@ LOSSES = {
     "rpn_box": "loss_rpn_box_reg",
 }
 """The parts of the loss as they are logged (``loss/train/mask``), and torchvision's names for them."""
-
-
-class DetectionDict(TypedDict):
-    """What was found in one image, at the image's own size, best first; on the host.
-
-    ``boxes`` are (x1, y1, x2, y2) in pixels, float32 (m, 4); ``scores`` (m,) lie in [0, 1]; ``labels`` (m,) are int64.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    rles: list[RLE]
 
 
 class MaskRCNN(ComposerModel):
@@ -83,7 +68,6 @@ class MaskRCNN(ComposerModel):
         self.num_classes = num_classes
         self.metric = metric
         self.module = build_mask_rcnn(num_classes, self.settings)
-        _keep_boxes_in_float32(self.module)
         if load_weights:
             load_pretrained(self.module, self.settings)
 
@@ -99,7 +83,7 @@ class MaskRCNN(ComposerModel):
             return self.eval_forward(batch)
         images, targets = batch
         check_targets(images, targets, self.num_classes)
-        losses: dict[str, Tensor] = self.module(_images(images), [_as_trained_on(target) for target in targets])
+        losses: dict[str, Tensor] = self.module(float_images(images), [without_crowds(target) for target in targets])
         return losses
 
     def loss(  # type: ignore[override]  # the trainer takes a dict, though its annotation does not say so
@@ -108,18 +92,9 @@ class MaskRCNN(ComposerModel):
         """The parts of the loss; Composer logs each, and trains on their sum."""
         return {name: outputs[key] for name, key in LOSSES.items()}
 
-    @torch.no_grad()
     def eval_forward(self, batch: Batch, outputs: object = None) -> list[DetectionDict]:
         """The detections in each of the batch's images."""
-        given = _images(batch[0])
-        images, _ = self.module.transform(given)
-        features = self.module.backbone(images.tensors)
-        proposals, _ = self.module.rpn(images, features)
-        found, _ = self.module.roi_heads(features, proposals, images.image_sizes)
-        return [
-            _at_original_size(detected, resized, (image.shape[1], image.shape[2]))
-            for detected, resized, image in zip(found, images.image_sizes, given, strict=True)
-        ]
+        return detect(self.module, batch[0])
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
         """The scalars of the metric, for evaluations only: training does not detect."""
@@ -128,45 +103,3 @@ class MaskRCNN(ComposerModel):
     def update_metric(self, batch: Batch, outputs: list[DetectionDict], metric: Metric) -> None:
         """Hand the detections and the truth to one of ``get_metrics``; those that share a state count them once."""
         metric.update(outputs, batch[1])
-
-
-def _images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    return [image if image.is_floating_point() else image.float() / 255 for image in images]
-
-
-def _as_trained_on(target: Target) -> Target:
-    """The target's single objects, in torchvision's types: a crowd's box and mask are no example of one."""
-    fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long(), "masks": target["masks"]}
-    crowds = target.get("iscrowd")
-    if crowds is None or not crowds.any():
-        return fields
-    return {name: values[crowds == 0] for name, values in fields.items()}
-
-
-def _at_original_size(detected: Target, resized: tuple[int, int], original: tuple[int, int]) -> DetectionDict:
-    boxes = resize_boxes(detected["boxes"], resized, original).cpu()
-    return DetectionDict(
-        boxes=boxes,
-        scores=detected["scores"].cpu(),
-        labels=detected["labels"].cpu(),
-        rles=encode_masks(detected["masks"].cpu(), boxes, original),
-    )
-
-
-def _keep_boxes_in_float32(module: TorchvisionMaskRCNN) -> None:
-    """Under autocast torchvision makes anchors, proposals and boxes half precision, which moves them by pixels."""
-    module.rpn.anchor_generator.register_forward_pre_hook(_float32_inputs)
-    for part in (module.rpn.head, module.roi_heads.box_predictor, module.roi_heads.mask_predictor):
-        part.register_forward_hook(_float32_outputs)
-
-
-def _float32_inputs(module: nn.Module, inputs: tuple[object, list[Tensor]]) -> tuple[object, list[Tensor]]:
-    images, features = inputs
-    return images, [feature.float() for feature in features]
-
-
-def _float32_outputs(module: nn.Module, inputs: object, outputs: object) -> object:
-    """The tensors of a tensor, of a tuple, or of a tuple of lists, in float32."""
-    if isinstance(outputs, tuple | list):
-        return type(outputs)(_float32_outputs(module, inputs, output) for output in outputs)
-    return outputs.float() if isinstance(outputs, Tensor) else outputs

@@ -1,18 +1,15 @@
 import copy
-import re
 
 import pytest
 import torch
 from composer import Trainer
 from composer.core import DataSpec
 from pycocotools import mask as coco_masks
-from torch import Tensor
 from torchmetrics import Metric
-from torchvision import tv_tensors
 
 from composer_copypaste import MaskRCNN, MaskRCNNSettings
 from composer_copypaste.integrations.composer.model import LOSSES
-from composer_copypaste.models.targets import check_targets
+from composer_copypaste.models.inputs import check_targets
 
 
 class Pairs(torch.utils.data.Dataset):
@@ -61,10 +58,10 @@ class CountedImages(Metric):
 
     def __init__(self):
         super().__init__()
-        self.add_state("pictures", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def scalars(self):
-        return {"pictures": self}
+        return {"images": self}
 
     def update(self, predictions, targets):
         assert [set(prediction) for prediction in predictions] == [{"boxes", "scores", "labels", "rles"}] * len(targets)
@@ -187,7 +184,7 @@ def test_composers_trainer_evaluates_the_metric(batch):
     model = MaskRCNN(num_classes=3, backbone="small", metric=CountedImages())
     trainer = train(model, batch, eval_dataloader=loader(batch), eval_interval="2ba")
 
-    assert trainer.state.eval_metric_values == {"pictures": 2}
+    assert trainer.state.eval_metric_values == {"images": 2}
 
 
 def test_without_a_metric_nothing_is_scored(small_model):
@@ -219,93 +216,6 @@ def test_labels_that_the_model_has_no_class_for_are_an_error(small_model, batch,
         small_model((images, targets))
 
 
-def turned_into(targets, key, function):
-    return [targets[0], {**targets[1], key: function(targets[1][key])}]
-
-
-@pytest.mark.parametrize(
-    ("key", "function", "message"),
-    [
-        ("masks", lambda masks: masks * 255, "expected 'masks' of 0 and 1, got 255; masks > 0 gives such"),
-        ("masks", lambda masks: masks * 0.5, "expected 'masks' of 0 and 1, got 0.5; masks > 0"),
-        ("masks", lambda masks: -masks.long(), "expected 'masks' of 0 and 1, got -1; masks > 0"),
-        (
-            "masks",
-            lambda masks: masks[:, :32, :32],
-            "expected 'masks' of shape (1, 64, 64) (1 label, image of 64 x 64), ",
-        ),
-        (
-            "masks",
-            lambda masks: masks[:0],
-            "expected 'masks' of shape (1, 64, 64) (1 label, image of 64 x 64), got (0, ",
-        ),
-        (
-            "boxes",
-            lambda boxes: boxes * torch.nan,
-            "got [nan, nan, nan, nan]; leave such objects out, or set their iscrowd",
-        ),
-        (
-            "boxes",
-            lambda boxes: boxes + torch.inf,
-            "expected 'boxes' (x1, y1, x2, y2) of finite numbers with x1 < x2 and y1",
-        ),
-        ("boxes", lambda boxes: boxes.flip(1), "with x1 < x2 and y1 < y2, got [30.0, 40.0, 10.0, 8.0]"),
-        ("boxes", lambda boxes: boxes[:, [0, 1, 0, 3]], "with x1 < x2 and y1 < y2, got [8.0, 10.0, 8.0, 30.0]"),
-        (
-            "boxes",
-            lambda boxes: boxes.repeat(2, 1),
-            "expected 'boxes' of shape (1, 4) (1 label, image of 64 x 64), got (2",
-        ),
-        (
-            "boxes",
-            lambda boxes: boxes.reshape(4),
-            "expected 'boxes' of shape (1, 4) (1 label, image of 64 x 64), got (4,)",
-        ),
-        (
-            "boxes",
-            lambda boxes: tv_boxes(boxes, "XYWH"),
-            "expected 'boxes' of format XYXY, got XYWH; torchvision.ops.box_conv",
-        ),
-        (
-            "iscrowd",
-            lambda crowds: crowds.repeat(2),
-            "expected 'iscrowd' of shape (1,) (1 label, image of 64 x 64), got (2,)",
-        ),
-    ],
-)
-def test_what_cannot_be_trained_on_is_an_error_that_names_the_image_and_the_field(
-    small_model, batch, key, function, message
-):
-    images, targets = batch
-    with pytest.raises(ValueError, match=re.escape(message)) as raised:
-        small_model((images, turned_into(targets, key, function)))
-    assert str(raised.value).startswith("targets[1]: ")
-    assert "\n" not in str(raised.value)
-
-
-def tv_boxes(boxes, kind):
-    return tv_tensors.BoundingBoxes(boxes, format=kind, canvas_size=(64, 64))
-
-
-@pytest.mark.parametrize("key", ["boxes", "labels", "masks", "iscrowd"])
-def test_a_field_that_is_no_tensor_is_an_error_that_names_it(batch, key):
-    images, targets = batch
-    with pytest.raises(TypeError, match=rf"^targets\[1\]: expected '{key}' to be a tensor, got list$"):
-        check_targets(images, turned_into(targets, key, lambda values: values.tolist()), num_classes=3)
-
-
-@pytest.mark.parametrize(
-    ("key", "dtype", "to_do"),
-    [("labels", torch.float32, ".long"), ("labels", torch.bool, ".long"), ("boxes", torch.bool, ".float")],
-)
-def test_a_field_of_a_type_it_cannot_have_is_an_error_that_names_it(small_model, batch, key, dtype, to_do):
-    images, targets = batch
-    with pytest.raises(
-        TypeError, match=rf"^targets\[1\]: expected '{key}' of .*, got {dtype}; {to_do}\(\) gives that$"
-    ):
-        small_model((images, turned_into(targets, key, lambda values: values.to(dtype))))
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
 def test_labels_of_small_types_can_be_trained_on(small_model, batch, dtype):
     images, targets = batch
@@ -322,33 +232,6 @@ def test_boxes_of_any_type_of_numbers_can_be_trained_on(batch, dtype):
     assert all(loss.isfinite() for loss in model((images, targets)).values())
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (None, "targets: expected a list of targets, got NoneType"),
-        ({}, "targets: expected a list of targets, got dict"),
-        ([None, None], "targets[0]: expected a dict with boxes, labels and masks, got NoneType"),
-    ],
-)
-def test_what_is_no_targets_is_an_error(batch, wrong, message):
-    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
-        check_targets(batch[0], wrong, num_classes=3)
-
-
-def test_a_batch_without_images_is_an_error(small_model):
-    with pytest.raises(ValueError, match=r"^images: expected at least one, got none$"):
-        small_model(([], []))
-
-
-def test_targets_without_masks_and_of_another_number_are_errors(small_model, batch):
-    images, targets = batch
-    boxes_alone = {key: values for key, values in targets[1].items() if key != "masks"}
-    with pytest.raises(ValueError, match=r"^targets\[1\]: lacks 'masks', which Mask R-CNN is trained on; it has \["):
-        small_model((images, [targets[0], boxes_alone]))
-    with pytest.raises(ValueError, match=r"^targets: expected one for each of 2 images, got 1$"):
-        small_model((images, targets[:1]))
-
-
 def test_a_crowd_may_have_a_box_without_extent(small_model, batch):
     images, targets = batch
     targets[0]["boxes"][1, 2:] = targets[0]["boxes"][1, :2]
@@ -360,13 +243,3 @@ def test_masks_of_0_and_1_of_any_type_can_be_trained_on(small_model, batch, dtyp
     images, targets = batch
     targets = [{**target, "masks": target["masks"].to(dtype)} for target in targets]
     assert all(loss.isfinite() for loss in small_model((images, targets)).values())
-
-
-def test_the_device_is_waited_for_once_to_check_targets(batch):
-    images, targets = batch
-    on_meta = [{key: values.to("meta") for key, values in target.items()} for target in targets]
-    asked = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tensor, "tolist", lambda values: asked.append(values.device.type) or [False])
-        check_targets(images, on_meta, num_classes=3)
-    assert asked == ["meta"]

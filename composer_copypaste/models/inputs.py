@@ -1,4 +1,7 @@
-"""What Mask R-CNN can train on: checks that torchvision does not make, so that it would train nonsense."""
+"""Inputs of Mask R-CNN: images as floating point, and checks of training targets that torchvision does not make.
+
+Torchvision trains on wrong labels, boxes and masks without an error.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,16 +15,29 @@ from composer_copypaste.instances import NUMBERS, WHOLE, WHOLE_NUMBERS, box_form
 Target = Mapping[str, Tensor]
 
 
-def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classes: int) -> None:
-    """Raise where a target is none that Mask R-CNN can train on, naming the target and its field.
+def float_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """The images of a batch as floating point in [0, 1]; uint8 images are divided by 255."""
+    return [image if image.is_floating_point() else image.float() / 255 for image in images]
 
-    Types and shapes are compared first; then a device is waited for once, to learn whether all numbers are as they
-    should be: labels from 1 to ``num_classes`` - 1, boxes finite and of a positive width and height, unless they are of
-    crowds, and masks of 0 and 1.
+
+def without_crowds(target: Target) -> dict[str, Tensor]:
+    """The boxes, labels and masks to train on, in torchvision's types; crowds are no examples of one object."""
+    fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long(), "masks": target["masks"]}
+    crowds = target.get("iscrowd")
+    if crowds is None or not crowds.any():
+        return fields
+    return {name: values[crowds == 0] for name, values in fields.items()}
+
+
+def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classes: int) -> None:
+    """Check that Mask R-CNN can train on these targets.
+
+    Types and shapes are compared first. Then the device is waited for once to check the values: labels from 1 to
+    ``num_classes`` - 1; boxes finite, with positive width and height unless they are of crowds; masks of 0 and 1.
 
     Raises:
-        TypeError: something is no target, no tensor or of another type.
-        ValueError: everything else.
+        TypeError: naming the target and its field, where one has another type.
+        ValueError: naming them, where a shape or value cannot be trained on.
     """
     if not len(images):
         raise ValueError("images: expected at least one, got none")
@@ -32,14 +48,12 @@ def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classe
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         _check_types(f"targets[{i}]", target)
         _check_shapes(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]))
-    wrong = {
-        "labels": [_wrong_labels(target, num_classes) for target in targets],
-        "boxes": [_wrong_boxes(target) for target in targets],
-    }
-    read = [torch.cat(rows).any() for rows in wrong.values()] + [
-        _has_other_values(target["masks"]) for target in targets
+    wrong = [
+        torch.cat([_wrong_labels(target, num_classes) for target in targets]).any(),
+        torch.cat([_wrong_boxes(target) for target in targets]).any(),
+        *(_has_other_values(target["masks"]) for target in targets),
     ]
-    if any(torch.stack(read).tolist()):
+    if any(torch.stack(wrong).tolist()):
         raise ValueError(next(_problems(targets, num_classes)))
 
 
@@ -77,7 +91,7 @@ def _check_shapes(name: str, target: Target, size: tuple[int, int]) -> None:
 
 
 def _wrong_labels(target: Target, num_classes: int) -> Bool[Tensor, " n"]:
-    labels = target["labels"].long()  # a small type would wrap num_classes
+    labels = target["labels"].long()  # num_classes would overflow a small type
     return (labels < 1) | (labels >= num_classes)
 
 
@@ -90,14 +104,14 @@ def _wrong_boxes(target: Target) -> Bool[Tensor, " n"]:
 def _has_other_values(masks: Tensor) -> Bool[Tensor, ""]:
     """Whether the masks hold anything but 0 and 1."""
     if masks.dtype == torch.bool or not masks.numel():
-        return torch.zeros((), dtype=torch.bool, device=masks.device)  # torch.tensor would wait for the device
+        return torch.zeros((), dtype=torch.bool, device=masks.device)  # torch.tensor(False) would wait for the device
     if masks.dtype == torch.uint8:
         return masks.amax() > 1
     return ((masks != 0) & (masks != 1)).any()
 
 
 def _problems(targets: Sequence[Target], num_classes: int) -> Iterator[str]:
-    """What is wrong with the targets, each of which may be waited for now."""
+    """What is wrong with the values of the targets; each value read waits for the device."""
     for i, target in enumerate(targets):
         labels = target["labels"][_wrong_labels(target, num_classes)]
         if len(labels):
@@ -117,5 +131,5 @@ def _problems(targets: Sequence[Target], num_classes: int) -> Iterator[str]:
             other = masks[(masks != 0) & (masks != 1)].unique()[:3].tolist()
             yield (
                 f"targets[{i}]: expected 'masks' of 0 and 1, got {', '.join(map(str, other))}; "
-                "masks > 0 gives such where all but 0 is the object"
+                "masks > 0 gives such masks where every other value than 0 is the object"
             )
