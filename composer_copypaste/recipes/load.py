@@ -1,4 +1,4 @@
-"""Recipes: found, merged with their base files and overrides, validated as a whole, and written out again.
+"""Find recipes, merge them with their bases and overrides, validate them, and write them out again.
 
 ``${oc.env:NAME}`` in a value stands for an environment variable and ``${optimizer.lr}`` for another key, as OmegaConf
 spells them. OmegaConf itself is not used: it would be needed for these two alone, and it pins an old ANTLR runtime.
@@ -40,14 +40,14 @@ _INSTEAD_OF = {
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a file, or the shipped one of that name, on top of its base files and below the overrides.
+    """The recipe of a file, or the shipped recipe of that name, with its bases below it and the overrides on top.
 
     Args:
         path: a YAML file, or the name of a shipped recipe ("quickstart").
         overrides: ``key=value`` each, such as ``optimizer.lr=1e-3`` or ``copy_paste=null``; values are YAML.
 
     Raises:
-        RecipeError: listing everything that is wrong, with the file and line of each.
+        RecipeError: listing all problems, each with its file and line.
     """
     file = find_recipe(path)
     layers = [*_layers(file, ()), *(_override(text) for text in overrides)]
@@ -68,7 +68,7 @@ def recipe_to_yaml(recipe: Recipe) -> str:
 
 
 def differences(former: Recipe, recipe: Recipe) -> dict[str, tuple[object, object]]:
-    """What two recipes differ in: the keys as overrides name them, such as ``optimizer.lr``, with both values."""
+    """The keys in which two recipes differ, written as in overrides (``optimizer.lr``), with both values."""
     one, other = (_ADAPTER.dump_python(each, mode="json") for each in (former, recipe))
     return {".".join(place): values for place, values in _differences(one, other, ())}
 
@@ -103,22 +103,22 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def describe_recipe(file: Path) -> str:
-    """The first comment of a recipe file: what the recipe is for; empty where there is none."""
+    """The first comment of a recipe file, which says what the recipe is for; empty if there is none."""
     comments = (line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     return next((comment for comment in comments if not comment.startswith("yaml-language-server")), "")
 
 
-def find_recipe(path: str | Path, *, beside: Path | None = None) -> Path:
-    """The file of a recipe: the one at this path, else the shipped one of this name.
+def find_recipe(path: str | Path, *, relative_to: Path | None = None) -> Path:
+    """The file of a recipe: the file at this path, or else the shipped recipe of this name.
 
     Args:
         path: a file or a name.
-        beside: the folder that a relative path starts from; None: the working directory.
+        relative_to: the folder that a relative path starts from; None: the working directory.
 
     Raises:
-        RecipeError: where there is neither.
+        RecipeError: where neither exists.
     """
-    file = (beside or Path()) / Path(path).expanduser()
+    file = (relative_to or Path()) / Path(path).expanduser()
     if file.is_file():
         return file
     shipped = shipped_recipes()
@@ -132,26 +132,30 @@ def find_recipe(path: str | Path, *, beside: Path | None = None) -> Path:
 
 
 Layer = tuple[Mapping[str, Any], Mapping[Place, str]]
-"""Values, and where each was given."""
+"""Values, and the place where each was given, such as "my.yaml:4"."""
 
 
 def _layers(file: Path, inside: tuple[Path, ...]) -> Iterator[Layer]:
-    """A recipe file's bases and then itself, lowest first."""
+    """The values of a recipe file's bases and then its own; later ones win."""
     if file.resolve() in inside:
         chain = " -> ".join(str(outer) for outer in (*inside, file.resolve()))
         raise RecipeError(f"{file}: the recipe is its own base: {chain}")
-    values, lines = _parsed(file)
+    values, lines = _read(file)
     sources = {place: f"{file}:{line}" for place, line in lines.items()}
-    for base in _bases(values.pop("base", None), sources.get(("base",), str(file))):
+    given = values.pop("base", None)
+    for base in given if isinstance(given, list) else [] if given is None else [given]:
+        if not isinstance(base, str):
+            raise RecipeError(f"{sources['base',]}: base: expected a recipe or a list of recipes, got {shown(given)}")
         try:
-            base_file = find_recipe(base, beside=file.parent)
+            base_file = find_recipe(base, relative_to=file.parent)
         except RecipeError as error:
             raise RecipeError(f"{sources['base',]}: base: {error}") from error
         yield from _layers(base_file, (*inside, file.resolve()))
     yield values, sources
 
 
-def _parsed(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
+def _read(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
+    """The values of a recipe file, and the line of each key."""
     try:
         values, lines = yaml12.parse(file.read_text(encoding="utf-8"))
     except yaml12.YamlError as error:
@@ -163,15 +167,8 @@ def _parsed(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
     return values or {}, lines
 
 
-def _bases(base: object, source: str) -> list[str]:
-    given = base if isinstance(base, list) else [] if base is None else [base]
-    names = [name for name in given if isinstance(name, str)]
-    if len(names) < len(given):
-        raise RecipeError(f"{source}: base: expected a recipe or a list of recipes, got {shown(base)}")
-    return names
-
-
 def _override(text: str) -> Layer:
+    """The value of an override ``KEY=VALUE``."""
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise RecipeError(f"command line: expected KEY=VALUE such as optimizer.lr=0.001, got {text!r}")
@@ -250,13 +247,12 @@ def _escaped(value: Any) -> Any:
 
 
 def _for_editors(schema: Any) -> Any:
-    """A JSON Schema that requires nothing, with descriptions of one line a paragraph, as editors show them."""
+    """A JSON Schema that requires no key, with one line for each paragraph of a description, as editors show them."""
     if isinstance(schema, list):
         return [_for_editors(inner) for inner in schema]
     if not isinstance(schema, dict):
         return schema
     editors = {key: _for_editors(inner) for key, inner in schema.items() if key != "required"}
     if isinstance(editors.get("description"), str):
-        text = editors["description"].partition("\n\nRaises:")[0]
-        editors["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+        editors["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", editors["description"])
     return editors

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong in a recipe, in one line a problem: where, what was expected, what came, and what to do."""
+"""The problems that pydantic finds in a recipe, in one line each: where, what was expected, and what was given."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass

@@ -1,7 +1,7 @@
-"""YAML as people expect it: the scalars of YAML 1.2, no key twice, and the line of every key.
+"""Read and write YAML by the rules of YAML 1.2, refuse repeated keys, and tell the line of every key.
 
 PyYAML follows YAML 1.1, which reads ``1e-4`` as text, ``no`` and ``on`` as booleans, ``010`` as 8 and ``12:30`` as 750.
-It also lets the last of two equal keys win without a word.
+Where a key is given twice, it silently takes the last value.
 """
 
 import re
@@ -24,7 +24,7 @@ _SCALARS = (  # YAML 1.2.2, section 10.3.2 (core schema), without octal and hexa
 
 
 MOST_VALUES = 100_000
-"""A text that stands for more, through aliases, is refused."""
+"""A text that expands to more values through aliases is refused."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what both versions of YAML read alike: text that either would take for something else is quoted."""
+    """Writes text that both versions of YAML read alike: what either would read as another type is quoted."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -43,7 +43,7 @@ def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    """Text, in double quotes where it holds line breaks or the like: PyYAML writes U+0085 so that it reads a space."""
+    """Text, in double quotes where it has unprintable characters: PyYAML would read its own U+0085 as a space."""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
 
 
@@ -58,10 +58,10 @@ _Dumper.add_representer(
 
 
 class YamlError(ValueError):
-    """A text that is not the YAML wanted.
+    """A text is not the YAML that is expected.
 
     Attributes:
-        line: where, counted from 1; None where that is unknown.
+        line: the line of the problem, counted from 1; None if it is unknown.
     """
 
     def __init__(self, message: str, line: int | None = None) -> None:
@@ -73,15 +73,15 @@ def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
     """The value of a YAML text, and the line of each key of its nested mappings.
 
     Raises:
-        YamlError: where the text is no YAML, or a key is given twice or is neither text nor a whole number, which
-            counts as text.
+        YamlError: where the text is not YAML, or a key is given twice or is neither text nor a whole number. Whole
+            numbers become text.
     """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None, {}
-        _count(node, {})
+        _expanded_size(node, {})
         lines = dict(_lines(node, ()))
         return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
@@ -98,30 +98,31 @@ def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
 
 
 def dump(value: object) -> str:
-    """A YAML text of plain mappings, lists, texts, numbers, booleans and None; keys keep their order."""
+    """The YAML text of mappings, lists, texts, numbers, booleans and None; keys keep their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """How many values a node stands for, written out; aliases of aliases grow beyond any memory.
+def _expanded_size(node: yaml.Node, counts: dict[int, int]) -> int:
+    """The number of values that a node expands to; aliases of aliases could exceed any memory.
 
     Raises:
-        YamlError: where these are too many, or endless, or one is a text with a NUL, which no path may hold.
+        YamlError: where there are too many values or a value contains itself, or a text has a NUL character.
     """
     line = node.start_mark.line + 1
     if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
-        raise YamlError("holds a NUL, the end of a text to the system; leave it out", line)
+        raise YamlError("holds a NUL character, which no path can have; leave it out", line)
     if id(node) not in counts:
-        counts[id(node)] = MOST_VALUES  # until it is counted: a value inside itself has no end
+        counts[id(node)] = MOST_VALUES  # until it is counted, so that a value inside itself is too many
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
         parts = [part for each in inner for part in (each if isinstance(each, tuple) else (each,))]
-        counts[id(node)] = 1 + sum(_count(part, counts) for part in parts)
+        counts[id(node)] = 1 + sum(_expanded_size(part, counts) for part in parts)
     if counts[id(node)] > MOST_VALUES:
-        raise YamlError(f"stands for more than {MOST_VALUES} values, or for itself; write it without aliases", line)
+        raise YamlError(f"stands for more than {MOST_VALUES} values or for itself; write it without aliases", line)
     return counts[id(node)]
 
 
 def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+    """The line of each key in a mapping and in those inside it."""
     if not isinstance(node, yaml.MappingNode):
         return
     seen: dict[str, int] = {}
@@ -129,7 +130,7 @@ def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
         line = key.start_mark.line + 1
         if key.tag == "tag:yaml.org,2002:merge":
             continue
-        if key.tag == "tag:yaml.org,2002:int":  # a label, in ``label_weights: {3: 5}``: a key like any other
+        if key.tag == "tag:yaml.org,2002:int":  # as in ``label_weights: {3: 5}``
             key.tag = "tag:yaml.org,2002:str"
         if key.tag != "tag:yaml.org,2002:str":
             raise YamlError(f"expected text or a whole number as key, got {getattr(key, 'value', key.tag)!r}", line)

@@ -1,4 +1,4 @@
-"""The course of a training as an image: losses, average precision and learning rate over batches."""
+"""An image of a training: losses, average precision and learning rate over batches."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from numpy import ndarray
 from composer_copypaste.files import read_rows, written_whole
 
 Series = tuple[Float[ndarray, " n"], Float[ndarray, " n"]]
-"""The batches at which something was logged, and its values."""
+"""The batches at which a value was logged, and the values."""
 TOTAL = "loss/train/total"
 SCORES = {"segm/AP50": "masks, AP50", "segm/AP": "masks, AP", "bbox/AP": "boxes, AP"}
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 
 
 def plot_curves(metrics: Path, png: Path) -> None:
-    """Draws what ``metrics.jsonl`` holds; a run without evaluations or learning rates gets a note in their place."""
+    """Draw the content of ``metrics.jsonl``; a plot says "nothing logged" where there is nothing to draw."""
     series = read_series(metrics)
     figure = Figure(figsize=(16, 5), layout="constrained")
     losses, scores, rates = figure.subplots(1, 3, width_ratios=(5, 5, 3))
@@ -39,18 +39,19 @@ def plot_curves(metrics: Path, png: Path) -> None:
 
 
 def read_series(metrics: Path) -> dict[str, Series]:
-    """For each name in ``metrics.jsonl`` the batches and the values, without those that were not finite."""
+    """The batches and values of each name in ``metrics.jsonl``, without values that were not finite."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in read_rows(metrics):
         batch = row.get("batch")
         for name, value in row.items():
             if batch is not None and value is not None:
                 found.setdefault(name, []).append((float(batch), float(value)))
-    return {name: _columns(points) for name, points in found.items()}
+    tables = {name: np.array(points, dtype=np.float64) for name, points in found.items()}
+    return {name: (table[:, 0], table[:, 1]) for name, table in tables.items()}
 
 
 def smoothed(values: Sequence[float] | Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:
-    """The mean of the ``window`` values around each, an odd number; fewer of them towards the ends."""
+    """Running mean over ``window`` values (an odd number), or fewer near both ends."""
     half = window // 2
     sums, counts = (
         np.convolve(row, np.ones(2 * half + 1))[half : half + len(values)] for row in (values, np.ones(len(values)))
@@ -58,13 +59,8 @@ def smoothed(values: Sequence[float] | Float[ndarray, " n"], window: int) -> Flo
     return sums / counts
 
 
-def _columns(points: list[tuple[float, float]]) -> Series:
-    table = np.array(points, dtype=np.float64)
-    return table[:, 0], table[:, 1]
-
-
 def _plot_losses(axes: Axes, series: Mapping[str, Series]) -> None:
-    """The total and its parts: what was logged in a light tone, its running mean on top."""
+    """The total loss and its parts: the logged values in a light tone, their running means on top."""
     axes.set_title("training loss")
     parts = sorted(name for name in series if name.startswith("loss/train/") and name != TOTAL)
     names = [TOTAL, *parts] if TOTAL in series else parts
@@ -75,7 +71,7 @@ def _plot_losses(axes: Axes, series: Mapping[str, Series]) -> None:
         axes.plot(batches, values, color=color, alpha=0.18, linewidth=0.8)
         axes.plot(batches, smooth, color=color, linewidth=2.4 if name == TOTAL else 1.8, label=label)
     if names:
-        # the first batches would dwarf all others
+        # the first batches, with much larger losses, may be cut off
         highest = max(float(np.quantile(series[name][1], 0.98)) for name in names)
         axes.set_ylim(0, 1.15 * highest if highest > 0 else None)
         axes.legend(frameon=False, ncols=2)

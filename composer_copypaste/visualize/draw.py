@@ -21,7 +21,7 @@ from composer_copypaste.instances import corners
 
 Objects = Mapping[str, Any]
 """A detection target, or detections: ``boxes`` (also in torchvision's other formats), ``labels``, ``masks`` or
-``rles``, perhaps ``scores``, ``iscrowd`` and ``pasted`` (one boolean an object)."""
+``rles``, and optionally ``scores``, ``iscrowd`` and ``pasted`` (one boolean per object)."""
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
 
@@ -36,7 +36,7 @@ INK: Color = (40, 40, 40)
 SHEET_WIDTH = 1600
 MARGIN = 10
 MOST_IMAGES = 16
-"""A training sheet shows at most so many images."""
+"""The most images on a training sheet."""
 
 
 # ---- one image
@@ -45,13 +45,13 @@ MOST_IMAGES = 16
 def draw_instances(image: UInt8[Tensor, "3 h w"], objects: Objects, names: Sequence[str]) -> UInt8[Tensor, "3 h w"]:
     """The image with every object's mask, outline, box and label.
 
-    A color stands for a category, or for one object where there is one category only. Crowds are hatched in grey;
-    pasted objects have a thick dashed outline. A label that finds no room, or would dwarf its object, is left out.
+    Each category has a color, or each object if there is only one category. Crowds are hatched in grey; pasted objects
+    have a thick dashed outline. A label is left out where there is no room for it or it is larger than its object.
 
     Args:
         image: RGB.
         objects: a detection target, or detections.
-        names: the name of label 1, of label 2 and so on; of a label that has none the number is written.
+        names: the names of label 1, label 2 and so on; a label without a name is written as its number.
     """
     canvas = image.permute(1, 2, 0).cpu().numpy().copy()
     masks = _masks(objects, (canvas.shape[0], canvas.shape[1]))
@@ -67,17 +67,17 @@ def draw_instances(image: UInt8[Tensor, "3 h w"], objects: Objects, names: Seque
 
 
 def _masks(objects: Objects, size: tuple[int, int]) -> Iterator[Bool[ndarray, "h w"]]:
-    """A plane for each object, from whichever form the masks have, one after the other; none without masks."""
+    """The mask of each object, decoded one at a time from ``rles`` or ``masks``; nothing where there is neither."""
     if "rles" in objects:
         yield from (coco_mask.decode(rle).astype(bool) for rle in objects["rles"])
     elif "masks" in objects:
         for mask in objects["masks"].detach().reshape(-1, *size):
-            plane = mask.cpu()
-            yield (plane > 0.5 if plane.is_floating_point() else plane != 0).numpy()
+            mask = mask.cpu()
+            yield (mask > 0.5 if mask.is_floating_point() else mask != 0).numpy()
 
 
 def _flags(objects: Objects, name: str) -> list[bool]:
-    """One value of an optional field for each object."""
+    """An optional field as one boolean per object; all False where it is missing."""
     if name not in objects:
         return [False] * len(objects["labels"])
     return [bool(flag) for flag in objects[name].tolist()]
@@ -99,7 +99,7 @@ def _paint_mask(
     hatched: bool,
     dashed: bool,
 ) -> None:
-    """Tints what the mask covers and draws its outline, in place."""
+    """Tint the pixels of the mask and draw its outline, in place."""
     if not mask.any():
         return
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -124,13 +124,13 @@ def _draw_boxes(image: Image.Image, boxes: list[list[float]], colors: list[Color
     pen = ImageDraw.Draw(image)
     for (x1, y1, x2, y2), color in zip(boxes, colors, strict=True):
         left, top = round(x1), round(y1)
-        # PIL's lower right corner is the last pixel
+        # PIL's lower right corner is the last pixel of the box
         corner = max(left, round(x2) - 1), max(top, round(y2) - 1)
         pen.rectangle([left, top, *corner], outline=color, width=line)
 
 
 def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], names: Sequence[str]) -> None:
-    """Writes each object's name and score where there is room: above its box, below, or inside; large objects first."""
+    """Write names and scores above, below or inside the boxes where there is room, large objects first."""
     pen = ImageDraw.Draw(image)
     font = _font(max(11, max(image.size) // 34))
     texts = _texts(objects, names)
@@ -150,12 +150,12 @@ def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], name
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has the letters of most alphabets."""
+    """DejaVu Sans, which comes with matplotlib and has letters of most alphabets."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _texts(objects: Objects, names: Sequence[str]) -> list[str]:
-    """What is written at each object: its name, where there is more than one to tell apart, and its score."""
+    """The label of each object: the name of its category, if there are several, and its score."""
     found = [_name(label, names) for label in objects["labels"].tolist()]
     if "scores" not in objects:
         return found
@@ -171,18 +171,15 @@ def _name(label: int, names: Sequence[str]) -> str:
 def _free_place(
     box: list[float], size: tuple[float, float], image: tuple[int, int], taken: list[Rectangle]
 ) -> Rectangle | None:
-    """Where a label of this size fits into the image without touching those that are there."""
+    """The rectangle of a label of this size at a box, inside the image and overlapping none of those taken; or None."""
     left = min(max(0.0, box[0]), image[0] - size[0])
     for top in (box[1] - size[1], box[3], box[1]):
         place = left, top, left + size[0], top + size[1]
         fits = left >= 0 and top >= 0 and place[3] <= image[1]
-        if fits and not any(_touch(place, other) for other in taken):
+        overlaps = any(left < x2 and x1 < place[2] and top < y2 and y1 < place[3] for x1, y1, x2, y2 in taken)
+        if fits and not overlaps:
             return place
     return None
-
-
-def _touch(one: Rectangle, other: Rectangle) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _readable_on(color: Color) -> Color:
@@ -196,7 +193,7 @@ def _readable_on(color: Color) -> Color:
 def sheet(
     images: Sequence[UInt8[Tensor, "3 _ _"]], columns: int, captions: Sequence[str] | None = None
 ) -> UInt8[Tensor, "3 height width"]:
-    """The images side by side on light paper, each below its caption; tiny ones are enlarged to a readable size."""
+    """The images in rows on a light background, each below its caption; small ones are enlarged to a readable size."""
     factor = max(1.0, _cell(columns) / max(image.shape[2] for image in images))
     tiles = [Image.fromarray(_resized(image, factor).permute(1, 2, 0).numpy()) for image in images]
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
@@ -217,14 +214,19 @@ def sheet(
 def training_sheet(
     images: Tensor | Sequence[Tensor], targets: Sequence[Objects], names: Sequence[str]
 ) -> UInt8[Tensor, "3 height width"]:
-    """A batch of training images (uint8, or float in 0..1) with their targets drawn.
+    """A batch of training images (uint8, or floating point in [0, 1]) with their targets drawn.
 
-    Targets may tell which objects were pasted, as booleans under ``pasted``: these are marked and counted.
+    Objects that are True in a target's ``pasted`` are marked and counted.
     """
     count = min(len(images), MOST_IMAGES)
     columns = min(4, count)
     drawn = [_enlarged(images[number], targets[number], names, columns) for number in range(count)]
-    return sheet(drawn, columns, [_training_caption(target) for target in targets[:count]])
+    pasted = [sum(_flags(target, "pasted")) for target in targets[:count]]
+    captions = [
+        _count(target) + (f", {number} pasted (dashed)" if number else "")
+        for target, number in zip(targets, pasted, strict=False)
+    ]
+    return sheet(drawn, columns, captions)
 
 
 def prediction_sheet(
@@ -235,30 +237,31 @@ def prediction_sheet(
     *,
     min_score: float = 0.5,
 ) -> UInt8[Tensor, "3 height width"]:
-    """Each image twice: with the true objects, and beside it with the detections from ``min_score`` on."""
+    """Each image twice, side by side: with the true objects, and with the detections of at least ``min_score``."""
     drawn, captions = [], []
     columns = 2 if len(images) == 1 else 4
     for image, truth, found in zip(images, truths, detections, strict=True):
-        sure = _confident(found, min_score)
+        kept = torch.nonzero(found["scores"] >= min_score)[:, 0].tolist()
+        sure = {name: [values[i] for i in kept] if name == "rles" else values[kept] for name, values in found.items()}
         drawn += [_enlarged(image, objects, names, columns) for objects in (truth, sure)]
         captions += [f"truth: {_count(truth)}", f"prediction: {_count(sure)} (score from {min_score:g})"]
     return sheet(drawn, columns, captions)
 
 
 def save_png(image: UInt8[Tensor, "3 h w"], path: Path) -> None:
-    """Writes the image; the folder is made where it is missing."""
+    """Write the image to a PNG file; its folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as unfinished:
         Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="PNG")
 
 
 def _cell(columns: int) -> int:
-    """The width of an image on a sheet."""
+    """The width of an image on a sheet of this many columns, in pixels."""
     return min(640, SHEET_WIDTH // columns)
 
 
 def _enlarged(image: Tensor, objects: Objects, names: Sequence[str], columns: int) -> UInt8[Tensor, "3 _ _"]:
-    """The image at the size of a sheet's cell, its objects drawn at that size, so that lines are sharp."""
+    """The image resized for a sheet, with its objects drawn after resizing, so that lines are sharp."""
     pixels = image.detach().cpu()
     if pixels.is_floating_point():
         pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
@@ -282,19 +285,6 @@ def _resized(image: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _
     size = [max(1, round(side * factor)) for side in image.shape[1:]]
     resized = F.interpolate(image[None].cpu().float(), size, mode="bicubic", antialias=True, align_corners=False)
     return resized[0].round().clamp(0, 255).to(torch.uint8)
-
-
-def _confident(found: Objects, min_score: float) -> Objects:
-    """The detections that score at least so much, all fields in step."""
-    kept = torch.nonzero(found["scores"] >= min_score)[:, 0].tolist()
-    return {
-        name: [values[index] for index in kept] if name == "rles" else values[kept] for name, values in found.items()
-    }
-
-
-def _training_caption(target: Objects) -> str:
-    pasted = sum(_flags(target, "pasted"))
-    return _count(target) + (f", {pasted} pasted (dashed)" if pasted else "")
 
 
 def _count(objects: Objects) -> str:

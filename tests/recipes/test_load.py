@@ -221,7 +221,7 @@ def test_all_problems_are_listed_together(recipe_file):
         ("model.anchor_sizes=[1, 2, 3, 4, 10000]", "model.anchor_sizes.4: expected at most 8192, got 10000"),
         ("model.detections_per_image=1000000", "model.detections_per_image: expected at most 100000, got 1000000"),
         ("data.jitter.min_area=10000000000", "data.jitter.min_area: expected at most 1000000000, got 10000000000"),
-        ('output="a\\0b"', "command line: output: holds a NUL, the end of a text to the system; leave it out"),
+        ('output="a\\0b"', "command line: output: holds a NUL character, which no path can have; leave it out"),
         (
             'name="a\\nb"',
             "name: expected a name of 1 to 100 characters, without '/', '\\' and line breaks, got 'a\\nb'",
