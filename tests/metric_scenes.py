@@ -12,6 +12,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
+
 CATEGORY_IDS = (3, 7, 90)
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -167,3 +169,75 @@ def pycocotools_numbers(scene, iou_type, **options):
     """Its twelve numbers by name; NaN for -1."""
     stats = pycocotools_evaluation(scene, iou_type, **options).stats
     return {name: float("nan") if value == -1 else value for name, value in zip(NAMES, stats, strict=True)}
+
+
+def scored(scene, annotations=None, batch=4, **options):
+    """The metric after all images of a scene, in batches."""
+    metric = CocoMeanAveragePrecision(annotations, **{"category_ids": CATEGORY_IDS, **options})
+    for start in range(0, len(scene.targets), batch):
+        metric.update(scene.predictions[start : start + batch], scene.targets[start : start + batch])
+    return metric
+
+
+def numbers(metric, kind="segm"):
+    return {name.split("/")[1]: float(value) for name, value in metric.compute().items() if name.startswith(kind)}
+
+
+def without(fields, name):
+    return {key: value for key, value in fields.items() if key != name}
+
+
+def one_object(image_id=1, size=(40, 50), label=1, **changes):
+    """A prediction and its target: one object, found exactly."""
+    mask = ellipse(*size, (20, 20), (9, 12))
+    prediction = as_prediction([(mask, label, 0.9)])
+    target = {
+        "boxes": prediction["boxes"],
+        "labels": torch.tensor([label]),
+        "masks": torch.from_numpy(mask.astype(np.uint8))[None],
+        "image_id": torch.tensor(image_id),
+    }
+    return {**prediction, **changes}, target
+
+
+def one_object_dataset(image_id=1, size=(40, 50), annotation_id=1, **changes):
+    rle = encode(ellipse(*size, (20, 20), (9, 12)))
+    annotation = {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "area": int(coco_mask.area(rle)),
+        "iscrowd": 0,
+        "segmentation": {**rle, "counts": rle["counts"].decode()},
+    }
+    return {
+        "images": [{"id": image_id, "height": size[0], "width": size[1]}],
+        "annotations": [{**annotation, **changes}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+
+
+def crowded_scene():
+    """One image with 300 detections of one category, of which the objects are not the best."""
+    height, width = 120, 160
+    shapes = [((6 + 12 * row, 6 + 12 * column), (5.0, 5.0)) for row in range(9) for column in range(13)]
+    objects = [ellipse(height, width, *shape) for shape in shapes]
+    wrong = [(ellipse(height, width, (60, 80), (40 + n / 10, 30)), 1, 0.95 - n / 1000) for n in range(183)]
+    found = [(mask, 1, 0.9 - n / 200) for n, mask in enumerate(objects)]
+    prediction, rles = as_prediction([*found, *wrong]), [encode(mask) for mask in objects]
+    prediction["scores"] = torch.linspace(0.1, 0.9, 300, dtype=torch.float64)
+    target = {
+        "image_id": 1,
+        "boxes": torch.tensor([corners(rle) for rle in rles]),
+        "labels": torch.ones(len(rles), dtype=torch.int64),
+        "masks": torch.from_numpy(np.stack(objects)),
+    }
+    annotations = [
+        {"id": n + 1, "image_id": 1, "category_id": 3, "bbox": coco_mask.toBbox(rle).tolist(), "iscrowd": 0,
+         "area": int(coco_mask.area(rle)), "segmentation": {**rle, "counts": rle["counts"].decode()}}
+        for n, rle in enumerate(rles)
+    ]  # fmt: skip
+    image = {"id": 1, "height": height, "width": width}
+    categories = [{"id": id_, "name": str(id_)} for id_ in CATEGORY_IDS]
+    return Scene([prediction], [target], {"images": [image], "annotations": annotations, "categories": categories})

@@ -25,9 +25,9 @@ FEWEST = 3
 def check_objects(
     place: str, images: Mapping[int, CocoImage], groups: Groups, *, leave_out: bool, how_to_leave_out: str
 ) -> dict[int, str]:
-    """The reason why an object cannot be used, by annotation id, for those that cannot.
+    """The ids of annotations that cannot be used, each with the reason.
 
-    Warns of what is probably wrong with a few objects.
+    Warns of a few objects that are probably wrong.
 
     Args:
         place: the annotation file, for messages.
@@ -72,15 +72,15 @@ def check_crowds(place: str, counts: Counter[tuple[bool, bool]], spelling: Calla
     as_objects, as_crowds = (spelling("crowds", value) for value in ("objects", "ignore"))
     if marked == total:
         raise DataError(
-            f"{place}: all annotations, {total}, are marked as crowds (iscrowd 1), of which nothing is learned or "
-            f"scored. Tools such as datumaro and CVAT mark every mask so: {as_objects} takes them for single objects, "
+            f"{place}: all {total} annotations are marked as crowds (iscrowd 1), which are neither learned nor scored. "
+            f"Tools such as datumaro and CVAT mark every mask so: {as_objects} takes them for single objects, "
             f"{as_crowds} for crowds"
         )
     if of_polygons or not counts[True, False] or marked > total / 2:
         warn_of_data(
             f"{place}: {marked} of {total} annotations are marked as crowds (iscrowd 1), which are neither learned nor "
-            f"scored. Where they are single objects, which supervision, darwin and geococo mark so, give {as_objects}; "
-            f"{as_crowds} leaves this line out"
+            f"scored. If they are single objects, which supervision, darwin and geococo mark so, give {as_objects}; "
+            f"{as_crowds} takes them for crowds without this line"
         )
 
 
@@ -196,7 +196,7 @@ def _of_the_file(wrong: _Compared, cause: str, outside: int, total: int) -> str:
     mask = [round(float(value), 2) for value in wrong.masks[0]]
     without = f", {outside} of the masks have no pixel in their image" if outside else ""
     return (
-        f"the boxes of {len(wrong.annotations)} of {total} objects are not those of their masks{without}: {cause}. "
+        f"the boxes of {len(wrong.annotations)} of {total} objects do not match their masks{without}: {cause}. "
         f"Annotation {first['id']} has bbox {first['bbox']}, expected x, y, width, height in pixels, and a mask that "
         f"reaches from x, y = {mask[:2]} to {mask[2:]}"
     )
@@ -304,9 +304,9 @@ def _check_images_of_one_file(place: str, images: Mapping[int, CocoImage], group
     files = f"{first_few(described, 3)} {'is' if len(described) == 1 else 'are'}"
     if divided:
         raise DataError(
-            f"{place}: {files} listed more than once, with other objects for each id: what is annotated "
-            "under one is wrongly missing under the other, in training and in scores. Give all objects of a file one "
-            "image_id, or file names with their folders where these are different files"
+            f"{place}: {files} listed more than once, with other objects for each id: those annotated under one id "
+            "are wrongly missing under the other, in training and in scores. Give all objects of a file one image_id, "
+            "or file names with their folders if these are different files"
         )
     if same:
         warn_of_data(
@@ -374,8 +374,8 @@ def _check_repeated(place: str, repeated: Mapping[int, int], total: int, how_to_
     pairs = first_few([f"{number} of {first}" for number, first in repeated.items()], 3)
     what = (
         f"{place}: {count} of {total} annotations repeat another of their image, with its category and mask, "
-        f"under another id ({pairs}): a detector that finds each object once misses them. {how_to_leave_out} leaves "
-        "them out"
+        f"under another id ({pairs}); a detector that finds each object once is scored as if it missed them. "
+        f"{how_to_leave_out} leaves them out"
     )
     if count >= REPEATED_SHARE * total and count >= min(FEWEST, total):
         raise DataError(what)

@@ -64,7 +64,7 @@ def in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
         name, taken = next(iter(found.items()))
         warn_of_data(
             f"{annotations.path}: {len(found)} of {len(names)} file names do not lead from {folder} to an image; the "
-            f"longest end of each that does is taken: {taken} for {as_json(name)}"
+            f"longest end of each name that does is used: {taken} for {as_json(name)}"
         )
     located = (replace(image, file_name=found.get(image.file_name, image.file_name)) for image in annotations.images)
     return replace(annotations, images=tuple(located))
@@ -115,7 +115,7 @@ def _ambiguous(found: dict[str, str]) -> list[str]:
     for name, end in found.items():
         names[end].append(as_json(name))
     return [
-        f"{end} is all that is found of {len(same)} different file names: {first_few(same)}"
+        f"{len(same)} different file names lead to the same file, {end}: {first_few(same)}"
         for end, same in names.items()
         if len(same) > 1
     ]

@@ -292,8 +292,8 @@ def _is_drawn(folder: Path, settings: ShapesSettings) -> bool:
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         raise DataError(
             f"{folder}: holds shapes drawn with {_listing(found, differing)}, "
-            f"asked for are {_listing(wanted, differing)}. "
-            "Name another folder, or delete this one to have it drawn anew."
+            f"expected {_listing(wanted, differing)}. "
+            "Name another folder, or delete this one to have it drawn again."
         )
     return True
 

@@ -63,7 +63,7 @@ def tables_of_file(path: Path) -> str:
     Raises:
         OutputError: where the file is missing, or holds something else.
     """
-    again = f"'copypaste eval {path.parent}' scores the run anew"
+    again = f"'copypaste eval {path.parent}' scores the run again"
     try:
         return tables(report := read_json(path, "file of scores"))
     except DataError as error:

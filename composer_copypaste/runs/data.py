@@ -10,17 +10,14 @@ from typing import cast
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.cutouts import CutOutPool, images_of_folder
 from composer_copypaste.data.dataset import CocoInstances, InstanceData, checksum
 from composer_copypaste.data.image_files import check_images
 from composer_copypaste.data.shapes import draw_shapes
-from composer_copypaste.data.streaming.dataset import StreamingCocoInstances
-from composer_copypaste.data.streaming.format import CROWDS
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError, RecipeError, as_json, first_few, shown, warn_of_data
 from composer_copypaste.files import read_json
 from composer_copypaste.functional.category_names import labelled
-from composer_copypaste.functional.sources import check_pool
+from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
 from composer_copypaste.runs.advice import warn_of_many_objects
 from composer_copypaste.settings import CopyPasteSettings, ShapesSettings
@@ -102,9 +99,7 @@ def _listed(categories: Sequence[Category]) -> str:
     return first_few([f"{category.id} {as_json(category.name)}" for category in categories], 20)
 
 
-def open_pool(
-    recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str], load: Load
-) -> CutOutPool | None:
+def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str], load: Load) -> Pool | None:
     """The recipe's pool, completely checked; None where it has none. ``load`` reads a file of annotations.
 
     Raises:
@@ -113,6 +108,8 @@ def open_pool(
     """
     if recipe.data.pool is None or settings is None:
         return None
+    from composer_copypaste.data.cutouts import CutOutPool  # most runs have no pool
+
     files, reading = recipe.data.pool, recipe.data.image_settings
     if files.folder is not None:
         pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=reading)
@@ -137,6 +134,8 @@ def pool_digest(files: PoolSettings) -> str:
     folder = files.folder
     if folder is None:
         return checksum([cast(Path, files.annotations).read_bytes()])
+    from composer_copypaste.data.cutouts import images_of_folder
+
     images = images_of_folder(folder)
     return checksum(part for path in images for part in (os.fsencode(path.relative_to(folder)), path.read_bytes()))
 
@@ -147,7 +146,7 @@ class Data:
 
     train: InstanceData
     val: InstanceData
-    pool: CutOutPool | None = None
+    pool: Pool | None = None
     """Cut-outs, as further sources of copy-paste."""
 
 
@@ -187,47 +186,43 @@ def _open(
     masks: bool,
     seed: int,
 ) -> InstanceData:
-    image_settings = settings.image_settings
     if files.streaming is not None:
-        shards = StreamingCocoInstances(
-            files.streaming,
-            transform,
-            masks=masks,
-            seed=seed,
-            cache=files.cache,
-            cache_gigabytes=files.cache_gigabytes,
-        )
-        _check_value_range(shards, settings)
-        _check_crowds(shards, settings)
-        return shards
+        return _open_shards(files.streaming, files, settings, transform, masks=masks, seed=seed)
     images, annotations = cast(Path, files.images), load(cast(Path, files.annotations))
-    data = CocoInstances(images, annotations, transform, masks=masks, seed=seed, image_settings=image_settings)
-    check_images(data.annotations, images, image_settings)
+    data = CocoInstances(images, annotations, transform, masks=masks, seed=seed, image_settings=settings.image_settings)
+    check_images(data.annotations, images, settings.image_settings)
     return data
 
 
-def _check_value_range(shards: StreamingCocoInstances, settings: DataSettings) -> None:
-    """Raise ``DataError`` where the recipe gives another range of values than the shards were written for."""
+def _open_shards(
+    source: str,
+    files: CocoFiles,
+    settings: DataSettings,
+    transform: LargeScaleJitterTransform | FlipTransform | None,
+    *,
+    masks: bool,
+    seed: int,
+) -> InstanceData:
+    """The data set of shards; raise ``DataError`` where they were written for other values or crowds than asked for."""
+    from composer_copypaste.data.streaming.dataset import StreamingCocoInstances  # most runs have no shards
+    from composer_copypaste.data.streaming.format import CROWDS
+
+    cache, limit = files.cache, files.cache_gigabytes
+    shards = StreamingCocoInstances(source, transform, masks=masks, seed=seed, cache=cache, cache_gigabytes=limit)
     written = shards.manifest.image_settings.value_range
     if settings.value_range not in (None, written):
+        described = "no value range" if written is None else f"a value range of {list(written)}"
         raise DataError(
-            f"{shards.source}: the shards were written for {_range_called(written)}, data.value_range is "
-            f"{list(settings.value_range or ())}; leave that out, or write the shards anew with --value-range"
+            f"{shards.source}: the shards were written for {described}, data.value_range is "
+            f"{list(settings.value_range or ())}; leave that out, or write the shards again with --value-range"
         )
-
-
-def _range_called(limits: tuple[float, float] | None) -> str:
-    return "no value range" if limits is None else f"a value range of {list(limits)}"
-
-
-def _check_crowds(shards: StreamingCocoInstances, settings: DataSettings) -> None:
-    """Raise ``DataError`` where crowds were taken for something else when the shards were written."""
-    written = shards.manifest.source.get(CROWDS, "ignore")
-    if settings.crowds not in (None, written) and not (written == "ignore" and shards.num_crowds == 0):
+    crowds = shards.manifest.source.get(CROWDS, "ignore")
+    if settings.crowds not in (None, crowds) and not (crowds == "ignore" and shards.num_crowds == 0):
         raise DataError(
             f"{shards.source}: expected shards that were written by copypaste shard --crowds {settings.crowds}, as "
-            f"{in_recipe('crowds', settings.crowds)} says; write them anew, or give {in_recipe('crowds', 'null')}"
+            f"{in_recipe('crowds', settings.crowds)} says; write them again, or give {in_recipe('crowds', 'null')}"
         )
+    return shards
 
 
 def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:

@@ -1,10 +1,18 @@
-"""Run-length encodings of many masks at once, beside the same read one by one."""
+"""Run-length encodings of many masks at once, and how far masks reach."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.rle import encoded_pixels, rle_counts
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.dataset import CocoInstances
+from composer_copypaste.data.rle import cropped_mask, enclosing, encoded_pixels, mask_extents, rle_counts
+
+# ---- encodings of many masks, next to the same read one by one
 
 
 def drawn_codes(count=400):
@@ -42,3 +50,82 @@ def test_damaged_encodings_are_found_among_others_as_one_by_one():
 @pytest.mark.parametrize("code", [b"", b"o" * 40 + b"0", b"\xff", b"\x00"])
 def test_text_that_is_no_encoding_has_no_pixels(code):
     assert encoded_pixels([code]).tolist() == [-1]
+
+
+# ---- how far masks reach, and boxes that enclose them
+
+
+SIZE = (48, 64)
+REAL = Path(__file__).parents[3] / "shared" / "data"
+
+
+def square(x1: float, y1: float, x2: float, y2: float) -> list[np.ndarray]:
+    return [np.array([x1, y1, x2, y1, x2, y2, x1, y2], dtype=np.float64)]
+
+
+def code(x1: int, y1: int, x2: int, y2: int) -> dict:
+    mask = np.zeros(SIZE, dtype=np.uint8, order="F")
+    mask[y1:y2, x1:x2] = 1
+    return coco_mask.encode(mask)
+
+
+def test_polygons_of_several_parts_and_run_lengths_have_extents_side_by_side():
+    outlines = [square(2, 1, 6, 5) + square(9.5, 0, 11, 3), code(3, 4, 10, 20), square(-5, 2, 4, 99), code(0, 0, 0, 0)]
+    assert mask_extents(outlines).tolist() == [[2, 0, 11, 5], [3, 4, 10, 20], [-5, 2, 4, 99], [0, 0, 0, 0]]
+
+
+def test_no_masks_have_no_extents():
+    assert mask_extents([]).shape == (0, 4)
+
+
+def test_a_box_cut_to_whole_pixels_is_widened_to_its_mask():
+    boxes = np.array([[10, 5, 30, 25], [10, 5, 30, 25]], dtype=np.float64)
+    widened = enclosing(boxes, [square(10.9, 5.2, 31.8, 26.8), code(8, 5, 31, 25)], SIZE)
+    assert widened.tolist() == [[10, 5, 32, 27], [8, 5, 31, 25]]
+
+
+def test_a_box_that_encloses_its_mask_s_pixels_stays_as_annotated():
+    boxes = np.array([[10.25, 5.5, 30.75, 25.01], [0, 0, 60, 40]], dtype=np.float64)
+    outlines = [square(10.2, 5.4, 30.8, 25.4), square(3, 3, 9, 9)]
+    assert np.array_equal(enclosing(boxes, outlines, SIZE), boxes)
+
+
+@settings(deadline=None)
+@given(points=st.lists(st.tuples(st.floats(-5, 70), st.floats(-5, 55)), min_size=3, max_size=9))
+def test_no_pixel_of_a_polygon_lies_outside_its_box(points):
+    outline = [np.array(points, dtype=np.float64).ravel()]
+    drawn = cropped_mask(outline, SIZE)
+    box = np.round(mask_extents([outline]))  # cut to whole pixels
+    (x1, y1), (x2, y2) = (
+        np.floor(enclosing(box, [outline], SIZE)[0, :2]),
+        np.ceil(enclosing(box, [outline], SIZE)[0, 2:]),
+    )
+    if drawn is not None:
+        left, top, right, bottom = drawn.box
+        assert x1 <= left
+        assert y1 <= top
+        assert right <= x2
+        assert bottom <= y2
+
+
+@pytest.mark.parametrize("name", ["coco_smoke", "fruits_nuts", "nuclei_dsb2018"])
+def test_boxes_of_real_data_stay_as_annotated(name):
+    path = REAL / name / "annotations" / "instances_val.json"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    annotations = CocoAnnotations.load(path)
+    for image in annotations.images:
+        group = annotations.annotations[image.id]
+        expected = np.array([entry["bbox"] for entry in group], dtype=np.float64).reshape(-1, 4)
+        expected[:, 2:] += expected[:, :2]
+        limits = [image.width, image.height] * 2
+        assert np.allclose(annotations.objects_of(image).boxes.numpy(), expected.clip(0, limits), atol=1e-4)
+
+
+def test_the_data_set_s_boxes_enclose_their_masks(coco_file, gradient):
+    outline = {"segmentation": [[2.2, 1.1, 6.8, 1.1, 6.8, 5.9, 2.2, 5.9]], "bbox": [2, 1, 4, 4]}
+    path = coco_file({"id": 1, "image_id": 7, "category_id": 5, **outline})
+    _, target = CocoInstances(path.parent, path)[0]
+    rows, columns = target["masks"][0].nonzero().T
+    assert (int(columns.max()) + 1, int(rows.max()) + 1) == (7, 6)
+    assert target["boxes"].tolist() == [[2, 1, 7, 6]]

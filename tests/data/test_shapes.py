@@ -157,7 +157,7 @@ def test_a_folder_drawn_with_the_same_settings_is_used_again(settings, monkeypat
 def test_other_settings_are_named_and_nothing_is_overwritten(settings):
     folder = draw_shapes(settings)
     before = contents(folder)
-    with pytest.raises(DataError, match=r"drawn with size=64, seed=0, asked for are size=96, seed=3\."):
+    with pytest.raises(DataError, match=r"drawn with size=64, seed=0, expected size=96, seed=3\."):
         draw_shapes(replace(settings, size=96, seed=3))
     assert contents(folder) == before
 

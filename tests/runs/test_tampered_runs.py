@@ -125,5 +125,5 @@ def test_scores_of_a_complete_run_that_are_gone_or_broken_are_named_with_what_ma
     folder = RunFolder(tmp_path)
     if text is not None:
         folder.evaluation.write_text(text)
-    with pytest.raises(OutputError, match=rf"evaluation.json: .*; 'copypaste eval {tmp_path}' scores the run anew$"):
+    with pytest.raises(OutputError, match=rf"evaluation.json: .*; 'copypaste eval {tmp_path}' scores the run again$"):
         tables_of_file(folder.evaluation)

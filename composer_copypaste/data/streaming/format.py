@@ -62,7 +62,7 @@ class Manifest:
         """The manifest from parsed JSON; ``place`` names it in messages."""
         edition = values.get("edition") if isinstance(values, dict) else None
         if edition != EDITION:
-            raise DataError(f"{place}: expected a manifest of edition {EDITION}, got {edition}; write the shards anew")
+            raise DataError(f"{place}: expected a manifest of edition {EDITION}, got {edition}; write the shards again")
         try:
             categories = tuple(Category(category["id"], category["name"]) for category in values["categories"])
             images = _image_settings(**values.get("image settings", {}))  # former versions wrote none

@@ -48,8 +48,8 @@ WORKING = ".unfinished"
 """The folder, inside the output, of files that exist only while shards are being written."""
 
 _WATCH_SECONDS = 0.5
-_ANNOTATION_BYTES = 100
-_NUMBER_BYTES = 8
+_ANNOTATION_BYTES, _NUMBER_BYTES = 100, 8
+"""Approximate size in a sample of an annotation without its outline, and of a number of a polygon."""
 
 
 @dataclass(frozen=True)
@@ -95,33 +95,26 @@ def parts_of(
     sizes = [_size(images, image, data.annotations[image.id]) for image in data.images]
     for place, image_size in enumerate([*sizes, shard_size]):
         if place > begin and (size + image_size > shard_size or place == len(sizes)):
-            yield _part(number, data, (images, output), slice(begin, place), image_settings)
+            content = tuple((image, data.annotations[image.id]) for image in data.images[begin:place])
+            yield ShardContent(number, output, images, content, _fingerprint(images, content), image_settings)
             number, begin, size = number + 1, place, 0
         size += image_size
 
 
 def _size(images: Path, image: CocoImage, annotations: Sequence[CocoAnnotation]) -> int:
     """The approximate size of a sample in bytes."""
-    outlines = sum(_outline_bytes(annotation["segmentation"]) + _ANNOTATION_BYTES for annotation in annotations)
-    return (images / image.file_name).stat().st_size + outlines
+    size = (images / image.file_name).stat().st_size + _ANNOTATION_BYTES * len(annotations)
+    for annotation in annotations:
+        outline = annotation["segmentation"]
+        size += _NUMBER_BYTES * sum(map(len, outline)) if isinstance(outline, list) else len(outline["counts"])
+    return size
 
 
-def _outline_bytes(segmentation: Any) -> int:
-    if isinstance(segmentation, list):
-        return sum(len(part) for part in segmentation) * _NUMBER_BYTES
-    return len(segmentation["counts"])
-
-
-def _part(
-    number: int, data: CocoAnnotations, folders: tuple[Path, Path], place: slice, settings: ImageSettings
-) -> ShardContent:
-    images, output = folders
-    content = tuple((image, data.annotations[image.id]) for image in data.images[place])
-    stats = [(images / image.file_name).stat() for image, _ in content]
-    files = [(image.file_name, stat.st_size, stat.st_mtime_ns) for (image, _), stat in zip(content, stats, strict=True)]
-    return ShardContent(
-        number, output, images, content, hashlib.sha256(json.dumps(files).encode()).hexdigest(), settings
-    )
+def _fingerprint(images: Path, content: Sequence[tuple[CocoImage, object]]) -> str:
+    """A checksum of the names, sizes and times of image files."""
+    stats = [(image.file_name, (images / image.file_name).stat()) for image, _ in content]
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def write_parts(parts: Sequence[ShardContent], processes: int) -> Iterator[tuple[ShardContent, list[str]]]:
@@ -140,8 +133,8 @@ def write_parts(parts: Sequence[ShardContent], processes: int) -> Iterator[tuple
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise OutputError(
-                "a process that wrote shards was ended from outside, perhaps for want of memory; the same command goes "
-                "on, with fewer --processes if need be"
+                "a process that wrote shards was ended by another program, perhaps because memory ran out; the same "
+                "command continues, with fewer --processes if necessary"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -275,7 +268,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
             _check_usable(output, source)
             return _written(output, data, kept=None)
         raise OutputError(
-            f"{error.filename or output}: cannot be written: {error.strerror}; the same command goes on"
+            f"{error.filename or output}: cannot be written: {error.strerror}; the same command continues"
         ) from error
 
 
@@ -353,7 +346,7 @@ def _write(parts: Sequence[ShardContent], processes: int, images: int) -> None:
             bar.update(len(part.content))
     if problems:
         between = "\n" if len(problems) > 1 else ". "
-        advice = "The other shards are kept: put it right, and the same command goes on"
+        advice = "The other shards are kept: repair the images, and the same command continues"
         raise DataError(f"{listed('images', problems)}{between}{advice}")
 
 

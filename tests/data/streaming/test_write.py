@@ -156,7 +156,7 @@ def test_a_changed_source_is_refused(tmp_path, finished):
     if not finished:
         (data_set.images / "000012.png").write_bytes((data_set.images / "000012.png").read_bytes()[:-100])
         with pytest.raises(
-            DataError, match=r"000012.png.* cannot be decoded.*\. The other shards are kept: put it right"
+            DataError, match=r"000012.png.* cannot be decoded.*\. The other shards are kept: repair the images"
         ):
             data_set.write(output)
     else:

@@ -1,4 +1,4 @@
-"""COCO files as tools write them, and files that are something else."""
+"""Annotations as different tools write them."""
 
 import json
 
@@ -140,7 +140,7 @@ def crowds(coco_file, *marks):
 def test_a_file_of_crowds_alone_is_refused_with_the_cause_and_the_key(coco_file):
     path = coco_file(*(annotation(number, segmentation=RUNS, iscrowd=1) for number in (1, 2)))
     problem = refusal(path)
-    assert problem.startswith("all annotations, 2, are marked as crowds (iscrowd 1)")
+    assert problem.startswith("all 2 annotations are marked as crowds (iscrowd 1)")
     assert 'datumaro and CVAT mark every mask so: crowds="objects" takes them' in problem
     assert "--crowds objects takes" in refusal(path, spelling=lambda name, value: f"--{name} {value}")
     assert [entry["iscrowd"] for entry in entries_of(path, crowds="objects")] == [0, 0]
@@ -235,38 +235,6 @@ def test_compressed_run_lengths_may_be_bytes_in_content_from_python():
     }
     assert next(official_truth(content, masks=True).annotations(7))["segmentation"] == rle
     assert len(content["annotations"]) == 1
-
-
-KINDS = {
-    b"": "an empty file",
-    b"PK\x03\x04rest": "a zip archive",
-    b"\x1f\x8brest": "compressed with gzip",
-    b"version https://git-lfs.github.com/spec/v1\noid": "a Git LFS pointer",
-    b'{"image": 1}\n{"image": 2}\n': "JSON Lines",
-    b"<!DOCTYPE html><html>": "a web page",
-    b"<annotation><folder>": "XML of one image, as Pascal VOC has it",
-    b"0 0.5 0.5 0.1 0.2\n1 0.1 0.1 0.1 0.1\n": "as YOLO has it",
-    b"\x89PNG\r\n": "an image (PNG)",
-    b'[{"image_id": 1, "category_id": 1, "bbox": [], "score": 0.5}]': "a list of COCO results",
-    b'[{"image": "a.png", "id": 1, "annotator": 1, "annotation_id": 2, "lead_time": 3.1}]': "Label Studio's export",
-    b'[{"id": 1, "data": {}, "annotations": []}]': "Label Studio's export",
-    b'{"id": 1, "data": {}, "annotations": [{"result": []}]}': "Label Studio's export",
-    b"/annex/objects/MD5-s12--0123": "a git-annex pointer",
-    b'{"shapes": [], "imagePath": "a.png", "version": "5"}': "labelme's file of one image",
-    b'{"a.png1": {"filename": "a.png", "regions": []}}': "VGG Image Annotator",
-    b'{"images": [], "categories": []}': "without the list 'annotations'",
-    b'{"images": [1], "categories": [1], "annotations": [{"segments_info": []}]}': "COCO panoptic annotations",
-    b'{"images": [1], "categories": [], "annotations": [{"caption": "a"}]}': "COCO captions",
-}
-
-
-@pytest.mark.parametrize("content", KINDS, ids=KINDS.values())
-def test_a_file_that_is_something_else_is_named_in_one_line(tmp_path, content):
-    path = tmp_path / "annotations.json"
-    path.write_bytes(content)
-    problem = refusal(path)
-    assert KINDS[content] in problem
-    assert "\n" not in problem
 
 
 def test_a_file_with_a_byte_order_mark_is_read(coco_file):
