@@ -25,7 +25,8 @@ SMALL = ["model.backbone=small", "model.weights=none", "training.duration=1ba", 
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    found = re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    return [re.sub(r"\\\n\s*", "", block) for block in found]  # a command may go on in the next line
 
 
 def settings_table() -> str:
@@ -100,6 +101,19 @@ def test_the_console_examples_run_in_their_order(workplace, monkeypatch):
             arguments += [*SMALL, *output]
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert result.exit_code == 0, f"{command}\n{result.output}"
+
+
+def test_lines_are_short_enough_to_read():
+    assert [line for line in README.read_text().splitlines() if len(line) > 135 and line[:1] not in ("|", "!")] == []
+
+
+def test_the_map_of_the_package_names_each_of_its_folders():
+    package = README.parent / "composer_copypaste"
+    table = README.read_text().partition("Where things are")[2]
+    named = {
+        name.split("/")[0] for row in table.splitlines() if row[:3] == "| `" for name in re.findall(r"`([\w/]+/)`", row)
+    }
+    assert {path.name for path in package.iterdir() if (path / "__init__.py").is_file()} <= named
 
 
 def test_make_has_the_targets_that_the_readme_names():
