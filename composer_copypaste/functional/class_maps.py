@@ -51,7 +51,9 @@ def masks_of(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n 
     """Where the map has each of these classes."""
     if not ids.is_cpu:
         return (ids == on_device(classes.ids, ids.device, ids.dtype)[:, None, None]).view(torch.uint8)
-    from composer_copypaste.functional.engines.numba_kernels import class_masks  # Numba takes half a second to import
+    from composer_copypaste.functional.engines.numba_class_maps import (
+        class_masks,  # Numba takes half a second to import
+    )
 
     masks = np.zeros((len(classes.ids), *ids.shape), dtype=np.uint8)  # pages that nothing is written to take no memory
     class_masks(ids.numpy(), classes.ids.astype(np.int64), masks)
@@ -60,7 +62,9 @@ def masks_of(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n 
 
 def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:
     """The boxes (x1, y1, x2, y2) around the ids from the lowest on, ``k`` numbers; all 0 to the right of nothing."""
-    from composer_copypaste.functional.engines.numba_kernels import class_boxes  # Numba takes half a second to import
+    from composer_copypaste.functional.engines.numba_class_maps import (
+        class_boxes,  # Numba takes half a second to import
+    )
 
     boxes = np.tile(np.array([1 << 30, 1 << 30, 0, 0], dtype=np.int32), (len(maps), k, 1))
     class_boxes(maps.contiguous().numpy(), low, boxes)

@@ -1,4 +1,4 @@
-"""Kernels against the way that works window by window; Triton's run in its interpreter where there is no GPU."""
+"""The engines with kernels against the torch engine; Triton's run in its interpreter where there is no GPU."""
 
 import os
 import subprocess
@@ -19,16 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from composer_copypaste import CopyPasteSettings
 from composer_copypaste.functional import batch_objects as inventory
 from composer_copypaste.functional import copypaste as batch
-from composer_copypaste.functional.engines import engine as composite
-from composer_copypaste.functional.engines import numba_engine as host
-from composer_copypaste.functional.engines import numba_kernels as host_memory
+from composer_copypaste.functional.engines import engine, numba_engine, numba_kernels
+from composer_copypaste.functional.engines.kernels import MASK_ROW
 from composer_copypaste.functional.layout import layout_of
 from composer_copypaste.functional.sources import ExtraSources
 
 pytest.importorskip("triton")
 from triton.runtime.errors import PTXASError
 
-from composer_copypaste.functional.engines import triton_engine as cuda
+from composer_copypaste.functional.engines import triton_engine
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning:triton")  # its interpreter
 
@@ -40,7 +39,7 @@ PLAIN = {"blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0
 @contextmanager
 def tritons_kernels():
     """As on a GPU, but on the device that there is."""
-    with mock.patch.object(composite, "kernels_for", lambda device: cuda.TritonKernels(device)):
+    with mock.patch.object(engine, "kernels_for", lambda device: triton_engine.TritonKernels(device)):
         yield
 
 
@@ -59,27 +58,27 @@ def pasted_by_triton(case):
 
 
 def pasted_by_numba(case):
-    with mock.patch.object(composite, "TorchEngine", side_effect=AssertionError):
+    with mock.patch.object(engine, "TorchEngine", side_effect=AssertionError):
         return case.paste()
 
 
 def pasted_past_the_caches(case):
-    with mock.patch.object(host, "LARGEST_CACHED", 0):
+    with mock.patch.object(numba_engine, "LARGEST_CACHED", 0):
         return pasted_by_numba(case)
 
 
-def assert_kernels_give_what_windows_give(case, paste):
+def assert_it_gives_what_torch_gives(case, paste):
     case.images = [i.detach() for i in case.images] if isinstance(case.images, list) else case.images.detach()
     with window_after_window():
-        windows = case.paste()
+        expected = case.paste()
     kernels = paste(case)
-    torch.testing.assert_close(list(kernels.targets), list(windows.targets), rtol=0, atol=0, check_device=False)
-    for there, here in zip(kernels.images, windows.images, strict=True):
+    torch.testing.assert_close(list(kernels.targets), list(expected.targets), rtol=0, atol=0, check_device=False)
+    for there, here in zip(kernels.images, expected.images, strict=True):
         assert (there.dtype, there.shape) == (here.dtype, here.shape)
         # rounded to the other neighbour at worst; of 16 bits, values up to 1 have steps of 2**-11 and 2**-8
         atol = {torch.uint8: 1.0, torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-5}[here.dtype]
         torch.testing.assert_close(there.cpu().float(), here.float(), rtol=0, atol=atol)
-    assert (kernels.added, kernels.dropped) == (windows.added, windows.dropped)
+    assert (kernels.added, kernels.dropped) == (expected.added, expected.dropped)
 
 
 ACROSS_TILES = {"sides": st.integers(60, 150), "counts": st.integers(1, 4), "p": 1.0, "p_instance": 1.0}
@@ -87,38 +86,38 @@ ACROSS_TILES = {"sides": st.integers(60, 150), "counts": st.integers(1, 4), "p":
 
 @many(40)
 @given(cases(counts=st.integers(0, 5), bank=True, **PLAIN))
-def test_tritons_kernels_give_what_windows_give(case):
-    assert_kernels_give_what_windows_give(case, pasted_by_triton)
+def test_tritons_kernels_give_what_torch_gives(case):
+    assert_it_gives_what_torch_gives(case, pasted_by_triton)
 
 
 @many(5)
 @given(cases(**ACROSS_TILES, labels=None, **PLAIN))
 def test_tritons_kernels_give_the_same_across_tiles(case):
-    assert_kernels_give_what_windows_give(case, pasted_by_triton)
+    assert_it_gives_what_torch_gives(case, pasted_by_triton)
 
 
 @many(15)
 @given(cases(counts=st.integers(0, 5)))
 def test_tritons_kernels_tell_the_truth_of_what_is_painted_object_after_object(case):
-    assert_kernels_give_what_windows_give(case, pasted_by_triton)
+    assert_it_gives_what_torch_gives(case, pasted_by_triton)
 
 
 @many(100)
-@given(cases(counts=st.integers(0, 5), bank=True, dtypes=host.NumbaKernels.dtypes, **PLAIN))
-def test_numbas_kernels_give_what_windows_give(case):
-    assert_kernels_give_what_windows_give(case, pasted_by_numba)
+@given(cases(counts=st.integers(0, 5), bank=True, dtypes=numba_engine.NumbaKernels.dtypes, **PLAIN))
+def test_numbas_kernels_give_what_torch_gives(case):
+    assert_it_gives_what_torch_gives(case, pasted_by_numba)
 
 
 @many(40)
-@given(cases(sides=st.integers(1, 150), counts=st.integers(0, 3), dtypes=host.NumbaKernels.dtypes, **PLAIN))
+@given(cases(sides=st.integers(1, 150), counts=st.integers(0, 3), dtypes=numba_engine.NumbaKernels.dtypes, **PLAIN))
 def test_masks_written_past_the_caches_are_the_same(case):
-    assert_kernels_give_what_windows_give(case, pasted_past_the_caches)
+    assert_it_gives_what_torch_gives(case, pasted_past_the_caches)
 
 
 @many(60)
 @given(cases(counts=st.integers(0, 5)))
 def test_numbas_kernels_tell_the_truth_of_what_is_painted_object_after_object(case):
-    assert_kernels_give_what_windows_give(case, pasted_by_numba)
+    assert_it_gives_what_torch_gives(case, pasted_by_numba)
 
 
 def carried_out(plan, images, targets, **settings):
@@ -157,18 +156,20 @@ def test_pasting_class_ids_reads_no_value_from_the_device():
         inventories = inventory.batch_objects(on_device(make_images()), ids, CopyPasteSettings())
         plan, inventories = inventory.only_copied(plan_of((0, 1, 1, IDENTITY)), inventories)
         layout = layout_of(plan, [held.objects for held in inventories])
-        stacked = composite.engine_for(torch.device(DEVICE)).stack(layout, CopyPasteSettings())
+        stacked = engine.engine_for(torch.device(DEVICE)).stack(layout, CopyPasteSettings())
     labels = torch.cat([held.instances.labels for held in inventories])
     with NothingWaits():
         after = stacked.class_ids(ids, labels)
     assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())
 
 
-def launches_of(planes):
-    """Grid and table of each launch that writes these planes, and the alignment that it counts on."""
-    kernel = mock.MagicMock()
-    with mock.patch.object(cuda.kernels, "write_masks", kernel):
-        cuda.TritonKernels(torch.device("cpu")).write_masks(np.array(planes, dtype=np.int64))
+def launches_of(n, **columns):
+    """Grid, table and alignment of each launch that writes ``n`` masks with these columns."""
+    masks, kernel = np.zeros(n, MASK_ROW), mock.MagicMock()
+    for name, value in columns.items():
+        masks[name] = value
+    with mock.patch.object(triton_engine.kernels, "write_masks", kernel):
+        triton_engine.TritonKernels(torch.device("cpu")).write_masks(masks)
     grids, launches = kernel.__getitem__.call_args_list, kernel.__getitem__.return_value.call_args_list
     return [
         (grid.args[0], launch.args[0], launch.kwargs["ALIGNMENT"]) for grid, launch in zip(grids, launches, strict=True)
@@ -176,16 +177,16 @@ def launches_of(planes):
 
 
 @pytest.mark.parametrize(
-    ("plane", "alignment"),
-    [([512, 1024, 0, 4, 4], 16), ([512, 0, 0, 4, 8], 16), ([520, 1024, 0, 4, 4], 1), ([512, 1024, 0, 5, 5], 1)],
+    ("written", "former", "height", "width", "alignment"),
+    [(512, 1024, 4, 4, 16), (512, 0, 4, 8, 16), (520, 1024, 4, 4, 1), (512, 1024, 5, 5, 1)],
 )
-def test_16_bytes_are_written_at_a_time_where_planes_begin_and_end_so(plane, alignment):
-    (_, _, found), *_ = launches_of([plane + [0] * 5])
+def test_16_bytes_are_written_at_a_time_where_masks_begin_and_end_so(written, former, height, width, alignment):
+    (_, _, found), *_ = launches_of(1, written=written, former=former, height=height, width=width)
     assert found == alignment
 
 
-def test_more_planes_than_a_grid_has_rows_are_written_in_parts():
-    launches = launches_of([[512, 0, 0, 1, 1, 0, 0, 1, 1, -1]] * 70_000)
+def test_more_masks_than_a_grid_has_rows_are_written_in_parts():
+    launches = launches_of(70_000, written=512, height=1, width=1, level=-1)
     assert [grid for grid, _, _ in launches] == [(1, 65535), (1, 4465)]
     assert [len(table) for _, table, _ in launches] == [65535, 4465]
 
@@ -195,13 +196,13 @@ def test_more_planes_than_a_grid_has_rows_are_written_in_parts():
 )
 def test_where_triton_runs_nothing_a_warning_says_so_once_and_torch_does_the_work(error, monkeypatch):
     device = torch.device("cuda:0")
-    monkeypatch.setattr(cuda, "torch", mock.Mock(torch))
-    monkeypatch.setattr(cuda.TritonKernels, "write_masks", mock.Mock(side_effect=error))
-    cuda.can_run.cache_clear()
+    monkeypatch.setattr(triton_engine, "torch", mock.Mock(torch, **{"ones.return_value": torch.ones(1)}))
+    monkeypatch.setattr(triton_engine.TritonKernels, "write_masks", mock.Mock(side_effect=error))
+    triton_engine.can_run.cache_clear()
     with pytest.warns(UserWarning, match=r"because Triton runs no kernel there: .*It needs a C compiler"):
-        assert composite.kernels_for(device) is None
-    assert composite.kernels_for(device) is None  # a second warning would be an error
-    cuda.can_run.cache_clear()
+        assert engine.kernels_for(device) is None
+    assert engine.kernels_for(device) is None  # a second warning would be an error
+    triton_engine.can_run.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -213,17 +214,17 @@ def test_where_triton_runs_nothing_a_warning_says_so_once_and_torch_does_the_wor
 )
 def test_a_device_that_is_out_of_memory_is_an_error_and_its_kernels_are_taken_once_it_has_some(error, monkeypatch):
     device = torch.device("cuda:0")
-    monkeypatch.setattr(cuda, "torch", mock.Mock(torch))
-    monkeypatch.setattr(cuda.TritonKernels, "write_masks", mock.Mock(side_effect=[error, None]))
-    cuda.can_run.cache_clear()
+    monkeypatch.setattr(triton_engine, "torch", mock.Mock(torch, **{"ones.return_value": torch.ones(1)}))
+    monkeypatch.setattr(triton_engine.TritonKernels, "write_masks", mock.Mock(side_effect=[error, None]))
+    triton_engine.can_run.cache_clear()
     with pytest.raises(RuntimeError, match="out of memory"):
-        composite.kernels_for(device)
-    assert composite.kernels_for(device) is not None
-    cuda.can_run.cache_clear()
+        engine.kernels_for(device)
+    assert engine.kernels_for(device) is not None
+    triton_engine.can_run.cache_clear()
 
 
 def test_where_triton_runs_a_kernel_its_kernels_are_taken():
-    assert cuda.can_run(torch.device(DEVICE))
+    assert triton_engine.can_run(torch.device(DEVICE))
 
 
 COMPILING = """
@@ -234,14 +235,13 @@ from triton.compiler import ASTSource
 
 from composer_copypaste.functional.engines import triton_kernels as kernels
 
-images, table = {"IMAGE_WIDTH": 6, "LANDING_WIDTH": 17}, {"WIDTH": 11}
 for kernel, arguments, constants in (
-    (kernels.stack, ("images", "landings"), images),
-    (kernels.measure, ("tasks", "which", "results"), table),
-    (kernels.count_uncovered, ("landings", "which", "results"), {"WIDTH": 14}),
-    (kernels.write_masks, ("planes",), {**table, "ALIGNMENT": 16}),
+    (kernels.stack, ("images", "pasted"), {}),
+    (kernels.measure, ("objects", "which", "first_programs", "results"), {}),
+    (kernels.count_uncovered, ("pasted", "which", "first_programs", "results"), {}),
+    (kernels.write_masks, ("masks",), {"ALIGNMENT": 16}),
     *(
-        (kernels.paint, ("images", "landings"), {**images, "TYPE": type_, "CHANNELS": 3})
+        (kernels.paint, ("images", "pasted", "tents"), {"TYPE": type_, "CHANNELS": 3})
         for type_ in (tl.uint8, tl.float16, tl.bfloat16, tl.float32)
     ),
 ):
@@ -263,5 +263,5 @@ def test_kernels_compile_for_gpus_also_where_there_is_none(tmp_path):
 
 def test_a_machine_on_which_nothing_can_be_kept_compiles_anew():
     with mock.patch.object(numba.core.caching.FunctionCache._impl_class, "_locator_classes", []):
-        doubled = host_memory.compiled(lambda number: 2 * number)
+        doubled = numba_kernels.compiled(lambda number: 2 * number)
     assert doubled(21) == 42

@@ -1,14 +1,13 @@
-"""Carrying out a layout for all images at once, by kernels that get tables: on the host by Numba, on a GPU by Triton.
+"""The engine that runs kernels on all images of a batch together, and the tables that it gives them.
 
-Tensors of many sizes take part, so kernels get tables of 64-bit numbers, a row for each image, landing, task or plane,
-with sizes, fixed-point maps, and the addresses of tensors. Positions are the same numbers everywhere, so masks, boxes
-and areas equal those of :class:`TorchEngine` to the bit, and colors to rounding.
+Masks and images have many sizes, so kernels get tables of 64-bit integers, with sizes, fixed-point maps and the
+addresses of tensors. Numba's and Triton's kernels read the same tables. Positions are integers, the same everywhere, so
+masks, boxes and areas equal those of :class:`TorchEngine` to the bit, and colors up to rounding.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -24,8 +23,44 @@ from composer_copypaste.functional.tensors import Images, copied_to_paint, on_de
 from composer_copypaste.functional.visibility import KeptObjects, Measures
 from composer_copypaste.settings import CopyPasteSettings
 
-NOBODY, NOTHING = -1, 0
-"""The owner of a pixel on which nothing landed; the address of what there is not."""
+NOBODY = -1
+"""The owner of a pixel that no pasted object covers; the level of an object that is not pasted."""
+NO_TENSOR = 0
+"""The address of a tensor that does not exist."""
+
+
+def _row(**columns: int | tuple[int, ...]) -> np.dtype:
+    """The type of a table's rows: the names of its columns, and how many 64-bit integers each has."""
+    return np.dtype([(name, np.int64, shape) for name, shape in columns.items()], align=True)
+
+
+Y1, X1, Y2, X2 = range(4)
+"""The columns of a window."""
+TO_X, TO_Y = range(2)
+"""The rows of a map."""
+BY_X, BY_Y, OFFSET = range(3)
+"""The columns of a map: what it multiplies a target pixel's x and y by, and what it adds."""
+FAR = 1 << 30
+"""A coordinate beyond any image."""
+
+IMAGE_ROW = _row(owners=(), height=(), width=(), first=(), end=(), pixels=())
+"""An image that receives objects: the address of its pixels' owners (int16), its size, the range of its rows in the
+table of pasted objects, and the address of the image to paint on, channel after channel."""
+PASTED_ROW = _row(image=(), level=(), to_source=(2, 3), window=4, pixels=(), height=(), width=())
+"""A pasted object: the row of its image, its level there, its map (rows for x and y, in steps of 2**-32 pixels), its
+window, and the address and the size of what is read: the mask or the image of its source."""
+MEASURE_ROW = _row(window=4, level=(), owners=(), owners_width=(), mask=(), mask_width=())
+"""An object to measure in a window. A pasted one has a level, and the pixels that it owns are visible. Any other has a
+mask, whose pixels are its former ones; those without an owner are visible."""
+MASK_ROW = _row(written=(), former=(), owners=(), height=(), width=(), window=4, level=())
+"""A mask to write, by its address. Outside the window it is 0. Inside, that of a pasted object, which has a level, is 1
+at the pixels that it owns, any other where the former mask is not 0 and there is no owner. With an empty window it is
+1 wherever the former mask is not 0."""
+RESULT_ROW = _row(area=(), former=(), x1=(), y1=(), x2=(), y2=())
+"""What is visible of an object: the area, the former area, and the box."""
+
+Table = Shaped[ndarray, " _n"]
+"""An array of one of these types."""
 
 
 @runtime_checkable
@@ -33,44 +68,30 @@ class Kernels(Protocol):
     """What carries the tables out, on one kind of device."""
 
     dtypes: Sequence[torch.dtype]
-    """Of the images that they can paint."""
+    """The types of images that they can paint."""
 
-    def stack(self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"]) -> None:
-        """Find for each pixel which of its image's landings lies on top.
+    def stack(self, images: Table, pasted: Table) -> None:
+        """Write the owner of each pixel: the level of the topmost pasted object whose mask covers it, or NOBODY."""
 
-        Images: the address of owners (int16), height, width, first landing, one past the last. PastedObjects: map (6),
-        window (4: y1, x1, y2, x2), the mask's address, height and width.
+    def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
+        """Rows of ``RESULT_ROW`` for objects of ``MEASURE_ROW``.
+
+        ``uncovered`` is empty or holds pasted objects, the first of the objects measured. Their former pixels are those
+        of their masks in these windows, which may go on beyond the image, whatever lies on top.
         """
 
-    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[Tensor, "n 6"]:
-        """Count pixels, visible and former ones, and find the box x1, y1, x2, y2 around the visible: ``n`` results.
+    def write_masks(self, masks: Table) -> None:
+        """Write masks of 0 and 1."""
 
-        Tasks: the result they add to, the window (4), the landing whose pixels are visible or -1, the address of owners
-        or 0, their width, the mask's address or 0, its width. With a mask its pixels are counted as former ones, and
-        those that nobody owns as visible. Uncovered: landings as for ``stack``, the first results, whose former pixels
-        are those of their masks in their windows, whatever lies there; the windows may reach beyond the image.
-        """
-
-    def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
-        """Write masks of 0 and 1: copies, what nobody owns of a former one, or what a landing owns.
-
-        Planes: the address to write to, that of the former mask or 0, owners' address, height, width, the window (4)
-        outside which there is nothing, empty for a copy, the landing or -1.
-        """
-
-    def paint(
-        self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"], dtype: torch.dtype, channels: int
-    ) -> None:
-        """Paint each pixel with the colors of the landing that owns it, in place.
-
-        Images: as for ``stack``, then the address of the image, whose channels follow each other. PastedObjects: map
-        (6), window (4), the address of the image to paint from, height and width.
-        """
+    def paint(self, images: Table, pasted: Table, dtype: torch.dtype, channels: int) -> None:
+        """Paint each pixel that has an owner with that object's color, in place."""
 
 
-def nothing_seen(n: int) -> Int64[ndarray, "n 6"]:
-    """The results of which no pixel has been seen yet."""
-    return np.tile(np.array([0, 0, 1 << 30, 1 << 30, 0, 0]), (n, 1))
+def empty_results(n: int) -> Table:
+    """Results of objects of which no pixel has been seen yet."""
+    results = np.zeros(n, RESULT_ROW)
+    results["x1"] = results["y1"] = FAR
+    return results
 
 
 @dataclass(frozen=True)
@@ -83,12 +104,20 @@ class KernelEngine:
         """As of :class:`Engine`."""
         masks, pasted = [each.contiguous() for each in layout.masks], layout.pasted
         areas = layout.sizes.prod(axis=1)
-        planes = _addresses(masks)[layout.source] + layout.instance * areas[layout.source]
         shares = areas[pasted.receiving].tolist()
         owners = torch.empty(sum(shares), dtype=torch.int16, device=masks[0].device)
-        images = _table(_addresses(owners.split(shares)), layout.sizes[pasted.receiving], pasted.ranges)
-        stacked = OwnedPixels(layout, settings, self.kernels, masks, planes, owners, images)
-        self.kernels.stack(images, stacked.eroded_masks() if settings.erosion else stacked.source_masks(pasted.windows))
+        images = np.zeros(len(shares), IMAGE_ROW)
+        images["owners"] = _addresses(owners.split(shares))
+        images["height"], images["width"] = layout.sizes[pasted.receiving].T
+        images["first"], images["end"] = pasted.ranges.T
+        addresses = _addresses(masks)[layout.source] + layout.instance * areas[layout.source]
+        table = np.zeros(len(pasted), PASTED_ROW)
+        table["image"], table["level"] = np.searchsorted(pasted.receiving, pasted.target), pasted.level
+        table["to_source"], table["window"] = pasted.to_source, pasted.windows
+        table["pixels"] = addresses[pasted.origin]
+        table["height"], table["width"] = layout.sizes[pasted.source].T
+        stacked = OwnedPixels(layout, settings, self.kernels, masks, addresses, owners, images, table)
+        self.kernels.stack(images, stacked.eroded_masks() if settings.erosion else table)
         return stacked
 
 
@@ -105,11 +134,14 @@ class OwnedPixels:
     kernels: Kernels
     masks: Sequence[UInt8[Tensor, "_n _h _w"]]
     """The masks of each source, contiguous."""
-    planes: Int64[ndarray, " g"]
+    addresses: Int64[ndarray, " g"]
     """The address of each object's mask."""
     owners: Int16[Tensor, " p"]
-    """The level of the pasted object that lies on top of each pixel of the images that receive any, or NOBODY."""
-    images: Int64[ndarray, "t 5"]
+    """The owner of each pixel of the images that receive any object: the level of the topmost one, or NOBODY."""
+    images: Table
+    """Rows of ``IMAGE_ROW``, with nothing to paint on."""
+    pasted: Table
+    """Rows of ``PASTED_ROW`` that read the masks of the sources."""
 
     @cached_property
     def warped(self) -> list[WarpedMask]:
@@ -118,68 +150,62 @@ class OwnedPixels:
         warped = [warped_mask(pasted[m], self.masks[pasted.source[m]], erosion) for m in range(len(pasted))]
         return [replace(each, mask=each.mask.contiguous()) for each in warped]
 
-    def eroded_masks(self) -> Int64[ndarray, "m 13"]:
-        """The table of pasted objects whose masks are eroded, each in its window of the target."""
-        shifts = [[PIXEL, 0, -each.window.x1 * PIXEL, 0, PIXEL, -each.window.y1 * PIXEL] for each in self.warped]
-        places = [[*each.window, each.mask.data_ptr(), *each.window.shape] for each in self.warped]
-        return np.array([[*shift, *place] for shift, place in zip(shifts, places, strict=True)], dtype=np.int64)
-
-    def source_masks(self, windows: Int64[ndarray, "m 4"]) -> Int64[ndarray, "m 13"]:
-        """The table of pasted objects in these windows, whose masks are read from their sources."""
-        layout, pasted = self.layout, self.layout.pasted
-        maps = pasted.to_source.reshape(-1, 6)
-        return _table(maps, windows, self.planes[pasted.origin], layout.sizes[pasted.source])
-
-    @cached_property
-    def owners_of(self) -> Int64[ndarray, "s 3"]:
-        """The address, height and width of the owners of each image, zeros for those that receive nothing."""
-        rows = np.zeros((len(self.masks), 3), dtype=np.int64)
-        rows[self.layout.pasted.receiving] = self.images[:, :3]
-        return rows
+    def eroded_masks(self) -> Table:
+        """Rows of ``PASTED_ROW`` that read eroded masks, each of which fills its window of the target."""
+        table = self.pasted.copy()
+        table["to_source"] = PIXEL * np.eye(2, 3, dtype=np.int64)
+        table["window"] = windows = np.array([each.window for each in self.warped])
+        table["to_source"][:, :, OFFSET] = -PIXEL * windows[:, [X1, Y1]]
+        table["pixels"] = _addresses([each.mask for each in self.warped])
+        table["height"], table["width"] = (windows[:, Y2:] - windows[:, :Y2]).T
+        return table
 
     def measure(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
         """As of :class:`StackedObjects`."""
-        layout, pasted = self.layout, self.layout.pasted
-        m, k = len(pasted), len(layout.overlapped)
-        results = np.arange(m + k)
-        counted = np.concatenate([pasted.origin, layout.overlapped])
-        masks = _table(self.planes[counted], layout.sizes[layout.source[counted], 1])
-        owners = self.owners_of[np.concatenate([pasted.target, layout.source[layout.overlapped]])][:, [0, 2]]
-        tasks = [
-            _table(results[:m], pasted.windows, pasted.level, owners[:m], NOTHING, 0),
-            _table(results[m:], layout.windows[layout.overlapped], NOBODY, owners[m:], masks[m:]),
-        ]
-        asked = bool(self.settings.min_visibility)
-        uncovered = self.source_masks(pasted.unbounded_windows) if asked else np.empty((0, 13), dtype=np.int64)
-        found = self.kernels.measure(np.concatenate(tasks), uncovered, m + k)
+        layout, pasted, m = self.layout, self.layout.pasted, len(self.pasted)
+        own = layout.overlapped
+        objects = np.zeros(m + len(own), MEASURE_ROW)
+        objects["window"] = np.concatenate([pasted.windows, layout.windows[own]])
+        objects["level"][:m], objects["level"][m:] = pasted.level, NOBODY
+        images = self._images_of(np.concatenate([pasted.target, layout.source[own]]))
+        objects["owners"], objects["owners_width"] = images["owners"], images["width"]
+        objects["mask"][m:], objects["mask_width"][m:] = self.addresses[own], images["width"][m:]
+        uncovered = self.pasted[:0]
+        if self.settings.min_visibility:
+            uncovered = self.pasted.copy()
+            uncovered["window"] = pasted.unbounded_windows
+        found = self.kernels.measure(objects, uncovered).flatten()
+        end = len(found)
         if pixels is not None:  # in the same transfer
-            found = torch.cat([found.flatten(), self.owners[on_device(pixels, found.device)]])
-        numbers = read_back(found).reshape(-1)
-        measured, owned = numbers[: 6 * (m + k)].reshape(-1, 6), numbers[6 * (m + k) :]
-        return Measures(area=measured[:, 0], former=measured[:, 1], boxes=measured[:, 2:]), owned
+            found = torch.cat([found, self.owners[on_device(pixels, found.device)]])
+        numbers = read_back(found)
+        results = numbers[:end].view(RESULT_ROW)
+        boxes = np.stack([results[name] for name in ("x1", "y1", "x2", "y2")], axis=1)
+        return Measures(results["area"], results["former"], boxes), numbers[end:]
 
     def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
         """As of :class:`StackedObjects`."""
-        layout = self.layout
+        layout, joined = self.layout, kept.landing >= 0
+        counts, images = np.diff(kept.ends)[:, 0], self._images_of(kept.target)
         written = [
-            self.masks[image].new_empty((end - begin, *layout.sizes[image].tolist()))
-            for image, (begin, end) in zip(kept.images.tolist(), kept.ends.tolist(), strict=True)
+            self.masks[image].new_empty((count, *layout.sizes[image].tolist()))
+            for image, count in zip(kept.images.tolist(), counts.tolist(), strict=True)
         ]
-        begin = np.repeat(_addresses(written), np.diff(kept.ends)[:, 0])
-        owners = self.owners_of[kept.target]
-        joined, shrunk = kept.landing >= 0, (kept.landing < 0) & (kept.measure >= 0)
-        windows = np.zeros((len(kept), 4), dtype=np.int64)
-        windows[joined] = layout.pasted.windows[kept.landing[joined]]
-        windows[shrunk] = layout.windows[kept.origin[shrunk]]
-        planes = _table(
-            begin + kept.place * owners[:, 1] * owners[:, 2],
-            np.where(joined, NOTHING, self.planes[kept.origin]),
-            owners,
-            windows,
-            np.where(joined, layout.pasted.level[kept.landing], NOBODY),
-        )
-        self.kernels.write_masks(planes)
+        table = np.zeros(len(kept), MASK_ROW)
+        table["written"] = np.repeat(_addresses(written), counts) + kept.place * images["height"] * images["width"]
+        table["former"] = np.where(joined, NO_TENSOR, self.addresses[kept.origin])
+        for column in ("owners", "height", "width"):
+            table[column] = images[column]
+        table["level"] = np.where(joined, layout.pasted.level[kept.landing], NOBODY)
+        shrunk = ~joined & (kept.measure >= 0)
+        table["window"][joined] = layout.pasted.windows[kept.landing[joined]]
+        table["window"][shrunk] = layout.windows[kept.origin[shrunk]]
+        self.kernels.write_masks(table)
         return dict(zip(kept.images.tolist(), written, strict=True))
+
+    def _images_of(self, targets: Int64[ndarray, " n"]) -> Table:
+        """The row of ``images`` for each of these batch indices."""
+        return self.images[np.searchsorted(self.layout.pasted.receiving, targets)]
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """As of :class:`StackedObjects`."""
@@ -202,17 +228,9 @@ class OwnedPixels:
         received = [painted[target] for target in pasted.receiving.tolist()]
         canvases = [image.contiguous() for image in received]
         sources = [image.contiguous() for image in sources]
-        self.kernels.paint(
-            _table(self.images, _addresses(canvases)),
-            _table(
-                pasted.to_source.reshape(-1, 6),
-                pasted.windows,
-                _addresses(sources)[pasted.source],
-                self.layout.sizes[pasted.source],
-            ),
-            images[0].dtype,
-            len(images[0]),
-        )
+        table, objects = self.images.copy(), self.pasted.copy()
+        table["pixels"], objects["pixels"] = _addresses(canvases), _addresses(sources)[pasted.source]
+        self.kernels.paint(table, objects, images[0].dtype, len(images[0]))
         for image, canvas in zip(received, canvases, strict=True):
             if canvas is not image:
                 image.copy_(canvas)
@@ -222,13 +240,3 @@ class OwnedPixels:
 def _addresses(tensors: Sequence[Tensor]) -> Int64[ndarray, " n"]:
     """Where the tensors begin."""
     return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
-
-
-def _table(*columns: Int64[ndarray, "n ..."] | int) -> Int64[ndarray, "n _k"]:
-    """The columns side by side; a number stands in every row."""
-    n = max(len(column) for column in columns if not isinstance(column, int))
-    widths = [1 if isinstance(column, int) or column.ndim == 1 else column.shape[1] for column in columns]
-    table = np.empty((n, sum(widths)), dtype=np.int64)
-    for end, width, column in zip(accumulate(widths), widths, columns, strict=True):
-        table[:, end - width : end] = column if isinstance(column, int) or column.ndim == 2 else column[:, None]
-    return table

@@ -1,43 +1,64 @@
-"""The kernels of ``host_masks.py`` and ``host_colors.py``, called with a batch's tables."""
+"""The kernels that Numba compiles for a CPU, as :class:`KernelEngine` calls them."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.engines.kernels import nothing_seen
-from composer_copypaste.functional.engines.numba_kernels import count_uncovered, measure, stack, write_masks
-from composer_copypaste.functional.engines.numba_paint import paint
+from composer_copypaste.functional.engines import numba_kernels, numba_paint
+from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, TO_X, TO_Y, Table, empty_results
+from composer_copypaste.functional.resample import PIXEL
 
 LARGEST_CACHED = 2**22
-"""Bytes of masks that may be in a processor's caches when they are next read."""
+"""Bytes of masks that a processor's caches may still hold when they are next read."""
 
 
 class NumbaKernels:
-    """The kernels as :class:`KernelEngine` calls them."""
+    """The :class:`Kernels` of a CPU.
+
+    Each kind of map has kernels of its own, since a kernel is compiled when it is first called, which takes seconds.
+    """
 
     dtypes: Sequence[torch.dtype] = (torch.uint8, torch.float32)
 
-    def stack(self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"]) -> None:
+    def stack(self, images: Table, pasted: Table) -> None:
         """As of :class:`Kernels`."""
-        stack(images, landings)
+        numba_kernels.clear_owners(images)
+        stack = numba_kernels.stack_rotated if _are_rotated(pasted).any() else numba_kernels.stack_upright
+        stack(images, pasted)
 
-    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[Tensor, "n 6"]:
+    def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
         """As of :class:`Kernels`."""
-        results = nothing_seen(n)
-        measure(tasks, results)
+        results = empty_results(len(objects))
+        numba_kernels.measure(objects, results)
         if len(uncovered):
-            count_uncovered(uncovered, results)
-        return torch.from_numpy(results)
+            count = numba_kernels.count_rotated if _are_rotated(uncovered).any() else numba_kernels.count_upright
+            count(uncovered, results)
+        return torch.from_numpy(results.view(np.int64).reshape(len(results), -1))
 
-    def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
+    def write_masks(self, masks: Table) -> None:
         """As of :class:`Kernels`."""
-        write_masks(planes, (planes[:, 3] * planes[:, 4]).sum() > LARGEST_CACHED)
+        numba_kernels.write_masks(masks, (masks["height"] * masks["width"]).sum() > LARGEST_CACHED)
 
-    def paint(
-        self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"], dtype: torch.dtype, channels: int
-    ) -> None:
+    def paint(self, images: Table, pasted: Table, dtype: torch.dtype, channels: int) -> None:
         """As of :class:`Kernels`."""
-        paint(images, landings, channels, torch.empty(0, dtype=dtype).numpy())
+        like = torch.empty(0, dtype=dtype).numpy()
+        like.flags.writeable = False  # of the same type as examples that are global
+        maps, rotated = pasted["to_source"], _are_rotated(pasted)
+        whole = (np.abs(maps[:, [TO_X, TO_Y], [BY_X, BY_Y]]) == PIXEL) & (maps[:, :, OFFSET] % PIXEL == 0)
+        moved = ~rotated & whole.all(axis=1)
+        for kernel, rows in (
+            (numba_paint.paint_moved, moved),
+            (numba_paint.paint_resized, ~rotated & ~moved),
+            (numba_paint.paint_rotated, rotated),
+        ):
+            if rows.any():
+                kernel(images, pasted[rows], channels, like)
+
+
+def _are_rotated(pasted: Table) -> Bool[ndarray, " m"]:
+    """Whether rows of the target are anything but rows of the source."""
+    return pasted["to_source"][:, [TO_X, TO_Y], [BY_Y, BY_X]].any(axis=1)

@@ -1,8 +1,8 @@
-"""Kernels for the host, compiled by Numba: which object each pixel shows, and what that leaves of all masks.
+"""Numba's kernels for masks on a CPU: which object each pixel shows, and what that leaves of all masks.
 
-With ``host_colors.py`` they do what ``triton_kernels.py`` does on a GPU, from the same tables, of which ``fused.py``
-says what their columns hold. Inner loops go along rows of pixels, and load both of two values before they choose, so
-that the compiler can do many pixels at once.
+``numba_paint.py`` has those for colors, ``numba_class_maps.py`` those for maps of class ids. They read the tables of
+``kernels.py``, as ``triton_kernels.py`` does on a GPU. Inner loops go along rows of pixels, and load both of two values
+before they choose one, so that the compiler can do many pixels at once.
 """
 
 from functools import partial
@@ -13,17 +13,29 @@ from llvmlite import ir
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
-from composer_copypaste.functional.engines.kernels import NOBODY, NOTHING
+from composer_copypaste.functional.engines.kernels import (
+    BY_X,
+    BY_Y,
+    NO_TENSOR,
+    NOBODY,
+    OFFSET,
+    TO_X,
+    TO_Y,
+    X1,
+    X2,
+    Y1,
+    Y2,
+)
 from composer_copypaste.functional.resample import FRACTION_BITS, PIXEL
 
 HALF = FRACTION_BITS + 1
-"""Pixel centres are whole numbers of half steps, so many bits fewer than a pixel has."""
+"""Bits of the fraction of a position in half steps: so counted, the centres of pixels are whole numbers."""
 MASK, OWNERS = np.empty(0, np.uint8), np.empty(0, np.int16)
-"""Of the types of masks and of owners, which compiled functions take from an array."""
+"""Examples of the types of masks and of owners, for ``values_at``."""
+ZERO = np.int64(0)
+"""Functions are compiled anew for a literal."""
 LINE = 64
 """Bytes that a processor moves between its caches and memory at once."""
-PIXELS = ir.VectorType(ir.IntType(8), LINE)
-"""A line of a mask."""
 
 
 @no_type_check
@@ -47,34 +59,20 @@ def _pointer(context, address):
     return types.voidptr(types.int64), code
 
 
-@no_type_check
-def _streamed(builder, pixels, address):
-    """Store a line that lies at a multiple of its length, without reading it into the caches first."""
-    store = builder.store(pixels, builder.inttoptr(address, PIXELS.as_pointer()), align=LINE)
-    store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-
-
 @intrinsic
 @no_type_check
-def stream_zeros(context, address):
-    """Write a line of zeros past the caches."""
+def _stream_line(context, address, former):
+    """Write a line of 0 and 1 past the caches: 1 where that at the other address is not 0.
+
+    The line begins at a multiple of its length. Memory that is only written is not read into the caches first.
+    """
 
     def code(context, builder, signature, arguments):
-        _streamed(builder, ir.Constant(PIXELS, [0] * LINE), arguments[0])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code
-
-
-@intrinsic
-@no_type_check
-def stream_line(context, address, former):
-    """Write a line of 0 and 1 past the caches: 1 where elsewhere is anything but 0."""
-
-    def code(context, builder, signature, arguments):
-        pixels = builder.load(builder.inttoptr(arguments[1], PIXELS.as_pointer()), align=1)
-        is_object = builder.icmp_unsigned("!=", pixels, ir.Constant(PIXELS, [0] * LINE))
-        _streamed(builder, builder.zext(is_object, PIXELS), arguments[0])
+        line = ir.VectorType(ir.IntType(8), LINE)
+        written, read = (builder.inttoptr(argument, line.as_pointer()) for argument in arguments)
+        ones = builder.icmp_unsigned("!=", builder.load(read, align=1), ir.Constant(line, [0] * LINE))
+        store = builder.store(builder.zext(ones, line), written, align=LINE)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), code
@@ -82,8 +80,8 @@ def stream_line(context, address, former):
 
 @intrinsic
 @no_type_check
-def finish_streams(context):
-    """Wait until what was written past the caches can be seen by every processor."""
+def _finish_streams(context):
+    """Wait until other processors can see what was streamed."""
 
     def code(context, builder, signature, arguments):
         builder.fence("seq_cst")
@@ -94,301 +92,251 @@ def finish_streams(context):
 
 @compiled
 @no_type_check
-def row_of(address, n, like):
-    """So many numbers of a kind that lie side by side from the address on."""
-    return carray(_pointer(address), n, like.dtype)
-
-
-@compiled
-@no_type_check
-def pixels_of(address, width, y, x1, x2, like):
-    """The pixels x1 to x2 of a row of a plane of that width, which begins at the address."""
-    return carray(_pointer(address + (y * width + x1) * like.itemsize), x2 - x1, like.dtype)
+def values_at(address, first, n, like):
+    """``n`` of the values of the type of ``like`` that lie at an address, beginning with number ``first``."""
+    return carray(_pointer(address + first * like.itemsize), n, like.dtype)
 
 
 @compiled
 @no_type_check
 def half_steps(row, y, x):
-    """A coordinate of the source, by that row of its map."""
-    return row[0] * (2 * x + 1) + row[1] * (2 * y + 1) + 2 * row[2]
+    """The source coordinate of a pixel's centre in half steps, by that row of its map."""
+    return row[BY_X] * (2 * x + 1) + row[BY_Y] * (2 * y + 1) + 2 * row[OFFSET]
 
 
 @compiled
 @no_type_check
-def is_upright(landing):
-    """Whether rows of the target are rows of the source."""
-    return landing[1] == 0 and landing[3] == 0
-
-
-@compiled
-@no_type_check
-def columns_of(landing):
-    """Those of the window's columns that lie in the source, by an upright map: the first, and where all lie."""
-    x1, x2, across = landing[7], landing[9], landing[:3]
-    while x1 < x2 and not 0 <= half_steps(across, 0, x1) >> HALF < landing[12]:
+def columns_of(pasted):
+    """The columns of the source that an upright map shows in the window: the first column shown there, and all."""
+    x1, x2, across = pasted.window[X1], pasted.window[X2], pasted.to_source[TO_X]
+    while x1 < x2 and not 0 <= half_steps(across, ZERO, x1) >> HALF < pasted.width:
         x1 += 1
-    while x1 < x2 and not 0 <= half_steps(across, 0, x2 - 1) >> HALF < landing[12]:
+    while x1 < x2 and not 0 <= half_steps(across, ZERO, x2 - 1) >> HALF < pasted.width:
         x2 -= 1
     found = np.empty(max(0, x2 - x1), np.int64)
     for k in range(len(found)):
-        found[k] = half_steps(across, 0, x1 + k) >> HALF
+        found[k] = half_steps(across, ZERO, x1 + k) >> HALF
     return x1, found
 
 
-# Which landing lies on top
+# Phase 1: which pasted object lies on top
 
 
 @compiled
 @no_type_check
-def stack(images, landings):
-    """Find for each pixel which of its image's landings lies on top."""
+def clear_owners(images):
+    """Leave each pixel without an owner."""
     for image in images:
-        owners = row_of(image[0], image[1] * image[2], OWNERS)
-        for k in range(len(owners)):
-            owners[k] = NOBODY
-        for m in range(image[3], image[4]):
-            if is_upright(landings[m]):
-                _lay_upright(image, landings[m], np.int16(m - image[3]))
-            else:
-                _lay_turned(image, landings[m], np.int16(m - image[3]))
+        for y in range(image.height):
+            owners = values_at(image.owners, y * image.width, image.width, OWNERS)
+            for k in range(len(owners)):
+                owners[k] = NOBODY
 
 
 @compiled
 @no_type_check
-def _lay_upright(image, landing, number):
-    """Lay a landing over the others of its image; a row of it is a row of its source."""
-    height, width = landing[11], landing[12]
-    x1, columns = columns_of(landing)
-    n = len(columns)
-    for y in range(landing[6], landing[8]):
-        sy = half_steps(landing[3:6], y, 0) >> HALF
-        if n and 0 <= sy < height:
-            below = pixels_of(image[0], image[2], y, x1, x1 + n, OWNERS)
-            if landing[0] == PIXEL:
-                mask = pixels_of(landing[10], width, sy, columns[0], columns[0] + n, MASK)
-                for k in range(n):
-                    under = below[k]
-                    below[k] = number if mask[k] else under
-            else:
-                mask = pixels_of(landing[10], width, sy, 0, width, MASK)
-                for k in range(n):
-                    if mask[columns[k]]:
-                        below[k] = number
+def stack_upright(images, pasted):
+    """Lay objects over each other by upright maps: a row of an object is a row of its source."""
+    for each in pasted:
+        image, level = images[each.image], np.int16(each.level)
+        x1, columns = columns_of(each)
+        n, down, moved = len(columns), each.to_source[TO_Y], each.to_source[TO_X, BY_X] == PIXEL
+        for y in range(each.window[Y1], each.window[Y2]):
+            sy = half_steps(down, y, ZERO) >> HALF
+            if n and 0 <= sy < each.height:
+                below = values_at(image.owners, y * image.width + x1, n, OWNERS)
+                if moved:
+                    mask = values_at(each.pixels, sy * each.width + columns[0], n, MASK)
+                    for k in range(n):
+                        under = below[k]
+                        below[k] = level if mask[k] else under
+                else:
+                    mask = values_at(each.pixels, sy * each.width, each.width, MASK)
+                    for k in range(n):
+                        if mask[columns[k]]:
+                            below[k] = level
 
 
 @compiled
 @no_type_check
-def _lay_turned(image, landing, number):
-    """The same by any map."""
-    height, width = landing[11], landing[12]
-    mask = row_of(landing[10], height * width, MASK)
-    for y in range(landing[6], landing[8]):
-        below = pixels_of(image[0], image[2], y, 0, image[2], OWNERS)
-        for x in range(landing[7], landing[9]):
-            sy, sx = half_steps(landing[3:6], y, x) >> HALF, half_steps(landing[:3], y, x) >> HALF
-            if 0 <= sy < height and 0 <= sx < width and mask[sy * width + sx]:
-                below[x] = number
+def stack_rotated(images, pasted):
+    """Lay objects over each other by any maps."""
+    for each in pasted:
+        image, level = images[each.image], np.int16(each.level)
+        height, width, across, down = each.height, each.width, each.to_source[TO_X], each.to_source[TO_Y]
+        mask = values_at(each.pixels, ZERO, height * width, MASK)
+        for y in range(each.window[Y1], each.window[Y2]):
+            below = values_at(image.owners, y * image.width, image.width, OWNERS)
+            for x in range(each.window[X1], each.window[X2]):
+                sy, sx = half_steps(down, y, x) >> HALF, half_steps(across, y, x) >> HALF
+                if 0 <= sy < height and 0 <= sx < width and mask[sy * width + sx]:
+                    below[x] = level
 
 
-# Areas and boxes
+# Phase 2: areas and boxes of what is visible
 
 
 @compiled
 @no_type_check
-def measure(tasks, results):
-    """Count pixels and find the box around them, in the window of each task.
+def measure(objects, results):
+    """Count the pixels of each object, and find the box around those that are visible.
 
-    Columns are counted, not rows: their counts lie side by side, and tell where the box begins and ends.
+    Pixels are counted by column, not by row: the counts lie side by side, and tell where the box begins and ends.
     """
-    widest = (tasks[:, 4] - tasks[:, 2]).max()
-    counts, former_counts = np.empty(widest, np.int32), np.empty(widest, np.int32)
-    for task in tasks:
-        width = task[4] - task[2]
-        visible, former = counts[:width], former_counts[:width]
+    widest = 0
+    for each in objects:
+        widest = max(widest, each.window[X2] - each.window[X1])
+    visible_counts, former_counts = np.empty(widest, np.int32), np.empty(widest, np.int32)
+    for n in range(len(objects)):
+        each, result = objects[n], results[n]
+        y1, x1, y2, x2 = each.window
+        visible, former = visible_counts[: x2 - x1], former_counts[: x2 - x1]
         visible[:] = 0
         former[:] = 0
-        for y in range(task[1], task[3]):
-            _add_row(visible, former, task, y)
-        result, count = results[task[0]], visible.sum()
-        result[1] += former.sum()
-        if count:
-            result[0] += count
-            result[2], result[4] = task[2] + _first(visible), task[4] - _first(visible[::-1])
-            result[3], result[5] = _rows(task, visible, former)
+        for y in range(y1, y2):
+            _count_row(visible, former, each, y)
+        for k in range(len(visible)):
+            result.area += visible[k]
+            result.former += former[k]
+        if result.area:
+            while not visible[x1 - each.window[X1]]:
+                x1 += 1
+            while not visible[x2 - 1 - each.window[X1]]:
+                x2 -= 1
+            while _is_empty_row(visible, former, each, y1):
+                y1 += 1
+            while _is_empty_row(visible, former, each, y2 - 1):
+                y2 -= 1
+            result.x1, result.y1, result.x2, result.y2 = x1, y1, x2, y2
 
 
 @compiled
 @no_type_check
-def _add_row(visible, former, task, y):
-    """Count a row's pixels, each in its column."""
-    owners = pixels_of(task[6], task[7], y, task[2], task[4], OWNERS)
-    mask = pixels_of(task[8], task[9], y, task[2], task[4], MASK)
-    m = np.int16(task[5])
-    if task[6] == NOTHING:
-        for k in range(len(mask)):
-            former[k] += mask[k] != 0
-    elif m == NOBODY:
-        for k in range(len(mask)):
+def _count_row(visible, former, each, y):
+    """Add the pixels of a row to the counts of their columns."""
+    x1, n = each.window[X1], len(visible)
+    owners = values_at(each.owners, y * each.owners_width + x1, n, OWNERS)
+    level = np.int16(each.level)
+    if each.mask == NO_TENSOR:
+        for k in range(n):
+            visible[k] += owners[k] == level
+    else:
+        mask = values_at(each.mask, y * each.mask_width + x1, n, MASK)
+        for k in range(n):
             is_object, is_free = mask[k] != 0, owners[k] == NOBODY
             visible[k] += is_object & is_free
             former[k] += is_object
-    else:
-        for k in range(len(owners)):
-            visible[k] += owners[k] == m
 
 
 @compiled
 @no_type_check
-def _first(counts):
-    """The place of the first that is not 0; there is one."""
-    k = 0
-    while not counts[k]:
-        k += 1
-    return k
-
-
-@compiled
-@no_type_check
-def _rows(task, visible, former):
-    """The first row with a visible pixel, and one past the last; there are some. Nobody needs the counts any more."""
+def _is_empty_row(visible, former, each, y):
+    """Whether a row has no visible pixel. The counts are lost."""
     visible[:] = 0
-    y1, y2 = task[1] - 1, task[3]
-    while not visible.any():
-        y1 += 1
-        _add_row(visible, former, task, y1)
-    visible[:] = 0
-    while not visible.any():
-        y2 -= 1
-        _add_row(visible, former, task, y2)
-    return y1, y2 + 1
-
-
-@compiled
-@no_type_check
-def count_uncovered(landings, results):
-    """Add to the former pixels of each result those that its landing has in its window, whatever lies there."""
-    for m, landing in enumerate(landings):
-        results[m, 1] += _count_upright(landing) if is_upright(landing) else _count_turned(landing)
-
-
-@compiled
-@no_type_check
-def _count_upright(landing):
-    """Rows of the target that show the same row of the source are counted once."""
-    height, width = landing[11], landing[12]
-    _, columns = columns_of(landing)
-    total, counted, last = 0, 0, -1
-    for y in range(landing[6], landing[8]):
-        sy = half_steps(landing[3:6], y, 0) >> HALF
-        if not 0 <= sy < height:
-            continue
-        if sy != last:
-            mask, counted, last = pixels_of(landing[10], width, sy, 0, width, MASK), 0, sy
-            for k in range(len(columns)):
-                counted += mask[columns[k]] != 0
-        total += counted
-    return total
-
-
-@compiled
-@no_type_check
-def _count_turned(landing):
-    """The same by any map."""
-    height, width = landing[11], landing[12]
-    mask = row_of(landing[10], height * width, MASK)
+    _count_row(visible, former, each, y)
     total = 0
-    for y in range(landing[6], landing[8]):
-        for x in range(landing[7], landing[9]):
-            sy, sx = half_steps(landing[3:6], y, x) >> HALF, half_steps(landing[:3], y, x) >> HALF
-            if 0 <= sy < height and 0 <= sx < width:
-                total += mask[sy * width + sx] != 0
-    return total
-
-
-# Masks
+    for k in range(len(visible)):
+        total += visible[k]
+    return total == 0
 
 
 @compiled
 @no_type_check
-def write_masks(planes, streams):
-    """Write planes of masks: copies, what nobody owns of a former one, or what a landing owns.
+def count_upright(pasted, results):
+    """Count, as former pixels, those that objects have in their windows by upright maps, whatever lies on top.
 
-    With ``streams`` they are written past the caches, in which they would find no room.
+    Rows that show the same row of the source are counted once.
     """
-    for plane in planes:
-        width, y1, x1, y2, x2 = plane[4], plane[5], plane[6], plane[7], plane[8]
-        end = plane[0] + plane[3] * width
-        if y1 == y2:
-            _copy(plane[0], end, plane[1], streams)
-            continue
-        _clear(plane[0], end, streams)
-        for y in range(y1, y2):
-            written = pixels_of(plane[0], width, y, x1, x2, MASK)
-            owners = pixels_of(plane[2], width, y, x1, x2, OWNERS)
-            if plane[1] == NOTHING:
-                _write_owned(written, owners, np.int16(plane[9]))
-            else:
-                _write_left(written, owners, pixels_of(plane[1], width, y, x1, x2, MASK))
-    finish_streams()
+    for m in range(len(pasted)):
+        each, counted, last = pasted[m], 0, -1
+        _, columns = columns_of(each)
+        for y in range(each.window[Y1], each.window[Y2]):
+            sy = half_steps(each.to_source[TO_Y], y, ZERO) >> HALF
+            if not 0 <= sy < each.height:
+                continue
+            if sy != last:
+                mask, counted, last = values_at(each.pixels, sy * each.width, each.width, MASK), 0, sy
+                for k in range(len(columns)):
+                    counted += mask[columns[k]] != 0
+            results[m].former += counted
 
 
 @compiled
 @no_type_check
-def _write_owned(written, owners, m):
-    for k in range(len(written)):
-        written[k] = owners[k] == m
+def count_rotated(pasted, results):
+    """The same by any maps."""
+    for m in range(len(pasted)):
+        each = pasted[m]
+        height, width, across, down = each.height, each.width, each.to_source[TO_X], each.to_source[TO_Y]
+        mask, total = values_at(each.pixels, ZERO, height * width, MASK), 0
+        for y in range(each.window[Y1], each.window[Y2]):
+            for x in range(each.window[X1], each.window[X2]):
+                sy, sx = half_steps(down, y, x) >> HALF, half_steps(across, y, x) >> HALF
+                if 0 <= sy < height and 0 <= sx < width:
+                    total += mask[sy * width + sx] != 0
+        results[m].former += total
+
+
+# Phase 3: masks
 
 
 @compiled
 @no_type_check
-def _write_left(written, owners, former):
-    for k in range(len(written)):
-        is_object, is_free = former[k] != 0, owners[k] == NOBODY
-        written[k] = is_object & is_free
+def write_masks(masks, streams):
+    """Write masks of 0 and 1; with ``streams`` past the caches, where they would find no room.
+
+    Measured with 20 objects on each image, that takes 0.83 to 0.92 of the time of a whole batch.
+    """
+    zeros = np.zeros(LINE, np.uint8)
+    for each in masks:
+        written, n, is_copy = each.written, each.height * each.width, each.window[Y1] == each.window[Y2]
+        first, last = -written % LINE, (written + n) // LINE * LINE - written
+        if not streams or first >= last:
+            first, last = n, n
+        _write_bytes(each, ZERO, first, is_copy)
+        former, step = (each.former + first, LINE) if is_copy else (np.int64(zeros.ctypes.data), 0)
+        for address in range(written + first, written + last, LINE):
+            _stream_line(address, former)
+            former += step
+        _write_bytes(each, last, n, is_copy)
+        for y in range(each.window[Y1], each.window[Y2]):
+            _write_row(each, y)
+    _finish_streams()
 
 
 @compiled
 @no_type_check
-def _whole_lines(begin, end, streams):
-    """Where the lines begin and end that lie between the addresses and are to be streamed."""
-    first, last = -(-begin // LINE) * LINE, end // LINE * LINE
-    return (first, last) if streams and first < last else (end, end)
+def _write_bytes(each, first, end, is_copy):
+    """Write bytes of a mask: 1 where the former ones are not 0, or zeros."""
+    written = values_at(each.written, first, end - first, MASK)
+    if is_copy:
+        former = values_at(each.former, first, end - first, MASK)
+        for k in range(len(written)):
+            written[k] = former[k] != 0
+    else:
+        for k in range(len(written)):
+            written[k] = 0
 
 
 @compiled
 @no_type_check
-def _clear(begin, end, streams):
-    first, last = _whole_lines(begin, end, streams)
-    _fill(begin, first)
-    for line in range(first, last, LINE):
-        stream_zeros(line)
-    _fill(last, end)
+def _write_row(each, y):
+    """Write a row of a mask inside its window."""
+    x1, n = each.window[X1], each.window[X2] - each.window[X1]
+    written = values_at(each.written, y * each.width + x1, n, MASK)
+    owners = values_at(each.owners, y * each.width + x1, n, OWNERS)
+    level = np.int16(each.level)
+    if each.former == NO_TENSOR:
+        for k in range(n):
+            written[k] = owners[k] == level
+    else:
+        former = values_at(each.former, y * each.width + x1, n, MASK)
+        for k in range(n):
+            is_object, is_free = former[k] != 0, owners[k] == NOBODY
+            written[k] = is_object & is_free
 
 
-@compiled
-@no_type_check
-def _fill(begin, end):
-    written = row_of(begin, end - begin, MASK)
-    for k in range(len(written)):
-        written[k] = 0
-
-
-@compiled
-@no_type_check
-def _copy(begin, end, former, streams):
-    first, last = _whole_lines(begin, end, streams)
-    _move(begin, first, former)
-    for line in range(first, last, LINE):
-        stream_line(line, former + line - begin)
-    _move(last, end, former + last - begin)
-
-
-@compiled
-@no_type_check
-def _move(begin, end, former):
-    written, read = row_of(begin, end - begin, MASK), row_of(former, end - begin, MASK)
-    for k in range(len(written)):
-        written[k] = read[k] != 0
+# What else the host asks of masks and windows
 
 
 @compiled
@@ -409,58 +357,16 @@ def hold_other_values(masks, boxes):
 
 @compiled
 @no_type_check
-def class_boxes(maps, low, boxes):
-    """Widen the boxes (x1, y1, x2, y2) of each map, one for each id from the lowest on, to its pixels."""
-    height, width = maps.shape[1:]
-    for n in range(len(maps)):
-        for y in range(height):
-            row = maps[n, y]
-            begin = 0
-            while begin < width:  # from run to run of one id
-                end = begin + 1
-                while end < width and row[end] == row[begin]:
-                    end += 1
-                box = boxes[n, row[begin] - low]
-                box[0], box[1] = min(box[0], begin), min(box[1], y)
-                box[2], box[3] = max(box[2], end), y + 1
-                begin = end
+def mark_overlapped(own, windows, ranges, pasted_windows, found):
+    """Mark the objects of each image whose window (y1, x1, y2, x2) shares a pixel with one pasted there.
 
-
-@compiled
-@no_type_check
-def class_masks(ids, numbers, masks):
-    """Set the pixels of each number's mask, which is empty before; the numbers are ascending, others have no mask."""
-    height, width = ids.shape
-    for y in range(height):
-        begin = 0
-        while begin < width:  # from run to run of one id
-            end = begin + 1
-            while end < width and ids[y, end] == ids[y, begin]:
-                end += 1
-            low, high = 0, len(numbers)
-            while low < high:
-                middle = (low + high) // 2
-                if numbers[middle] < ids[y, begin]:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low < len(numbers) and numbers[low] == ids[y, begin]:
-                masks[low, y, begin:end] = 1
-            begin = end
-
-
-@compiled
-@no_type_check
-def mark_overlapped(objects, windows, landings, landed, found):
-    """Mark, of each image's objects, those whose window (y1, x1, y2, x2) shares a pixel with one of its landings'.
-
-    ``objects`` and ``landings`` hold the first of each image, and one past the last, in the rows of their windows.
+    ``own`` and ``ranges`` say of each image which rows of ``windows`` and of ``pasted_windows`` belong to it.
     """
-    for i in range(len(objects)):
-        for g in range(objects[i, 0], objects[i, 1]):
+    for i in range(len(own)):
+        for g in range(own[i, 0], own[i, 1]):
             y1, x1, y2, x2 = windows[g]
-            for m in range(landings[i, 0], landings[i, 1]):
-                other = landed[m]
-                if max(y1, other[0]) < min(y2, other[2]) and max(x1, other[1]) < min(x2, other[3]):
+            for m in range(ranges[i, 0], ranges[i, 1]):
+                other = pasted_windows[m]
+                if max(y1, other[Y1]) < min(y2, other[Y2]) and max(x1, other[X1]) < min(x2, other[X2]):
                     found[g] = True
                     break

@@ -1,4 +1,7 @@
-"""The Triton kernels of ``triton_kernels.py``, launched on a CUDA device, or in Triton's interpreter on any other."""
+"""The kernels that Triton compiles for a GPU, as :class:`KernelEngine` calls them, and whether a device runs them.
+
+With TRITON_INTERPRET=1 in the environment they run on any device, slowly.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -16,94 +19,95 @@ from torch import Tensor
 from triton.runtime.errors import TritonError
 
 from composer_copypaste.functional.engines import triton_kernels as kernels
-from composer_copypaste.functional.engines.kernels import NOBODY, nothing_seen
+from composer_copypaste.functional.engines.kernels import (
+    BY_X,
+    BY_Y,
+    MASK_ROW,
+    NOBODY,
+    X1,
+    X2,
+    Y1,
+    Y2,
+    Table,
+    empty_results,
+)
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.tensors import on_device
 
 WARPS = 8
-"""Of a program that paints or writes: with the usual 4, each thread needs so many registers that few run at once."""
+"""Warps of a program that paints or writes. With the usual 4, each thread needs too many registers to run many."""
 MOST = 65535
-"""A grid of programs reaches no further along its second axis."""
+"""The largest size of a grid of programs along its second axis."""
 TYPES = {torch.uint8: tl.uint8, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
 class TritonKernels:
-    """The kernels as :class:`KernelEngine` calls them."""
+    """The :class:`Kernels` of a CUDA device."""
 
     dtypes: Sequence[torch.dtype] = tuple(TYPES)
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def stack(self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"]) -> None:
+    def stack(self, images: Table, pasted: Table) -> None:
         """As of :class:`Kernels`."""
-        self._on_tiles(kernels.stack, images, landings)
+        self._on_tiles(kernels.stack, images, pasted)
 
-    def measure(self, tasks: Int64[ndarray, "k t"], uncovered: Int64[ndarray, "u l"], n: int) -> Int64[Tensor, "n 6"]:
+    def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
         """As of :class:`Kernels`."""
-        results = on_device(nothing_seen(n), self._device)
-        self._on_windows(kernels.measure, tasks, tasks[:, 1:5], results)
+        results = self._table(empty_results(len(objects)))
+        self._on_windows(kernels.measure, objects, results)
         if len(uncovered):
-            self._on_windows(kernels.count_uncovered, uncovered, uncovered[:, 6:10], results)
+            self._on_windows(kernels.count_uncovered, uncovered, results)
         return results
 
-    def _on_windows(
-        self, kernel: object, rows: Int64[ndarray, "k t"], windows: Int64[ndarray, "k 4"], results: Tensor
-    ) -> None:
+    def _on_windows(self, kernel: object, rows: Table, results: Tensor) -> None:
         """Run a kernel on each tile of the window of each row."""
-        heights, widths = (windows[:, 2:] - windows[:, :2]).clip(0).T
+        window = rows["window"]
+        heights, widths = (window[:, Y2] - window[:, Y1]).clip(0), (window[:, X2] - window[:, X1]).clip(0)
         tiles = -(-heights // kernels.TILE_HEIGHT.value) * -(-widths // kernels.TILE_WIDTH.value)
         ends = np.cumsum(tiles)
         if programs := int(ends[-1]):
-            table = np.column_stack([rows, ends - tiles])
-            which = torch.repeat_interleave(self._table(tiles), output_size=programs)  # told how many, it does not wait
+            tiles_, first = on_device(tiles, self._device), on_device(ends - tiles, self._device)
+            which = torch.repeat_interleave(tiles_, output_size=programs)  # told how many, it does not wait
             with self._current():
-                kernel[(programs,)](self._table(table), which, results, WIDTH=table.shape[1])  # type: ignore[index]
+                kernel[(programs,)](self._table(rows), which, first, results)  # type: ignore[index]
 
-    def write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
+    def write_masks(self, masks: Table) -> None:
         """As of :class:`Kernels`."""
-        for first in range(0, len(planes), MOST):
-            self._write_masks(planes[first : first + MOST])
+        for first in range(0, len(masks), MOST):
+            part = masks[first : first + MOST]
+            areas = part["height"] * part["width"]
+            aligned = not any((numbers % 16).any() for numbers in (part["written"], part["former"], areas))
+            with self._current():
+                kernels.write_masks[(triton.cdiv(int(areas.max()), kernels.RUN.value), len(part))](
+                    self._table(part), ALIGNMENT=16 if aligned else 1, num_warps=WARPS
+                )
 
-    def _write_masks(self, planes: Int64[ndarray, "r p"]) -> None:
-        areas = planes[:, 3] * planes[:, 4]
-        aligned = not (np.column_stack([planes[:, :2], areas]) % 16).any()
-        with self._current():
-            kernels.write_masks[(triton.cdiv(int(areas.max()), kernels.RUN.value), len(planes))](
-                self._table(planes), WIDTH=planes.shape[1], ALIGNMENT=16 if aligned else 1, num_warps=WARPS
-            )
-
-    def paint(
-        self, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"], dtype: torch.dtype, channels: int
-    ) -> None:
+    def paint(self, images: Table, pasted: Table, dtype: torch.dtype, channels: int) -> None:
         """As of :class:`Kernels`."""
-        with_tents = np.column_stack([landings, _tents(landings[:, :6])])
-        self._on_tiles(kernels.paint, images, with_tents, TYPE=TYPES[dtype], CHANNELS=channels, num_warps=WARPS)
+        tents = self._table(_tents(pasted["to_source"]))
+        self._on_tiles(kernels.paint, images, pasted, tents, TYPE=TYPES[dtype], CHANNELS=channels, num_warps=WARPS)
 
-    def _on_tiles(
-        self, kernel: object, images: Int64[ndarray, "t i"], landings: Int64[ndarray, "m l"], **constants: object
-    ) -> None:
+    def _on_tiles(self, kernel: object, images: Table, pasted: Table, *further: Tensor, **constants: object) -> None:
         """Run a kernel on each tile of each image."""
-        height, width = images[:, 1:3].max(axis=0).tolist()
+        height, width = int(images["height"].max()), int(images["width"].max())
         tiles = triton.cdiv(height, kernels.TILE_HEIGHT.value) * triton.cdiv(width, kernels.TILE_WIDTH.value)
         with self._current():
             kernel[(tiles, len(images))](  # type: ignore[index]
-                self._table(images),
-                self._table(landings),
-                IMAGE_WIDTH=images.shape[1],
-                LANDING_WIDTH=landings.shape[1],
-                **constants,
+                self._table(images), self._table(pasted), *further, **constants
             )
 
-    def _table(self, rows: Int64[ndarray, "n ..."]) -> Tensor:
-        return on_device(rows, self._device)
+    def _table(self, rows: Table) -> Int64[Tensor, "n _k"]:
+        """The table as kernels read it."""
+        return on_device(rows.view(np.int64).reshape(len(rows), -1), self._device)
 
     def _current(self) -> AbstractContextManager[object]:
         """Kernels are launched on the current device."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
-@lru_cache
+@lru_cache  # only whether it does: each batch would else compile, or fail to, anew
 def can_run(device: torch.device) -> bool:
     """Whether Triton can compile kernels here and the device runs them; where not, the first call warns.
 
@@ -111,9 +115,10 @@ def can_run(device: torch.device) -> bool:
         RuntimeError: where the device is out of memory, which says nothing of its kernels: the next call tries again.
     """
     plane = torch.ones(1, dtype=torch.uint8, device=device)
-    row = np.array([[plane.data_ptr(), 0, 0, 1, 1, 0, 0, 0, 0, NOBODY]])
+    mask = np.zeros(1, MASK_ROW)
+    mask["written"], mask["height"], mask["width"], mask["level"] = plane.data_ptr(), 1, 1, NOBODY
     try:
-        TritonKernels(device).write_masks(row)
+        TritonKernels(device).write_masks(mask)
     except (RuntimeError, OSError, AssertionError, CalledProcessError, TritonError) as error:
         if "out of memory" in str(error).lower():  # torch and Triton have each an error of their own for it
             raise
@@ -126,7 +131,10 @@ def can_run(device: torch.device) -> bool:
     return True
 
 
-def _tents(maps: Int64[ndarray, "m 6"]) -> Int64[ndarray, "m 4"]:
-    """How far the tents of each map reach along x, in half steps, and in pixels; and the same along y."""
-    reach = np.maximum(1.0, np.hypot(maps[:, [0, 3]] / PIXEL, maps[:, [1, 4]] / PIXEL))
-    return np.stack([np.rint(reach * 2 * PIXEL), np.ceil(2 * reach)], axis=2).reshape(-1, 4).astype(np.int64)
+def _tents(maps: Int64[ndarray, "m 2 3"]) -> Table:
+    """How far the tents of each map reach: rows of ``TENT_ROW``."""
+    tents = np.zeros(len(maps), kernels.TENT_ROW)
+    reach = np.maximum(1.0, np.hypot(maps[:, :, BY_X] / PIXEL, maps[:, :, BY_Y] / PIXEL)).T
+    tents["reach_x"], tents["reach_y"] = np.rint(reach * 2 * PIXEL)
+    tents["taps_x"], tents["taps_y"] = np.ceil(2 * reach)
+    return tents

@@ -1,15 +1,12 @@
-"""Triton kernels that carry out the layers of all images of a batch at once.
-
-Tensors of many sizes take part, so each kernel gets tables of 64-bit numbers: a row for each image, object or task,
-with its sizes, its fixed-point map, and the addresses of its tensors. The order of a row's numbers is that in which the
-kernel reads them.
-"""
+"""Triton's kernels for a GPU: what is done with the tables of ``kernels.py``, for all images of a batch at once."""
 
 from typing import no_type_check
 
+import numpy as np
 import triton
 import triton.language as tl
 
+from composer_copypaste.functional.engines import kernels
 from composer_copypaste.functional.resample import FRACTION_BITS, PIXEL
 
 TILE_HEIGHT, TILE_WIDTH = tl.constexpr(16), tl.constexpr(64)
@@ -18,17 +15,59 @@ TILE = tl.constexpr(TILE_HEIGHT.value * TILE_WIDTH.value)
 RUN = tl.constexpr(8192)
 """Bytes of masks that one program writes."""
 HALF = tl.constexpr(FRACTION_BITS + 1)
-"""Pixel centres are whole numbers of half steps, so many bits fewer than a pixel has."""
+"""Bits of the fraction of a position in half steps: so counted, the centres of pixels are whole numbers."""
 HALF_A_PIXEL = tl.constexpr(PIXEL)
 """In half steps."""
-NOBODY = tl.constexpr(-1)
-"""The owner of a pixel on which nothing landed."""
+NOBODY = tl.constexpr(kernels.NOBODY)
+NO_TENSOR = tl.constexpr(kernels.NO_TENSOR)
+OUTSIDE = tl.constexpr(kernels.NOBODY - 1)
+"""Read instead of the owner of a pixel outside a window."""
+FAR = tl.constexpr(kernels.FAR)
+
+TENT_ROW = np.dtype([(name, np.int64) for name in ("reach_x", "taps_x", "reach_y", "taps_y")])
+"""How far the tents of a pasted object reach along both axes of its source, in half steps, and in pixels."""
+
+
+def _columns(row: np.dtype, *names: str) -> tuple[tl.constexpr, ...]:
+    """Where a row has these columns, counted in 64-bit integers."""
+    return tuple(tl.constexpr(row.fields[name][1] // 8) for name in names)  # type: ignore[index]
+
+
+def _length(row: np.dtype) -> tl.constexpr:
+    return tl.constexpr(row.itemsize // 8)
+
+
+# Triton's kernels know only such constants of their module
+Y1, X1, Y2, X2 = map(tl.constexpr, (kernels.Y1, kernels.X1, kernels.Y2, kernels.X2))
+BY_X, BY_Y, OFFSET = map(tl.constexpr, (kernels.BY_X, kernels.BY_Y, kernels.OFFSET))
+IMAGE, PASTED, MEASURE, MASK, RESULT, TENT = map(
+    _length,
+    (kernels.IMAGE_ROW, kernels.PASTED_ROW, kernels.MEASURE_ROW, kernels.MASK_ROW, kernels.RESULT_ROW, TENT_ROW),
+)
+"""The lengths of rows."""
+IMAGE_OWNERS, IMAGE_HEIGHT, IMAGE_WIDTH, IMAGE_FIRST, IMAGE_END, IMAGE_PIXELS = _columns(
+    kernels.IMAGE_ROW, "owners", "height", "width", "first", "end", "pixels"
+)
+PASTED_TO_X, PASTED_WINDOW, PASTED_PIXELS, PASTED_HEIGHT, PASTED_WIDTH = _columns(
+    kernels.PASTED_ROW, "to_source", "window", "pixels", "height", "width"
+)
+PASTED_TO_Y = tl.constexpr(PASTED_TO_X.value + 3)  # a row of a map has 3 numbers
+MEASURE_WINDOW, MEASURE_LEVEL, MEASURE_OWNERS, MEASURE_OWNERS_WIDTH, MEASURE_MASK, MEASURE_MASK_WIDTH = _columns(
+    kernels.MEASURE_ROW, "window", "level", "owners", "owners_width", "mask", "mask_width"
+)
+MASK_WRITTEN, MASK_FORMER, MASK_OWNERS, MASK_HEIGHT, MASK_WIDTH, MASK_WINDOW, MASK_LEVEL = _columns(
+    kernels.MASK_ROW, "written", "former", "owners", "height", "width", "window", "level"
+)
+RESULT_AREA, RESULT_FORMER, RESULT_X1, RESULT_Y1, RESULT_X2, RESULT_Y2 = _columns(
+    kernels.RESULT_ROW, "area", "former", "x1", "y1", "x2", "y2"
+)
+REACH_X, TAPS_X, REACH_Y, TAPS_Y = _columns(TENT_ROW, "reach_x", "taps_x", "reach_y", "taps_y")
 
 
 @triton.jit
 @no_type_check
 def _corner(first_row, first_column, pid, width):
-    """The first row and column of a tile of a window that begins there and is so wide."""
+    """The first row and column of a program's tile of a window, which begins there and has that width."""
     across = tl.cdiv(width, TILE_WIDTH)
     return first_row + (pid // across) * TILE_HEIGHT, first_column + (pid % across) * TILE_WIDTH
 
@@ -45,7 +84,7 @@ def _pixels(top, left):
 @no_type_check
 def _within(window, y, x):
     """Which of the pixels are in the window."""
-    y1, x1, y2, x2 = tl.load(window), tl.load(window + 1), tl.load(window + 2), tl.load(window + 3)
+    y1, x1, y2, x2 = tl.load(window + Y1), tl.load(window + X1), tl.load(window + Y2), tl.load(window + X2)
     return (y >= y1) & (y < y2) & (x >= x1) & (x < x2)
 
 
@@ -53,126 +92,117 @@ def _within(window, y, x):
 @no_type_check
 def _meets(window, top, left):
     """Whether the tile has a pixel in the window."""
-    y1, x1, y2, x2 = tl.load(window), tl.load(window + 1), tl.load(window + 2), tl.load(window + 3)
+    y1, x1, y2, x2 = tl.load(window + Y1), tl.load(window + X1), tl.load(window + Y2), tl.load(window + X2)
     return (top < y2) & (top + TILE_HEIGHT > y1) & (left < x2) & (left + TILE_WIDTH > x1)
 
 
 @triton.jit
 @no_type_check
 def _half_steps(row, y, x):
-    """A coordinate of the source for each pixel, by that row of its map."""
-    return tl.load(row) * (2 * x + 1) + tl.load(row + 1) * (2 * y + 1) + 2 * tl.load(row + 2)
+    """The source coordinate of each pixel's centre in half steps, by that row of a map."""
+    return tl.load(row + BY_X) * (2 * x + 1) + tl.load(row + BY_Y) * (2 * y + 1) + 2 * tl.load(row + OFFSET)
 
 
 @triton.jit
 @no_type_check
-def _shows(landing, y, x):
-    """Whether the landing has each of the pixels."""
-    sx, sy = _half_steps(landing, y, x) >> HALF, _half_steps(landing + 3, y, x) >> HALF
-    mask = tl.load(landing + 10).to(tl.pointer_type(tl.uint8))
-    rows, columns = tl.load(landing + 11), tl.load(landing + 12)
-    there = _within(landing + 6, y, x) & (sy >= 0) & (sy < rows) & (sx >= 0) & (sx < columns)
+def _shows(pasted, y, x):
+    """Whether the mask of the pasted object has each of the pixels."""
+    sx, sy = _half_steps(pasted + PASTED_TO_X, y, x) >> HALF, _half_steps(pasted + PASTED_TO_Y, y, x) >> HALF
+    mask = tl.load(pasted + PASTED_PIXELS).to(tl.pointer_type(tl.uint8))
+    rows, columns = tl.load(pasted + PASTED_HEIGHT), tl.load(pasted + PASTED_WIDTH)
+    there = _within(pasted + PASTED_WINDOW, y, x) & (sy >= 0) & (sy < rows) & (sx >= 0) & (sx < columns)
     return tl.load(mask + sy * columns + sx, mask=there, other=0) != 0
 
 
 @triton.jit
 @no_type_check
-def stack(images, landings, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constexpr):
-    """Find for each pixel which of its image's landings lies on top.
-
-    ``images``: owners' address, height, width, first and last landing. ``landings``: map (6), window (4), the mask's
-    address, height and width.
-    """
-    image = images + tl.program_id(1) * IMAGE_WIDTH
-    height, width = tl.load(image + 1), tl.load(image + 2)
-    first, last = tl.load(image + 3), tl.load(image + 4)
+def stack(images, pasted):
+    """As of :class:`Kernels`, in one tile of one image."""
+    image = images + tl.program_id(1) * IMAGE
+    height, width = tl.load(image + IMAGE_HEIGHT), tl.load(image + IMAGE_WIDTH)
+    first, end = tl.load(image + IMAGE_FIRST), tl.load(image + IMAGE_END)
     top, left = _corner(0, 0, tl.program_id(0).to(tl.int64), width)
     y, x = _pixels(top, left)
     owner = tl.full((TILE,), NOBODY, tl.int16)
-    for m in range(first, last):
-        landing = landings + m * LANDING_WIDTH
-        if _meets(landing + 6, top, left):
-            owner = tl.where(_shows(landing, y, x), (m - first).to(tl.int16), owner)
-    owners = tl.load(image).to(tl.pointer_type(tl.int16))
+    for m in range(first, end):
+        each = pasted + m * PASTED
+        if _meets(each + PASTED_WINDOW, top, left):
+            owner = tl.where(_shows(each, y, x), (m - first).to(tl.int16), owner)
+    owners = tl.load(image + IMAGE_OWNERS).to(tl.pointer_type(tl.int16))
     tl.store(owners + y * width + x, owner, mask=(y < height) & (x < width))
 
 
 @triton.jit
 @no_type_check
-def measure(tasks, which, results, WIDTH: tl.constexpr):
-    """Count pixels and find the box around them, in one tile of one task's window.
+def measure(objects, which, first_programs, results):
+    """Count pixels and find the box around them, in one tile of one object's window.
 
-    ``which``: each program's task. ``tasks``: the row of ``results``, the window (4), the landing whose pixels are
-    visible or -1, owners' address or 0, their width, the mask's address or 0, its width, and the task's first program.
-    With a mask its pixels are counted as former ones, and those that nobody owns as visible. ``results``: visible,
-    former, x1, y1, x2, y2.
+    ``which`` is the row of each program's object, ``first_programs`` the first program of each object.
     """
     pid = tl.program_id(0)
-    task = tasks + tl.load(which + pid) * WIDTH
-    x1, x2 = tl.load(task + 2), tl.load(task + 4)
-    top, left = _corner(tl.load(task + 1), x1, pid - tl.load(task + 10), x2 - x1)
+    n = tl.load(which + pid)
+    each, result = objects + n * MEASURE, results + n * RESULT
+    window = each + MEASURE_WINDOW
+    x1, x2 = tl.load(window + X1), tl.load(window + X2)
+    top, left = _corner(tl.load(window + Y1), x1, pid - tl.load(first_programs + n), x2 - x1)
     y, x = _pixels(top, left)
-    inside = (y < tl.load(task + 3)) & (x < x2)
-    m, mask_width = tl.load(task + 5), tl.load(task + 9)
-    owners, owners_width = tl.load(task + 6), tl.load(task + 7)
-    mask = tl.load(task + 8)
-    former = tl.load(mask.to(tl.pointer_type(tl.uint8)) + y * mask_width + x, mask=inside & (mask != 0), other=0) != 0
-    owner = tl.load(owners.to(tl.pointer_type(tl.int16)) + y * owners_width + x, mask=inside & (owners != 0), other=-2)
-    visible = (former & (owner == NOBODY)) | ((owner == m) & (m >= 0))
-    result = results + tl.load(task) * 6
+    inside = (y < tl.load(window + Y2)) & (x < x2)
+    level, mask_width = tl.load(each + MEASURE_LEVEL), tl.load(each + MEASURE_MASK_WIDTH)
+    owners, owners_width = tl.load(each + MEASURE_OWNERS), tl.load(each + MEASURE_OWNERS_WIDTH)
+    mask = tl.load(each + MEASURE_MASK)
+    counted = inside & (mask != NO_TENSOR)
+    former = tl.load(mask.to(tl.pointer_type(tl.uint8)) + y * mask_width + x, mask=counted, other=0) != 0
+    owner = tl.load(owners.to(tl.pointer_type(tl.int16)) + y * owners_width + x, mask=inside, other=OUTSIDE)
+    visible = (former & (owner == NOBODY)) | ((owner == level) & (level >= 0))
     count = tl.sum(visible.to(tl.int32), axis=0)
     # nothing but these numbers goes from program to program: they need no order
-    tl.atomic_add(result + 1, tl.sum(former.to(tl.int32), axis=0).to(tl.int64), sem="relaxed")
+    tl.atomic_add(result + RESULT_FORMER, tl.sum(former.to(tl.int32), axis=0).to(tl.int64), sem="relaxed")
     if count > 0:
-        far = 1 << 30
-        tl.atomic_add(result, count.to(tl.int64), sem="relaxed")
-        tl.atomic_min(result + 2, tl.min(tl.where(visible, x, far), axis=0), sem="relaxed")
-        tl.atomic_min(result + 3, tl.min(tl.where(visible, y, far), axis=0), sem="relaxed")
-        tl.atomic_max(result + 4, tl.max(tl.where(visible, x + 1, 0), axis=0), sem="relaxed")
-        tl.atomic_max(result + 5, tl.max(tl.where(visible, y + 1, 0), axis=0), sem="relaxed")
+        tl.atomic_add(result + RESULT_AREA, count.to(tl.int64), sem="relaxed")
+        tl.atomic_min(result + RESULT_X1, tl.min(tl.where(visible, x, FAR), axis=0), sem="relaxed")
+        tl.atomic_min(result + RESULT_Y1, tl.min(tl.where(visible, y, FAR), axis=0), sem="relaxed")
+        tl.atomic_max(result + RESULT_X2, tl.max(tl.where(visible, x + 1, 0), axis=0), sem="relaxed")
+        tl.atomic_max(result + RESULT_Y2, tl.max(tl.where(visible, y + 1, 0), axis=0), sem="relaxed")
 
 
 @triton.jit
 @no_type_check
-def count_uncovered(landings, which, results, WIDTH: tl.constexpr):
-    """Add to the former pixels of each result those that its landing has in its window, whatever lies there.
+def count_uncovered(pasted, which, first_programs, results):
+    """Add to the former pixels of each result those that the pasted object has in its window, whatever lies on top.
 
-    ``which``: each program's landing. ``landings``: as for ``stack``, then the landing's first program. ``results``: as
-    for ``measure``.
+    ``which`` and ``first_programs`` are as for ``measure``.
     """
     pid = tl.program_id(0)
     m = tl.load(which + pid)
-    landing = landings + m * WIDTH
-    x1, x2 = tl.load(landing + 7), tl.load(landing + 9)
-    y, x = _pixels(*_corner(tl.load(landing + 6), x1, pid - tl.load(landing + 13), x2 - x1))
-    count = tl.sum(_shows(landing, y, x).to(tl.int32), axis=0)
-    tl.atomic_add(results + m * 6 + 1, count.to(tl.int64), sem="relaxed")
+    each = pasted + m * PASTED
+    window = each + PASTED_WINDOW
+    x1, x2 = tl.load(window + X1), tl.load(window + X2)
+    y, x = _pixels(*_corner(tl.load(window + Y1), x1, pid - tl.load(first_programs + m), x2 - x1))
+    count = tl.sum(_shows(each, y, x).to(tl.int32), axis=0)
+    tl.atomic_add(results + m * RESULT + RESULT_FORMER, count.to(tl.int64), sem="relaxed")
 
 
 @triton.jit
 @no_type_check
-def write_masks(planes, WIDTH: tl.constexpr, ALIGNMENT: tl.constexpr):
-    """Write planes of masks: copies, what nobody owns of a former one, or what a landing owns.
-
-    ``planes``: the address to write to, that of the former mask or 0, owners' address, height, width, the window (4)
-    outside which there is nothing, empty for a copy, the landing or -1.
-    """
-    plane = planes + tl.program_id(1) * WIDTH
-    height, width = tl.load(plane + 3).to(tl.int32), tl.load(plane + 4).to(tl.int32)
-    m, former = tl.load(plane + 9), tl.load(plane + 1)
+def write_masks(masks, ALIGNMENT: tl.constexpr):
+    """Write a run of one mask, where all addresses and lengths are multiples of the alignment."""
+    each = masks + tl.program_id(1) * MASK
+    window = each + MASK_WINDOW
+    height, width = tl.load(each + MASK_HEIGHT).to(tl.int32), tl.load(each + MASK_WIDTH).to(tl.int32)
+    level, former = tl.load(each + MASK_LEVEL), tl.load(each + MASK_FORMER)
     begin = tl.program_id(0) * RUN
     place = begin + tl.arange(0, RUN)
     inside = place < tl.multiple_of(height * width, ALIGNMENT)
-    top, bottom = tl.load(plane + 5) * width, tl.load(plane + 7) * width
+    top, bottom = tl.load(window + Y1) * width, tl.load(window + Y2) * width
     meets = (begin < bottom) & (begin + RUN > top)
     copied = tl.multiple_of(former.to(tl.pointer_type(tl.uint8)), ALIGNMENT)
-    value = tl.load(copied + place, mask=inside & (former != 0) & (meets | (top == bottom)), other=0) != 0
-    if meets:  # dividing is dear, and most of a plane lies outside its window
-        within = _within(plane + 5, place // width, place % width)
-        owners = tl.load(plane + 2).to(tl.pointer_type(tl.int16))
-        owner = tl.load(owners + place, mask=inside & within, other=-2)
-        value = tl.where(m >= 0, owner == m, value & (owner == NOBODY))
-    written = tl.multiple_of(tl.load(plane).to(tl.pointer_type(tl.uint8)), ALIGNMENT)
+    value = tl.load(copied + place, mask=inside & (former != NO_TENSOR) & (meets | (top == bottom)), other=0) != 0
+    if meets:  # dividing is dear, and most of a mask lies outside its window
+        within = _within(window, place // width, place % width)
+        owners = tl.load(each + MASK_OWNERS).to(tl.pointer_type(tl.int16))
+        owner = tl.load(owners + place, mask=inside & within, other=OUTSIDE)
+        value = tl.where(level >= 0, owner == level, value & (owner == NOBODY))
+    written = tl.multiple_of(tl.load(each + MASK_WRITTEN).to(tl.pointer_type(tl.uint8)), ALIGNMENT)
     tl.store(written + place, value.to(tl.uint8), mask=inside)
 
 
@@ -213,32 +243,26 @@ def _to_nearest(values):
 
 @triton.jit
 @no_type_check
-def paint(
-    images, landings, TYPE: tl.constexpr, IMAGE_WIDTH: tl.constexpr, LANDING_WIDTH: tl.constexpr, CHANNELS: tl.constexpr
-):
-    """Paint each pixel with the colors of the landing that owns it, in place.
-
-    ``images``: owners' address, height, width, first and last landing, the image's address. ``landings``: map (6),
-    window (4), the source image's address, height and width; reach and number of taps of the tent along x, and along y.
-    """
-    image = images + tl.program_id(1) * IMAGE_WIDTH
-    height, width = tl.load(image + 1), tl.load(image + 2)
-    first, last = tl.load(image + 3), tl.load(image + 4)
+def paint(images, pasted, tents, TYPE: tl.constexpr, CHANNELS: tl.constexpr):
+    """As of :class:`Kernels`, in one tile of one image."""
+    image = images + tl.program_id(1) * IMAGE
+    height, width = tl.load(image + IMAGE_HEIGHT), tl.load(image + IMAGE_WIDTH)
+    first, end = tl.load(image + IMAGE_FIRST), tl.load(image + IMAGE_END)
     top, left = _corner(0, 0, tl.program_id(0).to(tl.int64), width)
     y, x = _pixels(top, left)
-    inside = (y < height) & (x < width)
-    owner = tl.load(tl.load(image).to(tl.pointer_type(tl.int16)) + y * width + x, mask=inside, other=NOBODY)
-    painted = tl.load(image + 5).to(tl.pointer_type(TYPE)) + y * width + x
-    for m in range(first, last):
+    owners = tl.load(image + IMAGE_OWNERS).to(tl.pointer_type(tl.int16))
+    owner = tl.load(owners + y * width + x, mask=(y < height) & (x < width), other=NOBODY)
+    painted = tl.load(image + IMAGE_PIXELS).to(tl.pointer_type(TYPE)) + y * width + x
+    for m in range(first, end):
         owned = owner == (m - first)
         if tl.max(owned.to(tl.int32), axis=0) > 0:
-            landing = landings + m * LANDING_WIDTH
-            source = tl.load(landing + 10).to(tl.pointer_type(TYPE))
-            rows, columns = tl.load(landing + 11), tl.load(landing + 12)
-            reach_x, taps_x = tl.load(landing + 13), tl.load(landing + 14)
-            reach_y, taps_y = tl.load(landing + 15), tl.load(landing + 16)
-            middle_x, first_x, total_x = _tent(landing, y, x, reach_x, taps_x, columns)
-            middle_y, first_y, total_y = _tent(landing + 3, y, x, reach_y, taps_y, rows)
+            each, tent = pasted + m * PASTED, tents + m * TENT
+            source = tl.load(each + PASTED_PIXELS).to(tl.pointer_type(TYPE))
+            rows, columns = tl.load(each + PASTED_HEIGHT), tl.load(each + PASTED_WIDTH)
+            reach_x, taps_x = tl.load(tent + REACH_X), tl.load(tent + TAPS_X)
+            reach_y, taps_y = tl.load(tent + REACH_Y), tl.load(tent + TAPS_Y)
+            middle_x, first_x, total_x = _tent(each + PASTED_TO_X, y, x, reach_x, taps_x, columns)
+            middle_y, first_y, total_y = _tent(each + PASTED_TO_Y, y, x, reach_y, taps_y, rows)
             share = tl.div_rn(1.0, total_x * total_y)
             for channel in range(CHANNELS):
                 colors = tl.zeros((TILE,), tl.float32)
