@@ -1,6 +1,7 @@
 """Loaders for training and evaluation, as Composer's `DataSpec`s."""
 
 import signal
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -257,13 +258,25 @@ class _Loader(DataLoader[tuple[Tensor, Target]]):
         try:
             if self.num_workers:
                 get_context().Lock()  # the first thing to fail; later, torch would add a traceback of its own
-            return super().__iter__()
+            iterator = super().__iter__()
         except OSError as error:
             raise UserError(
                 f"loading processes (workers={self.num_workers}) cannot be started: {error.strerror}; they need "
                 "memory, and room in /dev/shm (start a container with --shm-size=8g). To load without them: workers=0, "
                 "in a recipe data.workers=0"
             ) from error
+        if self.num_workers:
+            _keep_queues_until_workers_end(iterator)
+        return iterator
+
+
+def _keep_queues_until_workers_end(iterator: Any) -> None:
+    """Let no queue of the iterator be closed before the iterator has told its workers to end.
+
+    Where Python's garbage collector finds both at once, as behind a Composer ``DataSpec``, which refers to itself, it
+    closes the queues first: torch then waits for each worker for five seconds, and kills it.
+    """
+    weakref.finalize(iterator, lambda queues: None, vars(iterator)).atexit = False
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

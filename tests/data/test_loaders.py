@@ -1,9 +1,11 @@
 """Loaders: what a batch is, and that it depends on seed and epoch alone."""
 
 import errno
+import gc
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from itertools import chain
 
@@ -289,6 +291,17 @@ def at_most(seconds):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, former)
+
+
+def test_workers_of_a_loader_that_is_garbage_are_not_waited_for(dataset, monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 60.0)  # torch waits 5 seconds, as a rule
+    garbage = [evaluation_loader(dataset, batch_size=2, workers=1)]
+    garbage.append(garbage)
+    image_ids(garbage[0])
+    del garbage
+    began = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - began < 30
 
 
 def test_a_worker_that_cannot_be_started_is_one_line(dataset, monkeypatch):
