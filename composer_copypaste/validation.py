@@ -1,6 +1,6 @@
-"""Settings classes: dataclasses whose values pydantic checks, the same in a constructor as in a recipe.
+"""Settings classes: dataclasses whose values pydantic checks, in a constructor as in a recipe.
 
-pydantic is imported when the first object is made, so that importing a settings class costs nothing.
+pydantic is imported when the first object is made, so that importing a settings class is fast.
 """
 
 import re
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema, ErrorDetails
 
 Kind = TypeVar("Kind")
+_PLAIN = {bool, int, float, str, type(None)}
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
@@ -40,10 +41,9 @@ def settings_class(kind: type[Kind]) -> type[Kind]:
     def __init__(self: Kind, **values: object) -> None:
         from pydantic import ValidationError
 
+        plain = {name: value if type(value) in _PLAIN else _plain(value) for name, value in values.items()}
         try:
-            _adapter(made).validator.validate_python(
-                {name: _plain(value) for name, value in values.items()}, self_instance=self
-            )
+            _adapter(made).validator.validate_python(plain, self_instance=self)
         except ValidationError as error:
             raise _first_problem(error, made) from None
 
@@ -68,7 +68,7 @@ def _first_problem(error: "ValidationError", kind: type) -> Exception:
         return TypeError(f"{name}: {kind.__name__} has no such setting{hint}")
     if first["type"] == "value_error":
         return ValueError(f"{name}: {first['ctx']['error']}".removeprefix(": "))
-    details = [first, *(other for other in others if other["loc"][:1] == first["loc"][:1])]
+    details = [first, *(other for other in others if other["input"] is first["input"])]  # members of a union
     of_type = all(detail["type"].endswith(("_type", "int_from_float", "missing", "too_long")) for detail in details)
     return (TypeError if of_type else ValueError)(f"{name}: {expectation(details)}")
 
@@ -80,7 +80,7 @@ def _plain(value: object) -> object:
             return tuple(map(_plain, value))
         case dict():
             return {_plain(key): _plain(inner) for key, inner in value.items()}
-        case bool() | int() | float() | str():
+        case bool() | str():
             return value
         case Integral():
             return int(value)

@@ -66,7 +66,12 @@ def test_a_number_outside_its_limits_is_an_error_that_names_the_setting(name, va
 
 
 @pytest.mark.parametrize(
-    ("scales", "expected"), [((0.0, 1.0), "at least 0.01, got 0.0"), ((1.0, 11.0), "at most 10, got 11.0")]
+    ("scales", "expected"),
+    [
+        ((0.0, 1.0), "at least 0.01, got 0.0"),
+        ((1.0, 11.0), "at most 10, got 11.0"),
+        ((0.0, 11.0), "at least 0.01, got 0.0"),
+    ],
 )
 def test_each_end_of_a_range_has_the_limits(scales, expected):
     with pytest.raises(ValueError, match=f"^scale_range: expected {expected}$"):
