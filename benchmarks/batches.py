@@ -10,13 +10,13 @@ from torch import Tensor
 
 LABELS = 80
 SMALLEST, LARGEST = 1 / 16, 1 / 3
-"""Sides of the boxes, as parts of the image's side; drawn log-uniformly, so that small objects are the most."""
+"""Sides of the boxes, as fractions of the image's side; drawn log-uniformly, so that most objects are small."""
 CORNERS = 64
 
 
 @dataclass(frozen=True)
 class Case:
-    """How many images, of which side in pixels, with how many objects each."""
+    """Number of images, their side in pixels, and number of objects in each."""
 
     images: int
     side: int
@@ -27,14 +27,14 @@ class Case:
 
     @classmethod
     def parse(cls, text: str) -> "Case":
-        """The case that is written as images x side x objects: ``8x512x20``."""
+        """The case written as images x side x objects, such as ``8x512x20``."""
         images, side, objects = map(int, text.split("x"))
         return cls(images, side, objects)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, 3, H, W) of uint8, torchvision's targets, and the outlines (n, CORNERS, 2) that were drawn."""
+    """Images (N, 3, H, W) of uint8, their torchvision targets, and the drawn outlines (n, CORNERS, 2)."""
 
     images: Tensor
     targets: list[dict[str, Tensor]]
@@ -42,7 +42,7 @@ class Batch:
 
 
 def draw_batch(case: Case, device: torch.device, seed: int = 0) -> Batch:
-    """The same seed draws the same batch."""
+    """A batch of noise with objects; the same seed draws the same batch."""
     rng = np.random.default_rng(seed)
     images = torch.from_numpy(rng.integers(0, 256, (case.images, 3, case.side, case.side), dtype=np.uint8))
     outlines = [_outlines(rng, case) for _ in range(case.images)]
@@ -52,7 +52,7 @@ def draw_batch(case: Case, device: torch.device, seed: int = 0) -> Batch:
 
 
 def _outlines(rng: np.random.Generator, case: Case) -> ndarray:
-    """Half of them ellipses, half polygons with as many bays."""
+    """The outlines of one image's objects: half are ellipses, half are wavy polygons."""
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     bays = 1 + 0.3 * np.sin(rng.integers(3, 8, (case.objects, 1)) * angles) * (np.arange(case.objects) % 2)[:, None]

@@ -1,9 +1,9 @@
-"""Everything that needs a GPU, one after the other, and in the end what came of each.
+"""Run all tests and benchmarks that need a GPU, one after the other, and summarise the results.
 
     python benchmarks/gpu.py [--minutes 10]
 
-The quickest comes first: kernels, copy-paste beside a CPU's, its speed, its part of a training step, and last whole
-trainings. What is not done when the time is over is stopped, and said to be.
+The fastest come first: kernels, copy-paste compared with the CPU's, its speed, its share of a training step, and last
+whole trainings. When the time is over, the running step is stopped, and the summary says which are not done.
 """
 
 import argparse
@@ -29,10 +29,10 @@ STEPS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10, help="for all together (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="time for all steps (default: %(default)s)")
     end = time.monotonic() + 60 * parser.parse_args(arguments).minutes
     if not torch.cuda.is_available():
-        sys.exit("there is no GPU that torch can use")
+        sys.exit("torch finds no GPU")
     found = {name: run(name, command, end) for name, command in STEPS.items()}
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for name, result in found.items():
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(name: str, command: Sequence[str], end: float) -> str:
-    """Run Python with the command until then, and say what came of it."""
+    """Run Python with the command until ``end`` at most; the result in words."""
     print(f"\n--- {name}: python {' '.join(command)}", flush=True)
     start = time.monotonic()
     try:

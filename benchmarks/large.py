@@ -1,20 +1,20 @@
-"""What large inputs cost: seconds and memory of many objects, large images, wide class ids, full banks and pools.
+"""Time and memory for large inputs: many objects, large images, many class ids, full banks and pools.
 
     python benchmarks/large.py [--case objects] [--case images]
 
-Each case runs in a process of its own, on one CPU thread. Memory is what comes on top of what is given, the result
-included, whose own size stands beside it: the peak can be no smaller.
+Each case runs in a process of its own, on one CPU thread. Memory is the peak in addition to the inputs. It includes
+the result, whose size is printed next to it: the peak cannot be smaller.
 
 - objects: two images of 256 x 256 with 4,000 objects of 5 x 5 pixels each.
-- places: the same with 1,000 objects, each put at random where ``max_overlap`` allows it.
+- places: the same with 1,000 objects, each at a random place that ``max_overlap`` allows.
 - images: two images of 3000 x 4000 with 40 objects each.
 - soft seams: the same, with ``blend_sigma`` and changed colors.
-- boxes: the same, without masks.
+- boxes: the same images, without masks.
 - sheet: the sheet of two such images with 80 objects each.
-- resize: what Mask R-CNN resizes these to before it trains on them.
+- resize: resizing of these images by Mask R-CNN before it trains on them.
 - class ids: two maps of 512 x 512 with 4,096 ids, in blocks; and scattered.
-- bank: a batch of two small images with a bank of 4,096 objects, one an image; and what is logged of it.
-- pool: a read of one of 20,000 cut-outs that are all kept.
+- bank: a batch of two small images with a bank of 4,096 objects, one per image; and the numbers that are logged.
+- pool: a read of one of 20,000 cut-outs that are all in memory.
 """
 
 import argparse
@@ -43,7 +43,7 @@ SOFT = EVERYTHING | {"blend_sigma": 2.0, "brightness": 0.3, "saturation": 0.3}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--case", action="append", choices=CASES, help="left out: all of them")
+    parser.add_argument("--case", action="append", choices=CASES, help="default: all of them")
     cases = parser.parse_args(arguments).case or list(CASES)
     if len(cases) > 1:
         for case in cases:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     torch.set_num_threads(1)
     way = CASES[cases[0]]()
-    copypaste_batch(*squares(3, (64, 64), (5, 9)), p=1.0)  # compiles what a first call compiles
+    copypaste_batch(*squares(3, (64, 64), (5, 9)), p=1.0)  # compiles the kernels
     peak = peak_bytes(way)
     start = time.perf_counter()
     result = way()
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def squares(n: int, size: tuple[int, int], sides: tuple[int, int]) -> Batch:
-    """Two images with ``n`` squares each, of sides from the first to the second."""
+    """Two images with ``n`` squares each, whose sides lie in the range ``sides``."""
     rng, (height, width) = np.random.default_rng(0), size
     targets = []
     for _ in range(2):
@@ -140,7 +140,7 @@ def nbytes(result: object) -> int:
 CASES: dict[str, Callable[[], Way]] = {
     "objects": lambda: pasting(squares(4000, (256, 256), (5, 5)), **IN_PLACE),
     "places": lambda: pasting(squares(1000, (256, 256), (5, 5)), **PLACES),
-    "pictures": lambda: pasting(large(), **EVERYTHING),
+    "images": lambda: pasting(large(), **EVERYTHING),
     "soft seams": lambda: pasting(large(), **SOFT),
     "boxes": boxes,
     "sheet": sheet,

@@ -2,11 +2,11 @@
 
     python benchmarks/loader.py [--images DIR --annotations FILE.json] [--size 1024] [--images 64] [--rounds 5]
 
-Without a data set of yours, shapes are drawn. Both read the same files in one process on one thread and give uint8
-images with boxes, labels and dense masks, jittered by 0.1-2.0, cropped or padded to ``size``, mirrored half the time.
-torchvision's part is ``CocoDetection`` wrapped for its v2 transforms, and what its reference training applies:
-``ScaleJitter``, a fixed-size crop, ``RandomHorizontalFlip``, ``SanitizeBoundingBoxes``. Images without objects are
-left out, as there.
+By default, shapes are drawn. Both read the same files in one process on one thread and give uint8 images with boxes,
+labels and dense masks, jittered by 0.1-2.0, cropped or padded to ``size``, mirrored half the time. torchvision has
+``CocoDetection`` wrapped for its v2 transforms, and the transforms of its reference training: ``ScaleJitter``, a
+fixed-size crop, ``RandomHorizontalFlip``, ``SanitizeBoundingBoxes``. Images without objects are left out, as in the
+reference training.
 """
 
 import argparse
@@ -34,9 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=Path, help="folder of the images (default: shapes are drawn)")
     parser.add_argument("--annotations", type=Path, help="their COCO instance JSON")
-    parser.add_argument("--size", type=int, default=1024, help="side of what comes out (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=64, help="load so many at most (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=1024, help="side of the jittered images (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=64, help="load at most this many images (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="take the best of this many rounds (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     if (options.images is None) != (options.annotations is None):
         parser.error("--images and --annotations belong together")
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(images: Path, annotations: Path, size: int, rounds: int) -> None:
-    """Load all images in both ways and print the rates."""
+    """Load all images with both, and print the rates."""
     jitter = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(size, size)))
     ours = CocoInstances(images, annotations, jitter)
     theirs = _torchvision(images, annotations, size)
@@ -68,9 +70,9 @@ def compare(images: Path, annotations: Path, size: int, rounds: int) -> None:
 
 
 class FixedSizeCrop(v2.Transform):
-    """A random part where the image is larger than ``size``; padding below and on the right where it is smaller.
+    """A random crop of images larger than ``size``; smaller ones are padded at the bottom and on the right.
 
-    The reference scripts have such a crop; v2's ``RandomCrop`` pads on both sides by all that is lacking.
+    The reference scripts have such a crop; v2's ``RandomCrop`` pads on both sides.
     """
 
     def __init__(self, size: int) -> None:
@@ -78,13 +80,13 @@ class FixedSizeCrop(v2.Transform):
         self.size = size
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
-        """Draw the part of the image, the first of the inputs."""
+        """Draw the crop of the image, which is the first input."""
         height, width = v2.functional.get_size(flat_inputs[0])
         top, left = (int(torch.randint(max(0, side - self.size) + 1, ())) for side in (height, width))
         return {"top": top, "left": left, "height": min(height, self.size), "width": min(width, self.size)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut it out of the image, the boxes or the masks."""
+        """Crop the image, the boxes or the masks."""
         cropped = self._call_kernel(v2.functional.crop, inpt, **params)
         fill = 0 if isinstance(inpt, Mask) else list(PADDING)
         padding = [0, 0, self.size - params["width"], self.size - params["height"]]
@@ -106,7 +108,7 @@ def _torchvision(images: Path, annotations: Path, size: int) -> Any:
 
 
 def _first_images(annotations: Path, count: int, folder: Path) -> Path:
-    """A file of the first images with objects; run lengths as lists, as torchvision cannot read compressed ones."""
+    """An annotation file of the first images with objects; run lengths as lists, which torchvision reads."""
     data = json.loads(annotations.read_text())
     filled = {annotation["image_id"] for annotation in data["annotations"]}
     data["images"] = [image for image in data["images"] if image["id"] in filled][:count]

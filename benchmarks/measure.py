@@ -1,4 +1,4 @@
-"""Seconds and memory of several ways to do one thing, measured side by side."""
+"""Time and memory of several functions that do the same thing, measured in turns."""
 
 import contextlib
 import ctypes
@@ -12,20 +12,20 @@ from pathlib import Path
 import torch
 
 SEEDS = range(4)
-"""What the random numbers of the calls of a round come from. The best is taken for each seed, and then the mean over
-the seeds: else it would be the call that drew the least work."""
+"""Seeds of the calls in a round. The result is the mean over the seeds of the best time for each: the best time alone
+would be that of the seed that draws the least work."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""glibc's numbers for what mallopt sets."""
+"""Numbers of glibc's parameters for mallopt."""
 
 Way = Callable[[], object]
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep all freed memory for the next call; nothing where there is no glibc.
+    """Make glibc keep all freed memory for the next call; without glibc nothing happens.
 
-    Else a call also pays for the pages that the call before it gave back to the system (twice the time, measured), and
-    ratios depend on the order of the ways.
+    Otherwise a call also pays for pages that the call before it returned to the system (measured: twice the time), and
+    ratios depend on the order of the functions.
     """
     with contextlib.suppress(OSError):
         libc = ctypes.CDLL("libc.so.6")
@@ -34,9 +34,9 @@ def keep_freed_memory() -> None:
 
 
 def best_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
-    """Seconds of one call of each, the best of ``rounds``; the ways take turns, so that noise hits all alike.
+    """Seconds of one call of each function, the best of ``rounds``; they take turns, so that noise affects all alike.
 
-    Without a GPU these are seconds of processor time, in which other processes have no part.
+    Without a GPU these are seconds of processor time, which does not count other processes.
     """
     for way in ways.values():
         _seconds(way, seed=0)  # the first call of anything is slower
@@ -48,11 +48,11 @@ def best_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
 
 
 def peak_bytes(way: Way) -> int | None:
-    """By how much memory grows at most during one call, its result included.
+    """The peak of additional memory during one call, including its result.
 
-    On a GPU that is what torch allocates there. Elsewhere it is the resident memory of the whole process, which counts
-    torch, NumPy and OpenCV alike: Linux's VmHWM, reset before the call, after freed memory went back to the system.
-    None where the system has no such thing.
+    On a GPU it is the memory that torch allocates there. Otherwise it is the resident memory of the whole process,
+    including that of torch, NumPy and OpenCV: Linux's VmHWM, reset before the call, after freed memory was returned to
+    the system. None on systems without it.
     """
     gc.collect()
     if torch.cuda.is_available():

@@ -1,22 +1,22 @@
-"""Copy-paste against other implementations and a plain copy: the same batches, side by side in one process.
+"""Compare copy-paste with other implementations and a plain copy, on the same batches in one process.
 
     python benchmarks/peers.py [--rounds 5] [--case 8x512x20]
 
-A case is images x side x objects per image. Everything runs on the GPU where there is one, on one CPU thread else.
-Kornia and Ultralytics take part where they are installed: ``pip install kornia ultralytics``.
+A case is images x side x objects per image. Everything runs on the GPU if there is one, or else on one CPU thread.
+Kornia and Ultralytics are included if they are installed: ``pip install kornia ultralytics``.
 
-The ways, and what each does:
+The implementations:
 
-- plain copy: ``clone`` of the images and the masks; what any implementation that returns new tensors has to do.
+- plain copy: ``clone`` of images and masks, the least that an implementation with new tensors has to do.
 - ours: images, masks, boxes, areas, labels; the first without jitter, the second with the paper's (0.1-2.0, flip).
-- torchvision's: the simple copy-paste of its reference scripts, written anew from its description, without blending and
-  without resizing (all sizes agree). It pastes about 63 % of the source's objects (indices drawn with replacement):
-  ours are told to paste as many.
-- Kornia's ``RandomTransplantation``: one object per image, on a map of ids (one plane, where the others keep one per
-  object) and float images (it takes no uint8); no boxes, areas, or labels.
+- torchvision's: the simple copy-paste of its reference scripts, rewritten from its description, without blending and
+  without resizing (all images have the same size). It pastes about 63 % of the source's objects (indices are drawn with
+  replacement), and ours is set to paste the same number.
+- Kornia's ``RandomTransplantation``: one object per image, on a map of ids (one plane; the others keep one per
+  object) and float images (it takes no uint8); no boxes, areas or labels.
 - Ultralytics' ``CopyPaste`` ("mixup"): image by image on the host, NumPy arrays and outlines; pastes all objects
-  that overlap less than 30 % with others, and cuts nothing out of those below. It makes no masks: its loader draws them
-  from the outlines later, all anew, which is the time of the second row (at full size, a plane for each object).
+  that overlap less than 30 % with others, and does not cut covered parts off the objects below. It makes no masks: its
+  loader draws all of them from the outlines later; the second row includes that (at full size, a plane per object).
 """
 
 import argparse
@@ -35,7 +35,7 @@ from composer_copypaste import CopyPasteSettings, copypaste_batch
 CASES = ("2x256x5", "4x512x10", "8x512x20", "2x1024x20")
 GPU_CASE = "16x1024x20"
 SHARE = 0.632
-"""Part of n objects that n draws with replacement choose: 1 - 1/e."""
+"""Fraction of n objects that n draws with replacement choose: 1 - 1/e."""
 UNJITTERED = CopyPasteSettings(p=1.0, p_instance=SHARE, scale_range=(1.0, 1.0), p_flip=0.0)
 JITTERED = CopyPasteSettings(p=1.0, p_instance=SHARE)
 
@@ -46,8 +46,10 @@ Target = dict[str, Tensor]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: %(default)s)")
-    parser.add_argument("--case", action="append", type=Case.parse, help="images x side x objects, as 8x512x20")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="take the best of this many rounds (default: %(default)s)"
+    )
+    parser.add_argument("--case", action="append", type=Case.parse, help="images x side x objects, such as 8x512x20")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(case: Case, device: torch.device, rounds: int) -> None:
-    """Measure all ways on one batch and print a table."""
+    """Measure all implementations on one batch and print a table."""
     batch = draw_batch(case, device)
     ways: dict[str, Way] = {
         COPY: lambda: [batch.images.clone(), *(target["masks"].clone() for target in batch.targets)],
@@ -91,7 +93,7 @@ def _peak(peak: int | None, copy: int | None) -> str:
 
 
 def torchvision_copy_paste(images: Tensor, targets: Sequence[Target]) -> tuple[list[Tensor], list[Target]]:
-    """Each image receives a random part of the objects of the image before it; the first, of the last."""
+    """Each image receives random objects of the image before it, the first image those of the last one."""
     pasted = [_paste(images[i], targets[i], images[i - 1], targets[i - 1]) for i in range(len(images))]
     return [image for image, _ in pasted], [target for _, target in pasted]
 
@@ -99,10 +101,10 @@ def torchvision_copy_paste(images: Tensor, targets: Sequence[Target]) -> tuple[l
 def _paste(image: Tensor, target: Target, source_image: Tensor, source: Target) -> tuple[Tensor, Target]:
     count = len(source["masks"])
     chosen = torch.randint(count, (count,), device=image.device).unique()
-    cover = source["masks"][chosen].any(dim=0).bool()  # any() of uint8 is uint8: ~ would not be a logical not
+    cover = source["masks"][chosen].any(dim=0).bool()  # any() of uint8 is uint8, for which ~ is no logical not
     image = image * ~cover + source_image * cover
     masks = target["masks"] * ~cover
-    area = masks.sum((-1, -2))  # counted once, though most of the time goes here and into the boxes
+    area = masks.sum((-1, -2))  # most of the time is spent here and for the boxes
     left = area > 0
     masks = masks[left]
     joined = {"masks": torch.cat([masks, source["masks"][chosen]])}
@@ -117,7 +119,7 @@ def _paste(image: Tensor, target: Target, source_image: Tensor, source: Target) 
 
 
 def kornia_ways(batch: Batch) -> dict[str, Way]:
-    """Kornia's transplantation, with what it takes made beforehand."""
+    """Kornia's transplantation; its inputs are made beforehand."""
     from kornia.augmentation import RandomTransplantation
 
     numbers = [torch.arange(1, len(t["masks"]) + 1, device=batch.images.device) for t in batch.targets]
@@ -128,7 +130,7 @@ def kornia_ways(batch: Batch) -> dict[str, Way]:
 
 
 def ultralytics_ways(batch: Batch) -> dict[str, Way]:
-    """Ultralytics' copy-paste of each image, with what it takes made beforehand."""
+    """Ultralytics' copy-paste of each image; its inputs are made beforehand."""
     import cv2
     from ultralytics.data.augment import CopyPaste
     from ultralytics.data.utils import polygons2masks
@@ -140,7 +142,7 @@ def ultralytics_ways(batch: Batch) -> dict[str, Way]:
     boxes = [target["boxes"].cpu().numpy() for target in batch.targets]
 
     class Images:
-        """What CopyPaste draws its sources from; the objects are Ultralytics' own type."""
+        """The data set from which CopyPaste draws its sources; objects are of Ultralytics' own type."""
 
         def __len__(self) -> int:
             return len(arrays)

@@ -1,4 +1,4 @@
-"""Seconds that COCO scores of drawn detections take: with Python's garbage collector paused, as in the metric, and not.
+"""Time of scoring random detections, with Python's garbage collector paused, as in the metric, and running.
 
     python benchmarks/scoring.py [--images 2500] [--detections 100] [--rounds 3]
 
@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 
-from composer_copypaste.metrics import evaluation
+from composer_copypaste.metrics import coco_map
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 OBJECTS = 10
@@ -21,19 +21,21 @@ OBJECTS = 10
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=2500, help="so many (default: %(default)s)")
-    parser.add_argument("--detections", type=int, default=100, help="in each image (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="best of so many (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2500, help="number of images (default: %(default)s)")
+    parser.add_argument("--detections", type=int, default=100, help="detections in each image (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="take the best of this many rounds (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     metric = filled(options.images, options.detections)
     paused = min(seconds(metric) for _ in range(options.rounds))
-    with patch.object(evaluation, "garbage_collection_paused", _nothing):
+    with patch.object(coco_map, "garbage_collection_paused", _nothing):
         running = min(seconds(metric) for _ in range(options.rounds))
     print(f"garbage collector paused {paused:.2f} s, running {running:.2f} s")
 
 
 def filled(images: int, detections: int) -> CocoMeanAveragePrecision:
-    """A metric that was given all images."""
+    """A metric with the detections and objects of all images."""
     generator = torch.Generator().manual_seed(0)
     metric = CocoMeanAveragePrecision(iou_types=("bbox",))
     for image in range(images):
@@ -48,7 +50,7 @@ def filled(images: int, detections: int) -> CocoMeanAveragePrecision:
 
 
 def seconds(metric: CocoMeanAveragePrecision) -> float:
-    """The time of one computation."""
+    """The time of one ``compute``, in seconds."""
     metric._evaluation = None
     start = time.perf_counter()
     metric.compute()

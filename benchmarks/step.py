@@ -1,10 +1,10 @@
-"""What part of a training step copy-paste takes: on a batch that Mask R-CNN then trains on.
+"""Measure the share of copy-paste in a training step of Mask R-CNN.
 
     python benchmarks/step.py [--backbone small] [--size 128] [--batch-size 4] [--instances 10] [--rounds 5] [--bf16]
 
-A step is forward, backward and the optimizer's step, on the GPU where there is one: by default a ResNet-50 at 1024
-pixels, 16 images, 20 objects each. On a CPU it is a model that is small enough, on one thread. The model trains on
-what copy-paste gave: up to twice as many objects. Images and masks are on the device from the start.
+A step is forward, backward and the optimizer's step, on the GPU if there is one: by default a ResNet-50 at 1024 pixels,
+16 images, 20 objects each. On a CPU, a small model on one thread is measured. The model trains on the result of
+copy-paste, with up to twice as many objects. Images and masks are on the device from the start.
 """
 
 import argparse
@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=1024 if on_gpu else 128, help="pixels (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16 if on_gpu else 4, help="default: %(default)s")
     parser.add_argument("--instances", type=int, default=20 if on_gpu else 10, help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="best of so many (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="take the best of this many rounds (default: %(default)s)"
+    )
     parser.add_argument("--bf16", action="store_true", help="train under autocast to bfloat16")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

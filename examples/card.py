@@ -1,4 +1,4 @@
-"""What the method card is made of: two images of drawn shapes, cells that show what becomes of them, and a sheet."""
+"""Parts of the method card: two images of drawn shapes, cells that show them augmented, and sheets of cells."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +19,7 @@ Cell = tuple[str, Image.Image]
 """A caption, of one or two lines, and an image."""
 
 
-# ---- the two images that everything is shown on
+# ---- the two images
 
 
 def shape(category: str, centre: tuple[float, float], radius: float, surface: Surface, hue: int) -> Shape:
@@ -38,7 +38,7 @@ def shape(category: str, centre: tuple[float, float], radius: float, surface: Su
 
 
 def scene(shapes: Sequence[Shape], colors: Sequence[tuple[float, float, float]]) -> tuple[torch.Tensor, dict]:
-    """An image and its target; the backdrop has no grain, which would not compress."""
+    """An image and its target; the background has no grain, so that the file compresses well."""
     ramp = np.tile(np.linspace(0.4, 0.6, SIDE, dtype=np.float32), (SIDE, 1))
     drawn = Scene(SIDE, "gradient", tuple(colors), 0.8, 10.0, (ramp,), tuple(shapes))
     pixels, masks, categories = render(drawn)
@@ -60,7 +60,7 @@ def images() -> list[torch.Tensor]:
 
 @cache
 def pair() -> tuple[tuple[torch.Tensor, dict], tuple[torch.Tensor, dict]]:
-    """The image that receives objects, and the one that they come from, whose target marks them."""
+    """The image that receives objects, and the source image; the source's target marks its objects as pasted."""
     receives = scene(
         [shape("triangle", (74, 62), 40, "plain", 4), shape("disc", (104, 112), 11, "stripes", 2)],
         [(0.62, 0.72, 0.80), (0.72, 0.80, 0.86), (0.82, 0.88, 0.92)],
@@ -77,11 +77,11 @@ def pair() -> tuple[tuple[torch.Tensor, dict], tuple[torch.Tensor, dict]]:
 
 
 AS_THEY_ARE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0, "category_names": CATEGORIES}
-"""Everything is copied, and nothing jittered: each image changes this in its own way."""
+"""Settings with which everything is copied without jitter; each cell changes some of them."""
 
 
 def paste(seed: int = 0, **settings: object) -> tuple[torch.Tensor, dict]:
-    """What the first image of the pair is after copy-paste."""
+    """The first image of the pair, after copy-paste."""
     batch, targets = zip(*pair(), strict=True)
     generator = torch.Generator().manual_seed(seed)
     batch, targets = copypaste_batch(list(batch), list(targets), generator=generator, **(AS_THEY_ARE | settings))
@@ -96,7 +96,7 @@ def image_of(image: torch.Tensor) -> Image.Image:
 
 
 def outlined(image: torch.Tensor, target: dict) -> Image.Image:
-    """The image with a white line around what was pasted, and a dark one around that."""
+    """The image with a white outline around each pasted object, and a dark one around that."""
     canvas = image.permute(1, 2, 0).numpy().copy()
     for mask in target["masks"][target["pasted"]].numpy():
         canvas[grown(mask) & ~mask] = INK
@@ -105,7 +105,7 @@ def outlined(image: torch.Tensor, target: dict) -> Image.Image:
 
 
 def grown(mask: np.ndarray) -> np.ndarray:
-    """The mask and the pixels beside it."""
+    """The mask, grown by one pixel up, down, left and right."""
     wide = np.pad(mask, 1)
     return wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
 
@@ -115,7 +115,7 @@ def cell(caption: str, seed: int = 0, **settings: object) -> Cell:
 
 
 def close(caption: str, **settings: object) -> Cell:
-    """The seam of a pasted object, four times as large."""
+    """The seam of a pasted object, magnified four times."""
     top, left = 60, 88
     return caption, image_of(paste(**settings)[0][:, top : top + 32, left : left + 32]).resize((SIDE, SIDE), 0)
 
@@ -125,7 +125,7 @@ def labelled(caption: str, seed: int = 0, **settings: object) -> Cell:
     return caption, image_of(draw_instances(*paste(seed, **settings), names=[""] * len(CATEGORIES)))
 
 
-def framed(caption: str, seed: int = 0, **settings: object) -> Cell:
+def jittered(caption: str, seed: int = 0, **settings: object) -> Cell:
     """The source after large-scale jitter, with masks and boxes."""
     image, target = pair()[1]
     target = {key: values for key, values in target.items() if key != "pasted"}
@@ -136,7 +136,7 @@ def framed(caption: str, seed: int = 0, **settings: object) -> Cell:
     return caption, image_of(draw_instances(drawn[0], found[0], names=[""] * len(CATEGORIES)))
 
 
-def framed_class_ids(caption: str, seed: int = 0, **settings: object) -> Cell:
+def jittered_class_ids(caption: str, seed: int = 0, **settings: object) -> Cell:
     """The source's class ids after large-scale jitter."""
     image, target = pair()[1]
     settings = {"size": (SIDE, SIDE), "p_flip": 0.0} | settings
@@ -147,7 +147,7 @@ def framed_class_ids(caption: str, seed: int = 0, **settings: object) -> Cell:
 
 
 def four(caption: str, **settings: object) -> Cell:
-    """What four draws give."""
+    """The results of four draws."""
     sheet = Image.new("RGB", (SIDE, SIDE), PAPER)
     for number in range(4):
         small = outlined(*paste(seed=number, **settings)).resize((SIDE // 2 - 1, SIDE // 2 - 1))
@@ -165,7 +165,7 @@ def from_bank(caption: str, bank_size: int, seed: int = 0) -> Cell:
 
 
 class Pool:
-    """The star and the rectangle of the other image, without their backdrop."""
+    """A pool of two cut-outs: the star and the rectangle of the source image."""
 
     def __init__(self) -> None:
         image, target = pair()[1]
@@ -180,7 +180,7 @@ class Pool:
 
 
 def from_pool(caption: str, seed: int = 0, **settings: object) -> Cell:
-    """A batch of the first image alone; no star or rectangle is its own."""
+    """A batch of the first image alone, which has no star or rectangle of its own."""
     image, target = pair()[0]
     target = {key: values for key, values in target.items() if key != "pasted"}
     settings = AS_THEY_ARE | {"p_pool": 1.0, "pool_scale_range": (0.7, 0.7)} | settings
@@ -190,7 +190,7 @@ def from_pool(caption: str, seed: int = 0, **settings: object) -> Cell:
 
 
 def bars(caption: str, values: Sequence[float], names: Sequence[str], *, to_the_edges: bool = False) -> Cell:
-    """A bar for each value; names stand below their bar or, to the edges, where the axis begins, is halved and ends."""
+    """A bar for each value. Names are below the bars or, with ``to_the_edges``, at start, middle and end."""
     chart, pen = blank()
     width, floor = SIDE / len(values), SIDE - 16
     for number, value in enumerate(values):
@@ -222,12 +222,12 @@ def blank() -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def ids_of(target: dict) -> torch.Tensor:
-    """A map of class ids, with 0 where there is no object."""
+    """The target as a map of class ids; 0 where there is no object."""
     return (target["masks"] * target["labels"][:, None, None]).amax(0)
 
 
 def class_ids(caption: str, ids: torch.Tensor, background: int = 0) -> Cell:
-    """Class ids as colors, that of no object as grey; what is unlabelled is hatched."""
+    """Class ids as colors; the background is grey, unlabelled pixels are hatched."""
     colors = np.array([(225, 225, 225), *PALETTE])
     canvas = colors[np.where((ids == 255) | (ids == background), 0, ids)].astype(np.uint8)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -244,7 +244,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def sheet(cells: Sequence[Cell]) -> Image.Image:
-    """The cells side by side, in rows, each above its caption."""
+    """The cells in rows, each above its caption."""
     rows = -(-len(cells) // COLUMNS)
     columns, height = -(-len(cells) // rows), SIDE + 30 + GAP
     paper = Image.new("RGB", (columns * (SIDE + GAP) + GAP, rows * height + GAP), PAPER)

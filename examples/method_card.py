@@ -1,6 +1,6 @@
 """Draws the method card: what each setting of copy-paste does, in small images of drawn shapes.
 
-``python examples/method_card.py`` writes ``docs/*.png``, which the README shows; a test draws them anew and compares.
+``python examples/method_card.py`` writes ``docs/*.png``, which the README shows; a test draws them again and compares.
 """
 
 import sys
@@ -18,13 +18,13 @@ from card import (
     close,
     curve,
     four,
-    framed,
-    framed_class_ids,
     from_bank,
     from_pool,
     ids_of,
     image_of,
     images,
+    jittered,
+    jittered_class_ids,
     labelled,
     pair,
     sheet,
@@ -34,7 +34,7 @@ from PIL import Image
 from composer_copypaste import copypaste_batch, plan_batch
 
 COLORS = 255
-"""In so many a sheet is written, so that it stays small."""
+"""Number of colors of a sheet's file, few enough to keep it small."""
 
 
 def how_often() -> list[Cell]:
@@ -51,10 +51,10 @@ def source() -> list[Cell]:
     return [
         ("a batch of one image", image_of(images()[0])),
         ("a batch before it", image_of(images()[1])),
-        from_bank("bank_size=256: what was\nseen before is a source", 256),
+        from_bank("bank_size=256: earlier\nimages are sources", 256),
         from_bank("bank_size=1\nthe last object seen", 1),
-        from_pool("p_pool=1: cut-outs of\na pool (star, rectangle)", 3),
-        from_pool("pool_instances=(9, 9)\ncategories alike", 1, pool_instances=(9, 9)),
+        from_pool("p_pool=1: cut-outs\nof a pool (star, rectangle)", 3),
+        from_pool("pool_instances=(9, 9)\nnine cut-outs", 1, pool_instances=(9, 9)),
         from_pool("pool_scale_range=\n(0.3, 1.2), for each", 2, pool_instances=(4, 4), pool_scale_range=(0.3, 1.2)),
     ]
 
@@ -62,19 +62,19 @@ def source() -> list[Cell]:
 def selection() -> list[Cell]:
     names = ["disc", "rectangle", "star"]
     return [
-        four("p_instance=None\na number, then so many", p_instance=None),
+        four("p_instance=None\na random number", p_instance=None),
         four("p_instance=0.3", p_instance=0.3),
         four("max_copied_instances=1", max_copied_instances=1),
         cell('categories=("disc", "star")\nor labels=(1, 4)', categories=("disc", "star")),
         bars("category_weights=None\nwhat 1000 draws copy", shares(), names),
         bars("label_weights={2: 5}\n2: the rectangle", shares(label_weights={2: 5.0}), names),
-        cell("area_range=(1500, 9999)\npixels of its mask", area_range=(1500.0, 9999.0)),
+        cell("area_range=(1500, 9999)\npixels of the mask", area_range=(1500.0, 9999.0)),
         cell("relative_area_range=\n(0, 0.1) of the image", relative_area_range=(0.0, 0.1)),
     ]
 
 
 def shares(**settings: object) -> list[int]:
-    """How often the source's disc, rectangle and star are copied, one at a time."""
+    """How often the source's disc, rectangle and star are copied in 1000 draws of one object."""
     batch, targets = zip(*pair(), strict=True)
     generator, chosen = torch.Generator().manual_seed(0), []
     alone = AS_THEY_ARE | {"p_instance": None, "max_copied_instances": 1} | settings
@@ -86,7 +86,7 @@ def shares(**settings: object) -> list[int]:
 
 
 def factors(**settings: object) -> list[int]:
-    """How often a resize factor lies in each tenth of 0.1 to 2."""
+    """Histogram of 2000 resize factors, in ten bins from 0.1 to 2."""
     target = {"boxes": torch.tensor([[0.0, 0, 8, 8]]), "labels": torch.tensor([1])}
     plan = plan_batch(
         torch.zeros(2000, 3, 8, 8),
@@ -114,7 +114,7 @@ def jitter() -> list[Cell]:
         cell("aspect_range=(2, 2)\nwidth over height", aspect_range=(2.0, 2.0), jitter="instance"),
         cell("p_flip=1", p_flip=1.0),
         cell("p_flip_vertical=1", p_flip_vertical=1.0),
-        cell("rotation=45\nup to so many degrees", 1, rotation=45.0, jitter="instance"),
+        cell("rotation=45\nup to 45 degrees", 1, rotation=45.0, jitter="instance"),
         cell("brightness=0.6\ntimes 0.4 to 1.6, for each", 3, brightness=0.6, jitter="instance"),
         cell("contrast=0.9\nabout its mean grey", 3, contrast=0.9, jitter="instance"),
         cell("saturation=1\nabout each pixel's grey", 3, saturation=1.0, jitter="instance"),
@@ -126,13 +126,11 @@ def placement() -> list[Cell]:
     return [
         cell('placement="source"\nwhere the source has it', placement="source"),
         cell('placement="random"\ninside the image', 3, placement="random", **half),
-        cell('placement="anywhere"\nperhaps partly outside', 3, placement="anywhere", **half),
-        cell("max_overlap=1\nover own objects, too", 4, placement="random", **half),
+        cell('placement="anywhere"\nmay be partly outside', 3, placement="anywhere", **half),
+        cell("max_overlap=1\nany overlap", 4, placement="random", **half),
+        cell("max_overlap=0\nnot over own boxes", 4, placement="random", max_overlap=0.0, placement_tries=99, **half),
         cell(
-            "max_overlap=0\nof its box on own boxes", 4, placement="random", max_overlap=0.0, placement_tries=99, **half
-        ),
-        cell(
-            "placement_tries=1\nleft out if that won't do",
+            "placement_tries=1\nleft out if it fails",
             4,
             placement="random",
             max_overlap=0.0,
@@ -169,19 +167,19 @@ def truth() -> list[Cell]:
         labelled("min_area=500\nthe rectangle is dropped", min_area=500, scale_range=(0.8, 0.8)),
         class_ids("class ids of the source\n(hatched: unlabelled)", ids[1]),
         class_ids("ignore_index=255\nunlabelled: not copied", semantic()),
-        class_ids("ignore_index=None\ncopied as any class", semantic(ignore_index=None)),
-        class_ids("background=9: of maps\nwith 9 for no object", semantic(9, background=9), background=9),
+        class_ids("ignore_index=None\ncopied like other classes", semantic(ignore_index=None)),
+        class_ids("background=9\n9 is no object", semantic(9, background=9), background=9),
     ]
 
 
 def large_scale_jitter() -> list[Cell]:
     return [
-        framed("size=(96, 128): made to\nfit, and padded", size=(96, 128), scale_range=(1.0, 1.0)),
-        framed("scale_range=(0.5, 0.5)\npadded", scale_range=(0.5, 0.5)),
-        framed("scale_range=(1.8, 1.8)\ncropped anywhere", 3, scale_range=(1.8, 1.8)),
-        framed("p_flip=1", scale_range=(1.0, 1.0), p_flip=1.0),
-        framed("min_area=500\nthe rectangle is dropped", scale_range=(0.8, 0.8), min_area=500),
-        framed_class_ids("ignore_index=255: class\nid of the padding", scale_range=(0.5, 0.5), ignore_index=255),
+        jittered("size=(96, 128)\nresized and padded", size=(96, 128), scale_range=(1.0, 1.0)),
+        jittered("scale_range=(0.5, 0.5)\npadded", scale_range=(0.5, 0.5)),
+        jittered("scale_range=(1.8, 1.8)\ncropped at random", 3, scale_range=(1.8, 1.8)),
+        jittered("p_flip=1", scale_range=(1.0, 1.0), p_flip=1.0),
+        jittered("min_area=500\nthe rectangle is dropped", scale_range=(0.8, 0.8), min_area=500),
+        jittered_class_ids("ignore_index=255: class\nid of the padding", scale_range=(0.5, 0.5), ignore_index=255),
     ]
 
 

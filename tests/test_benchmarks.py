@@ -32,7 +32,7 @@ def load(monkeypatch):
 
 def test_without_a_gpu_what_needs_one_says_so(load, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"^there is no GPU that torch can use$"):
+    with pytest.raises(SystemExit, match=r"^torch finds no GPU$"):
         load("gpu").main([])
 
 
