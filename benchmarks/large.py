@@ -38,6 +38,7 @@ Batch = tuple[Tensor, list[dict[str, Tensor]]]
 EVERYTHING = {"p": 1.0, "p_instance": 1.0}
 IN_PLACE = EVERYTHING | {"scale_range": (1.0, 1.0), "p_flip": 0.0}
 PLACES = IN_PLACE | {"jitter": "instance", "placement": "random", "max_overlap": 0.3}
+BANK_SIZE = 4096
 SOFT = EVERYTHING | {"blend_sigma": 2.0, "brightness": 0.3, "saturation": 0.3}
 
 
@@ -108,8 +109,8 @@ def class_ids(scattered: bool) -> Way:
 
 
 def full_bank() -> InstanceBank:
-    bank, (images, targets) = InstanceBank(4096), squares(1, (64, 64), (9, 9))
-    while len(bank) < 4096:
+    bank, (images, targets) = InstanceBank(BANK_SIZE), squares(1, (64, 64), (9, 9))
+    while len(bank) < BANK_SIZE:
         copypaste_batch(images, targets, bank=bank, p=0.0)
     return bank
 
