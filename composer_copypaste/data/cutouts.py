@@ -55,7 +55,7 @@ class CutOut:
 class CutOutPool:
     """Cut-outs as additional sources of copy-paste: for images without annotations, and for rare categories.
 
-    Pixels are read when a cut-out is pasted, and kept in host memory as uint8, those used last.
+    Pixels are read when a cut-out is pasted. Those used last are kept in host memory, as uint8.
 
     Args:
         cut_outs: the cut-outs.
@@ -210,7 +210,7 @@ def _copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
 
 
 def _listing(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
-    """What is wrong with a folder of categories' folders; and its images, with their labels."""
+    """The problems of a folder of categories' folders, and its images with their labels."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of cut-outs")
     problems, files = [], []

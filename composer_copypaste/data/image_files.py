@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 def no_folder(path: Path) -> str:
-    """What a path is that should be the folder of images, for messages."""
+    """What a path is instead of a folder of images, for messages."""
     if not path.is_file():
         return "there is no such folder of images"
     with path.open("rb") as file:
@@ -138,7 +138,7 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
     Warns of images that viewers turn, and of files with more than one page.
 
     Raises:
-        DataError: listing the files that are missing, are no images, or have another size than the annotations say; or
+        DataError: listing the files that are missing, are not images, or have another size than the annotations say; or
             where images of more than 8 bits would come out nearly black.
     """
     if not folder.is_dir():
@@ -190,7 +190,7 @@ def _similar_file(path: Path, names_in: Callable[[Path], Mapping[str, str]]) -> 
 
 
 def _names_in(folder: Path) -> dict[str, str]:
-    """The names of a folder's files, by their names in small letters without the extension."""
+    """The names of a folder's files, by their names in lower case without the extension."""
     return {path.stem.casefold(): path.name for path in folder.iterdir()} if folder.is_dir() else {}
 
 

@@ -25,7 +25,7 @@ from composer_copypaste.settings import ImageSettings
 Range = tuple[float | int, float | int]
 
 FULL_RANGE: Range = (0, 65535)
-"""The range of 16-bit values; 32-bit integers are taken to hold it as well."""
+"""The range of 16-bit values; 32-bit integers are assumed to hold such values too."""
 
 HOW_TO_GIVE = (
     "give the values of black and white, such as data.value_range=[0,4095] for 12-bit data (copypaste shard: "
@@ -127,7 +127,7 @@ def _tag(image: ImageFile.ImageFile, tag: int, default: Any) -> Any:
     return default if tags is None else tags.get(tag, default)
 
 
-# what Pillow raises on files that are no images, cut off or broken
+# what Pillow raises on files that are not images, cut off or broken
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 MISSING = "the file is missing"
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -204,7 +204,7 @@ def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -
     """The header of an image file; ``size`` is the (height, width) that the annotations state.
 
     Raises:
-        DataError: where the file is missing, is no image, or has another size.
+        DataError: where the file is missing, is not an image, or has another size.
     """
     settings = settings or ImageSettings()
     with _opened(path, settings) as image:
@@ -241,7 +241,7 @@ def _named(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[ImageFile.ImageFile]:
-    """Open an image from a file or its content; whatever Pillow raises meanwhile becomes a ``DataError``."""
+    """Open an image from a file or its content; whatever Pillow raises inside becomes a ``DataError``."""
     with _PILLOWS_BOUND.lifted():
         try:
             if not isinstance(source, bytes):
@@ -267,7 +267,7 @@ def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[Ima
 class _Bound:
     """Lifts Pillow's bound on the number of pixels, which is lower than some images need.
 
-    The bound is a variable of Pillow's module, so the whole program shares it; ours is checked in its place.
+    The bound is a variable of Pillow's module, so the whole program shares it. `_opened` checks our own bound.
     """
 
     def __init__(self) -> None:

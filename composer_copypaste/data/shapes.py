@@ -24,9 +24,9 @@ SURFACES: tuple["Surface", ...] = ("stripes", "checks", "plain", "dots")
 """Shapes of a category look alike, as things in photographs do: similar hues, and one kind of surface."""
 HUE_SPREAD = 0.07
 MIN_VISIBLE = 0.35
-"""A shape of which less than this fraction would be visible is left out of the image."""
+"""A shape is left out of the image if less than this fraction of it would be visible."""
 MIN_PIXELS = 24
-"""A shape of which fewer pixels would be visible is left out as well."""
+"""A shape is also left out if fewer pixels of it would be visible."""
 
 Color = tuple[float, float, float]
 Surface = Literal["plain", "stripes", "dots", "checks"]

@@ -89,7 +89,7 @@ class LoaderCropResize(CropResize):
         )
 
     def _mask_of_polygons(self, polygons: Polygons) -> CroppedMask | None:
-        """The object's mask, drawn from polygons that were resized before."""
+        """The object's mask, drawn from the resized polygons."""
         top, left, height, width = self.window
         visible = []
         for polygon in polygons:
@@ -165,7 +165,7 @@ class LargeScaleJitterTransform:
 def _nearest(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:
     """For each of the ``shown`` pixels along one axis, the source pixel under its centre.
 
-    The source pixels are ``length`` ones from ``offset`` on.
+    The part that is shown has ``length`` source pixels and begins at ``offset``.
     """
     return offset + (2 * np.arange(shown) + 1) * length // (2 * shown)
 

@@ -31,7 +31,7 @@ class Masks:
     counts: tuple[bytes, ...]
 
     def rles(self) -> list[CocoDict]:
-        """The masks as COCO's dicts."""
+        """The masks as COCO's dicts of size and counts."""
         return [{"size": list(self.size or ()), "counts": counts} for counts in self.counts]
 
     def areas(self) -> Float64[Array, " n"]:
@@ -178,7 +178,7 @@ class InputReader:
     official: OfficialTruth | None
 
     def scored(self, prediction: Fields, target: Fields) -> ScoredImage:
-        """The image of one prediction and its target.
+        """Read the prediction and the target of one image.
 
         Raises:
             ValueError: where a field is missing or wrong, or the two disagree; the message names the image.

@@ -128,7 +128,7 @@ def test_a_warning_about_the_data_is_one_line(twelve_bits):
     command = [sys.executable, "-m", "composer_copypaste.cli", *arguments, "--annotations"]
     done = subprocess.run([*command, twelve_bits / "annotations.json"], capture_output=True, text=True, check=True)
     (line,) = [line for line in done.stderr.splitlines() if "orientation" in line]
-    assert line.startswith(f"warning: {twelve_bits / 'images'}: 7.png has an orientation tag")
+    assert line.startswith(f"warning: {twelve_bits / 'pictures'}: 7.png has an orientation tag")
 
 
 def test_crowds_are_what_the_shards_were_written_with(files, tmp_path):

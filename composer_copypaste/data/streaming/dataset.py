@@ -156,7 +156,7 @@ class StreamingCocoInstances(InstanceData):
 
     @property
     def _num_groups(self) -> int:
-        """The largest power of two that neither the limit nor the number of shards is below."""
+        """The largest power of two up to the limit and to the number of shards."""
         return 1 << (min(MOST_GROUPS, len(self.shards)).bit_length() - 1)
 
     def _sample(self, number: int, place: int) -> Sample:

@@ -36,7 +36,7 @@ COLUMNS = {
 """The fields of a sample, with the names of streaming's encodings."""
 
 HASH = "xxh3_64"
-"""The checksum of each shard in the index, by which a damaged one is found."""
+"""The algorithm of the shards' checksums in the index, by which a damaged shard is found."""
 
 _SHARD_NAME = re.compile(r"shard\.\d{5,}\.mds")
 
