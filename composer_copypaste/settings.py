@@ -85,6 +85,12 @@ def settings_from(kind: type[Settings], settings: Settings | None, overrides: Ma
     return replace(settings, **overrides) if overrides else settings  # type: ignore[type-var]
 
 
+DEFAULT_SCALE_RANGE = (0.1, 2.0)
+"""The paper's large-scale jitter, where ``scale_range`` is None."""
+DEFAULT_P_FLIP = 0.5
+"""The paper's, where ``p_flip`` is None."""
+
+
 @settings_class
 class CopyPasteSettings:
     """How copy-paste chooses, jitters, places and blends objects.
@@ -245,16 +251,6 @@ class CopyPasteSettings:
                 'max_overlap: expected 1 with placement "source", which moves no object away, got '
                 f'{self.max_overlap}; set placement to "random" or "anywhere"'
             )
-
-    @property
-    def scale_range_or_default(self) -> tuple[float, float]:
-        """``scale_range``; the paper's where it is None."""
-        return (0.1, 2.0) if self.scale_range is None else self.scale_range
-
-    @property
-    def p_flip_or_default(self) -> float:
-        """``p_flip``; the paper's where it is None."""
-        return 0.5 if self.p_flip is None else self.p_flip
 
 
 @settings_class

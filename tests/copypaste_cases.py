@@ -71,7 +71,7 @@ class Pool:
     def __init__(self, *cut_outs):
         self.labels = np.array([label for label, _, _ in cut_outs])
         self.boxes = np.array([box_around(numpy(mask)) for *_, mask in cut_outs], dtype=np.float64)
-        self.images = np.array([mask.numel() for *_, mask in cut_outs])
+        self.image_pixels = np.array([mask.numel() for *_, mask in cut_outs])
         self.cut_outs = cut_outs
 
     def read(self, number):

@@ -74,7 +74,7 @@ class CutOutPool:
         self.labels: Integer[ndarray, " n"] = np.array([cut.label for cut in cut_outs])
         self.boxes: Float[ndarray, "n 4"] = np.stack([cut.box for cut in cut_outs]) - corners
         self.areas: Float[ndarray, " n"] = np.array([cut.area for cut in cut_outs], dtype=np.float64)
-        self.images: Integer[ndarray, " n"] = np.array([cut.size[0] * cut.size[1] for cut in cut_outs])
+        self.image_pixels: Integer[ndarray, " n"] = np.array([cut.size[0] * cut.size[1] for cut in cut_outs])
         self._cut_outs = list(cut_outs)
         self._limit = int(megabytes * 10**6)
         self._kept: OrderedDict[int, Pixels] = OrderedDict()

@@ -1,4 +1,4 @@
-"""The instance bank: the objects seen last, each in a crop of its own."""
+"""The instance bank: the objects of the last batches, each in a crop of its own."""
 
 import math
 from bisect import bisect_right
@@ -13,9 +13,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import counted
-from composer_copypaste.functional.plan import ImageInfo, asks_for_areas, weights_of
-from composer_copypaste.functional.tensors import on_device, read_back
-from composer_copypaste.functional.windows import Window
+from composer_copypaste.functional.batch_objects import ImageObjects, asks_for_areas, weights_of
+from composer_copypaste.functional.layout import object_windows
+from composer_copypaste.functional.plan import ImageInfo
+from composer_copypaste.functional.tensors import copied, on_device, read_back, rows_of
+from composer_copypaste.functional.windows import Window, are_empty
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -29,7 +31,7 @@ class CroppedObject:
     box: Float[ndarray, "4"]
     """In the crop, on the host."""
     fields: Instances
-    """All its other fields; the mask here has no size."""
+    """All its other fields; the mask here has size 0 x 0."""
 
     def __post_init__(self) -> None:
         # a checkpoint or a pool may hold anything, and kernels read memory by these numbers
@@ -41,8 +43,8 @@ class CroppedObject:
         if not np.isfinite(self.box).all():
             raise ValueError(f"a remembered object or a cut-out: expected a finite box, got {self.box.tolist()}")
 
-    def beside(self, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> "CroppedObject":
-        """The crop on the device of a batch's image and of its objects; its fields keep their types.
+    def moved_to(self, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> "CroppedObject":
+        """The crop on the devices of a batch's image and of its objects; its fields keep their types.
 
         Raises:
             ValueError: where the crop's image is of another type or number of channels, or the object lacks a field.
@@ -59,18 +61,16 @@ class CroppedObject:
             image=on_device(self.image, image.device),
             mask=on_device(self.mask, instances.masks.device),
             fields=Instances(
-                boxes=_like(fields.boxes, instances.boxes),
-                labels=_like(fields.labels, instances.labels),
+                boxes=on_device(fields.boxes, instances.boxes.device),
+                labels=on_device(fields.labels, instances.labels.device),
                 masks=on_device(fields.masks, instances.labels.device),
-                area=_like(fields.area, instances.area),
-                iscrowd=_like(fields.iscrowd, instances.iscrowd),
-                extras={name: _like(fields.extras[name], values) for name, values in instances.extras.items()},
+                area=on_device(fields.area, instances.area.device),
+                iscrowd=on_device(fields.iscrowd, instances.iscrowd.device),
+                extras={
+                    name: on_device(fields.extras[name], values.device) for name, values in instances.extras.items()
+                },
             ),
         )
-
-
-def _like(values: Tensor, others: Tensor) -> Tensor:
-    return on_device(values, others.device)
 
 
 def check_extras(fields: Instances, instances: Instances) -> None:
@@ -86,7 +86,7 @@ def check_extras(fields: Instances, instances: Instances) -> None:
 
 @dataclass(frozen=True)
 class BankImage:
-    """What is left of an image: its size, and its objects, each in a crop of its own."""
+    """What the bank keeps of one image: its size, and its objects, each in a crop of its own."""
 
     size: tuple[int, int]
     """Height and width of the image."""
@@ -95,13 +95,13 @@ class BankImage:
     labels: Integer[ndarray, " n"]
     """On the host."""
     areas: Float[ndarray, " n"] | None
-    """Of the masks, on the host; None where nobody has asked for them yet."""
+    """Of the masks, on the host; None until the settings ask for them."""
     windows: Sequence[Window]
     """Where the crops lay in the image."""
-    images: Sequence[Shaped[Tensor, "c _h _w"]]
+    crops: Sequence[Shaped[Tensor, "c _h _w"]]
     masks: Sequence[UInt8[Tensor, "_h _w"]]
     fields: Instances
-    """All other fields of the objects, as they were in the image; the masks here have no size."""
+    """All other fields of the objects, as they were in the image; the masks here have size 0 x 0."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,55 +114,81 @@ class BankImage:
             labels=self.labels[n:],
             areas=None if self.areas is None else self.areas[n:],
             windows=self.windows[n:],
-            images=self.images[n:],
+            crops=self.crops[n:],
             masks=self.masks[n:],
             fields=self.fields[n:],
         )
 
     def to(self, device: torch.device) -> "BankImage":
-        """The image with its crops on the device; the same where they are there."""
-        if all(crop.device == device for crop in (*self.images, *self.masks)):
+        """The image with its crops on the device; the same object if they are there already."""
+        if all(crop.device == device for crop in (*self.crops, *self.masks)):
             return self
         return replace(
             self,
-            images=[on_device(image, device) for image in self.images],
+            crops=[on_device(crop, device) for crop in self.crops],
             masks=[on_device(mask, device) for mask in self.masks],
         )
 
-    def scene(self, settings: CopyPasteSettings) -> ImageInfo:
-        """The image as a plan sees it."""
+    def info(self, settings: CopyPasteSettings) -> ImageInfo:
+        """The image's size, and its objects' boxes and weights."""
         areas = self.areas
         if areas is None and asks_for_areas(settings):
             areas = read_back(torch.stack([mask.count_nonzero() for mask in self.masks])).astype(np.float64)
         return ImageInfo(*self.size, self.boxes, weights_of(self.labels, areas, math.prod(self.size), settings))
 
-    def crop(self, k: int) -> CroppedObject:
-        """The crop of one object; its fields are moved to the crop's coordinates."""
+    def cropped_object(self, k: int) -> CroppedObject:
+        """Object ``k`` in its crop, in the crop's coordinates."""
         corner = np.array([self.windows[k].x1, self.windows[k].y1])
         fields = self.fields[k : k + 1]
-        return CroppedObject(
-            self.images[k], self.masks[k], self.boxes[k] - np.tile(corner, 2), _moved(fields, corner.tolist())
-        )
+        if (keypoints := fields.extras.get("keypoints")) is not None:
+            shift = on_device([*corner.tolist(), 0], keypoints.device, torch.float64)
+            moved = keypoints.double() - shift  # a small type may hold no negative numbers
+            fields = replace(fields, extras={**fields.extras, "keypoints": moved})
+        return CroppedObject(self.crops[k], self.masks[k], self.boxes[k] - np.tile(corner, 2), fields)
 
     @property
     def nbytes(self) -> int:
         """The memory that crops and fields take, in bytes."""
         fields = self.fields
         rows = (fields.boxes, fields.labels, fields.area, fields.iscrowd, *fields.extras.values())
-        return sum(values.numel() * values.element_size() for values in (*self.images, *self.masks, *rows))
+        return sum(values.numel() * values.element_size() for values in (*self.crops, *self.masks, *rows))
+
+
+def bank_image(image: Shaped[Tensor, "c h w"], objects: ImageObjects, at_most: int) -> BankImage:
+    """What the bank keeps of an image: its objects that may be copied, the last ones if they are more than that."""
+    size = objects.info.height, objects.info.width
+    rows = object_windows(objects.info.boxes, size)
+    kept = np.flatnonzero((objects.info.weights > 0) & ~are_empty(rows)).tolist()
+    kept = kept[max(0, len(kept) - at_most) :]
+    windows = [Window(*rows[k].tolist()) for k in kept]
+    if objects.class_ids is None:
+        masks = [copied(objects.instances.masks[k][window.slices]) for k, window in zip(kept, windows, strict=True)]
+    else:
+        labelled = zip(objects.labels[kept].tolist(), windows, strict=True)
+        masks = [(objects.class_ids[window.slices] == label).view(torch.uint8) for label, window in labelled]
+    return BankImage(
+        size=size,
+        boxes=objects.info.boxes[kept],
+        labels=objects.labels[kept],
+        areas=None if objects.areas is None else objects.areas[kept],
+        windows=windows,
+        crops=[copied(image[:, *window.slices]) for window in windows],
+        masks=masks,
+        fields=rows_of(objects.instances.without_masks(), kept).map(copied),
+    )
 
 
 class InstanceBank:
-    """The last objects that batches showed, as sources for batches to come.
+    """The last objects that batches showed, as sources for later batches.
 
-    Give one bank to every call of :func:`copypaste_batch`: each draws sources from it and then adds the batch's own
-    objects, before anything was pasted on them: no crowds, and none that the settings do not let copy. Each is kept as
-    a crop of image and mask that ends one pixel beyond its box, on the device that holds the batch. When the bank is
-    full, the oldest image's objects leave first. So its memory is at most ``size`` x (channels x bytes per value + 1)
+    Give one bank to every call of :func:`copypaste_batch`: each call draws sources from it, and then adds the batch's
+    own objects as they were before anything was pasted on them; no crowds, and only objects that the settings allow to
+    be copied. Each is kept as a crop of image and mask that ends one pixel beyond its box, on the device of the batch.
+    When the bank is full, the oldest objects leave first. It takes at most ``size`` x (channels x bytes per value + 1)
     x pixels of the largest crop, plus the objects' other fields.
 
     Args:
-        size: so many objects are remembered, 1 or more.
+        size: the largest number of objects to remember, 1 or more.
 
     Raises:
         ValueError: where the size is less than 1.
@@ -185,15 +211,15 @@ class InstanceBank:
     def _clear(self) -> None:
         self._images: deque[BankImage] = deque()
         self._firsts: deque[int] = deque()
-        """Of each image the number of its first object, counted from the first that was ever added."""
+        """The number of each image's first object, counted from the first object ever added."""
         self._end = 0
         """One past the number of the last object."""
         self._nbytes = 0
         self._device: torch.device | None = None
-        """Where all crops are; None: perhaps elsewhere."""
+        """Where all crops are; None if they may be in different places."""
 
     def __len__(self) -> int:
-        """How many objects it holds."""
+        """The number of objects in the bank."""
         return self._end - self._firsts[0] if self._firsts else 0
 
     def __repr__(self) -> str:
@@ -206,28 +232,37 @@ class InstanceBank:
 
     @property
     def images(self) -> Sequence[BankImage]:
-        """The images of which it remembers objects, oldest first."""
+        """The images whose objects it remembers, oldest first."""
         return tuple(self._images)
 
     @property
     def newest(self) -> BankImage:
-        """The image of which it remembers objects since last; there must be one."""
+        """The image added last; the bank must not be empty."""
         return self._images[-1]
 
     def first(self, place: int) -> int:
-        """The number of an image's first object, counted from the oldest; images are counted likewise."""
+        """The number of the first object of the image at ``place``, both counted from the oldest."""
         return self._firsts[place] - self._firsts[0]
 
     def to(self, device: torch.device) -> None:
-        """Move all crops to the device of the batches to come: those of a checkpoint are on the host."""
+        """Move all crops to the device of the batches to come; a checkpoint's are on the host."""
         if device != self._device:
             self._images = deque(image.to(device) for image in self._images)
             self._device = device
 
-    def add(self, image: BankImage) -> None:
-        """Remember an image's objects; what is too much leaves, oldest first.
+    def add_batch(self, images: Sequence[Shaped[Tensor, "c _h _w"]], batch: Sequence[ImageObjects]) -> None:
+        """Add a batch's objects; those that would leave at once are not even cropped."""
+        added, room = [], self.size
+        for image, objects in reversed(list(zip(images, batch, strict=True))):
+            added.append(bank_image(image, objects, at_most=room))
+            room -= len(added[-1])
+        for remembered in reversed(added):
+            self.add(remembered)
 
-        Its crops are where those of all others are: where ``to`` was told last.
+    def add(self, image: BankImage) -> None:
+        """Add an image's objects, and drop the oldest of more than ``size``.
+
+        Its crops must lie on the device that ``to`` was called with last.
         """
         if len(image):
             self._images.append(image)
@@ -243,24 +278,24 @@ class InstanceBank:
                 self._firsts.appendleft(first + surplus)
                 self._nbytes += rest.nbytes
 
-    def crop(self, number: int) -> CroppedObject:
-        """The crop of an object, counted from the oldest."""
+    def cropped_object(self, number: int) -> CroppedObject:
+        """An object in its crop; ``number`` is counted from the oldest."""
         if not 0 <= number < len(self):
             raise IndexError(f"the bank holds {counted(len(self), 'object')}")
         place = bisect_right(self._firsts, self._firsts[0] + number) - 1
-        return self._images[place].crop(number - self.first(place))
+        return self._images[place].cropped_object(number - self.first(place))
 
     def state_dict(self) -> dict[str, object]:
         """All that it remembers, as tensors on the host: what a checkpoint stores."""
         return {"pictures": [_state_of(image) for image in self._images]}
 
     def load_state_dict(self, state: Mapping[str, list]) -> None:
-        """Remember what ``state_dict`` gave; of more than ``size`` objects the newest.
+        """Remember what ``state_dict`` returned; the newest objects if they are more than ``size``.
 
-        The objects are on the host then, until a batch comes.
+        The objects stay on the host until a batch comes.
 
         Raises:
-            ValueError: where the state is another; what the bank remembered stays.
+            ValueError: where the state cannot be read; the bank's objects then stay as they were.
         """
         try:
             images = [_image_of(image) for image in state["pictures"]]
@@ -274,26 +309,17 @@ class InstanceBank:
             self.add(image)
 
 
-def _moved(fields: Instances, corner: Sequence[int]) -> Instances:
-    """Fields of an image in the coordinates of a crop whose first pixel is (x, y) there."""
-    keypoints = fields.extras.get("keypoints")
-    if keypoints is None:
-        return fields
-    left_and_top = on_device([*corner, 0], keypoints.device, torch.float64)
-    extras = {**fields.extras, "keypoints": keypoints.double() - left_and_top}  # a small type may hold none below 0
-    return Instances(fields.boxes, fields.labels, fields.masks, fields.area, fields.iscrowd, extras)
-
-
-def _state_of(remembered: BankImage) -> dict[str, object]:
-    fields = remembered.fields.map(Tensor.cpu)
+def _state_of(image: BankImage) -> dict[str, object]:
+    """An image as a checkpoint stores it, under the keys of the first release."""
+    fields = image.fields.map(Tensor.cpu)
     return {
-        "size": torch.tensor(remembered.size),
-        "host_boxes": torch.from_numpy(remembered.boxes.copy()),
-        "host_labels": torch.from_numpy(remembered.labels.copy()),
-        "host_areas": None if remembered.areas is None else torch.from_numpy(remembered.areas.copy()),
-        "windows": torch.tensor([tuple(window) for window in remembered.windows]),
-        "images": [image.cpu() for image in remembered.images],
-        "masks": [mask.cpu() for mask in remembered.masks],
+        "size": torch.tensor(image.size),
+        "host_boxes": torch.from_numpy(image.boxes.copy()),
+        "host_labels": torch.from_numpy(image.labels.copy()),
+        "host_areas": None if image.areas is None else torch.from_numpy(image.areas.copy()),
+        "windows": torch.tensor([tuple(window) for window in image.windows]),
+        "images": [crop.cpu() for crop in image.crops],
+        "masks": [mask.cpu() for mask in image.masks],
         "fields": {"boxes": fields.boxes, "labels": fields.labels, "area": fields.area, "iscrowd": fields.iscrowd},
         "extras": dict(fields.extras),
     }
@@ -309,7 +335,7 @@ def _image_of(state: Mapping) -> BankImage:
         labels=labels,
         areas=None if areas is None else areas.numpy(),
         windows=[Window(*edges) for edges in state["windows"].tolist()],
-        images=state["images"],
+        crops=state["images"],
         masks=state["masks"],
         fields=Instances(**state["fields"], masks=no_masks, extras=state["extras"]),
     )

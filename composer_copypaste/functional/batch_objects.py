@@ -1,11 +1,10 @@
-"""What the images of a batch hold: the objects of detection targets, or the classes of class-id maps."""
+"""The objects of each image of a batch: from detection targets, or from class-id maps, each class of which is one."""
 
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import cast
 
 import numpy as np
 import torch
@@ -13,13 +12,9 @@ from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.bank import BankImage, InstanceBank
 from composer_copypaste.functional.class_maps import Classes, classes_of, masks_of
-from composer_copypaste.functional.layout import Objects, object_windows
-from composer_copypaste.functional.plan import ImageInfo, PastePlan, asks_for_areas, weights_of
-from composer_copypaste.functional.resample import size_of
-from composer_copypaste.functional.tensors import Images, copied, on_device, read_back, rows_of
-from composer_copypaste.functional.windows import Window, are_empty
+from composer_copypaste.functional.plan import ImageInfo, PastePlan
+from composer_copypaste.functional.tensors import Images, on_device, read_back, rows_of
 from composer_copypaste.instances import OBJECT_FIELDS, Instances, Target, instances_of, is_tv_tensor
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -45,12 +40,12 @@ COCO_AND_TORCHVISION = frozenset(
         "pasted",  # ours
     }
 )
-"""Names, beside those of :class:`Instances`, that hold something of each object where they hold several values."""
+"""Keys, beside the fields of :class:`Instances`, whose values belong to the objects where they are several."""
 
-TELLING_OF_KEYPOINTS = ("keypoints_scores", "num_keypoints")
-"""Those that follow the keypoints beside them, not their objects alone."""
+KEYPOINT_FIELDS = ("keypoints_scores", "num_keypoints")
+"""Those that change with the keypoints."""
 
-MOVED_NOWHERE = frozenset(
+POSITION_KEYS = frozenset(
     {
         "bbox",
         "bboxes",
@@ -79,273 +74,107 @@ MOVED_NOWHERE = frozenset(
         "sem_seg",
     }
 )
-"""Names of positions in the image, of objects or pixels, which would have to move or be cut, and do not."""
+"""Keys that hold positions in the image, which would have to move or be cut, and are not."""
 
-OF_THE_IMAGE = frozenset({"image_id", "file_name", "orig_size", "size", "image_size", "height", "width"})
-"""Names that nobody takes for something of each object, whatever the length of their values."""
-
-
-def object_keys_of(targets: Sequence[Target], named: Sequence[str]) -> list[str]:
-    """The further keys with something of each object that targets have: known ones and those that the settings name."""
-    found: dict[str, None] = {}
-    for target in targets:
-        for key, values in target.items():
-            if key not in OBJECT_FIELDS and (key in named or _is_known(key, values)):
-                found[key] = None
-    return list(found)
-
-
-def refuse_positions(targets: Sequence[Target], object_keys: Sequence[str]) -> None:
-    """Raise ``ValueError`` where a key holds positions that would have to move, which only those of known fields do."""
-    for i, target in enumerate(targets):
-        for key, values in target.items():
-            if key in OBJECT_FIELDS or key in object_keys or values is None:
-                continue
-            if key in MOVED_NOWHERE or is_tv_tensor(values):
-                raise ValueError(
-                    f"targets[{i}]: {key!r} holds positions in the image, which would have to move with what is "
-                    "copied, cut or resized, as only boxes, masks and keypoints do. Leave it out; or, if it holds "
-                    "none, name it in object_keys: its rows then follow their objects as they are"
-                )
-
-
-def warn_of_unnamed_keys(targets: Sequence[Target], object_keys: Sequence[str]) -> None:
-    """Warn, once for each, of keys that pass through, but look as if they held something of each object."""
-    known = {*OBJECT_FIELDS, *OF_THE_IMAGE, *object_keys}
-    for key in targets[0]:
-        if key not in known and all(_has_a_row_per_object(target, key) for target in targets):
-            warn_once(
-                f"targets: {key!r} has as many rows as each image of the batch has objects, and passes through, as "
-                "what describes the image does. If its rows belong to the objects, give it as a tensor and name it "
-                "in object_keys: they then stay with their objects (said once)"
-            )
-
-
-@cache
-def warn_once(message: str) -> None:
-    """Warn, the first time in this process; Python's own "once" forgets where a library changes the filters."""
-    warnings.warn(message, stacklevel=2)
-
-
-def _is_known(key: str, values: object) -> bool:
-    return key in COCO_AND_TORCHVISION and isinstance(values, Tensor | ndarray | list | tuple)
-
-
-def _has_a_row_per_object(target: Target, key: str) -> bool:
-    values, labels = target.get(key), target["labels"]
-    if isinstance(values, Tensor | ndarray) and not values.ndim:
-        return False
-    return isinstance(values, Tensor | ndarray | list) and isinstance(labels, Tensor) and len(values) == len(labels)
-
-
-def rectangles(boxes: Shaped[Tensor, "n 4"], image: Shaped[Tensor, "c h w"]) -> UInt8[Tensor, "n h w"]:
-    """The pixels whose centre lies in each box (x1, y1, x2, y2), on the device of the image."""
-    height, width = size_of(image)
-    x1, y1, x2, y2 = on_device(boxes.detach(), image.device).T[:, :, None]
-    x, y = (torch.arange(side, device=image.device) + 0.5 for side in (width, height))
-    across, down = (x1 <= x) & (x < x2), (y1 <= y) & (y < y2)
-    return (down[:, :, None] & across[:, None, :]).view(torch.uint8)
+IMAGE_KEYS = frozenset({"image_id", "file_name", "orig_size", "size", "image_size", "height", "width"})
+"""Keys that describe the image, whatever the length of their values."""
 
 
 FARTHEST = 1 << 16
-"""Boxes may reach beyond their image, but no farther from its corner than positions stay exact."""
+"""Boxes may reach beyond their image, but not farther from its corner than this, so that positions stay exact."""
+AREA_TOLERANCE = 1e-3
+"""In pixels; without it 7 of 100 pixels would be fewer than 0.07 of them."""
 
 
 @dataclass(frozen=True)
 class ImageObjects:
-    """One image's objects: every field of them, and what the host knows."""
+    """One image's objects: their fields, and what the host knows of them."""
 
+    info: ImageInfo
+    """The image's size, and its objects' boxes and weights."""
     instances: Instances
-    objects: Objects
     labels: Integer[ndarray, " n"]
     iscrowd: Shaped[ndarray, " n"]
-    weights: Float[ndarray, " n"]
-    """The relative chance of each object to be copied; 0: never."""
     areas: Float[ndarray, " n"] | None
-    """Of the masks, in pixels; None where the settings do not ask for them."""
+    """Areas of the masks in pixels; None where the settings do not ask for them."""
     class_ids: Integer[Tensor, "h w"] | None = None
-    """Of a class-id map, whose objects' masks are drawn when it is known which of them are copied."""
-
-    @property
-    def scene(self) -> ImageInfo:
-        """The image as a plan sees it."""
-        return ImageInfo(*self.objects.size, self.objects.boxes, self.weights)
-
-    def remembered(self, image: Shaped[Tensor, "c h w"], at_most: int) -> BankImage:
-        """The objects that may be copied, the last ones of more than that, each cropped from the image."""
-        rows = object_windows(self.objects.boxes, self.objects.size)
-        kept = np.flatnonzero((self.weights > 0) & ~are_empty(rows)).tolist()
-        kept = kept[max(0, len(kept) - at_most) :]
-        windows = [Window(*rows[j].tolist()) for j in kept]
-        fields = self.instances.without_masks()
-        return BankImage(
-            size=self.objects.size,
-            boxes=self.objects.boxes[kept],
-            labels=self.labels[kept],
-            areas=None if self.areas is None else self.areas[kept],
-            windows=windows,
-            images=[copied(image[:, *window.slices]) for window in windows],
-            masks=[self._mask(j, window) for j, window in zip(kept, windows, strict=True)],
-            fields=rows_of(fields, kept).map(copied),
-        )
-
-    def _mask(self, j: int, window: Window) -> UInt8[Tensor, "h w"]:
-        if self.class_ids is None:
-            return copied(self.objects.masks[j][window.slices])
-        return (self.class_ids[window.slices] == int(self.labels[j])).view(torch.uint8)
+    """The image's class-id map, if it has one. Its masks are drawn once it is known which classes are copied."""
 
     def classes(self, numbers: Int64[ndarray, " k"]) -> "ImageObjects":
-        """Some of a class-id map's objects, their masks drawn."""
-        found, where = Classes(self.labels, self.objects.boxes)[numbers], self.class_ids
-        objects = Objects(masks_of(cast(Tensor, where), found), found.boxes)
+        """Some of a class-id map's objects, with their masks drawn."""
+        if self.class_ids is None:
+            raise TypeError("expected the objects of a class-id map, got those of a detection target")
+        chosen = Classes(self.labels[numbers], self.info.boxes[numbers])
         fields = rows_of(self.instances.without_masks(), numbers)
-        instances = replace(fields, masks=objects.masks)
-        return ImageObjects(instances, objects, found.ids, self.iscrowd[numbers], self.weights[numbers], None, where)
-
-
-def only_copied(plan: PastePlan, inventories: Sequence[ImageObjects]) -> tuple[PastePlan, list[ImageObjects]]:
-    """The plan for class-id maps of which only the classes that it copies are objects, and these."""
-    source, instance = plan.source.numpy(), plan.instance.numpy().copy()
-    copied_classes = []
-    for i, inventory in enumerate(inventories):
-        numbers, instance[source == i] = np.unique(instance[source == i], return_inverse=True)
-        copied_classes.append(inventory.classes(numbers))
-    return replace(plan, instance=torch.from_numpy(instance)), copied_classes
-
-
-def remember(
-    bank: InstanceBank, images: Sequence[Shaped[Tensor, "c _h _w"]], inventories: Sequence[ImageObjects]
-) -> None:
-    """Add a batch's objects to the bank; those that would leave it at once are not even cropped."""
-    added, room = [], bank.size
-    for image, inventory in reversed(list(zip(images, inventories, strict=True))):
-        added.append(inventory.remembered(image, at_most=room))
-        room -= len(added[-1])
-    for one in reversed(added):
-        bank.add(one)
+        info = replace(self.info, boxes=chosen.boxes, weights=self.info.weights[numbers])
+        instances = replace(fields, masks=masks_of(self.class_ids, chosen))
+        return ImageObjects(info, instances, chosen.ids, self.iscrowd[numbers], None, self.class_ids)
 
 
 def batch_objects(
     images: Images, targets: Sequence[Target] | Integer[Tensor, "n h w"], settings: CopyPasteSettings
 ) -> list[ImageObjects]:
-    """What each image holds.
+    """The objects of each image.
+
+    A device is waited for once, to learn boxes, labels and crowds; once more if the settings ask for areas.
 
     Raises:
         ValueError: targets that do not fit their images; the message names the place.
         TypeError: masks of another type than bool and uint8.
     """
-    if not isinstance(targets, Tensor):
-        return _of_targets(images, targets, settings)
-    check_sizes(images, targets)
-    return [_of_classes(ids, classes, settings) for ids, classes in zip(targets, classes_of(targets), strict=True)]
-
-
-def _of_targets(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[ImageObjects]:
-    sizes = [size_of(image) for image in images]
-    batch = _instances(targets, sizes, settings)
+    if isinstance(targets, Tensor):
+        check_map_sizes(images, targets)
+        return [_of_classes(ids, classes, settings) for ids, classes in zip(targets, classes_of(targets), strict=True)]
+    batch = checked_instances(images, targets, settings)
     if not batch:
         return []
     refuse_positions(targets, list(batch[0].extras))
     area = _areas(targets, batch) if asks_for_areas(settings) else None
-    numbers, counts = _on_host(batch), [len(instances) for instances in batch]
-    ends = np.cumsum(counts)
-    check_boxes(numbers[:, :4], ends)
-    if not any("masks" in target for target in targets):
-        drawn = [rectangles(own.boxes, image) for own, image in zip(batch, images, strict=True)]
-        batch = [replace(own, masks=masks) for own, masks in zip(batch, drawn, strict=True)]
-    boxes, labels, iscrowd = numbers[:, :4], numbers[:, 4].astype(np.int64), numbers[:, 5]
-    pixels = np.repeat([math.prod(size) for size in sizes], counts)
-    weights = weights_of(labels, area, pixels, settings) * (iscrowd == 0)
-    parts = [slice(end - count, end) for count, end in zip(counts, ends.tolist(), strict=True)]
-    return [
-        ImageObjects(
-            instances,
-            Objects(instances.masks, boxes[part]),
-            labels[part],
-            iscrowd[part],
-            weights[part],
-            None if area is None else area[part],
-        )
-        for instances, part in zip(batch, parts, strict=True)
-    ]
-
-
-def objects_without_waiting(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Objects]:
-    """The objects of each image, with boxes as large as it where theirs are on a device, which is not waited for.
-
-    Raises:
-        ValueError, TypeError: as :func:`batch_objects`, but for what boxes on a device hold.
-    """
-    sizes = [size_of(image) for image in images]
-    batch = _instances(targets, sizes, settings)
-    if not batch:
-        return []
-    counts = [len(instances) for instances in batch]
-    if all(instances.boxes.is_cpu for instances in batch):
-        boxes = torch.cat([instances.boxes for instances in batch]).detach().double().numpy()
-        check_boxes(boxes, np.cumsum(counts))
-    else:
-        boxes = np.repeat([(0.0, 0.0, width, height) for height, width in sizes], counts, axis=0)
-    parts = np.split(boxes, np.cumsum(counts)[:-1])
-    return [Objects(instances.masks, part) for instances, part in zip(batch, parts, strict=True)]
-
-
-def _instances(
-    targets: Sequence[Target], sizes: Sequence[tuple[int, int]], settings: CopyPasteSettings
-) -> list[Instances]:
-    if any(isinstance(target, Tensor) for target in targets):
-        raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
-    batch = instances_of(targets, sizes, object_keys_of(targets, settings.object_keys))
-    _check_rows(batch)
-    return batch
-
-
-def check_sizes(images: Images, maps: Integer[Tensor, "n h w"]) -> None:
-    """Raise ``ValueError`` where class-id maps are not of their images' size."""
-    if any(size_of(image) != tuple(maps.shape[1:]) for image in images):
-        sizes = sorted({size_of(image) for image in images})
-        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(maps.shape[1:])}")
-
-
-def _areas(targets: Sequence[Target], batch: Sequence[Instances]) -> Float[ndarray, " g"]:
-    """The area of every object's mask: the one that its target gives, else its number of pixels, or its box's area.
-
-    A device is waited for where it has to count, or has the areas.
-    """
-    areas = [_area(target, instances) for target, instances in zip(targets, batch, strict=True)]
-    device = next((area.device for area in areas if not area.is_cpu), areas[0].device)
-    return read_back(torch.cat([on_device(area.detach(), device, torch.float64) for area in areas]))
-
-
-def _area(target: Target, instances: Instances) -> Shaped[Tensor, " n"]:
-    if "area" in target:
-        return instances.area
-    if "masks" in target:
-        return instances.masks.count_nonzero(dim=(1, 2))
-    return (instances.boxes[:, 2:] - instances.boxes[:, :2]).prod(dim=1)
-
-
-def _on_host(batch: Sequence[Instances]) -> Float[ndarray, "g 6"]:
-    """Box, label and iscrowd of every object, with one transfer for the whole batch."""
     boxes = torch.cat([instances.boxes for instances in batch]).detach().double()
     labels = torch.cat([instances.labels for instances in batch])
     iscrowd = torch.cat([instances.iscrowd for instances in batch])
-    return read_back(torch.cat([boxes, labels[:, None], iscrowd[:, None]], dim=1))
+    numbers = read_back(torch.cat([boxes, labels[:, None], iscrowd[:, None]], dim=1))
+    counts = [len(instances.labels) for instances in batch]
+    ends = np.cumsum(counts)
+    check_boxes(numbers[:, :4], ends)
+    if "masks" not in targets[0]:
+        batch = [replace(own, masks=box_masks(own.boxes, image)) for own, image in zip(batch, images, strict=True)]
+    pixels = np.repeat([image.shape[-2] * image.shape[-1] for image in images], counts)
+    weights = weights_of(numbers[:, 4], area, pixels, settings) * (numbers[:, 5] == 0)
+    return [
+        ImageObjects(
+            ImageInfo(image.shape[-2], image.shape[-1], numbers[end - count : end, :4], weights[end - count : end]),
+            instances,
+            labels=numbers[end - count : end, 4].astype(np.int64),
+            iscrowd=numbers[end - count : end, 5],
+            areas=None if area is None else area[end - count : end],
+        )
+        for image, instances, count, end in zip(images, batch, counts, ends.tolist(), strict=True)
+    ]
 
 
-def _check_rows(batch: Sequence[Instances]) -> None:
-    """Raise ``ValueError`` where a further field has rows of several shapes: then no object could move."""
+def checked_instances(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Instances]:
+    """The objects of each target, whose further fields have rows of the same shape in all targets.
+
+    Raises:
+        ValueError, TypeError: as :func:`batch_objects`, except for wrong positions of boxes.
+    """
+    if any(isinstance(target, Tensor) for target in targets):
+        raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    batch = instances_of(targets, sizes, object_keys_of(targets, settings.object_keys))
     for i, instances in enumerate(batch):
         for key, values in instances.extras.items():
             if (row := tuple(values.shape[1:])) != (first := tuple(batch[0].extras[key].shape[1:])):
                 raise ValueError(
                     f"targets[{i}]: expected {key!r} with rows of shape {first}, as targets[0] has, got {row}"
                 )
+    return batch
 
 
 def check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> None:
-    """Raise ``ValueError`` where one is no box; those of target i end before row ``ends[i]``."""
-    near = (abs(boxes) <= FARTHEST).all(axis=1)  # nor NaN
+    """Raise ``ValueError`` where a row is no box; those of target i end before row ``ends[i]``."""
+    near = (abs(boxes) <= FARTHEST).all(axis=1)  # NaN is refused, too
     wrong = np.flatnonzero(~(near & (boxes[:, :2] <= boxes[:, 2:]).all(axis=1)))
     if len(wrong):
         target, box = np.searchsorted(ends, wrong[0], side="right"), boxes[wrong[0]].tolist()
@@ -355,14 +184,162 @@ def check_boxes(boxes: Float[ndarray, "m 4"], ends: Integer[ndarray, " n"]) -> N
         )
 
 
+def box_masks(boxes: Shaped[Tensor, "n 4"], image: Shaped[Tensor, "c h w"]) -> UInt8[Tensor, "n h w"]:
+    """Masks of the pixels whose centre lies in each box (x1, y1, x2, y2), on the device of the image."""
+    height, width = image.shape[-2:]
+    x1, y1, x2, y2 = on_device(boxes.detach(), image.device).T[:, :, None]
+    x, y = (torch.arange(side, device=image.device) + 0.5 for side in (width, height))
+    across, down = (x1 <= x) & (x < x2), (y1 <= y) & (y < y2)
+    return (down[:, :, None] & across[:, None, :]).view(torch.uint8)
+
+
+def binary_masks(masks: UInt8[Tensor, "n h w"], boxes: Float[ndarray, "n 4"]) -> UInt8[Tensor, "n h w"]:
+    """The masks with 1 for anything but 0; on the host the same tensor where they hold nothing else in their boxes.
+
+    A device would have to be waited for to learn that, and copies in no time that counts.
+    """
+    if masks.is_cpu:
+        from composer_copypaste.functional.engines.numba_kernels import hold_other_values  # 0.5 s to import
+
+        if not hold_other_values(masks.contiguous().numpy(), boxes):
+            return masks
+    return masks.clamp(max=1)
+
+
+# How likely objects are to be copied
+
+
+def weights_of(
+    labels: Shaped[ndarray, " n"],
+    area: Float[ndarray, " n"] | None,
+    pixels: int | Integer[ndarray, " n"],
+    settings: CopyPasteSettings,
+) -> Float[ndarray, " n"]:
+    """The relative chance of each object to be copied; 0: never.
+
+    Args:
+        labels: of the objects.
+        area: of their masks, in pixels; None where the settings do not ask for areas.
+        pixels: the number of pixels of their images.
+        settings: which labels and areas may be copied, and the labels' weights.
+    """
+    weights = np.ones(len(labels)) if settings.labels is None else np.isin(labels, settings.labels) * 1.0
+    for label, weight in (settings.label_weights or {}).items():
+        weights[labels == label] *= weight
+    for bounds, unit in ((settings.area_range, 1), (settings.relative_area_range, pixels)):
+        if bounds is not None and area is not None:
+            low, high = bounds[0] * unit - AREA_TOLERANCE, bounds[1] * unit + AREA_TOLERANCE
+            weights[(area < low) | (area > high)] = 0.0
+    return weights
+
+
+def asks_for_areas(settings: CopyPasteSettings) -> bool:
+    """Whether the settings choose objects by their area."""
+    return settings.area_range is not None or settings.relative_area_range is not None
+
+
+def _areas(targets: Sequence[Target], batch: Sequence[Instances]) -> Float[ndarray, " g"]:
+    """The area of every object: from its target, else its mask's number of pixels, else its box's area.
+
+    A device is waited for where it has to count, or has the areas.
+    """
+    areas = []
+    for target, instances in zip(targets, batch, strict=True):
+        if "area" in target:
+            areas.append(instances.area.detach())
+        elif "masks" in target:
+            areas.append(instances.masks.count_nonzero(dim=(1, 2)))
+        else:
+            areas.append((instances.boxes[:, 2:] - instances.boxes[:, :2]).prod(dim=1).detach())
+    device = next((area.device for area in areas if not area.is_cpu), areas[0].device)
+    return read_back(torch.cat([on_device(area, device, torch.float64) for area in areas]))
+
+
+# Class-id maps
+
+
+def check_map_sizes(images: Images, maps: Integer[Tensor, "n h w"]) -> None:
+    """Raise ``ValueError`` where class-id maps are not of their images' size."""
+    sizes = sorted({(image.shape[-2], image.shape[-1]) for image in images})
+    if any(size != tuple(maps.shape[1:]) for size in sizes):
+        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(maps.shape[1:])}")
+
+
 def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPasteSettings) -> ImageObjects:
-    """Each class of a map of ids is one object."""
-    none_yet = torch.zeros((), dtype=torch.uint8, device=ids.device).expand(len(classes.ids), *ids.shape)
-    labels, objects = classes.ids, Objects(none_yet, classes.boxes)
+    """The classes of one map, each as one object."""
+    labels, (height, width) = classes.ids, ids.shape
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
     areas = read_back(ids.unique(return_counts=True)[1]).astype(np.float64) if asks_for_areas(settings) else None
-    weights = weights_of(labels, areas, math.prod(objects.size), settings) * is_object
+    weights = weights_of(labels, areas, math.prod(ids.shape), settings) * is_object
     present = on_device(labels, ids.device, ids.dtype)
     none = torch.zeros_like(present)
-    instances = Instances(none[:, None].expand(-1, 4), present, objects.masks, area=none, iscrowd=none)
-    return ImageObjects(instances, objects, labels, np.zeros(len(labels)), weights, areas, ids)
+    no_masks_yet = torch.zeros((), dtype=torch.uint8, device=ids.device).expand(len(labels), *ids.shape)
+    instances = Instances(none[:, None].expand(-1, 4), present, no_masks_yet, area=none, iscrowd=none)
+    info = ImageInfo(height, width, classes.boxes, weights)
+    return ImageObjects(info, instances, labels, np.zeros(len(labels)), areas, ids)
+
+
+def only_copied_classes(plan: PastePlan, batch: Sequence[ImageObjects]) -> tuple[PastePlan, list[ImageObjects]]:
+    """The objects of class-id maps reduced to the classes that the plan copies, and the plan that numbers these."""
+    source, instance = plan.source.numpy(), plan.instance.numpy().copy()
+    copied = []
+    for i, image in enumerate(batch):
+        numbers, instance[source == i] = np.unique(instance[source == i], return_inverse=True)
+        copied.append(image.classes(numbers))
+    return replace(plan, instance=torch.from_numpy(instance)), copied
+
+
+# Which keys of a target belong to its objects
+
+
+def object_keys_of(targets: Sequence[Target], named: Sequence[str]) -> list[str]:
+    """The keys of targets, beside the fields of :class:`Instances`, with a value for each object.
+
+    Those are the ones that torchvision and COCO give objects, and those that the settings name.
+    """
+    found: dict[str, None] = {}
+    for target in targets:
+        for key, values in target.items():
+            several = isinstance(values, Tensor | ndarray | list | tuple)
+            if key not in OBJECT_FIELDS and (key in named or (key in COCO_AND_TORCHVISION and several)):
+                found[key] = None
+    return list(found)
+
+
+def refuse_positions(targets: Sequence[Target], object_keys: Sequence[str]) -> None:
+    """Raise ``ValueError`` where a key holds positions that would have to move with the objects, and do not."""
+    for i, target in enumerate(targets):
+        for key, values in target.items():
+            if key in OBJECT_FIELDS or key in object_keys or values is None:
+                continue
+            if key in POSITION_KEYS or (type(values) is not Tensor and is_tv_tensor(values)):
+                raise ValueError(
+                    f"targets[{i}]: {key!r} holds positions in the image, which would have to move with what is "
+                    "copied, cut or resized, as only boxes, masks and keypoints do. Leave it out; or, if it holds "
+                    "none, name it in object_keys: its rows then follow their objects as they are"
+                )
+
+
+def warn_of_unnamed_keys(targets: Sequence[Target], object_keys: Sequence[str]) -> None:
+    """Warn, once for each, of keys that pass through unchanged but have as many rows as there are objects."""
+    known = {*OBJECT_FIELDS, *IMAGE_KEYS, *object_keys}
+    for key in targets[0]:
+        if key not in known and all(_has_a_row_per_object(target, key) for target in targets):
+            warn_once(
+                f"targets: {key!r} has as many rows as each image of the batch has objects, and passes through, as "
+                "what describes the image does. If its rows belong to the objects, give it as a tensor and name it "
+                "in object_keys: they then stay with their objects (said once)"
+            )
+
+
+def _has_a_row_per_object(target: Target, key: str) -> bool:
+    values, labels = target.get(key), target["labels"]
+    if isinstance(values, Tensor | ndarray) and not values.ndim:
+        return False
+    return isinstance(values, Tensor | ndarray | list) and isinstance(labels, Tensor) and len(values) == len(labels)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warn, the first time in this process; Python's own "once" forgets where a library changes the filters."""
+    warnings.warn(message, stacklevel=2)

@@ -13,7 +13,7 @@ IN_PLACE_OF = {"categories": "labels", "category_weights": "label_weights"}
 """The settings that take names, and those that take labels."""
 
 
-def labelled(
+def with_labels(
     settings: CopyPasteSettings, category_names: Sequence[str] | None, *, stacklevel: int = 3
 ) -> CopyPasteSettings:
     """The settings with labels in place of names.

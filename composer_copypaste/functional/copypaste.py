@@ -1,4 +1,4 @@
-"""Copy-paste on a batch: the steps in a row, for instance and for semantic targets."""
+"""Copy-paste on a batch: the steps in order, for detection targets and for class-id maps."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,22 @@ from composer_copypaste.functional.bank import CroppedObject, InstanceBank
 from composer_copypaste.functional.batch_objects import (
     ImageObjects,
     batch_objects,
-    check_sizes,
-    objects_without_waiting,
-    only_copied,
-    remember,
+    binary_masks,
+    check_boxes,
+    check_map_sizes,
+    checked_instances,
+    only_copied_classes,
     warn_of_unnamed_keys,
 )
-from composer_copypaste.functional.category_names import labelled
+from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, Objects, layout_of
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan, given_or_default
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
-from composer_copypaste.functional.tensors import Images, images_like, plain_images, sequence_like, without_autocast
-from composer_copypaste.functional.visibility import assemble, decide, without_masks
+from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
+from composer_copypaste.functional.visibility import assemble, decide, joined_fields, joined_rows
 from composer_copypaste.instances import (
     WHOLE,
     WHOLE_NUMBERS,
@@ -44,70 +45,13 @@ from composer_copypaste.settings import CopyPasteSettings, settings_from
 
 IMAGE_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-
-def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:
-    """Raise where these are no images or targets, an image lacks a target, or masks or images are not of one kind.
-
-    Raises:
-        TypeError: something is no tensor, no target or of another type.
-        ValueError: everything else; both name the place.
-    """
-    if not isinstance(images, Tensor | list | tuple):
-        raise TypeError(
-            f"images: expected a tensor (n, c, h, w) or a list of tensors (c, h, w), got {type(images).__name__}"
-        )
-    each: list[Tensor] = list(images)
-    for i, image in enumerate(each):
-        _check_image(i, image)
-    if not isinstance(targets, Tensor | list | tuple):
-        raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
-    if len(each) != len(targets):
-        raise ValueError(
-            f"expected a target for each image, got {counted(len(each), 'image')} and {counted(len(targets), 'target')}"
-        )
-    devices = {image.device for image in each}
-    if len(devices) > 1:  # kernels read memory by its address
-        named = " and some on ".join(sorted(map(str, devices)))
-        raise ValueError(f"expected images on one device, got some on {named}")
-    kinds = {(image.dtype, image.shape[0]) for image in each}
-    if len(kinds) > 1:
-        named = str(sorted((str(dtype), channels) for dtype, channels in kinds))
-        raise ValueError(f"expected images of one type and number of channels, got {named}")
-    for i, (image, target) in enumerate(zip(each, targets, strict=True)):
-        _check_target(i, target, image)
-    if len({isinstance(target, Tensor) for target in targets}) > 1:
-        raise TypeError("targets: expected dicts or class ids for all images, got some of both")
-
-
-def _check_image(i: int, image: object) -> None:
-    if not isinstance(image, Tensor):
-        raise TypeError(f"images[{i}]: expected a tensor (c, h, w), got {type(image).__name__}")
-    if image.ndim != 3 or not image.numel():
-        raise ValueError(f"images[{i}]: expected a tensor (c, h, w) with pixels, got shape {tuple(image.shape)}")
-    if image.dtype not in IMAGE_TYPES:
-        expected = "uint8 or floating point of 16 to 64 bits"
-        raise TypeError(f"images[{i}]: expected {expected}, got {image.dtype}; .float() gives that")
-    if image.layout != torch.strided:
-        raise TypeError(f"images[{i}]: expected a dense tensor, got {image.layout}; .to_dense() gives one")
-
-
-def _check_target(i: int, target: object, image: Tensor) -> None:
-    if not isinstance(target, Tensor | Mapping):
-        raise TypeError(f"targets[{i}]: expected a dict with boxes, labels and masks, got {type(target).__name__}")
-    if isinstance(target, Tensor) and target.dtype not in WHOLE_NUMBERS:
-        raise TypeError(f"targets[{i}]: expected class ids of {WHOLE}, got {target.dtype}; .long() gives some")
-    masks = target if isinstance(target, Tensor) else target.get("masks")
-    if isinstance(masks, Tensor) and masks.device != image.device:
-        raise ValueError(f"targets[{i}]: expected masks where their image is, on {image.device}, got {masks.device}")
-
-
 Targets = Sequence[Target] | Integer[Tensor, "n h w"]
 GivenImages = TypeVar("GivenImages", bound=Images)
 GivenTargets = TypeVar("GivenTargets", bound=Sequence[Mapping[str, object]] | Tensor)
 
 
 class NothingPastedWarning(UserWarning):
-    """Copy-paste left a batch as it was, for a reason that its user would want to know."""
+    """Copy-paste left a batch unchanged, for a reason that its user would want to know."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +62,11 @@ class Pasted:
     targets: Targets
     plan: PastePlan
     added: Sequence[int] = ()
-    """How many objects were pasted on each image and stayed; they are the last of its target."""
+    """Number of pasted objects that stayed, for each image; they are the last of its target."""
     dropped: int = 0
-    """Objects, pasted or not, of which too little was left visible."""
+    """Number of objects, pasted or not, that were dropped because too little of them is visible."""
     reason: str | None = None
-    """Why nothing could be pasted, whatever had been drawn."""
+    """Why nothing could be pasted, whatever was drawn; None where something could."""
 
 
 def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
@@ -179,12 +123,11 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     Example:
         >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
     """
-    settings = labelled(settings_from(CopyPasteSettings, settings, overrides), category_names)
-    further = _further(bank, pool, settings)
+    settings, extra = _checked_arguments(settings, overrides, category_names, bank, pool)
     if not isinstance(plan, PastePlan | None):
         raise TypeError(f"plan: expected a PastePlan, got {plan!r}; PastePlan.from_json and from_rows make one")
-    source = given_or_default(generator) if plan is None else plan  # an empty plan is a plan
-    result = paste(images, cast(Targets, targets), settings, source, further)
+    source = given_or_default(generator) if plan is None else plan
+    result = paste(images, cast(Targets, targets), settings, source, extra)
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
     return cast(GivenImages, result.images), cast(GivenTargets, result.targets)
@@ -202,11 +145,10 @@ def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     **overrides: object,
 ) -> PastePlan:
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
-    settings = labelled(settings_from(CopyPasteSettings, settings, overrides), category_names)
-    further = _further(bank, pool, settings)
+    settings, extra = _checked_arguments(settings, overrides, category_names, bank, pool)
     check_batch(images, cast(Targets, targets))
-    source = given_or_default(generator)
-    return _plan(batch_objects(images, cast(Targets, targets), settings), settings, source, further)
+    batch = batch_objects(images, cast(Targets, targets), settings)
+    return draw_plan([image.info for image in batch], settings, given_or_default(generator), extra.bank, extra.pool)
 
 
 def paste(
@@ -214,116 +156,185 @@ def paste(
     targets: Targets,
     settings: CopyPasteSettings,
     source: torch.Generator | PastePlan,
-    further: ExtraSources,
+    extra: ExtraSources,
 ) -> Pasted:
-    """Carry out a plan, or draw one first; as :func:`copypaste_batch`, with an account of what was done."""
+    """Carry out a plan, or draw one from a generator first; as :func:`copypaste_batch`, and says what was done."""
     check_batch(images, targets)
-    result = _pasted(plain_images(images), plain(targets), settings, source, further)
-    if isinstance(result.targets, Tensor):
-        after: Targets = as_tv_tensor(result.targets, targets)
+    given_images, given_targets = images, targets
+    images = plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
+    targets = plain(targets)
+    if settings.p == 0 and isinstance(source, torch.Generator) and extra.bank is None:  # no need to know the objects
+        result = _unchanged(images, targets, settings)
     else:
-        after = sequence_like(result.targets, targets)
-    return replace(result, images=images_like(result.images, images), targets=after)
+        batch = batch_objects(images, targets, settings)
+        if batch and (extra.bank is not None or extra.pool is not None):
+            extra.check(batch[0].instances)
+        if isinstance(source, PastePlan):
+            plan = source
+            plan.check([image.info for image in batch], len(extra))
+        else:
+            plan = draw_plan([image.info for image in batch], settings, source, extra.bank, extra.pool)
+        result = _pasted(images, targets, plan, batch, settings, extra)
+        if extra.bank is not None and len(images):
+            extra.bank.to(images[0].device)
+            extra.bank.add_batch(list(images), batch)
+    if isinstance(given_images, Tensor):
+        after_images: Images = as_tv_tensor(cast(Tensor, result.images), given_images)
+    else:
+        pairs = zip(result.images, given_images, strict=True)
+        after_images = sequence_like([as_tv_tensor(image, former) for image, former in pairs], given_images)
+    if isinstance(result.targets, Tensor):
+        after_targets: Targets = as_tv_tensor(result.targets, given_targets)
+    else:
+        after_targets = sequence_like(result.targets, given_targets)
+    return replace(result, images=after_images, targets=after_targets)
 
 
 def _pasted(
     images: Images,
     targets: Targets,
+    plan: PastePlan,
+    batch: Sequence[ImageObjects],
     settings: CopyPasteSettings,
-    source: torch.Generator | PastePlan,
-    further: ExtraSources,
+    extra: ExtraSources,
 ) -> Pasted:
-    """As :func:`paste`, of plain images and class ids, to plain ones and a list of targets."""
-    if not settings.p and isinstance(source, torch.Generator) and further.bank is None:  # nobody asks for all there is
-        nothing = Pasted(images, targets, PastePlan.from_rows([]), added=[0] * len(images))
-        if isinstance(targets, Tensor):
-            check_sizes(images, targets)
-            return nothing
-        return replace(
-            nothing, targets=list(map(_untouched, targets, objects_without_waiting(images, targets, settings)))
-        )
-    inventories = batch_objects(images, targets, settings)
-    if inventories:
-        further.check(inventories[0].instances)
-    plan = _plan(inventories, settings, source, further)
-    result = Pasted(images, targets, plan, added=[0] * len(images), reason=_reason(inventories, settings, further))
+    """The batch after a plan: plain tensors, and a list of targets."""
+    n = len(batch)
     if len(plan):
-        result = _carried_out(result, inventories, settings, further)
-    if result.targets is targets and not isinstance(targets, Tensor):  # nothing landed
-        result = replace(result, targets=list(map(_untouched, targets, [image.objects for image in inventories])))
-    if further.bank is not None and len(images):
-        further.bank.to(images[0].device)
-        remember(further.bank, list(images), inventories)
-    return result
+        copied, numbered = batch, plan
+        if isinstance(targets, Tensor):
+            numbered, copied = only_copied_classes(plan, batch)
+        example = next((image.instances for image in copied if len(image.labels)), copied[0].instances)
+        used = numbered.sources_from(n)
+        crops = [extra.read(number - n, images[0], example) for number in used]
+        objects = [Objects(image.instances.masks, image.info.boxes) for image in copied]
+        objects += [Objects(crop.mask[None], crop.box[None]) for crop in crops]
+        layout = layout_of(numbered.renumbered(used, n), objects)
+        if len(layout.pasted):
+            paste_on = _paste_classes if isinstance(targets, Tensor) else _paste_objects
+            return paste_on(Pasted(images, targets, plan), layout, copied, crops, settings)
+    reason = None if len(plan) else _reason(batch, settings, extra)
+    if not isinstance(targets, Tensor):
+        targets = [
+            _with_binary_masks(target, image.instances.masks, image.info.boxes)
+            for target, image in zip(targets, batch, strict=True)
+        ]
+    return Pasted(images, targets, plan, added=[0] * n, reason=reason)
 
 
-def _untouched(target: Target, objects: Objects) -> Target:
-    """The target with masks of 0 and 1, as those have on which something landed; the same where it has."""
-    masks = target.get("masks")
-    if not isinstance(masks, Tensor) or masks.dtype == torch.bool:
-        return target
-    found = objects.masks_of_0_and_1()
-    return target if found is objects.masks else {**target, "masks": as_tv_tensor(found, masks)}
-
-
-def _carried_out(
-    before: Pasted, inventories: Sequence[ImageObjects], settings: CopyPasteSettings, further: ExtraSources
-) -> Pasted:
-    """The batch after its plan."""
-    n, image, plan = len(inventories), before.images[0], before.plan
-    if isinstance(before.targets, Tensor):
-        plan, inventories = only_copied(plan, inventories)
-    named = plan.sources_from(n)
-    typical = next((each.instances for each in inventories if len(each.instances)), inventories[0].instances)
-    crops = [further.crop(number - n, image, typical) for number in named]
-    masks = [image.objects for image in inventories] + [Objects(crop.mask[None], crop.box[None]) for crop in crops]
-    layout = layout_of(plan.renumbered(named, n), masks)
-    return _laid_out(layout, before, inventories, crops, settings) if len(layout.pasted) else before
-
-
-def _laid_out(
-    layout: Layout,
+def _paste_objects(
     before: Pasted,
-    inventories: Sequence[ImageObjects],
+    layout: Layout,
+    batch: Sequence[ImageObjects],
     crops: Sequence[CroppedObject],
     settings: CopyPasteSettings,
 ) -> Pasted:
-    """The batch with what lands in it; the objects of the layout are those of the inventories, then the crops'."""
-    n = len(inventories)
+    """The batch with objects pasted; the layout's objects are those of the batch, then those of the crops."""
+    targets, n = cast(Sequence[Target], before.targets), len(batch)
+    warn_of_unnamed_keys(targets, list(batch[0].instances.extras))
+    objects = joined_fields([image.instances for image in batch] + [crop.fields for crop in crops])
+    keypoints = objects.extras.get("keypoints")
+    placed = None
+    if keypoints is not None:
+        whole = [not image.instances.extras["keypoints"].is_floating_point() for image in batch]
+        placed = place_keypoints(keypoints, layout, np.array(whole), settings)
     stacked = engine_for(before.images[0].device).stack(layout, settings)
-    objects = without_masks([image.instances for image in inventories] + [crop.fields for crop in crops])
-    changed: Sequence[Target] | Tensor
-    if isinstance(before.targets, Tensor):
-        changed = stacked.class_ids(before.targets, objects.labels)
-        added, dropped = np.bincount(layout.pasted.target, minlength=n).tolist(), 0
-    else:
-        warn_of_unnamed_keys(before.targets, list(inventories[0].instances.extras))
-        keypoints = objects.extras.get("keypoints")
-        placed = None
-        if keypoints is not None:
-            whole = [not image.instances.extras["keypoints"].is_floating_point() for image in inventories]
-            placed = place_keypoints(keypoints, layout, np.array(whole), settings)
-        measures, owners = stacked.measure(None if placed is None else placed.pixels)
-        iscrowd = np.concatenate([*(image.iscrowd for image in inventories), np.zeros(len(crops))])
-        outcome = decide(layout, measures, iscrowd, settings)
-        shown = {} if placed is None else placed.after(objects.extras, outcome, owners)
-        masks = stacked.write_masks(outcome) if "masks" in before.targets[0] else {}
-        after = assemble(objects, outcome, measures, masks, shown)
-        largest = largest_of([image.objects.size for image in inventories])
-        changed = [
-            target_of(target, after[i], largest)
-            if i in after
-            else in_types_of(_untouched(target, inventories[i].objects), objects, largest)
-            for i, target in enumerate(before.targets)
-        ]
-        added = outcome.added(n)
-        dropped = len(layout.pasted) + int(layout.image_receives.sum()) - len(outcome)
+    measures, owners = stacked.measure(None if placed is None else placed.pixels)
+    iscrowd = np.concatenate([*(image.iscrowd for image in batch), np.zeros(len(crops))])
+    kept = decide(layout, measures, iscrowd, settings)
+    keypoint_fields = {} if placed is None else placed.after(objects.extras, kept, owners)
+    masks = stacked.write_masks(kept) if "masks" in targets[0] else {}
+    after = assemble(objects, kept, measures, masks, keypoint_fields)
+    largest = largest_of([(image.info.height, image.info.width) for image in batch])
+    changed = []
+    for i, (target, image) in enumerate(zip(targets, batch, strict=True)):
+        if i in after:
+            changed.append(target_of(target, after[i], largest))
+        else:
+            same = _with_binary_masks(target, image.instances.masks, image.info.boxes)
+            changed.append(in_types_of(same, objects, largest))
     with without_autocast(before.images[0].device):
         images = stacked.paint(before.images, [crop.image for crop in crops])
-    return replace(before, images=images, targets=changed, added=added, dropped=dropped)
+    dropped = len(layout.pasted) + int(layout.image_receives.sum()) - len(kept)
+    return replace(before, images=images, targets=changed, added=kept.added(n), dropped=dropped)
 
 
-def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSettings) -> ExtraSources:
+def _paste_classes(
+    before: Pasted,
+    layout: Layout,
+    batch: Sequence[ImageObjects],
+    crops: Sequence[CroppedObject],
+    settings: CopyPasteSettings,
+) -> Pasted:
+    """The batch with classes of class-id maps pasted; as :func:`_paste_objects`."""
+    maps, labels = cast(Tensor, before.targets), [image.instances.labels for image in batch]
+    stacked = engine_for(before.images[0].device).stack(layout, settings)
+    ids = stacked.class_ids(maps, joined_rows([*labels, *(crop.fields.labels for crop in crops)]))
+    with without_autocast(before.images[0].device):
+        images = stacked.paint(before.images, [crop.image for crop in crops])
+    added = np.bincount(layout.pasted.target, minlength=len(batch)).tolist()
+    return replace(before, images=images, targets=ids, added=added)
+
+
+def _unchanged(images: Images, targets: Targets, settings: CopyPasteSettings) -> Pasted:
+    """The batch with nothing pasted, after the same checks, but without waiting for a device to send its boxes."""
+    nothing = Pasted(images, targets, PastePlan.from_rows([]), added=[0] * len(images))
+    if isinstance(targets, Tensor):
+        check_map_sizes(images, targets)
+        return nothing
+    batch = checked_instances(images, targets, settings)
+    on_host = all(instances.boxes.is_cpu for instances in batch)
+    if batch and on_host:
+        boxes = torch.cat([instances.boxes for instances in batch]).detach().double().numpy()
+        check_boxes(boxes, np.cumsum([len(instances) for instances in batch]))
+    changed = []
+    for target, image, instances in zip(targets, images, batch, strict=True):
+        height, width = image.shape[-2:]
+        whole = np.tile([0.0, 0.0, width, height], (len(instances), 1))
+        known = instances.boxes.detach().double().numpy() if on_host else whole
+        changed.append(_with_binary_masks(target, instances.masks, known))
+    return replace(nothing, targets=changed)
+
+
+def _with_binary_masks(target: Target, masks: Tensor, boxes: np.ndarray) -> Target:
+    """The target with masks of 0 and 1, as those have on which something was pasted; the same if it has no others."""
+    own = target.get("masks")
+    if not isinstance(own, Tensor) or own.dtype == torch.bool:
+        return target
+    found = binary_masks(masks, boxes)
+    return target if found is masks else {**target, "masks": as_tv_tensor(found, own)}
+
+
+def _reason(batch: Sequence[ImageObjects], settings: CopyPasteSettings, extra: ExtraSources) -> str | None:
+    """Why nothing could be pasted, if nothing could."""
+    if settings.p == 0 or len(extra):
+        return None
+    if len(batch) == 1 and extra.bank is None:
+        return (
+            "a batch of one image has no other image to copy from; raise the batch size, or give an instance bank "
+            "(bank_size), which remembers objects of earlier batches"
+        )
+    objects = sum(len(image.labels) for image in batch)
+    if objects and not any(image.info.weights.any() for image in batch):
+        number = counted(objects, "object")
+        return f"none of the batch's {number} may be copied; see the settings, and iscrowd in the targets"
+    return None
+
+
+# Checks
+
+
+def _checked_arguments(
+    settings: CopyPasteSettings | None,
+    overrides: Mapping[str, object],
+    category_names: Sequence[str] | None,
+    bank: InstanceBank | None,
+    pool: Pool | None,
+) -> tuple[CopyPasteSettings, ExtraSources]:
+    """The settings, with labels in place of names, and the sources beyond the batch."""
+    settings = settings_from(CopyPasteSettings, settings, overrides)
+    if category_names is not None or settings.categories is not None or settings.category_weights is not None:
+        settings = with_labels(settings, category_names, stacklevel=4)
     if not isinstance(bank, InstanceBank | None):
         raise TypeError(f"bank: expected an InstanceBank, got {bank!r}")
     if bank is None and settings.bank_size:
@@ -335,33 +346,57 @@ def _further(bank: InstanceBank | None, pool: Pool | None, settings: CopyPasteSe
         raise ValueError(f"bank_size: expected the size of the bank, {bank.size}, or 0, got {settings.bank_size}")
     if pool is not None:
         check_pool(pool, settings)
-    return ExtraSources(bank, pool)
+    return settings, ExtraSources(bank, pool)
 
 
-def _plan(
-    inventories: Sequence[ImageObjects],
-    settings: CopyPasteSettings,
-    source: torch.Generator | PastePlan,
-    further: ExtraSources,
-) -> PastePlan:
-    scenes = [image.scene for image in inventories]
-    if isinstance(source, torch.Generator):
-        return draw_plan(scenes, settings, source, further.bank, further.pool)
-    source.check(scenes, len(further))
-    return source
+def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:
+    """Raise where images or targets are of a wrong kind, an image lacks a target, or images differ in kind or device.
 
-
-def _reason(inventories: Sequence[ImageObjects], settings: CopyPasteSettings, further: ExtraSources) -> str | None:
-    """Why nothing could be pasted, if nothing could."""
-    if settings.p == 0 or len(further):
-        return None
-    if len(inventories) == 1 and further.bank is None:
-        return (
-            "a batch of one image has no other image to copy from; raise the batch size, or give an instance bank "
-            "(bank_size), which remembers objects of earlier batches"
+    Raises:
+        TypeError: something is no tensor, no target or of another type.
+        ValueError: everything else; both name the place.
+    """
+    if not isinstance(images, Tensor | list | tuple):
+        raise TypeError(
+            f"images: expected a tensor (n, c, h, w) or a list of tensors (c, h, w), got {type(images).__name__}"
         )
-    objects = sum(len(image.weights) for image in inventories)
-    if objects and not any(image.weights.any() for image in inventories):
-        number = counted(objects, "object")
-        return f"none of the batch's {number} may be copied; see the settings, and iscrowd in the targets"
-    return None
+    if not isinstance(targets, Tensor | list | tuple):
+        raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
+    _check_images(list(images), len(targets))
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        if not isinstance(target, Tensor | Mapping):
+            raise TypeError(f"targets[{i}]: expected a dict with boxes, labels and masks, got {type(target).__name__}")
+        if isinstance(target, Tensor) and target.dtype not in WHOLE_NUMBERS:
+            raise TypeError(f"targets[{i}]: expected class ids of {WHOLE}, got {target.dtype}; .long() gives some")
+        masks = target if isinstance(target, Tensor) else target.get("masks")
+        if isinstance(masks, Tensor) and masks.device != image.device:
+            found = f"expected masks where their image is, on {image.device}, got {masks.device}"
+            raise ValueError(f"targets[{i}]: {found}")
+    if len({isinstance(target, Tensor) for target in targets}) > 1:
+        raise TypeError("targets: expected dicts or class ids for all images, got some of both")
+
+
+def _check_images(images: Sequence[Tensor], targets: int) -> None:
+    """Raise where images are none, differ in kind or device, or are not as many as targets."""
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"images[{i}]: expected a tensor (c, h, w), got {type(image).__name__}")
+        if image.ndim != 3 or not image.numel():
+            raise ValueError(f"images[{i}]: expected a tensor (c, h, w) with pixels, got shape {tuple(image.shape)}")
+        if image.dtype not in IMAGE_TYPES:
+            expected = "uint8 or floating point of 16 to 64 bits"
+            raise TypeError(f"images[{i}]: expected {expected}, got {image.dtype}; .float() gives that")
+        if image.layout != torch.strided:
+            raise TypeError(f"images[{i}]: expected a dense tensor, got {image.layout}; .to_dense() gives one")
+    if targets != len(images):
+        raise ValueError(
+            f"expected a target for each image, got {counted(len(images), 'image')} and {counted(targets, 'target')}"
+        )
+    devices = {image.device for image in images}
+    if len(devices) > 1:  # kernels read memory by its address
+        named = " and some on ".join(sorted(map(str, devices)))
+        raise ValueError(f"expected images on one device, got some on {named}")
+    kinds = {(image.dtype, image.shape[0]) for image in images}
+    if len(kinds) > 1:
+        named = str(sorted((str(dtype), channels) for dtype, channels in kinds))
+        raise ValueError(f"expected images of one type and number of channels, got {named}")

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float64, Int, Int64, Num, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS, warn_once
+from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS, warn_once
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.tensors import on_device
 from composer_copypaste.functional.visibility import KeptObjects
-from composer_copypaste.settings import CopyPasteSettings, KeypointPairs
+from composer_copypaste.settings import DEFAULT_P_FLIP, CopyPasteSettings, KeypointPairs
 
 COCO_PERSON = (
     "nose",
@@ -177,7 +177,7 @@ class PlacedKeypoints:
         told = {
             name: values[on_device(outcome.origin, values.device)]
             for name, values in extras.items()
-            if name in TELLING_OF_KEYPOINTS
+            if name in KEYPOINT_FIELDS
         }
         return with_keypoints(told, keypoints, moved, moved & self.mirrored[outcome.landing], self.pairs)
 
@@ -191,7 +191,9 @@ def place_keypoints(
     """
     pasted, own = layout.pasted, np.flatnonzero(layout.image_receives)
     pairs = pairs_of(
-        keypoints.shape[1], settings.keypoint_pairs, max(settings.p_flip_or_default, settings.p_flip_vertical)
+        keypoints.shape[1],
+        settings.keypoint_pairs,
+        max(DEFAULT_P_FLIP if settings.p_flip is None else settings.p_flip, settings.p_flip_vertical),
     )
     to_source = pasted.to_source / PIXEL
     to_target = np.linalg.inv(to_source[:, :, :2])

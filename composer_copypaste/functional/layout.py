@@ -31,18 +31,6 @@ class Objects:
         """Height and width of the image."""
         return self.masks.shape[1], self.masks.shape[2]
 
-    def masks_of_0_and_1(self) -> UInt8[Tensor, "n h w"]:
-        """The masks with 1 for every value but 0: the same tensor where, on a CPU, it holds only 0 and 1 in the boxes.
-
-        Masks on another device are copied: checking them would mean waiting for it.
-        """
-        if self.masks.is_cpu:
-            from composer_copypaste.functional.engines.numba_kernels import hold_other_values  # takes half a second
-
-            if not hold_other_values(self.masks.contiguous().numpy(), self.boxes):
-                return self.masks
-        return self.masks.clamp(max=1)
-
 
 def object_windows(
     boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]

@@ -1,4 +1,4 @@
-"""What to paste where: the plan of a batch, as a value."""
+"""The plan of a batch: which objects are pasted where, as a value that can be printed, stored and replayed."""
 
 import json
 import math
@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import counted
-from composer_copypaste.settings import CopyPasteSettings
 
-TOLERANCE = 1e-3
-"""Areas are compared to a thousandth of a pixel: without it 7 of 100 pixels would be fewer than 0.07 of them."""
+BOX_CORNERS = np.array([[0, 1], [2, 1], [0, 3], [2, 3]])
+"""The columns of boxes (x1, y1, x2, y2) that are x and y of each corner."""
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """One image: its size in pixels and its objects' boxes, all on the host."""
+    """What sampling knows of an image: its size in pixels, and boxes and weights of its objects, on the host."""
 
     height: int
     width: int
@@ -35,17 +34,17 @@ Map = Sequence[Sequence[int | float]]
 Color = Sequence[int | float]
 """Factors of brightness, contrast and saturation."""
 Row = tuple[int, int, int, Map] | tuple[int, int, int, Map, Color]
-"""Target, source, instance, the map from the target to the source, and what changes the colors, if anything does."""
+"""Target, source, instance, the map from target to source and, if colors change, their factors."""
 
 AS_THEY_ARE: Color = (1.0, 1.0, 1.0)
 """The factors that leave colors unchanged."""
 SMALLEST_DETERMINANT = 1e-4
-"""An object may become 100 times as wide and as high: ten times what settings allow."""
+"""An object may become 100 times as wide and as high, ten times what the settings allow."""
 LARGEST_FACTOR, LARGEST_SHIFT = 1 << 16, 1 << 22
-"""So large the numbers of a map may be: positions in images of 8,192 pixels then fit 64 bits in fixed point. Settings
-allow 317 pixels of the source for one of the target, and so shifts of 8,192 times as many."""
+"""The largest numbers in a map, so that positions in images of 8,192 pixels fit 64 bits in fixed point. The settings
+allow a factor of 317, and so shifts of 317 x 8,192 pixels."""
 MOST_FOR_AN_IMAGE = 32_767
-"""Kernels number what lands in an image in 16 bits."""
+"""The largest number of objects pasted on one image; kernels number them in 16 bits."""
 KEYS = ("target", "source", "instance", "to_source", "color")
 
 
@@ -54,24 +53,24 @@ class PastePlan:
     """What a batch receives: the drawn numbers, and nothing that depends on pixels.
 
     Row ``m`` describes one pasted object; the rows of one target stand together, bottom to top. Coordinates are
-    continuous, as in boxes: the centre of the first pixel is (0.5, 0.5).
+    continuous, as in boxes: the centre of the first pixel is at (0.5, 0.5).
     """
 
     target: Int[Tensor, " m"]
     """Batch index of the image that receives the object."""
 
     source: Int[Tensor, " m"]
-    """Batch index of the image it is copied from; in a batch of N images, numbers from N on are sources beyond it: the
-    objects of the bank, oldest first, then the cut-outs of the pool. Each is an image of one object."""
+    """Batch index of the image that it is copied from. In a batch of N images, numbers from N on are extra sources of
+    one object each: the objects of the bank, oldest first, then the cut-outs of the pool."""
 
     instance: Int[Tensor, " m"]
-    """Which of the source's objects."""
+    """Object index within the source."""
 
     to_source: Float[Tensor, "m 2 3"]
     """Affine map from (x, y, 1) in the target to (x, y) in the source."""
 
     color: Float[Tensor, "m 3"]
-    """Factors of brightness, contrast and saturation; 1: as it is."""
+    """Factors of brightness, contrast and saturation; 1 changes nothing."""
 
     def __len__(self) -> int:
         return self.target.shape[0]
@@ -141,22 +140,22 @@ class PastePlan:
         columns = {field.name: getattr(self, field.name).tolist() for field in fields(self)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def check(self, scenes: Sequence[ImageInfo], further: int = 0) -> None:
-        """Raise ``ValueError`` where the plan names what a batch and so many sources beyond it do not have."""
+    def check(self, images: Sequence[ImageInfo], extra: int = 0) -> None:
+        """Raise ``ValueError`` where the plan names objects that the images and ``extra`` further sources lack."""
         self._check_columns()
         if len(self) and (most := int(self.target.unique(return_counts=True)[1].max())) > MOST_FOR_AN_IMAGE:
             raise ValueError(f"plan: expected at most {MOST_FOR_AN_IMAGE} objects for one image, got {most}")
-        objects = [len(scene.boxes) for scene in scenes] + [1] * further
+        objects = [len(image.boxes) for image in images] + [1] * extra
         for row in self._rows():
             source, instance = row["source"], row["instance"]
-            if not 0 <= row["target"] < len(scenes):
+            if not 0 <= row["target"] < len(images):
                 raise ValueError(
-                    f"plan: expected target among the batch's {counted(len(scenes), 'image')}, got {row['target']}"
+                    f"plan: expected target among the batch's {counted(len(images), 'image')}, got {row['target']}"
                 )
             if not 0 <= source < len(objects):
                 raise ValueError(
-                    f"plan: expected source among the batch's {counted(len(scenes), 'image')} and "
-                    f"{counted(further, 'source')} beyond it, got {source}; a plan "
+                    f"plan: expected source among the batch's {counted(len(images), 'image')} and "
+                    f"{counted(extra, 'source')} beyond it, got {source}; a plan "
                     "drawn with a bank or a pool needs them, the bank as it was then"
                 )
             if not 0 <= instance < objects[source]:
@@ -199,11 +198,11 @@ class PastePlan:
                 )
 
     def sources_from(self, first: int) -> list[int]:
-        """The numbers of the sources from that number on, ascending."""
+        """The sources used whose number is at least ``first``, ascending."""
         return sorted({source for source in self.source.tolist() if source >= first})
 
     def renumbered(self, sources: Sequence[int], first: int) -> "PastePlan":
-        """The plan in which these sources have the numbers ``first``, ``first`` + 1 and so on."""
+        """The plan with these sources renumbered to ``first``, ``first`` + 1 and so on."""
         if not sources:
             return self
         number = {source: first + place for place, source in enumerate(sources)}
@@ -241,28 +240,3 @@ def _numbers(name: str, column: Sequence[object], shape: tuple[int, ...]) -> Flo
             )
         values[number] = row
     return values
-
-
-def weights_of(
-    labels: Integer[ndarray, " n"],
-    area: Float[ndarray, " n"] | None,
-    image: int | Integer[ndarray, " n"],
-    settings: CopyPasteSettings,
-) -> Float[ndarray, " n"]:
-    """The relative chance of each object, from an image of so many pixels, to be copied; 0: never.
-
-    ``area`` is that of its mask, in pixels; nobody looks at it where the settings do not ask for areas.
-    """
-    weights = np.ones(len(labels)) if settings.labels is None else np.isin(labels, settings.labels) * 1.0
-    for label, weight in (settings.label_weights or {}).items():
-        weights[labels == label] *= weight
-    for bounds, unit in ((settings.area_range, 1), (settings.relative_area_range, image)):
-        if bounds is not None and area is not None:
-            low, high = bounds[0] * unit - TOLERANCE, bounds[1] * unit + TOLERANCE
-            weights[(area < low) | (area > high)] = 0.0
-    return weights
-
-
-def asks_for_areas(settings: CopyPasteSettings) -> bool:
-    """Whether it depends on an object's area if it may be copied."""
-    return settings.area_range is not None or settings.relative_area_range is not None

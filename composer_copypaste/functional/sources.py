@@ -1,4 +1,4 @@
-"""Cut-outs from elsewhere as sources: what a pool of them is, and the draw."""
+"""Sources beyond the batch: pools of cut-outs, and how the objects of bank and pool are numbered in a plan."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,31 +12,31 @@ from torch import Tensor
 
 from composer_copypaste.errors import counted
 from composer_copypaste.functional.bank import CroppedObject, InstanceBank, check_extras
-from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS
-from composer_copypaste.functional.plan import asks_for_areas, weights_of
+from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS, asks_for_areas, weights_of
 from composer_copypaste.functional.tensors import on_device
 from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
 
-LIMITS = ("labels", "area_range", "relative_area_range")
-"""The settings that say which cut-outs may be copied."""
-Groups = dict[int, Integer[ndarray, " _k"]]
-_FOUND: "WeakKeyDictionary[Pool, list[tuple[CopyPasteSettings, Groups]]]" = WeakKeyDictionary()
-"""Of pools that are in use, the cut-outs of each label, for the limits of the last few settings."""
+POOL_SETTINGS = ("labels", "area_range", "relative_area_range")
+"""The settings that decide which cut-outs may be copied."""
+CutOutsByLabel = dict[int, Integer[ndarray, " _k"]]
+_BY_LABEL: "WeakKeyDictionary[Pool, list[tuple[CopyPasteSettings, CutOutsByLabel]]]" = WeakKeyDictionary()
+"""The cut-outs of each label, found once for each pool and its last few settings, as a pool may hold a million. An
+entry lives as long as its pool."""
 
 
 @runtime_checkable
 class Pool(Protocol):
-    """Cut-outs, which do not change: what is known of them on the host, and a way to their pixels.
+    """Cut-outs, which do not change: what the host knows of them, and how to read their pixels.
 
-    A pool may have ``areas`` (n,) as well, of its masks in pixels: else all masks are read where ``area_range`` asks.
+    A pool may also have ``areas`` (n,), of its masks in pixels; without it all masks are read if ``area_range`` asks.
     """
 
     labels: Integer[ndarray, " n"]
     boxes: Float[ndarray, "n 4"]
-    """In the images that ``read`` gives."""
-    images: Integer[ndarray, " n"]
-    """So many pixels has the image that each is cut from."""
+    """In the images that ``read`` returns."""
+    image_pixels: Integer[ndarray, " n"]
+    """Number of pixels of each cut-out's source image."""
 
     def read(self, number: int) -> tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "h w"]]:
         """The image and the mask, of 0 and 1, of a cut-out."""
@@ -46,7 +46,7 @@ class Pool(Protocol):
 
 
 def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
-    """Raise ``ValueError`` where the settings let no cut-out of the pool be copied, ``TypeError`` where it is none."""
+    """Raise ``TypeError`` for what is no pool, ``ValueError`` where the settings let none of its cut-outs be copied."""
     if not isinstance(pool, Pool):
         raise TypeError(f"pool: expected a pool of cut-outs such as a CutOutPool, got {pool!r}")
     if not any(weight for _, weight, _ in weighted_categories(pool, settings)):
@@ -57,28 +57,31 @@ def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
 
 
 def weighted_categories(pool: Pool, settings: CopyPasteSettings) -> list[tuple[int, float, Integer[ndarray, " _k"]]]:
-    """Label, weight, and the cut-outs that may be copied, of each category that has any."""
+    """Label, weight, and numbers of the cut-outs that may be copied, for each category that has any."""
     weights = settings.label_weights or {}
     return [(label, float(weights.get(label, 1)), numbers) for label, numbers in _by_label(pool, settings).items()]
 
 
-def _by_label(pool: Pool, settings: CopyPasteSettings) -> Groups:
-    """The cut-outs of each label that may be copied, found once: a pool may hold a million."""
-    limits = CopyPasteSettings(**{name: getattr(settings, name) for name in LIMITS})
-    known = _FOUND.setdefault(pool, [])
+def _by_label(pool: Pool, settings: CopyPasteSettings) -> CutOutsByLabel:
+    """The numbers of the cut-outs of each label that may be copied."""
+    limits = CopyPasteSettings(**{name: getattr(settings, name) for name in POOL_SETTINGS})
+    known = _BY_LABEL.setdefault(pool, [])
     for former, groups in known:
         if former == limits:
             return groups
-    areas = _areas(pool) if asks_for_areas(limits) else None
-    allowed = np.flatnonzero(weights_of(pool.labels, areas, pool.images, limits))
+    areas = getattr(pool, "areas", None)
+    if areas is None and asks_for_areas(limits):
+        counts = [int(pool.read(number)[1].count_nonzero()) for number in range(len(pool.labels))]
+        areas = np.array(counts, dtype=np.float64)
+    allowed = np.flatnonzero(weights_of(pool.labels, areas, pool.image_pixels, limits))
     labels = pool.labels[allowed]
     known[:] = [*known[-3:], (limits, {int(label): allowed[labels == label] for label in np.unique(labels)})]
     return known[-1][1]
 
 
 def check_cut_outs_have(instances: Instances) -> None:
-    """Raise ``ValueError`` where objects of a batch have further fields of which a cut-out has none."""
-    lacking = sorted(set(instances.extras) - {"keypoints", *TELLING_OF_KEYPOINTS})  # zeros mean "not labelled"
+    """Raise ``ValueError`` where a batch's objects have further fields, which cut-outs lack."""
+    lacking = sorted(set(instances.extras) - {"keypoints", *KEYPOINT_FIELDS})  # zeros mean "not labelled"
     if lacking:
         raise ValueError(
             f"targets: {lacking[0]!r} has a row for each object, but cut-outs of the pool have none; leave it out, or "
@@ -86,29 +89,22 @@ def check_cut_outs_have(instances: Instances) -> None:
         )
 
 
-def _areas(pool: Pool) -> Float[ndarray, " n"]:
-    """The area of each cut-out's mask; counted, once, where a pool does not say it."""
-    given = getattr(pool, "areas", None)
-    if given is not None:
-        return given
-    return np.array([int(pool.read(number)[1].count_nonzero()) for number in range(len(pool.labels))], dtype=np.float64)
-
-
-def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> CroppedObject:
-    """A cut-out on the device and with the types of a batch's image and of its objects, where these hold its label.
+def read_cut_out(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> CroppedObject:
+    """A cut-out, on the device and in the types of a batch's image and objects, where these hold its label.
 
     Raises:
-        ValueError: where the images are not RGB, or their objects have fields that a cut-out has not.
+        ValueError: where the images are not RGB, or their objects have fields that a cut-out lacks.
     """
     if len(image) != 3:
         raise ValueError(f"pool: its cut-outs are RGB, expected images of 3 channels, got {len(image)}")
     check_cut_outs_have(instances)
     colors, mask = pool.read(number)
+    colors = on_device(colors, image.device)
     one = instances.without_masks().map(lambda values: values.new_zeros((1, *values.shape[1:])))
     label = int(pool.labels[number])
     dtype = one.labels.dtype if label <= exact_up_to(one.labels.dtype) else torch.int64
     return CroppedObject(
-        image=_in_range_of(image, on_device(colors, image.device)),
+        image=(colors.float() / 255).to(image.dtype) if image.is_floating_point() else colors,
         mask=on_device(mask, instances.masks.device),
         box=pool.boxes[number],
         fields=Instances(
@@ -117,40 +113,36 @@ def cut_out_of(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instan
     )
 
 
-def _in_range_of(image: Shaped[Tensor, "c _h _w"], colors: UInt8[Tensor, "c h w"]) -> Shaped[Tensor, "c h w"]:
-    """The colors as the image has them: in [0, 1] where it is of floating point."""
-    return (colors.float() / 255).to(image.dtype) if image.is_floating_point() else colors
-
-
 @dataclass(frozen=True)
 class ExtraSources:
     """Where objects come from besides the other images of the batch.
 
-    In the plan of a batch of N images its sources are number N, N + 1 and so on, each with one object: those that the
-    bank remembers, oldest first, then the cut-outs of the pool.
+    In the plan of a batch of N images, sources number N, N + 1 and so on are single objects: those of the bank, oldest
+    first, then the cut-outs of the pool.
     """
 
     bank: InstanceBank | None = None
     pool: Pool | None = None
 
     def __len__(self) -> int:
-        return self._remembered + (0 if self.pool is None else len(self.pool.labels))
+        return self.in_bank + (0 if self.pool is None else len(self.pool.labels))
 
     @property
-    def _remembered(self) -> int:
+    def in_bank(self) -> int:
+        """The number of objects in the bank."""
         return 0 if self.bank is None else len(self.bank)
 
     def check(self, instances: Instances) -> None:
-        """Raise ``ValueError`` where objects of a batch have other fields than these sources, drawn or not."""
-        if self.bank is not None and len(self.bank):
+        """Raise ``ValueError`` where a batch's objects have other fields than these sources, drawn or not."""
+        if self.in_bank and self.bank is not None:
             check_extras(self.bank.newest.fields, instances)
         if self.pool is not None:
             check_cut_outs_have(instances)
 
-    def crop(self, number: int, image: Shaped[Tensor, "c h w"], instances: Instances) -> CroppedObject:
-        """A source, on the device and with the types of a batch's image and of its objects."""
-        if self.bank is not None and number < self._remembered:
-            return self.bank.crop(number).beside(image, instances)
+    def read(self, number: int, image: Shaped[Tensor, "c h w"], instances: Instances) -> CroppedObject:
+        """A source's object, on the devices of a batch's image and objects; ``number`` is counted from the bank's."""
+        if self.bank is not None and number < self.in_bank:
+            return self.bank.cropped_object(number).moved_to(image, instances)
         if self.pool is None:
-            raise IndexError(f"there are {len(self)} further sources")
-        return cut_out_of(self.pool, number - self._remembered, image, instances)
+            raise IndexError(f"expected one of {len(self)} extra sources, got number {number}")
+        return read_cut_out(self.pool, number - self.in_bank, image, instances)

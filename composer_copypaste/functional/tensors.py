@@ -11,7 +11,7 @@ from jaxtyping import Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.instances import Instances, as_tv_tensor, plain
+from composer_copypaste.instances import Instances, plain
 
 Images = Shaped[Tensor, "n c h w"] | Sequence[Shaped[Tensor, "c _h _w"]]
 Value = TypeVar("Value")
@@ -21,13 +21,6 @@ Index = slice | Int64[ndarray, "..."]
 def plain_images(images: Images) -> Images:
     """The images as plain tensors."""
     return plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
-
-
-def images_like(images: Images, given: Images) -> Images:
-    """The images as the tensors, or the list or tuple of tensors, that were given: plain ones or torchvision's."""
-    if isinstance(images, Tensor):
-        return as_tv_tensor(images, given)
-    return sequence_like([as_tv_tensor(image, former) for image, former in zip(images, given, strict=True)], given)
 
 
 def sequence_like(values: Sequence[Value], given: object) -> Sequence[Value]:

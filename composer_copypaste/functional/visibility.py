@@ -162,23 +162,23 @@ def _with_rows(
     return values.index_copy(0, on_device(rows, values.device), on_device(new, values.device, values.dtype))
 
 
-def without_masks(parts: Sequence[Instances]) -> Instances:
+def joined_fields(parts: Sequence[Instances]) -> Instances:
     """The objects of all parts, in a row, with masks of no size: indexing those costs nothing, on any device.
 
     Labels and further fields are of one type, which holds those of all parts.
     """
-    labels = _joined([part.labels for part in parts])
+    labels = joined_rows([part.labels for part in parts])
     return Instances(
-        boxes=_joined([part.boxes for part in parts]),
+        boxes=joined_rows([part.boxes for part in parts]),
         labels=labels,
         masks=labels.new_empty((len(labels), 0, 0), dtype=torch.uint8),
-        area=_joined([part.area for part in parts]),
-        iscrowd=_joined([part.iscrowd for part in parts]),
-        extras={name: _joined([part.extras[name] for part in parts]) for name in parts[0].extras},
+        area=joined_rows([part.area for part in parts]),
+        iscrowd=joined_rows([part.iscrowd for part in parts]),
+        extras={name: joined_rows([part.extras[name] for part in parts]) for name in parts[0].extras},
     )
 
 
-def _joined(parts: Sequence[Shaped[Tensor, "_n ..."]]) -> Shaped[Tensor, "n ..."]:
+def joined_rows(parts: Sequence[Shaped[Tensor, "_n ..."]]) -> Shaped[Tensor, "n ..."]:
     """All rows, of a type that holds them; what has no rows has no say in it."""
     types = {part.dtype for part in parts}
     if len(types) > 1:

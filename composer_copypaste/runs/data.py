@@ -16,7 +16,7 @@ from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError, RecipeError, as_json, first_few, shown, warn_of_data
 from composer_copypaste.files import read_json
-from composer_copypaste.functional.category_names import labelled
+from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
 from composer_copypaste.runs.advice import warn_of_many_objects
@@ -246,7 +246,7 @@ def copy_paste_settings(recipe: Recipe, categories: Sequence[str]) -> CopyPasteS
     if recipe.copy_paste is None:
         return None
     try:
-        return labelled(recipe.copy_paste, categories, stacklevel=2)  # here, so that Python says it once
+        return with_labels(recipe.copy_paste, categories, stacklevel=2)  # here, so that Python says it once
     except ValueError as error:
         raise RecipeError(f"copy_paste.{error}") from None
 

@@ -37,7 +37,7 @@ def test_an_annotated_object_is_cut_from_its_image(coco_file, gradient):
     expected[1:5, 1:5] = 1
     assert torch.equal(mask, expected)
     assert pool.boxes.tolist() == [[1, 1, 5, 5]]
-    assert pool.images.tolist() == [8 * 12]
+    assert pool.image_pixels.tolist() == [8 * 12]
     assert pool.labels.tolist() == [2]  # category 5 comes after category 3
 
 
@@ -89,7 +89,7 @@ def test_an_image_with_transparency_gives_its_opaque_part(tmp_path):
     assert torch.equal(mask, expected)
     assert pool.labels.tolist() == [2]
     assert pool.boxes.tolist() == [[1, 1, 4, 4]]
-    assert pool.images.tolist() == [8 * 12]
+    assert pool.image_pixels.tolist() == [8 * 12]
 
 
 def test_transparent_pixels_take_the_colors_beside_them(tmp_path):

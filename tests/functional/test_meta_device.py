@@ -25,9 +25,10 @@ from read_backs import ReadBacks
 from torchvision import tv_tensors
 
 from composer_copypaste.functional import class_maps
+from composer_copypaste.functional.batch_objects import asks_for_areas
 from composer_copypaste.functional.copypaste import copypaste_batch
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.functional.plan import PastePlan, asks_for_areas
+from composer_copypaste.functional.plan import PastePlan
 
 
 def pasted_on_meta(case, keeping):

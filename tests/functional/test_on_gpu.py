@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
 from composer_copypaste.functional import tensors
-from composer_copypaste.functional.batch_objects import TELLING_OF_KEYPOINTS
+from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS
 from composer_copypaste.models.inputs import check_targets
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -75,7 +75,7 @@ def test_it_gives_what_a_cpu_gives(dtype, settings):
     assert_equal_but_for_rounding(pasted(on_gpu(dtype), **settings), pasted(noise_batch(dtype), **settings))
 
 
-@pytest.mark.parametrize("keeping", [(), ("boxes", "labels"), ("boxes", "labels", *TELLING_OF_KEYPOINTS)])
+@pytest.mark.parametrize("keeping", [(), ("boxes", "labels"), ("boxes", "labels", *KEYPOINT_FIELDS)])
 @EACH_SETTING
 def test_keypoints_and_what_tells_of_them_come_as_on_a_cpu(settings, keeping):
     found = pasted(on_gpu(torch.uint8, with_keypoints, keeping), **settings)
@@ -157,7 +157,7 @@ def test_nothing_but_the_read_back_of_large_scale_jitter_waits_for_the_device():
 
 @pytest.mark.parametrize("masks", [True, False], ids=["masks", "boxes alone"])
 def test_large_scale_jitter_gives_what_a_cpu_gives(masks):
-    kept = {"boxes", "labels", "keypoints", *TELLING_OF_KEYPOINTS} | ({"masks"} if masks else set())
+    kept = {"boxes", "labels", "keypoints", *KEYPOINT_FIELDS} | ({"masks"} if masks else set())
     (found, expected) = (
         large_scale_jitter_batch(
             images,

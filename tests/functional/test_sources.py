@@ -125,9 +125,9 @@ def test_only_cut_outs_that_may_be_copied_are_drawn():
     assert set(labels_drawn(pool, 20, labels=(2, 3))) == {2, 3}
     assert set(labels_drawn(pool, 20, area_range=(5.0, 12.0))) == {2}
     assert set(labels_drawn(pool, 20, area_range=(5.0, 20.0), labels=(1, 3))) == {3}
-    pool.images = np.array([40, 40, 16])
+    pool.image_pixels = np.array([40, 40, 16])
     other = Pool(*pool.cut_outs)
-    other.images = np.array([40, 40, 16])
+    other.image_pixels = np.array([40, 40, 16])
     assert set(labels_drawn(other, 20, relative_area_range=(0.2, 0.9))) == {2}
 
 

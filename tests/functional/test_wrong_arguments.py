@@ -271,7 +271,7 @@ CASES = {
     "the state of a bank is of something else": (
         lambda: InstanceBank(3).load_state_dict({}),
         "ValueError: bank: expected the state that state_dict gave, {'pictures': [...]}, got one that cannot be read "
-        "(KeyError: 'images'); a new InstanceBank starts without one",
+        "(KeyError: 'pictures'); a new InstanceBank starts without one",
     ),
     "the bank is a number": (lambda: pasted(bank=3), "TypeError: bank: expected an InstanceBank, got 3"),
     "the pool is a folder": (

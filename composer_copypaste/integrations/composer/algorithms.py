@@ -27,7 +27,7 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.category_names import labelled
+from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import NothingPastedWarning, Pasted, paste
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
@@ -307,7 +307,7 @@ class CopyPaste(BatchAlgorithm):
     ) -> None:
         super().__init__(seed, input_key, target_key)
         given = settings_from(CopyPasteSettings, settings, overrides)
-        self.settings: CopyPasteSettings = labelled(given, category_names)
+        self.settings: CopyPasteSettings = with_labels(given, category_names)
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
         """The objects of earlier batches, where ``bank_size`` asks for them."""
         if pool is not None:
