@@ -8,8 +8,7 @@ from jaxtyping import Float, Int32, Int64, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.tensors import on_device, read_back
-from composer_copypaste.functional.visibility import extents
+from composer_copypaste.functional.tensors import extents, on_device, read_back
 
 LARGEST_SPAN = 4096
 """Where ids differ by more, they are numbered first: each number takes a row in the table of boxes."""

@@ -255,8 +255,9 @@ def _paste_objects(
             changed.append(in_types_of(same, objects, largest))
     with without_autocast(before.images[0].device):
         images = stacked.paint(before.images, [crop.image for crop in crops])
+    added = np.bincount(kept.target[kept.landing >= 0], minlength=n).tolist()
     dropped = len(layout.pasted) + int(layout.image_receives.sum()) - len(kept)
-    return replace(before, images=images, targets=changed, added=kept.added(n), dropped=dropped)
+    return replace(before, images=images, targets=changed, added=added, dropped=dropped)
 
 
 def _paste_classes(

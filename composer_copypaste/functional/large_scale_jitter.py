@@ -20,8 +20,15 @@ from composer_copypaste.functional.copypaste import check_batch
 from composer_copypaste.functional.keypoints import exchanged, kept_inside, pairs_of, with_keypoints
 from composer_copypaste.functional.resample import FRACTION_BITS, resample_colors, resample_planes, size_of
 from composer_copypaste.functional.sampling import given_or_default, uniforms
-from composer_copypaste.functional.tensors import Images, on_device, plain_images, read_back, rounded, sequence_like
-from composer_copypaste.functional.visibility import profiles
+from composer_copypaste.functional.tensors import (
+    Images,
+    on_device,
+    plain_images,
+    profiles,
+    read_back,
+    rounded,
+    sequence_like,
+)
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.instances import (
     Instances,

@@ -111,11 +111,6 @@ class Layout:
     pasted: PastedObjects
 
 
-def ends_of(ordered: Int64[ndarray, " n"], values: Int64[ndarray, " t"]) -> Int64[ndarray, "t 2"]:
-    """For each value the index of its first occurrence among the ordered ones, and of its last plus 1."""
-    return np.stack([np.searchsorted(ordered, values, side) for side in ("left", "right")], axis=1)
-
-
 def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
     """The layout of a plan whose sources have these objects; pasted objects that miss their image are left out."""
     from composer_copypaste.functional.engines.numba_kernels import mark_overlapped  # takes half a second

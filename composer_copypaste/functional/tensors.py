@@ -7,7 +7,7 @@ from operator import and_
 from typing import TypeVar
 
 import torch
-from jaxtyping import Int64, Shaped, UInt8
+from jaxtyping import Int32, Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -94,3 +94,17 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
     """The numbers on the host: nowhere else does copy-paste wait for the device."""
     return numbers.cpu().numpy()
+
+
+def profiles(masks: UInt8[Tensor, "n h w"]) -> Int32[Tensor, "n 5"]:
+    """The area of each mask, and the box (x1, y1, x2, y2) around its pixels, on the device."""
+    rows, columns = masks.sum(dim=2, dtype=torch.int32), masks.amax(dim=1)
+    (x1, x2), (y1, y2) = extents(columns), extents(rows)
+    return torch.stack([rows.sum(dim=1, dtype=torch.int32), x1, y1, x2, y2], dim=1)
+
+
+def extents(occupied: Shaped[Tensor, "n s"]) -> tuple[Int32[Tensor, " n"], Int32[Tensor, " n"]]:
+    """The index of the first value of each row that is not 0, and of the last plus 1."""
+    size = occupied.shape[1]
+    place, filled = torch.arange(size, dtype=torch.int32, device=occupied.device), occupied > 0
+    return torch.where(filled, place, size).amin(dim=1), torch.where(filled, place + 1, 0).amax(dim=1)

@@ -42,7 +42,7 @@ def seen(*targets, size=100, images=None, **settings):
 
 
 def labels_in(bank):
-    return [int(bank.crop(number).fields.labels) for number in range(len(bank))]
+    return [int(bank.cropped_object(number).fields.labels) for number in range(len(bank))]
 
 
 def over(below, above, *rectangle):
@@ -67,7 +67,7 @@ def test_what_was_pasted_is_not_remembered():
     _, targets = paste(make_images(), [target((0, 0, 2, 2), labels=[4]), target(labels=[])], bank)
     assert sum(len(fields["labels"]) for fields in targets) > 1
     assert labels_in(bank) == [7, 4]
-    assert torch.equal(bank.crop(1).image, make_images()[0][:, 0:3, 0:3])
+    assert torch.equal(bank.cropped_object(1).image, make_images()[0][:, 0:3, 0:3])
 
 
 def test_the_oldest_objects_leave_first():
@@ -75,7 +75,7 @@ def test_the_oldest_objects_leave_first():
     assert labels_in(bank) == [1, 2, 3]
     paste(make_images(1), [target((1, 1, 3, 3), labels=[4])], bank, p=0.0)
     assert labels_in(bank) == [2, 3, 4]
-    assert torch.equal(bank.crop(0).image, make_images()[0][:, 3:7, 3:7])
+    assert torch.equal(bank.cropped_object(0).image, make_images()[0][:, 3:7, 3:7])
     paste(make_images(1), [target(*[(0, 0, 2, 2)] * 5, labels=[5, 6, 7, 8, 9])], bank, p=0.0)
     assert labels_in(bank) == [7, 8, 9]
 
@@ -102,7 +102,7 @@ def test_the_draw_keeps_to_the_settings_of_the_batch_that_receives():
 )
 def test_a_crop_ends_one_pixel_beyond_its_object_or_at_the_edge_of_its_image(rectangle, shape):
     bank = seen(target(rectangle, labels=[7]))
-    assert bank.crop(0).image.shape == (3, *shape)
+    assert bank.cropped_object(0).image.shape == (3, *shape)
     images, after = paste(make_images()[1:], [target()], bank)
     assert torch.equal(images[0], over(make_images()[1], make_images()[0], *rectangle))
     assert after[0]["boxes"].tolist() == [list(rectangle)]
@@ -199,7 +199,7 @@ def test_images_of_another_type_than_the_remembered_ones_are_an_error():
 
 def test_remembered_crops_do_not_keep_their_batch_alive_nor_its_graph():
     images = (make_images() / 255).requires_grad_()
-    crop = seen(target((0, 0, 2, 2)), target(labels=[]), images=images).crop(0)
+    crop = seen(target((0, 0, 2, 2)), target(labels=[]), images=images).cropped_object(0)
     assert crop.image.untyped_storage().nbytes() == 3 * 3 * 3 * 4
     assert crop.mask.untyped_storage().nbytes() == 3 * 3
     assert not crop.image.requires_grad
@@ -284,7 +284,7 @@ def test_what_a_checkpoint_gave_moves_once_to_where_the_batches_are():
     copypaste_batch(make_images(), [target((0, 0, 2, 2)), target((1, 1, 4, 4))], bank=bank, p=0.0)
     bank.to(torch.device("meta"))
     (first, second) = bank.images
-    assert {crop.device.type for image in bank.images for crop in (*image.images, *image.masks)} == {"meta"}
+    assert {crop.device.type for image in bank.images for crop in (*image.crops, *image.masks)} == {"meta"}
     bank.to(torch.device("meta"))
     assert bank.images[0] is first
     assert bank.images[1] is second

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composer_copypaste import CopyPasteSettings
-from composer_copypaste.functional import batch_objects as inventory
 from composer_copypaste.functional import copypaste as batch
+from composer_copypaste.functional.batch_objects import batch_objects, only_copied_classes
 from composer_copypaste.functional.engines import engine, numba_engine, numba_kernels
 from composer_copypaste.functional.engines.kernels import MASK_ROW
-from composer_copypaste.functional.layout import layout_of
+from composer_copypaste.functional.layout import Objects, layout_of
 from composer_copypaste.functional.sources import ExtraSources
 
 pytest.importorskip("triton")
@@ -153,11 +153,11 @@ def test_pasting_class_ids_reads_no_value_from_the_device():
     ids = torch.zeros(2, 8, 8, dtype=torch.int64, device=DEVICE)
     ids[1, 3:5, 2:6] = 7
     with tritons_kernels():
-        inventories = inventory.batch_objects(on_device(make_images()), ids, CopyPasteSettings())
-        plan, inventories = inventory.only_copied(plan_of((0, 1, 1, IDENTITY)), inventories)
-        layout = layout_of(plan, [held.objects for held in inventories])
+        held = batch_objects(on_device(make_images()), ids, CopyPasteSettings())
+        plan, held = only_copied_classes(plan_of((0, 1, 1, IDENTITY)), held)
+        layout = layout_of(plan, [Objects(image.instances.masks, image.info.boxes) for image in held])
         stacked = engine.engine_for(torch.device(DEVICE)).stack(layout, CopyPasteSettings())
-    labels = torch.cat([held.instances.labels for held in inventories])
+    labels = torch.cat([image.instances.labels for image in held])
     with NothingWaits():
         after = stacked.class_ids(ids, labels)
     assert torch.equal(after[0].cpu(), 7 * block(2, 3, 6, 5).long())

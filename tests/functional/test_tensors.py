@@ -8,7 +8,7 @@ from composer_copypaste.functional.tensors import on_device, rows_of
 from composer_copypaste.instances import Instances
 
 
-class PasteParams(TorchFunctionMode):
+class Copies(TorchFunctionMode):
     """Notes of each copy whether the host waits for it."""
 
     def __init__(self):
@@ -22,7 +22,7 @@ class PasteParams(TorchFunctionMode):
 
 
 def test_the_host_waits_for_numbers_that_come_to_it_and_for_no_others():
-    with PasteParams() as copies:
+    with Copies() as copies:
         on_device([1, 2], torch.device("cpu"))  # from a GPU torch would return before they are there
         on_device([1, 2], torch.device("meta"))
     assert copies.waits == [True, False]

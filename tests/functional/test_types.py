@@ -308,7 +308,7 @@ def test_images_of_tv_tensors_are_pasted_from_a_bank_and_class_ids_stay_a_mask()
     pasted, after = copypaste_batch(images, maps, bank=bank, plan=plan_of((0, 2, 0, IDENTITY)))
     assert (type(pasted), type(after)) == (tv_tensors.Image, tv_tensors.Mask)
     assert (after[0] == 7).sum() == 9
-    assert all(type(image) is torch.Tensor for image in bank.images for image in image.images)
+    assert all(type(image) is torch.Tensor for kept in bank.images for image in kept.crops)
     framed, ids = large_scale_jitter_batch(images, maps, size=(16, 16))
     assert (type(framed), type(ids), ids.shape) == (tv_tensors.Image, tv_tensors.Mask, (2, 16, 16))
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from composer_copypaste.functional.blend import WarpedMask, paint_objects, stack_masks, warped_mask
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import resampled_area, size_of
-from composer_copypaste.functional.tensors import Images, on_device, read_back
-from composer_copypaste.functional.visibility import KeptObjects, Measures, profiles
+from composer_copypaste.functional.tensors import Images, on_device, profiles, read_back
+from composer_copypaste.functional.visibility import KeptObjects, Measures
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -83,7 +83,8 @@ class MasksInWindows:
     def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
         """As of :class:`StackedObjects`."""
         written = {}
-        for target, rows in kept.rows().items():
+        for target, ends in zip(kept.images.tolist(), kept.ends.tolist(), strict=True):
+            rows = slice(*ends)
             own = self.layout.masks[target]
             masks = own.new_zeros((rows.stop - rows.start, *own.shape[1:]))
             same = kept.measure[rows] < 0
