@@ -12,7 +12,8 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Integer, Shaped, UInt8
+from jaxtyping import Float, Int64, Integer, Shaped, UInt8
+from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import counted
@@ -57,6 +58,16 @@ class Instances:
     def __getitem__(self, index: Tensor | slice) -> "Instances":
         """The selected objects; ``index`` holds booleans or integers, or is a slice."""
         return self.map(lambda values: values[index])
+
+    def take(self, numbers: Sequence[int] | Int64[ndarray, " k"]) -> "Instances":
+        """The objects with these indices. Each field gets them on its own device, as only that waits for no device."""
+        fields = (self.boxes, self.labels, self.masks, self.area, self.iscrowd, *self.extras.values())
+        index = {
+            device: torch.as_tensor(numbers, dtype=torch.int64).to(device, non_blocking=device.type != "cpu")
+            for device in {values.device for values in fields}
+        }
+        boxes, labels, masks, area, iscrowd, *extras = (values[index[values.device]] for values in fields)
+        return Instances(boxes, labels, masks, area, iscrowd, dict(zip(self.extras, extras, strict=True)))
 
     def split(self, counts: Sequence[int]) -> "list[Instances]":
         """The objects in groups of these sizes, in order."""

@@ -180,9 +180,3 @@ def test_every_setting_of_copy_paste_is_described():
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr)
     ]
     assert described == [field.name for field in fields(CopyPasteSettings)]
-
-
-def test_jitter_that_is_not_given_is_the_papers():
-    assert (CopyPasteSettings().scale_range_or_default, CopyPasteSettings().p_flip_or_default) == ((0.1, 2.0), 0.5)
-    given = CopyPasteSettings(scale_range=(1.0, 1.0), p_flip=0.0)
-    assert (given.scale_range_or_default, given.p_flip_or_default) == ((1, 1), 0)

@@ -16,7 +16,7 @@ from composer_copypaste.errors import counted
 from composer_copypaste.functional.batch_objects import ImageObjects, asks_for_areas, weights_of
 from composer_copypaste.functional.layout import object_windows
 from composer_copypaste.functional.plan import ImageInfo
-from composer_copypaste.functional.tensors import copied, on_device, read_back, rows_of
+from composer_copypaste.functional.tensors import copied, on_device, read_back
 from composer_copypaste.functional.windows import Window, are_empty
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import CopyPasteSettings
@@ -174,7 +174,7 @@ def bank_image(image: Shaped[Tensor, "c h w"], objects: ImageObjects, at_most: i
         windows=windows,
         crops=[copied(image[:, *window.slices]) for window in windows],
         masks=masks,
-        fields=rows_of(objects.instances.without_masks(), kept).map(copied),
+        fields=objects.instances.without_masks().take(kept).map(copied),
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from composer_copypaste.functional.class_maps import Classes, classes_of, masks_of
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
-from composer_copypaste.functional.tensors import Images, on_device, read_back, rows_of
+from composer_copypaste.functional.tensors import Images, on_device, read_back
 from composer_copypaste.instances import OBJECT_FIELDS, Instances, Target, instances_of, is_tv_tensor
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -105,7 +105,7 @@ class ImageObjects:
         if self.class_ids is None:
             raise TypeError("expected the objects of a class-id map, got those of a detection target")
         chosen = Classes(self.labels[numbers], self.info.boxes[numbers])
-        fields = rows_of(self.instances.without_masks(), numbers)
+        fields = self.instances.without_masks().take(numbers)
         info = replace(self.info, boxes=chosen.boxes, weights=self.info.weights[numbers])
         instances = replace(fields, masks=masks_of(self.class_ids, chosen))
         return ImageObjects(info, instances, chosen.ids, self.iscrowd[numbers], None, self.class_ids)

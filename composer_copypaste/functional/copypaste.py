@@ -162,7 +162,7 @@ def paste(
     check_batch(images, targets)
     given_images, given_targets = images, targets
     images = plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
-    targets = plain(targets)
+    targets = plain(targets) if isinstance(targets, Tensor) else targets
     if settings.p == 0 and isinstance(source, torch.Generator) and extra.bank is None:  # no need to know the objects
         result = _unchanged(images, targets, settings)
     else:
@@ -200,20 +200,23 @@ def _pasted(
 ) -> Pasted:
     """The batch after a plan: plain tensors, and a list of targets."""
     n = len(batch)
-    if len(plan):
+    if len(plan.target):
         copied, numbered = batch, plan
         if isinstance(targets, Tensor):
             numbered, copied = only_copied_classes(plan, batch)
-        example = next((image.instances for image in copied if len(image.labels)), copied[0].instances)
-        used = numbered.sources_from(n)
-        crops = [extra.read(number - n, images[0], example) for number in used]
         objects = [Objects(image.instances.masks, image.info.boxes) for image in copied]
-        objects += [Objects(crop.mask[None], crop.box[None]) for crop in crops]
-        layout = layout_of(numbered.renumbered(used, n), objects)
-        if len(layout.pasted):
+        crops: list[CroppedObject] = []
+        if extra.bank is not None or extra.pool is not None:
+            used = numbered.sources_from(n)
+            numbered = numbered.renumbered(used, n)
+            example = next((image.instances for image in copied if len(image.labels)), copied[0].instances)
+            crops = [extra.read(number - n, images[0], example) for number in used]
+            objects += [Objects(crop.mask[None], crop.box[None]) for crop in crops]
+        layout = layout_of(numbered, objects)
+        if len(layout.pasted.target):
             paste_on = _paste_classes if isinstance(targets, Tensor) else _paste_objects
             return paste_on(Pasted(images, targets, plan), layout, copied, crops, settings)
-    reason = None if len(plan) else _reason(batch, settings, extra)
+    reason = None if len(plan.target) else _reason(batch, settings, extra)
     if not isinstance(targets, Tensor):
         targets = [
             _with_binary_masks(target, image.instances.masks, image.info.boxes)
@@ -256,7 +259,7 @@ def _paste_objects(
     with without_autocast(before.images[0].device):
         images = stacked.paint(before.images, [crop.image for crop in crops])
     added = np.bincount(kept.target[kept.landing >= 0], minlength=n).tolist()
-    dropped = len(layout.pasted) + int(layout.image_receives.sum()) - len(kept)
+    dropped = len(layout.pasted.target) + int(layout.image_receives.sum()) - len(kept.target)
     return replace(before, images=images, targets=changed, added=added, dropped=dropped)
 
 

@@ -23,7 +23,6 @@ from composer_copypaste.functional.sampling import given_or_default, uniforms
 from composer_copypaste.functional.tensors import (
     Images,
     on_device,
-    plain_images,
     profiles,
     read_back,
     rounded,
@@ -170,7 +169,8 @@ def frame(
     settings: LargeScaleJitterSettings,
 ) -> tuple[Shaped[Tensor, "n c h2 w2"], Sequence[Target] | Integer[Tensor, "n h2 w2"]]:
     """The batch as its crop_resizes show it."""
-    framed = _images(plain_images(images), crop_resizes)
+    plain_images = [plain(image) for image in images]
+    framed = _images(plain_images, crop_resizes)
     framed = as_tv_tensor(framed, _example(images))
     if isinstance(targets[0], Tensor):
         ids = _class_ids(targets, images, crop_resizes, settings.ignore_index)  # type: ignore[arg-type]

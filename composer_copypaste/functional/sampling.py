@@ -138,7 +138,7 @@ def _draw_from_images(
     target, source = np.array([pairing[:2] for pairing in pairings]).T[:, pair]
     if bank is not None:
         source, params = _from_crops(source, params, n, bank)
-    return _plan_of(target, source, params)
+    return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in (target, source, *params)))
 
 
 def _from_crops(
@@ -183,11 +183,7 @@ def _draw_from_pool(
         colors = _draw_colors(m, settings, generator)
     cut_outs = chosen[has_place]
     params = PasteParams(np.zeros_like(cut_outs), _map_to_source(inverse, shifts)[has_place], colors[has_place])
-    return _plan_of(np.full_like(cut_outs, target), first_cut_out + cut_outs, params)
-
-
-def _plan_of(target: Int64[ndarray, " m"], source: Int64[ndarray, " m"], params: PasteParams) -> PastePlan:
-    columns = (target, source, *params)
+    columns = (np.full_like(cut_outs, target), first_cut_out + cut_outs, *params)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
 
 

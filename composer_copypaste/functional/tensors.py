@@ -11,16 +11,9 @@ from jaxtyping import Int32, Int64, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.instances import Instances, plain
-
 Images = Shaped[Tensor, "n c h w"] | Sequence[Shaped[Tensor, "c _h _w"]]
 Value = TypeVar("Value")
 Index = slice | Int64[ndarray, "..."]
-
-
-def plain_images(images: Images) -> Images:
-    """The images as plain tensors."""
-    return plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
 
 
 def sequence_like(values: Sequence[Value], given: object) -> Sequence[Value]:
@@ -31,18 +24,6 @@ def sequence_like(values: Sequence[Value], given: object) -> Sequence[Value]:
 def on_device(values: object, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Numbers as a tensor on the device, without waiting for it; only those that come to the host are waited for."""
     return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=device.type != "cpu")
-
-
-def rows_of(objects: Instances, numbers: Sequence[int] | Int64[ndarray, " k"]) -> Instances:
-    """The objects of these numbers; each field gets the numbers where it lies, as no other place is free of waiting."""
-    on: dict[torch.device, Int64[Tensor, " k"]] = {}
-
-    def rows(values: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "k ..."]:
-        if values.device not in on:
-            on[values.device] = on_device(numbers, values.device, torch.int64)
-        return values[on[values.device]]
-
-    return objects.map(rows)
 
 
 def copied(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.layout import Layout
-from composer_copypaste.functional.tensors import on_device, rows_of
+from composer_copypaste.functional.tensors import on_device
 from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -54,9 +54,6 @@ class KeptObjects:
     """Index among the pasted objects; -1 for an image's own."""
     measure: Int64[ndarray, " r"]
     """Row of the measures with its box and area; -1 where these did not change."""
-
-    def __len__(self) -> int:
-        return self.target.shape[0]
 
 
 def decide(
@@ -106,7 +103,7 @@ def assemble(
         masks: of the objects that each image has now; empty where targets have none.
         keypoint_fields: further fields of the objects that stay, which replace their own.
     """
-    after = rows_of(objects, kept.origin)
+    after = objects.take(kept.origin)
     changed = np.flatnonzero(kept.measure >= 0)
     rows, fields = kept.measure[changed], []
     for values, new in ((after.boxes, measures.boxes[rows]), (after.area, measures.area[rows])):

@@ -191,7 +191,7 @@ class OwnedPixels:
             self.masks[image].new_empty((count, *layout.sizes[image].tolist()))
             for image, count in zip(kept.images.tolist(), counts.tolist(), strict=True)
         ]
-        table = np.zeros(len(kept), MASK_ROW)
+        table = np.zeros(len(kept.target), MASK_ROW)
         table["written"] = np.repeat(_addresses(written), counts) + kept.place * images["height"] * images["width"]
         table["former"] = np.where(joined, NO_TENSOR, self.addresses[kept.origin])
         for column in ("owners", "height", "width"):
