@@ -151,9 +151,9 @@ def _instances(
     if "masks" not in fields:
         fields["masks"] = plain(labels).new_zeros((), dtype=torch.uint8).expand(n, *size)  # takes no memory
     area, iscrowd = fields.get("area", boxes.new_zeros(n)), fields.get("iscrowd", labels.new_zeros(n))
-    _check_shapes(name, fields, size, object_keys)
     if isinstance(target.get("keypoints"), Tensor):
         _check_keypoints(name, target, n)
+    _check_shapes(name, fields, size, object_keys)
     extras = {key: plain(fields[key]) for key in object_keys}
     if "keypoints" in extras:
         extras["keypoints"] = in_type(extras["keypoints"], _type_for(extras["keypoints"].dtype, max(largest)))

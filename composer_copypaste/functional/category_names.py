@@ -1,4 +1,4 @@
-"""From the categories that settings name to the labels that objects have."""
+"""Settings that name categories, translated to the labels of the data."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from composer_copypaste.errors import OldSettingWarning
 from composer_copypaste.settings import CopyPasteSettings
 
 IN_PLACE_OF = {"categories": "labels", "category_weights": "label_weights"}
-"""The settings that take names, and those that take labels."""
+"""Each setting that takes names, and the one that takes labels."""
 
 
 def with_labels(
     settings: CopyPasteSettings, category_names: Sequence[str] | None, *, stacklevel: int = 3
 ) -> CopyPasteSettings:
-    """The settings with labels in place of names.
+    """The settings with labels in place of category names.
 
     Args:
-        settings: those of a user.
-        category_names: the name of label 1, of label 2 and so on; None: nothing is known of them.
+        settings: as the user gave them.
+        category_names: the names of labels 1, 2 and so on; None if they are not known.
         stacklevel: of the warning, as of ``warnings.warn``.
 
     Raises:
-        ValueError: a name or a label that is none of these, or names where nothing is known of them.
+        ValueError: a name or label that is not among these, or a name where they are not known.
         TypeError: ``category_names`` that are no list of names.
 
     Warns:
-        OldSettingWarning: where ``categories`` or ``category_weights`` hold labels, which they did once.
+        OldSettingWarning: where ``categories`` or ``category_weights`` hold labels, as in former versions.
     """
     if category_names is not None and (
         isinstance(category_names, str) or not all(isinstance(name, str) for name in category_names)
@@ -57,12 +57,12 @@ def with_labels(
 
 
 def _is_label(key: int | str, names: Sequence[str] | None) -> bool:
-    """Whether a key is a label; those of a recipe's mappings are text in any case."""
+    """Whether a key is a label; a recipe's mappings have text for keys, also for labels."""
     return not isinstance(key, str) or (key.isdecimal() and key not in (names or ()))
 
 
 def _labels(setting: str, key: int | str, names: Sequence[str] | None) -> list[int]:
-    """The labels that a key stands for: more than one where categories share a name."""
+    """The labels that a key stands for; several where categories share a name."""
     if _is_label(key, names):
         if names is not None:
             _check_label(setting, int(key), names)

@@ -1,4 +1,4 @@
-"""Class-id maps: each class of an image is one object. Which there are, around what, and their masks."""
+"""Class-id maps, in which each class of an image is one object: which classes an image has, their boxes and masks."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from composer_copypaste.functional.tensors import extents, on_device, read_back
 
 LARGEST_SPAN = 4096
-"""Where ids differ by more, they are numbered first: each number takes a row in the table of boxes."""
+"""Ids that differ by more than this are numbered first, since every number takes a row in the table of boxes."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of one map."""
+    """The classes of one map; a row for each."""
 
     ids: Integer[ndarray, " n"]
-    """Ascending."""
+    """Ascending class ids."""
     boxes: Float[ndarray, "n 4"]
-    """Tight."""
+    """Tight boxes (x1, y1, x2, y2) around their pixels."""
 
     def __getitem__(self, numbers: Int64[ndarray, " k"]) -> "Classes":
         return Classes(self.ids[numbers], self.boxes[numbers])
@@ -30,8 +30,8 @@ class Classes:
 def classes_of(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     """The classes of each map.
 
-    A device is waited for once to learn the range of the ids, and once for their boxes; to number ids that lie far from
-    each other, twice more.
+    A device is waited for twice: for the range of the ids, and for their boxes; twice more if the ids span more than
+    ``LARGEST_SPAN``.
     """
     if not len(maps):
         return []
@@ -47,23 +47,19 @@ def classes_of(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
 
 
 def masks_of(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n h w"]:
-    """Where the map has each of these classes."""
+    """The mask of each of these classes."""
     if not ids.is_cpu:
         return (ids == on_device(classes.ids, ids.device, ids.dtype)[:, None, None]).view(torch.uint8)
-    from composer_copypaste.functional.engines.numba_class_maps import (
-        class_masks,  # Numba takes half a second to import
-    )
+    from composer_copypaste.functional.engines.numba_class_maps import class_masks  # 0.5 s to import
 
-    masks = np.zeros((len(classes.ids), *ids.shape), dtype=np.uint8)  # pages that nothing is written to take no memory
+    masks = np.zeros((len(classes.ids), *ids.shape), dtype=np.uint8)  # zeros that nothing is written to take no memory
     class_masks(ids.numpy(), classes.ids.astype(np.int64), masks)
     return torch.from_numpy(masks)
 
 
 def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:
-    """The boxes (x1, y1, x2, y2) around the ids from the lowest on, ``k`` numbers; all 0 to the right of nothing."""
-    from composer_copypaste.functional.engines.numba_class_maps import (
-        class_boxes,  # Numba takes half a second to import
-    )
+    """The boxes (x1, y1, x2, y2) of the ``k`` ids from ``low`` on; x2 is 0 for ids that do not occur."""
+    from composer_copypaste.functional.engines.numba_class_maps import class_boxes  # 0.5 s to import
 
     boxes = np.tile(np.array([1 << 30, 1 << 30, 0, 0], dtype=np.int32), (len(maps), k, 1))
     class_boxes(maps.contiguous().numpy(), low, boxes)
@@ -71,7 +67,7 @@ def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[nd
 
 
 def boxes_on_device(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:
-    """The same by steps in torch, which note the rows and the columns that each id is found in."""
+    """As :func:`_boxes_on_host`, in torch, from the rows and columns in which each id occurs."""
     n, height, width = maps.shape
     numbers, pixels = (maps.long() - low).reshape(n, -1), torch.arange(height * width, device=maps.device)
     rows, columns = (maps.new_zeros((n, k * side), dtype=torch.uint8) for side in (height, width))

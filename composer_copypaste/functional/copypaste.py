@@ -245,7 +245,7 @@ def _paste_objects(
     measures, owners = stacked.measure(None if placed is None else placed.pixels)
     iscrowd = np.concatenate([*(image.iscrowd for image in batch), np.zeros(len(crops))])
     kept = decide(layout, measures, iscrowd, settings)
-    keypoint_fields = {} if placed is None else placed.after(objects.extras, kept, owners)
+    keypoint_fields = {} if placed is None else placed.fields_after(objects.extras, kept, owners)
     masks = stacked.write_masks(kept) if "masks" in targets[0] else {}
     after = assemble(objects, kept, measures, masks, keypoint_fields)
     largest = largest_of([(image.info.height, image.info.width) for image in batch])

@@ -1,4 +1,4 @@
-"""Keypoints: moved with their objects, left and right exchanged where these are mirrored, hidden by what is pasted."""
+"""Keypoints: they move with their objects, swap left and right in mirrored ones, and are hidden by pasted objects."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,13 @@ COCO_PERSON = (
 
 
 def keypoint_pairs(names: Sequence[str]) -> KeypointPairs:
-    """The pairs of keypoints that are exchanged when an object is mirrored, by their names.
+    """The pairs of keypoints that swap places when an object is mirrored, found by name; for ``keypoint_pairs``.
 
-    Two make a pair if their names differ only in "left" and "right", or in "l" and "r" that stand apart from other
-    letters, as "left_eye" and "right_eye", or "R-knee" and "L-knee". For the setting ``keypoint_pairs``.
+    Two keypoints are a pair if their names differ only in "left" and "right", or in "l" and "r" that stand apart from
+    other letters: "left_eye" and "right_eye", or "R-knee" and "L-knee".
 
     Args:
-        names: of the keypoints in their order, as ``keypoints`` in a category of a COCO file.
+        names: of the keypoints, in order, as ``keypoints`` of a category in a COCO file.
 
     Raises:
         ValueError: where a name occurs twice, or the other side of a name is missing.
@@ -64,12 +64,12 @@ _SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")
 
 
 def pairs_of(k: int, pairs: KeypointPairs | None, p_flip: float) -> KeypointPairs:
-    """The pairs of so many keypoints to exchange in mirrored objects: those given, else COCO's of a person's 17.
+    """The pairs among ``k`` keypoints that swap places in mirrored objects: those given, else COCO's for a person's 17.
 
-    Warns, once, where objects are mirrored with that probability and it is not known which are left and right.
+    Warns, once, where objects may be mirrored and it is not known which keypoints are left and right.
 
     Raises:
-        ValueError: where a pair names a keypoint that there is not.
+        ValueError: where a pair has a number of ``k`` or more.
     """
     if pairs is None and k == len(COCO_PERSON):
         return keypoint_pairs(COCO_PERSON)
@@ -84,10 +84,10 @@ def pairs_of(k: int, pairs: KeypointPairs | None, p_flip: float) -> KeypointPair
     return pairs or ()
 
 
-def exchanged(
+def swapped(
     keypoints: Num[Tensor, "n k *_"], mirrored: Bool[ndarray, " n"], pairs: KeypointPairs
 ) -> Num[Tensor, "n k *_"]:
-    """The keypoints, or what there is of each, those of each pair exchanged in objects that are mirrored."""
+    """Keypoints, or a value for each of them, with the pairs swapped in mirrored objects."""
     if not (mirrored.any() and pairs):
         return keypoints
     order = np.tile(np.arange(keypoints.shape[1]), (len(mirrored), 1))
@@ -104,13 +104,13 @@ def with_keypoints(
     mirrored: Bool[ndarray, " n"],
     pairs: KeypointPairs,
 ) -> dict[str, Shaped[Tensor, "n ..."]]:
-    """The fields of objects that tell of keypoints, with other keypoints: their scores, and how many there are, follow.
+    """The keypoint fields of objects with new keypoints: the scores follow, and moved objects are counted anew.
 
-    In objects that moved those are counted that are still labelled.
+    Counted are keypoints that are still labelled.
     """
     found: dict[str, Tensor] = {"keypoints": keypoints}
     if (scores := extras.get("keypoints_scores")) is not None:
-        found["keypoints_scores"] = exchanged(scores, mirrored, pairs)
+        found["keypoints_scores"] = swapped(scores, mirrored, pairs)
     if (former := extras.get("num_keypoints")) is not None:
         count = (keypoints[..., 2] > 0).sum(dim=1).to(former)
         found["num_keypoints"] = torch.where(on_device(moved, former.device), count, former)
@@ -122,9 +122,9 @@ def kept_inside(
     ends: Num[Tensor, "n 1 2"] | Num[Tensor, " 2"],
     whole: Bool[Tensor, "n 1 1"] | Bool[Tensor, ""],
 ) -> Float64[Tensor, "n k 3"]:
-    """Keypoints with zeros for those outside an image of that width and height, or not labelled.
+    """Keypoints, with zeros for those that are not labelled or outside an image of width and height ``ends``.
 
-    Where they are to be whole numbers, they come as the nearest ones inside.
+    Where ``whole``, the others are rounded to whole numbers inside the image.
     """
     place = keypoints[..., :2]
     inside = ((place >= 0) & (place < ends)).all(-1) & (keypoints[..., 2] > 0)
@@ -134,60 +134,62 @@ def kept_inside(
 
 @dataclass(frozen=True)
 class PlacedKeypoints:
-    """Keypoints (x, y, visibility) where pasting puts them, before anything hides them.
+    """Keypoints (x, y, visibility) at their places after pasting, before anything hides them.
 
-    A row for each object of the images that receive any, then one for each landing.
+    A row for each object of the images that receive any, then one for each pasted object.
     """
 
     values: Float64[Tensor, "q k 3"]
     own: Int64[ndarray, " o"]
-    """The numbers, among the objects of all sources, of those of the images that receive any."""
+    """Layout indices of the objects of the images that receive any."""
     place: Int64[ndarray, " q"]
-    """The place of a landing among those of its image, bottom to top; -1 for an image's own objects."""
+    """Level of a pasted object in the stack on its image, 0 at the bottom; -1 for an image's own objects."""
     pixels: Int64[Tensor, " p"]
-    """The pixel of each keypoint, of a row after the other, counted through the images that receive any; the first of
-    its image for those outside."""
+    """The pixel of each keypoint, row by row, counted through the images that receive any; for keypoints outside, the
+    first pixel of their image."""
     inside: Bool[Tensor, "q k"]
     mirrored: Bool[ndarray, " m"]
-    """Whether each landing is."""
+    """Whether each pasted object is mirrored."""
     pairs: KeypointPairs
-    """Those that were exchanged in these."""
+    """The pairs that were swapped in mirrored objects."""
 
-    def after(
-        self, extras: Mapping[str, Shaped[Tensor, "g ..."]], outcome: KeptObjects, owners: Int64[ndarray, " p"]
+    def fields_after(
+        self, extras: Mapping[str, Shaped[Tensor, "g ..."]], kept: KeptObjects, owners: Int64[ndarray, " p"]
     ) -> dict[str, Shaped[Tensor, "r ..."]]:
-        """Those of the objects that stay, and what tells of them.
+        """The keypoint fields of the objects that stay.
 
-        Visibility is 1 at most, COCO's "labelled but not visible", where others lie on them.
+        Visibility is at most 1, COCO's "labelled but not visible", where another object covers the keypoint.
 
         Args:
             extras: the further fields of all sources' objects.
-            outcome: which stay.
-            owners: the place of the landing that lies on top of each of the pixels, -1 where none does.
+            kept: which objects stay.
+            owners: for each of ``pixels`` the level of the pasted object on top of it, -1 where there is none.
         """
-        rows = np.where(
-            outcome.landing >= 0, len(self.own) + outcome.landing, np.searchsorted(self.own, outcome.origin)
-        )
+        rows = np.where(kept.landing >= 0, len(self.own) + kept.landing, np.searchsorted(self.own, kept.origin))
         over = on_device(owners.reshape(self.inside.shape) > self.place[:, None], self.values.device)
         visibility = self.values[..., 2]
         visibility = torch.where(over & self.inside, visibility.clamp(max=1), visibility)
         shown = torch.cat([self.values[..., :2], visibility[..., None]], dim=-1)
         keypoints = shown[on_device(rows, self.values.device)]
-        moved = outcome.landing >= 0
+        moved = kept.landing >= 0
         told = {
-            name: values[on_device(outcome.origin, values.device)]
+            name: values[on_device(kept.origin, values.device)]
             for name, values in extras.items()
             if name in KEYPOINT_FIELDS
         }
-        return with_keypoints(told, keypoints, moved, moved & self.mirrored[outcome.landing], self.pairs)
+        return with_keypoints(told, keypoints, moved, moved & self.mirrored[kept.landing], self.pairs)
 
 
 def place_keypoints(
     keypoints: Num[Tensor, "g k 3"], layout: Layout, whole: Bool[ndarray, " n"], settings: CopyPasteSettings
 ) -> PlacedKeypoints:
-    """The keypoints of all sources' objects where a layout puts them.
+    """The keypoints of all sources' objects at the places that a layout gives them.
 
-    Those that move become whole numbers in the images whose keypoints are such, as ``whole`` says of each image.
+    Args:
+        keypoints: of the objects, in the layout's order.
+        layout: which objects are pasted where.
+        whole: for each image whether its keypoints are whole numbers; pasted ones are then rounded.
+        settings: the pairs that swap places.
     """
     pasted, own = layout.pasted, np.flatnonzero(layout.image_receives)
     pairs = pairs_of(
@@ -206,7 +208,7 @@ def place_keypoints(
     before = keypoints[on_device(pasted.origin, device)].double()
     moved = torch.cat([before[..., :2] @ linear.mT + offset, before[..., 2:]], dim=-1)
     mirrored = np.linalg.det(to_target) < 0
-    moved = kept_inside(exchanged(moved, mirrored, pairs), ends, rounded)
+    moved = kept_inside(swapped(moved, mirrored, pairs), ends, rounded)
     values = torch.cat([keypoints[on_device(own, device)].double(), moved])
     images = np.concatenate([layout.source[own], pasted.target])
     pixels, inside = _pixels(values, images, layout)
@@ -217,7 +219,7 @@ def place_keypoints(
 def _pixels(
     values: Float64[Tensor, "q k 3"], images: Int[ndarray, " q"], layout: Layout
 ) -> tuple[Int64[Tensor, " p"], Bool[Tensor, "q k"]]:
-    """The pixel of each keypoint, counted through the images that receive any, and whether it lies in its image."""
+    """The pixel of each keypoint, counted through the images that receive any, and whether it is in its image."""
     received = layout.pasted.receiving
     areas = layout.sizes[received].prod(axis=1)
     first = (np.cumsum(areas) - areas)[np.searchsorted(received, images)]

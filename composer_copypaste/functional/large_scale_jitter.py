@@ -17,7 +17,7 @@ from composer_copypaste.functional.batch_objects import (
     warn_of_unnamed_keys,
 )
 from composer_copypaste.functional.copypaste import check_batch
-from composer_copypaste.functional.keypoints import exchanged, kept_inside, pairs_of, with_keypoints
+from composer_copypaste.functional.keypoints import kept_inside, pairs_of, swapped, with_keypoints
 from composer_copypaste.functional.resample import FRACTION_BITS, resample_colors, resample_planes, size_of
 from composer_copypaste.functional.sampling import given_or_default, uniforms
 from composer_copypaste.functional.tensors import (
@@ -328,7 +328,7 @@ def _moved(
     moved = torch.stack([x, y, visibility], dim=-1)
     pairs = pairs_of(values.shape[1], settings.keypoint_pairs, settings.p_flip)
     mirrored = np.full(len(values), crop_resize.flip)
-    moved = exchanged(moved, mirrored, pairs)
+    moved = swapped(moved, mirrored, pairs)
     ends = on_device([width, height], values.device)
     whole = on_device(not values.is_floating_point(), values.device)
     shown = kept_inside(moved, ends, whole).to(values.dtype)

@@ -1,4 +1,4 @@
-"""Small operations on masks and images, and the way from the host to a device."""
+"""Small operations on tensors of masks and images, and transfers between host and device."""
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,30 +22,30 @@ def sequence_like(values: Sequence[Value], given: object) -> Sequence[Value]:
 
 
 def on_device(values: object, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers as a tensor on the device, without waiting for it; only those that come to the host are waited for."""
+    """Numbers as a tensor on the device, without waiting for the device unless it is the host."""
     return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=device.type != "cpu")
 
 
 def copied(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """The values in memory of their own, which is not larger than they are."""
+    """A contiguous copy, which shares no memory and no gradient with the values."""
     return values.detach().clone(memory_format=torch.contiguous_format)
 
 
 def copied_to_paint(images: Images, numbers: Collection[int]) -> Images:
-    """New images to paint on; of a list, those of other numbers are the same."""
+    """Copies of the images with these numbers; the other images of a list stay the same tensors."""
     if isinstance(images, Tensor):
         return images.clone()
     return [image.clone() if i in numbers else image for i, image in enumerate(images)]
 
 
 def rounded(colors: Shaped[Tensor, "..."], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """The colors in another's type: to the nearest, where it holds whole numbers."""
+    """The colors in the type of another tensor, rounded if that is an integer type."""
     whole = colors.is_floating_point() and not like.is_floating_point()
     return (colors.round() if whole else colors).to(like.dtype)
 
 
 def erode(plane: UInt8[Tensor, "h w"], pixels: int) -> UInt8[Tensor, "h w"]:
-    """1 where the whole square that reaches so many pixels to each side is 1; outside the plane lies 0."""
+    """1 where all pixels up to that far in x and y are 1; 0 is assumed outside the plane."""
     height, width = plane.shape
     wide = plane.new_zeros((height + 2 * pixels, width + 2 * pixels))
     wide[pixels : pixels + height, pixels : pixels + width] = plane
@@ -54,7 +54,7 @@ def erode(plane: UInt8[Tensor, "h w"], pixels: int) -> UInt8[Tensor, "h w"]:
 
 
 def take(values: Shaped[Tensor, "..."], index: Index, dim: int) -> Shaped[Tensor, "..."]:
-    """The values at the indices along an axis; a view where they are a slice, but for one that counts down."""
+    """The values at these indices of an axis; a view for a slice, except for one that counts down."""
     if isinstance(index, ndarray):
         if values.device.type == "cpu" and not values.requires_grad and values.dtype != torch.bfloat16:
             return torch.from_numpy(values.numpy().take(index, axis=dim))  # four times as fast as torch, measured
@@ -66,14 +66,14 @@ def take(values: Shaped[Tensor, "..."], index: Index, dim: int) -> Shaped[Tensor
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, convolutions and sums on the device have the type of their inputs, also within an autocast region."""
+    """A context in which the device computes in the types of its inputs, even within an autocast region."""
     if not torch.amp.autocast_mode.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
-    """The numbers on the host: nowhere else does copy-paste wait for the device."""
+    """The numbers on the host. Copy-paste waits for the device nowhere else."""
     return numbers.cpu().numpy()
 
 

@@ -189,7 +189,7 @@ CASES = {
     ),
     "boxes are turned": (
         lambda: pasted(targets=both(boxes=turned)),
-        "ValueError: targets[1]: expected boxes of format XYXY, XYWH, CXCYWH, got CXCYWHR: boxes that are turned "
+        "ValueError: targets[1]: expected boxes of format XYXY, XYWH, CXCYWH, got CXCYWHR: rotated boxes "
         "cannot be pasted",
     ),
     "rows of a further field differ": (

@@ -256,7 +256,7 @@ def test_a_batch_of_one_image_receives_what_the_bank_remembers():
 class White:
     """A pool of one cut-out, a white square."""
 
-    labels, images, boxes = np.array([9]), np.array([36]), np.array([[0.0, 0.0, 6.0, 6.0]])
+    labels, image_pixels, boxes = np.array([9]), np.array([36]), np.array([[0.0, 0.0, 6.0, 6.0]])
 
     def read(self, number):
         return torch.full((3, 6, 6), 255, dtype=torch.uint8), torch.ones(6, 6, dtype=torch.uint8)
