@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composer_copypaste.functional.batch_objects import object_keys_of
-from composer_copypaste.instances import instances_of, target_of
+from composer_copypaste.instances import Instances, instances_of, target_of
 
 
 def target(n=2, size=(4, 6), **fields):
