@@ -56,23 +56,23 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
 
     @property
     @abstractmethod
-    def categories(self) -> tuple[Category, ...]:
-        """The categories of the labels 1, 2, ..."""
-
-    @property
-    @abstractmethod
-    def num_objects(self) -> int:
-        """The number of objects, crowds included, in all images."""
-
-    @property
-    @abstractmethod
-    def num_crowds(self) -> int | None:
-        """The number of crowds; None where shards of a former version do not state it."""
-
-    @property
-    @abstractmethod
     def annotations(self) -> CocoAnnotations:
         """All annotations: the ground truth of evaluations."""
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The categories of the labels 1, 2, ..."""
+        return self.annotations.categories
+
+    @property
+    def num_objects(self) -> int:
+        """The number of objects, crowds included, in all images."""
+        return self.annotations.num_objects
+
+    @property
+    def num_crowds(self) -> int | None:
+        """The number of crowds; None where shards of a former version do not state it."""
+        return self.annotations.num_crowds
 
     @abstractmethod
     def with_categories(self, categories: tuple[Category, ...]) -> "InstanceData":
@@ -150,21 +150,6 @@ class CocoInstances(InstanceData):
     def place(self) -> str:
         """The folder of the images."""
         return str(self.images)
-
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        """The categories of the labels 1, 2, ..."""
-        return self.annotations.categories
-
-    @property
-    def num_objects(self) -> int:
-        """The number of objects, crowds included, in all images."""
-        return self.annotations.num_objects
-
-    @property
-    def num_crowds(self) -> int:
-        """The number of crowds."""
-        return self.annotations.num_crowds
 
     @property
     def records(self) -> tuple[Path, ...]:

@@ -12,15 +12,12 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from composer_copypaste.data.annotation_json import CocoImage, whole
+from composer_copypaste.data.annotation_json import CocoImage, Size, whole
 from composer_copypaste.data.coco_json import CocoAnnotations, ReadingOptions, garbage_collection_paused
 from composer_copypaste.data.rle import encoded_pixels
 from composer_copypaste.errors import counted
 from composer_copypaste.files import read_json
 from composer_copypaste.metrics.engine import Array, CocoDict, IouType
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)

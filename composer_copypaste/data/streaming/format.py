@@ -65,7 +65,7 @@ class Manifest:
             raise DataError(f"{place}: expected a manifest of edition {EDITION}, got {edition}; write the shards again")
         try:
             categories = tuple(Category(category["id"], category["name"]) for category in values["categories"])
-            images = _image_settings(**values.get("image settings", {}))  # former versions wrote none
+            images = ImageSettings(**values.get("image settings", {}))  # former versions wrote none
             counts = int(values["pictures"]), int(values["objects"]), values.get("crowds")
             return cls(*counts, categories, dict(values["source"]), images)
         except (KeyError, TypeError, ValueError) as error:
@@ -102,14 +102,6 @@ class Shard:
         if columns != COLUMNS or not _SHARD_NAME.fullmatch(shard.name):
             raise DataError(f"{place}: shard {shard.name!r} was not written by copypaste shard")
         return shard
-
-
-def _image_settings(
-    value_range: Sequence[float] | None = None, max_megapixels: float = ImageSettings.max_megapixels
-) -> ImageSettings:
-    """The settings from their JSON, in which a tuple is a list."""
-    limits = None if value_range is None else (value_range[0], value_range[1])
-    return ImageSettings(value_range=limits, max_megapixels=max_megapixels)
 
 
 def shard_name(number: int) -> str:
