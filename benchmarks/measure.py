@@ -13,7 +13,7 @@ import torch
 
 SEEDS = range(4)
 """Seeds of the calls in a round. The result is the mean over the seeds of the best time for each: the best time alone
-would be that of the seed that draws the least work."""
+would come from the seed that draws the least work."""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Numbers of glibc's parameters for mallopt."""

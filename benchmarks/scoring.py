@@ -2,7 +2,7 @@
 
     python benchmarks/scoring.py [--images 2500] [--detections 100] [--rounds 3]
 
-Each image has 10 objects and the given number of detections, boxes alone. The time is that of ``compute``.
+Each image has 10 objects and the given number of detections, with boxes only. The time of ``compute`` is measured.
 """
 
 import argparse

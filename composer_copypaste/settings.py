@@ -129,8 +129,8 @@ class CopyPasteSettings:
     """Whether the resize factor is drawn uniformly (the paper), or its logarithm is, which makes 0.5 as likely as 2."""
 
     aspect_range: Annotated[tuple[AspectRatio, AspectRatio], ASCENDING] = (1.0, 1.0)
-    """The resize factor of the width divided by that of the height; its logarithm is drawn uniformly. The area does not
-    depend on it. (1, 1): both are the same."""
+    """The width's resize factor divided by the height's; its logarithm is drawn uniformly. The area does not depend on
+    it. (1, 1): both are resized alike."""
 
     p_flip: Annotated[float | None, Ge(0), Le(1)] = None
     """Probability that what is copied is flipped horizontally. None: 0.5, or 0 in a training whose images
@@ -321,8 +321,8 @@ class MaskRCNNSettings:
     backbone: Literal[
         "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
     ] = "resnet50"
-    """The network that computes the feature pyramid. "resnet50" is that of torchvision's ``maskrcnn_resnet50_fpn``,
-    "resnet50_v2" that of its ``maskrcnn_resnet50_fpn_v2``. "small" is a network for images of about 128 pixels that a
+    """The network that computes the feature pyramid. "resnet50" is torchvision's ``maskrcnn_resnet50_fpn``,
+    "resnet50_v2" its ``maskrcnn_resnet50_fpn_v2``. "small" is a network for images of about 128 pixels that a
     CPU trains in minutes."""
 
     weights: str = "none"

@@ -33,7 +33,7 @@ def card():
 
 @pytest.fixture(scope="module")
 def drawn(card, tmp_path_factory):
-    """The folder with the sheets, drawn anew."""
+    """A folder with all sheets, drawn now."""
     folder = tmp_path_factory.mktemp("card")
     card.write(folder)
     return folder

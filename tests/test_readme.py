@@ -1,6 +1,6 @@
 """Every example of the README runs; its table of settings is the dataclass's.
 
-``python tests/test_readme.py`` writes the table anew.
+``python tests/test_readme.py`` writes the table again.
 """
 
 import re

@@ -224,7 +224,7 @@ def _mask_head(architecture: Architecture, norm: Norm | None, dropout: float) ->
 
 @dataclass(frozen=True)
 class _Body:
-    """A backbone's network, the children that begin its five parts, and those that end the pyramid's four levels."""
+    """A backbone's network, the children that begin its five parts, and the ones that end the pyramid's four levels."""
 
     network: nn.Module
     begins: tuple[str, ...]

@@ -36,7 +36,7 @@ _INSTEAD_OF = {
     "category_weights": ("label_weights",),
     "label_weights": ("category_weights",),
 }
-"""Keys, and those that they replace where a base or an earlier override has given them."""
+"""Keys, and the keys of bases and earlier overrides that they replace."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -125,7 +125,9 @@ def find_recipe(path: str | Path, *, relative_to: Path | None = None) -> Path:
     if str(path) in shipped:
         return shipped[str(path)]
     if file.is_dir():
-        raise RecipeError(f"{file}: expected a recipe, a YAML file, found a folder; that of a run holds a recipe.yaml")
+        raise RecipeError(
+            f"{file}: expected a recipe, a YAML file, found a folder; a run's folder contains a recipe.yaml"
+        )
     similar = get_close_matches(Path(path).stem, shipped, n=1)
     hint = f"did you mean the shipped {similar[0]!r}? " if similar else ""
     raise RecipeError(f"{file}: no such recipe file; {hint}Shipped recipes: {', '.join(shipped)}")

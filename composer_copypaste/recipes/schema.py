@@ -292,7 +292,7 @@ class Recipe:
     """A training: data, model, augmentation, optimizer, schedule and evaluation."""
 
     name: Name
-    """The run's name; by default that of the recipe file."""
+    """The run's name; by default the name of the recipe file."""
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 17
     """The seed of everything random: weights, order of the images, augmentation."""

@@ -15,7 +15,7 @@ def shapes(module):
 
 
 def trains(module):
-    """The backbone's children of which any parameter trains."""
+    """The backbone's children with a parameter that is trained."""
     return [
         name for name, part in module.backbone.body.named_children() if any(p.requires_grad for p in part.parameters())
     ]

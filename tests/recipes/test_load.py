@@ -13,7 +13,7 @@ MINIMAL = "data: {shapes: {}}\n"
 
 @pytest.fixture
 def recipe_file(tmp_path):
-    """Writes a recipe beside the others of a test and gives its path."""
+    """Writes a recipe into the folder of a test, and returns its path."""
 
     def write(text, name="mine.yaml"):
         path = tmp_path / name
@@ -85,7 +85,7 @@ def test_of_several_bases_the_later_wins_and_the_recipe_over_both(recipe_file):
     assert (recipe.seed, recipe.optimizer.lr, recipe.optimizer.momentum) == (3, 0.2, 0.1)
 
 
-def test_a_base_is_looked_for_beside_the_file_that_names_it(recipe_file, tmp_path, monkeypatch):
+def test_a_base_is_relative_to_the_file_that_names_it(recipe_file, tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     recipe_file(MINIMAL + "seed: 5", "inner/lowest.yaml")
     recipe_file("base: lowest.yaml", "inner/low.yaml")
