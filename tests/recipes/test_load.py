@@ -7,6 +7,7 @@ import pytest
 from composer_copypaste.errors import RecipeError
 from composer_copypaste.recipes import load
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
+from composer_copypaste.settings import CopyPasteSettings
 
 MINIMAL = "data: {shapes: {}}\n"
 
@@ -242,6 +243,25 @@ def test_a_wrong_override_is_said_in_one_line(recipe_file, override, line):
     text = complaint(recipe_file(MINIMAL), override)
     assert text.startswith(line)
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("p", 1.5),
+        ("p", "fast"),
+        ("min_area", 2.5),
+        ("jitter", "none"),
+        ("scale_range", [2, 1]),
+        ("stop", "8x"),
+        ("erosion", -1),
+    ],
+)
+def test_a_constructor_says_the_same_of_a_wrong_value(recipe_file, key, value):
+    with pytest.raises((ValueError, TypeError)) as raised:
+        CopyPasteSettings(**{key: value})
+    said = complaint(recipe_file(MINIMAL), f"copy_paste.{key}={value}")
+    assert said == f"copy_paste.{raised.value} (command line)"
 
 
 @pytest.mark.parametrize(
