@@ -124,7 +124,7 @@ def random_shape(generator, height, width):
 
 
 def random_detections(generator, shapes, labels, height, width):
-    """(mask, label, score): objects moved a little, twice, and shapes that are nothing."""
+    """(mask, label, score): each object twice, moved a little, and shapes without an object."""
     found = []
     for (center, radii), label in [*zip(shapes, labels.tolist(), strict=True)] * 2:
         moved = np.add(center, generator.normal(0, 0.1, 2) * radii), radii * generator.uniform(0.85, 1.15, 2)
@@ -219,7 +219,7 @@ def one_object_dataset(image_id=1, size=(40, 50), annotation_id=1, **changes):
 
 
 def crowded_scene():
-    """One image with 300 detections of one category, of which the objects are not the best."""
+    """One image with 300 detections of one category, and the objects are not among the best."""
     height, width = 120, 160
     shapes = [((6 + 12 * row, 6 + 12 * column), (5.0, 5.0)) for row in range(9) for column in range(13)]
     objects = [ellipse(height, width, *shape) for shape in shapes]

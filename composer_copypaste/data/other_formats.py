@@ -1,4 +1,7 @@
-"""Annotation formats other than COCO's instances that are given by mistake, told apart by their parsed JSON."""
+"""Annotation formats other than COCO's instances that are given by mistake, told apart by their parsed JSON.
+
+``files.py`` tells apart files that hold no JSON.
+"""
 
 from typing import Any
 

@@ -36,7 +36,7 @@ MANY = [square(number, 4.0 * number) for number in range(1, 60)]
 
 @pytest.fixture(params=[CocoAnnotations.load, CocoMeanAveragePrecision], ids=["data set", "metric"])
 def load(request):
-    """What reads a file."""
+    """A reader of annotation files."""
     return request.param
 
 
@@ -63,7 +63,7 @@ def test_few_repeated_annotations_are_warned_of_and_can_be_left_out(coco_file):
         assert len(CocoAnnotations.load(path, bad_objects="leave_out").annotations[7]) == 59
 
 
-def test_an_image_whose_objects_are_shared_out_between_two_ids_is_refused(coco_file, load):
+def test_an_image_whose_objects_are_divided_between_two_ids_is_refused(coco_file, load):
     images = [image(7, "a/7.png"), image(9, "./a/7.png")]
     with pytest.raises(DataError, match=r"a/7\.png \(images 7, 9\) is listed more than once, with other objects"):
         load(coco_file(square(1, 10), square(2, 20, image_id=9), images=images))
@@ -104,7 +104,7 @@ def polygon(x: float, y: float, w: float, h: float) -> list[np.ndarray]:
 
 
 def code(x: int, y: int, w: int, h: int, *, rows: bool = False) -> dict:
-    """The run lengths of a rectangle; along ``rows``, as they are written wrongly."""
+    """The run lengths of a rectangle; along ``rows``, as some tools write them wrongly."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     mask[y : y + h, x : x + w] = 1
     if not rows:
@@ -153,7 +153,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("cause", WRONG)
-def test_boxes_that_are_not_the_masks_on_the_whole_are_refused_with_their_cause(cause):
+def test_files_whose_boxes_do_not_match_the_masks_are_refused_with_the_cause(cause):
     problem = found(*WRONG[cause]).of_the_file
     assert problem is not None
     assert problem.startswith("the boxes of ")
@@ -162,7 +162,7 @@ def test_boxes_that_are_not_the_masks_on_the_whole_are_refused_with_their_cause(
 
 @pytest.mark.parametrize("outline", [polygon, code])
 @pytest.mark.parametrize("change", [(0, 0, 0, 0), (0.4, 0.6, -0.9, -0.3), (0, 0, -1, -1), (-1, -1, 2, 2)])
-def test_boxes_in_whole_pixels_one_short_or_one_too_large_are_all_right(outline, change):
+def test_boxes_in_whole_pixels_one_short_or_one_too_large_are_accepted(outline, change):
     boxes = [np.add(place, change).tolist() for place in PLACES]
     assert found(boxes, [outline(*place) for place in PLACES]) == BoxProblems(None, {}, [])
 
@@ -221,7 +221,7 @@ def test_crowds_are_not_compared():
     assert found(boxes, outlines, iscrowd=1) == BoxProblems(None, {}, [])
 
 
-def test_a_single_tiny_object_in_the_first_pixel_is_all_right():
+def test_a_single_tiny_object_in_the_first_pixel_is_accepted():
     boxes, outlines = many_good()
     assert found([*boxes, (0, 0, 1, 1)], [*outlines, polygon(0, 0, 1, 1)]) == BoxProblems(None, {}, [])
 
@@ -250,7 +250,7 @@ def test_images_of_one_file_are_found_by_any_spelling_of_its_path(name):
     assert images_of_one_file(images) == [[1, 3]]
 
 
-def test_images_without_names_are_no_doubles():
+def test_images_without_names_are_not_of_one_file():
     assert images_of_one_file([CocoImage(1, "", 8, 12), CocoImage(2, "", 8, 12)]) == []
 
 

@@ -34,7 +34,7 @@ def test_a_missing_box_and_an_area_of_zero_are_those_of_the_outline(coco_file, o
     assert (read["bbox"], read["area"]) == ([2, 1, 4, 4], 16)
 
 
-def test_a_box_of_null_is_that_of_the_outline(coco_file):
+def test_a_null_box_becomes_the_box_of_the_outline(coco_file):
     (read,) = entries_of(coco_file(annotation() | {"bbox": None}))
     assert read["bbox"] == [2, 1, 4, 4]
 
@@ -147,7 +147,7 @@ def test_a_file_of_crowds_alone_is_refused_with_the_cause_and_the_key(coco_file)
     assert [entry["iscrowd"] for entry in entries_of(path, crowds="ignore")] == [1, 1]
 
 
-def test_run_lengths_that_are_all_crowds_beside_polygons_are_warned_of_once(coco_file, recwarn):
+def test_run_lengths_that_are_all_crowds_are_warned_of_once(coco_file, recwarn):
     path = crowds(coco_file, 1, 1)
     with pytest.warns(DataWarning, match="2 of 3 annotations are marked as crowds .* supervision, darwin and geococo"):
         assert [entry["iscrowd"] for entry in entries_of(path)] == [0, 1, 1]
@@ -157,7 +157,7 @@ def test_run_lengths_that_are_all_crowds_beside_polygons_are_warned_of_once(coco
     assert not recwarn.list
 
 
-def test_polygons_and_most_of_a_file_are_no_crowds_without_a_word(coco_file):
+def test_crowds_of_polygons_or_of_most_objects_are_warned_of(coco_file):
     with pytest.warns(DataWarning, match="1 of 2 annotations are marked as crowds"):
         entries_of(coco_file(annotation(1, iscrowd=1), annotation(2, category_id=3)))
     with pytest.warns(DataWarning, match="3 of 5 annotations are marked as crowds"):
@@ -182,7 +182,7 @@ def test_bad_objects_can_be_left_out_with_a_list(coco_file):
         assert [entry["id"] for entry in entries_of(path, bad_objects="leave_out")] == [1]
 
 
-def test_wrong_references_and_files_of_bad_objects_alone_are_refused_all_the_same(coco_file):
+def test_wrong_references_and_files_of_bad_objects_alone_are_always_refused(coco_file):
     path = coco_file(annotation(1), annotation(2, category_id=4))
     assert "category 4 is not among" in refusal(path, bad_objects="leave_out")
     assert "has no segmentation" in refusal(coco_file(annotation(segmentation=[])), bad_objects="leave_out")
@@ -198,7 +198,7 @@ def test_an_annotation_that_is_no_object_is_named_where_none_has_an_id(coco_file
     assert problem.startswith("annotation number 2 in the file: expected an object, got [{")
 
 
-def test_exteriors_of_one_or_two_points_beside_real_ones_are_dropped_with_a_warning(coco_file):
+def test_exteriors_of_one_or_two_points_are_dropped_with_a_warning(coco_file):
     square = [[2, 1], [6, 1], [6, 5], [2, 5]]
     path = coco_file(annotation(segmentation=[{"exterior": points} for points in (square, [], [[1, 1], [2, 2]])]))
     with pytest.warns(DataWarning, match="dropped parts of one or two points of the annotations 1$"):
@@ -211,14 +211,14 @@ def test_instances_may_have_keys_of_other_tasks(coco_file, key):
     assert len(entries_of(coco_file(annotation() | {key: []}))) == 1
 
 
-def test_parts_of_one_or_two_points_beside_real_ones_are_dropped_with_a_warning(coco_file):
+def test_parts_of_one_or_two_points_are_dropped_with_a_warning(coco_file):
     path = coco_file(annotation(segmentation=[[3, 3], SQUARE, [1, 1, 2, 2], []]))
     with pytest.warns(DataWarning, match="dropped parts of one or two points of the annotations 1$"):
         (read,) = entries_of(path)
     assert [part.tolist() for part in read["segmentation"]] == [SQUARE]
 
 
-def test_categories_of_one_name_are_said(coco_file):
+def test_categories_of_one_name_are_reported(coco_file):
     path = coco_file(categories=[{"id": 0, "name": "nut"}, {"id": 5, "name": "nut"}])
     with pytest.warns(DataWarning, match=r'each with a label of its own: 0 "nut" \(of no object\), 5 "nut"$'):
         assert CocoAnnotations.load(path).num_classes == 3

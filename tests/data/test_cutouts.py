@@ -57,7 +57,7 @@ def test_categories_are_matched_by_name_and_others_left_out(coco_file, gradient)
         CutOutPool.from_coco(path, path.parent, categories=["pea", "bean"])
 
 
-def test_crowds_are_no_cut_outs(coco_file, gradient):
+def test_crowds_do_not_become_cut_outs(coco_file, gradient):
     path = coco_file(annotation(1), annotation(2, iscrowd=1, category_id=3))
     assert CutOutPool.from_coco(path, path.parent).labels.tolist() == [2]
 
@@ -92,7 +92,7 @@ def test_an_image_with_transparency_gives_its_opaque_part(tmp_path):
     assert pool.image_pixels.tolist() == [8 * 12]
 
 
-def test_transparent_pixels_take_the_colors_beside_them(tmp_path):
+def test_transparent_pixels_take_the_colors_next_to_them(tmp_path):
     rgba(tmp_path / "nut" / "a.png", color=(10, 20, 30), hidden=(255, 255, 255))
     image, _ = CutOutPool.from_folder(tmp_path, CATEGORIES).read(0)
     assert torch.equal(image, torch.tensor([10, 20, 30], dtype=torch.uint8)[:, None, None].expand(3, 5, 5))
@@ -126,7 +126,7 @@ def test_cut_outs_are_ordered_by_folder_and_file_and_hidden_files_are_none(tmp_p
     assert CutOutPool.from_folder(tmp_path, CATEGORIES).labels.tolist() == [1, 2, 2]
 
 
-def test_everything_that_is_wrong_with_a_folder_is_listed(tmp_path):
+def test_all_problems_of_a_folder_are_listed(tmp_path):
     rgba(tmp_path / "nut" / "good.png")
     rgba(tmp_path / "ntu" / "a.png")
     rgba(tmp_path / "stray.png")

@@ -1,4 +1,4 @@
-"""The files of images: their names, the look at each before training, and calls in threads."""
+"""The files of images: their names, the checks before training, and calls in threads."""
 
 import json
 import signal
@@ -57,7 +57,7 @@ def found(folder, *names):
         ("sub\\b.png", "sub/b.png"),
     ],
 )
-def test_the_longest_end_that_is_found_in_the_folder_is_taken_and_said(folder, name, expected):
+def test_the_longest_end_that_is_found_in_the_folder_is_taken_with_a_warning(folder, name, expected):
     with pytest.warns(DataWarning, match="1 of 1 file names do not lead from") as said:
         assert found(folder, name) == [expected]
     assert len(said) == 1
@@ -68,7 +68,7 @@ def test_an_absolute_name_in_the_folder_itself_is_taken(folder):
         assert found(folder, str(folder / "sub" / "b.png")) == ["sub/b.png"]
 
 
-def test_names_that_lead_to_images_stay_and_nothing_is_said(folder, recwarn):
+def test_names_that_lead_to_images_stay_without_a_warning(folder, recwarn):
     assert found(folder, "a.png", "sub/b.png", "missing.png") == ["a.png", "sub/b.png", "missing.png"]
     assert not recwarn.list
 
@@ -109,7 +109,7 @@ def test_a_zip_in_place_of_the_folder_is_named(tmp_path):
         found(tmp_path / "images.zip", "/home/a.png")
 
 
-# ---- the look at every file before training starts
+# ---- checks of every file before training
 
 
 SQUARE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
@@ -143,13 +143,13 @@ def save_turned(path, pixels: np.ndarray, orientation: int) -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
 @pytest.mark.parametrize(("pixels", "orientation"), [(WIDE, 3), (WIDE, 2), (SQUARE, 6)])
-def test_a_turn_that_the_size_does_not_tell_is_warned_of(tmp_path, annotated, name, pixels, orientation):
+def test_a_turn_that_does_not_change_the_size_is_warned_of(tmp_path, annotated, name, pixels, orientation):
     save_turned(tmp_path / name, pixels, orientation)
     with pytest.warns(DataWarning, match=rf"{name} has an orientation tag, .* pixels are taken as they are stored"):
         check_images(annotated(name, height=len(pixels)), tmp_path)
 
 
-def test_a_quarter_turn_that_the_size_tells_is_not_warned_of(tmp_path, annotated):
+def test_a_quarter_turn_that_changes_the_size_is_not_warned_of(tmp_path, annotated):
     save_turned(tmp_path / "stored.png", WIDE, 6)
     save_turned(tmp_path / "turned.png", np.rot90(WIDE), 6)
     with warnings.catch_warnings():
@@ -245,7 +245,7 @@ def test_a_raised_bound_lets_it_through(huge):
 
 def test_pillow_s_own_bound_counts_in_no_thread_and_stays_as_it_was(tmp_path, monkeypatch):
     Image.fromarray(SQUARE).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # twice as many are an error
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow raises from twice as many on
     with ThreadPoolExecutor(4) as threads:
         images = list(threads.map(lambda _: read_image(tmp_path / "a.png", (8, 8)), range(40)))
     assert len(images) == 40
@@ -253,7 +253,7 @@ def test_pillow_s_own_bound_counts_in_no_thread_and_stays_as_it_was(tmp_path, mo
 
 
 @pytest.mark.parametrize(("name", "there"), [("A.PNG", "a.png"), ("sub/b.jpg", "sub/b.JPEG")])
-def test_a_missing_file_that_is_there_by_almost_that_name_is_pointed_out(tmp_path, annotated, name, there):
+def test_a_missing_file_that_is_there_by_almost_that_name_is_suggested(tmp_path, annotated, name, there):
     (tmp_path / "sub").mkdir()
     Image.fromarray(SQUARE).save(tmp_path / there)
     found = f'the file is missing, but "{there.rpartition("/")[2]}" is there$'
@@ -261,12 +261,12 @@ def test_a_missing_file_that_is_there_by_almost_that_name_is_pointed_out(tmp_pat
         check_images(annotated(name), tmp_path)
 
 
-def test_a_missing_file_without_another_in_its_place_is_missing(tmp_path, annotated):
+def test_a_missing_file_without_a_similar_one_is_named_alone(tmp_path, annotated):
     with pytest.raises(DataError, match=r"sub/a\.png \(image 0\): the file is missing$"):
         check_images(annotated("sub/a.png"), tmp_path)
 
 
-# ---- calls in several threads, which nothing waits for when the program is to end
+# ---- calls in several threads
 
 
 HANGS = """

@@ -104,14 +104,14 @@ def test_a_truncated_image_is_named(tmp_path):
         (b"something", "the image cannot be decoded: not an image in a known format"),
     ],
 )
-def test_the_header_tells_what_is_no_image(tmp_path, content, problem):
+def test_a_file_that_is_not_an_image_is_found_by_its_header(tmp_path, content, problem):
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=f"^{problem}$"):
         read_header(tmp_path / "a.png", (2, 3))
 
 
-def test_of_a_plain_image_there_is_nothing_to_say(tmp_path):
+def test_a_plain_image_has_nothing_to_report(tmp_path):
     Image.fromarray(COLOR).save(tmp_path / "a.png")
     assert read_header(tmp_path / "a.png", (2, 3)) == ImageHeader(False, False, False)
 

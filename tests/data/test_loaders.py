@@ -1,4 +1,4 @@
-"""Loaders: what a batch is, and that it depends on seed and epoch alone."""
+"""Loaders: the form of a batch, and that it depends on seed and epoch alone."""
 
 import errno
 import gc

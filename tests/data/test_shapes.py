@@ -142,7 +142,7 @@ def test_a_shape_has_its_corners_and_sides_where_they_belong(category, inside, o
             assert masks[0][int(y), int(x)] == expected, (degrees, fraction)
 
 
-def test_inside_its_mask_a_shape_shows_its_own_color():
+def test_a_shape_shows_its_own_color_inside_its_mask():
     image, masks, _ = render(a_scene(a_shape("rectangle", (32.0, 32.0), 20.0)))
     assert (image[masks[0]][:, 0] > image[masks[0]][:, 2]).mean() > 0.97  # red shape
     assert (image[~masks[0]][:, 2] > image[~masks[0]][:, 0]).mean() > 0.97  # on blue

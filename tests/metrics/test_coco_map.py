@@ -242,7 +242,7 @@ def test_detections_of_categories_that_the_data_set_lacks_are_not_scored(monkeyp
         ({"annotations": one_object_dataset(), "category_ids": (1, 2)}, r"category_ids: .* got \[2\]"),
     ],
 )
-def test_an_argument_out_of_range_is_said(options, message):
+def test_an_argument_out_of_range_is_reported(options, message):
     with pytest.raises(ValueError, match=message):
         CocoMeanAveragePrecision(**options)
 
@@ -259,7 +259,7 @@ def test_after_a_reset_nothing_is_left():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda metric: pickle.loads(pickle.dumps(metric))])
-def test_a_copy_goes_on_where_the_metric_was_and_apart_from_it(copied):
+def test_a_copy_continues_from_the_metric_and_independently_of_it(copied):
     scene = random_scene()
     metric = scored(scene.first(5), scene.dataset)
     metric.compute()
@@ -277,7 +277,7 @@ def test_copies_share_the_official_annotations():
     assert copy.deepcopy(metric)._reader.official is metric._reader.official
 
 
-def test_called_as_a_function_it_updates():
+def test_a_call_updates_the_metric():
     scene = random_scene()
     metric = CocoMeanAveragePrecision(category_ids=CATEGORY_IDS)
 

@@ -12,7 +12,7 @@ SHARES = {
     "with nothing for one": (range(14), []),
 }
 LOOP = [(0, range(5)), (1, range(5, 9)), (1, range(5, 9)), (0, range(9, 14))]
-"""Which process is given which images, before both compute twice; the third time it is given none that are new."""
+"""Steps of a loop: which process gets which images before both compute twice; the third step repeats images."""
 
 
 def numbers(picked):

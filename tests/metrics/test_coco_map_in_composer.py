@@ -75,7 +75,7 @@ def test_an_evaluation_logs_each_number_as_a_scalar():
     assert logged == pytest.approx(expected(), abs=1e-12)
 
 
-def test_every_evaluation_of_a_training_starts_anew():
+def test_every_evaluation_of_a_training_starts_empty():
     logger = InMemoryLogger()
 
     trainer(loggers=[logger]).fit()

@@ -1,4 +1,4 @@
-"""Predictions, targets and official annotations: which forms can be scored, and what is said of others."""
+"""Predictions, targets and official annotations: which forms can be scored, and the errors for others."""
 
 import json
 
@@ -116,7 +116,7 @@ def test_annotations_that_no_data_set_takes_are_not_scored_against(change, messa
         CocoMeanAveragePrecision(one_object_dataset(**change))
 
 
-def test_a_category_without_a_name_is_said():
+def test_a_category_without_a_name_is_reported():
     with pytest.raises(DataError, match="category 1: has no 'name'"):
         CocoMeanAveragePrecision({**one_object_dataset(), "categories": [{"id": 1}]})
 
@@ -139,7 +139,7 @@ def test_for_boxes_alone_annotations_need_no_outline():
     assert numbers(metric, "bbox")["AP"] == pytest.approx(1)
 
 
-def test_truth_of_crowds_alone_is_refused_and_loaded_annotations_say_what_they_are(tmp_path):
+def test_crowds_alone_cannot_be_scored_unless_loaded_as_objects_or_as_crowds(tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(named_files(one_object_dataset(iscrowd=1))))
     with pytest.raises(DataError, match='crowds="objects" takes them for single objects'):
         CocoMeanAveragePrecision(tmp_path / "truth.json")
@@ -206,7 +206,7 @@ def with_code(prediction, counts):
         (lambda p, t: (p, {**t, "masks": torch.ones(40, 50)}), r"expected masks \(n, h, w\) or"),
     ],
 )
-def test_what_cannot_be_scored_is_said(change, message):
+def test_what_cannot_be_scored_is_reported(change, message):
     prediction, target = change(*one_object())
 
     with pytest.raises(ValueError, match=message):
@@ -218,17 +218,17 @@ def test_each_target_needs_a_prediction():
         CocoMeanAveragePrecision().update([], [one_object()[1]])
 
 
-def test_an_image_that_the_annotations_do_not_have_is_said():
+def test_an_image_that_the_annotations_do_not_have_is_reported():
     with pytest.raises(ValueError, match="image 2 is not in the annotations"):
         CocoMeanAveragePrecision(one_object_dataset()).update(*([part] for part in one_object(image_id=2)))
 
 
-def test_masks_of_another_size_than_the_annotated_image_are_said():
+def test_masks_of_another_size_than_the_annotated_image_are_reported():
     with pytest.raises(ValueError, match=r"original size \(80, 50\) \(height, width\), got \(40, 50\)"):
         CocoMeanAveragePrecision(one_object_dataset(size=(80, 50))).update(*([part] for part in one_object()))
 
 
-def test_labels_that_mean_other_categories_than_the_annotations_are_said():
+def test_labels_that_mean_other_categories_than_the_annotations_are_reported():
     scene = random_scene()
 
     with pytest.raises(
@@ -237,12 +237,12 @@ def test_labels_that_mean_other_categories_than_the_annotations_are_said():
         CocoMeanAveragePrecision(scene.dataset).update(scene.predictions, scene.targets)
 
 
-def test_a_missing_file_is_said(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"absent\.json: there is no such annotation file"):
         CocoMeanAveragePrecision(tmp_path / "absent.json")
 
 
-def test_a_file_that_is_no_json_is_said(tmp_path):
+def test_a_file_that_is_no_json_is_reported(tmp_path):
     (tmp_path / "broken.json").write_text("{")
 
     with pytest.raises(DataError, match=r"broken\.json: line 1, column 2: not valid JSON"):

@@ -1,4 +1,4 @@
-"""Reading shards: the samples of the files, in an order that suits, through a cache or not."""
+"""Reading shards: samples equal those of the files, in an order that needs few shards at a time, cached or not."""
 
 import json
 import os
@@ -27,7 +27,7 @@ pytest.importorskip("streaming")
 
 JITTER = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(40, 48)))
 GB = SMALL * 1.05 / 1e9
-"""A shard, in gigabytes."""
+"""The size of a shard in gigabytes."""
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_every_kind_of_annotation_comes_through(coco_file, tmp_path, transform):
     assert len(shards[1][1]) == 6
 
 
-def test_evaluation_takes_no_masks_and_the_truth_from_the_annotations_beside_the_shards(data_set, written):
+def test_evaluation_draws_no_masks_and_reads_the_annotations_next_to_the_shards(data_set, written):
     data = StreamingCocoInstances(written, masks=False)
     assert "masks" not in data[0][1]
     assert data.annotations.path.read_bytes() == data_set.annotations.read_bytes()
@@ -244,13 +244,13 @@ def test_a_shard_that_cannot_be_fetched_is_named(remote, tmp_path):
         ("s3://bucket/train", "shards of an object store need a cache"),
     ],
 )
-def test_what_are_no_shards_is_said(tmp_path, monkeypatch, source, message):
+def test_anything_but_shards_is_refused_with_the_reason(tmp_path, monkeypatch, source, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
         StreamingCocoInstances(source)
 
 
-def test_a_store_that_streaming_does_not_know_is_said(tmp_path):
+def test_a_store_that_streaming_does_not_know_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"zz://b/x/index.json: cannot be fetched: Unsupported remote path"):
         StreamingCocoInstances("zz://b/x", cache=tmp_path)
 

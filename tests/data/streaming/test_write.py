@@ -45,7 +45,7 @@ def test_streaming_itself_reads_the_images_bytes_and_the_annotations(data_set, w
         assert [entry["bbox"] for entry in sample["annotations"]] == [entry["bbox"] for entry in mine]
 
 
-def test_the_annotation_file_lies_beside_the_shards(data_set, written):
+def test_the_annotation_file_lies_next_to_the_shards(data_set, written):
     assert (written / "annotations.json").read_bytes() == data_set.annotations.read_bytes()
 
 
@@ -83,7 +83,7 @@ def _write_slowly(data_set, output, processes):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_writing_goes_on_and_ends_with_the_same_bytes(data_set, written, tmp_path, processes):
+def test_a_killed_writing_is_resumed_and_ends_with_the_same_bytes(data_set, written, tmp_path, processes):
     output = tmp_path / "out"
     process = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(data_set, output, processes))
     process.start()
@@ -106,7 +106,7 @@ def test_the_same_command_again_changes_nothing(data_set, tmp_path):
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
 
 
-def test_a_full_disk_is_said_in_a_line_and_the_same_command_goes_on(data_set, written, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_the_same_command_continues(data_set, written, tmp_path, monkeypatch):
     def full(parts, processes):
         yield from write_parts(parts[:2], processes)
         raise OSError(errno.ENOSPC, "No space left on device", "shard.00002.mds")
