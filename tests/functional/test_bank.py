@@ -108,7 +108,7 @@ def test_a_crop_ends_one_pixel_beyond_its_object_or_at_the_edge_of_its_image(rec
     assert after[0]["boxes"].tolist() == [list(rectangle)]
 
 
-@many(60)
+@many(30)
 @given(
     st.integers(0, 2**31), st.sampled_from(["image", "instance"]), st.sampled_from([0.0, 30.0]), st.integers(0, 2**31)
 )
@@ -210,7 +210,7 @@ def test_its_memory_is_that_of_crops_and_fields():
     assert bank.nbytes == (9 + 16) * (3 + 1) + 2 * (16 + 8 + 4 + 8)
 
 
-@many(30)
+@many(15)
 @given(cases(bank=True))
 def test_a_saved_bank_goes_on_as_if_it_had_never_been_saved(case):
     bank, again = case.bank() or InstanceBank(3), InstanceBank(case.remembered or 3)

@@ -44,7 +44,7 @@ def assert_same_target(result, expected):
             np.testing.assert_array_equal(numpy(result[key]), values, err_msg=key)
 
 
-@many(300)
+@many(150)
 @given(cases(bank=True))
 def test_every_batch_equals_the_slow_reference(case):
     assert_equals_reference(case)
@@ -62,7 +62,7 @@ def test_hundreds_of_objects_equal_the_slow_reference(case):
     assert_equals_reference(case)
 
 
-@many(60)
+@many(40)
 @given(cases(masks=False, bank=True))
 def test_batches_without_masks_equal_the_slow_reference(case):
     assert_equals_reference(case)
@@ -83,7 +83,7 @@ AS_IT_IS |= {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "label_weigh
 SOME = {"sides": st.integers(1, 32), "counts": st.integers(0, 8), "p": 1.0}
 
 
-@many(60)
+@many(40)
 @given(cases(**SOME))
 def test_the_arguments_are_not_modified(case):
     before = copy.deepcopy((plain(case.images), plain(case.targets)))
@@ -91,7 +91,7 @@ def test_the_arguments_are_not_modified(case):
     assert (plain(case.images), plain(case.targets)) == before
 
 
-@many(60)
+@many(40)
 @given(cases(**SOME))
 def test_the_same_seed_gives_the_same_batch(case):
     first, second = case.paste(), case.paste()
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_batch(case):
     assert plain(first.targets) == plain(second.targets)
 
 
-@many(60)
+@many(40)
 @given(cases(blend_sigma=0.0, **SOME))
 def test_pixels_on_which_nothing_was_pasted_are_untouched(case):
     pasted = case.paste()
@@ -111,7 +111,7 @@ def test_pixels_on_which_nothing_was_pasted_are_untouched(case):
         assert torch.equal(after[:, ~covered], before[:, ~covered])
 
 
-@many(60)
+@many(40)
 @given(cases(**SOME))
 def test_pasted_masks_share_no_pixel_with_any_other(case):
     pasted = case.paste()
@@ -129,7 +129,7 @@ def added_to(case, pasted, i):
     return int((result.targets[i]["tag"] != i).sum())
 
 
-@many(60)
+@many(40)
 @given(cases(**SOME))
 def test_every_object_that_was_pasted_or_lost_pixels_has_a_tight_box_and_its_area(case):
     for before, after in zip(case.targets, case.paste().targets, strict=True):
@@ -140,7 +140,7 @@ def test_every_object_that_was_pasted_or_lost_pixels_has_a_tight_box_and_its_are
                 assert "area" not in after or after["area"][j] == mask.sum()
 
 
-@many(60)
+@many(40)
 @given(cases(**SOME))
 def test_all_fields_have_as_many_rows_as_there_are_labels(case):
     for fields in case.paste().targets:
@@ -148,7 +148,7 @@ def test_all_fields_have_as_many_rows_as_there_are_labels(case):
         assert set(lengths.values()) == {len(fields["labels"])}
 
 
-@many(60)
+@many(40)
 @given(cases(**SOME))
 def test_no_object_loses_all_its_pixels_and_stays(case):
     for before, after in zip(case.targets, case.paste().targets, strict=True):
@@ -156,7 +156,7 @@ def test_no_object_loses_all_its_pixels_and_stays(case):
         assert empty[1] <= empty[0]
 
 
-@many(60)
+@many(40)
 @given(cases(**SOME))
 def test_crowds_are_never_copied(case):
     for before, after in zip(case.targets, case.paste().targets, strict=True):

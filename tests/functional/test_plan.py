@@ -29,7 +29,7 @@ def drawn(scenes, seed=0, **settings):
 SCENES = [scene(), scene(30, 20), scene(10, 10, objects=0), scene(64, 64, objects=12)]
 
 
-@many(100)
+@many(60)
 @given(knobs(), SEEDS)
 def test_the_same_seed_draws_the_same_plan(settings, seed):
     plans = [draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed)) for _ in range(2)]
@@ -37,7 +37,7 @@ def test_the_same_seed_draws_the_same_plan(settings, seed):
         assert torch.equal(*(getattr(plan, field.name) for plan in plans))
 
 
-@many(100)
+@many(60)
 @given(knobs(), SEEDS)
 def test_no_image_is_its_own_source_and_each_has_one(settings, seed):
     plan = draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
@@ -45,7 +45,7 @@ def test_no_image_is_its_own_source_and_each_has_one(settings, seed):
     assert all(len(plan.source[plan.target == image].unique()) <= 1 for image in range(len(SCENES)))
 
 
-@many(100)
+@many(60)
 @given(knobs(), SEEDS)
 def test_rows_of_one_target_stand_together_and_no_object_comes_twice(settings, seed):
     plan = draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
@@ -53,7 +53,7 @@ def test_rows_of_one_target_stand_together_and_no_object_comes_twice(settings, s
     assert rows == sorted(set(rows))
 
 
-@many(100)
+@many(60)
 @given(SEEDS, st.integers(1, 3))
 def test_no_image_receives_more_than_the_maximum(seed, maximum):
     plan = drawn(SCENES, seed, p=1.0, p_instance=1.0, max_copied_instances=maximum)
@@ -96,7 +96,7 @@ def test_a_jitter_for_each_instance_moves_objects_differently():
     assert len(plan.to_source[:, :, :2].unique(dim=0)) == len(plan) == 12
 
 
-@many(100)
+@many(60)
 @given(SEEDS, st.sampled_from(["image", "instance"]))
 def test_scales_stay_in_their_range(seed, jitter):
     plan = drawn(SCENES, seed, p=1.0, scale_range=(0.5, 1.5), rotation=90.0, jitter=jitter)
@@ -125,7 +125,7 @@ def test_rotation_stays_within_its_degrees(seed):
     assert (angles <= 25.001).all()
 
 
-@many(100)
+@many(60)
 @given(SEEDS, st.sampled_from([0.0, 180.0]))
 def test_random_placement_puts_what_fits_inside(seed, rotation):
     scenes = [scene()] * 2

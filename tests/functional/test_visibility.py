@@ -180,7 +180,7 @@ def disc(side=64, middle=32, diameter=8):
     return {"boxes": torch.tensor([[low, low, high, high]]), "labels": torch.tensor([1]), "masks": mask[None]}
 
 
-def jittered_discs(n=60, **settings):
+def jittered_discs(n=25, **settings):
     """Plans that each land a small disc somewhere in the image or over its edge."""
     knobs = {"p": 1.0, "p_instance": 1.0, "scale_range": (0.3, 2.0), "aspect_range": (0.7, 1.4), "rotation": 40.0}
     given = torch.zeros(2, 3, 64, 64), [disc(), disc()]
