@@ -1,4 +1,4 @@
-"""Laying copied objects over an image: their colors, and which of their pixels stay visible."""
+"""Pasting objects in torch, one after the other: their masks, which pixels stay visible, soft seams, and colors."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from composer_copypaste.functional.tensors import Images, copied_to_paint, erode
 from composer_copypaste.functional.windows import Window
 
 LUMA = (0.2989, 0.587, 0.114)
-"""The weights of red, green and blue in grey: ITU-R BT.601, as in torchvision."""
+"""Weights of red, green and blue in grey: ITU-R BT.601, as in torchvision."""
 
 
 def adjust_colors(
@@ -26,10 +26,11 @@ def adjust_colors(
     factors: Sequence[float],
     largest: float,
 ) -> Float[Tensor, "c h w"]:
-    """The colors, from 0 to ``largest``, after brightness, contrast and saturation, as torchvision defines these.
+    """Colors from 0 to ``largest``, multiplied by factors of brightness, contrast and saturation.
 
-    Contrast is about the mean grey of the object, which covers pixels by ``alpha``, saturation about each pixel's grey;
-    that of images without red, green and blue is the mean of their channels.
+    These are defined as in torchvision: contrast moves colors from or towards the mean grey of the object, whose pixels
+    count by their ``alpha``, saturation from or towards each pixel's own grey. In images that do not have three
+    channels, grey is the mean of the channels.
     """
     brightness, contrast, saturation = factors
     colors = (colors.to(torch.promote_types(colors.dtype, torch.float32)) * brightness).clamp(0, largest)
@@ -119,21 +120,21 @@ def _paint(
 def _soften(
     mask: UInt8[Tensor, "h w"], window: Window, sigma: float, size: tuple[int, int]
 ) -> tuple[Window, Float[Tensor, "h2 w2"]]:
-    """The mask under a Gaussian of ``sigma`` pixels, which fades across the seam, and the window it reaches."""
+    """The window reached by a soft seam, and the opacity there: the mask blurred by a Gaussian of ``sigma`` pixels."""
     radius = math.ceil(3 * sigma)
     reached = window.grown(radius) & Window(0, 0, *size)
     opacity = torch.zeros((1, 1, *reached.shape), device=mask.device)
     opacity[0, 0][window.within(reached).slices] = mask.float()
     weights = np.exp(-((np.arange(-radius, radius + 1) / sigma) ** 2) / 2)
     weights /= weights.sum()
-    padded = functional.pad(opacity, (radius,) * 4, mode="replicate")[0, 0]  # no fading along the image's edge
+    padded = functional.pad(opacity, (radius,) * 4, mode="replicate")[0, 0]  # the image's edge is no seam
     return reached, _weighted(_weighted(padded, weights, 0), weights, 1).clamp(0, 1)
 
 
 def _weighted(values: Float[Tensor, "_h _w"], weights: Float[ndarray, " k"], dim: int) -> Float[Tensor, "_h2 _w2"]:
     """The weighted sum of each run of ``k`` values along an axis.
 
-    A convolution, but a GPU's would round to 10 bits (TF32) and be prepared anew for each size of window.
+    This is a convolution. Torch's own would, on a GPU, round to 10 bits (TF32) and prepare itself for each new size.
     """
     length = values.shape[dim] - len(weights) + 1
     total = values.narrow(dim, 0, length) * float(weights[0])

@@ -1,4 +1,4 @@
-"""Large-scale jitter on a batch: images of any sizes become one tensor, and their targets follow."""
+"""Large-scale jitter of a batch: images of any sizes become one tensor, and their targets follow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from functools import reduce
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int32, Int64, Integer, Shaped, UInt8
+from jaxtyping import Float, Int, Int64, Integer, Shaped
 from numpy import ndarray
 from torch import Tensor
 
@@ -42,17 +42,16 @@ from composer_copypaste.instances import (
 from composer_copypaste.settings import LargeScaleJitterSettings, settings_from
 
 PADDING = (124, 116, 104)
-"""Color of what lies beyond the image: ImageNet's mean. Models subtract it, so that padding becomes the 0 with which
-torchvision fills up its batches."""
+"""The color beyond the image: ImageNet's mean. Models subtract it, which leaves 0, torchvision's own padding."""
 
 
 @dataclass(frozen=True)
 class CropResize:
-    """A window of an image, and the size it is shown at.
+    """The part of an image that stays, and how it is resized.
 
-    The window, (top, left, height, width) in whole pixels of the image, is resized to ``resized``, mirrored if
-    ``flip``, and laid into the top left corner of a ``canvas``; sizes are (height, width). Cropping comes first because
-    it is cheaper: only pixels that stay are resized.
+    ``window``, (top, left, height, width) in whole pixels of the image, is resized to ``resized``, mirrored if
+    ``flip``, and put into the top left corner of a canvas; sizes are (height, width). Cropping comes first, so that
+    only pixels that stay are resized.
     """
 
     window: tuple[int, int, int, int]
@@ -61,12 +60,12 @@ class CropResize:
     flip: bool
 
     def part_of(self, image: Shaped[Tensor, "*_ h w"]) -> Shaped[Tensor, "*_ h2 w2"]:
-        """The window of an image, or of its masks."""
+        """The window of the image, or of its masks."""
         top, left, height, width = self.window
         return image[..., top : top + height, left : left + width]
 
     def boxes_of(self, boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
-        """Boxes (x1, y1, x2, y2) of the image where they are shown, cut to what is shown of it."""
+        """Boxes (x1, y1, x2, y2) of the image in the coordinates of the canvas, cut to the part that stays."""
         top, left, height, width = self.window
         size = np.array([self.resized[1], self.resized[0]] * 2)
         shown = (boxes - np.array([left, top] * 2)) * (size / np.array([width, height] * 2))
@@ -77,7 +76,7 @@ class CropResize:
     def to_window(self) -> Int64[ndarray, "2 3"]:
         """The map from (x, y, 1) on the canvas to (x, y) in the window, in steps of 2**-32 pixels.
 
-        Slopes are rounded up: a centre that lies on the border of two pixels then belongs to the latter, for any sizes.
+        Slopes are rounded up, so that for any sizes a centre on the border of two pixels belongs to the second.
         """
         down, across = (
             -(-(length << FRACTION_BITS) // shown) for length, shown in zip(self.window[2:], self.resized, strict=True)
@@ -90,7 +89,7 @@ class CropResize:
 def draw_crop_resize(
     size: tuple[int, int], settings: LargeScaleJitterSettings, generator: torch.Generator
 ) -> CropResize:
-    """Draw what is shown of an image of this (height, width)."""
+    """Draw which part of an image of this (height, width) stays, and its new size."""
     scale, row, column, flip = uniforms((4,), generator).tolist()
     smallest, largest = settings.scale_range
     fit = min(canvas / side for canvas, side in zip(settings.size, size, strict=True))
@@ -106,7 +105,7 @@ def draw_crop_resize(
 
 
 def _shown_part(side: int, canvas: int, factor: float, position: float) -> tuple[int, int, int]:
-    """Start and length of the part of a side that is shown, and the length it is shown at.
+    """Start and length of the part of a side that stays, and its length after resizing.
 
     ``position`` in [0, 1) chooses among all places where the part fits.
     """
@@ -117,7 +116,7 @@ def _shown_part(side: int, canvas: int, factor: float, position: float) -> tuple
 
 
 ROUNDING = 1e-9
-"""By so small a part may a computed area miss the exact one."""
+"""The largest relative error of a computed area."""
 
 ClassIds = Integer[Tensor, "n h w"] | Sequence[Integer[Tensor, "_h _w"]]
 
@@ -137,13 +136,14 @@ def large_scale_jitter_batch(
 
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; uint8, or floating point in [0, 1].
-        targets: for each image torchvision's detection dict, as :func:`copypaste_batch` takes it. Masks that come out
-            hold 0 and 1, boxes and areas are those of the pixels that are left; where no target has masks, boxes are
-            moved to a fraction of a pixel, and areas are theirs. ``keypoints`` move, left and right exchanged where the
-            image is mirrored (``keypoint_pairs``), and zeros for those outside; what torchvision and COCO have of
-            each object, and what ``object_keys`` names, follows its object, and anything else passes through. Or class
-            ids: ``(N, H, W)``, or a list of ``(H_i, W_i)``. Types come back as from :func:`copypaste_batch`.
-        generator: a CPU generator from which everything random is drawn; torch's default one where it is left out.
+        targets: a detection dict of torchvision for each image, as :func:`copypaste_batch` takes it. Masks come back
+            as 0 and 1, with the boxes and areas of the pixels that are left. Where no target has masks, boxes are moved
+            to a fraction of a pixel, and areas are those of the boxes. ``keypoints`` move with the image; left and
+            right are exchanged if it is mirrored (``keypoint_pairs``), and those outside become zeros. Other fields
+            that torchvision or COCO give each object, and those that ``object_keys`` names, follow their objects;
+            anything else passes through. Or class ids: ``(N, H, W)``, or a list of ``(H_i, W_i)``. Types come back as
+            from :func:`copypaste_batch`.
+        generator: a CPU generator from which everything random is drawn; torch's default one if left out.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`LargeScaleJitterSettings`.
 
@@ -159,40 +159,39 @@ def large_scale_jitter_batch(
     if not len(images):
         raise ValueError("expected at least one image, got none")
     generator = given_or_default(generator)
-    return frame(images, targets, [draw_crop_resize(size_of(image), settings, generator) for image in images], settings)
+    crop_resizes = [draw_crop_resize(size_of(image), settings, generator) for image in images]
+    return crop_resize_batch(images, targets, crop_resizes, settings)
 
 
-def frame(
+def crop_resize_batch(
     images: Images,
     targets: Sequence[Target] | ClassIds,
     crop_resizes: Sequence[CropResize],
     settings: LargeScaleJitterSettings,
 ) -> tuple[Shaped[Tensor, "n c h2 w2"], Sequence[Target] | Integer[Tensor, "n h2 w2"]]:
-    """The batch as its crop_resizes show it."""
-    plain_images = [plain(image) for image in images]
-    framed = _images(plain_images, crop_resizes)
-    framed = as_tv_tensor(framed, _example(images))
+    """The batch after each image's crop and resize."""
+    shown = as_tv_tensor(_images([plain(image) for image in images], crop_resizes), _example(images))
     if isinstance(targets[0], Tensor):
         ids = _class_ids(targets, images, crop_resizes, settings.ignore_index)  # type: ignore[arg-type]
-        return framed, as_tv_tensor(ids, _example(targets))
+        return shown, as_tv_tensor(ids, _example(targets))
     after = _targets(targets, images, crop_resizes, settings)  # type: ignore[arg-type]
-    return framed, sequence_like(after, targets)
+    return shown, sequence_like(after, targets)
 
 
 def _example(values: object) -> object:
-    """A batch in one tensor, or the first of several: it has the type of all."""
+    """The batch's tensor, or the first of a list of tensors, all of one type."""
     return values[0] if isinstance(values, list | tuple) else values
 
 
 def _images(images: Images, crop_resizes: Sequence[CropResize]) -> Shaped[Tensor, "n c h2 w2"]:
-    """The images, antialiased where they are made smaller, in the top left corners of the padding."""
+    """The images, antialiased where they shrink, in the top left corners of a padded tensor."""
     like, channels = images[0], len(images[0])
     color = np.array(PADDING if channels == len(PADDING) else [np.mean(PADDING)] * channels)
     color = color / 255 if like.is_floating_point() else np.rint(color)
     canvas = like.new_empty((len(images), channels, *crop_resizes[0].canvas))
     canvas.copy_(on_device(color, like.device, like.dtype)[:, None, None])
     for number, (image, crop_resize) in enumerate(zip(images, crop_resizes, strict=True)):
-        shown, everything = _shown(canvas[number], crop_resize), Window(0, 0, *crop_resize.resized)
+        shown, everything = _filled_part(canvas[number], crop_resize), Window(0, 0, *crop_resize.resized)
         colors = resample_colors(crop_resize.part_of(image), crop_resize.to_window(), everything, crop_resize.resized)
         shown.copy_(rounded(colors, shown))
     return canvas
@@ -212,7 +211,7 @@ def _class_ids(
     canvas = plain(ids[0]).new_full((len(ids), *crop_resizes[0].canvas), ignore_index, dtype=dtype)
     for shown, own, crop_resize in zip(canvas, ids, crop_resizes, strict=True):
         seen = resample_planes(crop_resize.part_of(plain(own))[None], crop_resize.to_window(), crop_resize.resized)
-        _shown(shown, crop_resize).copy_(seen[0])
+        _filled_part(shown, crop_resize).copy_(seen[0])
     return canvas
 
 
@@ -236,87 +235,85 @@ def _targets(
 def _by_pixels(
     batch: Sequence[Instances], crop_resizes: Sequence[CropResize], settings: LargeScaleJitterSettings
 ) -> list[Instances]:
-    """The objects that are left, with the masks, boxes and areas of their pixels."""
-    shown = [_resampled(own.masks, crop_resize) for own, crop_resize in zip(batch, crop_resizes, strict=True)]
-    profiles = [_profiles(masks, own.iscrowd) for masks, own in zip(shown, batch, strict=True)]
-    numbers = _by_image(read_back(torch.cat(profiles)), batch)
+    """The objects that stay, with the masks, boxes and areas of their pixels."""
+    shown = [
+        resample_planes(each.part_of(own.masks), each.to_window(), each.resized).clamp(max=1)
+        for own, each in zip(batch, crop_resizes, strict=True)
+    ]
+    rows = [
+        torch.cat([profiles(masks), on_device(own.iscrowd, masks.device, torch.int32)[:, None]], dim=1)
+        for masks, own in zip(shown, batch, strict=True)
+    ]
+    numbers = _by_image(read_back(torch.cat(rows)), batch)
     after = []
     for own, masks, measured, crop_resize in zip(batch, shown, numbers, crop_resizes, strict=True):
         kept = _kept(measured, settings.min_area)
         canvas = masks.new_zeros((len(kept), *crop_resize.canvas))
-        _shown(canvas, crop_resize).copy_(masks.index_select(0, on_device(kept, masks.device)))
-        after.append(replace(_left_over(own, measured[kept], kept, crop_resize, settings), masks=canvas))
+        _filled_part(canvas, crop_resize).copy_(masks.index_select(0, on_device(kept, masks.device)))
+        after.append(replace(_kept_objects(own, measured[kept], kept, crop_resize, settings), masks=canvas))
     return after
 
 
 def _by_boxes(
     batch: Sequence[Instances], crop_resizes: Sequence[CropResize], settings: LargeScaleJitterSettings
 ) -> list[Instances]:
-    """The objects that are left, without masks: their boxes to a fraction of a pixel, and the areas of these."""
+    """The objects that stay, without masks: boxes to a fraction of a pixel, and the boxes' areas."""
     rows = [torch.cat([own.boxes.detach().double(), own.iscrowd[:, None]], dim=1) for own in batch]
     numbers = read_back(torch.cat(rows))
     check_boxes(numbers[:, :4], np.cumsum([len(own) for own in batch]))
     after = []
     for each, given, crop_resize in zip(batch, _by_image(numbers, batch), crop_resizes, strict=True):
-        own = replace(each, boxes=each.boxes.double(), area=each.area.double())  # a type of whole numbers would round
+        own = replace(each, boxes=each.boxes.double(), area=each.area.double())  # whole numbers would be rounded
         boxes = crop_resize.boxes_of(given[:, :4])
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         measured = np.column_stack([area, boxes, given[:, 4]])
         kept = _kept(measured, settings.min_area)
-        after.append(_left_over(own, measured[kept], kept, crop_resize, settings))
+        after.append(_kept_objects(own, measured[kept], kept, crop_resize, settings))
     return after
 
 
 def _by_image(rows: Shaped[ndarray, "g k"], batch: Sequence[Instances]) -> list[Shaped[ndarray, "_n k"]]:
+    """The rows of each image's objects, from those of the whole batch."""
     return np.split(rows, np.cumsum([len(own) for own in batch])[:-1])
 
 
-def _resampled(masks: UInt8[Tensor, "n h w"], crop_resize: CropResize) -> UInt8[Tensor, "n h2 w2"]:
-    """Masks, then of 0 and 1, at the size they are shown at: the pixel under each one's centre."""
-    return resample_planes(crop_resize.part_of(masks), crop_resize.to_window(), crop_resize.resized).clamp(max=1)
-
-
-def _shown(canvas: Shaped[Tensor, "*_ h w"], crop_resize: CropResize) -> Shaped[Tensor, "*_ h2 w2"]:
+def _filled_part(canvas: Shaped[Tensor, "*_ h w"], crop_resize: CropResize) -> Shaped[Tensor, "*_ h2 w2"]:
+    """The part of a canvas that the image takes, a view."""
     return canvas[..., : crop_resize.resized[0], : crop_resize.resized[1]]
 
 
-def _profiles(masks: UInt8[Tensor, "n h w"], iscrowd: Shaped[Tensor, " n"]) -> Int32[Tensor, "n 6"]:
-    """Of each object its visible area, the box (x1, y1, x2, y2) around it, and whether it is a crowd."""
-    return torch.cat([profiles(masks), on_device(iscrowd, masks.device, torch.int32)[:, None]], dim=1)
-
-
 def _kept(measured: Shaped[ndarray, "n 6"], min_area: int) -> Int[ndarray, " k"]:
-    """The objects with enough pixels left, ``min_area``, or of a crowd one."""
+    """Indices of the objects that have ``min_area`` pixels left, or one if they are crowds."""
     area, crowd = measured[:, 0], measured[:, 5] != 0
     return np.flatnonzero((area > 0) & (crowd | (area >= min_area * (1 - ROUNDING))))
 
 
-def _left_over(
+def _kept_objects(
     own: Instances,
     measured: Shaped[ndarray, "k 6"],
     kept: Int[ndarray, " k"],
     crop_resize: CropResize,
     settings: LargeScaleJitterSettings,
 ) -> Instances:
-    """The objects that stay, by what was measured of them, and still without masks."""
+    """The objects that stay, with measured boxes and areas and moved keypoints, without masks."""
     objects = own.without_masks().map(lambda values: values.index_select(0, on_device(kept, values.device)))
     return replace(
         objects,
         boxes=_like(own.boxes, measured[:, 1:5]),
         area=_like(own.area, measured[:, 0]),
-        extras=_moved(objects.extras, crop_resize, settings),
+        extras=_moved_keypoints(objects.extras, crop_resize, settings),
     )
 
 
 def _like(values: Shaped[Tensor, "..."], numbers: Shaped[ndarray, "..."]) -> Shaped[Tensor, "..."]:
-    """Numbers of the host in the type of the values, and where they are."""
+    """Numbers of the host in the type and on the device of the values."""
     return on_device(in_type(torch.from_numpy(numbers), values.dtype), values.device)
 
 
-def _moved(
+def _moved_keypoints(
     extras: Mapping[str, Shaped[Tensor, "k ..."]], crop_resize: CropResize, settings: LargeScaleJitterSettings
 ) -> Mapping[str, Shaped[Tensor, "k ..."]]:
-    """Keypoints where the image has them; zeros for those outside or not labelled."""
+    """The fields with keypoints in the coordinates of the canvas; zeros for those outside or not labelled."""
     values = extras.get("keypoints")
     if values is None:
         return extras

@@ -151,7 +151,10 @@ def _pasted_objects(
     order = np.argsort(target, kind="stable")  # a hand-written plan may mix its targets
     order = order[(windows[order, :2] < windows[order, 2:]).all(axis=1)]
     target = target[order]
-    receiving, start, counts = np.unique(target, return_index=True, return_counts=True)
+    counts = np.bincount(target)
+    receiving = np.flatnonzero(counts)
+    counts = counts[receiving]
+    start = np.cumsum(counts) - counts
     return PastedObjects(
         target=target,
         source=source[order],

@@ -1,8 +1,9 @@
-"""Affine resampling of the window that an object covers, of its mask and of its colors.
+"""Affine resampling of masks and colors in a window of the target.
 
-A mask pixel is the source pixel that contains the mapped centre of the target pixel. A color is a mean of the source
-pixels around that point under a tent of radius 1 pixel or, where the map shrinks, of one target pixel: that is torch's
-antialiased bilinear interpolation, at any phase and angle. Positions are fixed-point numbers, the same on every device.
+A mask takes the source pixel that contains the mapped centre of the target pixel. Colors are weighted means of the
+source pixels around that point. The weights are a tent with a radius of 1 source pixel or, where the map shrinks, of 1
+target pixel: torch's antialiased bilinear interpolation, at any offset and angle. Positions are fixed-point numbers,
+the same on every device.
 """
 
 import math
@@ -19,10 +20,10 @@ from composer_copypaste.functional.tensors import Index, on_device, take
 from composer_copypaste.functional.windows import Window
 
 FRACTION_BITS = 32
-"""A pixel is 2**32 steps wide: 8,192 px at a tenth of the size stay within 2**51, exact in float64 as well."""
+"""A pixel is 2**32 steps wide. Then 8,192 pixels at a tenth of the size stay within 2**51, exact in float64 as well."""
 PIXEL = 1 << FRACTION_BITS
 STRIP = 1 << 22
-"""So many pixels of a large window are counted at once."""
+"""Number of pixels of a large window that are counted at once."""
 
 
 def size_of(image: Shaped[Tensor, "*_ h w"] | Shaped[ndarray, "*_ h w"]) -> tuple[int, int]:
@@ -34,9 +35,9 @@ def size_of(image: Shaped[Tensor, "*_ h w"] | Shaped[ndarray, "*_ h w"]) -> tupl
 def resample_planes(
     planes: Shaped[Tensor, "n h w"], to_source: Int64[ndarray, "2 3"], size: tuple[int, int]
 ) -> Shaped[Tensor, "n h2 w2"]:
-    """All of an image's masks at once, as a target of that size sees them through a map without rotation.
+    """All planes of a source as a target of that size shows them, by a map without rotation.
 
-    The source has a pixel for each of the target.
+    Every pixel of the target must show a pixel of the source.
     """
     y_axis, x_axis = _axes(to_source)
     rows, *_ = _nearest(y_axis, 0, size[0], planes.shape[1])
@@ -47,10 +48,10 @@ def resample_planes(
 def resample_mask(
     mask: UInt8[Tensor, "h w"], to_source: Int64[ndarray, "2 3"], window: Window
 ) -> tuple[Window, UInt8[Tensor, "_h _w"]]:
-    """The mask as the target sees it, and the part of the window for which the source has pixels."""
+    """The mask as the target shows it, in the part of the window where the source has pixels."""
     height, width = mask.shape
     if is_rotated(to_source):
-        y, x = (_half_steps_2d(row, window) >> (FRACTION_BITS + 1) for row in to_source[::-1])
+        y, x = (_half_steps(row, window) >> (FRACTION_BITS + 1) for row in to_source[::-1])
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         pixel = np.where(inside, y * width + x, 0)
         found = take(mask.reshape(-1), pixel.reshape(-1), 0).reshape(window.shape)
@@ -62,7 +63,7 @@ def resample_mask(
 
 
 def resampled_area(mask: UInt8[Tensor, "h w"], to_source: Int64[ndarray, "2 3"], window: Window) -> Int64[Tensor, ""]:
-    """The number of pixels that the mask, as the target sees it, has in the window, which may be of any size."""
+    """The number of pixels that the mask has in a window of the target, which may be of any size."""
     step = max(1, STRIP // window.shape[1])
     strips = [Window(y, window.x1, min(y + step, window.y2), window.x2) for y in range(window.y1, window.y2, step)]
     counts = [(resample_mask(mask, to_source, strip)[1] != 0).sum() for strip in strips]
@@ -72,12 +73,12 @@ def resampled_area(mask: UInt8[Tensor, "h w"], to_source: Int64[ndarray, "2 3"],
 def resample_colors(
     image: Shaped[Tensor, "c h w"], to_source: Int64[ndarray, "2 3"], window: Window, canvas: tuple[int, int]
 ) -> Shaped[Tensor, "c _h _w"]:
-    """The image as the target, a canvas of that size, sees it through the window; beyond its edge, its edge goes on.
+    """The image as a target of size ``canvas`` shows it in the window; beyond the image, the pixels at its edge repeat.
 
-    Pixels that are moved by whole pixels, or flipped, keep their type; resampled ones come as float32 or float64.
+    Colors that are moved by whole pixels, or flipped, keep their type; resampled ones come as float32 or float64.
     """
     if is_rotated(to_source):
-        return _blend_2d(image, to_source, window)
+        return _resample_rotated(image, to_source, window)
     y_axis, x_axis = _axes(to_source)
     height, width = image.shape[1:]
     if y_axis.moves_by_whole_pixels and x_axis.moves_by_whole_pixels:
@@ -86,7 +87,7 @@ def resample_colors(
     rows = _tents(y_axis, canvas[0], height).part(window.y1, window.y2)
     columns = _tents(x_axis, canvas[1], width).part(window.x1, window.x2)
     source = image[:, rows.reach, columns.reach].to(torch.promote_types(image.dtype, torch.float32))
-    if abs(y_axis.slope) > PIXEL:  # the axis that leaves less to do goes first
+    if abs(y_axis.slope) > PIXEL:  # first the axis that leaves less to do for the other
         return _resample_axis(_resample_axis(source, rows, 1), columns, 2)
     return _resample_axis(_resample_axis(source, columns, 2), rows, 1)
 
@@ -97,7 +98,7 @@ def is_rotated(to_source: Int64[ndarray, "2 3"]) -> bool:
 
 
 class _Axis(NamedTuple):
-    """One axis of a map without rotation: slope and offset of the source position, in steps."""
+    """One axis of a map without rotation: slope and offset of the source's coordinate, in steps of 2**-32 pixels."""
 
     slope: int
     offset: int
@@ -107,11 +108,11 @@ class _Axis(NamedTuple):
         return abs(self.slope) == PIXEL and self.offset % PIXEL == 0
 
     def pixel(self, place: int) -> int:
-        """The source pixel that holds the centre of a target pixel."""
+        """The source pixel that contains the centre of a target pixel."""
         return (self.slope * (2 * place + 1) + 2 * self.offset) // (2 * PIXEL)
 
     def within(self, size: int) -> tuple[int, int]:
-        """The first target pixel whose centre lies in a source of that size, and one past the last."""
+        """The first target pixel whose centre lies in a source of that size, and the last plus 1."""
         # the centre of pixel t is at slope * (2t + 1) + 2 * offset half steps: from 0 to below the source's end
         ends = (-2 * self.offset, 2 * (size * PIXEL - self.offset) - 1)
         low, high = ends if self.slope > 0 else (-ends[1], -ends[0])
@@ -130,7 +131,7 @@ def _axes(to_source: Int64[ndarray, "2 3"]) -> tuple[_Axis, _Axis]:
 
 
 def _nearest(axis: _Axis, start: int, stop: int, size: int) -> tuple[Index, int, int]:
-    """The source pixel of each target pixel in start..stop, and the part of start..stop for which there is one."""
+    """The source pixel of each target pixel from start to stop, and the part of these that have one."""
     if axis.moves_by_whole_pixels:
         return _moved(axis, start, stop, size)
     first, last = axis.within(size)
@@ -141,7 +142,7 @@ def _nearest(axis: _Axis, start: int, stop: int, size: int) -> tuple[Index, int,
 
 
 def _moved(axis: _Axis, start: int, stop: int, size: int) -> tuple[slice, int, int]:
-    """The same for a map that only moves and flips: then the source pixels are a slice."""
+    """As ``_nearest``, for a map that moves by whole pixels and flips: the source pixels are a slice."""
     origin = axis.pixel(0)
     if axis.slope > 0:
         first, last = max(start, -origin), min(stop, size - origin)
@@ -153,7 +154,7 @@ def _moved(axis: _Axis, start: int, stop: int, size: int) -> tuple[slice, int, i
 
 
 def _edge_to_edge(axis: _Axis, start: int, stop: int, size: int) -> Index:
-    """The source pixels of a map that only moves and flips; beyond the source, the one at its edge."""
+    """As ``_moved``, but target pixels beyond the source get the pixel at its edge."""
     index, first, last = _moved(axis, start, stop, size)
     if (first, last) == (start, stop):
         return index
@@ -164,21 +165,21 @@ class _Tents(NamedTuple):
     """The source pixels under the tent of each target pixel, and their weights."""
 
     reach: slice
-    """The source pixels that are under any; ``pixels`` are counted from its start."""
+    """The source pixels under any of the tents; ``pixels`` are counted from its start."""
     pixels: Int64[ndarray, "t n"]
     weights: Float32[ndarray, "t n"]
 
     def part(self, start: int, stop: int) -> "_Tents":
-        """Those of the target pixels in start..stop."""
+        """The tents of the target pixels from start to stop."""
         pixels = self.pixels[:, start:stop]
         ends = pixels[0, [0, -1]].tolist() + pixels[-1, [0, -1]].tolist()
         low = min(ends)
         return _Tents(slice(low, max(ends) + 1), pixels - low, self.weights[:, start:stop])
 
 
-@lru_cache(maxsize=4)  # the objects of one image, pasted one after the other, share their map
+@lru_cache(maxsize=4)  # the objects of one source, resampled one after the other, often share their map
 def _tents(axis: _Axis, side: int, size: int) -> _Tents:
-    """The tents of all pixels along a side of the target."""
+    """The tents of all target pixels along a side of that length, in a source of that size."""
     centre = np.clip(axis.half_steps(0, side) / (2.0 * PIXEL), 0, size) - 0.5
     radius = max(1.0, abs(axis.slope) / PIXEL)
     first = np.floor(centre - radius).astype(np.int64) + 1
@@ -192,7 +193,7 @@ def _tents(axis: _Axis, side: int, size: int) -> _Tents:
 
 
 def _resample_axis(image: Float[Tensor, "c h w"], tents: _Tents, dim: int) -> Float[Tensor, "c _h _w"]:
-    """One axis resampled: a weighted sum of a few shifted images."""
+    """The image resampled along one axis, as a weighted sum of shifted images."""
     weights = on_device(tents.weights if dim == 2 else tents.weights[:, :, None], image.device)
     return _summed_one_by_one(image, tents, weights, dim) if image.is_cpu else _summed(image, tents, weights, dim)
 
@@ -200,7 +201,7 @@ def _resample_axis(image: Float[Tensor, "c h w"], tents: _Tents, dim: int) -> Fl
 def _summed(
     image: Float[Tensor, "c h w"], tents: _Tents, weights: Float[Tensor, "..."], dim: int
 ) -> Float[Tensor, "c _h _w"]:
-    """In a few steps, each of which takes the host as long as a small one."""
+    """The weighted sum in a few large steps: for a GPU, a large step takes the host no longer than a small one."""
     shifted = take(image, tents.pixels.reshape(-1), dim).unflatten(dim, tents.pixels.shape)
     return (shifted * weights).sum(dim)
 
@@ -208,7 +209,7 @@ def _summed(
 def _summed_one_by_one(
     image: Float[Tensor, "c h w"], tents: _Tents, weights: Float[Tensor, "..."], dim: int
 ) -> Float[Tensor, "c _h _w"]:
-    """In many small steps, whose numbers stay in a CPU's cache."""
+    """The weighted sum in many small steps, whose numbers stay in the caches of a CPU."""
     blended = take(image, tents.pixels[0], dim) * weights[0]
     for pixels, weight in zip(tents.pixels[1:], weights[1:], strict=True):
         shifted = take(image, pixels, dim)
@@ -217,19 +218,19 @@ def _summed_one_by_one(
     return blended
 
 
-def _half_steps_2d(row: Int64[ndarray, "3"], window: Window) -> Int64[ndarray, "hw ww"]:
-    """As ``_half_steps``, of one source coordinate, for every pixel of the window."""
+def _half_steps(row: Int64[ndarray, "3"], window: Window) -> Int64[ndarray, "hw ww"]:
+    """One coordinate of the source in half steps, for the centre of every pixel of the window."""
     y = 2 * np.arange(window.y1, window.y2)[:, None] + 1
     x = 2 * np.arange(window.x1, window.x2) + 1
     return row[0] * x + row[1] * y + 2 * row[2]
 
 
-def _blend_2d(
+def _resample_rotated(
     image: Shaped[Tensor, "c h w"], to_source: Int64[ndarray, "2 3"], window: Window
 ) -> Float[Tensor, "c hw ww"]:
-    """The window resampled under rotation: the same tent, gathered pixel by pixel."""
+    """The image as the target shows it in the window, by a map with rotation: the tents are gathered pixel by pixel."""
     (x_index, x_weight), (y_index, y_weight) = (
-        _tents_2d(row, window, size, image.device) for row, size in zip(to_source, image.shape[:0:-1], strict=True)
+        _rotated_tents(row, window, size, image.device) for row, size in zip(to_source, image.shape[:0:-1], strict=True)
     )
     blended = torch.zeros((), device=image.device)
     for y, wy in zip(y_index, y_weight, strict=True):
@@ -238,11 +239,11 @@ def _blend_2d(
     return blended
 
 
-def _tents_2d(
+def _rotated_tents(
     row: Int64[ndarray, "3"], window: Window, size: int, device: torch.device
 ) -> tuple[Int[Tensor, "t hw ww"], Float[Tensor, "t hw ww"]]:
-    """As ``_tents``, along one axis of the source, for every pixel of the window."""
-    steps = on_device(_half_steps_2d(row, window), device)
+    """The pixels and weights of the tents along one axis of the source, for every pixel of the window."""
+    steps = on_device(_half_steps(row, window), device)
     centre = (steps.double() / 2.0 ** (FRACTION_BITS + 1)).clamp(0, size) - 0.5
     radius = max(1.0, math.hypot(*row[:2].tolist()) / 2.0**FRACTION_BITS)
     tap = torch.arange(math.ceil(2 * radius), device=device)[:, None, None]

@@ -13,7 +13,7 @@ from reference import stored, tent
 from composer_copypaste import LargeScaleJitterSettings, LargeScaleJitterTransform, large_scale_jitter_batch
 from composer_copypaste.data.rle import OutlinedObjects
 from composer_copypaste.functional import large_scale_jitter
-from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, frame
+from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, crop_resize_batch
 
 SIDE = 8
 
@@ -48,7 +48,7 @@ def crop_resize(**changes):
 
 def framed(image, fields, shown, **settings):
     """One image and its target, as a hand-written crop_resize shows them."""
-    images, targets = frame([image], [fields], [shown], LargeScaleJitterSettings(size=(16, 16), **settings))
+    images, targets = crop_resize_batch([image], [fields], [shown], LargeScaleJitterSettings(size=(16, 16), **settings))
     return images[0], targets[0]
 
 
@@ -136,7 +136,7 @@ def test_class_ids_are_padded_with_the_one_that_is_ignored():
     ids = torch.zeros(SIDE, SIDE, dtype=torch.int64)
     ids[2:4, 2:6] = 3
     settings = LargeScaleJitterSettings(size=(16, 16), ignore_index=9)
-    _, shown = frame([make_image()], [ids], [crop_resize(resized=(4, 4))], settings)
+    _, shown = crop_resize_batch([make_image()], [ids], [crop_resize(resized=(4, 4))], settings)
     assert (shown.shape, shown.dtype) == ((1, SIDE, SIDE), torch.int64)
     assert (
         shown[0].tolist()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import nearest, tent
 from torch.nn import functional
 
-from composer_copypaste.functional import resample as warp
+from composer_copypaste.functional import resample
 from composer_copypaste.functional.resample import resample_colors, resample_mask
 from composer_copypaste.functional.windows import Window
 
@@ -35,7 +35,7 @@ def on_canvas(window, mask, size):
 def test_colors_are_the_same_in_a_gpus_few_steps_as_in_a_cpus_many(monkeypatch):
     arguments = make_image(), fixed((2.3, 0, -1.2), (0, 0.7, 0.4)), Window(1, 2, 7, 8), (8, 8)
     one_by_one = resample_colors(*arguments)
-    monkeypatch.setattr(warp, "_summed_one_by_one", warp._summed)
+    monkeypatch.setattr(resample, "_summed_one_by_one", resample._summed)
     torch.testing.assert_close(resample_colors(*arguments), one_by_one)
 
 

@@ -40,8 +40,6 @@ TO_X, TO_Y = range(2)
 """The rows of a map."""
 BY_X, BY_Y, OFFSET = range(3)
 """The columns of a map: what it multiplies a target pixel's x and y by, and what it adds."""
-FAR = 1 << 30
-"""A coordinate beyond any image."""
 
 IMAGE_ROW = _row(owners=(), height=(), width=(), first=(), end=(), pixels=())
 """An image that receives objects: the address of its pixels' owners (int16), its size, the range of its rows in the
@@ -57,7 +55,7 @@ MASK_ROW = _row(written=(), former=(), owners=(), height=(), width=(), window=4,
 at the pixels that it owns, any other where the former mask is not 0 and there is no owner. With an empty window it is
 1 wherever the former mask is not 0."""
 RESULT_ROW = _row(area=(), former=(), x1=(), y1=(), x2=(), y2=())
-"""What is visible of an object: the area, the former area, and the box."""
+"""What is visible of an object: the area, the former area, and the box, of no meaning where the area is 0."""
 
 Table = Shaped[ndarray, " _n"]
 """An array of one of these types."""
@@ -87,13 +85,6 @@ class Kernels(Protocol):
         """Paint each pixel that has an owner with that object's color, in place."""
 
 
-def empty_results(n: int) -> Table:
-    """Results of objects of which no pixel has been seen yet."""
-    results = np.zeros(n, RESULT_ROW)
-    results["x1"] = results["y1"] = FAR
-    return results
-
-
 @dataclass(frozen=True)
 class KernelEngine:
     """An :class:`Engine` that stacks, measures, writes and paints all objects of a batch together."""
@@ -111,7 +102,7 @@ class KernelEngine:
         images["height"], images["width"] = layout.sizes[pasted.receiving].T
         images["first"], images["end"] = pasted.ranges.T
         addresses = _addresses(masks)[layout.source] + layout.instance * areas[layout.source]
-        table = np.zeros(len(pasted), PASTED_ROW)
+        table = np.zeros(len(pasted.target), PASTED_ROW)
         table["image"], table["level"] = np.searchsorted(pasted.receiving, pasted.target), pasted.level
         table["to_source"], table["window"] = pasted.to_source, pasted.windows
         table["pixels"] = addresses[pasted.origin]

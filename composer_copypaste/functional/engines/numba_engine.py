@@ -9,7 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.functional.engines import numba_kernels, numba_paint
-from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, TO_X, TO_Y, Table, empty_results
+from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, RESULT_ROW, TO_X, TO_Y, Table
 from composer_copypaste.functional.resample import PIXEL
 
 LARGEST_CACHED = 2**22
@@ -32,7 +32,7 @@ class NumbaKernels:
 
     def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
         """As of :class:`Kernels`."""
-        results = empty_results(len(objects))
+        results = np.zeros(len(objects), RESULT_ROW)
         numba_kernels.measure(objects, results)
         if len(uncovered):
             count = numba_kernels.count_rotated if _are_rotated(uncovered).any() else numba_kernels.count_upright
@@ -48,15 +48,17 @@ class NumbaKernels:
         like = torch.empty(0, dtype=dtype).numpy()
         like.flags.writeable = False  # of the same type as examples that are global
         maps, rotated = pasted["to_source"], _are_rotated(pasted)
-        whole = (np.abs(maps[:, [TO_X, TO_Y], [BY_X, BY_Y]]) == PIXEL) & (maps[:, :, OFFSET] % PIXEL == 0)
-        moved = ~rotated & whole.all(axis=1)
-        for kernel, rows in (
-            (numba_paint.paint_moved, moved),
-            (numba_paint.paint_resized, ~rotated & ~moved),
-            (numba_paint.paint_rotated, rotated),
-        ):
+        moved = ~rotated & (np.abs(maps[:, [TO_X, TO_Y], [BY_X, BY_Y]]) == PIXEL).all(axis=1)
+        if moved.any():
+            moved &= (maps[:, :, OFFSET] % PIXEL == 0).all(axis=1)
+        kinds = {
+            numba_paint.paint_moved: moved,
+            numba_paint.paint_resized: ~(rotated | moved),
+            numba_paint.paint_rotated: rotated,
+        }
+        for paint, rows in kinds.items():
             if rows.any():
-                kernel(images, pasted[rows], channels, like)
+                paint(images, pasted[rows], channels, like)
 
 
 def _are_rotated(pasted: Table) -> Bool[ndarray, " m"]:

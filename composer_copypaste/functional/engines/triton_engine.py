@@ -24,12 +24,12 @@ from composer_copypaste.functional.engines.kernels import (
     BY_Y,
     MASK_ROW,
     NOBODY,
+    RESULT_ROW,
     X1,
     X2,
     Y1,
     Y2,
     Table,
-    empty_results,
 )
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.tensors import on_device
@@ -55,7 +55,9 @@ class TritonKernels:
 
     def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
         """As of :class:`Kernels`."""
-        results = self._table(empty_results(len(objects)))
+        found = np.zeros(len(objects), RESULT_ROW)
+        found["x1"] = found["y1"] = kernels.FAR.value
+        results = self._table(found)
         self._on_windows(kernels.measure, objects, results)
         if len(uncovered):
             self._on_windows(kernels.count_uncovered, uncovered, results)

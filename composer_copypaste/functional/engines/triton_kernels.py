@@ -22,7 +22,8 @@ NOBODY = tl.constexpr(kernels.NOBODY)
 NO_TENSOR = tl.constexpr(kernels.NO_TENSOR)
 OUTSIDE = tl.constexpr(kernels.NOBODY - 1)
 """Read instead of the owner of a pixel outside a window."""
-FAR = tl.constexpr(kernels.FAR)
+FAR = tl.constexpr(1 << 30)
+"""A coordinate beyond any image: where the box of an object begins before a pixel of it is seen."""
 
 TENT_ROW = np.dtype([(name, np.int64) for name in ("reach_x", "taps_x", "reach_y", "taps_y")])
 """How far the tents of a pasted object reach along both axes of its source, in half steps, and in pixels."""
