@@ -138,7 +138,7 @@ class CutOutPool:
         """
         folder = Path(folder)
         labels = _labels(categories)
-        problems, files = _listing(folder, labels)
+        problems, files = _files_and_problems(folder, labels)
         found = in_threads(lambda file: _cut_out_of_file(file[0], file[1], image_settings), files, _THREADS)
         problems += [cut for cut in found if isinstance(cut, str)]
         if problems:
@@ -209,17 +209,19 @@ def _copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     return values.clone(memory_format=torch.contiguous_format)
 
 
-def _listing(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
+def _files_and_problems(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
     """The problems of a folder of categories' folders, and its images with their labels."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of cut-outs")
     problems, files = [], []
-    for entry in _visible(folder):
-        images = _visible(entry) if entry.is_dir() else []
+    for entry in _not_hidden(folder):
+        images = _not_hidden(entry) if entry.is_dir() else []
         if not entry.is_dir():
             problems.append(f"{entry.name}: expected in a folder that has the name of its category")
         elif entry.name not in labels:
-            problems.append(f"{entry.name}: {_no_category(entry.name, list(labels))}")
+            guess = get_close_matches(entry.name, labels, n=1)
+            hint = f"did you mean {guess[0]!r}?" if guess else f"expected one of {', '.join(labels)}"
+            problems.append(f"{entry.name}: is no category; {hint}")
         elif not images:
             problems.append(f"{entry.name}: the folder is empty, expected images with transparency")
         else:
@@ -231,16 +233,11 @@ def _listing(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tupl
 
 def images_of_folder(folder: Path) -> list[Path]:
     """The images in a folder of categories' folders, in the order of their numbers in the pool."""
-    return [path for entry in _visible(folder) if entry.is_dir() for path in _visible(entry)]
+    return [path for entry in _not_hidden(folder) if entry.is_dir() for path in _not_hidden(entry)]
 
 
-def _visible(folder: Path) -> list[Path]:
+def _not_hidden(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _no_category(name: str, categories: list[str]) -> str:
-    guess = get_close_matches(name, categories, n=1)
-    return "is no category; " + (f"did you mean {guess[0]!r}?" if guess else f"expected one of {', '.join(categories)}")
 
 
 def _cut_out_of_file(path: Path, label: int, settings: ImageSettings | None) -> CutOut | str:
@@ -251,16 +248,11 @@ def _cut_out_of_file(path: Path, label: int, settings: ImageSettings | None) -> 
         return str(error).removeprefix(f"{path.parents[1]}/")
     if not opaque.any():
         return f"{path.parent.name}/{path.name}: the image is transparent: no alpha is above 127"
-    (y1, y2), (x1, x2) = (_extent(opaque.any(dim=dim)) for dim in (1, 0))
+    rows, columns = (opaque.any(dim=dim).nonzero() for dim in (1, 0))
+    y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     height, width = opaque.shape
     box, area = np.array([x1, y1, x2, y2], dtype=np.float64), float(opaque.sum())
     return CutOut(label, box, area, (height, width), partial(_read_file, path, settings))
-
-
-def _extent(occupied: Tensor) -> tuple[int, int]:
-    """The first place that is occupied, and one past the last."""
-    places = occupied.nonzero()
-    return int(places[0]), int(places[-1]) + 1
 
 
 def _read_file(path: Path, settings: ImageSettings | None, window: Window) -> Pixels:

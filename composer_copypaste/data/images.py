@@ -178,11 +178,16 @@ def read_image(
     with _named(path), _opened(source, settings) as image:
         deep = is_deep(image)
         turn = _turn(image, size)
-        if deep:
+        if deep:  # Pillow's own conversion would clip at 255
+            limits = range_of_file(image) or settings.value_range
             with _opened(source, settings) as again:
-                rgb = _from_deep(image, again, settings)
+                values: Shaped[np.ndarray, "h w *c"] = read_deep(image, again)
+            check_values(values, limits)
+            rgb = Image.fromarray(scaled(values, limits or FULL_RANGE)).convert("RGB")
+        elif image.mode in ("P", "PA"):  # in one step, Pillow warns that transparency is dropped
+            rgb = image.convert("RGBA").convert("RGB")
         else:
-            rgb = _rgb(image)
+            rgb = image.convert("RGB")
         # copied: Pillow's own memory is read-only
         return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
 
@@ -330,32 +335,14 @@ def _orientation(image: ImageFile.ImageFile, *, whole: bool = False) -> int:
     return orientation if orientation in _TURNS else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB."""
-    if image.mode in ("P", "PA"):
-        # in two steps: in one, Pillow warns that transparency is dropped
-        return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile, settings: ImageSettings) -> Image.Image:
-    """An image of more than 8 bits, scaled to 8, in mode RGB; Pillow's own conversion would clip at 255."""
-    limits = range_of_file(image) or settings.value_range
-    values: Shaped[np.ndarray, "h w *c"] = read_deep(image, again)
-    check_values(values, limits)
-    return Image.fromarray(scaled(values, limits or FULL_RANGE)).convert("RGB")
-
-
 def _reason(error: BaseException, source: Path | str | bytes) -> str:
     """Why Pillow could not read the file, without the path that some of its messages contain."""
     if isinstance(error, UnidentifiedImageError):
-        kind = kind_of_any_file(source if isinstance(source, bytes) else _first_bytes(source))
+        if not isinstance(source, bytes):
+            with open(source, "rb") as file:
+                source = file.read(512)
+        kind = kind_of_any_file(source)
         return "not an image in a known format" if kind is None else f"it is {kind}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)
-
-
-def _first_bytes(path: Path | str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(512)

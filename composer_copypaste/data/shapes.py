@@ -193,12 +193,12 @@ def _distance(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) 
     name = CATEGORIES[shape.category]
     if name == "disc":
         return np.hypot(u, v) - shape.radius
-    corners, rounding = _corners(name, shape.aspect)
+    corners, rounding = _corners_of(name, shape.aspect)
     rounding *= shape.radius
     return _polygon_distance(corners * (shape.radius - rounding), u, v) - rounding
 
 
-def _corners(name: str, aspect: float) -> tuple[Float[ndarray, "k 2"], float]:
+def _corners_of(name: str, aspect: float) -> tuple[Float[ndarray, "k 2"], float]:
     """The corners (u, v) of a polygon in the unit circle, and the radius of their rounding."""
     if name == "rectangle":
         half = np.array([1.0, aspect]) / math.hypot(1.0, aspect)
@@ -291,8 +291,8 @@ def _is_drawn(folder: Path, settings: ShapesSettings) -> bool:
     if found != wanted:
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         raise DataError(
-            f"{folder}: holds shapes drawn with {_listing(found, differing)}, "
-            f"expected {_listing(wanted, differing)}. "
+            f"{folder}: holds shapes drawn with {_setting_values(found, differing)}, "
+            f"expected {_setting_values(wanted, differing)}. "
             "Name another folder, or delete this one to have it drawn again."
         )
     return True
@@ -310,7 +310,7 @@ def _read_stamp(path: Path) -> dict[str, object] | None:
     return stamp if isinstance(stamp, dict) else None
 
 
-def _listing(stamp: Mapping[str, object], names: list[str]) -> str:
+def _setting_values(stamp: Mapping[str, object], names: list[str]) -> str:
     return ", ".join(f"{name}={stamp.get(name)}" for name in names)
 
 

@@ -69,6 +69,8 @@ class StreamingCocoInstances(InstanceData):
     ) -> None:
         super().__init__(transform, masks=masks, seed=seed)
         check_installed()
+        from streaming.base.format import reader_from_json
+
         self.source = str(source)
         limit = None if cache_gigabytes is None else int(cache_gigabytes * 1e9)
         self._files = open_files(self.source, cache, limit)
@@ -76,7 +78,7 @@ class StreamingCocoInstances(InstanceData):
         self.manifest = Manifest.from_json(read_json(folder / MANIFEST, "manifest of shards"), f"{source}/{MANIFEST}")
         self.shards = _shards(read_json(folder / INDEX, "index of shards"), f"{source}/{INDEX}")
         self._ends = list(accumulate(shard.samples for shard in self.shards))
-        self._readers = [_reader(folder, shard) for shard in self.shards]
+        self._readers = [reader_from_json(str(folder), None, shard.entry) for shard in self.shards]
         self._categories, self._labels = self.manifest.categories, labels_of(self.manifest.categories)
         if self._ends[-1] != self.manifest.images:
             found = counted(self._ends[-1], "image")
@@ -188,9 +190,3 @@ def _shards(index: Any, place: str) -> list[Shard]:
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{place}: expected a list of shards")
     return [Shard.from_json(entry, place) for entry in entries]
-
-
-def _reader(folder: Path, shard: Shard) -> Any:
-    from streaming.base.format import reader_from_json
-
-    return reader_from_json(str(folder), None, shard.entry)

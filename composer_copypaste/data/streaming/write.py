@@ -162,7 +162,7 @@ def _write_part(part: ShardContent) -> list[str]:
     with MDSWriter(out=str(folder), columns=COLUMNS, hashes=[HASH], size_limit=None) as writer:
         for image, annotations in part.content:
             try:
-                writer.write(encode(image, _checked(part, image), annotations))
+                writer.write(encode(image, _checked_bytes(part, image), annotations))
             except DataError as error:
                 problems.append(str(error))
     if not problems:
@@ -171,7 +171,7 @@ def _write_part(part: ShardContent) -> list[str]:
     return problems
 
 
-def _checked(part: ShardContent, image: CocoImage) -> bytes:
+def _checked_bytes(part: ShardContent, image: CocoImage) -> bytes:
     """The bytes of an image's file, after a check that they can be decoded."""
     path = part.images / image.file_name
     try:
@@ -260,7 +260,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
                 return _written(output, data, kept=None)
             parts = list(parts_of(data, images, output, shard_size, image_settings))
             missing = [part for part in parts if not part.is_written]
-            _write(missing, processes, len(data.images))
+            _write_all(missing, processes, len(data.images))
             _complete(output, data, parts, source, image_settings)
             return _written(output, data, kept=len(parts) - len(missing))
     except OSError as error:
@@ -337,7 +337,7 @@ def _check_same(output: Path, found: Source, source: Source) -> None:
         )
 
 
-def _write(parts: Sequence[ShardContent], processes: int, images: int) -> None:
+def _write_all(parts: Sequence[ShardContent], processes: int, images: int) -> None:
     problems = []
     done = images - sum(len(part.content) for part in parts)
     with tqdm(total=images, initial=done, desc="writing shards", unit=" images", disable=None) as bar:
