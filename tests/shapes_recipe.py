@@ -14,6 +14,7 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
         "data.shapes.train=8",
         "data.shapes.val=4",
         "data.shapes.size=64",
+        "model.detections_per_image=10",  # of an untrained model each would be one that is scored and drawn
         "training.duration=2ba",
         "training.eval_interval=2ba",
         "training.checkpoint_interval=1ba",

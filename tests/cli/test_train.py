@@ -4,12 +4,11 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from click.testing import CliRunner
+from forked_runs import start
 from PIL import Image
 from shapes_recipe import on_files, tiny
 
@@ -237,23 +236,15 @@ def cut_off(files):
     return image
 
 
-@pytest.fixture
-def cut_off_run(files, output):
-    """What a user sees in a real process where an image turns out to be cut off only while training."""
-    image = cut_off(files)
-    arguments = [*tiny(files.parent), *on_files(files), f"output={output}"]
-    process = subprocess.run(
-        [sys.executable, "-m", "composer_copypaste.cli", "train", *arguments], capture_output=True, text=True
-    )
-    return image, process
-
-
 def test_an_image_that_breaks_while_training_ends_in_one_line_and_once_repaired_the_run_goes_on(
-    cut_off_run, files, output
+    files, output, tmp_path
 ):
-    image, process = cut_off_run
-    assert process.returncode == 2
-    said = [line for line in process.stderr.splitlines() if not line.startswith(("train", "evaluation "))]
+    image = cut_off(files)
+    process = start(*tiny(files.parent), *on_files(files), f"output={output}", log=tmp_path / "log.txt")
+    process.join()
+    assert process.exitcode == 2
+    printed = (tmp_path / "log.txt").read_text().splitlines()
+    said = [line for line in printed if not line.startswith(("train", "evaluation "))]
     assert len(said) == 1
     assert said[0].startswith(f"error: {image}: the image cannot be decoded: image file is truncated")
     assert f"the same command with output={output} goes on" in said[0]
