@@ -74,7 +74,7 @@ def command(  # noqa: PLR0913 - click hands over each option
     It writes OUTPUT/shard.00000.mds and so on, index.json, annotations.json and copypaste.json. Copied to an object
     store, the folder is read from there: data.train.streaming=s3://bucket/train data.train.cache=/scratch/shards
     """
-    from composer_copypaste.data.coco_json import ReadingOptions
+    from composer_copypaste.data.annotation_json import ReadingOptions
     from composer_copypaste.data.streaming.write import write_shards
     from composer_copypaste.errors import RecipeError, counted
     from composer_copypaste.settings import ImageSettings

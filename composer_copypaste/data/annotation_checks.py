@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
+from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, ReadingOptions, Spelling
 from composer_copypaste.data.rle import cropped_mask, mask_extents, rle_of
 from composer_copypaste.errors import DataError, first_few, warn_of_data
 
@@ -23,7 +23,7 @@ FEWEST = 3
 
 
 def check_objects(
-    place: str, images: Mapping[int, CocoImage], groups: Groups, *, leave_out: bool, how_to_leave_out: str
+    place: str, images: Mapping[int, CocoImage], groups: Groups, options: ReadingOptions
 ) -> dict[int, str]:
     """The ids of annotations that cannot be used, each with the reason.
 
@@ -33,8 +33,7 @@ def check_objects(
         place: the annotation file, for messages.
         images: the images by id.
         groups: the annotations of each image id; each one is valid by itself.
-        leave_out: whether objects that repeat another one are left out too.
-        how_to_leave_out: the setting that leaves objects out, for messages.
+        options: if bad objects are left out, those that repeat another one are too.
 
     Raises:
         DataError: where many boxes disagree with their masks, where many objects are repeated, or where the objects of
@@ -50,20 +49,20 @@ def check_objects(
             f"{first_few(compared.doubtful)}"
         )
     repeated = repeated_objects(images, groups)
-    if leave_out:
+    if options.bad_objects == "leave_out":
         reasons = {number: f"repeats annotation {first}" for number, first in repeated.items()}
         return reasons | dict(compared.of_objects)
-    _check_repeated(place, repeated, sum(map(len, groups.values())), how_to_leave_out)
+    _check_repeated(place, repeated, sum(map(len, groups.values())), options.spelling("bad_objects", "leave_out"))
     return dict(compared.of_objects)
 
 
-def check_crowds(place: str, counts: Counter[tuple[bool, bool]], spelling: Callable[[str, str], str]) -> None:
+def check_crowds(place: str, counts: Counter[tuple[bool, bool]], spelling: Spelling) -> None:
     """Warn, or raise ``DataError`` if all are marked, where single objects may be marked as crowds, as some tools do.
 
     Args:
         place: the annotation file, for messages.
         counts: the number of annotations by (outline is run lengths, marked as crowd).
-        spelling: how the user gives the setting ``crowds``, from its name and value.
+        spelling: how the user gives the setting ``crowds``.
     """
     of_run_lengths, of_polygons = counts[True, True], counts[False, True]
     marked, total = of_run_lengths + of_polygons, counts.total()

@@ -1,14 +1,14 @@
 """One annotation of a COCO file: its outline, its box and its numbers, checked and brought into one form.
 
-Many tools write them differently. These functions run 860,000 times on COCO: in the usual case they only compare and
-convert.
+Tools write annotations in many ways; `ReadingOptions` decide about those that can be understood in two. These functions
+run 860,000 times on COCO: in the usual case they only compare and convert.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Integral
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -38,6 +38,42 @@ NO_AREA = "has no area: width and height must be more than 0"
 Json = dict[str, Any]
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+Crowds = Literal["objects", "ignore"] | None
+BadObjects = Literal["refuse", "leave_out"]
+Spelling = Callable[[str, str], str]
+"""How a user gives a setting, from its name and value, for messages."""
+
+
+def in_python(name: str, value: str) -> str:
+    """How a setting is given in Python, for messages."""
+    return f'{name}="{value}"'
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How annotations are read that can be understood in more than one way.
+
+    Attributes:
+        crowds: "objects": annotations marked as crowds are single objects; "ignore": they are crowds. None: they are
+            crowds, but a file that marks all of them is refused, and one that may mark single objects is warned of.
+        bad_objects: Whether an object whose outline, box or area cannot be used is refused or left out.
+        spelling: How the user gives these two settings, from name and value, for messages.
+        reads_images: Whether the images will be read: each then needs a file name, and there must be objects.
+        outlines: Whether each object must have an outline. Scoring boxes does not need it.
+    """
+
+    crowds: Crowds = None
+    bad_objects: BadObjects = "refuse"
+    spelling: Spelling = in_python
+    reads_images: bool = True
+    outlines: bool = True
+
+    def __post_init__(self) -> None:
+        if self.crowds not in ("objects", "ignore", None):
+            raise ValueError(f'crowds: expected "objects", "ignore" or None, got {self.crowds!r}')
+        if self.bad_objects not in ("refuse", "leave_out"):
+            raise ValueError(f'bad_objects: expected "refuse" or "leave_out", got {self.bad_objects!r}')
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,27 @@ without ids. Everything else that is wrong becomes a line that names its place.
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from composer_copypaste.data.annotation_checks import check_crowds, check_objects
 from composer_copypaste.data.annotation_json import (
     NO_AREA,
+    BadObjects,
     Category,
     CocoAnnotation,
     CocoImage,
+    Crowds,
     Json,
+    ReadingOptions,
+    Spelling,
     area_of,
     has_no_extent,
+    in_python,
     labels_of,
     outlined,
     read_shape,
@@ -37,41 +42,6 @@ TOP_LEVEL = ("images", "annotations", "categories")
 
 LARGEST_ID = 2**63 - 1
 """Ids are 64-bit integers in tensors, and the scoring engine takes no negative ones."""
-
-Crowds = Literal["objects", "ignore"] | None
-BadObjects = Literal["refuse", "leave_out"]
-Spelling = Callable[[str, str], str]
-
-
-def in_python(name: str, value: str) -> str:
-    """How a setting is given in Python, for messages."""
-    return f'{name}="{value}"'
-
-
-@dataclass(frozen=True)
-class ReadingOptions:
-    """How annotations are read that can be understood in more than one way.
-
-    Attributes:
-        crowds: "objects": annotations marked as crowds are single objects; "ignore": they are crowds. None: they are
-            crowds, but a file that marks all of them is refused, and one that may mark single objects is warned of.
-        bad_objects: Whether an object whose outline, box or area cannot be used is refused or left out.
-        spelling: How the user gives these two settings, from name and value, for messages.
-        reads_images: Whether the images will be read: each then needs a file name, and there must be objects.
-        outlines: Whether each object must have an outline. Scoring boxes does not need it.
-    """
-
-    crowds: Crowds = None
-    bad_objects: BadObjects = "refuse"
-    spelling: Spelling = in_python
-    reads_images: bool = True
-    outlines: bool = True
-
-    def __post_init__(self) -> None:
-        if self.crowds not in ("objects", "ignore", None):
-            raise ValueError(f'crowds: expected "objects", "ignore" or None, got {self.crowds!r}')
-        if self.bad_objects not in ("refuse", "leave_out"):
-            raise ValueError(f'bad_objects: expected "refuse" or "leave_out", got {self.bad_objects!r}')
 
 
 @dataclass(frozen=True)
@@ -406,8 +376,7 @@ def _leave_out_bad_objects(
     found: _Findings,
 ) -> None:
     """Move objects that are valid by themselves, but not together with others, from the groups to ``found``."""
-    how, leave_out = options.spelling("bad_objects", "leave_out"), options.bad_objects == "leave_out"
-    bad = check_objects(place, images, groups, leave_out=leave_out, how_to_leave_out=how)
+    bad = check_objects(place, images, groups, options)
     for image, annotations in groups.items():
         wrong = [annotation["id"] for annotation in annotations if annotation["id"] in bad]
         found.bad += [f"annotation {id_} (image {image}): {bad[id_]}" for id_ in wrong]

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from composer_copypaste.data.annotation_json import Category, CocoImage
-from composer_copypaste.data.coco_json import CocoAnnotations, Crowds
+from composer_copypaste.data.annotation_json import Category, CocoImage, Crowds
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import in_folder
 from composer_copypaste.data.images import read_image
 from composer_copypaste.data.rle import OutlinedObjects, draw_masks

@@ -12,8 +12,8 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from composer_copypaste.data.annotation_json import CocoImage, Size, whole
-from composer_copypaste.data.coco_json import CocoAnnotations, ReadingOptions, garbage_collection_paused
+from composer_copypaste.data.annotation_json import CocoImage, ReadingOptions, Size, whole
+from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.data.rle import encoded_pixels
 from composer_copypaste.errors import counted
 from composer_copypaste.files import read_json

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Generator, Tensor
 
-from composer_copypaste.data.annotation_json import Category, CocoImage, labels_of, outlined
-from composer_copypaste.data.coco_json import BadObjects, CocoAnnotations, Crowds
+from composer_copypaste.data.annotation_json import BadObjects, Category, CocoImage, Crowds, labels_of, outlined
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.images import read_image
 from composer_copypaste.data.rle import OutlinedObjects

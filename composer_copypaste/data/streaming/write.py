@@ -22,8 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
-from composer_copypaste.data.coco_json import CocoAnnotations, ReadingOptions
+from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, ReadingOptions
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import check_images, in_folder
 from composer_copypaste.data.images import read_image
 from composer_copypaste.data.streaming.format import (
