@@ -124,13 +124,10 @@ def instances_of(
             f"targets[{lacking[0]}]: has no 'masks', which other targets of the batch have. "
             "Give masks to all of them, or to none: then boxes are pasted."
         )
-    largest = largest_of([*sizes, canvas])
-    return [_instances(f"targets[{i}]", target, sizes[i], object_keys, largest) for i, target in enumerate(targets)]
-
-
-def largest_of(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The largest height and the largest width."""
-    return max(height for height, _ in sizes), max(width for _, width in sizes)
+    height, width = map(max, zip(*sizes, canvas, strict=True))
+    return [
+        _instances(f"targets[{i}]", target, sizes[i], object_keys, (height, width)) for i, target in enumerate(targets)
+    ]
 
 
 def _instances(
@@ -157,7 +154,7 @@ def _instances(
     extras = {key: plain(fields[key]) for key in object_keys}
     if "keypoints" in extras:
         extras["keypoints"] = in_type(extras["keypoints"], _type_for(extras["keypoints"].dtype, max(largest)))
-    corner = corners(boxes)
+    corner = boxes if type(boxes) is Tensor else corners(boxes)
     return Instances(
         boxes=in_type(corner, _type_for(corner.dtype, max(largest))),
         labels=plain(labels),

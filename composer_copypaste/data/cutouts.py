@@ -20,7 +20,8 @@ from composer_copypaste.data.image_files import check_images, in_folder, in_thre
 from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, listed
-from composer_copypaste.functional.windows import Window, box_windows
+from composer_copypaste.functional.layout import box_windows
+from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import ImageSettings
 
 MARGIN = 1

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from composer_copypaste.errors import counted
 from composer_copypaste.functional.batch_objects import ImageObjects, asks_for_areas, weights_of
-from composer_copypaste.functional.layout import object_windows
+from composer_copypaste.functional.layout import MARGIN, box_windows
 from composer_copypaste.functional.plan import ImageInfo
 from composer_copypaste.functional.tensors import copied, on_device, read_back
-from composer_copypaste.functional.windows import Window, are_empty
+from composer_copypaste.functional.windows import Window
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -157,8 +157,8 @@ class BankImage:
 def bank_image(image: Shaped[Tensor, "c h w"], objects: ImageObjects, at_most: int) -> BankImage:
     """What the bank keeps of an image: its objects that may be copied, the last ones if they are more than that."""
     size = objects.info.height, objects.info.width
-    rows = object_windows(objects.info.boxes, size)
-    kept = np.flatnonzero((objects.info.weights > 0) & ~are_empty(rows)).tolist()
+    rows = box_windows(objects.info.boxes + MARGIN, size)
+    kept = np.flatnonzero((objects.info.weights > 0) & (rows[:, :2] < rows[:, 2:]).all(axis=1)).tolist()
     kept = kept[max(0, len(kept) - at_most) :]
     windows = [Window(*rows[k].tolist()) for k in kept]
     if objects.class_ids is None:

@@ -128,7 +128,6 @@ def batch_objects(
     batch = checked_instances(images, targets, settings)
     if not batch:
         return []
-    refuse_positions(targets, list(batch[0].extras))
     area = _areas(targets, batch) if asks_for_areas(settings) else None
     boxes = torch.cat([instances.boxes for instances in batch]).detach().double()
     labels = torch.cat([instances.labels for instances in batch])
@@ -153,7 +152,9 @@ def batch_objects(
     ]
 
 
-def checked_instances(images: Images, targets: Sequence[Target], settings: CopyPasteSettings) -> list[Instances]:
+def checked_instances(
+    images: Images, targets: Sequence[Target], settings: CopyPasteSettings, *, refuse_positions: bool = True
+) -> list[Instances]:
     """The objects of each target, whose further fields have rows of the same shape in all targets.
 
     Raises:
@@ -162,7 +163,8 @@ def checked_instances(images: Images, targets: Sequence[Target], settings: CopyP
     if any(isinstance(target, Tensor) for target in targets):
         raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-    batch = instances_of(targets, sizes, object_keys_of(targets, settings.object_keys))
+    object_keys = object_keys_of(targets, settings.object_keys, refuse_positions=refuse_positions)
+    batch = instances_of(targets, sizes, object_keys)
     for i, instances in enumerate(batch):
         for key, values in instances.extras.items():
             if (row := tuple(values.shape[1:])) != (first := tuple(batch[0].extras[key].shape[1:])):
@@ -292,32 +294,29 @@ def only_copied_classes(plan: PastePlan, batch: Sequence[ImageObjects]) -> tuple
 # Which keys of a target belong to its objects
 
 
-def object_keys_of(targets: Sequence[Target], named: Sequence[str]) -> list[str]:
+def object_keys_of(targets: Sequence[Target], named: Sequence[str], *, refuse_positions: bool = True) -> list[str]:
     """The keys of targets, beside the fields of :class:`Instances`, with a value for each object.
 
     Those are the ones that torchvision and COCO give objects, and those that the settings name.
+
+    Raises:
+        ValueError: where another key holds positions, which would have to move with the objects, and do not.
     """
     found: dict[str, None] = {}
-    for target in targets:
-        for key, values in target.items():
-            several = isinstance(values, Tensor | ndarray | list | tuple)
-            if key not in OBJECT_FIELDS and (key in named or (key in COCO_AND_TORCHVISION and several)):
-                found[key] = None
-    return list(found)
-
-
-def refuse_positions(targets: Sequence[Target], object_keys: Sequence[str]) -> None:
-    """Raise ``ValueError`` where a key holds positions that would have to move with the objects, and do not."""
     for i, target in enumerate(targets):
         for key, values in target.items():
-            if key in OBJECT_FIELDS or key in object_keys or values is None:
+            several = isinstance(values, Tensor | ndarray | list | tuple)
+            if key in OBJECT_FIELDS:
                 continue
-            if key in POSITION_KEYS or (type(values) is not Tensor and is_tv_tensor(values)):
+            if key in named or (key in COCO_AND_TORCHVISION and several):
+                found[key] = None
+            elif values is not None and refuse_positions and (key in POSITION_KEYS or is_tv_tensor(values)):
                 raise ValueError(
                     f"targets[{i}]: {key!r} holds positions in the image, which would have to move with what is "
                     "copied, cut or resized, as only boxes, masks and keypoints do. Leave it out; or, if it holds "
                     "none, name it in object_keys: its rows then follow their objects as they are"
                 )
+    return list(found)
 
 
 def warn_of_unnamed_keys(targets: Sequence[Target], object_keys: Sequence[str]) -> None:

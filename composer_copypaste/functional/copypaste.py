@@ -25,11 +25,11 @@ from composer_copypaste.functional.batch_objects import (
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.keypoints import place_keypoints
-from composer_copypaste.functional.layout import Layout, Objects, layout_of
+from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan, given_or_default
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
-from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
+from composer_copypaste.functional.tensors import Images, without_autocast
 from composer_copypaste.functional.visibility import assemble, decide, joined_fields, joined_rows
 from composer_copypaste.instances import (
     WHOLE,
@@ -37,7 +37,6 @@ from composer_copypaste.instances import (
     Target,
     as_tv_tensor,
     in_types_of,
-    largest_of,
     plain,
     target_of,
 )
@@ -178,15 +177,18 @@ def paste(
         if extra.bank is not None and len(images):
             extra.bank.to(images[0].device)
             extra.bank.add_batch(list(images), batch)
+    after_images: Images
     if isinstance(given_images, Tensor):
-        after_images: Images = as_tv_tensor(cast(Tensor, result.images), given_images)
+        after_images = as_tv_tensor(cast(Tensor, result.images), given_images)
     else:
         pairs = zip(result.images, given_images, strict=True)
-        after_images = sequence_like([as_tv_tensor(image, former) for image, former in pairs], given_images)
-    if isinstance(result.targets, Tensor):
-        after_targets: Targets = as_tv_tensor(result.targets, given_targets)
-    else:
-        after_targets = sequence_like(result.targets, given_targets)
+        after_images = [as_tv_tensor(image, former) for image, former in pairs]
+        after_images = tuple(after_images) if isinstance(given_images, tuple) else after_images
+    after_targets = result.targets
+    if isinstance(after_targets, Tensor):
+        after_targets = as_tv_tensor(after_targets, given_targets)
+    elif isinstance(given_targets, tuple):
+        after_targets = tuple(after_targets)
     return replace(result, images=after_images, targets=after_targets)
 
 
@@ -204,14 +206,14 @@ def _pasted(
         copied, numbered = batch, plan
         if isinstance(targets, Tensor):
             numbered, copied = only_copied_classes(plan, batch)
-        objects = [Objects(image.instances.masks, image.info.boxes) for image in copied]
+        objects = [SourceObjects(image.instances.masks, image.info.boxes) for image in copied]
         crops: list[CroppedObject] = []
         if extra.bank is not None or extra.pool is not None:
             used = numbered.sources_from(n)
             numbered = numbered.renumbered(used, n)
             example = next((image.instances for image in copied if len(image.labels)), copied[0].instances)
             crops = [extra.read(number - n, images[0], example) for number in used]
-            objects += [Objects(crop.mask[None], crop.box[None]) for crop in crops]
+            objects += [SourceObjects(crop.mask[None], crop.box[None]) for crop in crops]
         layout = layout_of(numbered, objects)
         if len(layout.pasted.target):
             paste_on = _paste_classes if isinstance(targets, Tensor) else _paste_objects
@@ -248,7 +250,7 @@ def _paste_objects(
     keypoint_fields = {} if placed is None else placed.fields_after(objects.extras, kept, owners)
     masks = stacked.write_masks(kept) if "masks" in targets[0] else {}
     after = assemble(objects, kept, measures, masks, keypoint_fields)
-    largest = largest_of([(image.info.height, image.info.width) for image in batch])
+    largest = max(image.info.height for image in batch), max(image.info.width for image in batch)
     changed = []
     for i, (target, image) in enumerate(zip(targets, batch, strict=True)):
         if i in after:
@@ -286,7 +288,7 @@ def _unchanged(images: Images, targets: Targets, settings: CopyPasteSettings) ->
     if isinstance(targets, Tensor):
         check_map_sizes(images, targets)
         return nothing
-    batch = checked_instances(images, targets, settings)
+    batch = checked_instances(images, targets, settings, refuse_positions=False)
     on_host = all(instances.boxes.is_cpu for instances in batch)
     if batch and on_host:
         boxes = torch.cat([instances.boxes for instances in batch]).detach().double().numpy()

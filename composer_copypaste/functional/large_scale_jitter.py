@@ -13,7 +13,6 @@ from torch import Tensor
 from composer_copypaste.functional.batch_objects import (
     check_boxes,
     object_keys_of,
-    refuse_positions,
     warn_of_unnamed_keys,
 )
 from composer_copypaste.functional.copypaste import check_batch
@@ -35,7 +34,6 @@ from composer_copypaste.instances import (
     as_tv_tensor,
     in_type,
     instances_of,
-    largest_of,
     plain,
     target_of,
 )
@@ -221,13 +219,12 @@ def _targets(
     sizes, canvas = [size_of(image) for image in images], crop_resizes[0].canvas
     object_keys = object_keys_of(targets, settings.object_keys)
     batch = instances_of(targets, sizes, object_keys, canvas)
-    refuse_positions(targets, object_keys)
     warn_of_unnamed_keys(targets, object_keys)
     has_masks = any("masks" in target for target in targets)
     after = (_by_pixels if has_masks else _by_boxes)(batch, crop_resizes, settings)
-    largest = largest_of([*sizes, canvas])
+    height, width = map(max, zip(*sizes, canvas, strict=True))
     return [
-        target_of(target, objects, largest, canvas, fractions=not has_masks)
+        target_of(target, objects, (height, width), canvas, fractions=not has_masks)
         for target, objects in zip(targets, after, strict=True)
     ]
 

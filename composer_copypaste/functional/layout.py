@@ -11,32 +11,20 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.functional.plan import BOX_CORNERS, PastePlan
 from composer_copypaste.functional.resample import PIXEL
-from composer_copypaste.functional.windows import Window, box_corners, box_windows
+from composer_copypaste.functional.windows import Window
 
 MARGIN = np.array([-1, -1, 1, 1])
 """Pixels around an annotated box that are read too: the box may cut off a fraction of a pixel of its mask."""
 
 
 @dataclass(frozen=True)
-class Objects:
-    """The masks of one image's objects, and the boxes around them on the host."""
+class SourceObjects:
+    """The masks of one source's objects, and their boxes (x1, y1, x2, y2) on the host."""
 
     masks: UInt8[Tensor, "n h w"]
     boxes: Float[ndarray, "n 4"]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the image."""
-        return self.masks.shape[1], self.masks.shape[2]
-
-
-def object_windows(
-    boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"]
-) -> Int64[ndarray, "n 4"]:
-    """The windows that hold the masks of objects with these boxes, in an image of that size or in one image each."""
-    return box_windows(boxes + MARGIN, size)
 
 
 @dataclass(frozen=True)
@@ -111,15 +99,15 @@ class Layout:
     pasted: PastedObjects
 
 
-def layout_of(plan: PastePlan, objects: Sequence[Objects]) -> Layout:
+def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
     """The layout of a plan whose sources have these objects; pasted objects that miss their image are left out."""
     from composer_copypaste.functional.engines.numba_kernels import mark_overlapped  # takes half a second
 
     counts = np.array([len(image.boxes) for image in objects])
     first, source = np.cumsum(counts) - counts, np.repeat(np.arange(len(objects)), counts)
-    sizes = np.array([image.size for image in objects])
+    sizes = np.array([image.masks.shape[1:] for image in objects])
     boxes = np.concatenate([image.boxes for image in objects])
-    windows = object_windows(boxes, sizes[source])
+    windows = box_windows(boxes + MARGIN, sizes[source])
     pasted = _pasted_objects(plan, boxes, first, sizes)
     receives, overlapped = np.full(len(objects), False), np.full(len(source), False)
     receives[pasted.receiving] = True
@@ -144,7 +132,7 @@ def _pasted_objects(
     columns = (plan.target, plan.source, plan.instance, plan.to_source, plan.color)
     target, source, instance, to_source, color = (column.numpy() for column in columns)
     origin = first[source] + instance
-    corners = box_corners(boxes[origin] + MARGIN) - to_source[:, None, :, 2]
+    corners = (boxes[origin] + MARGIN)[:, BOX_CORNERS] - to_source[:, None, :, 2]
     corners = np.einsum("mij,mcj->mci", np.linalg.inv(to_source[:, :, :2]), corners)
     unbounded = box_windows(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1))
     windows = np.clip(unbounded, 0, np.tile(sizes[target], 2))
@@ -168,3 +156,14 @@ def _pasted_objects(
         receiving=receiving,
         ranges=np.stack([start, start + counts], axis=1),
     )
+
+
+def box_windows(
+    boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"] | None = None
+) -> Int64[ndarray, "n 4"]:
+    """The windows (y1, x1, y2, x2) of the pixels that boxes (x1, y1, x2, y2) touch.
+
+    They are cut to an image of ``size`` (height, width), one for all or one each; without a size they are not cut.
+    """
+    windows = np.concatenate([np.floor(boxes[:, 1::-1]), np.ceil(boxes[:, :1:-1])], axis=1).astype(np.int64)
+    return windows if size is None else np.clip(windows, 0, np.tile(size, 2))

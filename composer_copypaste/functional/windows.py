@@ -2,10 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Bool, Float, Int64
-from numpy import ndarray
-
 
 class Window(NamedTuple):
     """The rows y1 to y2 and the columns x1 to x2 of an image, ends excluded."""
@@ -40,24 +36,3 @@ class Window(NamedTuple):
     def grown(self, pixels: int) -> "Window":
         """The window with this number of pixels more on each side, even beyond the image."""
         return Window(self.y1 - pixels, self.x1 - pixels, self.y2 + pixels, self.x2 + pixels)
-
-
-def box_windows(
-    boxes: Float[ndarray, "n 4"], size: tuple[int, int] | Int64[ndarray, "n 2"] | None = None
-) -> Int64[ndarray, "n 4"]:
-    """The windows of the pixels that boxes (x1, y1, x2, y2) touch.
-
-    They are cut to an image of that size (height, width), or to one image each; without a size they go on beyond it.
-    """
-    windows = np.concatenate([np.floor(boxes[:, 1::-1]), np.ceil(boxes[:, :1:-1])], axis=1).astype(np.int64)
-    return windows if size is None else np.clip(windows, 0, np.tile(size, 2))
-
-
-def are_empty(windows: Int64[ndarray, "n 4"]) -> Bool[ndarray, " n"]:
-    """Which of the windows hold no pixel."""
-    return (windows[:, :2] >= windows[:, 2:]).any(axis=1)
-
-
-def box_corners(boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4 2"]:
-    """The four corners (x, y) of boxes (x1, y1, x2, y2)."""
-    return boxes[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 4, 2)

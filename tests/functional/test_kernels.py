@@ -21,7 +21,7 @@ from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.batch_objects import batch_objects, only_copied_classes
 from composer_copypaste.functional.engines import engine, numba_engine, numba_kernels
 from composer_copypaste.functional.engines.kernels import MASK_ROW
-from composer_copypaste.functional.layout import Objects, layout_of
+from composer_copypaste.functional.layout import SourceObjects, layout_of
 from composer_copypaste.functional.sources import ExtraSources
 
 pytest.importorskip("triton")
@@ -155,7 +155,7 @@ def test_pasting_class_ids_reads_no_value_from_the_device():
     with tritons_kernels():
         held = batch_objects(on_device(make_images()), ids, CopyPasteSettings())
         plan, held = only_copied_classes(plan_of((0, 1, 1, IDENTITY)), held)
-        layout = layout_of(plan, [Objects(image.instances.masks, image.info.boxes) for image in held])
+        layout = layout_of(plan, [SourceObjects(image.instances.masks, image.info.boxes) for image in held])
         stacked = engine.engine_for(torch.device(DEVICE)).stack(layout, CopyPasteSettings())
     labels = torch.cat([image.instances.labels for image in held])
     with NothingWaits():
