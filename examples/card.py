@@ -170,7 +170,7 @@ class Pool:
     def __init__(self) -> None:
         image, target = pair()[1]
         kept = [number for number, label in enumerate(target["labels"].tolist()) if label in (2, 4)]
-        self.labels, self.images = target["labels"][kept].numpy(), np.full(len(kept), SIDE * SIDE)
+        self.labels, self.image_pixels = target["labels"][kept].numpy(), np.full(len(kept), SIDE * SIDE)
         self.boxes = target["boxes"][kept].double().numpy()
         self.pixels = [(image, target["masks"][number].to(torch.uint8)) for number in kept]
 
