@@ -77,7 +77,7 @@ Settings = TypeVar("Settings")
 
 
 def settings_from(kind: type[Settings], settings: Settings | None, overrides: Mapping[str, object]) -> Settings:
-    """Settings given as an object (None: the defaults), with single settings given by name in place of its own."""
+    """The settings of an object (None: the defaults), with those given by name in place of its own."""
     if settings is None:
         return kind(**overrides)
     if not isinstance(settings, kind):
@@ -86,9 +86,9 @@ def settings_from(kind: type[Settings], settings: Settings | None, overrides: Ma
 
 
 DEFAULT_SCALE_RANGE = (0.1, 2.0)
-"""The paper's large-scale jitter, where ``scale_range`` is None."""
+"""The paper's large-scale jitter, used where ``scale_range`` is None."""
 DEFAULT_P_FLIP = 0.5
-"""The paper's, where ``p_flip`` is None."""
+"""The paper's probability, used where ``p_flip`` is None."""
 
 
 @settings_class
@@ -248,7 +248,7 @@ class CopyPasteSettings:
                 raise ValueError(f"{by_label}: expected None where {by_name} is given, which says the same by name")
         if self.max_overlap < 1 and self.placement == "source":
             raise ValueError(
-                'max_overlap: expected 1 with placement "source", which moves no object away, got '
+                'max_overlap: expected 1 with placement "source", where objects are not moved, got '
                 f'{self.max_overlap}; set placement to "random" or "anywhere"'
             )
 
