@@ -201,7 +201,7 @@ def binary_masks(masks: UInt8[Tensor, "n h w"], boxes: Float[ndarray, "n 4"]) ->
     A device would have to be waited for to learn that, and copies in no time that counts.
     """
     if masks.is_cpu:
-        from composer_copypaste.functional.engines.numba_kernels import hold_other_values  # 0.5 s to import
+        from composer_copypaste.functional.engines.numba_masks import hold_other_values  # 0.5 s to import
 
         if not hold_other_values(masks.contiguous().numpy(), boxes):
             return masks

@@ -260,7 +260,7 @@ def _paste_objects(
             changed.append(in_types_of(same, objects, largest))
     with without_autocast(before.images[0].device):
         images = stacked.paint(before.images, [crop.image for crop in crops])
-    added = np.bincount(kept.target[kept.landing >= 0], minlength=n).tolist()
+    added = np.bincount(kept.target[kept.pasted >= 0], minlength=n).tolist()
     dropped = len(layout.pasted.target) + int(layout.image_receives.sum()) - len(kept.target)
     return replace(before, images=images, targets=changed, added=added, dropped=dropped)
 

@@ -165,19 +165,19 @@ class PlacedKeypoints:
             kept: which objects stay.
             owners: for each of ``pixels`` the level of the pasted object on top of it, -1 where there is none.
         """
-        rows = np.where(kept.landing >= 0, len(self.own) + kept.landing, np.searchsorted(self.own, kept.origin))
+        rows = np.where(kept.pasted >= 0, len(self.own) + kept.pasted, np.searchsorted(self.own, kept.origin))
         over = on_device(owners.reshape(self.inside.shape) > self.place[:, None], self.values.device)
         visibility = self.values[..., 2]
         visibility = torch.where(over & self.inside, visibility.clamp(max=1), visibility)
         shown = torch.cat([self.values[..., :2], visibility[..., None]], dim=-1)
         keypoints = shown[on_device(rows, self.values.device)]
-        moved = kept.landing >= 0
+        moved = kept.pasted >= 0
         told = {
             name: values[on_device(kept.origin, values.device)]
             for name, values in extras.items()
             if name in KEYPOINT_FIELDS
         }
-        return with_keypoints(told, keypoints, moved, moved & self.mirrored[kept.landing], self.pairs)
+        return with_keypoints(told, keypoints, moved, moved & self.mirrored[kept.pasted], self.pairs)
 
 
 def place_keypoints(

@@ -101,7 +101,7 @@ class Layout:
 
 def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
     """The layout of a plan whose sources have these objects; pasted objects that miss their image are left out."""
-    from composer_copypaste.functional.engines.numba_kernels import mark_overlapped  # takes half a second
+    from composer_copypaste.functional.engines.numba_masks import mark_overlapped  # takes half a second
 
     counts = np.array([len(image.boxes) for image in objects])
     first, source = np.cumsum(counts) - counts, np.repeat(np.arange(len(objects)), counts)

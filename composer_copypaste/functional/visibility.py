@@ -50,7 +50,7 @@ class KeptObjects:
     """Index of the object within its image."""
     origin: Int64[ndarray, " r"]
     """Index within the layout of the object, or of the one that it is a copy of."""
-    landing: Int64[ndarray, " r"]
+    pasted: Int64[ndarray, " r"]
     """Index among the pasted objects; -1 for an image's own."""
     measure: Int64[ndarray, " r"]
     """Row of the measures with its box and area; -1 where these did not change."""
@@ -82,7 +82,7 @@ def decide(
         target=target,
         place=np.arange(len(target)) - ends[np.searchsorted(pasted.receiving, target), 0],
         origin=np.concatenate([own, pasted.origin[joined]])[order],
-        landing=np.concatenate([np.full(len(own), -1), joined])[order],
+        pasted=np.concatenate([np.full(len(own), -1), joined])[order],
         measure=np.concatenate([measure[own], joined])[order],
     )
 

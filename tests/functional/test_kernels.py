@@ -33,12 +33,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:Deprecati
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLAIN = {"blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
-"""What kernels paint too."""
+"""Settings with which kernels paint too."""
 
 
 @contextmanager
 def tritons_kernels():
-    """As on a GPU, but on the device that there is."""
+    """Triton's kernels run on any device, as on a GPU."""
     with mock.patch.object(engine, "kernels_for", lambda device: triton_engine.TritonKernels(device)):
         yield
 
@@ -98,7 +98,7 @@ def test_tritons_kernels_give_the_same_across_tiles(case):
 
 @many(15)
 @given(cases(counts=st.integers(0, 5)))
-def test_tritons_kernels_tell_the_truth_of_what_is_painted_object_after_object(case):
+def test_tritons_kernels_give_the_same_targets_where_torch_paints(case):
     assert_it_gives_what_torch_gives(case, pasted_by_triton)
 
 
@@ -116,7 +116,7 @@ def test_masks_written_past_the_caches_are_the_same(case):
 
 @many(60)
 @given(cases(counts=st.integers(0, 5)))
-def test_numbas_kernels_tell_the_truth_of_what_is_painted_object_after_object(case):
+def test_numbas_kernels_give_the_same_targets_where_torch_paints(case):
     assert_it_gives_what_torch_gives(case, pasted_by_numba)
 
 
@@ -126,7 +126,7 @@ def carried_out(plan, images, targets, **settings):
     return [image.cpu() for image in result.images], result.targets
 
 
-def test_moved_colors_are_the_sources_to_the_bit():
+def test_colors_that_move_by_whole_pixels_equal_the_sources_to_the_bit():
     images = make_images().float() / 7
     after = carried_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((2, 3, 6, 5))])[0]
     here = block(2, 3, 6, 5).bool()

@@ -44,9 +44,10 @@ BY_X, BY_Y, OFFSET = range(3)
 IMAGE_ROW = _row(owners=(), height=(), width=(), first=(), end=(), pixels=())
 """An image that receives objects: the address of its pixels' owners (int16), its size, the range of its rows in the
 table of pasted objects, and the address of the image to paint on, channel after channel."""
-PASTED_ROW = _row(image=(), level=(), to_source=(2, 3), window=4, pixels=(), height=(), width=())
-"""A pasted object: the row of its image, its level there, its map (rows for x and y, in steps of 2**-32 pixels), its
-window, and the address and the size of what is read: the mask or the image of its source."""
+PASTED_ROW = _row(image=(), level=(), to_source=(2, 3), rotated=(), window=4, pixels=(), height=(), width=())
+"""A pasted object: the row of its image, its level there, its map (rows for x and y, in steps of 2**-32 pixels), 1 if
+rows of the image are not rows of the source, its window, and the address and the size of what is read: the mask or the
+image of its source."""
 MEASURE_ROW = _row(window=4, level=(), owners=(), owners_width=(), mask=(), mask_width=())
 """An object to measure in a window. A pasted one has a level, and the pixels that it owns are visible. Any other has a
 mask, whose pixels are its former ones; those without an owner are visible."""
@@ -105,6 +106,7 @@ class KernelEngine:
         table = np.zeros(len(pasted.target), PASTED_ROW)
         table["image"], table["level"] = np.searchsorted(pasted.receiving, pasted.target), pasted.level
         table["to_source"], table["window"] = pasted.to_source, pasted.windows
+        table["rotated"] = pasted.to_source[:, [TO_X, TO_Y], [BY_Y, BY_X]].any(axis=1)
         table["pixels"] = addresses[pasted.origin]
         table["height"], table["width"] = layout.sizes[pasted.source].T
         stacked = OwnedPixels(layout, settings, self.kernels, masks, addresses, owners, images, table)
@@ -144,7 +146,7 @@ class OwnedPixels:
     def eroded_masks(self) -> Table:
         """Rows of ``PASTED_ROW`` that read eroded masks, each of which fills its window of the target."""
         table = self.pasted.copy()
-        table["to_source"] = PIXEL * np.eye(2, 3, dtype=np.int64)
+        table["to_source"], table["rotated"] = PIXEL * np.eye(2, 3, dtype=np.int64), 0
         table["window"] = windows = np.array([each.window for each in self.warped])
         table["to_source"][:, :, OFFSET] = -PIXEL * windows[:, [X1, Y1]]
         table["pixels"] = _addresses([each.mask for each in self.warped])
@@ -158,7 +160,7 @@ class OwnedPixels:
         objects = np.zeros(m + len(own), MEASURE_ROW)
         objects["window"] = np.concatenate([pasted.windows, layout.windows[own]])
         objects["level"][:m], objects["level"][m:] = pasted.level, NOBODY
-        images = self._images_of(np.concatenate([pasted.target, layout.source[own]]))
+        images = self.images[np.searchsorted(pasted.receiving, np.concatenate([pasted.target, layout.source[own]]))]
         objects["owners"], objects["owners_width"] = images["owners"], images["width"]
         objects["mask"][m:], objects["mask_width"][m:] = self.addresses[own], images["width"][m:]
         uncovered = self.pasted[:0]
@@ -176,8 +178,11 @@ class OwnedPixels:
 
     def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
         """As of :class:`StackedObjects`."""
-        layout, joined = self.layout, kept.landing >= 0
-        counts, images = np.diff(kept.ends)[:, 0], self._images_of(kept.target)
+        layout, joined = self.layout, kept.pasted >= 0
+        counts, images = (
+            np.diff(kept.ends)[:, 0],
+            self.images[np.searchsorted(self.layout.pasted.receiving, kept.target)],
+        )
         written = [
             self.masks[image].new_empty((count, *layout.sizes[image].tolist()))
             for image, count in zip(kept.images.tolist(), counts.tolist(), strict=True)
@@ -187,16 +192,12 @@ class OwnedPixels:
         table["former"] = np.where(joined, NO_TENSOR, self.addresses[kept.origin])
         for column in ("owners", "height", "width"):
             table[column] = images[column]
-        table["level"] = np.where(joined, layout.pasted.level[kept.landing], NOBODY)
+        table["level"] = np.where(joined, layout.pasted.level[kept.pasted], NOBODY)
         shrunk = ~joined & (kept.measure >= 0)
-        table["window"][joined] = layout.pasted.windows[kept.landing[joined]]
+        table["window"][joined] = layout.pasted.windows[kept.pasted[joined]]
         table["window"][shrunk] = layout.windows[kept.origin[shrunk]]
         self.kernels.write_masks(table)
         return dict(zip(kept.images.tolist(), written, strict=True))
-
-    def _images_of(self, targets: Int64[ndarray, " n"]) -> Table:
-        """The row of ``images`` for each of these batch indices."""
-        return self.images[np.searchsorted(self.layout.pasted.receiving, targets)]
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """As of :class:`StackedObjects`."""

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
-from numpy import ndarray
+from jaxtyping import Int64
 from torch import Tensor
 
-from composer_copypaste.functional.engines import numba_kernels, numba_paint
+from composer_copypaste.functional.engines import numba_masks, numba_paint
 from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, RESULT_ROW, TO_X, TO_Y, Table
 from composer_copypaste.functional.resample import PIXEL
 
@@ -26,28 +25,28 @@ class NumbaKernels:
 
     def stack(self, images: Table, pasted: Table) -> None:
         """As of :class:`Kernels`."""
-        numba_kernels.clear_owners(images)
-        stack = numba_kernels.stack_rotated if _are_rotated(pasted).any() else numba_kernels.stack_upright
+        numba_masks.clear_owners(images)
+        stack = numba_masks.stack_rotated if pasted["rotated"].any() else numba_masks.stack_upright
         stack(images, pasted)
 
     def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
         """As of :class:`Kernels`."""
         results = np.zeros(len(objects), RESULT_ROW)
-        numba_kernels.measure(objects, results)
+        numba_masks.measure(objects, results)
         if len(uncovered):
-            count = numba_kernels.count_rotated if _are_rotated(uncovered).any() else numba_kernels.count_upright
+            count = numba_masks.count_rotated if uncovered["rotated"].any() else numba_masks.count_upright
             count(uncovered, results)
         return torch.from_numpy(results.view(np.int64).reshape(len(results), -1))
 
     def write_masks(self, masks: Table) -> None:
         """As of :class:`Kernels`."""
-        numba_kernels.write_masks(masks, (masks["height"] * masks["width"]).sum() > LARGEST_CACHED)
+        numba_masks.write_masks(masks, (masks["height"] * masks["width"]).sum() > LARGEST_CACHED)
 
     def paint(self, images: Table, pasted: Table, dtype: torch.dtype, channels: int) -> None:
         """As of :class:`Kernels`."""
         like = torch.empty(0, dtype=dtype).numpy()
         like.flags.writeable = False  # of the same type as examples that are global
-        maps, rotated = pasted["to_source"], _are_rotated(pasted)
+        maps, rotated = pasted["to_source"], pasted["rotated"] != 0
         moved = ~rotated & (np.abs(maps[:, [TO_X, TO_Y], [BY_X, BY_Y]]) == PIXEL).all(axis=1)
         if moved.any():
             moved &= (maps[:, :, OFFSET] % PIXEL == 0).all(axis=1)
@@ -59,8 +58,3 @@ class NumbaKernels:
         for paint, rows in kinds.items():
             if rows.any():
                 paint(images, pasted[rows], channels, like)
-
-
-def _are_rotated(pasted: Table) -> Bool[ndarray, " m"]:
-    """Whether rows of the target are anything but rows of the source."""
-    return pasted["to_source"][:, [TO_X, TO_Y], [BY_Y, BY_X]].any(axis=1)

@@ -1,0 +1,305 @@
+"""Numba's kernels for masks on a CPU: which object each pixel shows, and what that leaves of all masks."""
+
+from typing import no_type_check
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from composer_copypaste.functional.engines.kernels import BY_X, NO_TENSOR, NOBODY, TO_X, TO_Y, X1, X2, Y1, Y2
+from composer_copypaste.functional.engines.numba_kernels import (
+    HALF,
+    MASK,
+    OWNERS,
+    ZERO,
+    columns_of,
+    compiled,
+    half_steps,
+    values_at,
+)
+from composer_copypaste.functional.resample import PIXEL
+
+LINE = 64
+"""Bytes that a processor moves between its caches and memory at once."""
+
+
+@compiled
+@no_type_check
+def mark_overlapped(own, windows, ranges, pasted_windows, found):
+    """Mark the objects of each image whose window (y1, x1, y2, x2) shares a pixel with one pasted there.
+
+    ``own`` and ``ranges`` say of each image which rows of ``windows`` and of ``pasted_windows`` belong to it.
+    """
+    for i in range(len(own)):
+        for g in range(own[i, 0], own[i, 1]):
+            y1, x1, y2, x2 = windows[g]
+            for m in range(ranges[i, 0], ranges[i, 1]):
+                other = pasted_windows[m]
+                if max(y1, other[Y1]) < min(y2, other[Y2]) and max(x1, other[X1]) < min(x2, other[X2]):
+                    found[g] = True
+                    break
+
+
+@compiled
+@no_type_check
+def hold_other_values(masks, boxes):
+    """Whether masks hold anything but 0 and 1 in their boxes (x1, y1, x2, y2), or a pixel around them."""
+    height, width = masks.shape[1:]
+    for n in range(len(boxes)):
+        x1, x2 = max(0, int(boxes[n, 0]) - 1), min(width, int(boxes[n, 2]) + 2)
+        for y in range(max(0, int(boxes[n, 1]) - 1), min(height, int(boxes[n, 3]) + 2)):
+            row, bits = masks[n, y, x1:x2], np.uint8(0)
+            for k in range(len(row)):
+                bits = np.uint8(bits | row[k])
+            if bits > 1:
+                return True
+    return False
+
+
+# Phase 1: which pasted object lies on top
+
+
+@compiled
+@no_type_check
+def clear_owners(images):
+    """Leave each pixel without an owner."""
+    for image in images:
+        for y in range(image.height):
+            owners = values_at(image.owners, y * image.width, image.width, OWNERS)
+            for k in range(len(owners)):
+                owners[k] = NOBODY
+
+
+@compiled
+@no_type_check
+def stack_upright(images, pasted):
+    """Lay objects over each other by upright maps: a row of an object is a row of its source."""
+    for each in pasted:
+        image, level = images[each.image], np.int16(each.level)
+        x1, columns = columns_of(each)
+        n, down, moved = len(columns), each.to_source[TO_Y], each.to_source[TO_X, BY_X] == PIXEL
+        for y in range(each.window[Y1], each.window[Y2]):
+            sy = half_steps(down, y, ZERO) >> HALF
+            if n and 0 <= sy < each.height:
+                below = values_at(image.owners, y * image.width + x1, n, OWNERS)
+                if moved:
+                    mask = values_at(each.pixels, sy * each.width + columns[0], n, MASK)
+                    for k in range(n):
+                        under = below[k]
+                        below[k] = level if mask[k] else under
+                else:
+                    mask = values_at(each.pixels, sy * each.width, each.width, MASK)
+                    for k in range(n):
+                        if mask[columns[k]]:
+                            below[k] = level
+
+
+@compiled
+@no_type_check
+def stack_rotated(images, pasted):
+    """Lay objects over each other by any maps."""
+    for each in pasted:
+        image, level = images[each.image], np.int16(each.level)
+        height, width, across, down = each.height, each.width, each.to_source[TO_X], each.to_source[TO_Y]
+        mask = values_at(each.pixels, ZERO, height * width, MASK)
+        for y in range(each.window[Y1], each.window[Y2]):
+            below = values_at(image.owners, y * image.width, image.width, OWNERS)
+            for x in range(each.window[X1], each.window[X2]):
+                sy, sx = half_steps(down, y, x) >> HALF, half_steps(across, y, x) >> HALF
+                if 0 <= sy < height and 0 <= sx < width and mask[sy * width + sx]:
+                    below[x] = level
+
+
+# Phase 2: areas and boxes of what is visible
+
+
+@compiled
+@no_type_check
+def measure(objects, results):
+    """Count the pixels of each object, and find the box around those that are visible.
+
+    Pixels are counted by column, not by row: the counts lie side by side, and tell where the box begins and ends.
+    """
+    widest = 0
+    for each in objects:
+        widest = max(widest, each.window[X2] - each.window[X1])
+    visible_counts, former_counts = np.empty(widest, np.int32), np.empty(widest, np.int32)
+    for n in range(len(objects)):
+        each, result = objects[n], results[n]
+        y1, x1, y2, x2 = each.window
+        visible, former = visible_counts[: x2 - x1], former_counts[: x2 - x1]
+        visible[:] = 0
+        former[:] = 0
+        for y in range(y1, y2):
+            _count_row(visible, former, each, y)
+        for k in range(len(visible)):
+            result.area += visible[k]
+            result.former += former[k]
+        if result.area:
+            while not visible[x1 - each.window[X1]]:
+                x1 += 1
+            while not visible[x2 - 1 - each.window[X1]]:
+                x2 -= 1
+            while _is_empty_row(visible, former, each, y1):
+                y1 += 1
+            while _is_empty_row(visible, former, each, y2 - 1):
+                y2 -= 1
+            result.x1, result.y1, result.x2, result.y2 = x1, y1, x2, y2
+
+
+@compiled
+@no_type_check
+def _count_row(visible, former, each, y):
+    """Add the pixels of a row to the counts of their columns."""
+    x1, n = each.window[X1], len(visible)
+    owners = values_at(each.owners, y * each.owners_width + x1, n, OWNERS)
+    level = np.int16(each.level)
+    if each.mask == NO_TENSOR:
+        for k in range(n):
+            visible[k] += owners[k] == level
+    else:
+        mask = values_at(each.mask, y * each.mask_width + x1, n, MASK)
+        for k in range(n):
+            is_object, is_free = mask[k] != 0, owners[k] == NOBODY
+            visible[k] += is_object & is_free
+            former[k] += is_object
+
+
+@compiled
+@no_type_check
+def _is_empty_row(visible, former, each, y):
+    """Whether a row has no visible pixel. The counts are lost."""
+    visible[:] = 0
+    _count_row(visible, former, each, y)
+    total = 0
+    for k in range(len(visible)):
+        total += visible[k]
+    return total == 0
+
+
+@compiled
+@no_type_check
+def count_upright(pasted, results):
+    """Count, as former pixels, those that objects have in their windows by upright maps, whatever lies on top.
+
+    Rows that show the same row of the source are counted once.
+    """
+    for m in range(len(pasted)):
+        each, counted, last = pasted[m], 0, -1
+        _, columns = columns_of(each)
+        for y in range(each.window[Y1], each.window[Y2]):
+            sy = half_steps(each.to_source[TO_Y], y, ZERO) >> HALF
+            if not 0 <= sy < each.height:
+                continue
+            if sy != last:
+                mask, counted, last = values_at(each.pixels, sy * each.width, each.width, MASK), 0, sy
+                for k in range(len(columns)):
+                    counted += mask[columns[k]] != 0
+            results[m].former += counted
+
+
+@compiled
+@no_type_check
+def count_rotated(pasted, results):
+    """The same by any maps."""
+    for m in range(len(pasted)):
+        each = pasted[m]
+        height, width, across, down = each.height, each.width, each.to_source[TO_X], each.to_source[TO_Y]
+        mask, total = values_at(each.pixels, ZERO, height * width, MASK), 0
+        for y in range(each.window[Y1], each.window[Y2]):
+            for x in range(each.window[X1], each.window[X2]):
+                sy, sx = half_steps(down, y, x) >> HALF, half_steps(across, y, x) >> HALF
+                if 0 <= sy < height and 0 <= sx < width:
+                    total += mask[sy * width + sx] != 0
+        results[m].former += total
+
+
+# Phase 3: masks
+
+
+@intrinsic
+@no_type_check
+def _stream_line(context, address, former):
+    """Write a line of 0 and 1 past the caches: 1 where that at the other address is not 0.
+
+    The line begins at a multiple of its length. Memory that is only written is not read into the caches first.
+    """
+
+    def code(context, builder, signature, arguments):
+        line = ir.VectorType(ir.IntType(8), LINE)
+        written, read = (builder.inttoptr(argument, line.as_pointer()) for argument in arguments)
+        ones = builder.icmp_unsigned("!=", builder.load(read, align=1), ir.Constant(line, [0] * LINE))
+        store = builder.store(builder.zext(ones, line), written, align=LINE)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
+
+
+@intrinsic
+@no_type_check
+def _finish_streams(context):
+    """Wait until other processors can see what was streamed."""
+
+    def code(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@compiled
+@no_type_check
+def write_masks(masks, streams):
+    """Write masks of 0 and 1; with ``streams`` past the caches, where they would find no room.
+
+    Measured with 20 objects on each image, that takes 0.83 to 0.92 of the time of a whole batch.
+    """
+    zeros = np.zeros(LINE, np.uint8)
+    for each in masks:
+        written, n, is_copy = each.written, each.height * each.width, each.window[Y1] == each.window[Y2]
+        first, last = -written % LINE, (written + n) // LINE * LINE - written
+        if not streams or first >= last:
+            first, last = n, n
+        _write_bytes(each, ZERO, first, is_copy)
+        former, step = (each.former + first, LINE) if is_copy else (np.int64(zeros.ctypes.data), 0)
+        for address in range(written + first, written + last, LINE):
+            _stream_line(address, former)
+            former += step
+        _write_bytes(each, last, n, is_copy)
+        for y in range(each.window[Y1], each.window[Y2]):
+            _write_row(each, y)
+    _finish_streams()
+
+
+@compiled
+@no_type_check
+def _write_bytes(each, first, end, is_copy):
+    """Write bytes of a mask: 1 where the former ones are not 0, or zeros."""
+    written = values_at(each.written, first, end - first, MASK)
+    if is_copy:
+        former = values_at(each.former, first, end - first, MASK)
+        for k in range(len(written)):
+            written[k] = former[k] != 0
+    else:
+        for k in range(len(written)):
+            written[k] = 0
+
+
+@compiled
+@no_type_check
+def _write_row(each, y):
+    """Write a row of a mask inside its window."""
+    x1, n = each.window[X1], each.window[X2] - each.window[X1]
+    written = values_at(each.written, y * each.width + x1, n, MASK)
+    owners = values_at(each.owners, y * each.width + x1, n, OWNERS)
+    level = np.int16(each.level)
+    if each.former == NO_TENSOR:
+        for k in range(n):
+            written[k] = owners[k] == level
+    else:
+        former = values_at(each.former, y * each.width + x1, n, MASK)
+        for k in range(n):
+            is_object, is_free = former[k] != 0, owners[k] == NOBODY
+            written[k] = is_object & is_free
