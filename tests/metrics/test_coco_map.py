@@ -108,7 +108,7 @@ def test_without_hotcoco_pycocotools_scores_the_same_and_prints_nothing(monkeypa
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.skipif(not SMOKE.exists(), reason="the data set coco_smoke is not beside the repository")
+@pytest.mark.skipif(not SMOKE.exists(), reason="the data set coco_smoke is not next to the repository")
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_real_annotations_with_polygons_the_numbers_equal_those_of_pycocotools(kind):
     dataset = json.loads(SMOKE.read_text())
