@@ -1,4 +1,4 @@
-"""What copy-paste does to images: hand-written plans on 8 x 8 pixels, whose answer is visible."""
+"""What copy-paste does to images, with hand-written plans on images of 8 x 8 pixels."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ HERE = block(2, 3, 6, 5).bool()  # x 2..5, y 3..4
 
 
 def pasted_on_first(to_source, rectangle=(2, 3, 6, 5), images=None, **settings):
-    """Image 0 after receiving the one object of image 1."""
+    """Image 0 after the one object of image 1 was pasted on it."""
     images = make_images() if images is None else images
     return carry_out(plan_of((0, 1, 0, to_source)), images, [target(), target(rectangle)], **settings).images[0]
 
@@ -156,7 +156,7 @@ def test_each_pixel_of_a_gradient_arrives_once(to_source, sigma):
 
 
 def pasted_on(pixels, rectangle, to_source=IDENTITY):
-    """Where image 0 changed when it received an object less so many pixels at its border, and that object's mask."""
+    """Where an object eroded by that number of pixels changes image 0, and its mask there."""
     plan, targets = plan_of((0, 1, 0, to_source)), [target(), target(rectangle)]
     result = carry_out(plan, make_images(), targets, erosion=pixels)
     return (result.images[0] != make_images()[0])[0], result.targets[0]["masks"].any(0)
@@ -183,7 +183,7 @@ def test_erosion_counts_pixels_of_the_target():
 
 
 def repainted(color, pixels, **settings):
-    """The colors of image 1 (three channels, two of its columns) after they were pasted on black, changed."""
+    """The colors of image 1 (three channels, two of its columns) after pasting them on black with a color factor."""
     images = torch.zeros(2, 3, 8, 8, dtype=torch.as_tensor(pixels).dtype)
     images[1, :, :, :2] = torch.as_tensor(pixels)[:, None, :]
     targets = [target(), target((0, 0, 2, 8))]

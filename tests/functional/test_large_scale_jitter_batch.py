@@ -1,4 +1,4 @@
-"""Large-scale jitter on a batch: small images with visible answers, a slow reference, and the loader's transform."""
+"""Large-scale jitter of a batch: small images with visible answers, a slow reference, and the loader's transform."""
 
 import numpy as np
 import pytest
@@ -46,8 +46,8 @@ def crop_resize(**changes):
     return CropResize(**(whole | changes))
 
 
-def framed(image, fields, shown, **settings):
-    """One image and its target, as a hand-written crop_resize shows them."""
+def crop_resized(image, fields, shown, **settings):
+    """One image and its target after a crop and resize."""
     images, targets = crop_resize_batch([image], [fields], [shown], LargeScaleJitterSettings(size=(16, 16), **settings))
     return images[0], targets[0]
 
@@ -57,7 +57,7 @@ def drawn(mask):
 
 
 def test_an_image_made_half_as_large_lies_in_the_corner_of_the_padding():
-    image, shown = framed(make_image(), target((2, 2, 6, 4)), crop_resize(resized=(4, 4)))
+    image, shown = crop_resized(make_image(), target((2, 2, 6, 4)), crop_resize(resized=(4, 4)))
     assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
     assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
     assert shown["area"].tolist() == [2]
@@ -68,7 +68,7 @@ def test_an_image_made_half_as_large_lies_in_the_corner_of_the_padding():
 def test_making_smaller_averages_under_a_tent_of_two_pixels():
     stripes = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
     stripes[:, :, ::4] = 200
-    image, _ = framed(stripes, target(), crop_resize(resized=(SIDE, 4)))
+    image, _ = crop_resized(stripes, target(), crop_resize(resized=(SIDE, 4)))
     # columns 0 and 4 are lit. The tent weighs 3/7, 3/7, 1/7 in columns 0..2, where the edge cuts it off, and 1/8, 3/8,
     # 3/8, 1/8 in columns 1..4 and 3..6; columns 5..7 are dark
     assert image[0, 0, :4].tolist() == [round(200 * 3 / 7), 200 / 8, 200 * 3 / 8, 0]
@@ -76,7 +76,7 @@ def test_making_smaller_averages_under_a_tent_of_two_pixels():
 
 def test_an_enlarged_window_is_mirrored():
     given = make_image()
-    image, shown = framed(given, target((2, 2, 3, 6), (5, 0, 8, 8)), crop_resize(window=(2, 1, 4, 4), flip=True))
+    image, shown = crop_resized(given, target((2, 2, 3, 6), (5, 0, 8, 8)), crop_resize(window=(2, 1, 4, 4), flip=True))
     assert drawn(shown["masks"][0]) == ["....##.."] * 8  # column 1 of 4, mirrored and doubled
     assert shown["labels"].tolist() == [1]  # the other object is beside the window
     assert shown["boxes"].tolist() == [[4, 0, 6, 8]]
@@ -85,14 +85,14 @@ def test_an_enlarged_window_is_mirrored():
 
 def test_a_flip_alone_keeps_every_pixel():
     given = make_image()
-    image, shown = framed(given, target((1, 1, 3, 4)), crop_resize(flip=True))
+    image, shown = crop_resized(given, target((1, 1, 3, 4)), crop_resize(flip=True))
     assert torch.equal(image, given.flip(-1))
     assert shown["boxes"].tolist() == [[5, 1, 7, 4]]
 
 
 def test_masks_of_any_value_come_back_as_0_and_1():
     fields = target((2, 2, 6, 4))
-    _, shown = framed(make_image(), fields | {"masks": fields["masks"] * 255}, crop_resize(resized=(4, 4)))
+    _, shown = crop_resized(make_image(), fields | {"masks": fields["masks"] * 255}, crop_resize(resized=(4, 4)))
     assert drawn(shown["masks"][0]) == ["........", ".##.....", *["........"] * 6]
     assert shown["area"].tolist() == [2]
 
@@ -100,15 +100,15 @@ def test_masks_of_any_value_come_back_as_0_and_1():
 def test_objects_stay_from_min_area_pixels_on_and_crowds_from_one():
     half = crop_resize(window=(0, 0, SIDE, 4), resized=(SIDE, 4))
     boxes = [(3, 0, 6, 3), (3, 0, 6, 4)]  # 1 x 3 and 1 x 4 pixels lie in the window
-    assert framed(make_image(), target(*boxes), half, min_area=4)[1]["labels"].tolist() == [2]
-    assert framed(make_image(), target(*boxes), half, min_area=10**9)[1]["labels"].tolist() == []
-    assert framed(make_image(), target(*boxes, crowd=True), half, min_area=4)[1]["labels"].tolist() == [1, 2]
-    assert framed(make_image(), target((4, 0, 8, 8), crowd=True), half)[1]["labels"].tolist() == []
+    assert crop_resized(make_image(), target(*boxes), half, min_area=4)[1]["labels"].tolist() == [2]
+    assert crop_resized(make_image(), target(*boxes), half, min_area=10**9)[1]["labels"].tolist() == []
+    assert crop_resized(make_image(), target(*boxes, crowd=True), half, min_area=4)[1]["labels"].tolist() == [1, 2]
+    assert crop_resized(make_image(), target((4, 0, 8, 8), crowd=True), half)[1]["labels"].tolist() == []
 
 
 def test_a_crowd_among_objects_is_told_from_them():
     fields = target((3, 0, 6, 3), (3, 4, 6, 7)) | {"iscrowd": torch.tensor([0, 1])}
-    _, shown = framed(make_image(), fields, crop_resize(window=(0, 0, SIDE, 4), resized=(SIDE, 4)), min_area=4)
+    _, shown = crop_resized(make_image(), fields, crop_resize(window=(0, 0, SIDE, 4), resized=(SIDE, 4)), min_area=4)
     assert (shown["labels"].tolist(), shown["iscrowd"].tolist()) == ([2], [1])
 
 
@@ -118,16 +118,16 @@ def test_keypoints_move_and_other_rows_follow_their_objects():
         "scores": torch.tensor([5, 6]),
         "file_name": "0.png",
     }
-    _, shown = framed(make_image(), fields, crop_resize(window=(1, 1, 4, 4), flip=True), keypoint_pairs=())
+    _, shown = crop_resized(make_image(), fields, crop_resize(window=(1, 1, 4, 4), flip=True), keypoint_pairs=())
     # (2, 3) lies 1 and 2 into the window of 4: doubled 2 and 4, mirrored 6 and 4; (7, 1) lies outside
     assert shown["keypoints"].tolist() == [[[6, 4, 2], [0, 0, 0], [0, 0, 0]]]
     assert shown["scores"].tolist() == [5]
     assert shown["file_name"] == "0.png"
 
 
-def test_boxes_alone_are_framed_as_if_objects_filled_them():
+def test_boxes_alone_are_cropped_and_resized_as_if_objects_filled_them():
     fields = {key: values for key, values in target((2, 2, 6, 4), (0, 6, 8, 8)).items() if key in ("boxes", "labels")}
-    _, shown = framed(make_image(), fields, crop_resize(window=(0, 0, 6, 8), resized=(3, 4)))
+    _, shown = crop_resized(make_image(), fields, crop_resize(window=(0, 0, 6, 8), resized=(3, 4)))
     assert list(shown) == ["boxes", "labels"]
     assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
 
@@ -146,12 +146,12 @@ def test_class_ids_are_padded_with_the_one_that_is_ignored():
 
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, [c / 255 for c in PADDING]), (torch.uint8, PADDING)])
 def test_padding_has_one_color_in_every_type(dtype, expected):
-    image, _ = framed(make_image(dtype=dtype), target(), crop_resize(resized=(4, 4)))
+    image, _ = crop_resized(make_image(dtype=dtype), target(), crop_resize(resized=(4, 4)))
     torch.testing.assert_close(image[:, 7, 7].double(), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_images_of_one_channel_are_padded_with_its_grey():
-    image, _ = framed(make_image(channels=1), target(), crop_resize(resized=(4, 4)))
+    image, _ = crop_resized(make_image(channels=1), target(), crop_resize(resized=(4, 4)))
     assert image[0, 7, 7] == 115  # the mean of 124, 116 and 104 is 114.67
 
 
@@ -176,7 +176,7 @@ def batches(draw, dtypes=(torch.uint8, torch.float16, torch.bfloat16, torch.floa
 
 
 def slow(image, fields, shown, settings):
-    """One image, pixel by pixel, in exact fractions for masks and in float64 for colors."""
+    """Slow reference for one image: pixel by pixel, with exact fractions for masks and float64 for colors."""
     (top, left, height, width), (rows, columns) = shown.window, shown.resized
     y = [top + (2 * row + 1) * height // (2 * rows) for row in range(rows)]
     x = [left + (2 * column + 1) * width // (2 * columns) for column in range(columns)][:: -1 if shown.flip else 1]
@@ -270,7 +270,7 @@ def test_the_arguments_are_not_modified_and_a_batch_tensor_is_a_list():
 
 def test_gradients_reach_the_images():
     image = make_image(dtype=torch.float32).requires_grad_()
-    shown, _ = framed(image, target(), crop_resize(resized=(4, 4)))
+    shown, _ = crop_resized(image, target(), crop_resize(resized=(4, 4)))
     shown[:, :4, :4].sum().backward()
     # each of 16 pixels is a mean: what it takes from the image sums to its one
     assert image.grad.sum((1, 2)).tolist() == pytest.approx([16] * 3)

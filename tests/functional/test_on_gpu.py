@@ -1,4 +1,4 @@
-"""Copy-paste on a GPU: what it gives on a CPU, and no waiting but for what is read back."""
+"""Copy-paste on a GPU equals that on a CPU, and waits for the device only to read back."""
 
 import warnings
 
@@ -28,7 +28,7 @@ EACH_SETTING = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTIN
 
 
 def with_keypoints(dtype):
-    """The batch with two keypoints in each object, and what tells of them."""
+    """The batch with two keypoints for each object, their scores and their number."""
     images, targets = noise_batch(dtype)
     keypoints = torch.tensor([[[4.25, 5.5, 2], [12.5, 13.75, 1]], [[18.0, 12.25, 2], [0, 0, 0]]])
     told = {"keypoints_scores": torch.tensor([[0.25, 0.5], [0.75, 0]]), "num_keypoints": torch.tensor([2, 1])}
@@ -36,7 +36,7 @@ def with_keypoints(dtype):
 
 
 def on_gpu(dtype, given=noise_batch, keeping=("boxes", "labels")):
-    """The batch as ``CopyPaste`` gives it on: boxes and labels stay on the host."""
+    """The batch as ``CopyPaste`` passes it on: boxes and labels stay on the host."""
     images, targets = given(dtype)
     return images.to(DEVICE), [
         {key: values if key in keeping else values.to(DEVICE) for key, values in target.items()} for target in targets
@@ -92,7 +92,7 @@ def test_autocast_changes_nothing(settings, lower):
 
 
 def waiting(function):
-    """The function that reads back, which alone may wait."""
+    """The function with waiting allowed inside it."""
 
     def allowed(numbers):
         torch.cuda.set_sync_debug_mode("default")

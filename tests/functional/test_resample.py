@@ -125,8 +125,8 @@ def test_any_affine_map_equals_the_slow_reference(along_x, along_y, upright, see
     to_source, size = fixed(along_x, along_y), sides[2:]
     image = torch.rand(2, *sides[:2], generator=torch.Generator().manual_seed(seed))
     mask = (image[0] > 0.5).to(torch.uint8)
-    landed = on_canvas(*resample_mask(mask, to_source, whole(*size)), size)
-    np.testing.assert_array_equal(landed.numpy(), nearest(mask.numpy(), to_source, size))
+    resampled = on_canvas(*resample_mask(mask, to_source, whole(*size)), size)
+    np.testing.assert_array_equal(resampled.numpy(), nearest(mask.numpy(), to_source, size))
     everywhere = np.ones(size, dtype=bool)
     across, down = (tent(row, size, everywhere, side) for row, side in zip(to_source, sides[1::-1], strict=True))
     colors = np.einsum("py,cyx,px->cp", down, image.numpy(), across).reshape(2, *size)

@@ -49,22 +49,22 @@ PASTED_ROW = _row(image=(), level=(), to_source=(2, 3), rotated=(), window=4, pi
 rows of the image are not rows of the source, its window, and the address and the size of what is read: the mask or the
 image of its source."""
 MEASURE_ROW = _row(window=4, level=(), owners=(), owners_width=(), mask=(), mask_width=())
-"""An object to measure in a window. A pasted one has a level, and the pixels that it owns are visible. Any other has a
-mask, whose pixels are its former ones; those without an owner are visible."""
+"""An object to measure in a window. Visible pixels of a pasted object, which has a level, are those that it owns. Any
+other object has a mask, whose pixels are counted as former ones, and those without an owner as visible."""
 MASK_ROW = _row(written=(), former=(), owners=(), height=(), width=(), window=4, level=())
-"""A mask to write, by its address. Outside the window it is 0. Inside, that of a pasted object, which has a level, is 1
-at the pixels that it owns, any other where the former mask is not 0 and there is no owner. With an empty window it is
-1 wherever the former mask is not 0."""
+"""A mask to write, by its address. It is 0 outside the window. Inside, the mask of a pasted object, which has a level,
+is 1 at the pixels that it owns; any other is 1 where the former mask is not 0 and no pasted object covers the pixel.
+Where the window is empty, the mask is a copy: 1 where the former one is not 0."""
 RESULT_ROW = _row(area=(), former=(), x1=(), y1=(), x2=(), y2=())
 """What is visible of an object: the area, the former area, and the box, of no meaning where the area is 0."""
 
 Table = Shaped[ndarray, " _n"]
-"""An array of one of these types."""
+"""An array of rows of one of these types."""
 
 
 @runtime_checkable
 class Kernels(Protocol):
-    """What carries the tables out, on one kind of device."""
+    """The kernels of one kind of device."""
 
     dtypes: Sequence[torch.dtype]
     """The types of images that they can paint."""
