@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
     from composer_copypaste.data.dataset import CocoInstances as CocoInstances
     from composer_copypaste.data.image_files import check_images as check_images
-    from composer_copypaste.data.loaders import SkipsWhatIsDone as SkipsWhatIsDone
-    from composer_copypaste.data.loaders import evaluation_loader as evaluation_loader
-    from composer_copypaste.data.loaders import training_loader as training_loader
+    from composer_copypaste.data.loaders import evaluation_dataloader as evaluation_dataloader
+    from composer_copypaste.data.loaders import training_dataloader as training_dataloader
     from composer_copypaste.data.streaming.dataset import StreamingCocoInstances as StreamingCocoInstances
     from composer_copypaste.data.transforms import LargeScaleJitterTransform as LargeScaleJitterTransform
     from composer_copypaste.functional.bank import InstanceBank as InstanceBank
@@ -26,8 +25,11 @@ if TYPE_CHECKING:
     from composer_copypaste.instances import Instances as Instances
     from composer_copypaste.integrations.composer.algorithms import CopyPaste as CopyPaste
     from composer_copypaste.integrations.composer.algorithms import LargeScaleJitter as LargeScaleJitter
+    from composer_copypaste.integrations.composer.callbacks import SkipsWhatIsDone as SkipsWhatIsDone
+    from composer_copypaste.integrations.composer.callbacks import TrainingPictures as TrainingPictures
+    from composer_copypaste.integrations.composer.data_spec import evaluation_loader as evaluation_loader
+    from composer_copypaste.integrations.composer.data_spec import training_loader as training_loader
     from composer_copypaste.integrations.composer.model import MaskRCNN as MaskRCNN
-    from composer_copypaste.integrations.composer.training_images import TrainingPictures as TrainingPictures
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
     from composer_copypaste.settings import ImageSettings as ImageSettings
@@ -53,16 +55,18 @@ _HOMES = {
     "MaskRCNNSettings": "settings",
     "NothingPastedWarning": "functional.copypaste",
     "PastePlan": "functional.plan",
-    "SkipsWhatIsDone": "data.loaders",
+    "SkipsWhatIsDone": "integrations.composer.callbacks",
     "StreamingCocoInstances": "data.streaming.dataset",
-    "TrainingPictures": "integrations.composer.training_images",
+    "TrainingPictures": "integrations.composer.callbacks",
     "check_images": "data.image_files",
     "copypaste_batch": "functional.copypaste",
-    "evaluation_loader": "data.loaders",
+    "evaluation_dataloader": "data.loaders",
+    "evaluation_loader": "integrations.composer.data_spec",
     "keypoint_pairs": "functional.keypoints",
     "large_scale_jitter_batch": "functional.large_scale_jitter",
     "plan_batch": "functional.copypaste",
-    "training_loader": "data.loaders",
+    "training_dataloader": "data.loaders",
+    "training_loader": "integrations.composer.data_spec",
 }
 
 __all__ = [*_HOMES]

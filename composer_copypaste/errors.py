@@ -20,18 +20,10 @@ _LISTS = re.compile(r"[\[\]{}:,.\s]*\0[\[\]{}:,.\s\0]*")
 
 
 class UserError(ValueError):
-    """What the user gave cannot be used: the message says where, what was expected and what to do.
-
-    ``exit_code`` is that of the command line. torch's DataLoader raises a worker's error again with the worker's
-    traceback as its message: that is cut off.
-    """
+    """What the user gave cannot be used: the message says where, what was expected and what to do."""
 
     exit_code = 2
-
-    def __init__(self, message: str) -> None:
-        if message.startswith("Caught "):  # torch._utils.ExceptionWrapper
-            message = message.rpartition(f"\n{type(self).__module__}.{type(self).__qualname__}: ")[2].rstrip("\n")
-        super().__init__(message)
+    """With which the command line ends."""
 
 
 class RecipeError(UserError):

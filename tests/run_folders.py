@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from composer_copypaste.integrations.composer.callbacks import MACHINE_KEYS
+from composer_copypaste.integrations.composer.loggers import MACHINE_KEYS
 
 
 def rows(folder):

@@ -14,6 +14,14 @@ ROOT = Path(composer_copypaste.__file__).parent
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 LAYERS = ["cli", "runs", "integrations", "recipes", "visualize", "metrics", "models", "data", "functional", ""]
 """Each imports only from itself and from those after it; the last is the modules of the package's own folder."""
+FRAMEWORKS = {
+    "composer": "integrations/composer/",
+    "detectron2": "integrations/detectron2.py",
+    "lightning": "integrations/lightning.py",
+    "streaming": "data/streaming/",
+    "onnx": "integrations/onnx.py",
+}
+"""Where each may be imported."""
 
 
 def layer_of(module: str) -> str:
@@ -37,12 +45,27 @@ def imported(module: str) -> set[str]:
     return names
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_a_layer_imports_only_itself_and_those_below(module):
+    below = LAYERS[LAYERS.index(layer_of(module)) :]
+    own = {
+        name.removeprefix("composer_copypaste.") for name in imported(module) if name.startswith("composer_copypaste.")
+    }
+    assert [name for name in own if layer_of(name) not in below] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_framework_is_imported_only_where_it_belongs(module):
+    frameworks = {name.partition(".")[0] for name in imported(module)} & set(FRAMEWORKS)
+    assert [name for name in frameworks if not module.startswith(FRAMEWORKS[name])] == []
+
+
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("functional/")])
 def test_the_augmentation_imports_no_framework(module):
     assert not {name.partition(".")[0] for name in imported(module)} & {"torchvision", "PIL", "pycocotools", "pydantic"}
 
 
-PLAIN = ["data.streaming.dataset", "metrics.coco_map", "models.mask_rcnn"]
+PLAIN = ["data.loaders", "data.streaming.dataset", "metrics.coco_map", "models.mask_rcnn"]
 """What a loop without Composer uses."""
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from composer_copypaste.cli import main
-from composer_copypaste.runs.folder import MAY_CHANGE
+from composer_copypaste.runs.resume import MAY_CHANGE
 from composer_copypaste.settings import CopyPasteSettings
 
 README = Path(__file__).parent.parent / "README.md"

@@ -20,9 +20,9 @@ from composer_copypaste import __version__
 from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, UserError
 from composer_copypaste.integrations.composer.distributed import (
     end_of_loading,
+    errors_raised_once,
     is_first_of_node,
     is_lost_connection,
-    one_voice,
 )
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
@@ -131,7 +131,7 @@ def _usage_in_one_line() -> Iterator[None]:
         text = error.format_message()
         end = "" if text[-1] in ".?)" else "."
         help_of = error.ctx.command_path if error.ctx else "copypaste"
-        with one_voice():
+        with errors_raised_once():
             raise RecipeError(f"command line: {text[0].lower()}{text[1:]}{end} See: {help_of} --help") from None
 
 

@@ -39,12 +39,12 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     It prints COCO's numbers, and writes them only where --output says.
     """
     from composer_copypaste.errors import CheckpointError, RecipeError
-    from composer_copypaste.integrations.composer.distributed import is_first, one_voice
+    from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first
     from composer_copypaste.recipes.load import load_recipe
     from composer_copypaste.recipes.schema import CocoFiles
     from composer_copypaste.runs.folder import RunFolder, folder_of
 
-    with one_voice():
+    with errors_raised_once():
         if (images is None) != (annotations is None):
             raise RecipeError("command line: expected --images and --annotations, or neither")
         checkpoint = RunFolder(model).latest_checkpoint if model.is_dir() else model

@@ -30,14 +30,13 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     of every batch, COCO's numbers, curves, and sheets of training images and of predictions. A training that was
     interrupted goes on where it was when the same command names its folder with output=DIR.
     """
-    from composer_copypaste.integrations.composer.distributed import is_first, one_voice
+    from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first
     from composer_copypaste.recipes.load import load_recipe
-    from composer_copypaste.runs.folder import check_usable, folder_for
+    from composer_copypaste.runs.folder import folder_for
 
-    with one_voice():
+    with errors_raised_once():
         loaded = load_recipe(recipe, overrides)
-        folder = folder_for(loaded, datetime.now())
-        check_usable(folder, loaded)
+    folder = folder_for(loaded, datetime.now())
 
     if dry_run:
         from composer_copypaste.runs.dry_run import describe

@@ -251,6 +251,11 @@ def copy_paste_settings(recipe: Recipe, categories: Sequence[str]) -> CopyPasteS
         raise RecipeError(f"copy_paste.{error}") from None
 
 
+def category_names(data: InstanceData) -> list[str]:
+    """The names of label 1, of label 2 and so on."""
+    return [category.name for category in data.categories]
+
+
 def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:
     if settings.jitter is None:
         return FlipTransform(settings.p_flip)

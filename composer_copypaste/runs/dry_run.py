@@ -1,21 +1,21 @@
-"""What a training would do, said before it does it."""
+"""What a training would do, in words, for ``copypaste train --dry-run``."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from composer.utils import dist
-
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.shapes import CATEGORIES
 from composer_copypaste.errors import counted
+from composer_copypaste.integrations.composer.distributed import number_of_processes
+from composer_copypaste.integrations.composer.from_recipe import on_gpu
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.weights import load_pretrained, missing_download
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.advice import batch_memory, nesting
-from composer_copypaste.runs.data import copy_paste_settings, open_data
-from composer_copypaste.runs.folder import RunFolder, check_usable
-from composer_copypaste.runs.resume import check_same_data, prospect
-from composer_copypaste.runs.train import category_names, check_requirements, on_gpu
+from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data
+from composer_copypaste.runs.folder import RunFolder
+from composer_copypaste.runs.resume import check_data, check_usable, what_would_happen
+from composer_copypaste.runs.train import check_requirements
 from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings
 
 
@@ -33,7 +33,8 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
         images = f"{counted(shapes.train, 'image')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)
-        check_same_data(folder, recipe, data)
+        if not folder.is_complete:
+            check_data(folder, recipe, data)
         names = category_names(data.train)
         images = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
         advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]
@@ -48,10 +49,10 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
             f"model       Mask R-CNN, backbone {recipe.model.backbone}, "
             f"weights {recipe.model.weights}: {_weights(recipe.model, len(names))}",
             f"copy-paste  {pasting}",
-            f"training    {recipe.training.duration} on {dist.get_world_size()} {device}, "
+            f"training    {recipe.training.duration} on {number_of_processes()} {device}, "
             f"batches of {recipe.data.batch_size} on each",
             *advice,
-            f"output      {folder.root}, {prospect(folder)}",
+            f"output      {folder.root}, {what_would_happen(folder)}",
         )
     )
 

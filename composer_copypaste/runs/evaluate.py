@@ -1,15 +1,17 @@
 """Scoring a checkpoint on a data set, by COCO's rules."""
 
-import warnings
 from pathlib import Path
-
-from composer import Trainer
-from composer.utils import dist
 
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.errors import OutputError
-from composer_copypaste.integrations.composer.callbacks import ProgressBar, latest_report
-from composer_copypaste.integrations.composer.distributed import one_voice
+from composer_copypaste.integrations.composer.callbacks import latest_report
+from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first
+from composer_copypaste.integrations.composer.from_recipe import (
+    build_evaluator,
+    build_model,
+    check_device,
+    limit_threads,
+)
 from composer_copypaste.integrations.composer.model import MaskRCNN
 from composer_copypaste.metrics.report import Report, write_json
 from composer_copypaste.models.weights import load_tensors, read_weights
@@ -17,14 +19,7 @@ from composer_copypaste.recipes.schema import CocoFiles, Recipe
 from composer_copypaste.runs.advice import warn_of_many_objects
 from composer_copypaste.runs.data import coco_files, evaluation_data, trained_categories, with_labels_of
 from composer_copypaste.runs.folder import RunFolder, folder_of
-from composer_copypaste.runs.train import (
-    build_model,
-    check_device,
-    evaluation_batches,
-    limit_threads,
-    on_gpu,
-    save_predictions,
-)
+from composer_copypaste.runs.train import save_predictions
 
 
 def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, output: Path | None = None) -> Report:
@@ -34,29 +29,19 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, o
         checkpoint: weights of the model that the recipe describes, Composer's checkpoint or a state dict. In a run's
             folder, the data set must have the categories of the run.
         recipe: how the model is built, and how it is scored.
-        files: the data set; None: the one that the recipe is evaluated on, which is drawn now where that is to be.
+        files: the data set; None: the one that the recipe is evaluated on; drawn shapes are drawn now.
         output: a folder that holds no evaluation yet.
 
     Raises:
         UserError: where one of them cannot be used; nothing is written then.
     """
     results = None if output is None else RunFolder(output)
-    with one_voice():
-        data, model = _prepared(checkpoint, recipe, files, results)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No optimizer was specified")  # an evaluation needs none
-        trainer = Trainer(
-            model=model,
-            eval_dataloader=evaluation_batches(recipe, data),
-            device="gpu" if on_gpu(recipe) else "cpu",
-            precision=recipe.training.precision,
-            seed=recipe.seed,
-            loggers=[ProgressBar()],
-            progress_bar=False,
-        )
+    with errors_raised_once():
+        data, model = _data_and_model(checkpoint, recipe, files, results)
+    trainer = build_evaluator(recipe, model, data)
     trainer.eval()
     report = latest_report(trainer.state)
-    if results is not None and dist.get_global_rank() == 0:
+    if results is not None and is_first():
         try:
             write_json(report, results.evaluation)
             save_predictions(model, data, results.predictions)
@@ -68,13 +53,17 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, o
     return report
 
 
-def _prepared(
+def _data_and_model(
     checkpoint: Path, recipe: Recipe, files: CocoFiles | None, results: RunFolder | None
 ) -> tuple[InstanceData, MaskRCNN]:
     check_device(recipe)
     limit_threads(recipe)
     if results is not None:
-        _check_free(results)
+        if results.root.exists() and not results.root.is_dir():
+            raise OutputError(f"{results.root}: expected a folder for the results, found a file; name another folder")
+        for file in (results.evaluation, results.predictions):
+            if file.exists():
+                raise OutputError(f"{file}: is there already; name another folder, or remove it")
     weights = read_weights(checkpoint)
     data = evaluation_data(files or coco_files(recipe.data)[1], recipe.data)
     run = folder_of(checkpoint)
@@ -84,21 +73,8 @@ def _prepared(
     model = build_model(recipe, data.annotations, load_weights=False)
     load_tensors(model.module, weights, checkpoint)
     if results is not None:
-        _make(results)
+        try:
+            results.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{results.root}: cannot be made: {error.strerror}; name another folder") from error
     return data, model
-
-
-def _check_free(results: RunFolder) -> None:
-    """Raise ``OutputError`` where an evaluation is there already, or the folder is none."""
-    if results.root.exists() and not results.root.is_dir():
-        raise OutputError(f"{results.root}: expected a folder for the results, found a file; name another folder")
-    for file in (results.evaluation, results.predictions):
-        if file.exists():
-            raise OutputError(f"{file}: is there already; name another folder, or remove it")
-
-
-def _make(results: RunFolder) -> None:
-    try:
-        results.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{results.root}: cannot be made: {error.strerror}; name another folder") from error

@@ -1,59 +1,146 @@
-"""How a run begins in its folder, or goes on there, and what is said when it cannot."""
+"""Beginning a run in its folder, or resuming it: which recipe, data and process may."""
 
 import errno
 import fcntl
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from composer import State
-
-from composer_copypaste.errors import DivergedError, OutputError, UserError
-from composer_copypaste.files import remove_unfinished
-from composer_copypaste.integrations.composer.callbacks import batches_of_the_run
-from composer_copypaste.integrations.composer.checkpoints import batch_of, last_good_checkpoint, saved_checkpoints, tidy
-from composer_copypaste.integrations.composer.distributed import one_voice, say
-from composer_copypaste.integrations.composer.divergence import advice
+from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.errors import DataError, OutputError, RecipeError, shown
+from composer_copypaste.files import is_unfinished, read_json, remove_unfinished, write_first, written_whole
+from composer_copypaste.integrations.composer.checkpoints import batch_of, saved_checkpoints, tidy
+from composer_copypaste.integrations.composer.distributed import print_once
+from composer_copypaste.recipes.load import differences, load_recipe, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import Data, pool_digest
-from composer_copypaste.runs.folder import RunFolder, changed_data, claim, enter_data, writable
+from composer_copypaste.runs.folder import RunFolder
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+MAY_CHANGE = {
+    "name",
+    "output",
+    "data.workers",
+    "training.checkpoint_interval",
+    *(f"data.{split}.{key}" for split in ("train", "val") for key in ("cache", "cache_gigabytes")),
+    "data.accept_changes",
+    "training.loggers",
+    "training.picture_interval",
+    "training.stop_after_nonfinite_losses",
+}
+"""Keys of a recipe that may change when a run is resumed: its result does not depend on them. It does, in the last
+bits, on ``training.device``, ``cpu_threads`` and ``microbatch``, and on how evaluations are batched."""
+
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+"""Errors of disks that cannot lock files."""
 
 
-def enter(folder: RunFolder, recipe: Recipe, data: Data, stay: ExitStack) -> Path | None:
+def check_usable(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise ``OutputError`` where the folder is none, cannot be read, or holds anything but a run of this recipe."""
+    try:
+        if _is_no_folder(folder.root):
+            raise OutputError(
+                f"{folder.root}: expected a folder for the run, found a file, or a link to nothing; "
+                "give output=ANOTHER_FOLDER"
+            )
+        if folder.recipe.exists():
+            _check_kinds(folder)
+            _check_same_recipe(folder, recipe)
+        elif folder.root.exists() and not all(is_unfinished(path) for path in folder.root.iterdir()):
+            raise OutputError(
+                f"{folder.root}: expected a new or an empty folder for the run; give output=ANOTHER_FOLDER"
+            )
+    except OSError as error:
+        raise OutputError(
+            f"{folder.root}: cannot be read: {error.strerror}; make it readable, or give output=ANOTHER_FOLDER"
+        ) from error
+
+
+def _is_no_folder(path: Path) -> bool:
+    return (path.exists() or path.is_symlink()) and not path.is_dir()
+
+
+def _check_kinds(folder: RunFolder) -> None:
+    """Raise ``OutputError`` where there is a folder in place of a file of the run, or the reverse."""
+    for path in folder.contents:
+        expects_folder = path in (folder.checkpoints, folder.more_training_pictures)
+        if _is_no_folder(path) if expects_folder else path.exists() and not path.is_file():
+            found = "a folder, found a file, or a link to nothing" if expects_folder else "a file, found something else"
+            raise OutputError(f"{path}: expected {found}; move it away, or give output=ANOTHER_FOLDER")
+
+
+def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise ``OutputError`` where the folder holds a run of another recipe."""
+    try:
+        changes = differences(load_recipe(folder.recipe), recipe)
+    except RecipeError as error:
+        raise OutputError(
+            f"{folder.root}: holds a run whose recipe cannot be read: {error}; give output=ANOTHER_FOLDER"
+        ) from error
+    listed = [
+        f"{key} was {shown(old)}, is {shown(new)}" for key, (old, new) in changes.items() if key not in MAY_CHANGE
+    ]
+    if listed:
+        raise OutputError(
+            f"{folder.root}: holds a run of another recipe: {'; '.join(listed)}. Give output=ANOTHER_FOLDER, or the "
+            "recipe as it was, to resume that run"
+        )
+
+
+def begin_or_resume(folder: RunFolder, recipe: Recipe, data: Data, lock: ExitStack) -> Path | None:
     """Make the folder that of a run of the recipe; the checkpoint to resume from, None to start from the beginning.
 
     Args:
-        folder: where the run is.
-        recipe: what it does.
+        folder: where the run is; ``check_usable`` found no fault with it.
+        recipe: what the run does.
         data: what it trains on.
-        stay: until this is closed, no other process may enter.
+        lock: until this is closed, no other process may train in the folder.
 
     Raises:
-        UserError: where the folder cannot be used, another process trains there, or the data is not what it was when
+        OutputError: where the folder cannot be used, another process trains there, or the data is not what it was when
             the run began.
     """
-    claim(folder, recipe)
-    with writable(folder):
-        _keep_others_out(folder, stay)
-    changed = enter_data(folder, recipe, data.train.categories, _digests(recipe, data))
+    write_recipe(folder, recipe)
+    with _writing_in(folder):
+        _lock(folder, lock)
+    changed = check_data(folder, recipe, data)
+    with _writing_in(folder):
+        if not folder.categories.exists():
+            _write(_as_json(data.train.categories), folder.categories)
+        if changed or not folder.data.exists():
+            _write(json.dumps(_checksums(recipe, data), indent=1), folder.data)
     if changed:
-        say(f"{folder.root}: goes on with changed files of {' and '.join(changed)}, as data.accept_changes says")
-    with writable(folder):
+        print_once(f"{folder.root}: goes on with changed files of {' and '.join(changed)}, as data.accept_changes says")
+    with _writing_in(folder):
         remove_unfinished(folder.root)
-        tidy(folder)
-    return next(reversed(saved_checkpoints(folder)), None)
+        tidy(folder.checkpoints)
+    return next(reversed(saved_checkpoints(folder.checkpoints)), None)
 
 
-def _keep_others_out(folder: RunFolder, stay: ExitStack) -> None:
-    """Until ``stay`` is closed no other process can do this: two would write over each other's files.
+def write_recipe(folder: RunFolder, recipe: Recipe) -> None:
+    """Put the recipe into the folder, if no run has begun there.
+
+    Of processes that do so at the same time, the first writes, and the others find its recipe. No lock protects this:
+    the recipe is the file that is locked.
+
+    Raises:
+        OutputError: where the folder cannot be made, or a run of another recipe has begun there meanwhile.
+    """
+    with _writing_in(folder):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        begun = folder.recipe.exists() or not write_first(folder.recipe, recipe_to_yaml(recipe))
+    if begun:
+        _check_same_recipe(folder, recipe)
+
+
+def _lock(folder: RunFolder, lock: ExitStack) -> None:
+    """Keep other processes out until ``lock`` is closed: two would write over each other's files.
 
     The kernel's lock on the recipe ends with the process, however that ends, and loading processes do not hold it. It
-    also ends when this process closes the recipe once more. Where a disk knows no locks, there is none.
+    also ends when this process opens and closes the recipe once more. Where a disk knows no locks, there is none.
     """
-    held = stay.enter_context(folder.recipe.open("r+"))
+    held = lock.enter_context(folder.recipe.open("r+"))
     try:
         fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -65,7 +152,7 @@ def _keep_others_out(folder: RunFolder, stay: ExitStack) -> None:
             raise
 
 
-def _is_in_use(folder: RunFolder) -> bool:
+def _is_locked(folder: RunFolder) -> bool:
     """Whether another process trains in the folder."""
     if not folder.recipe.exists():
         return False
@@ -80,65 +167,74 @@ def _is_in_use(folder: RunFolder) -> bool:
     return False
 
 
-def check_same_data(folder: RunFolder, recipe: Recipe, data: Data) -> None:
-    """Raise ``OutputError`` where a run would be resumed in the folder, and the data is not what it began with."""
-    if not folder.is_complete:
-        changed_data(folder, recipe, data.train.categories, _digests(recipe, data))
+@contextmanager
+def _writing_in(folder: RunFolder) -> Iterator[None]:
+    """Turn what the disk refuses in a folder into an ``OutputError``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or folder.root}: cannot be written: {error.strerror}; "
+            "make it writable, or give output=ANOTHER_FOLDER"
+        ) from error
 
 
-def _digests(recipe: Recipe, data: Data) -> dict[str, str]:
+def check_data(folder: RunFolder, recipe: Recipe, data: Data) -> list[str]:
+    """The recipe's keys of data that has changed since the run in this folder, if there is one, began.
+
+    Raises:
+        OutputError: where data has changed and the recipe does not accept that, or where the categories have.
+    """
+    if folder.categories.exists() and _read(folder.categories) != json.loads(_as_json(data.train.categories)):
+        raise OutputError(
+            f"{folder.categories}: the data has other categories than when this run began; give output=ANOTHER_FOLDER"
+        )
+    if not folder.data.exists():
+        return []
+    begun = _read(folder.data)
+    if not isinstance(begun, dict):
+        raise OutputError(
+            f"{folder.data}: expected a checksum for each data set, found {shown(begun)}; put it back as it was, "
+            "or give output=ANOTHER_FOLDER"
+        )
+    changed = [key for key, checksum in _checksums(recipe, data).items() if begun.get(key) != checksum]
+    if changed and not recipe.data.accept_changes:
+        raise OutputError(
+            f"{folder.root}: the files of {' and '.join(changed)} have changed since this run began; give "
+            "output=ANOTHER_FOLDER, put them back, or go on with them as they are by data.accept_changes=true"
+        )
+    return changed
+
+
+def _checksums(recipe: Recipe, data: Data) -> Mapping[str, str]:
     """A checksum for each data set and for the pool of cut-outs, by the recipe's key."""
     pool = {} if recipe.data.pool is None else {"data.pool": pool_digest(recipe.data.pool)}
     return {"data.train": data.train.digest(), "data.val": data.val.digest()} | pool
 
 
-def prospect(folder: RunFolder) -> str:
-    """What a training would do in the folder."""
+def _as_json(categories: Sequence[Category]) -> str:
+    return json.dumps([asdict(category) for category in categories], indent=1)
+
+
+def _read(path: Path) -> object:
+    """The content of a JSON file of the run."""
+    try:
+        return read_json(path, "file")
+    except DataError as error:
+        raise OutputError(f"{error}; put it back as it was, or give output=ANOTHER_FOLDER") from None
+
+
+def _write(text: str, path: Path) -> None:
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def what_would_happen(folder: RunFolder) -> str:
+    """What a training would do in the folder, in words."""
     if folder.is_complete:
         return "complete: nothing to do"
-    saved = saved_checkpoints(folder)
-    if _is_in_use(folder):
+    saved = saved_checkpoints(folder.checkpoints)
+    if _is_locked(folder):
         done = f", after batch {batch_of(saved[-1])} or later" if saved else ""
         return f"refused as long as another process trains there, as one does now{done}"
     return f"resumed after batch {batch_of(saved[-1])}" if saved else "from the beginning"
-
-
-def started(folder: RunFolder, state: State) -> str:
-    """A line on where the run begins."""
-    done = state.timestamp.batch.value
-    if not done:
-        return f"training into {folder.root}"
-    total = batches_of_the_run(state)
-    return f"resuming {folder.root} at batch {done}" + (f" of {total}" if total else "")
-
-
-@contextmanager
-def explained(folder: RunFolder, recipe: Recipe) -> Iterator[None]:
-    """What a user can put right while a run trains becomes one line that says how it goes on.
-
-    Other errors keep their traceback, and say it in a note.
-
-    Raises:
-        UserError: for a damaged image, for a folder that can no longer be written, and for a training that diverges.
-    """
-    how = f"{folder.root} holds what was done so far; then the same command with output={folder.root} goes on"
-    try:
-        yield
-    except DivergedError as error:
-        last_good = last_good_checkpoint(folder, error.batch)
-        with one_voice():
-            raise DivergedError(f"{folder.root}: {error}. {advice(recipe, last_good)}", error.batch) from error
-    except UserError as error:  # an image whose header is in order, and the rest is not
-        raise type(error)(f"{error}. Put it right: {how}") from error
-    except Exception as error:
-        if isinstance(error, OSError) and _is_of_writing(error, folder):
-            file, remedy = error.filename or folder.root, "Make room" if error.errno in NO_ROOM else "Put it right"
-            raise OutputError(f"{file}: cannot be written: {error.strerror}. {remedy}: {how}") from error
-        error.add_note(f"Put it right: {how}")
-        raise
-
-
-def _is_of_writing(error: OSError, folder: RunFolder) -> bool:
-    """Whether the run could not write into its folder."""
-    file = error.filename
-    return error.errno in NO_ROOM or (isinstance(file, str) and Path(file).is_relative_to(folder.root))

@@ -12,12 +12,12 @@ from shapes_recipe import on_files, tiny, tiny_recipe
 
 from composer_copypaste.cli import main
 from composer_copypaste.integrations.composer import distributed as processes
+from composer_copypaste.integrations.composer.from_recipe import build_model
 from composer_copypaste.integrations.composer.model import MaskRCNN
 from composer_copypaste.metrics.report import tables
 from composer_copypaste.runs import evaluate as evaluation
 from composer_copypaste.runs.data import open_data
 from composer_copypaste.runs.folder import RunFolder
-from composer_copypaste.runs.train import build_model
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_results_that_cannot_be_written_end_in_one_line_below_the_scores(run, tm
 @pytest.mark.parametrize("rank", [0, 1])
 def test_of_several_processes_the_first_says_that_there_is_no_checkpoint(tmp_path, monkeypatch, rank):
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    monkeypatch.setattr(processes, "SPEAKING_TIME", 0.0)
+    monkeypatch.setattr(processes, "TIME_TO_PRINT", 0.0)
     result = evaluate(tmp_path)
     assert result.exit_code == 2
     assert result.stderr.count("error: ") == 1 - rank

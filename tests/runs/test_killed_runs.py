@@ -81,7 +81,7 @@ def in_epochs(tmp_path_factory):
 def train_until_saved(recipe, folder, checkpoint, monkeypatch):
     def save(writer, state):
         whole(writer, state)
-        if saved_checkpoints(folder)[-1].name == checkpoint:
+        if saved_checkpoints(folder.checkpoints)[-1].name == checkpoint:
             raise Stopped
 
     whole = CheckpointWriter.save
@@ -111,7 +111,7 @@ def test_a_run_whose_evaluation_fails_has_saved_its_weights_and_goes_on_with_tha
             train(tiny_recipe(place, *IN_EPOCHS), folder)
     [note] = caught.value.__notes__
     assert note.endswith(f" then the same command with output={folder.root} goes on")
-    assert saved_checkpoints(folder)[-1].name == f"ep{failing}-ba{5 * failing}-rank0.pt"
+    assert saved_checkpoints(folder.checkpoints)[-1].name == f"ep{failing}-ba{5 * failing}-rank0.pt"
     train(tiny_recipe(place, *IN_EPOCHS), folder)
     assert_same_to_the_bit(folder, in_epochs)
 

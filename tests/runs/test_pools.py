@@ -13,11 +13,11 @@ from composer_copypaste.data import coco_json
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import DataError, OutputError, RecipeError
 from composer_copypaste.files import read_json
+from composer_copypaste.integrations.composer.from_recipe import build_algorithms, build_model, build_trainer
 from composer_copypaste.recipes.schema import PoolSettings
-from composer_copypaste.runs.data import open_data, pool_digest
+from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data, pool_digest
 from composer_copypaste.runs.folder import RunFolder
-from composer_copypaste.runs.resume import enter
-from composer_copypaste.runs.train import build_model, build_trainer
+from composer_copypaste.runs.resume import begin_or_resume
 
 PASTED = ("copy_paste.p=1", "copy_paste.p_pool=1", "data.batch_size=1", "data.workers=0")
 
@@ -34,7 +34,13 @@ def test_a_run_pastes_the_cut_outs_of_a_folder(cut_outs, tmp_path):
     recipe = tiny_recipe(tmp_path, f"data.pool.folder={cut_outs}", *PASTED)
     data = open_data(recipe)
     assert [category.name for category in data.train.annotations.categories][data.pool.labels[0] - 1] == "star"
-    trainer = build_trainer(recipe, build_model(recipe, data.val.annotations), data, RunFolder(tmp_path / "run"))
+    trainer = build_trainer(
+        recipe,
+        build_model(recipe, data.val.annotations),
+        data.train,
+        data.val,
+        algorithms=build_algorithms(recipe, copy_paste_settings(recipe, category_names(data.train)), data.pool),
+    )
     (algorithm,) = (algorithm for algorithm in trainer.state.algorithms if isinstance(algorithm, CopyPaste))
     assert algorithm.pool is data.pool
     trainer.fit(duration="1ba")
@@ -95,8 +101,8 @@ def renamed(cut_outs):
 
 
 def enter_and_leave(folder, recipe):
-    with ExitStack() as stay:
-        enter(folder, recipe, open_data(recipe), stay)
+    with ExitStack() as lock:
+        begin_or_resume(folder, recipe, open_data(recipe), lock)
 
 
 @pytest.mark.parametrize("change", [repainted, joined, renamed])

@@ -41,9 +41,9 @@ def run(complete, tmp_path):
 @pytest.fixture
 def interrupted(run):
     """A run that stopped after its first batch."""
-    for path in (run.predictions, run.evaluation, *saved_checkpoints(run)[1:]):
+    for path in (run.predictions, run.evaluation, *saved_checkpoints(run.checkpoints)[1:]):
         path.unlink()
-    tidy(run)
+    tidy(run.checkpoints)
     return run
 
 

@@ -25,16 +25,21 @@ from composer_copypaste import LargeScaleJitter
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, RecipeError
 from composer_copypaste.files import write_first
-from composer_copypaste.integrations.composer.from_recipe import build_schedule
+from composer_copypaste.integrations.composer.from_recipe import (
+    build_algorithms,
+    build_model,
+    build_schedule,
+    build_trainer,
+    check_device,
+)
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
-from composer_copypaste.runs import folder as run_folder
-from composer_copypaste.runs import train as training
-from composer_copypaste.runs.data import coco_files, open_data
+from composer_copypaste.runs import resume
+from composer_copypaste.runs.data import category_names, coco_files, copy_paste_settings, open_data
 from composer_copypaste.runs.dry_run import describe
 from composer_copypaste.runs.evaluate import evaluate
-from composer_copypaste.runs.folder import RunFolder, check_usable, claim
-from composer_copypaste.runs.resume import enter
-from composer_copypaste.runs.train import build_model, build_trainer, check_device, train
+from composer_copypaste.runs.folder import RunFolder
+from composer_copypaste.runs.resume import begin_or_resume, check_usable, write_recipe
+from composer_copypaste.runs.train import train
 
 NUMBERS = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
 
@@ -123,7 +128,7 @@ def test_the_evaluation_of_a_run_has_cocos_numbers_of_boxes_and_masks_and_of_eac
     assert report["images"] == 4
     for kind in ("bbox", "segm"):
         assert set(report[kind]) == NUMBERS | {"per_category"}
-        assert set(report[kind]["per_category"]) == set(training.category_names(data.val))
+        assert set(report[kind]["per_category"]) == set(category_names(data.val))
         for numbers in report[kind]["per_category"].values():
             assert set(numbers) == NUMBERS | {"instances"}
 
@@ -259,38 +264,43 @@ def test_describe_says_when_objects_are_pasted(tmp_path, overrides, said):
 
 def test_describe_counts_what_is_there(recipe, data, tmp_path):
     objects = len(json.loads(data.train.annotations.path.read_text())["annotations"])
-    names = training.category_names(data.train)
+    names = category_names(data.train)
     text = describe(recipe, RunFolder(tmp_path / "run"))
     assert f"data        8 images of {data.train.images} with {objects} objects of {len(names)} categories;" in text
     assert text.count(str(data.train.images)) == 1
 
 
-def trainer_of(recipe, data, tmp_path):
-    return build_trainer(recipe, build_model(recipe, data.val.annotations), data, RunFolder(tmp_path / "run"))
+def algorithms_of(recipe, data):
+    return build_algorithms(recipe, copy_paste_settings(recipe, category_names(data.train)), data.pool)
 
 
-def test_sgd_is_built_as_the_recipe_says_and_its_rate_follows_the_batch(place, data, tmp_path):
+def trainer_of(recipe, data, model=None):
+    model = model or build_model(recipe, data.val.annotations)
+    return build_trainer(recipe, model, data.train, data.val, algorithms=algorithms_of(recipe, data))
+
+
+def test_sgd_is_built_as_the_recipe_says_and_its_rate_follows_the_batch(place, data):
     names = {"name": "sgd", "lr": "0.02", "lr_batch_size": "16", "momentum": "0.8", "weight_decay": "0.001"}
     recipe = tiny_recipe(place, *(f"optimizer.{key}={value}" for key, value in names.items()))
-    (optimizer,) = trainer_of(recipe, data, tmp_path).state.optimizers
+    (optimizer,) = trainer_of(recipe, data).state.optimizers
     assert type(optimizer) is torch.optim.SGD
     group = optimizer.param_groups[0]
     assert group["initial_lr"] == pytest.approx(0.02 * 4 / 16)
     assert (group["momentum"], group["weight_decay"]) == (0.8, 0.001)
 
 
-def test_adamw_is_built_as_the_recipe_says(place, data, tmp_path):
+def test_adamw_is_built_as_the_recipe_says(place, data):
     recipe = tiny_recipe(place, "optimizer.name=adamw", "optimizer.lr=0.003", "optimizer.weight_decay=0.05")
-    (optimizer,) = trainer_of(recipe, data, tmp_path).state.optimizers
+    (optimizer,) = trainer_of(recipe, data).state.optimizers
     assert type(optimizer) is torch.optim.AdamW
     group = optimizer.param_groups[0]
     assert (group["initial_lr"], group["weight_decay"]) == (0.003, 0.05)
 
 
-def test_frozen_layers_are_not_the_optimizers(recipe, data, tmp_path):
+def test_frozen_layers_are_not_the_optimizers(recipe, data):
     model = build_model(recipe, data.val.annotations)
     frozen = next(model.parameters()).requires_grad_(False)
-    (optimizer,) = build_trainer(recipe, model, data, RunFolder(tmp_path / "run")).state.optimizers
+    (optimizer,) = trainer_of(recipe, data, model).state.optimizers
     given = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     assert given == {id(weight) for weight in model.parameters()} - {id(frozen)}
 
@@ -329,25 +339,25 @@ def test_the_schedule_takes_percent_of_the_duration(place):
     assert schedule.t_warmup == "0.05dur"
 
 
-def test_gradients_are_clipped_and_objects_pasted_only_where_the_recipe_says_so(place, data, tmp_path):
+def test_gradients_are_clipped_and_objects_pasted_only_where_the_recipe_says_so(place, data):
     def algorithms(*overrides):
-        found = trainer_of(tiny_recipe(place, *overrides), data, tmp_path).state.algorithms
+        found = trainer_of(tiny_recipe(place, *overrides), data).state.algorithms
         return {type(algorithm).__name__ for algorithm in found}
 
     assert algorithms() == {"CopyPaste"}
     assert algorithms("copy_paste=null", "training.clip_norm=1.0") == {"GradientClipping"}
 
 
-def test_large_scale_jitter_moves_from_the_loader_to_the_device(place, tmp_path):
+def test_large_scale_jitter_moves_from_the_loader_to_the_device(place):
     on_device = ["data.jitter.size=[96,80]", "data.jitter.p_flip=0.25", "data.jitter_on=device", "training.clip_norm=9"]
     for overrides, expected in ((on_device[:2], (96, 80)), (on_device, (64, 64))):
         data = open_data(recipe := tiny_recipe(place, *overrides))
-        images, _ = next(iter(training._training_batches(recipe, data.train).dataloader))
+        images, _ = next(iter(trainer_of(recipe, data).state.train_dataloader))
         assert tuple(images.shape[2:]) == expected
-    trainer = trainer_of(recipe, data, tmp_path)
+    trainer = trainer_of(recipe, data)
     (jitter,) = (algorithm for algorithm in trainer.state.algorithms if isinstance(algorithm, LargeScaleJitter))
     assert jitter.settings == recipe.data.jitter
-    listed = [type(algorithm) for algorithm in training._algorithms(recipe, data)]
+    listed = [type(algorithm) for algorithm in algorithms_of(recipe, data)]
     assert [type(algorithm) for algorithm in trainer.state.algorithms] == listed  # what a resumed run compares
     shapes = []
 
@@ -390,8 +400,8 @@ def test_shapes_are_drawn_where_the_recipe_says(tmp_path):
 
 
 def begun(recipe, folder):
-    with ExitStack() as stay:
-        return enter(folder, recipe, open_data(recipe), stay)
+    with ExitStack() as lock:
+        return begin_or_resume(folder, recipe, open_data(recipe), lock)
 
 
 def test_a_run_goes_on_with_the_data_it_began_with_only(other_shapes, tmp_path):
@@ -431,9 +441,9 @@ def test_a_process_that_finds_another_recipe_where_it_writes_its_own_is_refused(
         path.write_text(recipe_to_yaml(recipe))  # of the other process, a moment before
         return write_first(path, text)
 
-    monkeypatch.setattr(run_folder, "write_first", first)
+    monkeypatch.setattr(resume, "write_first", first)
     with pytest.raises(OutputError, match="holds a run of another recipe: seed was 17, is 5"):
-        claim(folder, other)
+        write_recipe(folder, other)
     assert [path.name for path in folder.root.iterdir()] == ["recipe.yaml"]
     assert load_recipe(folder.recipe) == recipe
 
@@ -467,8 +477,8 @@ def test_a_run_does_not_go_on_with_other_categories(other_shapes, tmp_path):
 
 def test_a_second_training_in_the_same_folder_is_refused_and_leaves_the_first_one_alone(place, data, recipe, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    with ExitStack() as stay:
-        enter(folder, recipe, data, stay)
+    with ExitStack() as lock:
+        begin_or_resume(folder, recipe, data, lock)
         dry = start(*tiny(place), f"output={folder.root}", "--dry-run", log=tmp_path / "dry.txt")
         dry.join()
         (folder.root / ".evaluation.json.unfinished").write_text("hal")  # what the first one is about to write

@@ -1,44 +1,37 @@
-"""What a run reports while it trains: rows of numbers, a progress bar."""
+"""Composer callbacks of a run: memory, evaluation file, resumption, sheets of training images, divergence."""
 
 import math
-import os
 import resource
-import shutil
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import cast
 
-from composer import Callback, Logger, State, TimeUnit
+import torch
+from composer import Callback, Logger, State
 from composer.callbacks import LRMonitor, MemoryMonitor, SpeedMonitor
+from composer.core import Timestamp
 from composer.loggers import LoggerDestination
 from composer.utils import dist
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from composer_copypaste.errors import counted
-from composer_copypaste.files import Number, as_lines, named, read_rows, written_whole
+from composer_copypaste.data.loaders import EpochSampler
+from composer_copypaste.errors import DivergedError
+from composer_copypaste.files import written_whole
+from composer_copypaste.instances import Target
+from composer_copypaste.integrations.composer.distributed import first_process_decides
+from composer_copypaste.integrations.composer.model import LOSSES
 from composer_copypaste.metrics.coco_map import CocoScalar
 from composer_copypaste.metrics.report import Report, evaluation_report, write_json
-
-MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_scale_jitter/seconds")
-"""Names in ``metrics.jsonl`` that begin so depend on the machine and the hour; all others repeat when a run does."""
-
-FORM = "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} batches, {remaining} left{postfix}, {elapsed} passed"
-SHOWN = {"loss/train/total": "loss", "metrics/eval/segm/AP": "mask AP"}
-SCORES = {
-    "metrics/eval/bbox/AP": "box AP",
-    "metrics/eval/segm/AP": "mask AP",
-    "metrics/eval/segm/AP50": "mask AP50",
-}
+from composer_copypaste.settings import DURATION, parse_time
+from composer_copypaste.visualize.draw import save_png, training_sheet
 
 
-def run_callbacks(*, on_gpu: bool) -> list[Callback]:
+def monitors(*, on_gpu: bool) -> list[Callback]:
     """Composer's monitors of learning rate, throughput and GPU memory, and ours of the process's memory."""
-    monitors: list[Callback] = [LRMonitor(), SpeedMonitor(window_size=10), ProcessMemory()]
-    # on a CPU Composer's memory monitor only warns
-    return [*monitors, MemoryMonitor()] if on_gpu else monitors
+    always: list[Callback] = [LRMonitor(), SpeedMonitor(window_size=10), ProcessMemory()]
+    return [*always, MemoryMonitor()] if on_gpu else always  # on a CPU Composer's memory monitor only warns
 
 
 class ProcessMemory(Callback):
@@ -70,216 +63,155 @@ def latest_report(state: State) -> Report:
     return evaluation_report(scalar.whole)
 
 
-class JsonLinesLogger(LoggerDestination):
-    """Writes ``metrics.jsonl``: one JSON object for each training batch, one for each evaluation.
+class SkipsWhatIsDone(Callback):
+    """Lets a resumed training begin at once: samples of `training_loader` that are trained already are not loaded.
 
-    A row holds ``batch`` (how many were trained), ``epoch``, ``time`` (seconds of training so far) and every scalar
-    that was logged for that batch. What is not finite is null. Rows are on disk as soon as they are complete; where
-    the file was removed meanwhile, they begin anew. A checkpoint holds the number of rows, so that a run that resumes
-    from it first drops the rows written after it.
+    Composer takes the batches of the epoch that was interrupted once more, only to drop those that are done.
     """
 
-    def __init__(self, path: Path) -> None:
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Tells the sampler how much is done."""
+        loader = state.dataloader
+        if isinstance(loader, DataLoader) and isinstance(loader.sampler, EpochSampler) and loader.batch_size:
+            now = state.timestamp
+            loader.sampler.skip(now.epoch.value, now.batch_in_epoch.value * loader.batch_size)
+
+
+class TrainingSheet(Callback):
+    """Saves a sheet of the first training batch as the model gets it: after all algorithms have changed it."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
         self.path = path
-        self._rows = 0
-        self._pending: dict[str, Number] = {}
-        self._file: BinaryIO | None = None
+        self.names = names
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keeps the scalars for the row that comes next."""
-        # Composer's own "time/..." repeat batch, epoch and time
-        self._pending.update({name: value for name, value in _scalars(metrics).items() if not name.startswith("time/")})
-
-    def fit_start(self, state: State, logger: Logger) -> None:
-        """Opens the file, so that the rows which a resumed run repeats are gone before it starts."""
-        self._opened()
-
-    def batch_end(self, state: State, logger: Logger) -> None:
-        """Writes the row of a batch; callbacks run before loggers, so all has been logged."""
-        self._write_row(state)
-
-    def epoch_end(self, state: State, logger: Logger) -> None:
-        """Writes what was logged at the end of an epoch, if anything was."""
-        self._write_row(state)
-
-    def eval_end(self, state: State, logger: Logger) -> None:
-        """Writes the row of an evaluation."""
-        self._write_row(state)
-
-    def close(self, state: State, logger: Logger) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def state_dict(self) -> dict[str, int]:
-        """How many rows were written."""
-        return {"rows": self._rows}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Takes up after so many rows."""
-        self._rows = state["rows"]
-
-    def _write_row(self, state: State) -> None:
-        file = self._opened()
-        if file is None or not self._pending:
-            return
-        now = state.timestamp
-        row = {"batch": now.batch.value, "epoch": now.epoch.value, "time": round(now.total_wct.total_seconds(), 3)}
-        rest = as_lines([row | self._pending]).encode()
-        with named(self.path):
-            while rest:  # without a buffer, which a full disk would have written once more when the file is closed
-                rest = rest[file.write(rest) :]
-        self._rows += 1
-        self._pending = {}
-
-    def _opened(self) -> BinaryIO | None:
-        """The file to append to, on the first process; when it is opened, it is first cut to the rows that count."""
-        if self._file is not None and not _is_at(self._file, self.path):
-            self._file.close()
-            self._file = None
-        if self._file is None and dist.get_global_rank() == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = read_rows(self.path, self._rows)
-            with written_whole(self.path) as shortened:
-                shortened.write_text(as_lines(kept))
-            self._rows = len(kept)
-            self._file = cast(BinaryIO, self.path.open("ab", buffering=0))
-        return self._file
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Draws, on the first process, before the first batch of a run; a resumed run keeps its sheet."""
+        if state.timestamp.batch == 0 and dist.get_global_rank() == 0:
+            images, targets = state.batch
+            save_png(training_sheet(images, targets, self.names), self.path)
 
 
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is still the one of this name."""
-    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+class TrainingPictures(Callback):
+    """Shows training batches as the model gets them, with masks and boxes; what was pasted is dashed and counted.
 
+    A sheet of up to 16 images goes, as ``training_pictures``, to each of the trainer's loggers that takes images
+    (TensorBoard, Weights & Biases, MLflow, Comet ML and Neptune), and into a folder. The first process draws, of its
+    own part of the batch. The batch is ``(images, targets)`` as :class:`CopyPaste` takes them, with detection targets.
 
-def _scalars(metrics: Mapping[str, Any]) -> dict[str, Number]:
-    """The numbers among the metrics, as Python's; None where one is not finite."""
-    found: dict[str, Number] = {}
-    for name, value in metrics.items():
-        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if isinstance(number, int | float):
-            found[name] = number if math.isfinite(number) else None
-    return found
+    Args:
+        names: the name of label 1, of label 2 and so on; a label without one is written as a number.
+        interval: how often, beginning with the first batch: "500ba" or "1ep".
+        folder: where ``ba500.png`` and so on are saved; left out, nowhere.
+        input_key: index or key of the images in the batch.
+        target_key: index or key of the targets in the batch.
 
+    Raises:
+        ValueError: for an interval that is written otherwise.
 
-class ProgressBar(LoggerDestination):
-    """Shows on the console how far the run is, the loss, the latest mask AP and the time left.
-
-    Where the stream is no terminal (a log file), a line at each tenth of the run takes the bar's place.
+    Example:
+        >>> callbacks = [TrainingPictures(["cat", "dog"], interval="500ba")]
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._training: _Bar | None = None
-        self._evaluation: _Bar | None = None
-        self._shown: dict[str, str] = {}
-        self._scores: dict[str, str] = {}
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        interval: str = "1ep",
+        folder: str | Path | None = None,
+        input_key: int | str = 0,
+        target_key: int | str = 1,
+    ) -> None:
+        DURATION.checked(interval)
+        self.names = names
+        self.interval = interval
+        self.folder = None if folder is None else Path(folder)
+        self.input_key = input_key
+        self.target_key = target_key
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keeps what the bar shows."""
-        scalars = _scalars(metrics)
-        numbers = {name: math.nan if value is None else value for name, value in scalars.items()}
-        self._shown |= {SHOWN[name]: f"{value:.3f}" for name, value in numbers.items() if name in SHOWN}
-        self._scores |= {SCORES[name]: f"{value:.3f}" for name, value in numbers.items() if name in SCORES}
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Draws a batch that is due, after all algorithms have changed it."""
+        if dist.get_global_rank() != 0 or not _is_due(self.interval, state.timestamp):
+            return
+        images = cast(Tensor | list[Tensor], state.batch_get_item(self.input_key))
+        targets = cast(list[Target], state.batch_get_item(self.target_key))
+        sheet = training_sheet(images, targets, self.names)
+        if self.folder is not None:
+            with written_whole(self.folder / f"ba{int(state.timestamp.batch)}.png") as unfinished:
+                save_png(sheet, unfinished)
+        # all loggers take NumPy's bytes; TensorBoard's turns torch's into noise
+        pixels = sheet.permute(1, 2, 0).numpy()
+        logger.log_images(pixels, name="training_pictures", channels_last=True, use_table=False)
 
-    def fit_start(self, state: State, logger: Logger) -> None:
-        """Starts the bar of the training where the run stands."""
-        if dist.get_global_rank() == 0:
-            self._training = _Bar("train", self._stream, batches_of_the_run(state), state.timestamp.batch.value)
+
+def _is_due(interval: str, now: Timestamp) -> bool:
+    count, unit = parse_time(interval)
+    if unit == "ba":
+        return int(now.batch) % count == 0
+    return now.batch_in_epoch == 0 and int(now.epoch) % count == 0
+
+
+class StopsAtNonFiniteLoss(LoggerDestination):
+    """Ends a training whose loss is NaN or infinite in several batches in a row.
+
+    The loss is the mean over all processes, which Composer has read from the device already: nothing waits for the
+    device, and all processes stop at the same batch. It is a logger because Composer calls loggers last after a batch,
+    when the batch's row of metrics is written.
+
+    Args:
+        limit: the number of batches in a row; None: the training goes on in any case.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.first: int | None = None
+        """The first batch of the current row of non-finite losses; None: the last loss was finite."""
+        self._first_described = ""
+        self._learning_rate = math.nan
+
+    def batch_start(self, state: State, logger: Logger) -> None:
+        """Notes the learning rate, which the schedule changes before the batch's end."""
+        self._learning_rate = state.optimizers[0].param_groups[0]["lr"]
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Moves on."""
-        if self._training:
-            self._training.advance(self._shown)
+        """Counts the batches whose loss is not finite.
 
-    def eval_start(self, state: State, logger: Logger) -> None:
-        """Starts a bar for the evaluation; in a log file only if it is not part of a training."""
-        if dist.get_global_rank() == 0 and (self._training is None or self._stream.isatty()):
-            length = state.dataloader_len
-            total = None if length is None else length.value
-            self._evaluation = _Bar("evaluate", self._stream, total, stays=False)
-
-    def eval_batch_end(self, state: State, logger: Logger) -> None:
-        """Moves on."""
-        if self._evaluation:
-            self._evaluation.advance({})
-
-    def eval_end(self, state: State, logger: Logger) -> None:
-        """Writes what the evaluation found on a line that stays."""
-        if self._evaluation:
-            self._evaluation.close()
-            self._evaluation = None
-        if dist.get_global_rank() == 0 and self._scores:
-            found = ", ".join(f"{name} {value}" for name, value in self._scores.items())
-            trained = state.timestamp.batch.value
-            moment = f" after {counted(trained, 'batch', 'batches')}" if trained else ""
-            tqdm.write(f"evaluation{moment}: {found}", file=self._stream)
-
-    def fit_end(self, state: State, logger: Logger) -> None:
-        """Leaves the bar of the training on the console."""
-        self.close(state, logger)
-
-    def close(self, state: State, logger: Logger) -> None:
-        """Ends the bars, also those of a run that stopped early."""
-        for bar in (self._evaluation, self._training):
-            if bar:
-                bar.close()
-        self._evaluation = self._training = None
-
-
-class _Bar:
-    """A tqdm bar on a terminal, a line at each tenth elsewhere."""
-
-    def __init__(self, name: str, stream: TextIO, total: int | None, done: int = 0, *, stays: bool = True) -> None:
-        self._name, self._stream, self._total = name, stream, total
-        self._first, self._done, self._start = done, done, time.monotonic()
-        self._bar: tqdm[Any] | None = None
-        if stream.isatty():
-            columns, rows = shutil.get_terminal_size()  # tqdm itself finds 0 in some containers, and shows nothing
-            self._bar = tqdm(
-                desc=name,
-                total=total,
-                initial=done,
-                leave=stays,
-                file=stream,
-                smoothing=0,  # evaluations, rare and long, count in the mean speed
-                bar_format=None if total is None else FORM,
-                ncols=columns,
-                nrows=rows,
+        Raises:
+            DivergedError: in all processes, at the last batch of the row.
+        """
+        if math.isfinite(state.total_loss_dict["loss/train/total"]):
+            self.first = None
+            return
+        batch = state.timestamp.batch.value
+        if self.first is None:
+            self.first, self._first_described = batch, self._described(state)
+        if batch - self.first + 1 == self.limit:
+            raise DivergedError(
+                f"the loss was not finite (NaN or infinite) in {self.limit} batches in a row; "
+                f"the first: {self._first_described}"
+                if self.limit > 1
+                else f"the loss was not finite (NaN or infinite): {self._first_described}",
+                self.first,
             )
 
-    def advance(self, shown: Mapping[str, str]) -> None:
-        self._done += 1
-        text = ", ".join(f"{name} {value}" for name, value in shown.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update()
-        elif self._is_due():
-            print(self._line(text), file=self._stream, flush=True)
+    def check_weights(self, state: State) -> None:
+        """Raise ``DivergedError``, in all processes, where the weights are not finite after a batch."""
+        if not first_process_decides(lambda: weights_are_finite(state.model)):
+            after = state.timestamp.batch.value + 1
+            raise DivergedError(
+                f"the weights are not finite (NaN or infinite) after {self._described(state)}", self.first or after
+            )
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _line(self, text: str) -> str:
-        passed = time.monotonic() - self._start
-        parts = [f"{self._name} {self._done}/{self._total or '?'} batches"]
-        if self._total is not None:
-            left = passed / (self._done - self._first) * (self._total - self._done)
-            parts.append(f"{tqdm.format_interval(left)} left")
-        return ", ".join([*parts, *([text] if text else []), f"{tqdm.format_interval(passed)} passed"])
-
-    def _is_due(self) -> bool:
-        if self._total is None:
-            return self._done % 100 == 0
-        return 10 * self._done // self._total > 10 * (self._done - 1) // self._total
+    def _described(self, state: State) -> str:
+        """The last batch, the parts of its loss that are not finite, or else the largest, and its learning rate."""
+        losses = {
+            name: value for name in LOSSES if (value := state.total_loss_dict.get(f"loss/train/{name}")) is not None
+        }
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        parts = ", ".join(f"loss {name} {losses[name]:g}" for name in bad or [max(losses, key=losses.__getitem__)])
+        return f"batch {state.timestamp.batch.value}, {parts}, learning rate {self._learning_rate:g}"
 
 
-def batches_of_the_run(state: State) -> int | None:
-    """How many batches the whole run has, or None where its length is given in samples or tokens."""
-    if state.max_duration is None or state.max_duration.unit not in (TimeUnit.BATCH, TimeUnit.EPOCH):
-        return None
-    if state.max_duration.unit == TimeUnit.BATCH:
-        return state.max_duration.value
-    return None if state.dataloader_len is None else state.max_duration.value * state.dataloader_len.value
+def weights_are_finite(model: nn.Module) -> bool:
+    """Whether no weight, and no statistic of a normalisation, is NaN or infinite; waits for the device once."""
+    values = [values for values in model.state_dict().values() if values.is_floating_point()]
+    return bool(torch.stack([each.isfinite().all() for each in values]).all())

@@ -1,50 +1,55 @@
-"""Checkpoints of a run: written completely or not at all, and read as data, never as code."""
+"""Checkpoints of a run: written completely or not at all, read once, and read as data, never as code."""
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from composer import Algorithm, Callback, Event, Logger, State
+from composer import Algorithm, Callback, Event, Logger, State, Trainer
 from composer.utils import create_interval_scheduler, dist, reproducibility
 
 from composer_copypaste.errors import CheckpointError, DivergedError, counted
 from composer_copypaste.files import link_whole, remove_unfinished, written_whole
-from composer_copypaste.integrations.composer.distributed import say
-from composer_copypaste.integrations.composer.divergence import StopsAtNonFiniteLoss
+from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
+from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.integrations.composer.model import MaskRCNN
-from composer_copypaste.models.weights import load_tensors, plain_values_only, read_torch, tensors_in
-from composer_copypaste.recipes.schema import Recipe
-from composer_copypaste.runs.folder import RunFolder
+from composer_copypaste.models.weights import load_tensors, read_torch, tensors_in
 
 KEPT_CHECKPOINTS = 2
-"""The newest may already give losses that are not finite, when the one before does not."""
+"""The newest one may already give losses that are not finite, when the one before does not."""
 
 NAME = re.compile(r"ep(\d+)-ba(\d+)-rank0\.pt")
-"""What Composer calls checkpoints by default."""
+"""Composer's default name of a checkpoint."""
+
+LATEST = "latest-rank0.pt"
+"""The link to the newest checkpoint."""
 
 
 class CheckpointWriter(Callback):
-    """Saves Composer's checkpoints at an interval, before each evaluation, and when it is told to.
+    """Saves checkpoints at an interval, before each evaluation, and on call, in Composer's form.
 
-    Weights that are not finite are not saved, nor, on the way, those after a loss that was not, so that they never take
-    the place of good ones. Unlike Composer's own
-    saver, which writes to the final name, it never leaves a part of a checkpoint there, or no link to the newest: a
-    file gets its name when it is on the disk, then the link, then the oldest is removed.
+    Weights that are not finite are never saved, nor, before the end of the training, those after a loss that was not:
+    good checkpoints stay. Composer's own saver writes to the final name; this one never leaves a part of a checkpoint
+    under it, nor a moment without a link to the newest: a file gets its name when it is on the disk, then the link is
+    set, then the oldest is removed.
+
+    Args:
+        folder: where the checkpoints are.
+        interval: how often one is saved, such as "500ba".
+        divergence: knows whether losses and weights are finite.
     """
 
-    def __init__(self, folder: RunFolder, recipe: Recipe, divergence: StopsAtNonFiniteLoss) -> None:
+    def __init__(self, folder: Path, interval: str, divergence: StopsAtNonFiniteLoss) -> None:
         self._folder = folder
-        self._recipe = recipe
         self._divergence = divergence
-        self._due = create_interval_scheduler(recipe.training.checkpoint_interval, include_end_of_training=False)
-        self._rng: list[dict[str, Any]] = []
+        self._is_due = create_interval_scheduler(interval, include_end_of_training=False)
+        self._random_state: list[dict[str, Any]] = []
         self._has_warned = False
         self.evaluation_due = False
-        """Whether an evaluation was to follow, or has begun and not ended; a checkpoint saved before it says so."""
+        """Whether an evaluation is about to begin, or has not ended; a checkpoint saved before it says so."""
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Saves, if it is due after a batch."""
@@ -56,14 +61,14 @@ class CheckpointWriter(Callback):
 
     def eval_before_all(self, state: State, logger: Logger) -> None:
         """Saves before an evaluation during the training: whatever happens in it, the weights are there."""
-        self._rng = reproducibility.get_rng_state()
+        self._random_state = reproducibility.get_rng_state()
         self.evaluation_due = True
-        self._save_on_the_way(state)
+        self._save_if_finite(state)
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
         """Restores the random numbers, so that the training goes on as one that resumes from before the evaluation."""
         self.evaluation_due = False
-        reproducibility.load_rng_state(self._rng)
+        reproducibility.load_rng_state(self._random_state)
 
     def eval_standalone_end(self, state: State, logger: Logger) -> None:
         """Notes the end of an evaluation that is not part of ``fit``."""
@@ -74,22 +79,22 @@ class CheckpointWriter(Callback):
         return {"evaluation_due": self.evaluation_due}
 
     def load_state_dict(self, state: dict[str, bool]) -> None:
-        """Takes it from a checkpoint; those of former versions, saved after evaluations, say nothing."""
+        """Takes it from a checkpoint; those of former versions, saved after evaluations, don't say it."""
         self.evaluation_due = state.get("evaluation_due", False)
 
     def _save_if_due(self, state: State, event: Event) -> None:
-        if self._due(state, event) and not is_over(state):  # ``save`` is called then
-            self._save_on_the_way(state)
+        if self._is_due(state, event) and not is_over(state):  # ``save`` is called at the end
+            self._save_if_finite(state)
 
-    def _save_on_the_way(self, state: State) -> None:
-        """Saves, unless the last loss was not finite; a training that is to go on in any case does so."""
+    def _save_if_finite(self, state: State) -> None:
+        """Save, unless the last loss or the weights are not finite; say so once where the training goes on anyway."""
         try:
             self._divergence.check_weights(state)
         except DivergedError as error:
-            if self._recipe.training.stop_after_nonfinite_losses is not None:
+            if self._divergence.limit is not None:
                 raise
             if not self._has_warned:
-                say(f"{error}; no more is saved")
+                print_once(f"{error}; no more is saved")
             self._has_warned = True
         else:
             if self._divergence.first is None:
@@ -106,18 +111,35 @@ class CheckpointWriter(Callback):
         self.save(state)
 
     def save(self, state: State) -> None:
-        """Saves now, weights that are finite; every process takes part, the first writes."""
+        """Saves now; every process takes part, the first writes. The weights must be finite."""
         content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
         if dist.get_global_rank() == 0:
             now = state.timestamp
-            self._folder.checkpoints.mkdir(exist_ok=True)
-            _write(content, self._folder.checkpoints / f"ep{now.epoch.value}-ba{now.batch.value}-rank0.pt")
+            self._folder.mkdir(exist_ok=True)
+            _write(content, self._folder / f"ep{now.epoch.value}-ba{now.batch.value}-rank0.pt")
             tidy(self._folder)
         dist.barrier()
 
 
+def train_and_evaluate(trainer: Trainer, writer: CheckpointWriter) -> None:
+    """Train to the end, evaluate, and save after both; skips what the checkpoint that was loaded has done."""
+    try:
+        if writer.evaluation_due:  # the run was interrupted during an evaluation
+            trainer.eval()
+        if not is_over(trainer.state):  # a trainer at the end would refuse to fit
+            with warnings.catch_warnings():  # a checkpoint at the end of an epoch leaves no batches of it
+                warnings.filterwarnings("ignore", "No batches were trained")
+                trainer.fit()
+            writer.save_before_evaluation(trainer.state)
+            trainer.eval()
+        writer.save(trainer.state)
+    except Exception:
+        trainer.engine.close()  # not the trainer, which would wait for the other processes
+        raise
+
+
 def is_over(state: State) -> bool:
-    """Whether all is trained that the trainer was asked for."""
+    """Whether the training has reached its duration."""
     return state.max_duration is not None and state.timestamp >= state.max_duration
 
 
@@ -131,18 +153,18 @@ def _write(content: Mapping[str, Any], path: Path) -> None:
             raise
 
 
-def saved_checkpoints(folder: RunFolder) -> list[Path]:
-    """The checkpoints of a run, oldest first; each is whole."""
-    return sorted((path for path in folder.checkpoints.glob("*") if NAME.fullmatch(path.name)), key=_moment)
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    return sorted((path for path in folder.glob("*") if NAME.fullmatch(path.name)), key=_batch_and_epoch)
 
 
-def last_good_checkpoint(folder: RunFolder, batch: int) -> Path | None:
-    """The newest checkpoint of a run whose weights gave a finite loss; None where there is none.
+def last_good_checkpoint(folder: Path, batch: int) -> Path | None:
+    """The newest checkpoint whose weights gave a finite loss; None where there is none.
 
     Weights can be finite, and so large that they give no finite loss.
 
     Args:
-        folder: where the run is.
+        folder: where the checkpoints are.
         batch: the first whose loss was not finite.
     """
     return next((path for path in reversed(saved_checkpoints(folder)) if batch_of(path) + 1 < batch), None)
@@ -150,22 +172,22 @@ def last_good_checkpoint(folder: RunFolder, batch: int) -> Path | None:
 
 def batch_of(checkpoint: Path) -> int:
     """How many batches were trained when it was saved."""
-    return _moment(checkpoint)[0]
+    return _batch_and_epoch(checkpoint)[0]
 
 
-def _moment(checkpoint: Path) -> tuple[int, int]:
-    """Batches and epochs; at the end of an epoch there may be a checkpoint before and one after it was counted."""
+def _batch_and_epoch(checkpoint: Path) -> tuple[int, int]:
+    """Batches and epochs trained; the end of an epoch may be saved twice, before and after the epoch is counted."""
     epoch, batch = map(int, cast(re.Match[str], NAME.fullmatch(checkpoint.name)).groups())
     return batch, epoch
 
 
-def tidy(folder: RunFolder) -> None:
-    """Let the link point to the newest checkpoint; remove what killed processes left and all but two batches'."""
-    remove_unfinished(folder.checkpoints)
+def tidy(folder: Path) -> None:
+    """Let the link point to the newest checkpoint; remove unfinished files, and all checkpoints but two batches'."""
+    remove_unfinished(folder)
     saved = saved_checkpoints(folder)
     if saved:
-        _sync(folder.checkpoints)
-        link_whole(folder.latest_checkpoint, saved[-1].name)
+        _sync(folder)
+        link_whole(folder / LATEST, saved[-1].name)
     newest = {batch_of(path): path for path in saved}  # where a batch ends an epoch, of the two with equal weights
     for outdated in set(saved).difference(list(newest.values())[-KEPT_CHECKPOINTS:]):
         outdated.unlink()
@@ -180,8 +202,17 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def check_resumable(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]) -> None:
-    """Raise ``CheckpointError`` where a run of this model, with as many processes, cannot have left a checkpoint."""
+Checkpoint = dict[str, Any]
+"""The content of a checkpoint: Composer's ``state``, and under ``rng`` each process's random state."""
+
+
+def read_checkpoint(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]) -> Checkpoint:
+    """A checkpoint to resume from, whose weights are now the model's.
+
+    Raises:
+        CheckpointError: where a run of this model and these algorithms, with this number of processes, cannot have
+            left it. No code in it is run.
+    """
     try:
         content = read_torch(path)
         tensors = tensors_in(content, path)
@@ -201,37 +232,35 @@ def check_resumable(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]
             f"only; found {counted(dist.get_world_size(), 'process', 'processes')}"
         )
     saved = [name for name, _ in content["state"].get("algorithms", [])]
-    if saved != _names(algorithms):
-        raise CheckpointError(f"{path}: expected the state of the algorithms {_names(algorithms)}, found {saved}")
+    expected = [type(algorithm).__qualname__ for algorithm in algorithms]
+    if saved != expected:
+        raise CheckpointError(f"{path}: expected the state of the algorithms {expected}, found {saved}")
+    return content
 
 
-def _names(algorithms: Sequence[Algorithm]) -> list[str]:
-    return [type(algorithm).__qualname__ for algorithm in algorithms]
+class CheckpointLoader(Callback):
+    """Restores the state of a training, when Composer's trainer would load it from a file itself.
 
+    The trainer would read the file a second time, as code, and evaluate the text of each algorithm in it. The weights
+    are the model's already, and so are left out here.
+    """
 
-def with_own_algorithms(algorithms: Sequence[Algorithm]) -> Callable[[dict[str, Any]], None]:
-    """For ``load_ignore_keys``: puts our algorithms' text for the one in the checkpoint, which Composer evaluates."""
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint: Checkpoint | None = checkpoint
+        self._random_state = checkpoint["rng"]
 
-    def replace(content: dict[str, Any]) -> None:
-        saved = content["state"].get("algorithms", [])
-        # those of former versions lack it, of which Composer would warn
-        content["state"]["callbacks"].setdefault(StopsAtNonFiniteLoss.__qualname__, {})
-        content["state"]["algorithms"] = [
-            (name, {**state, "repr": repr(own)}) for (name, state), own in zip(saved, algorithms, strict=True)
-        ]
+    def before_load(self, state: State, logger: Logger) -> None:
+        """Restores all but the weights and the random numbers."""
+        if self._checkpoint is None:
+            return
+        saved = {key: value for key, value in self._checkpoint["state"].items() if key not in ("model", "run_name")}
+        # what has no state needs none; Composer would warn of each callback that the run has since it was resumed
+        saved["callbacks"] = {type(callback).__qualname__: {} for callback in state.callbacks} | saved["callbacks"]
+        state.load_state_dict(saved, logger)
+        self._checkpoint = None  # frees its memory
 
-    return replace
-
-
-@contextmanager
-def loading_data_only() -> Iterator[None]:
-    """Inside, Composer's trainer cannot load code with a checkpoint, though it asks torch for that."""
-    forced, former = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ[forced] = "1"
-    try:
-        with plain_values_only():
-            yield
-    finally:
-        os.environ.pop(forced)
-        if former is not None:
-            os.environ[forced] = former
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Restores the random numbers; what the trainer does until the first batch draws none."""
+        if self._random_state:
+            reproducibility.load_rng_state(self._random_state)
+            self._random_state = []

@@ -16,17 +16,19 @@ from typing import TypeVar, cast
 
 from composer_copypaste.errors import UserError
 
+# Composer is imported where it is needed, not here: the command line needs this module for every command.
+
 T = TypeVar("T")
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Through which processes that load data hand it over; a container has 64 MB of it by default."""
+"""Where processes that load data hand it over; a container has 64 MB of it by default."""
 
-SPEAKING_TIME = 3.0
-"""So many seconds the others wait while the first process of a node says what is wrong."""
+TIME_TO_PRINT = 3.0
+"""Seconds that the other processes wait while the first process of a node prints what is wrong."""
 
 
 def is_first() -> bool:
-    """Whether this is the first process of all: the one that writes."""
+    """Whether this is the first process of all: the one that writes. The launcher's variables say so."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -35,54 +37,79 @@ def is_first_of_node() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def say(text: str) -> None:
+def number_of_processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def connect_processes(*, on_gpu: bool) -> None:
+    """Let the processes of a run exchange data, over GPUs or CPUs."""
+    from composer.utils import dist
+
+    dist.initialize_dist("gpu" if on_gpu else "cpu")
+
+
+def print_once(text: str) -> None:
     """Print a line for the user, once for all processes."""
     if is_first():
         print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
-    """An error inside, the same in all processes, is left to the first of a node; the others end with its exit code."""
+def errors_raised_once() -> Iterator[None]:
+    """Let only the first process of a node raise a ``UserError`` that all have; the others end with its exit code."""
     try:
         yield
     except UserError as error:
         if is_first_of_node():
             raise
-        time.sleep(SPEAKING_TIME)
+        time.sleep(TIME_TO_PRINT)
         sys.exit(error.exit_code)
 
 
-def decided(decision: Callable[[], T]) -> T:
-    """What the first process decides, in every process.
+def first_process_decides(decision: Callable[[], T]) -> T:
+    """What ``decision`` returns in the first process, in every process.
 
     Raises:
-        UserError: in every process, where the first cannot decide.
+        UserError: in every process, where it fails in the first.
     """
     from composer.utils import dist
 
-    result = [cast(T | UserError, _result(decision) if dist.get_global_rank() == 0 else None)]
+    result = [cast(T | UserError, _result_or_error(decision) if dist.get_global_rank() == 0 else None)]
     dist.broadcast_object_list(result)
-    return _unwrapped(result[0])
+    return _returned_or_raised(result[0])
 
 
-def agreed(step: Callable[[], T]) -> T:
-    """What this process gets from a step that all of them do.
+def all_processes_succeed(step: Callable[[], T]) -> T:
+    """What ``step`` returns in this process, once it has succeeded in all of them.
 
     Raises:
-        UserError: in every process, where one of them fails: the error of the first that does.
+        UserError: in every process, where it fails in one of them: the error of the first that fails.
     """
     from composer.utils import dist
 
-    result = _result(step)
+    result = _result_or_error(step)
     failures = dist.all_gather_object(result if isinstance(result, UserError) else None)
-    return _unwrapped(next((failure for failure in failures if failure is not None), result))
+    return _returned_or_raised(next((failure for failure in failures if failure is not None), result))
+
+
+def _result_or_error(step: Callable[[], T]) -> T | UserError:
+    try:
+        return step()
+    except UserError as error:
+        return error
+
+
+def _returned_or_raised(result: T | UserError) -> T:
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 def is_lost_connection(error: RuntimeError) -> bool:
     """Whether torch says by this error that another process of the run has ended, or hangs.
 
-    From GPUs' backends comes a class of its own, from the CPU's a text with the file of Gloo that found it.
+    The GPUs' backends raise a class of their own; the CPU's error names the file of Gloo that found it.
     """
     if "torch.distributed" not in sys.modules:  # click, too, raises a RuntimeError, when help has been printed
         return False
@@ -92,44 +119,26 @@ def is_lost_connection(error: RuntimeError) -> bool:
 
 
 def end_of_loading(error: RuntimeError) -> str | None:
-    """What to do about the end of a process that loads data, by what torch says of it; None for any other error."""
-    said = "\n".join(_messages(error))
-    no_room = "</torch_" in said and re.search("No space left on device|Cannot allocate memory", said)
-    if no_room or "killed by signal: Bus error" in said:
+    """Why a process that loads data ended and what to do about it, by torch's error; None for any other error."""
+    messages = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(messages)
+    no_room = "</torch_" in text and re.search("No space left on device|Cannot allocate memory", text)
+    if no_room or "killed by signal: Bus error" in text:
+        usage = shutil.disk_usage(SHARED_MEMORY)
         return (
-            f"a loading process ran out of shared memory, in which it hands over images: {SHARED_MEMORY} has {_room()}"
-            "; start the container with --shm-size=8g, or load without such processes: data.workers=0"
+            f"a loading process ran out of shared memory, in which it hands over images: {SHARED_MEMORY} has "
+            f"{usage.total / 1e6:,.1f} MB, {usage.free / 1e6:,.1f} MB of it free now; start the container with "
+            "--shm-size=8g, or load without such processes: data.workers=0"
         )
     if re.search(
-        "DataLoader worker .* (killed by signal: (Killed|Terminated)|exited unexpectedly$)", said, re.MULTILINE
+        "DataLoader worker .* (killed by signal: (Killed|Terminated)|exited unexpectedly$)", text, re.MULTILINE
     ):
         return (
             "a loading process was ended from outside, perhaps for want of memory; give fewer data.workers, or "
             "data.workers=0"
         )
     return None
-
-
-def _room() -> str:
-    usage = shutil.disk_usage(SHARED_MEMORY)
-    return f"{usage.total / 1e6:,.1f} MB, {usage.free / 1e6:,.1f} MB of it free now"
-
-
-def _messages(error: BaseException | None) -> Iterator[str]:
-    """What an error says, and what those that led to it say."""
-    while error is not None:
-        yield str(error)
-        error = error.__cause__ or error.__context__
-
-
-def _result(step: Callable[[], T]) -> T | UserError:
-    try:
-        return step()
-    except UserError as error:
-        return error
-
-
-def _unwrapped(result: T | UserError) -> T:
-    if isinstance(result, UserError):
-        raise result
-    return result

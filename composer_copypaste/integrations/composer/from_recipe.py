@@ -1,10 +1,14 @@
-"""What a recipe says of optimizer and schedule, as Composer's trainer takes it."""
+"""Composer's objects as a recipe describes them: model, algorithms, optimizer, schedule, loggers and trainers."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+from composer import Algorithm, Callback, Event, State, Trainer
+from composer.algorithms import GradientClipping
 from composer.core import Time
 from composer.loggers import LoggerDestination, MLFlowLogger, TensorboardLogger, WandBLogger
 from composer.optim import (
@@ -16,17 +20,133 @@ from composer.optim import (
     MultiStepScheduler,
     MultiStepWithWarmupScheduler,
 )
+from composer.utils import create_interval_scheduler, dist
 from torch.optim import SGD, AdamW, Optimizer
 
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.errors import RecipeError
+from composer_copypaste.functional.sources import Pool
+from composer_copypaste.integrations.composer.algorithms import CopyPaste, LargeScaleJitter
+from composer_copypaste.integrations.composer.checkpoints import is_over
+from composer_copypaste.integrations.composer.data_spec import evaluation_loader, training_loader
+from composer_copypaste.integrations.composer.loggers import ProgressBar
 from composer_copypaste.integrations.composer.model import MaskRCNN
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.recipes.schema import OptimizerSettings, Recipe, ScheduleSettings
-from composer_copypaste.runs.folder import RunFolder
-from composer_copypaste.settings import composer_time, parse_time
+from composer_copypaste.settings import CopyPasteSettings, composer_time, parse_time
+
+
+def on_gpu(recipe: Recipe) -> bool:
+    """Whether the recipe runs on a GPU here."""
+    return torch.cuda.is_available() and recipe.training.device != "cpu"
+
+
+def check_device(recipe: Recipe) -> None:
+    """Raise ``RecipeError`` where this machine cannot do what the recipe asks for."""
+    training = recipe.training
+    if on_gpu(recipe):
+        return
+    if training.device == "gpu":
+        raise RecipeError("training.device: expected a GPU, found none; give training.device=cpu, or auto")
+    if training.precision != "fp32":
+        raise RecipeError(f"training.precision: {training.precision} needs a GPU, found none; give fp32")
+    if training.microbatch == "auto":
+        raise RecipeError("training.microbatch: 'auto' needs a GPU, found none; give a number, or null")
+
+
+def limit_threads(recipe: Recipe) -> None:
+    """Let torch compute with the recipe's number of threads."""
+    if recipe.training.cpu_threads is not None:
+        torch.set_num_threads(recipe.training.cpu_threads)
+
+
+def build_model(recipe: Recipe, annotations: CocoAnnotations, *, load_weights: bool = True) -> MaskRCNN:
+    """The recipe's model, with a metric that scores it by these annotations; new weights depend on its seed alone."""
+    metric = CocoMeanAveragePrecision(
+        annotations, category_ids=annotations.category_ids, max_dets=recipe.evaluation.max_dets
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # layers take their first weights from torch's global generator
+        return MaskRCNN(annotations.num_classes, recipe.model, metric=metric, load_weights=load_weights)
+
+
+def build_algorithms(recipe: Recipe, copy_paste: CopyPasteSettings | None, pool: Pool | None) -> list[Algorithm]:
+    """The recipe's algorithms, in the order in which checkpoints list them: the last runs first on a new batch.
+
+    Args:
+        recipe: for gradient clipping and large-scale jitter.
+        copy_paste: the recipe's section, with labels in place of category names; None: no copy-paste.
+        pool: cut-outs as further sources.
+    """
+    algorithms: list[Algorithm] = []
+    if recipe.training.clip_norm is not None:
+        algorithms.append(GradientClipping("norm", recipe.training.clip_norm))
+    if copy_paste is not None:
+        algorithms.append(CopyPaste(copy_paste, pool=pool))
+    if recipe.data.jitter is not None and recipe.data.jitter_on == "device":
+        algorithms.append(LargeScaleJitter(recipe.data.jitter))
+    return algorithms
+
+
+def build_trainer(
+    recipe: Recipe,
+    model: MaskRCNN,
+    train: InstanceData,
+    val: InstanceData,
+    *,
+    algorithms: Sequence[Algorithm] = (),
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Composer's trainer for a recipe, ready to ``fit``; loggers may be among the callbacks."""
+    training, data = recipe.training, recipe.data
+    evaluation_is_due = create_interval_scheduler(
+        training.eval_interval, include_end_of_training=False, checkpoint_events=False
+    )
+
+    def evaluates_now(state: State, event: Event) -> bool:
+        # the evaluation at the end is a separate one, after the weights are saved
+        return evaluation_is_due(state, event) and not is_over(state)
+
+    return Trainer(
+        model=model,
+        train_dataloader=training_loader(train, batch_size=data.batch_size, workers=data.workers, seed=recipe.seed),
+        eval_dataloader=evaluation_loader(val, batch_size=data.eval_batch_size, workers=data.workers),
+        optimizers=build_optimizer(model, recipe.optimizer, data.batch_size * dist.get_world_size()),
+        schedulers=build_schedule(recipe.schedule),
+        algorithms=algorithms,
+        max_duration=training.duration,
+        eval_interval=evaluates_now,
+        device="gpu" if on_gpu(recipe) else "cpu",
+        precision=training.precision,
+        device_train_microbatch_size=training.microbatch,
+        seed=recipe.seed,
+        run_name=recipe.name,
+        loggers=[callback for callback in callbacks if isinstance(callback, LoggerDestination)],
+        callbacks=[callback for callback in callbacks if not isinstance(callback, LoggerDestination)],
+        progress_bar=False,
+    )
+
+
+def build_evaluator(recipe: Recipe, model: MaskRCNN, data: InstanceData) -> Trainer:
+    """Composer's trainer for an evaluation alone, with a progress bar."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No optimizer was specified")  # an evaluation needs none
+        return Trainer(
+            model=model,
+            eval_dataloader=evaluation_loader(
+                data, batch_size=recipe.data.eval_batch_size, workers=recipe.data.workers
+            ),
+            device="gpu" if on_gpu(recipe) else "cpu",
+            precision=recipe.training.precision,
+            seed=recipe.seed,
+            loggers=[ProgressBar()],
+            progress_bar=False,
+        )
 
 
 def build_optimizer(model: MaskRCNN, settings: OptimizerSettings, total_batch_size: int) -> Optimizer:
-    """The optimizer of the weights that train, for so many images a step over all devices."""
+    """The optimizer of the weights that train; ``total_batch_size`` counts the images of a step on all devices."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     lr = settings.lr_for(total_batch_size)
     if settings.name == "sgd":
@@ -37,34 +157,33 @@ def build_optimizer(model: MaskRCNN, settings: OptimizerSettings, total_batch_si
 def build_schedule(settings: ScheduleSettings) -> ComposerScheduler:
     """How the learning rate changes over the training.
 
-    Composer warns of a warm-up that takes no time: one that the recipe does not want is left out.
+    Composer warns of a warm-up that takes no time: without one, another class is taken.
     """
-    value, _ = parse_time(settings.warmup)
-    return _with_warmup(settings, composer_time(settings.warmup)) if value else _without_warmup(settings)
-
-
-def _with_warmup(settings: ScheduleSettings, warmup: str) -> ComposerScheduler:
+    milestones: list[str | Time[Any]] = [composer_time(milestone) for milestone in settings.milestones]
+    if parse_time(settings.warmup)[0]:
+        warmup = composer_time(settings.warmup)
+        if settings.name == "multistep":
+            return MultiStepWithWarmupScheduler(warmup, milestones, settings.gamma)
+        if settings.name == "cosine":
+            return CosineAnnealingWithWarmupScheduler(warmup, alpha_f=settings.final)
+        return ConstantWithWarmupScheduler(warmup)
     if settings.name == "multistep":
-        return MultiStepWithWarmupScheduler(warmup, _milestones(settings), settings.gamma)
-    if settings.name == "cosine":
-        return CosineAnnealingWithWarmupScheduler(warmup, alpha_f=settings.final)
-    return ConstantWithWarmupScheduler(warmup)
-
-
-def _without_warmup(settings: ScheduleSettings) -> ComposerScheduler:
-    if settings.name == "multistep":
-        return MultiStepScheduler(_milestones(settings), settings.gamma)
+        return MultiStepScheduler(milestones, settings.gamma)
     if settings.name == "cosine":
         return CosineAnnealingScheduler(alpha_f=settings.final)
     return ConstantScheduler()
 
 
-def _milestones(settings: ScheduleSettings) -> list[str | Time[Any]]:
-    return [composer_time(milestone) for milestone in settings.milestones]
+LOGGERS: Mapping[str, Callable[[Path], LoggerDestination]] = {
+    "tensorboard": lambda root: TensorboardLogger(log_dir=str(root / "tensorboard")),
+    "wandb": lambda root: WandBLogger(name=root.name, group=root.name, init_kwargs={"dir": str(root)}),
+    "mlflow": lambda root: MLFlowLogger(run_name=root.name, log_system_metrics=False),
+}
+"""The loggers that recipes can name; each is made for a run's folder, whose name its run gets."""
 
 
 def check_loggers(recipe: Recipe) -> None:
-    """Raise ``RecipeError`` where a logger's package is not installed; they are called as the loggers are."""
+    """Raise ``RecipeError`` where a logger's package, which has the logger's name, is not installed."""
     for name in recipe.training.loggers:
         if find_spec(name) is None:
             raise RecipeError(
@@ -73,25 +192,6 @@ def check_loggers(recipe: Recipe) -> None:
             )
 
 
-def build_loggers(recipe: Recipe, folder: RunFolder) -> list[LoggerDestination]:
-    """The recipe's loggers, their runs called as the folder is. Where they write is up to their own variables."""
-    return [MADE[name](folder.root.absolute()) for name in recipe.training.loggers]
-
-
-def _tensorboard(root: Path) -> LoggerDestination:
-    return TensorboardLogger(log_dir=str(root / "tensorboard"))
-
-
-def _wandb(root: Path) -> LoggerDestination:
-    return WandBLogger(name=root.name, group=root.name, init_kwargs={"dir": str(root)})
-
-
-def _mlflow(root: Path) -> LoggerDestination:
-    return MLFlowLogger(run_name=root.name, log_system_metrics=False)
-
-
-MADE: Mapping[str, Callable[[Path], LoggerDestination]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-    "mlflow": _mlflow,
-}
+def build_loggers(recipe: Recipe, root: Path) -> list[LoggerDestination]:
+    """The recipe's loggers for a run in a folder. Their own environment variables say where they write."""
+    return [LOGGERS[name](root.absolute()) for name in recipe.training.loggers]

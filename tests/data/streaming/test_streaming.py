@@ -14,13 +14,14 @@ from PIL import Image
 from shard_cases import SMALL, DataSet, drawn
 
 from composer_copypaste.data.dataset import CocoInstances
-from composer_copypaste.data.loaders import EpochSampler, evaluation_loader, training_loader
+from composer_copypaste.data.loaders import EpochSampler
 from composer_copypaste.data.streaming import cache as shard_files
 from composer_copypaste.data.streaming import dataset as streaming
 from composer_copypaste.data.streaming.dataset import StreamingCocoInstances
 from composer_copypaste.data.streaming.write import write_shards
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError
+from composer_copypaste.integrations.composer.data_spec import evaluation_loader, training_loader
 from composer_copypaste.settings import LargeScaleJitterSettings
 
 pytest.importorskip("streaming")

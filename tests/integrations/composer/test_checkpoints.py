@@ -2,9 +2,9 @@
 
 import io
 import os
-import pickle
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_a_kill_inside_a_write_leaves_the_checkpoint_before_and_is_cleaned_up(fo
     monkeypatch.setattr(torch, "save", HalfWritten(lambda: os.kill(os.getpid(), signal.SIGKILL)))
     killed_in_a_child(lambda: checkpoints._write({}, folder.checkpoints / "ep0-ba3-rank0.pt"))
     assert ".ep0-ba3-rank0.pt.unfinished" in names(folder)
-    tidy(folder)
+    tidy(folder.checkpoints)
     assert {path.name: path.read_bytes() for path in folder.checkpoints.iterdir()} == before
 
 
@@ -92,7 +92,7 @@ def test_a_kill_between_the_checkpoint_and_its_link_loses_nothing(folder):
     folder.latest_checkpoint.unlink()
     folder.latest_checkpoint.symlink_to("ep0-ba1-rank0.pt")
     shutil.copyfile(folder.checkpoints / "ep0-ba2-rank0.pt", folder.checkpoints / "ep1-ba10-rank0.pt")
-    tidy(folder)
+    tidy(folder.checkpoints)
     assert names(folder) == ["ep0-ba2-rank0.pt", "ep1-ba10-rank0.pt", "latest-rank0.pt"]
     assert os.readlink(folder.latest_checkpoint) == "ep1-ba10-rank0.pt"
 
@@ -153,7 +153,7 @@ def test_torchs_own_error_after_a_failed_write_does_not_hide_the_full_disk(tmp_p
 
 
 def test_a_damaged_checkpoint_ends_in_a_line(place, folder):
-    newest = saved_checkpoints(folder)[-1]
+    newest = saved_checkpoints(folder.checkpoints)[-1]
     newest.write_bytes(newest.read_bytes()[:100_000])
     with pytest.raises(CheckpointError, match=r"ep0-ba2-rank0\.pt: damaged, or no file of torch\.save") as caught:
         train(recipe(place), folder)
@@ -174,7 +174,7 @@ class Hostile:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_with_code_is_refused_and_its_code_is_not_run(place, folder, zipped, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    newest = saved_checkpoints(folder)[-1]
+    newest = saved_checkpoints(folder.checkpoints)[-1]
     content = torch.load(newest, weights_only=False)
     content["state"]["callbacks"]["Hostile"] = Hostile()
     torch.save(content, newest, _use_new_zipfile_serialization=zipped)
@@ -185,7 +185,7 @@ def test_a_checkpoint_with_code_is_refused_and_its_code_is_not_run(place, folder
 
 def test_composer_does_not_evaluate_what_a_checkpoint_says_of_algorithms(place, folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    newest = saved_checkpoints(folder)[-1]
+    newest = saved_checkpoints(folder.checkpoints)[-1]
     content = torch.load(newest, weights_only=False)
     code = "BlurPool.__class__ and __import__('os').mkdir('hostile')"
     content["state"]["algorithms"] = [("BlurPool", {"repr": code})]
@@ -197,7 +197,7 @@ def test_composer_does_not_evaluate_what_a_checkpoint_says_of_algorithms(place, 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_weights_alone_cannot_be_resumed(place, folder, nested):
-    newest = saved_checkpoints(folder)[-1]
+    newest = saved_checkpoints(folder.checkpoints)[-1]
     weights = torch.load(newest, weights_only=False)["state"]["model"]
     torch.save({"model": weights, "rng": [{}]} if nested else weights, newest)
     with pytest.raises(CheckpointError, match="expected the whole state of a training, found weights only"):
@@ -205,7 +205,7 @@ def test_weights_alone_cannot_be_resumed(place, folder, nested):
 
 
 def test_a_checkpoint_whose_weights_are_not_finite_is_not_resumed(place, folder):
-    newest = saved_checkpoints(folder)[-1]
+    newest = saved_checkpoints(folder.checkpoints)[-1]
     content = torch.load(newest, weights_only=False)
     next(iter(content["state"]["model"].values())).fill_(torch.nan)
     torch.save(content, newest)
@@ -214,7 +214,7 @@ def test_a_checkpoint_whose_weights_are_not_finite_is_not_resumed(place, folder)
 
 
 def test_a_checkpoint_of_a_former_version_is_resumed_without_a_warning(place, folder, recwarn):
-    newest = saved_checkpoints(folder)[-1]
+    newest = saved_checkpoints(folder.checkpoints)[-1]
     content = torch.load(newest, weights_only=False)
     del content["state"]["callbacks"]["StopsAtNonFiniteLoss"]
     content["state"]["callbacks"]["CheckpointWriter"] = {}
@@ -224,17 +224,23 @@ def test_a_checkpoint_of_a_former_version_is_resumed_without_a_warning(place, fo
 
 
 def test_a_checkpoint_of_more_processes_is_refused(place, folder):
-    newest = saved_checkpoints(folder)[-1]
+    newest = saved_checkpoints(folder.checkpoints)[-1]
     content = torch.load(newest, weights_only=False)
     torch.save(content | {"rng": content["rng"] * 2}, newest)
     with pytest.raises(CheckpointError, match=r"left by a run of 2 processes, .* found 1 process$"):
         train(recipe(place), folder)
 
 
-def test_inside_loading_data_only_code_is_refused_even_if_asked_for(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save(Hostile(), "hostile.pt")
-    with checkpoints.loading_data_only(), pytest.raises(pickle.UnpicklingError):
-        torch.load("hostile.pt", weights_only=False)
-    assert not (tmp_path / "hostile").exists()
-    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+def test_a_checkpoint_is_read_once_and_as_data(place, folder, monkeypatch):
+    reads = []
+    read = torch.load
+
+    def load(file, *args, **options):
+        if isinstance(file, str | Path):  # not what processes exchange
+            reads.append((Path(file), options["weights_only"]))
+        return read(file, *args, **options)
+
+    monkeypatch.setattr(torch, "load", load)
+    newest = saved_checkpoints(folder.checkpoints)[-1]
+    train(recipe(place), folder)
+    assert reads == [(newest, True)]

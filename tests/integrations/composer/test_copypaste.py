@@ -13,8 +13,8 @@ from composer.utils import dist
 from torch.utils.data import DataLoader
 
 from composer_copypaste import CopyPaste, CopyPasteSettings, MaskRCNN
-from composer_copypaste.data.loaders import num_samples, split_batch
 from composer_copypaste.functional.copypaste import NothingPastedWarning
+from composer_copypaste.integrations.composer.data_spec import num_samples, split_batch
 
 SIZE = 64
 IMAGES = 8

@@ -13,7 +13,13 @@ from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import generator_for
 from composer_copypaste.errors import OutputError, UserError
 from composer_copypaste.integrations.composer import distributed as processes
-from composer_copypaste.integrations.composer.distributed import agreed, decided, end_of_loading, is_first, one_voice
+from composer_copypaste.integrations.composer.distributed import (
+    all_processes_succeed,
+    end_of_loading,
+    errors_raised_once,
+    first_process_decides,
+    is_first,
+)
 from composer_copypaste.settings import ShapesSettings
 
 LAUNCHER = [
@@ -39,11 +45,11 @@ def one_process(*arguments):
 
 def test_a_process_on_its_own_is_the_first_and_decides_for_itself():
     assert is_first()
-    assert decided(lambda: 7) == 7
-    assert agreed(lambda: 8) == 8
+    assert first_process_decides(lambda: 7) == 7
+    assert all_processes_succeed(lambda: 8) == 8
 
 
-@pytest.mark.parametrize("together", [decided, agreed])
+@pytest.mark.parametrize("together", [first_process_decides, all_processes_succeed])
 def test_an_error_of_a_decision_is_raised(together):
     def refuse():
         raise OutputError("taken")
@@ -53,11 +59,11 @@ def test_an_error_of_a_decision_is_raised(together):
 
 
 def test_the_first_of_a_node_speaks_and_the_others_leave_without_a_word(monkeypatch):
-    monkeypatch.setattr(processes, "SPEAKING_TIME", 0)
-    with pytest.raises(UserError, match="wrong"), one_voice():
+    monkeypatch.setattr(processes, "TIME_TO_PRINT", 0)
+    with pytest.raises(UserError, match="wrong"), errors_raised_once():
         raise UserError("wrong")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SystemExit) as caught, one_voice():
+    with pytest.raises(SystemExit) as caught, errors_raised_once():
         raise UserError("wrong")
     assert caught.value.code == 2
 

@@ -15,16 +15,16 @@ from torch.utils.data import DataLoader
 
 from composer_copypaste.cli import main
 from composer_copypaste.errors import CheckpointError, DivergedError
+from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss, weights_are_finite
 from composer_copypaste.integrations.composer.checkpoints import (
     CheckpointWriter,
     last_good_checkpoint,
     saved_checkpoints,
     tidy,
 )
-from composer_copypaste.integrations.composer.divergence import StopsAtNonFiniteLoss, advice, weights_are_finite
 from composer_copypaste.models.weights import read_weights
 from composer_copypaste.runs.folder import RunFolder
-from composer_copypaste.runs.train import train
+from composer_copypaste.runs.train import divergence_advice, train
 
 NAN, INF = math.nan, math.inf
 
@@ -49,14 +49,14 @@ def trained(losses, tmp_path, *overrides):
     """How many batches were trained, and the error that stopped the training."""
     model = Given(losses)
     recipe, folder = tiny_recipe(tmp_path, *overrides), RunFolder(tmp_path)
-    divergence = StopsAtNonFiniteLoss(recipe)
+    divergence = StopsAtNonFiniteLoss(recipe.training.stop_after_nonfinite_losses)
     trainer = Trainer(
         model=model,
         train_dataloader=DataLoader(torch.zeros(len(losses)), batch_size=1),
         optimizers=torch.optim.SGD(model.parameters(), lr=0.125),
         max_duration="1ep",
         loggers=[divergence],
-        callbacks=[CheckpointWriter(folder, recipe, divergence)],
+        callbacks=[CheckpointWriter(folder.checkpoints, recipe.training.checkpoint_interval, divergence)],
         progress_bar=False,
         device="cpu",
     )
@@ -93,11 +93,11 @@ def test_a_finite_loss_in_between_begins_the_count_anew(tmp_path):
 
 def test_nothing_is_saved_while_losses_are_not_finite_and_the_last_good_checkpoint_gave_one_that_was(tmp_path):
     _, error = trained([GOOD, GOOD, GOOD, BAD, BAD, BAD], tmp_path)
-    saved = saved_checkpoints(RunFolder(tmp_path))
+    saved = saved_checkpoints(RunFolder(tmp_path).checkpoints)
     assert error.batch == 4
     assert [path.name for path in saved] == ["ep0-ba2-rank0.pt", "ep0-ba3-rank0.pt"]  # that of 3 gave the bad loss
-    assert last_good_checkpoint(RunFolder(tmp_path), error.batch) == saved[0]
-    assert last_good_checkpoint(RunFolder(tmp_path), 3) is None
+    assert last_good_checkpoint(RunFolder(tmp_path).checkpoints, error.batch) == saved[0]
+    assert last_good_checkpoint(RunFolder(tmp_path).checkpoints, 3) is None
 
 
 def test_a_checkpoint_from_the_end_of_an_epoch_takes_the_place_of_the_one_of_the_same_batch_alone(tmp_path):
@@ -106,8 +106,8 @@ def test_a_checkpoint_from_the_end_of_an_epoch_takes_the_place_of_the_one_of_the
     names = ["ep0-ba1-rank0.pt", "ep0-ba2-rank0.pt", "ep0-ba3-rank0.pt", "ep1-ba3-rank0.pt"]
     for name in names:
         (folder.checkpoints / name).touch()
-    tidy(folder)
-    assert [path.name for path in saved_checkpoints(folder)] == [names[1], names[3]]
+    tidy(folder.checkpoints)
+    assert [path.name for path in saved_checkpoints(folder.checkpoints)] == [names[1], names[3]]
 
 
 def test_the_number_is_a_setting_and_null_goes_on(tmp_path):
@@ -129,7 +129,7 @@ def test_one_value_that_is_not_finite_is_found_among_weights_and_statistics(valu
 
 
 def test_the_advice_names_only_what_the_recipe_can_change(tmp_path):
-    assert advice(tiny_recipe(tmp_path, "optimizer.lr=0.5"), None) == (
+    assert divergence_advice(tiny_recipe(tmp_path, "optimizer.lr=0.5"), None) == (
         "There is no checkpoint from before. Try, with output=ANOTHER_FOLDER, optimizer.lr below 0.5, "
         "training.clip_norm or schedule.warmup above 1ba; training.stop_after_nonfinite_losses=null goes on"
     )
@@ -140,7 +140,7 @@ def test_the_advice_names_only_what_the_recipe_can_change(tmp_path):
         "training.clip_norm=3",
         "training.stop_after_nonfinite_losses=null",
     )
-    assert advice(recipe, tmp_path / "a.pt").endswith(
+    assert divergence_advice(recipe, tmp_path / "a.pt").endswith(
         "training.clip_norm below 3, schedule.warmup above 1ba or training.precision=fp32 in place of amp_fp16"
     )
 
@@ -158,7 +158,7 @@ def test_a_diverged_training_ends_in_one_line_and_keeps_its_good_checkpoint(tmp_
     assert result.stderr.splitlines()[-1].startswith(f"error: {folder.root}: ")
     assert re.search(r"batch \d, loss (\w+) (\S+), (loss .*, )?learning rate [\d.]+\. The last", result.stderr)
     [good] = re.findall(r"The last good checkpoint is (\S+)\. Try, ", result.stderr)
-    assert last_good_checkpoint(folder, 1 + losses.index(None)) == Path(good)
+    assert last_good_checkpoint(folder.checkpoints, 1 + losses.index(None)) == Path(good)
     assert all(tensor.isfinite().all() for tensor in read_weights(Path(good)).values())
     assert len(rows) < 9
     assert rows[-1]["loss/train/total"] is None or "weights are not finite" in result.stderr
@@ -171,7 +171,7 @@ def test_a_training_that_goes_on_in_any_case_keeps_its_good_checkpoint_too(tmp_p
         train(recipe, folder)
     assert len(folder.metrics.read_text().splitlines()) >= 9
     assert capfd.readouterr().err.count("; no more is saved") == 1
-    assert all(tensor.isfinite().all() for tensor in read_weights(saved_checkpoints(folder)[-1]).values())
+    assert all(tensor.isfinite().all() for tensor in read_weights(saved_checkpoints(folder.checkpoints)[-1]).values())
 
 
 def test_weights_that_are_not_finite_are_not_loaded(tmp_path):

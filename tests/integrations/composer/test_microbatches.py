@@ -13,7 +13,8 @@ from test_copypaste import Toy, fit, make_image
 from torch.utils.data import DataLoader
 
 from composer_copypaste import CopyPaste, MaskRCNN
-from composer_copypaste.data.loaders import collate, num_samples, split_batch
+from composer_copypaste.data.loaders import collate
+from composer_copypaste.integrations.composer.data_spec import num_samples, split_batch
 from composer_copypaste.integrations.composer.model import LOSSES
 
 PARTS = [name for name in LOSSES if name != "mask"]

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from composer_copypaste import TrainingPictures
-from composer_copypaste.integrations.composer.training_images import TrainingSheet
+from composer_copypaste.integrations.composer.callbacks import TrainingSheet
 from composer_copypaste.visualize.draw import training_sheet
 
 NAMES = ["disc", "square"]

@@ -1,0 +1,249 @@
+"""What a run reports while it trains: ``metrics.jsonl``, and the progress bar on the console."""
+
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, cast
+
+from composer import Logger, State, TimeUnit
+from composer.loggers import LoggerDestination
+from composer.utils import dist
+from torch import Tensor
+from tqdm import tqdm
+
+from composer_copypaste.errors import counted
+from composer_copypaste.files import Number, as_lines, named, read_rows, written_whole
+
+MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_scale_jitter/seconds")
+"""Values in ``metrics.jsonl`` whose names begin so depend on the machine; all others repeat when a run does."""
+
+BAR_FORMAT = (
+    "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} batches, {remaining} left{postfix}, {elapsed} passed"
+)
+SHOWN_IN_BAR = {"loss/train/total": "loss", "metrics/eval/segm/AP": "mask AP"}
+SHOWN_AFTER_EVALUATION = {
+    "metrics/eval/bbox/AP": "box AP",
+    "metrics/eval/segm/AP": "mask AP",
+    "metrics/eval/segm/AP50": "mask AP50",
+}
+
+
+class JsonLinesLogger(LoggerDestination):
+    """Writes ``metrics.jsonl``: one JSON object for each training batch, one for each evaluation.
+
+    A row holds ``batch`` (how many were trained), ``epoch``, ``time`` (seconds of training so far) and every scalar
+    that was logged for that batch. What is not finite is null. Rows are on disk as soon as they are complete; where
+    the file was removed meanwhile, they begin anew. A checkpoint holds the number of rows, so that a run that resumes
+    from it first drops the rows written after it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows = 0
+        self._pending: dict[str, Number] = {}
+        self._file: BinaryIO | None = None
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keeps the scalars for the row that comes next."""
+        # Composer's own "time/..." repeat batch, epoch and time
+        self._pending.update({name: value for name, value in _scalars(metrics).items() if not name.startswith("time/")})
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Opens the file, so that the rows which a resumed run repeats are gone before it starts."""
+        self._opened()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Writes the row of a batch; callbacks run before loggers, so all has been logged."""
+        self._write_row(state)
+
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        """Writes what was logged at the end of an epoch, if anything was."""
+        self._write_row(state)
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Writes the row of an evaluation."""
+        self._write_row(state)
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def state_dict(self) -> dict[str, int]:
+        """How many rows were written."""
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Takes up after so many rows."""
+        self._rows = state["rows"]
+
+    def _write_row(self, state: State) -> None:
+        file = self._opened()
+        if file is None or not self._pending:
+            return
+        now = state.timestamp
+        row = {"batch": now.batch.value, "epoch": now.epoch.value, "time": round(now.total_wct.total_seconds(), 3)}
+        rest = as_lines([row | self._pending]).encode()
+        with named(self.path):
+            while rest:  # without a buffer, which a full disk would have written once more when the file is closed
+                rest = rest[file.write(rest) :]
+        self._rows += 1
+        self._pending = {}
+
+    def _opened(self) -> BinaryIO | None:
+        """The file to append to, on the first process; when it is opened, it is first cut to the rows that count."""
+        if self._file is not None and not _is_file_at(self._file, self.path):
+            self._file.close()
+            self._file = None
+        if self._file is None and dist.get_global_rank() == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = read_rows(self.path, self._rows)
+            with written_whole(self.path) as shortened:
+                shortened.write_text(as_lines(kept))
+            self._rows = len(kept)
+            self._file = cast(BinaryIO, self.path.open("ab", buffering=0))
+        return self._file
+
+
+def _is_file_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one of this name."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def _scalars(metrics: Mapping[str, Any]) -> dict[str, Number]:
+    """The numbers among the metrics, as Python's; None where one is not finite."""
+    found: dict[str, Number] = {}
+    for name, value in metrics.items():
+        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if isinstance(number, int | float):
+            found[name] = number if math.isfinite(number) else None
+    return found
+
+
+class ProgressBar(LoggerDestination):
+    """Shows on the console how far the run is, the loss, the latest mask AP and the time left.
+
+    Where the stream is no terminal (a log file), a line at each tenth of the run takes the bar's place.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._training: _Bar | None = None
+        self._evaluation: _Bar | None = None
+        self._shown: dict[str, str] = {}
+        self._scores: dict[str, str] = {}
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keeps what the bar shows."""
+        for name, value in _scalars(metrics).items():
+            text = "nan" if value is None else f"{value:.3f}"
+            if name in SHOWN_IN_BAR:
+                self._shown[SHOWN_IN_BAR[name]] = text
+            if name in SHOWN_AFTER_EVALUATION:
+                self._scores[SHOWN_AFTER_EVALUATION[name]] = text
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Starts the bar of the training where the run stands."""
+        if dist.get_global_rank() == 0:
+            self._training = _Bar("train", self._stream, batches_of_the_run(state), state.timestamp.batch.value)
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Moves on."""
+        if self._training:
+            self._training.advance(self._shown)
+
+    def eval_start(self, state: State, logger: Logger) -> None:
+        """Starts a bar for the evaluation; in a log file only if it is not part of a training."""
+        if dist.get_global_rank() == 0 and (self._training is None or self._stream.isatty()):
+            length = state.dataloader_len
+            total = None if length is None else length.value
+            self._evaluation = _Bar("evaluate", self._stream, total, stays=False)
+
+    def eval_batch_end(self, state: State, logger: Logger) -> None:
+        """Moves on."""
+        if self._evaluation:
+            self._evaluation.advance({})
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Writes what the evaluation found on a line that stays."""
+        if self._evaluation:
+            self._evaluation.close()
+            self._evaluation = None
+        if dist.get_global_rank() == 0 and self._scores:
+            found = ", ".join(f"{name} {value}" for name, value in self._scores.items())
+            trained = state.timestamp.batch.value
+            moment = f" after {counted(trained, 'batch', 'batches')}" if trained else ""
+            tqdm.write(f"evaluation{moment}: {found}", file=self._stream)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Leaves the bar of the training on the console."""
+        self.close(state, logger)
+
+    def close(self, state: State, logger: Logger) -> None:
+        """Ends the bars, also those of a run that stopped early."""
+        for bar in (self._evaluation, self._training):
+            if bar:
+                bar.close()
+        self._evaluation = self._training = None
+
+
+class _Bar:
+    """A tqdm bar on a terminal, a line at each tenth elsewhere."""
+
+    def __init__(self, name: str, stream: TextIO, total: int | None, done: int = 0, *, stays: bool = True) -> None:
+        self._name, self._stream, self._total = name, stream, total
+        self._first, self._done, self._start = done, done, time.monotonic()
+        self._bar: tqdm[Any] | None = None
+        if stream.isatty():
+            columns, rows = shutil.get_terminal_size()  # tqdm itself finds 0 in some containers, and shows nothing
+            self._bar = tqdm(
+                desc=name,
+                total=total,
+                initial=done,
+                leave=stays,
+                file=stream,
+                smoothing=0,  # evaluations, rare and long, count in the mean speed
+                bar_format=None if total is None else BAR_FORMAT,
+                ncols=columns,
+                nrows=rows,
+            )
+
+    def advance(self, shown: Mapping[str, str]) -> None:
+        self._done += 1
+        text = ", ".join(f"{name} {value}" for name, value in shown.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+        elif self._is_due():
+            print(self._line(text), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _line(self, text: str) -> str:
+        passed = time.monotonic() - self._start
+        parts = [f"{self._name} {self._done}/{self._total or '?'} batches"]
+        if self._total is not None:
+            left = passed / (self._done - self._first) * (self._total - self._done)
+            parts.append(f"{tqdm.format_interval(left)} left")
+        return ", ".join([*parts, *([text] if text else []), f"{tqdm.format_interval(passed)} passed"])
+
+    def _is_due(self) -> bool:
+        if self._total is None:
+            return self._done % 100 == 0
+        return 10 * self._done // self._total > 10 * (self._done - 1) // self._total
+
+
+def batches_of_the_run(state: State) -> int | None:
+    """How many batches the whole run has, or None where its length is given in samples or tokens."""
+    if state.max_duration is None or state.max_duration.unit not in (TimeUnit.BATCH, TimeUnit.EPOCH):
+        return None
+    if state.max_duration.unit == TimeUnit.BATCH:
+        return state.max_duration.value
+    return None if state.dataloader_len is None else state.max_duration.value * state.dataloader_len.value
