@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 SHOWN_CHARACTERS = 80
-"""Longer values are cut in messages."""
+"""Longer values are cut off in messages."""
 
 LISTED_PROBLEMS = 20
-"""So many problems of one file are listed; of the rest the count is given."""
+"""How many problems of one file are listed; the others are counted."""
 
 _ALIKE = 3
-"""So many problems that differ in their values alone have a line each; of more only the first has."""
+"""Up to this many problems that differ only in their values have a line each; of more, only the first has."""
 _VALUES = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|-?\d[\d.]*(?:e[+-]?\d+)?|\b(?:true|false|null|NaN|Infinity)\b')
 _LISTS = re.compile(r"[\[\]{}:,.\s]*\0[\[\]{}:,.\s\0]*")
 
@@ -53,11 +53,11 @@ class OutputError(UserError):
 
 
 class DataWarning(UserWarning):
-    """Something in a data set that is probably not meant so; it is used as the message says."""
+    """Something in a data set is probably a mistake; it is used as the message says."""
 
 
 class OldSettingWarning(DeprecationWarning):
-    """A setting is given as in a former release, which works for one more."""
+    """A setting is given in the form of the former release, which this release still takes."""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
@@ -66,12 +66,12 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def warn_of_data(text: str) -> None:
-    """Say a line about a data set; Python says the same line once."""
+    """Warn of something in a data set; Python prints the same line once."""
     warnings.warn(text, DataWarning, stacklevel=2)
 
 
 def as_json(value: object) -> str:
-    """A value of a JSON file as it is written there, shortened."""
+    """A value of a JSON file, as JSON, shortened."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=repr)
     except RecursionError:
@@ -87,10 +87,10 @@ def first_few(items: Sequence[object], most: int = 5) -> str:
 
 
 def listed(place: str, problems: Sequence[str]) -> str:
-    """What is wrong at a place: one line where it is one thing, however often; else a heading, and a line for each.
+    """The problems at a place, such as a file: one line for one problem, else a heading and a line for each.
 
-    Of problems that differ in their values alone, such as the same key of a thousand annotations, the first is shown,
-    and the places of a few others. A problem begins with its own place, as "annotation 7 (image 1): ...".
+    Of many problems that differ only in their values, such as the same key in a thousand annotations, the first is
+    shown, with the places of a few others. A problem begins with its own place: "annotation 7 (image 1): ...".
     """
     lines = _grouped(problems)
     if len(lines) == 1:
@@ -106,10 +106,12 @@ def _grouped(problems: Sequence[str]) -> list[str]:
     for problem in problems:
         place, found, what = problem.partition(": ")
         groups[_LISTS.sub("\0", _VALUES.sub("\0", what if found else place))].append(problem)
-    return [line for group in groups.values() for line in (group if len(group) <= _ALIKE else [_first_of(group)])]
+    return [
+        line for group in groups.values() for line in (group if len(group) <= _ALIKE else [_first_and_places(group)])
+    ]
 
 
-def _first_of(alike: Sequence[str]) -> str:
+def _first_and_places(alike: Sequence[str]) -> str:
     """The first problem, and the places of others."""
     first, *others = alike
     places = [place for place, found, _ in (problem.partition(": ") for problem in others) if found]
@@ -117,7 +119,7 @@ def _first_of(alike: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written in a recipe, shortened."""
+    """A value as a recipe writes it, shortened."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."

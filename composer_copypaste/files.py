@@ -26,7 +26,7 @@ _KINDS = {
 
 
 def check_regular(path: Path | str) -> None:
-    """Raise ``OSError`` where there is no file, or something that may block when it is opened, such as a pipe."""
+    """Raise ``OSError`` where there is no file, or something else, such as a pipe, which may block when opened."""
     kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
     if kind is not None:
         raise OSError(errno.EINVAL, f"expected a file, found {kind}", str(path))
@@ -34,7 +34,7 @@ def check_regular(path: Path | str) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """An ``OSError`` inside that names no file, as a full disk's, names this one."""
+    """Give this path to an ``OSError`` inside that names no file, as a full disk's does."""
     try:
         yield
     except OSError as error:
@@ -44,9 +44,9 @@ def named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives the name to write to; once that is written, it is put on the disk and takes the place of ``path`` at once.
+    """Give a temporary path to write to; what was written there then replaces ``path`` at once, complete on the disk.
 
-    What was at ``path`` stays where writing fails.
+    Where writing fails, ``path`` stays as it was.
     """
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     try:
@@ -60,9 +60,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_first(path: Path, text: str) -> bool:
-    """Write a file, whole, unless it is there; of processes that do so at the same time one does: whether this one did.
+    """Write a complete file unless there is one already; return whether this process wrote it.
 
-    A disk without hard links cannot tell, and the last one wins.
+    Of several processes at the same time, one writes. On a disk without hard links all do, and the last one wins.
     """
     own = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     with written_whole(own) as unfinished:
@@ -81,19 +81,19 @@ def write_first(path: Path, text: str) -> bool:
 
 
 def link_whole(path: Path, target: str) -> None:
-    """Make ``path`` a symbolic link to ``target``; at no time there is none, if there was one."""
+    """Make ``path`` a symbolic link to ``target``, replacing a former link at once."""
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     unfinished.unlink(missing_ok=True)
     try:
         unfinished.symlink_to(target)
     except OSError as error:
-        error.filename = str(path)  # Python names the target, which has no part in it
+        error.filename = str(path)  # Python names the target, which is not at fault
         raise
     _put_in_place(unfinished, path)
 
 
 def _put_in_place(unfinished: Path, path: Path) -> None:
-    """Give a file its name; where that cannot be, it is that name's fault, as a folder's that has it."""
+    """Give a file its final name; an error names that, as where a folder has the name."""
     try:
         unfinished.replace(path)
     except OSError as error:
@@ -102,33 +102,33 @@ def _put_in_place(unfinished: Path, path: Path) -> None:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether this is what a killed process left of a file."""
+    """Whether this is a temporary file that a killed process left."""
     return path.name.startswith(".") and path.name.endswith(UNFINISHED)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left in a folder, which need not be there."""
+    """Remove temporary files that killed processes left in a folder, if the folder exists."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
 Number = float | int | None
 Row = Mapping[str, Number]
-"""Numbers by their name; None for what was not finite."""
+"""Numbers by name; None for a number that was not finite."""
 
 
 def read_rows(path: Path, most: int | None = None) -> list[Row]:
-    """The rows of a file, the first ``most``; None: all of them. Where there is no file, there are none.
+    """The first ``most`` rows of a file; None: all. No rows where there is no file.
 
     Raises:
-        OutputError: naming the line where something else stands.
+        OutputError: naming the line, where it holds something else.
     """
     lines = path.read_bytes().splitlines()[:most] if path.exists() else []
     return [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def as_lines(rows: Iterable[Row]) -> str:
-    """The text that holds these rows."""
+    """The rows as JSON Lines."""
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 

@@ -36,18 +36,17 @@ COMMANDS = {
 }
 
 STOPPED = {130: "interrupted", 143: "ended"}
-"""What a shell reports of a program that Ctrl-C or SIGTERM ended: 128 and the signal's number."""
+"""Exit codes of a program that Ctrl-C or SIGTERM ended: 128 and the signal's number."""
 
-LEFT_ALONE = (
+CONNECTION_LOST = (
     "lost the connection to another process of this run, which has ended, or hangs: put right what it says, below or "
     "on the screen of its node"
 )
 
-_PYTHONS_FORMAT = warnings.formatwarning
+RESUME_COMMAND = f"{__name__}.resume_command"
+"""The key in click's ``meta`` under which a command keeps the command line that goes on after a stop."""
 
-HOW_TO_GO_ON = f"{__name__}.how_to_go_on"
-"""Under this name a command keeps, in click's ``meta``, the command that goes on with its work after a stop."""
-
+_format_of_python = warnings.formatwarning
 
 CROWDS_HELP = "What annotations marked as crowds are: single objects, or crowds, which no score counts"
 BAD_OBJECTS_HELP = "Whether an object without a usable outline or box is refused (default), or left out with a warning."
@@ -57,7 +56,7 @@ class LazyGroup(click.Group):
     """A group whose commands are modules beside this one; a user's mistakes end in one message."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands' names, in the order in which they are used."""
+        """The commands' names, in the order of their use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -78,7 +77,7 @@ class LazyGroup(click.Group):
             with _usage_in_one_line():
                 return super().parse_args(ctx, args)
         except UserError as error:
-            _refuse(error)
+            _exit_with(error)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; print what the user can put right instead of a traceback."""
@@ -86,43 +85,38 @@ class LazyGroup(click.Group):
             with _usage_in_one_line():
                 return super().invoke(ctx)
         except UserError as error:
-            _refuse(error)
-        except OSError as error:
-            _refuse(_of_a_file(error))
+            _exit_with(error)
+        except OSError as error:  # of a file where no command expects it: a name too long, a folder that is locked
+            if error.filename is None:
+                raise
+            reason = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+            _exit_with(UserError(". ".join([reason, *getattr(error, "__notes__", ())])))
         except RuntimeError as error:
-            _end_with_another_process(error, ctx.meta.get(HOW_TO_GO_ON))
+            _exit_after_another_process(error, ctx.meta.get(RESUME_COMMAND))
         except (KeyboardInterrupt, SystemExit) as stop:  # Composer turns signals into the latter
             code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
             if code not in STOPPED:
                 raise
             if is_first_of_node():
-                click.echo(_farewell(STOPPED[code], ctx.meta.get(HOW_TO_GO_ON)), err=True)
+                click.echo(_with_command(STOPPED[code], ctx.meta.get(RESUME_COMMAND)), err=True)
             sys.exit(code)
 
 
-def _of_a_file(error: OSError) -> UserError:
-    """What the system refuses of a file, where no command expects it: a name too long, a folder that is locked."""
-    if error.filename is None:
-        raise error
-    reason = f"{error.filename}: {(error.strerror or str(error)).lower()}"
-    return UserError(". ".join([reason, *getattr(error, "__notes__", ())]))
-
-
-def _end_with_another_process(error: RuntimeError, command: str | None) -> NoReturn:
-    """Say that a loading process, or another one of the run, has ended; raise any other error."""
+def _exit_after_another_process(error: RuntimeError, command: str | None) -> NoReturn:
+    """Say that a loading process, or another process of the run, has ended, and exit; raise any other error."""
     if (ended := end_of_loading(error)) is not None:
-        _refuse(UserError(_farewell(ended, command)))
+        _exit_with(UserError(_with_command(ended, command)))
     if not is_lost_connection(error):
         raise error
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would cut this short
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher sends it, which would cut the message off
     if is_first_of_node():
-        click.echo(f"error: {_farewell(LEFT_ALONE, command)}", err=True)
+        click.echo(f"error: {_with_command(CONNECTION_LOST, command)}", err=True)
     sys.exit(2)
 
 
 @contextmanager
 def _usage_in_one_line() -> Iterator[None]:
-    """Click's errors of usage, of four lines each, become ours."""
+    """Turn click's errors of usage, which have four lines, into one line."""
     try:
         yield
     except NoArgsIsHelpError:
@@ -135,21 +129,22 @@ def _usage_in_one_line() -> Iterator[None]:
             raise RecipeError(f"command line: {text[0].lower()}{text[1:]}{end} See: {help_of} --help") from None
 
 
-def _plain_where_ours(
+def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning about the user's data or settings as one line without a place in our code; others as Python does."""
+    """One line for a warning about the user's data or settings, without a place in our code; else Python's format."""
     if issubclass(category, DataWarning | OldSettingWarning):
         return f"warning: {message}\n"
-    return _PYTHONS_FORMAT(message, category, filename, lineno, line)
+    return _format_of_python(message, category, filename, lineno, line)
 
 
-def _refuse(error: UserError) -> NoReturn:
+def _exit_with(error: UserError) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     sys.exit(error.exit_code)
 
 
-def _farewell(what: str, command: str | None) -> str:
+def _with_command(what: str, command: str | None) -> str:
+    """What happened, and the command that goes on."""
     return what if command is None else f"{what}; to go on: {command}"
 
 
@@ -162,8 +157,8 @@ def main() -> None:
     Start with data that is drawn here, nothing is downloaded:
       copypaste train quickstart
     """
-    # torch, not imported yet, reads it: threads that wait for each other then sleep. Busy waiting, its default, makes
-    # training four to five times as slow where other programs use the same cores.
+    # torch reads this variable when it is imported, later. Threads then sleep while they wait for each other. Busy
+    # waiting, the default, makes training four to five times as slow where other programs use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    warnings.formatwarning = _plain_where_ours
-    warnings.filterwarnings("once", category=OldSettingWarning)  # Python shows such to programmers alone
+    warnings.formatwarning = _format_warning
+    warnings.filterwarnings("once", category=OldSettingWarning)  # by default Python hides such warnings

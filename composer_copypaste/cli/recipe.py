@@ -1,4 +1,4 @@
-"""``copypaste recipe``: what recipes there are, and what one comes to."""
+"""``copypaste recipe``: lists recipes, and shows and checks one."""
 
 import click
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, HOW_TO_GO_ON
+from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, RESUME_COMMAND
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -41,7 +41,7 @@ class Size(click.ParamType):
 @click.option("--annotations", type=click.Path(path_type=Path), required=True, help="Their COCO instance annotations.")
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: as marked, checked.")
 @click.option("--bad-objects", type=click.Choice(["refuse", "leave_out"]), default="refuse", help=BAD_OBJECTS_HELP)
-@click.option("--processes", type=click.IntRange(min=1), default=1, help="So many read and write at the same time.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, help="Number of processes that read and write.")
 @click.option("--shard-size", type=Size(), default="64MB", help="Size of a shard, about; default: 64MB.")
 @click.option(
     "--value-range",
@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913 - click hands over each option
         settings = ImageSettings(value_range=value_range, max_megapixels=limit)
     except ValueError as error:
         raise RecipeError(f"command line: --{str(error).replace('_', '-', 1)}") from None
-    click.get_current_context().meta[HOW_TO_GO_ON] = shlex.join([*again, *options])
+    click.get_current_context().meta[RESUME_COMMAND] = shlex.join([*again, *options])
     written = write_shards(
         output,
         images,

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from composer_copypaste.cli import HOW_TO_GO_ON
+from composer_copypaste.cli import RESUME_COMMAND
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -47,14 +47,15 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     from composer_copypaste.metrics.report import tables_of_file
     from composer_copypaste.runs.train import train
 
-    click.get_current_context().meta[HOW_TO_GO_ON] = _same_command(recipe, overrides, str(folder.root))
+    click.get_current_context().meta[RESUME_COMMAND] = _resume_command(recipe, overrides, str(folder.root))
     train(loaded, folder)
     if is_first():
         click.echo(f"\n{tables_of_file(folder.evaluation)}\n\n{folder.root}:\n{folder.describe()}")
 
 
-def _same_command(recipe: str, overrides: Sequence[str], output: str) -> str:
+def _resume_command(recipe: str, overrides: Sequence[str], output: str) -> str:
+    """The command line that goes on with the run in the folder ``output``."""
     others = [override for override in overrides if not override.startswith("output=")]
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")  # set by Composer's launcher; of other nodes it says nothing
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")  # Composer's launcher sets it, for this node
     command = ["copypaste"] if processes == "1" else ["composer", "-n", processes, "-m", "composer_copypaste.cli"]
     return shlex.join([*command, "train", recipe, *others, f"output={output}"])

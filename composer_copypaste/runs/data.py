@@ -1,6 +1,7 @@
 """The data sets that a recipe names."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,14 +20,13 @@ from composer_copypaste.files import read_json
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
-from composer_copypaste.runs.advice import warn_of_many_objects
 from composer_copypaste.settings import CopyPasteSettings, ShapesSettings
 
 Load = Callable[[Path], CocoAnnotations]
 
 
 def in_recipe(name: str, value: str) -> str:
-    """How a key of the section ``data`` is given."""
+    """A key of the section ``data`` and its value, as on the command line."""
     return f"data.{name}={value}"
 
 
@@ -40,7 +40,7 @@ def load_annotations(path: Path, settings: DataSettings) -> CocoAnnotations:
 
 
 def trained_categories(path: Path) -> list[Category]:
-    """The categories that the model of a run knows, as the run's folder keeps them.
+    """The categories of a run's model, from the file in the run's folder.
 
     Raises:
         DataError: where the file holds anything else.
@@ -58,13 +58,13 @@ def trained_categories(path: Path) -> list[Category]:
 def with_labels_of(data: InstanceData, trained: Sequence[Category], source: str) -> InstanceData:
     """The data with the labels of the categories that a model is trained on.
 
-    Where its file gives them other ids, they are matched by name, and a line says so. It may lack some; of others it
-    must have no object.
+    Where the data gives them other ids, they are matched by name, and a warning says so. The data may lack some of
+    them, and must have no objects of others.
 
     Args:
         data: the data to be evaluated on.
-        trained: in the order of their labels.
-        source: where these are from, for messages.
+        trained: the categories of the model, in the order of their labels.
+        source: where those are from, for messages.
 
     Raises:
         DataError: where the categories cannot be matched.
@@ -100,11 +100,11 @@ def _listed(categories: Sequence[Category]) -> str:
 
 
 def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str], load: Load) -> Pool | None:
-    """The recipe's pool, completely checked; None where it has none. ``load`` reads a file of annotations.
+    """The recipe's pool of cut-outs, completely checked; None without one. ``load`` reads a file of annotations.
 
     Raises:
         DataError: listing what is wrong with its files.
-        RecipeError: where the settings of copy-paste let nothing of it be copied.
+        RecipeError: where the settings of copy-paste exclude all its cut-outs.
     """
     if recipe.data.pool is None or settings is None:
         return None
@@ -128,8 +128,8 @@ def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Se
 def pool_digest(files: PoolSettings) -> str:
     """A checksum of a pool: equal for the same cut-outs, wherever they lie.
 
-    It covers the annotation file, but not its images, as for the data that is trained on; of a folder the names,
-    which give the categories and the order, and all bytes: opening the pool has decoded them, which takes longer.
+    As for training data, it covers the annotation file but not its images. Of a folder it covers the names, which give
+    the categories and the order, and all bytes: reading them takes less time than opening the pool, which decodes them.
     """
     folder = files.folder
     if folder is None:
@@ -151,11 +151,11 @@ class Data:
 
 
 def open_data(recipe: Recipe) -> Data:
-    """The recipe's data sets, completely checked; a drawn one is drawn now, if it is not there yet.
+    """The recipe's data sets, completely checked; shapes are drawn now, if they are not there yet.
 
     Raises:
         DataError: listing what is wrong with annotations or images, also those of the pool of cut-outs.
-        RecipeError: where copy-paste names categories that there are not, or no cut-out may be copied.
+        RecipeError: where copy-paste names unknown categories, or excludes all cut-outs.
     """
     load = cache(partial(load_annotations, settings=recipe.data))  # evaluation and pool may name the training's file
     train_files, val_files = coco_files(recipe.data)
@@ -225,8 +225,34 @@ def _open_shards(
     return shards
 
 
+def warn_of_many_objects(annotations: CocoAnnotations, recipe: Recipe) -> None:
+    """Warn where an image to evaluate on has more objects than are detected, or more of a category than are scored."""
+    per_image: Counter[int] = Counter()
+    per_category: Counter[tuple[int, int]] = Counter()
+    for image, group in annotations.annotations.items():
+        for annotation in group:
+            if not annotation["iscrowd"]:
+                per_image[image] += 1
+                per_category[image, annotation["category_id"]] += 1
+    detected, counted = recipe.model.detections_per_image, recipe.evaluation.max_dets[-1]
+    most, most_of_category = max(per_image.values(), default=0), max(per_category.values(), default=0)
+    changes = [f"model.detections_per_image={most}"] if most > detected else []
+    if most_of_category > counted:
+        limits = [*recipe.evaluation.max_dets[:-1], most_of_category]
+        changes.append(f"evaluation.max_dets=[{','.join(map(str, limits))}]")
+    if not changes:
+        return
+    beyond = sum(count > min(detected, counted) for count in per_image.values())
+    warn_of_data(
+        f"{annotations.path}: up to {most} objects in an image (more than {min(detected, counted)} in {beyond} of "
+        f"{len(annotations.images)}), but at most {detected} are detected (model.detections_per_image), and at most "
+        f"{counted} of a category are scored (the last of evaluation.max_dets): the others count as missed. "
+        f"{' '.join(changes)} makes room for all"
+    )
+
+
 def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
-    """Where the images to train on and those to evaluate on are; drawn ones are drawn now, if they are not there."""
+    """The files to train on and to evaluate on; shapes are drawn now, if they are not there yet."""
     if settings.train is not None and settings.val is not None:
         return settings.train, settings.val
     root = draw_shapes(settings.shapes or ShapesSettings())
@@ -238,10 +264,10 @@ def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
 
 
 def copy_paste_settings(recipe: Recipe, categories: Sequence[str]) -> CopyPasteSettings | None:
-    """The recipe's section, with labels in place of the names of categories; None where there is none.
+    """The recipe's section, with labels in place of category names; None without one.
 
     Raises:
-        RecipeError: where it names categories, or labels, that there are not.
+        RecipeError: where it names unknown categories or labels.
     """
     if recipe.copy_paste is None:
         return None

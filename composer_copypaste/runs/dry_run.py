@@ -1,22 +1,41 @@
 """What a training would do, in words, for ``copypaste train --dry-run``."""
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from pycocotools import mask as coco_mask
+
+from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import InstanceData
+from composer_copypaste.data.rle import Rle, mask_extents, rle_of_polygons
 from composer_copypaste.data.shapes import CATEGORIES
 from composer_copypaste.errors import counted
 from composer_copypaste.integrations.composer.distributed import number_of_processes
 from composer_copypaste.integrations.composer.from_recipe import on_gpu
-from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
 from composer_copypaste.models.weights import load_pretrained, missing_download
 from composer_copypaste.recipes.schema import Recipe
-from composer_copypaste.runs.advice import batch_memory, nesting
 from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.resume import check_data, check_usable, what_would_happen
 from composer_copypaste.runs.train import check_requirements
 from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings
+
+INSIDE = 0.9
+"""An object is inside another where at least this fraction of it lies in the other's mask."""
+NESTED = 0.75
+"""A category is nested in another where at least this fraction of its objects are inside the other's."""
+FEWEST_OBJECTS = 10
+"""A category with fewer objects than this is not judged."""
+SAMPLED_IMAGES = 200
+"""Number of images, spread over the data set, that are searched for nested categories."""
 
 
 def describe(recipe: Recipe, folder: RunFolder) -> str:
@@ -38,7 +57,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
         names = category_names(data.train)
         images = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
         advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]
-        advice += [f"nested      {line}" for line in nesting(data.train.annotations, recipe)]
+        advice += [f"nested      {line}" for line in _nesting_advice(data.train.annotations, recipe)]
     settings = copy_paste_settings(recipe, names)
     pasting = "off" if settings is None else _pasting(settings, names)
     device = "GPU" if on_gpu(recipe) else "CPU"
@@ -58,7 +77,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
 
 
 def _weights(settings: MaskRCNNSettings, categories: int) -> str:
-    """What the model would start with: what is on this machine is loaded, to see that it fits."""
+    """What weights the model would start with; those on this machine are loaded, to see that they fit."""
     return missing_download(settings) or load_pretrained(build_mask_rcnn(categories + 1, settings), settings)
 
 
@@ -80,3 +99,118 @@ def _contents(data: InstanceData) -> str:
         f"{counted(len(data), 'image')} of {data.place} with {counted(data.num_objects, 'object')}{crowds} "
         f"of {counted(len(data.categories), 'category', 'categories')}"
     )
+
+
+@dataclass(frozen=True)
+class Nesting:
+    """A category that is nested in another."""
+
+    outer: str
+    inner: str
+    share: float
+    """Fraction of the inner category's objects that lie inside an object of the outer one."""
+
+
+def nested_categories(annotations: CocoAnnotations) -> list[Nesting]:
+    """The categories that are nested in another, from a sample of images; crowds are left out."""
+    shown = [image for image in annotations.images if annotations.annotations[image.id]]
+    count = min(SAMPLED_IMAGES, len(shown))
+    objects: Counter[int] = Counter()
+    inside: Counter[tuple[int, int]] = Counter()
+    for image in (shown[i * len(shown) // count] for i in range(count)):
+        group = [annotation for annotation in annotations.annotations[image.id] if not annotation["iscrowd"]]
+        objects.update(annotation["category_id"] for annotation in group)
+        inside.update(_inside(image, group))
+    names = {category.id: category.name for category in annotations.categories}
+    return [
+        Nesting(names[outer], names[inner], found / objects[inner])
+        for (outer, inner), found in inside.items()
+        if objects[inner] >= FEWEST_OBJECTS and found >= NESTED * objects[inner]
+    ]
+
+
+def _inside(image: CocoImage, group: Sequence[CocoAnnotation]) -> list[tuple[int, int]]:
+    """The categories (outer, inner) of each object that lies inside one of another category."""
+    categories = np.array([annotation["category_id"] for annotation in group])
+    boxes = mask_extents([annotation["segmentation"] for annotation in group])
+    may_hold = (categories[:, None] != categories) & (_shares_of_boxes(boxes) >= INSIDE)
+    needed = np.flatnonzero(may_hold.any(axis=0) | may_hold.any(axis=1))
+    rles = {int(number): _rle(image, group[number]) for number in needed}
+    found = []
+    for inner in np.flatnonzero(may_hold.any(axis=0)):
+        outer = np.flatnonzero(may_hold[:, inner])
+        shares = coco_mask.iou([rles[int(inner)]], [rles[int(number)] for number in outer], [1] * len(outer))[0]
+        found += [(int(category), int(categories[inner])) for category in set(categories[outer[shares >= INSIDE]])]
+    return found
+
+
+def _shares_of_boxes(boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n n"]:
+    """In row i and column j, the fraction of box j that lies in box i."""
+    sides = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(boxes[:, None, :2], boxes[:, :2])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return sides.clip(0).prod(axis=2) / np.maximum(areas, 1e-9)
+
+
+def _rle(image: CocoImage, annotation: CocoAnnotation) -> Rle:
+    outline = annotation["segmentation"]
+    return rle_of_polygons(outline, (image.height, image.width)) if isinstance(outline, list) else outline
+
+
+def _nesting_advice(annotations: CocoAnnotations, recipe: Recipe) -> Iterator[str]:
+    """A line for each category that is nested in another, whose objects hide it where they are pasted."""
+    settings = recipe.copy_paste
+    if settings is None or settings.categories is not None or settings.labels is not None:
+        return
+    for nested in nested_categories(annotations):
+        yield (
+            f"{nested.share:.0%} of {nested.inner!r} lie inside {nested.outer!r}: a pasted {nested.outer!r} hides what "
+            f"lies under it, and shows no {nested.inner!r} unless these are pasted with it; copy_paste.categories "
+            f"without {nested.outer!r} leaves it in place"
+        )
+
+
+def batch_memory(annotations: CocoAnnotations, recipe: Recipe) -> str:
+    """About how much memory the largest training batch takes, in words: as loaded, and during a training step."""
+    loaded, trained = _batch_bytes(annotations, recipe)
+    device = "on the training device" if recipe.training.device != "cpu" else "in training"
+    held = f" (the loading processes hold up to {2 * workers})" if (workers := recipe.data.workers) else ""
+    return (
+        f"up to {_gigabytes(loaded)} for a loaded batch{held}, {_gigabytes(trained)} {device} besides the model's own"
+    )
+
+
+def _batch_bytes(annotations: CocoAnnotations, recipe: Recipe) -> tuple[int, int]:
+    """Bytes of images and masks of the largest batch, as loaded and at the peak of a training step.
+
+    A pixel takes 3 bytes in an image and 1 in a mask. Copy-paste makes a second batch, with masks of pasted objects
+    too: each image receives at most as many as the batch's fullest image has. Where the model resizes, it holds the
+    images before and after, with 4 bytes for each value, and the resized masks.
+    """
+    canvas = None if recipe.data.jitter is None else recipe.data.jitter.size
+    on_device = recipe.data.jitter_on == "device"
+    shapes = []
+    for image in annotations.images:
+        stored, shown = (image.height, image.width), canvas or (image.height, image.width)
+        pixels = math.prod(stored if on_device else shown), math.prod(shown), _resized_pixels(shown, recipe)
+        shapes.append((len(annotations.annotations[image.id]), *pixels))
+    largest = sorted(shapes, key=lambda shape: (3 + shape[0]) * max(shape[1:]))[-recipe.data.batch_size :]
+    loaded = sum((3 + objects) * pixels for objects, pixels, _, _ in largest)
+    most = max(objects for objects, *_ in largest)
+    pasted = 0 if recipe.copy_paste is None else min(most, recipe.copy_paste.max_copied_instances or most)
+    trained = loaded
+    if recipe.copy_paste is not None or on_device:
+        trained += sum((3 + objects + pasted) * pixels for objects, _, pixels, _ in largest)
+    if recipe.model.resize_training:
+        trained += sum(3 * 4 * (pixels + resized) for _, _, pixels, resized in largest)
+        trained += sum((objects + pasted) * resized for objects, *_, resized in largest)
+    return loaded, trained
+
+
+def _resized_pixels(size: tuple[int, int], recipe: Recipe) -> int:
+    """Number of pixels of an image after the model has resized it."""
+    shorter, longer = resized_sides(recipe.model)
+    return round(math.prod(size) * min(shorter / min(size), longer / max(size)) ** 2)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

@@ -16,8 +16,13 @@ from composer_copypaste.integrations.composer.model import MaskRCNN
 from composer_copypaste.metrics.report import Report, write_json
 from composer_copypaste.models.weights import load_tensors, read_weights
 from composer_copypaste.recipes.schema import CocoFiles, Recipe
-from composer_copypaste.runs.advice import warn_of_many_objects
-from composer_copypaste.runs.data import coco_files, evaluation_data, trained_categories, with_labels_of
+from composer_copypaste.runs.data import (
+    coco_files,
+    evaluation_data,
+    trained_categories,
+    warn_of_many_objects,
+    with_labels_of,
+)
 from composer_copypaste.runs.folder import RunFolder, folder_of
 from composer_copypaste.runs.train import save_predictions
 
@@ -26,7 +31,7 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, o
     """Score a checkpoint on a data set; ``evaluation.json`` and a sheet of predictions go to ``output``, if given.
 
     Args:
-        checkpoint: weights of the model that the recipe describes, Composer's checkpoint or a state dict. In a run's
+        checkpoint: weights for the recipe's model, as a Composer checkpoint or a state dict. If it lies in a run's
             folder, the data set must have the categories of the run.
         recipe: how the model is built, and how it is scored.
         files: the data set; None: the one that the recipe is evaluated on; drawn shapes are drawn now.

@@ -79,7 +79,7 @@ def test_a_process_that_another_left_alone_says_so_in_one_line_where_it_is_seen(
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     result = fails_with(monkeypatch, error)
     assert result.exit_code == 2
-    assert result.stderr == ("" if rank else f"error: {cli.LEFT_ALONE}\n")
+    assert result.stderr == ("" if rank else f"error: {cli.CONNECTION_LOST}\n")
     assert ignored == [(cli.signal.SIGTERM, cli.signal.SIG_IGN)]
 
 

@@ -1,4 +1,4 @@
-"""Copy-paste as an algorithm of Composer."""
+"""Copy-paste and large-scale jitter as algorithms of Composer."""
 
 import time
 import warnings
@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -36,43 +36,10 @@ from composer_copypaste.instances import Target
 from composer_copypaste.integrations.composer.model import MaskRCNN
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings, parse_time, settings_from
 
+Images = Tensor | Sequence[Tensor]
+Targets = Sequence[Target] | Sequence[Tensor] | Tensor
 
-def scheduled_p(settings: CopyPasteSettings, state: State) -> float:
-    """The probability that an image of the current batch receives objects, after warm-up and stop."""
-    if settings.stop is not None and has_passed(settings.stop, state) >= 1:
-        return 0.0
-    return settings.p if settings.warmup is None else settings.p * float(has_passed(settings.warmup, state))
-
-
-def has_passed(time: str, state: State) -> Fraction:
-    """The part of a time, counted from the training's start, that has passed: 1 from its end on."""
-    value, unit = parse_time(time)
-    now = {"ep": _epochs, "ba": _batches, "dur": _durations}[unit](state)
-    return min(now / value, Fraction(1)) if value else Fraction(1)
-
-
-def _batches(state: State) -> Fraction:
-    return Fraction(int(state.timestamp.batch))
-
-
-def _epochs(state: State) -> Fraction:
-    """With the part of the current one, where the loader has a length."""
-    whole = Fraction(int(state.timestamp.epoch))
-    if state.dataloader_len is None:
-        return whole
-    return whole + Fraction(int(state.timestamp.batch_in_epoch), int(state.dataloader_len))
-
-
-def _durations(state: State) -> Fraction:
-    """Trainings that last epochs are measured by batches too: Composer's own number moves once an epoch."""
-    if state.max_duration is not None and state.max_duration.unit == TimeUnit.EPOCH:
-        return _epochs(state) / int(state.max_duration)
-    if state.max_duration is not None and state.max_duration.unit == TimeUnit.BATCH:
-        return _batches(state) / int(state.max_duration)
-    return Fraction(float(state.get_elapsed_duration() or 0))
-
-
-UNFIT: dict[type[Algorithm], str] = {
+INCOMPATIBLE: dict[type[Algorithm], str] = {
     LabelSmoothing: "it smooths a tensor of class labels, and the losses of a detector take none; leave it out",
     MixUp: "it mixes images by the class label of each, and they have boxes and masks; leave it out",
     CutMix: "it mixes images by the class label of each, and they have boxes and masks; leave it out",
@@ -82,69 +49,37 @@ UNFIT: dict[type[Algorithm], str] = {
     ProgressiveResizing: "it resizes images, and boxes and masks would not follow; LargeScaleJitter resizes them too",
     SelectiveBackprop: "it chooses images by the loss of each, and a detector has one for the batch; leave it out",
 }
+"""Composer's algorithms that cannot run on detection targets, and why."""
 
 
 def check_compatible(algorithms: Sequence[Algorithm]) -> None:
     """Raise ``ValueError`` where one of them cannot run on detection targets."""
-    for kind, reason in UNFIT.items():
+    for kind, reason in INCOMPATIBLE.items():
         if any(isinstance(algorithm, kind) for algorithm in algorithms):
             raise ValueError(f"algorithms: {kind.__name__} does not go with detection targets: {reason}")
-
-
-GivenTargets = TypeVar("GivenTargets", bound=Sequence[Target] | Sequence[Tensor] | Tensor)
-
-
-def check_seed(seed: int | None) -> None:
-    """Raise where a seed is no whole number, 0 or more, nor left to the ``Trainer``."""
-    if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
-        raise ValueError(f"seed: expected a whole number, 0 or more, or None for that of the Trainer, got {seed!r}")
-
-
-def batch_generator(state: State, seed: int | None, *stream: int) -> torch.Generator:
-    """The generator of this rank's current batch; algorithms with a stream of their own don't draw what others draw."""
-    seed = state.rank_zero_seed if seed is None else seed
-    numbers = (seed, dist.get_global_rank(), int(state.timestamp.batch), *stream)
-    words = np.random.SeedSequence(numbers).generate_state(2)
-    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
-
-
-def to_device(targets: GivenTargets, device: Device) -> GivenTargets:
-    """What is large goes to the device; boxes and labels stay on the host, where plans are drawn from them."""
-    if isinstance(targets, Tensor):
-        return device.batch_to_device(targets)
-    return cast(GivenTargets, sequence_like([_masks_to_device(target, device) for target in targets], targets))
-
-
-def _masks_to_device(target: Target | Tensor, device: Device) -> Target | Tensor:
-    if isinstance(target, Tensor):
-        return device.batch_to_device(target)
-    return {key: device.batch_to_device(value) if key == "masks" else value for key, value in target.items()}
-
-
-Images = Tensor | Sequence[Tensor]
-Targets = Sequence[Target] | Sequence[Tensor] | Tensor
 
 
 class BatchAlgorithm(Algorithm):
     """Replaces each training batch of ``(images, targets)`` by another, on the training device.
 
-    Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches, and before all algorithms that are
-    not of this kind, wherever they stand in the trainer's list.
+    Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches, and before all algorithms of other
+    classes, wherever it stands in the trainer's list.
     """
 
     settings: object
 
     name: ClassVar[str]
-    """What the log calls it."""
+    """Its name in the log."""
 
     priority: ClassVar[int]
-    """Of those of this kind, the one with the highest number runs first."""
+    """Algorithms with a higher number run earlier."""
 
     duplicate_error: ClassVar[str]
-    """What a second one in the trainer would do."""
+    """What a second one in the trainer would do wrong."""
 
     def __init__(self, seed: int | None, input_key: int | str, target_key: int | str) -> None:
-        check_seed(seed)
+        if seed is not None and not (isinstance(seed, int | np.integer) and seed >= 0):
+            raise ValueError(f"seed: expected a whole number, 0 or more, or None for that of the Trainer, got {seed!r}")
         self.seed = seed
         self.input_key = input_key
         self.target_key = target_key
@@ -165,25 +100,32 @@ class BatchAlgorithm(Algorithm):
                 targets, or the batch is no batch of images and targets.
         """
         if event == Event.INIT:
-            self._join(state)
+            self._check_and_order(state)
             return
         start = time.perf_counter()
         images = state.device.batch_to_device(state.batch_get_item(self.input_key))
-        targets = to_device(state.batch_get_item(self.target_key), state.device)
+        targets = _masks_to_device(state.batch_get_item(self.target_key), state.device)
         if not isinstance(targets, Tensor):
             check_compatible(state.algorithms)
-        images, targets, account = self._changed(images, targets, state)
+        images, targets, metrics = self._new_batch(images, targets, state)
         state.batch_set_item(self.input_key, images)
         state.batch_set_item(self.target_key, targets)
-        logger.log_metrics({**account, f"{self.name}/seconds": time.perf_counter() - start})
+        logger.log_metrics({**metrics, f"{self.name}/seconds": time.perf_counter() - start})
 
     @abstractmethod
-    def _changed(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
-        """The images and targets in place of these, and what the log says of it."""
+    def _new_batch(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
+        """The images and targets in place of these, and metrics for the log."""
 
-    def _join(self, state: State) -> None:
-        _check_alone(self, state)
-        if isinstance(state.model, MaskRCNN):  # of other models the first batch tells
+    def _check_and_order(self, state: State) -> None:
+        """Check the trainer's algorithms, and bring them into the order of their priorities."""
+        kind = type(self)
+        count = sum(isinstance(other, kind) for other in state.algorithms)
+        if count > 1:
+            raise ValueError(
+                f"algorithms: expected {kind.__name__} once, got it {count} times: each would {self.duplicate_error}; "
+                "give its settings to one"
+            )
+        if isinstance(state.model, MaskRCNN):  # of another model, only a batch shows whether targets are detections
             check_compatible(state.algorithms)
         # Composer runs algorithms in the reverse of their order on events that are called "after" something
         state.algorithms = sorted(
@@ -191,25 +133,36 @@ class BatchAlgorithm(Algorithm):
         )
 
 
-def _check_alone(algorithm: BatchAlgorithm, state: State) -> None:
-    """Raise ``ValueError`` where the trainer has a second algorithm of this kind, and say what it would do."""
-    kind = type(algorithm)
-    count = sum(isinstance(other, kind) for other in state.algorithms)
-    if count > 1:
-        raise ValueError(
-            f"algorithms: expected {kind.__name__} once, got it {count} times: each would {algorithm.duplicate_error}; "
-            "give its settings to one"
-        )
+def _masks_to_device(targets: Targets, device: Device) -> Targets:
+    """Targets whose masks are on the device; boxes and labels stay on the host, where plans are drawn from them."""
+    if isinstance(targets, Tensor):
+        return device.batch_to_device(targets)
+    moved: list[Any] = []
+    for target in targets:
+        if isinstance(target, Tensor):
+            moved.append(device.batch_to_device(target))
+        else:
+            masks = {"masks": device.batch_to_device(target["masks"])} if "masks" in target else {}
+            moved.append({**target, **masks})
+    return cast(Targets, sequence_like(moved, targets))
 
 
-STREAM = 1
-"""Sets its random numbers apart from those of copy-paste, which draws from the same seed, rank and batch."""
+def batch_generator(state: State, seed: int | None, *stream: int) -> torch.Generator:
+    """The random numbers of this rank's current batch; algorithms with different ``stream`` numbers share none."""
+    seed = state.rank_zero_seed if seed is None else seed
+    numbers = (seed, dist.get_global_rank(), int(state.timestamp.batch), *stream)
+    words = np.random.SeedSequence(numbers).generate_state(2)
+    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+JITTER_STREAM = 1
+"""Makes the random numbers of large-scale jitter independent of copy-paste's, which has no stream number."""
 
 
 class LargeScaleJitter(BatchAlgorithm):
     """Resize, crop or pad, and flip each training image on the training device, to one size for the whole batch.
 
-    Takes this work off the loader's processes, which then ship images as they are. The batch is ``(images, targets)``
+    The loader's processes then need not do it, and send images as they are. The batch is ``(images, targets)``
     as :func:`large_scale_jitter_batch` takes them. Runs on ``Event.AFTER_DATALOADER`` before all other algorithms,
     wherever it stands in the trainer's list. `CopyPaste` after it does not resize and flip a second time, unless
     its ``scale_range`` and ``p_flip`` are given. Every batch is drawn from the seed, the rank and the number of the
@@ -246,13 +199,13 @@ class LargeScaleJitter(BatchAlgorithm):
         super().__init__(seed, input_key, target_key)
         self.settings: LargeScaleJitterSettings = settings_from(LargeScaleJitterSettings, settings, overrides)
 
-    def _changed(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
-        generator = batch_generator(state, self.seed, STREAM)
+    def _new_batch(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
+        generator = batch_generator(state, self.seed, JITTER_STREAM)
         return *large_scale_jitter_batch(images, targets, generator=generator, settings=self.settings), {}
 
 
-def jittered_once(settings: CopyPasteSettings, algorithms: Sequence[Algorithm]) -> CopyPasteSettings:
-    """Copy-paste's settings; those of the jitter that are not given are none after ``LargeScaleJitter``."""
+def without_second_jitter(settings: CopyPasteSettings, algorithms: Sequence[Algorithm]) -> CopyPasteSettings:
+    """Copy-paste's settings; after ``LargeScaleJitter``, those of resizing and flipping are off unless given."""
     if not any(isinstance(algorithm, LargeScaleJitter) for algorithm in algorithms):
         return settings
     return replace(
@@ -262,15 +215,48 @@ def jittered_once(settings: CopyPasteSettings, algorithms: Sequence[Algorithm]) 
     )
 
 
+def scheduled_p(settings: CopyPasteSettings, state: State) -> float:
+    """The probability that an image of the current batch receives objects: rises over ``warmup``, 0 from ``stop``."""
+    if settings.stop is not None and fraction_passed(settings.stop, state) >= 1:
+        return 0.0
+    return settings.p if settings.warmup is None else settings.p * float(fraction_passed(settings.warmup, state))
+
+
+def fraction_passed(time: str, state: State) -> Fraction:
+    """How much of a time, counted from the training's start, has passed: from 0 to 1, and 1 for no time.
+
+    Within an epoch, time passes with its batches, where the loader has a length: Composer's own duration moves once an
+    epoch.
+    """
+    value, unit = parse_time(time)
+    if not value:
+        return Fraction(1)
+    now, duration = state.timestamp, state.max_duration
+    batches, epochs = Fraction(int(now.batch)), Fraction(int(now.epoch))
+    if state.dataloader_len is not None:
+        epochs += Fraction(int(now.batch_in_epoch), int(state.dataloader_len))
+    if unit == "ba":
+        passed = batches
+    elif unit == "ep":
+        passed = epochs
+    elif duration is not None and duration.unit == TimeUnit.EPOCH:
+        passed = epochs / int(duration)
+    elif duration is not None and duration.unit == TimeUnit.BATCH:
+        passed = batches / int(duration)
+    else:
+        passed = Fraction(float(state.get_elapsed_duration() or 0))
+    return min(passed / value, Fraction(1))
+
+
 class CopyPaste(BatchAlgorithm):
     """Copy objects between the images of each training batch, on the training device.
 
     Runs on ``Event.AFTER_DATALOADER``, before the batch is split into microbatches: what an image receives does not
     depend on their size. :class:`LargeScaleJitter` runs before it and all other algorithms after it, wherever they
     stand in the trainer's list. The batch is ``(images, targets)`` as :func:`copypaste_batch` takes them. Every batch
-    is drawn from the seed, the rank and the number of the batch, so a resumed run repeats itself; checkpoints hold what
-    a bank remembers, on every rank. ``p`` follows the training's time, from ``warmup`` to ``stop``. Detection targets
-    then say of each object, under ``pasted``, whether it was.
+    is drawn from the seed, the rank and the number of the batch, so a resumed run repeats itself; checkpoints hold the
+    banks of all ranks. ``p`` follows the training's time, from ``warmup`` to ``stop``. Detection targets get a field
+    ``pasted``, which tells for each object whether it was pasted.
 
     Args:
         settings: all settings in one value.
@@ -282,8 +268,8 @@ class CopyPaste(BatchAlgorithm):
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
-        ValueError: a setting out of its limits, a name of no category, a seed below 0, or a pool of which the settings
-            let nothing be copied.
+        ValueError: a setting out of its limits, a name of no category, a seed below 0, or a pool from which the
+            settings let nothing be copied.
         TypeError: a setting that does not exist.
 
     Example:
@@ -313,62 +299,53 @@ class CopyPaste(BatchAlgorithm):
         if pool is not None:
             check_pool(pool, self.settings)
         self.pool = pool
-        self._said = False
+        self._has_warned = False
 
-    def _changed(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
-        settings, p = jittered_once(self.settings, state.algorithms), scheduled_p(self.settings, state)
-        if p != settings.p:  # a copy is checked anew
+    def _new_batch(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
+        settings, p = without_second_jitter(self.settings, state.algorithms), scheduled_p(self.settings, state)
+        if p != settings.p:
             settings = replace(settings, p=p)
-        given = cast(Sequence[Target] | Tensor, targets)  # a list of tensors is refused there
+        given = cast(Sequence[Target] | Tensor, targets)  # ``paste`` refuses a list of tensors
         result = paste(images, given, settings, batch_generator(state, self.seed), ExtraSources(self.bank, self.pool))
-        self._say(result.reason)
-        account = {**_account(result, len(images)), "copy_paste/p": settings.p, **_contents(self.bank)}
-        return result.images, state.device.batch_to_device(_marked(result)), account
+        if result.reason and not self._has_warned:  # Python's own "once" forgets when a library changes its filters
+            self._has_warned = True
+            warnings.warn(
+                f"copy-paste changed nothing: {result.reason} (said once; copy_paste/skipped in the log counts such "
+                "batches)",
+                NothingPastedWarning,
+                stacklevel=3,
+            )
+        metrics = {
+            "copy_paste/instances_per_image": sum(result.added) / len(images),
+            "copy_paste/share_of_images": sum(added > 0 for added in result.added) / len(images),
+            "copy_paste/dropped": float(result.dropped),
+            "copy_paste/skipped": float(result.reason is not None),
+            "copy_paste/p": settings.p,
+        }
+        if self.bank is not None:
+            metrics["copy_paste/bank_objects"] = float(len(self.bank))
+            metrics["copy_paste/bank_megabytes"] = self.bank.nbytes / 1e6
+        return result.images, state.device.batch_to_device(_with_pasted_flags(result)), metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint stores: also what the banks of all ranks remember, so every rank must ask for it."""
+        """The state for a checkpoint, with the banks of all ranks: every rank must call this."""
         if self.bank is None:
             return super().state_dict()
         return {**super().state_dict(), "banks": dist.all_gather_object(self.bank.state_dict())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the bank of this rank; with more ranks than before, with another one's."""
+        """Restore this rank's bank; where there are more ranks than before, another rank's."""
         banks = state.get("banks")
         if self.bank is not None and banks:
             self.bank.load_state_dict(banks[dist.get_global_rank() % len(banks)])
 
-    def _say(self, reason: str | None) -> None:
-        """Warn the first time; Python's own "once" forgets whenever a library changes the filters of warnings."""
-        if reason and not self._said:
-            self._said = True
-            warnings.warn(
-                f"copy-paste changed nothing: {reason} (said once; copy_paste/skipped in the log counts such batches)",
-                NothingPastedWarning,
-                stacklevel=4,
-            )
 
-
-def _marked(result: Pasted) -> Sequence[Target] | Tensor:
-    """The targets, with a boolean for each object under ``pasted``."""
+def _with_pasted_flags(result: Pasted) -> Sequence[Target] | Tensor:
+    """The targets, with ``pasted`` added to detections: for each object, whether it was pasted."""
     if isinstance(result.targets, Tensor) or not result.added:
         return result.targets
-    marked = [
+    flagged = [
         {**target, "pasted": torch.arange(n := len(cast(Tensor, target["labels"]))) >= n - added}
         for target, added in zip(result.targets, result.added, strict=True)
     ]
-    return sequence_like(marked, result.targets)
-
-
-def _contents(bank: InstanceBank | None) -> dict[str, float]:
-    if bank is None:
-        return {}
-    return {"copy_paste/bank_objects": float(len(bank)), "copy_paste/bank_megabytes": bank.nbytes / 1e6}
-
-
-def _account(result: Pasted, n: int) -> dict[str, float]:
-    return {
-        "copy_paste/instances_per_image": sum(result.added) / n,
-        "copy_paste/share_of_images": sum(added > 0 for added in result.added) / n,
-        "copy_paste/dropped": float(result.dropped),
-        "copy_paste/skipped": float(result.reason is not None),
-    }
+    return sequence_like(flagged, result.targets)

@@ -45,7 +45,7 @@ class ProcessMemory(Callback):
 
 
 class EvaluationFile(Callback):
-    """Writes ``evaluation.json`` after each evaluation: all numbers of the latest."""
+    """Writes ``evaluation.json`` after each evaluation, with all its numbers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class EvaluationFile(Callback):
 
 
 def latest_report(state: State) -> Report:
-    """What the last evaluation found; in a distributed run, every process must ask for it."""
+    """The report of the last evaluation; in a distributed run, every process must call this."""
     scalar = cast(CocoScalar, next(iter(state.eval_metrics["eval"].values())))
     return evaluation_report(scalar.whole)
 
@@ -85,7 +85,7 @@ class TrainingSheet(Callback):
         self.names = names
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        """Draws, on the first process, before the first batch of a run; a resumed run keeps its sheet."""
+        """Draws the first batch of a run, on the first process; a resumed run keeps its sheet."""
         if state.timestamp.batch == 0 and dist.get_global_rank() == 0:
             images, targets = state.batch
             save_png(training_sheet(images, targets, self.names), self.path)
@@ -95,18 +95,18 @@ class TrainingPictures(Callback):
     """Shows training batches as the model gets them, with masks and boxes; what was pasted is dashed and counted.
 
     A sheet of up to 16 images goes, as ``training_pictures``, to each of the trainer's loggers that takes images
-    (TensorBoard, Weights & Biases, MLflow, Comet ML and Neptune), and into a folder. The first process draws, of its
-    own part of the batch. The batch is ``(images, targets)`` as :class:`CopyPaste` takes them, with detection targets.
+    (TensorBoard, Weights & Biases, MLflow, Comet ML and Neptune), and into a folder. The first process draws its own
+    part of the batch. The batch is ``(images, targets)`` as :class:`CopyPaste` takes them, with detection targets.
 
     Args:
         names: the name of label 1, of label 2 and so on; a label without one is written as a number.
         interval: how often, beginning with the first batch: "500ba" or "1ep".
-        folder: where ``ba500.png`` and so on are saved; left out, nowhere.
+        folder: where ``ba500.png`` and so on are saved; None: nowhere.
         input_key: index or key of the images in the batch.
         target_key: index or key of the targets in the batch.
 
     Raises:
-        ValueError: for an interval that is written otherwise.
+        ValueError: for an interval in another form.
 
     Example:
         >>> callbacks = [TrainingPictures(["cat", "dog"], interval="500ba")]
@@ -129,7 +129,7 @@ class TrainingPictures(Callback):
         self.target_key = target_key
 
     def batch_start(self, state: State, logger: Logger) -> None:
-        """Draws a batch that is due, after all algorithms have changed it."""
+        """Draws the batch, if it is due, after all algorithms have changed it."""
         if dist.get_global_rank() != 0 or not _is_due(self.interval, state.timestamp):
             return
         images = cast(Tensor | list[Tensor], state.batch_get_item(self.input_key))

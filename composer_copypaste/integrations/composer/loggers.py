@@ -19,7 +19,7 @@ from composer_copypaste.errors import counted
 from composer_copypaste.files import Number, as_lines, named, read_rows, written_whole
 
 MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_scale_jitter/seconds")
-"""Values in ``metrics.jsonl`` whose names begin so depend on the machine; all others repeat when a run does."""
+"""Values whose names begin with these depend on the machine; all others are the same when a run is repeated."""
 
 BAR_FORMAT = (
     "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} batches, {remaining} left{postfix}, {elapsed} passed"
@@ -36,9 +36,9 @@ class JsonLinesLogger(LoggerDestination):
     """Writes ``metrics.jsonl``: one JSON object for each training batch, one for each evaluation.
 
     A row holds ``batch`` (how many were trained), ``epoch``, ``time`` (seconds of training so far) and every scalar
-    that was logged for that batch. What is not finite is null. Rows are on disk as soon as they are complete; where
-    the file was removed meanwhile, they begin anew. A checkpoint holds the number of rows, so that a run that resumes
-    from it first drops the rows written after it.
+    that was logged for that batch; values that are not finite are null. Each row is on disk as soon as it is complete;
+    where the file was removed meanwhile, a new one begins. A checkpoint holds the number of rows, and a run that
+    resumes from it first drops the rows written after it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,12 +48,12 @@ class JsonLinesLogger(LoggerDestination):
         self._file: BinaryIO | None = None
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keeps the scalars for the row that comes next."""
+        """Keeps the scalars for the next row."""
         # Composer's own "time/..." repeat batch, epoch and time
         self._pending.update({name: value for name, value in _scalars(metrics).items() if not name.startswith("time/")})
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Opens the file, so that the rows which a resumed run repeats are gone before it starts."""
+        """Opens the file, which drops the rows that a resumed run will write again."""
         self._opened()
 
     def batch_end(self, state: State, logger: Logger) -> None:
@@ -79,7 +79,7 @@ class JsonLinesLogger(LoggerDestination):
         return {"rows": self._rows}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Takes up after so many rows."""
+        """Restores the number of rows."""
         self._rows = state["rows"]
 
     def _write_row(self, state: State) -> None:
@@ -90,13 +90,15 @@ class JsonLinesLogger(LoggerDestination):
         row = {"batch": now.batch.value, "epoch": now.epoch.value, "time": round(now.total_wct.total_seconds(), 3)}
         rest = as_lines([row | self._pending]).encode()
         with named(self.path):
-            while rest:  # without a buffer, which a full disk would have written once more when the file is closed
+            while (
+                rest
+            ):  # unbuffered: Python would write a buffer that a full disk refused again when it closes the file
                 rest = rest[file.write(rest) :]
         self._rows += 1
         self._pending = {}
 
     def _opened(self) -> BinaryIO | None:
-        """The file to append to, on the first process; when it is opened, it is first cut to the rows that count."""
+        """The file to append to, on the first process; opening it drops the rows after the last checkpoint."""
         if self._file is not None and not _is_file_at(self._file, self.path):
             self._file.close()
             self._file = None
@@ -111,12 +113,12 @@ class JsonLinesLogger(LoggerDestination):
 
 
 def _is_file_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file is still the one of this name."""
+    """Whether an open file is still the one at a path."""
     return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Number]:
-    """The numbers among the metrics, as Python's; None where one is not finite."""
+    """The metrics that are numbers, as Python's own; None for a number that is not finite."""
     found: dict[str, Number] = {}
     for name, value in metrics.items():
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
@@ -126,9 +128,9 @@ def _scalars(metrics: Mapping[str, Any]) -> dict[str, Number]:
 
 
 class ProgressBar(LoggerDestination):
-    """Shows on the console how far the run is, the loss, the latest mask AP and the time left.
+    """Shows the progress of a run on the console, with the loss, the latest mask AP and the time left.
 
-    Where the stream is no terminal (a log file), a line at each tenth of the run takes the bar's place.
+    Where the stream is no terminal (a log file), it writes a line at each tenth of the run instead.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -139,7 +141,7 @@ class ProgressBar(LoggerDestination):
         self._scores: dict[str, str] = {}
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keeps what the bar shows."""
+        """Keeps the numbers to show."""
         for name, value in _scalars(metrics).items():
             text = "nan" if value is None else f"{value:.3f}"
             if name in SHOWN_IN_BAR:
@@ -148,7 +150,7 @@ class ProgressBar(LoggerDestination):
                 self._scores[SHOWN_AFTER_EVALUATION[name]] = text
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Starts the bar of the training where the run stands."""
+        """Starts the bar of the training, at the batch where it begins or resumes."""
         if dist.get_global_rank() == 0:
             self._training = _Bar("train", self._stream, batches_of_the_run(state), state.timestamp.batch.value)
 
@@ -158,7 +160,7 @@ class ProgressBar(LoggerDestination):
             self._training.advance(self._shown)
 
     def eval_start(self, state: State, logger: Logger) -> None:
-        """Starts a bar for the evaluation; in a log file only if it is not part of a training."""
+        """Starts a bar for the evaluation; not in the log file of a training."""
         if dist.get_global_rank() == 0 and (self._training is None or self._stream.isatty()):
             length = state.dataloader_len
             total = None if length is None else length.value
@@ -170,7 +172,7 @@ class ProgressBar(LoggerDestination):
             self._evaluation.advance({})
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Writes what the evaluation found on a line that stays."""
+        """Writes the scores of the evaluation, on a line that stays."""
         if self._evaluation:
             self._evaluation.close()
             self._evaluation = None
@@ -241,7 +243,7 @@ class _Bar:
 
 
 def batches_of_the_run(state: State) -> int | None:
-    """How many batches the whole run has, or None where its length is given in samples or tokens."""
+    """How many batches the whole run has; None where its duration is given in samples or tokens."""
     if state.max_duration is None or state.max_duration.unit not in (TimeUnit.BATCH, TimeUnit.EPOCH):
         return None
     if state.max_duration.unit == TimeUnit.BATCH:

@@ -24,7 +24,7 @@ from composer.algorithms import (
 from test_copypaste import IMAGES, Toy, as_semantic, checksum, checksums, fit, loader, pasted_in, targets_of, unsplit
 
 from composer_copypaste import CopyPaste, LargeScaleJitter, MaskRCNN
-from composer_copypaste.integrations.composer.algorithms import UNFIT
+from composer_copypaste.integrations.composer.algorithms import INCOMPATIBLE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Composer says that SAM cannot resume
@@ -172,7 +172,7 @@ def test_beside_another_model_it_is_refused_with_the_first_detection_batch(name,
 
 
 def test_every_refusal_is_tried():
-    assert {kind.__name__ for kind in UNFIT} == {*NEED_LABELS}
+    assert {kind.__name__ for kind in INCOMPATIBLE} == {*NEED_LABELS}
 
 
 def test_progressive_resizing_goes_with_class_id_maps():

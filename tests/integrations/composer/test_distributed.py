@@ -8,7 +8,7 @@ import pytest
 import torch
 from shapes_recipe import on_files, tiny, tiny_recipe
 
-from composer_copypaste.cli import LEFT_ALONE
+from composer_copypaste.cli import CONNECTION_LOST
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import generator_for
 from composer_copypaste.errors import OutputError, UserError
@@ -163,5 +163,5 @@ def test_an_image_that_one_of_two_processes_cannot_read_is_named_and_the_other_h
     said = result.stdout + result.stderr
     assert result.returncode == 2
     assert said.count(f"error: {image}: the image cannot be decoded") == 1
-    assert said.count(f"error: {LEFT_ALONE}; to go on: composer -n 2 ") == 1
+    assert said.count(f"error: {CONNECTION_LOST}; to go on: composer -n 2 ") == 1
     assert "Traceback" not in said

@@ -20,7 +20,7 @@ from test_copypaste import (
 )
 
 from composer_copypaste import CopyPaste, LargeScaleJitter, LargeScaleJitterSettings, MaskRCNN
-from composer_copypaste.integrations.composer.algorithms import STREAM, batch_generator, jittered_once
+from composer_copypaste.integrations.composer.algorithms import JITTER_STREAM, batch_generator, without_second_jitter
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -87,7 +87,7 @@ def test_copy_paste_alone_does_jitter():
     ],
 )
 def test_of_copy_pastes_jitter_what_is_not_given_is_left_out(given, scale_range, p_flip):
-    settings = jittered_once(CopyPasteSettings(**given), [CopyPaste(), LargeScaleJitter()])
+    settings = without_second_jitter(CopyPasteSettings(**given), [CopyPaste(), LargeScaleJitter()])
     assert (settings.scale_range, settings.p_flip) == (scale_range, p_flip)
     assert settings.rotation == given.get("rotation", 0)
 
@@ -96,7 +96,7 @@ def test_a_recipe_that_gives_copy_pastes_jitter_keeps_it_beside_large_scale_jitt
     overrides = ["data.jitter={size: [64, 64]}", "data.jitter_on=device", "copy_paste.scale_range=[0.1, 2.0]"]
     (tmp_path / "saved.yaml").write_text(recipe_to_yaml(load_recipe("quickstart", overrides)))
     settings = load_recipe(tmp_path / "saved.yaml").copy_paste
-    after = jittered_once(settings, [CopyPaste(settings), LargeScaleJitter()])
+    after = without_second_jitter(settings, [CopyPaste(settings), LargeScaleJitter()])
     assert (after.scale_range, after.p_flip) == ((0.1, 2.0), 0)
 
 
@@ -127,7 +127,7 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path):
 
 def test_what_it_draws_is_not_what_copy_paste_draws():
     state = mock.Mock(spec=State, rank_zero_seed=3, timestamp=Timestamp(batch=7))
-    assert batch_generator(state, None).initial_seed() != batch_generator(state, None, STREAM).initial_seed()
+    assert batch_generator(state, None).initial_seed() != batch_generator(state, None, JITTER_STREAM).initial_seed()
 
 
 def test_evaluation_sees_the_images_as_they_are():
