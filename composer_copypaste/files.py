@@ -139,7 +139,7 @@ def _row(line: bytes, place: str) -> Row:
         row = None
     if isinstance(row, dict) and all(value is None or isinstance(value, int | float) for value in row.values()):
         return row
-    raise OutputError(f"{place}: expected numbers by their name, as JSON; without the file, rows and curves begin again")
+    raise OutputError(f"{place}: expected numbers by their name, as JSON; without it, rows and curves begin again")
 
 
 def read_json(path: Path, what: str) -> Any:

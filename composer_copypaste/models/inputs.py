@@ -12,7 +12,7 @@ from torch import Tensor
 from composer_copypaste.errors import counted
 from composer_copypaste.instances import NUMBERS, WHOLE, WHOLE_NUMBERS, box_format
 
-Target = Mapping[str, Tensor]
+TrainingTarget = Mapping[str, Tensor]
 
 
 def float_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -20,7 +20,7 @@ def float_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [image if image.is_floating_point() else image.float() / 255 for image in images]
 
 
-def without_crowds(target: Target) -> dict[str, Tensor]:
+def without_crowds(target: TrainingTarget) -> dict[str, Tensor]:
     """The boxes, labels and masks to train on, in torchvision's types; crowds are no examples of one object."""
     fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long(), "masks": target["masks"]}
     crowds = target.get("iscrowd")
@@ -74,7 +74,7 @@ def _check_types(name: str, target: object) -> None:
         )
 
 
-def _check_shapes(name: str, target: Target, size: tuple[int, int]) -> None:
+def _check_shapes(name: str, target: TrainingTarget, size: tuple[int, int]) -> None:
     n = target["labels"].numel()
     shapes = {"boxes": (n, 4), "labels": (n,), "masks": (n, *size), "iscrowd": (n,)}
     for key, expected in shapes.items():
@@ -90,12 +90,12 @@ def _check_shapes(name: str, target: Target, size: tuple[int, int]) -> None:
         )
 
 
-def _wrong_labels(target: Target, num_classes: int) -> Bool[Tensor, " n"]:
+def _wrong_labels(target: TrainingTarget, num_classes: int) -> Bool[Tensor, " n"]:
     labels = target["labels"].long()  # num_classes would overflow a small type
     return (labels < 1) | (labels >= num_classes)
 
 
-def _wrong_boxes(target: Target) -> Bool[Tensor, " n"]:
+def _wrong_boxes(target: TrainingTarget) -> Bool[Tensor, " n"]:
     boxes = target["boxes"]
     right = boxes.isfinite().all(dim=1) & (boxes[:, :2] < boxes[:, 2:]).all(dim=1)
     return ~right if "iscrowd" not in target else ~right & (target["iscrowd"] == 0)
@@ -110,7 +110,7 @@ def _has_other_values(masks: Tensor) -> Bool[Tensor, ""]:
     return ((masks != 0) & (masks != 1)).any()
 
 
-def _problems(targets: Sequence[Target], num_classes: int) -> Iterator[str]:
+def _problems(targets: Sequence[TrainingTarget], num_classes: int) -> Iterator[str]:
     """What is wrong with the values of the targets; each value read waits for the device."""
     for i, target in enumerate(targets):
         labels = target["labels"][_wrong_labels(target, num_classes)]

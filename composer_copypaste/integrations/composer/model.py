@@ -7,7 +7,7 @@ from composer.models import ComposerModel
 from torch import Tensor
 from torchmetrics import Metric
 
-from composer_copypaste.models.inputs import check_targets, float_images, without_crowds
+from composer_copypaste.models.inputs import TrainingTarget, check_targets, float_images, without_crowds
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.postprocess import DetectionDict, detect
 from composer_copypaste.models.weights import load_pretrained
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 
-Target = dict[str, Tensor]
-Batch = tuple[Tensor | Sequence[Tensor], Sequence[Target]]
+Batch = tuple[Tensor | Sequence[Tensor], Sequence[TrainingTarget]]
 
 LOSSES = {
     "classifier": "loss_classifier",
@@ -38,15 +37,15 @@ class MaskRCNN(ComposerModel):
     batch is not modified.
 
     Args:
-        num_classes: How many classes there are, the background among them.
-        settings: The model's settings; or give them one by one, as ``knobs``.
+        num_classes: The number of classes, the background included.
+        settings: The model's settings; or give them by name, as ``knobs``.
         metric: Scores the detections of evaluations; its scalars are what Composer logs.
-        load_weights: False leaves out ``settings.weights``, where a checkpoint is loaded afterwards anyway: the same
-            layers, and no download.
+        load_weights: False builds the same layers without loading ``settings.weights``, for a checkpoint that replaces
+            them.
         knobs: The fields of ``MaskRCNNSettings``.
 
     Raises:
-        CheckpointError: where the weights cannot be had, or do not fit.
+        CheckpointError: where the weights cannot be loaded, or do not fit.
 
     Example:
         >>> model = MaskRCNN(num_classes=4, backbone="small")
@@ -97,9 +96,9 @@ class MaskRCNN(ComposerModel):
         return detect(self.module, batch[0])
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
-        """The scalars of the metric, for evaluations only: training does not detect."""
+        """The scalars of the metric, for evaluations only: a training step detects nothing."""
         return {} if is_train or self.metric is None else dict(self.metric.scalars())
 
     def update_metric(self, batch: Batch, outputs: list[DetectionDict], metric: Metric) -> None:
-        """Hand the detections and the truth to one of ``get_metrics``; those that share a state count them once."""
+        """Give detections and truth to one of ``get_metrics``; scalars that share a metric count them once."""
         metric.update(outputs, batch[1])
