@@ -1,5 +1,6 @@
 from datetime import timedelta
 
+import forked_runs  # noqa: F401 - processes are then copies of one that has imported everything
 import pytest
 import torch
 from metric_scenes import CATEGORY_IDS, random_scene
