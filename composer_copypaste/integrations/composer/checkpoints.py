@@ -122,7 +122,7 @@ class CheckpointWriter(Callback):
 
 
 def train_and_evaluate(trainer: Trainer, writer: CheckpointWriter) -> None:
-    """Train to the end, evaluate, and save after both; skips what the checkpoint that was loaded has done."""
+    """Train to the end, evaluate, and save after both; go on from where the loaded checkpoint was saved."""
     try:
         if writer.evaluation_due:  # the run was interrupted during an evaluation
             trainer.eval()

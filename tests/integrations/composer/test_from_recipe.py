@@ -43,7 +43,7 @@ def rows(run):
 
 
 @pytest.fixture(scope="module")
-def make_images(run):
+def images(run):
     """What was drawn of the two batches."""
     assert {path.name for path in run.more_training_pictures.iterdir()} == {"ba0.png", "ba1.png"}
     return [opened(run.more_training_pictures / f"ba{number}.png") for number in (0, 1)]
