@@ -21,7 +21,7 @@ from composer.algorithms import (
     RandAugment,
     SelectiveBackprop,
 )
-from test_copypaste import IMAGES, Toy, as_semantic, checksum, checksums, fit, loader, pasted_in, targets_of, unsplit
+from toy_trainings import IMAGES, Toy, as_semantic, checksum, checksums, fit, loader, pasted_in, targets_of, unsplit
 
 from composer_copypaste import CopyPaste, LargeScaleJitter, MaskRCNN
 from composer_copypaste.integrations.composer.algorithms import INCOMPATIBLE

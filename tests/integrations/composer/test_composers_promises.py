@@ -3,13 +3,14 @@
 There: ``test_algorithms_train``, ``test_algorithm_resumption``, ``test_required_on_load``, ``test_algorithm_settings``.
 """
 
+import functools
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from composer import Algorithm, Trainer
-from test_copypaste import loader
+from toy_trainings import loader
 
 from composer_copypaste import CopyPaste, LargeScaleJitter, MaskRCNN
 from composer_copypaste.settings import (
@@ -58,6 +59,19 @@ def finished(*args, **options):
     made.fit()
     made.close()
     return made
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Gives the folder of a finished training on the CPU with an algorithm, or with none, and its model's weights."""
+
+    @functools.cache
+    def train(name):
+        folder = tmp_path_factory.mktemp("whole")
+        made = finished(ALGORITHMS[name]() if name else [], **saving_into(folder))
+        return folder, made.state.model.state_dict()
+
+    return train
 
 
 def saving_into(folder):
@@ -126,11 +140,15 @@ def test_in_float16_the_scale_of_the_gradients_settles_so_that_weights_move_and_
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_resumed_training_leaves_the_checkpoint_of_an_uninterrupted_one(name, device, tmp_path):
-    finished(ALGORITHMS[name](), device, **saving_into(tmp_path / "whole"))
-    first = str(tmp_path / "whole" / "ep1-rank{rank}")
+def test_a_resumed_training_leaves_the_checkpoint_of_an_uninterrupted_one(whole, name, device, tmp_path):
+    folder = tmp_path / "whole"
+    if device is ON_CPU:
+        folder, _ = whole(name)
+    else:
+        finished(ALGORITHMS[name](), device, **saving_into(folder))
+    first = str(folder / "ep1-rank{rank}")
     finished(ALGORITHMS[name](), device, load_path=first, **saving_into(tmp_path / "resumed"))
-    start, end = (repeatable(tmp_path / "whole" / f"ep{epoch}-rank0") for epoch in (1, 2))
+    start, end = (repeatable(folder / f"ep{epoch}-rank0") for epoch in (1, 2))
     found = differences(end, repeatable(tmp_path / "resumed" / "ep2-rank0"))
     assert [place for place in found if device is ON_CPU or not place.startswith(LEARNED)] == []
     weights = [state["state"]["model"] for state in (start, end)]
@@ -139,24 +157,23 @@ def test_a_resumed_training_leaves_the_checkpoint_of_an_uninterrupted_one(name, 
 
 @pytest.mark.parametrize("weights_only", [False, True])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_checkpoint_loads_without_it_and_does_not_bring_it_back(name, weights_only, tmp_path):
+def test_a_checkpoint_loads_without_it_and_does_not_bring_it_back(whole, name, weights_only):
     assert not any(algorithm.required_on_load() for algorithm in ALGORITHMS[name]())
-    saved = finished(ALGORITHMS[name](), **saving_into(tmp_path))
+    folder, saved = whole(name)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        path = str(tmp_path / "ep2-rank0")
-        loaded = trainer([], load_path=path, load_weights_only=weights_only)
+        loaded = trainer([], load_path=str(folder / "ep2-rank0"), load_weights_only=weights_only)
     assert loaded.state.algorithms == []
     assert not [warning for warning in caught if "required_on_load" in str(warning.message)]
-    assert differences(saved.state.model.state_dict(), loaded.state.model.state_dict()) == []
+    assert differences(saved, loaded.state.model.state_dict()) == []
     loaded.close()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_checkpoint_of_a_training_without_it_loads_with_it(name, tmp_path):
-    saved = finished([], **saving_into(tmp_path))
-    loaded = trainer(ALGORITHMS[name](), load_path=str(tmp_path / "ep2-rank0"))
-    assert differences(saved.state.model.state_dict(), loaded.state.model.state_dict()) == []
+def test_a_checkpoint_of_a_training_without_it_loads_with_it(whole, name):
+    folder, saved = whole(None)
+    loaded = trainer(ALGORITHMS[name](), load_path=str(folder / "ep2-rank0"))
+    assert differences(saved, loaded.state.model.state_dict()) == []
     assert len(loaded.state.algorithms) == len(ALGORITHMS[name]())
     loaded.close()
 

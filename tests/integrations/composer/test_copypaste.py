@@ -1,130 +1,33 @@
 """The promises of ``CopyPaste``, each in a bare ``Trainer`` on the CPU."""
 
-import hashlib
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from composer import Callback, DataSpec, Event, Trainer
+from composer import Event
 from composer.loggers import InMemoryLogger
-from composer.models import ComposerModel
 from composer.utils import dist
-from torch.utils.data import DataLoader
+from toy_trainings import (
+    IMAGES,
+    Toy,
+    Watcher,
+    as_list,
+    as_pair,
+    as_semantic,
+    checksum,
+    checksums,
+    fit,
+    loader,
+    make_image,
+    of_two_sizes,
+    pasted_in,
+    targets_of,
+    unsplit,
+)
 
 from composer_copypaste import CopyPaste, CopyPasteSettings, MaskRCNN
 from composer_copypaste.functional.copypaste import NothingPastedWarning
-from composer_copypaste.integrations.composer.data_spec import num_samples, split_batch
-
-SIZE = 64
-IMAGES = 8
-
-
-class Toy(ComposerModel):
-    """Learns nothing, and keeps what it is given."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen = []
-        self.evaluated = []
-
-    def forward(self, batch):
-        self.seen.append(batch)
-        return self.weight * 1.0
-
-    def loss(self, outputs, batch, *args):
-        return outputs
-
-    def eval_forward(self, batch, outputs=None):
-        self.evaluated.append(batch)
-        return torch.zeros(())
-
-    def get_metrics(self, is_train):
-        return {}
-
-    def update_metric(self, batch, outputs, metric):
-        pass
-
-
-class Watcher(Callback):
-    """Notes at which events the batch changes."""
-
-    def __init__(self):
-        self.batches = {}
-
-    def run_event(self, event, state, logger):
-        if state.batch is not None and event in (Event.AFTER_DATALOADER, Event.BATCH_START, Event.BATCH_END):
-            self.batches[event] = state.batch
-
-
-def make_image(number, size=SIZE):
-    """An image of its own color with two squares, the second a little smaller."""
-    image = torch.full((3, size, size), 20 * number, dtype=torch.uint8)
-    masks = torch.zeros(2, size, size, dtype=torch.uint8)
-    masks[0, 4:20, 4 + number : 20 + number] = 1
-    masks[1, 40:50, 30 + number : 44 + number] = 1
-    boxes = torch.tensor([[4.0 + number, 4.0, 20.0 + number, 20.0], [30.0 + number, 40.0, 44.0 + number, 50.0]])
-    target = {"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks, "image_id": torch.tensor(number)}
-    return image + 100 * masks.amax(0), target
-
-
-def as_pair(samples):
-    return torch.stack([image for image, _ in samples]), [target for _, target in samples]
-
-
-def as_list(samples):
-    return list(as_pair(samples))
-
-
-def unsplit(batch, size):
-    return [batch]
-
-
-def targets_of(batch):
-    return len(batch[1])
-
-
-def loader(batch_size=4, *, collate=as_pair, split=split_batch, count=num_samples, images=IMAGES, crowds=False):
-    samples = [make_image(number) for number in range(images)]
-    for _, target in samples:
-        target["iscrowd"] = torch.full((2,), int(crowds))
-    return DataSpec(
-        DataLoader(samples, batch_size=batch_size, collate_fn=collate),
-        split_batch=split,
-        get_num_samples_in_batch=count,
-    )
-
-
-def fit(*algorithms, model=None, batches=None, duration="4ba", **options):
-    """The model after a training; the trainer's options may be replaced."""
-    model = model or Toy()
-    trainer = Trainer(
-        model=model,
-        train_dataloader=batches or loader(),
-        optimizers=torch.optim.SGD(model.parameters(), lr=0.01),
-        algorithms=list(algorithms),
-        max_duration=duration,
-        progress_bar=False,
-        **{"device": "cpu", "seed": 5, "loggers": [], **options},
-    )
-    trainer.fit()
-    trainer.close()
-    return model
-
-
-def checksum(batch):
-    images, targets = batch
-    tensors = list(images) + [target[key] for target in targets for key in ("boxes", "labels", "masks")]
-    return hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()
-
-
-def checksums(model):
-    return [checksum(batch) for batch in model.seen]
-
-
-def pasted_in(batch):
-    return sum(int(target["pasted"].sum()) for target in batch[1])
 
 
 def test_a_mask_rcnn_trains_on_what_was_pasted():
@@ -308,20 +211,10 @@ def test_a_batch_that_is_a_list_stays_one():
     assert checksums(model) == checksums(fit(CopyPaste(p=1.0)))
 
 
-def of_two_sizes(samples):
-    other = [make_image(int(target["image_id"]), SIZE + 8 * (i % 2)) for i, (_, target) in enumerate(samples)]
-    return [image for image, _ in other], [target for _, target in other]
-
-
 def test_images_of_several_sizes_stay_a_list_with_their_sizes():
     batch = fit(CopyPaste(p=1.0), batches=loader(collate=of_two_sizes), duration="1ba").seen[0]
     assert [tuple(image.shape) for image in batch[0]] == [(3, 64, 64), (3, 72, 72)] * 2
     assert pasted_in(batch) > 0
-
-
-def as_semantic(samples):
-    images, targets = as_pair(samples)
-    return images, torch.stack([(t["masks"] * t["labels"][:, None, None]).amax(0).long() for t in targets])
 
 
 def test_class_id_maps_follow_the_colors_that_are_pasted():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from composer.core import State, Timestamp
 from composer.loggers import InMemoryLogger
-from test_copypaste import (
+from toy_trainings import (
     Toy,
     as_semantic,
     checksum,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from composer import Callback, DataSpec
 from composer.loggers import InMemoryLogger
-from test_copypaste import Toy, fit, make_image
 from torch.utils.data import DataLoader
+from toy_trainings import Toy, fit, make_image
 
 from composer_copypaste import CopyPaste, MaskRCNN
 from composer_copypaste.data.loaders import collate

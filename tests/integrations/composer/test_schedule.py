@@ -3,8 +3,8 @@
 import pytest
 import torch
 from composer.loggers import InMemoryLogger
-from test_copypaste import checksum, checksums, fit, loader, pasted_in
 from torch.utils.data import DataLoader, IterableDataset
+from toy_trainings import checksum, checksums, fit, loader, pasted_in
 
 from composer_copypaste import CopyPaste, CopyPasteSettings, copypaste_batch
 
