@@ -17,7 +17,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 STEPS = {
-    "kernels": ["-m", "pytest", "-k", "not numba", "tests/functional/test_kernels.py"],
+    "kernels": ["-m", "pytest", "-k", "not numba", "tests/functional/engines/test_kernels.py"],
     "copy-paste": ["-m", "pytest", "-m", "gpu", "tests/functional"],
     "speed": ["benchmarks/peers.py", "--case", "16x1024x20"],
     "step, float32": ["benchmarks/step.py", "--rounds", "2"],

@@ -21,6 +21,7 @@ from composer_copypaste.settings import CopyPasteSettings
 README = Path(__file__).parent.parent / "README.md"
 TABLE = re.compile(r"(<!-- settings:.*?-->\n)(.*?)(<!-- end of settings -->)", re.DOTALL)
 SMALL = ["model.backbone=small", "model.weights=none", "training.duration=1ba", "data.workers=0", "schedule.warmup=0ba"]
+SMALL += ["model.detections_per_image=10"]
 """What makes an example's training short and local."""
 
 
