@@ -1,7 +1,10 @@
 """A run that is killed at any moment, and started again by the same command, ends as one that never was."""
 
 import random
+import shutil
 import time
+from contextlib import contextmanager
+from unittest import mock
 
 import pytest
 from forked_runs import start
@@ -66,34 +69,34 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     assert_same_to_the_bit(repeated, reference)
 
 
-class Stopped(Exception):
-    """Instead of a kill, at the moment that a test wants."""
-
-
 @pytest.fixture(scope="module")
 def in_epochs(tmp_path_factory):
-    """A run of two epochs that was never stopped."""
+    """A run of two epochs that was never stopped; beside it lie copies, each as a kill after a checkpoint leaves it."""
     place = tmp_path_factory.mktemp("epochs")
-    train(tiny_recipe(place, *IN_EPOCHS), folder := RunFolder(place / "reference"))
+    folder = RunFolder(place / "reference")
+    with copied_when_saved(folder):
+        train(tiny_recipe(place, *IN_EPOCHS), folder)
     return folder
 
 
-def train_until_saved(recipe, folder, checkpoint, monkeypatch):
+@contextmanager
+def copied_when_saved(folder):
+    """Copies a run's folder after each checkpoint of its training; the copy has the checkpoint's name."""
+
     def save(writer, state):
         whole(writer, state)
-        if saved_checkpoints(folder.checkpoints)[-1].name == checkpoint:
-            raise Stopped
+        copy = folder.root.parent / saved_checkpoints(folder.checkpoints)[-1].name
+        if not copy.exists():  # the last batch of an epoch is saved twice, before and after its evaluation
+            shutil.copytree(folder.root, copy, symlinks=True)
 
     whole = CheckpointWriter.save
-    with monkeypatch.context() as patch:
-        patch.setattr(CheckpointWriter, "save", save)
-        with pytest.raises(Stopped):
-            train(recipe, folder)
+    with mock.patch.object(CheckpointWriter, "save", save):
+        yield
 
 
-@pytest.mark.parametrize("failing", [1, 2], ids=["on the way", "at the end"])
+@pytest.mark.parametrize(("failing", "interval"), [(1, "1ep"), (2, "1ba")], ids=["on the way", "at the end"])
 def test_a_run_whose_evaluation_fails_has_saved_its_weights_and_goes_on_with_that_evaluation(
-    in_epochs, failing, monkeypatch
+    in_epochs, failing, interval, monkeypatch
 ):
     place, folder = in_epochs.root.parent, RunFolder(in_epochs.root.parent / f"evaluation{failing}")
     ended = []
@@ -108,7 +111,7 @@ def test_a_run_whose_evaluation_fails_has_saved_its_weights_and_goes_on_with_tha
     with monkeypatch.context() as patch:
         patch.setattr(EvaluationFile, "eval_end", eval_end)
         with pytest.raises(ZeroDivisionError) as caught:
-            train(tiny_recipe(place, *IN_EPOCHS), folder)
+            train(tiny_recipe(place, *IN_EPOCHS, f"training.checkpoint_interval={interval}"), folder)
     [note] = caught.value.__notes__
     assert note.endswith(f" then the same command with output={folder.root} goes on")
     assert saved_checkpoints(folder.checkpoints)[-1].name == f"ep{failing}-ba{5 * failing}-rank0.pt"
@@ -117,20 +120,16 @@ def test_a_run_whose_evaluation_fails_has_saved_its_weights_and_goes_on_with_tha
 
 
 @pytest.mark.parametrize(
-    ("interval", "checkpoint"),
+    "checkpoint",
     [
-        pytest.param("1ba", "ep0-ba3-rank0.pt", id="in the first epoch"),
-        pytest.param("1ba", "ep0-ba5-rank0.pt", id="after its last batch"),
-        pytest.param("1ep", "ep1-ba5-rank0.pt", id="after it"),
-        pytest.param("1ba", "ep1-ba7-rank0.pt", id="in the second epoch"),
+        pytest.param("ep0-ba3-rank0.pt", id="in the first epoch"),
+        pytest.param("ep0-ba5-rank0.pt", id="after its last batch"),
+        pytest.param("ep1-ba5-rank0.pt", id="after it"),
+        pytest.param("ep1-ba7-rank0.pt", id="in the second epoch"),
     ],
 )
-def test_a_run_of_epochs_stopped_in_one_or_between_two_ends_as_one_that_never_was(
-    in_epochs, interval, checkpoint, monkeypatch, capfd
-):
+def test_a_run_of_epochs_killed_in_one_or_between_two_ends_as_one_that_never_was(in_epochs, checkpoint, capfd):
     place, folder = in_epochs.root.parent, RunFolder(in_epochs.root.parent / checkpoint)
-    first = tiny_recipe(place, *IN_EPOCHS, f"training.checkpoint_interval={interval}")
-    train_until_saved(first, folder, checkpoint, monkeypatch)
     train(tiny_recipe(place, *IN_EPOCHS), folder)
     assert "at batch " + checkpoint.split("-")[1].removeprefix("ba") in capfd.readouterr().err
     assert_same_to_the_bit(folder, in_epochs)
