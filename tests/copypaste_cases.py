@@ -171,7 +171,7 @@ class Case:
     knobs: dict
     seed: int
     earlier: tuple = field(default=(), repr=False)  # images and targets of a batch that a bank has seen
-    remembered: int = 0  # objects that the bank can hold
+    bank_size: int = 0  # the most objects that the bank holds
     pool: Pool | None = field(default=None, repr=False)
 
     @property
@@ -185,7 +185,7 @@ class Case:
         """A bank that has seen the earlier batch, if there was one."""
         if not self.earlier:
             return None
-        bank = InstanceBank(self.remembered)
+        bank = InstanceBank(self.bank_size)
         batch.paste(*self.earlier, self.settings, PastePlan.from_rows([]), ExtraSources(bank))
         return bank
 
@@ -259,7 +259,7 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, 
             [colored(size, channels, dtype, rng) for size in sizes],
             [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes],
         )
-        case.remembered = draw(st.sampled_from([1, 3, 50]))
+        case.bank_size = draw(st.sampled_from([1, 3, 50]))
     if bank and channels == 3 and "depth" not in keys and draw(st.booleans()):
         case.pool = drawn_pool(draw(st.integers(1, 5)), rng)
         case.knobs["labels"] = case.knobs["area_range"] = case.knobs["relative_area_range"] = None

@@ -39,7 +39,7 @@ def filled(images, targets):
     return [{**target, "masks": rectangles(target, image)} for target, image in zip(targets, images, strict=True)]
 
 
-def remembered(images, targets, settings, size):
+def bank_crops(images, targets, settings, size):
     """The last objects of a batch that may be copied: images that end a pixel beyond their box, and targets."""
     if targets and "masks" not in targets[0]:
         targets = filled(images, targets)

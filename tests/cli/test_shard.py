@@ -50,7 +50,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(files, tmp_path):
 
 
 @pytest.mark.parametrize("size", ["64", "MB", "64 TB", "-1MB", "1.5", "999KBs"])
-def test_a_size_that_is_none_is_said_so(files, tmp_path, size):
+def test_an_invalid_size_is_refused_with_an_example(files, tmp_path, size):
     result = shard(tmp_path / "out", *files, "--shard-size", size)
     assert result.exit_code == 2
     assert f"expected a size such as 64MB, got '{size}'" in result.stderr
@@ -114,7 +114,7 @@ def test_a_recipe_cannot_give_shards_another_range(twelve_bits):
         open_data(load_recipe("finetune", [*place, "data.value_range=[0,1023]"]))
 
 
-def test_a_range_that_is_none_is_one_line(files, tmp_path):
+def test_an_invalid_range_is_one_line(files, tmp_path):
     result = shard(tmp_path / "out", *files, "--value-range", 9, 1)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: command line: --value-range: expected two ascending values")

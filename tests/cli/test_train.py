@@ -130,7 +130,7 @@ def test_a_label_of_no_category_is_refused_with_the_known_ones(files, output, ov
     assert not output.exists()
 
 
-def test_a_category_that_there_is_not_is_refused_with_the_known_ones_and_the_nearest(files, output):
+def test_an_unknown_category_is_refused_with_the_known_ones_and_the_nearest(files, output):
     known = "expected names of the data's categories (disc, rectangle, triangle, star)"
     result = on_mine(files, output, "copy_paste.category_weights={sttar: 2}")
     assert result.stderr == f"error: copy_paste.category_weights: {known}, got 'sttar'; did you mean 'star'?\n"

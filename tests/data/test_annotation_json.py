@@ -164,7 +164,7 @@ def test_crowds_of_polygons_or_of_most_objects_are_warned_of(coco_file):
         entries_of(crowds(coco_file, 0, 1, 1, 1))
 
 
-def test_a_loaded_file_takes_no_further_options(coco_file):
+def test_a_loaded_file_takes_no_more_options(coco_file):
     with pytest.raises(ValueError, match="crowds: expected with a file"):
         CocoInstances(".", CocoAnnotations.load(coco_file()), crowds="ignore")
 

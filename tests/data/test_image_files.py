@@ -171,7 +171,7 @@ def test_a_tiff_is_turned_where_only_the_turned_size_agrees(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp"])
-def test_further_pages_and_frames_are_warned_of(tmp_path, annotated, name):
+def test_a_file_of_several_pages_or_frames_is_warned_of(tmp_path, annotated, name):
     pages = [Image.fromarray(SQUARE), Image.fromarray(255 - SQUARE)]
     pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
     with pytest.warns(DataWarning, match=f"{name} has more than one page or frame: the first is used"):

@@ -213,7 +213,7 @@ def test_its_memory_is_that_of_crops_and_fields():
 @many(15)
 @given(cases(bank=True))
 def test_a_saved_bank_goes_on_as_if_it_had_never_been_saved(case):
-    bank, again = case.bank() or InstanceBank(3), InstanceBank(case.remembered or 3)
+    bank, again = case.bank() or InstanceBank(3), InstanceBank(case.bank_size or 3)
     file = io.BytesIO()
     torch.save(bank.state_dict(), file)
     file.seek(0)

@@ -9,7 +9,7 @@ import torch
 from copypaste_cases import HEALTH, SIDE, Case, cases, make_images, many, paste_seeded, plain, target
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import box_around, crowds, cut_outs, fixed, nearest, numpy, reference, remembered
+from reference import bank_crops, box_around, crowds, cut_outs, fixed, nearest, numpy, reference
 
 from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch, plan_batch
 from composer_copypaste.functional.plan import PastePlan
@@ -20,7 +20,7 @@ TOLERANCE = {torch.uint8: 1, torch.float32: 1e-5, torch.float16: 2**-10, torch.b
 
 def assert_equals_reference(case: Case):
     pasted = case.paste()
-    crops = remembered(*case.earlier, case.settings, case.remembered) if case.earlier else []
+    crops = bank_crops(*case.earlier, case.settings, case.bank_size) if case.earlier else []
     crops += cut_outs(case.pool, case.images[0].dtype) if case.pool else []
     images, targets = reference(case.images, case.targets, pasted.plan, case.settings, crops)
     for image, expected in zip(pasted.images, images, strict=True):

@@ -10,13 +10,13 @@ from composer_copypaste.functional.plan import ImageInfo
 from composer_copypaste.functional.sampling import covered_fraction, draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
-SCENE = ImageInfo(40, 60, np.array([[5.0, 6.0, 13.0, 18.0]]), np.ones(1))
+IMAGE = ImageInfo(40, 60, np.array([[5.0, 6.0, 13.0, 18.0]]), np.ones(1))
 
 
-def maps(n=200, scenes=(SCENE, SCENE), **settings):
+def maps(n=200, infos=(IMAGE, IMAGE), **settings):
     """The maps from source to target (m, 2, 3) of many drawn plans."""
     knobs = CopyPasteSettings(**{"p": 1.0, "p_instance": 1.0, "p_flip": 0.0, "scale_range": (1.0, 1.0), **settings})
-    plans = [draw_plan(list(scenes), knobs, torch.Generator().manual_seed(seed)) for seed in range(n)]
+    plans = [draw_plan(list(infos), knobs, torch.Generator().manual_seed(seed)) for seed in range(n)]
     back = np.concatenate([plan.to_source.numpy() for plan in plans])
     linear = np.linalg.inv(back[:, :, :2])
     return np.concatenate([linear, -linear @ back[:, :, 2:]], axis=2)
@@ -61,18 +61,18 @@ def test_placed_anywhere_the_middle_is_in_the_image_and_parts_are_outside():
 @pytest.mark.parametrize("placement", ["random", "anywhere"])
 def test_no_object_hides_more_of_the_own_ones_boxes_than_allowed(placement):
     own = ImageInfo(40, 60, np.array([[0.0, 0.0, 30.0, 40.0]]), np.zeros(1))
-    for x, _ in middles(maps(scenes=(own, SCENE), placement=placement, max_overlap=0.0)):
+    for x, _ in middles(maps(infos=(own, IMAGE), placement=placement, max_overlap=0.0)):
         assert x >= 30 + 4  # the object is 8 wide
 
 
 def test_where_no_place_will_do_the_object_is_left_out():
     full = ImageInfo(40, 60, np.array([[0.0, 0.0, 60.0, 40.0]]), np.zeros(1))
-    assert len(maps(scenes=(full, SCENE), placement="random", max_overlap=0.5)) == 0
+    assert len(maps(infos=(full, IMAGE), placement="random", max_overlap=0.5)) == 0
 
 
 def test_more_tries_find_more_places():
     narrow = ImageInfo(40, 60, np.array([[0.0, 0.0, 48.0, 40.0]]), np.zeros(1))
-    found = [len(maps(scenes=(narrow, SCENE), placement="random", max_overlap=0.0, placement_tries=n)) for n in (1, 50)]
+    found = [len(maps(infos=(narrow, IMAGE), placement="random", max_overlap=0.0, placement_tries=n)) for n in (1, 50)]
     assert found[0] < 50
     assert found[1] > 190
 
@@ -95,7 +95,7 @@ def test_colors_are_drawn_within_their_range_once_per_image_or_object():
     two = ImageInfo(40, 60, np.array([[5.0, 6.0, 13.0, 18.0], [0.0, 0.0, 5.0, 5.0]]), np.ones(2))
     for jitter, different in (("image", 1), ("instance", 2)):
         knobs = CopyPasteSettings(p=1.0, p_instance=1.0, jitter=jitter, brightness=0.5, saturation=0.2)
-        color = draw_plan([SCENE, two], knobs, torch.Generator().manual_seed(0)).color[:2]
+        color = draw_plan([IMAGE, two], knobs, torch.Generator().manual_seed(0)).color[:2]
         assert len(color.unique(dim=0)) == different
         assert (color[:, 1] == 1).all()
         assert ((color - 1).abs() <= torch.tensor([0.5, 0.0, 0.2])).all()

@@ -29,7 +29,7 @@ def peak_of(function):
         tracemalloc.stop()
 
 
-def test_which_of_many_objects_are_touched_takes_no_memory_for_pairs_of_them():
+def test_finding_overlapped_objects_among_many_takes_no_memory_for_pairs_of_them():
     n, side = 2000, 64
     corners = np.random.default_rng(0).integers(0, side - 2, (n, 2))
     boxes = np.concatenate([corners, corners + 2], axis=1).astype(np.float64)
@@ -39,7 +39,7 @@ def test_which_of_many_objects_are_touched_takes_no_memory_for_pairs_of_them():
     assert peak_of(lambda: layout_of(plan, objects).overlapped) < n * n
 
 
-def test_objects_are_touched_where_their_windows_share_a_pixel_with_a_pasted_one():
+def test_objects_are_overlapped_where_their_windows_share_a_pixel_with_a_pasted_one():
     boxes = np.array([[0, 0, 4, 4], [10, 10, 14, 14], [5, 0, 9, 4]], dtype=np.float64)  # windows end a pixel beyond
     objects = [SourceObjects(torch.zeros(3, 16, 16, dtype=torch.uint8), boxes)] * 3
     landed = PastePlan.from_rows([(2, 1, 0, ((1, 0, 0), (0, 1, 0)))])
@@ -70,8 +70,8 @@ def test_of_a_map_of_many_classes_only_those_copied_get_masks():
     assert peak_of(paste) < 4 * 4096 * 64
 
 
-def remembered(n, label=1):
-    """An image of which ``n`` objects are remembered."""
+def bank_image(n, label=1):
+    """What a bank holds of an image with ``n`` objects."""
     bank = InstanceBank(n)
     given = target(*[(1, 1, 3, 3)] * n, labels=[label] * n)
     copypaste_batch(make_images(1), [given], bank=bank, p=0.0)
@@ -81,7 +81,7 @@ def remembered(n, label=1):
 def test_a_bank_knows_its_number_of_objects_and_bytes_through_all_that_comes_and_leaves():
     bank, rng = InstanceBank(7), np.random.default_rng(0)
     for _ in range(50):
-        bank.add(remembered(int(rng.integers(1, 5))))
+        bank.add(bank_image(int(rng.integers(1, 5))))
         held = bank.images
         assert len(bank) == sum(map(len, held)) <= 7
         assert bank.nbytes == sum(image.nbytes for image in held)
@@ -96,7 +96,7 @@ def test_a_bank_knows_its_number_of_objects_and_bytes_through_all_that_comes_and
 def test_a_batch_looks_at_no_image_of_a_bank_but_those_it_copies_from(monkeypatch):
     bank = InstanceBank(4096)
     for label in range(1, 101):
-        bank.add(remembered(1, label))
+        bank.add(bank_image(1, label))
     copypaste_batch(make_images(1), [target()], bank=bank, **IN_PLACE)
     looked = []
     monkeypatch.setattr(BankImage, "to", lambda image, device: looked.append("to"))

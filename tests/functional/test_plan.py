@@ -17,22 +17,22 @@ from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
 
-def scene(height=40, width=60, objects=6, weights=1):
+def image_info(height=40, width=60, objects=6, weights=1):
     corners = np.array([[5.0 * i, 3.0 * i, 5.0 * i + 8, 3.0 * i + 9] for i in range(objects)]).reshape(-1, 4)
     return ImageInfo(height, width, corners, np.broadcast_to(np.float64(weights), objects))
 
 
-def drawn(scenes, seed=0, **settings):
-    return draw_plan(scenes, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
+def drawn(infos, seed=0, **settings):
+    return draw_plan(infos, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
 
 
-SCENES = [scene(), scene(30, 20), scene(10, 10, objects=0), scene(64, 64, objects=12)]
+IMAGES = [image_info(), image_info(30, 20), image_info(10, 10, objects=0), image_info(64, 64, objects=12)]
 
 
 @many(60)
 @given(knobs(), SEEDS)
 def test_the_same_seed_draws_the_same_plan(settings, seed):
-    plans = [draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed)) for _ in range(2)]
+    plans = [draw_plan(IMAGES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed)) for _ in range(2)]
     for field in fields(PastePlan):
         assert torch.equal(*(getattr(plan, field.name) for plan in plans))
 
@@ -40,15 +40,15 @@ def test_the_same_seed_draws_the_same_plan(settings, seed):
 @many(60)
 @given(knobs(), SEEDS)
 def test_no_image_is_its_own_source_and_each_has_one(settings, seed):
-    plan = draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
+    plan = draw_plan(IMAGES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
     assert (plan.target != plan.source).all()
-    assert all(len(plan.source[plan.target == image].unique()) <= 1 for image in range(len(SCENES)))
+    assert all(len(plan.source[plan.target == image].unique()) <= 1 for image in range(len(IMAGES)))
 
 
 @many(60)
 @given(knobs(), SEEDS)
 def test_rows_of_one_target_stand_together_and_no_object_comes_twice(settings, seed):
-    plan = draw_plan(SCENES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
+    plan = draw_plan(IMAGES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
     rows = list(zip(plan.target.tolist(), plan.instance.tolist(), strict=True))
     assert rows == sorted(set(rows))
 
@@ -56,63 +56,65 @@ def test_rows_of_one_target_stand_together_and_no_object_comes_twice(settings, s
 @many(60)
 @given(SEEDS, st.integers(1, 3))
 def test_no_image_receives_more_than_the_maximum(seed, maximum):
-    plan = drawn(SCENES, seed, p=1.0, p_instance=1.0, max_copied_instances=maximum)
-    assert plan.target.bincount(minlength=len(SCENES)).max() <= maximum
+    plan = drawn(IMAGES, seed, p=1.0, p_instance=1.0, max_copied_instances=maximum)
+    assert plan.target.bincount(minlength=len(IMAGES)).max() <= maximum
 
 
 @many(50)
 @given(SEEDS)
 def test_objects_that_may_not_be_copied_are_not(seed):
-    scenes = [scene(weights=np.arange(6) % 2 == 0)] * 3
-    plan = drawn(scenes, seed, p=1.0)
+    infos = [image_info(weights=np.arange(6) % 2 == 0)] * 3
+    plan = drawn(infos, seed, p=1.0)
     assert (plan.instance % 2 == 0).all()
 
 
 @many(50)
 @given(SEEDS)
 def test_p_0_draws_nothing_and_p_1_reaches_every_image(seed):
-    assert len(drawn(SCENES, seed, p=0.0)) == 0
-    scenes = [scene()] * 4
-    assert set(drawn(scenes, seed, p=1.0, p_instance=1.0).target.tolist()) == {0, 1, 2, 3}
+    assert len(drawn(IMAGES, seed, p=0.0)) == 0
+    infos = [image_info()] * 4
+    assert set(drawn(infos, seed, p=1.0, p_instance=1.0).target.tolist()) == {0, 1, 2, 3}
 
 
 @many(50)
 @given(SEEDS, st.sampled_from(["image", "instance"]))
 def test_no_jitter_gives_the_identity(seed, jitter):
-    plan = drawn([scene()] * 3, seed, p=1.0, scale_range=(1.0, 1.0), p_flip=0.0, jitter=jitter)
+    plan = drawn([image_info()] * 3, seed, p=1.0, scale_range=(1.0, 1.0), p_flip=0.0, jitter=jitter)
     assert torch.equal(plan.to_source, torch.eye(2, 3, dtype=torch.float64).expand(len(plan), 2, 3))
 
 
 @many(50)
 @given(SEEDS)
 def test_one_jitter_for_the_image_moves_all_its_objects_alike(seed):
-    plan = drawn([scene()] * 3, seed, p=1.0, rotation=30.0)
+    plan = drawn([image_info()] * 3, seed, p=1.0, rotation=30.0)
     for image in range(3):
         assert len(plan.to_source[plan.target == image].unique(dim=0)) <= 1
 
 
 def test_a_jitter_for_each_instance_moves_objects_differently():
-    plan = drawn([scene()] * 2, p=1.0, p_instance=1.0, jitter="instance")
+    plan = drawn([image_info()] * 2, p=1.0, p_instance=1.0, jitter="instance")
     assert len(plan.to_source[:, :, :2].unique(dim=0)) == len(plan) == 12
 
 
 @many(60)
 @given(SEEDS, st.sampled_from(["image", "instance"]))
 def test_scales_stay_in_their_range(seed, jitter):
-    plan = drawn(SCENES, seed, p=1.0, scale_range=(0.5, 1.5), rotation=90.0, jitter=jitter)
+    plan = drawn(IMAGES, seed, p=1.0, scale_range=(0.5, 1.5), rotation=90.0, jitter=jitter)
     scales = 1 / plan.to_source[:, :, :2].det().abs().sqrt()
     assert ((scales > 0.499) & (scales < 1.501)).all()
 
 
 def test_scales_are_spread_over_their_range():
-    plans = [drawn([scene(objects=1)] * 2, seed, p=1.0, p_instance=1.0, scale_range=(0.5, 1.5)) for seed in range(300)]
+    plans = [
+        drawn([image_info(objects=1)] * 2, seed, p=1.0, p_instance=1.0, scale_range=(0.5, 1.5)) for seed in range(300)
+    ]
     scales = torch.cat([1 / plan.to_source[:, :, :2].det().abs().sqrt() for plan in plans])
     counts = torch.histc(scales.float(), bins=5, min=0.5, max=1.5)
     assert counts.min() > 0.7 * counts.mean()
 
 
 def test_half_of_the_images_are_flipped():
-    plans = [drawn([scene(objects=1)] * 2, seed, p=1.0, p_instance=1.0) for seed in range(300)]
+    plans = [drawn([image_info(objects=1)] * 2, seed, p=1.0, p_instance=1.0) for seed in range(300)]
     flipped = torch.cat([plan.to_source[:, :, :2].det() < 0 for plan in plans])
     assert 0.44 < flipped.double().mean() < 0.56
 
@@ -120,7 +122,7 @@ def test_half_of_the_images_are_flipped():
 @many(50)
 @given(SEEDS)
 def test_rotation_stays_within_its_degrees(seed):
-    plan = drawn([scene()] * 2, seed, p=1.0, p_flip=0.0, rotation=25.0, jitter="instance")
+    plan = drawn([image_info()] * 2, seed, p=1.0, p_flip=0.0, rotation=25.0, jitter="instance")
     angles = torch.atan2(plan.to_source[:, 1, 0], plan.to_source[:, 0, 0]).rad2deg().abs()
     assert (angles <= 25.001).all()
 
@@ -128,17 +130,17 @@ def test_rotation_stays_within_its_degrees(seed):
 @many(60)
 @given(SEEDS, st.sampled_from([0.0, 180.0]))
 def test_random_placement_puts_what_fits_inside(seed, rotation):
-    scenes = [scene()] * 2
-    plan = drawn(scenes, seed, p=1.0, placement="random", scale_range=(0.5, 1.5), rotation=rotation)
+    infos = [image_info()] * 2
+    plan = drawn(infos, seed, p=1.0, placement="random", scale_range=(0.5, 1.5), rotation=rotation)
     for row in range(len(plan)):
-        corners = corners_in_target(plan, row, scenes[0].boxes[plan.instance[row]])
+        corners = corners_in_target(plan, row, infos[0].boxes[plan.instance[row]])
         assert corners.min() > -0.51  # shifts are rounded to whole pixels
         assert (corners < np.array([60, 40]) + 0.51).all()
 
 
 def test_random_placement_reaches_all_of_the_image():
-    plans = [drawn([scene(objects=1)] * 2, seed, p=1.0, p_instance=1.0, placement="random") for seed in range(300)]
-    middles = np.array([corners_in_target(plan, 0, scene().boxes[0]).mean(axis=0) for plan in plans])
+    plans = [drawn([image_info(objects=1)] * 2, seed, p=1.0, p_instance=1.0, placement="random") for seed in range(300)]
+    middles = np.array([corners_in_target(plan, 0, image_info().boxes[0]).mean(axis=0) for plan in plans])
     for axis, side in ((0, 60), (1, 40)):
         assert middles[:, axis].min() < side / 4
         assert middles[:, axis].max() > side * 3 / 4
@@ -148,7 +150,7 @@ def test_random_placement_reaches_all_of_the_image():
 @given(SEEDS)
 def test_a_small_jittered_source_stays_inside_its_own_canvas_and_a_large_one_covers_it(seed):
     for low, high in ((0.2, 0.9), (1.1, 2.0)):
-        plan = drawn([scene()] * 2, seed, p=1.0, p_instance=1.0, scale_range=(low, high))
+        plan = drawn([image_info()] * 2, seed, p=1.0, p_instance=1.0, scale_range=(low, high))
         corners = corners_in_target(plan, 0, (0, 0, 60, 40))
         gaps = np.concatenate([corners.min(axis=0), np.array([60, 40]) - corners.max(axis=0)])
         assert (gaps >= -0.51).all() if high < 1 else (gaps <= 0.51).all()
@@ -157,66 +159,66 @@ def test_a_small_jittered_source_stays_inside_its_own_canvas_and_a_large_one_cov
 @many(50)
 @given(SEEDS)
 def test_jittered_instances_stay_around_their_middle(seed):
-    scenes = [scene()] * 2
-    plan = drawn(scenes, seed, p=1.0, jitter="instance", rotation=45.0)
+    infos = [image_info()] * 2
+    plan = drawn(infos, seed, p=1.0, jitter="instance", rotation=45.0)
     for row in range(len(plan)):
-        box = scenes[0].boxes[plan.instance[row]]
+        box = infos[0].boxes[plan.instance[row]]
         np.testing.assert_allclose(corners_in_target(plan, row, box).mean(axis=0), (box[:2] + box[2:]) / 2, atol=0.51)
 
 
 def test_every_number_of_objects_is_as_likely_as_another():
-    counts = Counter(len(drawn([scene(objects=3), scene(objects=0)], seed, p=1.0)) for seed in range(400))
+    counts = Counter(len(drawn([image_info(objects=3), image_info(objects=0)], seed, p=1.0)) for seed in range(400))
     assert set(counts) == {0, 1, 2, 3}
     assert min(counts.values()) > 0.7 * 100
 
 
 def test_every_other_image_is_as_likely_a_source():
-    plans = [drawn([scene()] * 4, seed, p=1.0, p_instance=1.0, max_copied_instances=1) for seed in range(200)]
+    plans = [drawn([image_info()] * 4, seed, p=1.0, p_instance=1.0, max_copied_instances=1) for seed in range(200)]
     pairs = Counter((t, s) for plan in plans for t, s in zip(plan.target.tolist(), plan.source.tolist(), strict=True))
     assert len(pairs) == 12
     assert min(pairs.values()) > 35
 
 
 def test_each_object_is_copied_with_its_probability():
-    plans = [drawn([scene()] * 2, seed, p=1.0, p_instance=0.3) for seed in range(200)]
+    plans = [drawn([image_info()] * 2, seed, p=1.0, p_instance=0.3) for seed in range(200)]
     assert 0.26 < sum(map(len, plans)) / (200 * 2 * 6) < 0.34
 
 
 def test_the_first_object_chosen_is_so_with_a_chance_proportional_to_its_weight():
-    scenes = [scene(objects=3, weights=[1, 2, 5]), scene(objects=0)]
+    infos = [image_info(objects=3, weights=[1, 2, 5]), image_info(objects=0)]
     first = Counter(
-        drawn(scenes, seed, p=1.0, max_copied_instances=1).instance.tolist()[0]
+        drawn(infos, seed, p=1.0, max_copied_instances=1).instance.tolist()[0]
         for seed in range(1100)
-        if len(drawn(scenes, seed, p=1.0)) > 0
+        if len(drawn(infos, seed, p=1.0)) > 0
     )
     for instance, share in enumerate([1 / 8, 2 / 8, 5 / 8]):
         assert abs(first[instance] / first.total() - share) < 0.06
 
 
 def test_with_weights_every_number_of_objects_is_as_likely_as_another():
-    scenes = [scene(objects=3, weights=[1, 2, 50]), scene(objects=0)]
-    counts = Counter(len(drawn(scenes, seed, p=1.0)) for seed in range(400))
+    infos = [image_info(objects=3, weights=[1, 2, 50]), image_info(objects=0)]
+    counts = Counter(len(drawn(infos, seed, p=1.0)) for seed in range(400))
     assert set(counts) == {0, 1, 2, 3}
     assert min(counts.values()) > 0.7 * 100
 
 
 def test_the_probability_of_an_instance_is_multiplied_by_its_weight():
-    scenes = [scene(objects=3, weights=[1, 3, 9]), scene(objects=0)]
-    plans = [drawn(scenes, seed, p=1.0, p_instance=0.2) for seed in range(400)]
+    infos = [image_info(objects=3, weights=[1, 3, 9]), image_info(objects=0)]
+    plans = [drawn(infos, seed, p=1.0, p_instance=0.2) for seed in range(400)]
     shares = torch.cat([plan.instance for plan in plans]).bincount(minlength=3) / 400
     assert (shares - torch.tensor([0.2, 0.6, 1.0])).abs().max() < 0.07
 
 
-@pytest.mark.parametrize("scenes", [[], [scene()], [scene(objects=0)] * 3])
-def test_where_there_is_no_source_the_plan_is_empty(scenes):
-    plan = drawn(scenes, p=1.0)
+@pytest.mark.parametrize("infos", [[], [image_info()], [image_info(objects=0)] * 3])
+def test_where_there_is_no_source_the_plan_is_empty(infos):
+    plan = drawn(infos, p=1.0)
     assert len(plan) == 0
     assert plan.to_source.shape == (0, 2, 3)
 
 
 def test_the_global_random_state_is_left_alone():
     before = torch.get_rng_state()
-    drawn(SCENES, p=1.0)
+    drawn(IMAGES, p=1.0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -229,9 +231,9 @@ def test_a_plan_survives_json():
 @many(20)
 @given(SEEDS, st.sampled_from([0.0, 45.0]))
 def test_what_settings_let_be_drawn_in_large_images_can_be_replayed(seed, rotation):
-    scenes = [scene(8192, 8192)] * 2
+    infos = [image_info(8192, 8192)] * 2
     tiny = {"scale_range": (0.01, 0.01), "aspect_range": (0.1, 0.1), "placement": "random", "rotation": rotation}
-    drawn(scenes, seed, p=1.0, **tiny).check(scenes)
+    drawn(infos, seed, p=1.0, **tiny).check(infos)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]", '[{"target": 0}]'])
@@ -287,9 +289,9 @@ def test_a_row_of_json_may_leave_out_its_color():
 
 @pytest.mark.parametrize("to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0))])
 def test_a_map_that_has_no_way_back_is_an_error(to_source):
-    scene = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     with pytest.raises(ValueError, match="expected a to_source that can be inverted"):
-        PastePlan.from_rows([(0, 1, 0, to_source)]).check([scene, scene])
+        PastePlan.from_rows([(0, 1, 0, to_source)]).check([info, info])
 
 
 @pytest.mark.parametrize(
@@ -300,19 +302,19 @@ def test_a_map_that_has_no_way_back_is_an_error(to_source):
     ],
 )
 def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
-    scene = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))])
     plan.to_source[0][place] = number
     with pytest.raises(ValueError, match="plan: expected a to_source of numbers up to 65536, and shifts up to 4194304"):
-        plan.check([scene, scene])
+        plan.check([info, info])
 
 
 @pytest.mark.parametrize("factor", [-1, math.nan, math.inf])
 def test_factors_of_color_that_are_none_are_an_error(factor):
-    scene = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), (1, factor, 1))])
     with pytest.raises(ValueError, match="plan: expected factors of color of 0 or more, got"):
-        plan.check([scene, scene])
+        plan.check([info, info])
 
 
 def test_plans_are_equal_when_their_rows_are():

@@ -50,7 +50,7 @@ def test_p_instance_1_gives_all_and_0_none():
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_at_most_so_many_objects_are_copied(most):
+def test_no_more_than_max_copied_instances_are_copied(most):
     found = received(THREE, max_copied_instances=most)[1]
     assert len(found) == most
     assert all(box in THREE["boxes"].tolist() for box in found)
@@ -106,7 +106,7 @@ def leanings(rotation):
     return found
 
 
-def test_a_bar_is_turned_up_to_so_many_degrees_either_way():
+def test_a_bar_is_turned_by_up_to_the_given_degrees_either_way():
     assert leanings(0.0) == {"level"}
     assert leanings(30.0) == {"level", "left", "right"}
     assert leanings(180.0) == {"level", "left", "right", "upright"}
@@ -155,7 +155,7 @@ def cut_outs(**settings):
     return after["boxes"].tolist()
 
 
-def test_the_pool_gives_so_many_cut_outs_of_such_a_size_and_with_p_pool_0_none():
+def test_the_pool_gives_cut_outs_of_the_number_and_size_asked_for_and_with_p_pool_0_none():
     assert areas(cut_outs()) == [4]
     assert areas(cut_outs(pool_scale_range=(2.0, 2.0))) == [16]
     assert areas(cut_outs(pool_scale_range=(0.5, 0.5))) == [1]

@@ -82,7 +82,7 @@ def test_its_sources_come_after_those_of_the_bank():
 
 @many(60)
 @given(SEEDS, st.integers(1, 3), st.integers(0, 3))
-def test_so_many_cut_outs_are_drawn_as_the_settings_say(seed, low, more):
+def test_as_many_cut_outs_are_drawn_as_the_settings_say(seed, low, more):
     pool = Pool(cut_out(1), cut_out(2))
     assert low <= len(drawn(pool, seed, pool_instances=(low, low + more))) <= low + more
     assert len(drawn(pool, seed, pool_instances=(low + 2, low + 2), max_copied_instances=2)) == 2

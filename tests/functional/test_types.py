@@ -103,7 +103,7 @@ def test_labels_come_in_a_type_that_holds_those_of_all_targets(own, given, commo
         (torch.tensor([1.0], dtype=torch.float16), torch.tensor([1.00390625], dtype=torch.bfloat16)),
     ],
 )
-def test_further_fields_come_in_a_type_that_holds_those_of_all_targets(own, given):
+def test_other_fields_come_in_a_type_that_holds_those_of_all_targets(own, given):
     targets = [target((0, 0, 2, 2), scores=own), target((5, 5, 7, 7), scores=given)]
     after = carry_out(OVER, make_images(), targets).targets
     assert after[0]["scores"].tolist() == [*own.tolist(), *given.tolist()]
@@ -141,7 +141,7 @@ def test_a_label_from_beyond_the_batch_comes_in_a_type_that_holds_it(source, cla
     assert labels == ([0, 300] if classes else [1, 300])
 
 
-def test_a_further_field_from_the_bank_comes_in_a_type_that_holds_it():
+def test_another_field_from_the_bank_comes_in_a_type_that_holds_it():
     bank = InstanceBank(4)
     copypaste_batch(make_images(1), [target((0, 0, 2, 2), scores=torch.tensor([0.25]))], bank=bank, p=0.0)
     targets = [target((4, 4, 6, 6), scores=torch.tensor([3]))]
@@ -291,7 +291,7 @@ def test_centres_at_half_pixels_come_in_a_type_that_holds_them():
     assert after[0]["boxes"].tolist() == [[0, 0, 0, 0], [5.5, 6, 3, 2]]
 
 
-def test_boxes_on_which_nothing_landed_come_back_to_the_bit():
+def test_boxes_that_no_pasted_object_overlaps_come_back_to_the_bit():
     own = torch.tensor([[0.1, 0.7, 0.3, 2.2]])
     fields = {**target((0, 0, 2, 2)), "boxes": tv_tensors.BoundingBoxes(own, format="CXCYWH", canvas_size=(SIDE, SIDE))}
     _, after = copypaste_batch(make_images(3), [fields, target((5, 5, 7, 7)), fields], plan=OVER)

@@ -110,7 +110,7 @@ def test_a_pasted_object_fully_covered_by_another_is_dropped():
     assert (sum(result.added), result.dropped) == (1, 1)
 
 
-def test_objects_that_nothing_touched_come_back_to_the_bit():
+def test_objects_that_nothing_overlaps_come_back_to_the_bit():
     own = target((0, 0, 3, 3), area=torch.tensor([8.25]))
     own["boxes"] = torch.tensor([[0.125, 0.25, 2.75, 2.875]])
     after = receiving(own, target((3, 3, 6, 6), area=torch.tensor([9.0])))
@@ -156,7 +156,7 @@ def test_a_pasted_object_counts_as_hidden_what_lies_outside(min_visibility, stay
 @pytest.mark.parametrize(("min_visibility", "covered"), [(0.07, 93), (0.29, 71), (0.57, 43), (0.58, 42), (1.0, 0)])
 def test_exactly_that_fraction_is_enough_and_a_pixel_less_is_not(min_visibility, covered):
     def left(hidden, pasted):
-        """How many objects stay when so many of the 100 pixels of the first are hidden by the second."""
+        """The number of objects that stay when the second hides ``hidden`` of the 100 pixels of the first."""
         masks = torch.zeros(2, 8, 128, dtype=torch.uint8)
         masks[0, 0, :100], masks[1, 0, :hidden] = 1, 1
         boxes = torch.tensor([[0.0, 0, 100, 1], [0, 0, hidden, 1]])
@@ -248,7 +248,7 @@ def test_crowds_stay_while_a_pixel_is_visible():
     assert after["boxes"][0].tolist() == [3, 0, 4, 4]
 
 
-def test_further_keys_follow_their_objects():
+def test_other_keys_follow_their_objects():
     own = target((0, 0, 1, 1), (5, 5, 8, 8), track_id=torch.tensor([10, 11]), code=torch.eye(2))
     given = target((7, 0, 8, 1), (0, 0, 2, 2), track_id=torch.tensor([20, 21]), code=2 * torch.eye(2))
     after = receiving(own, given, plan_of((0, 1, 1, IDENTITY)), object_keys=("code",))

@@ -141,7 +141,7 @@ CASES = {
         "TypeError: targets[1]: expected 'area' of floating point or whole numbers, signed or uint8, got torch.uint16; "
         ".float() or .long() gives that",
     ),
-    "a further field is of a type that torch cannot index": (
+    "another field is of a type that torch cannot index": (
         lambda: framed(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, 3).to(torch.float8_e5m2)}] * 2),
         "TypeError: targets[0]: expected 'scores' of floating point or whole numbers, signed or uint8, got "
         "torch.float8_e5m2; .float() or .long() gives that",
@@ -168,7 +168,7 @@ CASES = {
         "ValueError: targets[0]: expected boxes (x1, y1, x2, y2) in pixels, none beyond 65536, with "
         "x1 <= x2 and y1 <= y2, got [0.0, 0.0, nan, 4.0]",
     ),
-    "a further field is sparse": (
+    "another field is sparse": (
         lambda: pasted(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, 3).to_sparse()}] * 2),
         "TypeError: targets[0]: expected 'scores' to be a dense tensor, got torch.sparse_coo; .to_dense() gives one",
     ),
@@ -192,7 +192,7 @@ CASES = {
         "ValueError: targets[1]: expected boxes of format XYXY, XYWH, CXCYWH, got CXCYWHR: rotated boxes "
         "cannot be pasted",
     ),
-    "rows of a further field differ": (
+    "rows of another field differ": (
         lambda: pasted(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, n)} for n in (2, 3)]),
         "ValueError: targets[1]: expected 'scores' with rows of shape (2,), as targets[0] has, got (3,)",
     ),

@@ -17,7 +17,7 @@ from composer_copypaste.runs.dry_run import Nesting, batch_memory, nested_catego
 
 @pytest.fixture
 def annotated(tmp_path):
-    """Annotations of images of 1000 x 1000 with so many squares each, side by side, of two categories in turn."""
+    """Annotations of images of 1000 x 1000 with the given numbers of squares, in a row, of two categories in turn."""
 
     def write(*counts: int) -> CocoAnnotations:
         annotations = []
