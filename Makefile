@@ -7,9 +7,11 @@ BIN := .venv/bin
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
 
-# on the CPU, also where there is a GPU: a process has one kind of device; bytecode is kept also where the environment
-# says otherwise: each process that imports torch and Composer compiles for ten seconds without
-PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
+# On the CPU, also where there is a GPU: a process has one kind of device. Bytecode is kept also where the environment
+# says otherwise: without it each process that imports torch and Composer compiles for ten seconds. Modules run in their
+# order: pytest-xdist would leave those of a few long tests to the end, where one of the two processes waits.
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/developing
 	$(PYTEST) -m "not slow"
