@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.class_maps import Classes, classes_of, masks_of
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
+from composer_copypaste.functional.semantic_maps import Classes, classes_in_maps, masks_of_classes
 from composer_copypaste.functional.tensors import Images, on_device, read_back
 from composer_copypaste.instances import OBJECT_FIELDS, Instances, Target, instances_of, is_tv_tensor
 from composer_copypaste.settings import CopyPasteSettings
@@ -107,7 +107,7 @@ class ImageObjects:
         chosen = Classes(self.labels[numbers], self.info.boxes[numbers])
         fields = self.instances.without_masks().take(numbers)
         info = replace(self.info, boxes=chosen.boxes, weights=self.info.weights[numbers])
-        instances = replace(fields, masks=masks_of(self.class_ids, chosen))
+        instances = replace(fields, masks=masks_of_classes(self.class_ids, chosen))
         return ImageObjects(info, instances, chosen.ids, self.iscrowd[numbers], None, self.class_ids)
 
 
@@ -124,7 +124,9 @@ def batch_objects(
     """
     if isinstance(targets, Tensor):
         check_map_sizes(images, targets)
-        return [_of_classes(ids, classes, settings) for ids, classes in zip(targets, classes_of(targets), strict=True)]
+        return [
+            _of_classes(ids, classes, settings) for ids, classes in zip(targets, classes_in_maps(targets), strict=True)
+        ]
     batch = checked_instances(images, targets, settings)
     if not batch:
         return []
@@ -201,9 +203,9 @@ def binary_masks(masks: UInt8[Tensor, "n h w"], boxes: Float[ndarray, "n 4"]) ->
     A device would have to be waited for to learn that, and copies in no time that counts.
     """
     if masks.is_cpu:
-        from composer_copypaste.functional.engines.numba_masks import hold_other_values  # 0.5 s to import
+        from composer_copypaste.functional.engines.numba_masks import has_non_binary_values  # 0.5 s to import
 
-        if not hold_other_values(masks.contiguous().numpy(), boxes):
+        if not has_non_binary_values(masks.contiguous().numpy(), boxes):
             return masks
     return masks.clamp(max=1)
 

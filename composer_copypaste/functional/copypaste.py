@@ -27,10 +27,15 @@ from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.sampling import draw_plan, given_or_default
+from composer_copypaste.functional.sampling import draw_plan, generator_or_default
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import Images, without_autocast
-from composer_copypaste.functional.visibility import assemble, decide, joined_fields, joined_rows
+from composer_copypaste.functional.visibility import (
+    assemble_kept_objects,
+    decide_kept_objects,
+    joined_fields,
+    joined_rows,
+)
 from composer_copypaste.instances import (
     WHOLE,
     WHOLE_NUMBERS,
@@ -125,7 +130,7 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     settings, extra = _checked_arguments(settings, overrides, category_names, bank, pool)
     if not isinstance(plan, PastePlan | None):
         raise TypeError(f"plan: expected a PastePlan, got {plan!r}; PastePlan.from_json and from_rows make one")
-    source = given_or_default(generator) if plan is None else plan
+    source = generator_or_default(generator) if plan is None else plan
     result = paste(images, cast(Targets, targets), settings, source, extra)
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
@@ -147,7 +152,7 @@ def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     settings, extra = _checked_arguments(settings, overrides, category_names, bank, pool)
     check_batch(images, cast(Targets, targets))
     batch = batch_objects(images, cast(Targets, targets), settings)
-    return draw_plan([image.info for image in batch], settings, given_or_default(generator), extra.bank, extra.pool)
+    return draw_plan([image.info for image in batch], settings, generator_or_default(generator), extra.bank, extra.pool)
 
 
 def paste(
@@ -163,7 +168,7 @@ def paste(
     images = plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
     targets = plain(targets) if isinstance(targets, Tensor) else targets
     if settings.p == 0 and isinstance(source, torch.Generator) and extra.bank is None:  # no need to know the objects
-        result = _unchanged(images, targets, settings)
+        result = _without_pasting(images, targets, settings)
     else:
         batch = batch_objects(images, targets, settings)
         if batch and (extra.bank is not None or extra.pool is not None):
@@ -173,7 +178,7 @@ def paste(
             plan.check([image.info for image in batch], len(extra))
         else:
             plan = draw_plan([image.info for image in batch], settings, source, extra.bank, extra.pool)
-        result = _pasted(images, targets, plan, batch, settings, extra)
+        result = _carry_out(images, targets, plan, batch, settings, extra)
         if extra.bank is not None and len(images):
             extra.bank.to(images[0].device)
             extra.bank.add_batch(list(images), batch)
@@ -192,7 +197,7 @@ def paste(
     return replace(result, images=after_images, targets=after_targets)
 
 
-def _pasted(
+def _carry_out(
     images: Images,
     targets: Targets,
     plan: PastePlan,
@@ -246,10 +251,10 @@ def _paste_objects(
     stacked = engine_for(before.images[0].device).stack(layout, settings)
     measures, owners = stacked.measure(None if placed is None else placed.pixels)
     iscrowd = np.concatenate([*(image.iscrowd for image in batch), np.zeros(len(crops))])
-    kept = decide(layout, measures, iscrowd, settings)
+    kept = decide_kept_objects(layout, measures, iscrowd, settings)
     keypoint_fields = {} if placed is None else placed.fields_after(objects.extras, kept, owners)
     masks = stacked.write_masks(kept) if "masks" in targets[0] else {}
-    after = assemble(objects, kept, measures, masks, keypoint_fields)
+    after = assemble_kept_objects(objects, kept, measures, masks, keypoint_fields)
     largest = max(image.info.height for image in batch), max(image.info.width for image in batch)
     changed = []
     for i, (target, image) in enumerate(zip(targets, batch, strict=True)):
@@ -282,7 +287,7 @@ def _paste_classes(
     return replace(before, images=images, targets=ids, added=added)
 
 
-def _unchanged(images: Images, targets: Targets, settings: CopyPasteSettings) -> Pasted:
+def _without_pasting(images: Images, targets: Targets, settings: CopyPasteSettings) -> Pasted:
     """The batch with nothing pasted, after the same checks, but without waiting for a device to send its boxes."""
     nothing = Pasted(images, targets, PastePlan.from_rows([]), added=[0] * len(images))
     if isinstance(targets, Tensor):

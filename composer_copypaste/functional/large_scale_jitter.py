@@ -18,11 +18,11 @@ from composer_copypaste.functional.batch_objects import (
 from composer_copypaste.functional.copypaste import check_batch
 from composer_copypaste.functional.keypoints import kept_inside, pairs_of, swapped, with_keypoints
 from composer_copypaste.functional.resample import FRACTION_BITS, resample_colors, resample_planes, size_of
-from composer_copypaste.functional.sampling import given_or_default, uniforms
+from composer_copypaste.functional.sampling import generator_or_default, uniforms
 from composer_copypaste.functional.tensors import (
     Images,
+    areas_and_boxes,
     on_device,
-    profiles,
     read_back,
     rounded,
     sequence_like,
@@ -156,7 +156,7 @@ def large_scale_jitter_batch(
     check_batch(images, targets)
     if not len(images):
         raise ValueError("expected at least one image, got none")
-    generator = given_or_default(generator)
+    generator = generator_or_default(generator)
     crop_resizes = [draw_crop_resize(size_of(image), settings, generator) for image in images]
     return crop_resize_batch(images, targets, crop_resizes, settings)
 
@@ -238,7 +238,7 @@ def _by_pixels(
         for own, each in zip(batch, crop_resizes, strict=True)
     ]
     rows = [
-        torch.cat([profiles(masks), on_device(own.iscrowd, masks.device, torch.int32)[:, None]], dim=1)
+        torch.cat([areas_and_boxes(masks), on_device(own.iscrowd, masks.device, torch.int32)[:, None]], dim=1)
         for masks, own in zip(shown, batch, strict=True)
     ]
     numbers = _by_image(read_back(torch.cat(rows)), batch)

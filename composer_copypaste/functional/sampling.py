@@ -44,7 +44,7 @@ class Pairing(NamedTuple):
     source_info: ImageInfo
 
 
-def given_or_default(generator: torch.Generator | None) -> torch.Generator:
+def generator_or_default(generator: torch.Generator | None) -> torch.Generator:
     """The generator, or torch's default one for None.
 
     Raises:
@@ -125,7 +125,9 @@ def _draw_from_images(
     boxes = np.concatenate([info.boxes for info in infos])[objects]
     transform = pair if settings.jitter == "image" else np.arange(len(pair))
     transforms = len(pairings) if settings.jitter == "image" else len(pair)
-    linear, inverse = _draw_linear(transforms, settings.scale_range or DEFAULT_SCALE_RANGE, settings, generator)
+    linear, inverse = _draw_scale_flip_rotation(
+        transforms, settings.scale_range or DEFAULT_SCALE_RANGE, settings, generator
+    )
     shifts, has_place = _draw_shifts(linear, boxes, pair, pairings, settings, generator)
     inverse = inverse[transform]
     colors = np.ones((len(pair), 3))
@@ -176,7 +178,7 @@ def _draw_from_pool(
     u_category, u_cut_out = uniforms((2, m), generator)
     groups = [categories[k][2] for k in np.searchsorted(cumulative, u_category * cumulative[-1], side="right")]
     chosen = np.array([group[int(u * len(group))] for group, u in zip(groups, u_cut_out, strict=True)], dtype=np.int64)
-    linear, inverse = _draw_linear(m, settings.pool_scale_range, settings, generator)
+    linear, inverse = _draw_scale_flip_rotation(m, settings.pool_scale_range, settings, generator)
     shifts, has_place = _draw_free_shifts(linear, pool.boxes[chosen], info, settings, generator)
     colors = np.ones((m, 3))
     if settings.brightness or settings.contrast or settings.saturation:
@@ -221,7 +223,7 @@ def _choose_objects(
 # Flip, resize, rotation, colors
 
 
-def _draw_linear(
+def _draw_scale_flip_rotation(
     n: int, scale_range: tuple[float, float], settings: CopyPasteSettings, generator: torch.Generator
 ) -> tuple[Float[ndarray, "n 2 2"], Float[ndarray, "n 2 2"]]:
     """Draw ``n`` linear maps from source to target (flip, resize, rotation), and their inverses."""

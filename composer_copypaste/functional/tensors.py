@@ -77,7 +77,7 @@ def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
     return numbers.cpu().numpy()
 
 
-def profiles(masks: UInt8[Tensor, "n h w"]) -> Int32[Tensor, "n 5"]:
+def areas_and_boxes(masks: UInt8[Tensor, "n h w"]) -> Int32[Tensor, "n 5"]:
     """The area of each mask, and the box (x1, y1, x2, y2) around its pixels, on the device."""
     rows, columns = masks.sum(dim=2, dtype=torch.int32), masks.amax(dim=1)
     (x1, x2), (y1, y2) = extents(columns), extents(rows)

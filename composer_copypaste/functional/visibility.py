@@ -56,7 +56,7 @@ class KeptObjects:
     """Row of the measures with its box and area; -1 where these did not change."""
 
 
-def decide(
+def decide_kept_objects(
     layout: Layout, measures: Measures, iscrowd: Shaped[ndarray, " g"], settings: CopyPasteSettings
 ) -> KeptObjects:
     """Which objects stay, given the measures of the pasted objects, followed by those of the overlapped objects.
@@ -87,7 +87,7 @@ def decide(
     )
 
 
-def assemble(
+def assemble_kept_objects(
     objects: Instances,
     kept: KeptObjects,
     measures: Measures,

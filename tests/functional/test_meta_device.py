@@ -1,6 +1,6 @@
 """No waiting for the device but at the read-back: on torch's meta device, whatever needs a pixel's value fails.
 
-The host needs boxes, labels and iscrowd, to draw the plan, and then the areas and profiles that are read back.
+The host needs boxes, labels and iscrowd, to draw the plan, and then the areas and areas_and_boxes that are read back.
 """
 
 from unittest import mock
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from read_backs import ReadBacks
 from torchvision import tv_tensors
 
-from composer_copypaste.functional import class_maps
+from composer_copypaste.functional import semantic_maps
 from composer_copypaste.functional.batch_objects import asks_for_areas
 from composer_copypaste.functional.copypaste import copypaste_batch
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
@@ -67,7 +67,7 @@ def test_class_maps_are_read_twice_however_many_they_are():
     maps = torch.zeros(5, SIDE, SIDE, dtype=torch.int64)
     maps[:, 2:5, 1:6] = torch.arange(1, 6)[:, None, None]
     given, read_backs = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0)}, ReadBacks()
-    with mock.patch.object(class_maps, "_boxes_on_host", class_maps.boxes_on_device), read_backs.recorded():
+    with mock.patch.object(semantic_maps, "_boxes_on_host", semantic_maps.boxes_on_device), read_backs.recorded():
         copypaste_batch(make_images(5), maps, **given)
     with read_backs.replayed():
         images, after = copypaste_batch(make_images(5).to("meta"), maps.to("meta"), **given)

@@ -1,11 +1,11 @@
 """Which engine carries out a layout on a device, and the phases in which any engine does it.
 
 1. ``Engine.stack`` finds which pasted object lies on top of each pixel.
-2. ``StackedObjects.measure`` counts what is visible of each object. From these numbers the host decides which objects
-   stay (``decide`` of ``visibility.py``).
-3. ``StackedObjects.write_masks`` makes the masks of the objects that stay; for maps of class ids, ``class_ids`` takes
+2. ``ObjectStack.measure`` counts what is visible of each object. From these numbers the host decides which objects
+   stay (``decide_kept_objects`` of ``visibility.py``).
+3. ``ObjectStack.write_masks`` makes the masks of the objects that stay; for maps of class ids, ``class_ids`` takes
    the place of phases 2 and 3.
-4. ``StackedObjects.paint`` makes the images.
+4. ``ObjectStack.paint`` makes the images.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from composer_copypaste.settings import CopyPasteSettings
 
 
 @runtime_checkable
-class StackedObjects(Protocol):
+class ObjectStack(Protocol):
     """The objects of a layout, stacked on their images: what phase 1 gives, and the phases that build on it."""
 
     def measure(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
@@ -53,7 +53,7 @@ class StackedObjects(Protocol):
 class Engine(Protocol):
     """What carries out a layout that pastes at least one object."""
 
-    def stack(self, layout: Layout, settings: CopyPasteSettings) -> StackedObjects:
+    def stack(self, layout: Layout, settings: CopyPasteSettings) -> ObjectStack:
         """Phase 1: stack the pasted objects on their images."""
 
 

@@ -29,7 +29,7 @@ NO_TENSOR = 0
 """The address of a tensor that does not exist."""
 
 
-def _row(**columns: int | tuple[int, ...]) -> np.dtype:
+def _row_type(**columns: int | tuple[int, ...]) -> np.dtype:
     """The type of a table's rows: the names of its columns, and how many 64-bit integers each has."""
     return np.dtype([(name, np.int64, shape) for name, shape in columns.items()], align=True)
 
@@ -41,21 +41,21 @@ TO_X, TO_Y = range(2)
 BY_X, BY_Y, OFFSET = range(3)
 """The columns of a map: what it multiplies a target pixel's x and y by, and what it adds."""
 
-IMAGE_ROW = _row(owners=(), height=(), width=(), first=(), end=(), pixels=())
+IMAGE_ROW = _row_type(owners=(), height=(), width=(), first=(), end=(), pixels=())
 """An image that receives objects: the address of its pixels' owners (int16), its size, the range of its rows in the
 table of pasted objects, and the address of the image to paint on, channel after channel."""
-PASTED_ROW = _row(image=(), level=(), to_source=(2, 3), rotated=(), window=4, pixels=(), height=(), width=())
+PASTED_ROW = _row_type(image=(), level=(), to_source=(2, 3), rotated=(), window=4, pixels=(), height=(), width=())
 """A pasted object: the row of its image, its level there, its map (rows for x and y, in steps of 2**-32 pixels), 1 if
 rows of the image are not rows of the source, its window, and the address and the size of what is read: the mask or the
 image of its source."""
-MEASURE_ROW = _row(window=4, level=(), owners=(), owners_width=(), mask=(), mask_width=())
+MEASURE_ROW = _row_type(window=4, level=(), owners=(), owners_width=(), mask=(), mask_width=())
 """An object to measure in a window. Visible pixels of a pasted object, which has a level, are those that it owns. Any
 other object has a mask, whose pixels are counted as former ones, and those without an owner as visible."""
-MASK_ROW = _row(written=(), former=(), owners=(), height=(), width=(), window=4, level=())
+MASK_ROW = _row_type(written=(), former=(), owners=(), height=(), width=(), window=4, level=())
 """A mask to write, by its address. It is 0 outside the window. Inside, the mask of a pasted object, which has a level,
 is 1 at the pixels that it owns; any other is 1 where the former mask is not 0 and no pasted object covers the pixel.
 Where the window is empty, the mask is a copy: 1 where the former one is not 0."""
-RESULT_ROW = _row(area=(), former=(), x1=(), y1=(), x2=(), y2=())
+RESULT_ROW = _row_type(area=(), former=(), x1=(), y1=(), x2=(), y2=())
 """What is visible of an object: the area, the former area, and the box, of no meaning where the area is 0."""
 
 Table = Shaped[ndarray, " _n"]
@@ -92,7 +92,7 @@ class KernelEngine:
 
     kernels: Kernels
 
-    def stack(self, layout: Layout, settings: CopyPasteSettings) -> "OwnedPixels":
+    def stack(self, layout: Layout, settings: CopyPasteSettings) -> "KernelStack":
         """As of :class:`Engine`."""
         masks, pasted = [each.contiguous() for each in layout.masks], layout.pasted
         areas = layout.sizes.prod(axis=1)
@@ -109,14 +109,14 @@ class KernelEngine:
         table["rotated"] = pasted.to_source[:, [TO_X, TO_Y], [BY_Y, BY_X]].any(axis=1)
         table["pixels"] = addresses[pasted.origin]
         table["height"], table["width"] = layout.sizes[pasted.source].T
-        stacked = OwnedPixels(layout, settings, self.kernels, masks, addresses, owners, images, table)
+        stacked = KernelStack(layout, settings, self.kernels, masks, addresses, owners, images, table)
         self.kernels.stack(images, stacked.eroded_masks() if settings.erosion else table)
         return stacked
 
 
 @dataclass(frozen=True)
-class OwnedPixels:
-    """The :class:`StackedObjects` of this engine: which pasted object owns each pixel.
+class KernelStack:
+    """The :class:`ObjectStack` of this engine: which pasted object owns each pixel.
 
     Eroded masks, soft seams, other colors than the source's, and images of types that the kernels do not know need
     steps in torch, object after object.
@@ -154,7 +154,7 @@ class OwnedPixels:
         return table
 
     def measure(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
-        """As of :class:`StackedObjects`."""
+        """As of :class:`ObjectStack`."""
         layout, pasted, m = self.layout, self.layout.pasted, len(self.pasted)
         own = layout.overlapped
         objects = np.zeros(m + len(own), MEASURE_ROW)
@@ -177,7 +177,7 @@ class OwnedPixels:
         return Measures(results["area"], results["former"], boxes), numbers[end:]
 
     def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """As of :class:`StackedObjects`."""
+        """As of :class:`ObjectStack`."""
         layout, joined = self.layout, kept.pasted >= 0
         counts, images = (
             np.diff(kept.ends)[:, 0],
@@ -200,7 +200,7 @@ class OwnedPixels:
         return dict(zip(kept.images.tolist(), written, strict=True))
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
-        """As of :class:`StackedObjects`."""
+        """As of :class:`ObjectStack`."""
         painted, pasted = before.to(labels.dtype, copy=True), self.layout.pasted
         pasted_labels = labels[on_device(pasted.origin, labels.device)]
         owners = self.owners.view(-1, *before.shape[1:])
@@ -210,7 +210,7 @@ class OwnedPixels:
         return painted
 
     def paint(self, images: Images, extra_sources: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
-        """As of :class:`StackedObjects`."""
+        """As of :class:`ObjectStack`."""
         pasted, sources = self.layout.pasted, [*images, *extra_sources]
         as_it_is = not self.settings.blend_sigma and (pasted.color == 1).all()
         known = all(image.dtype in self.kernels.dtypes and not image.requires_grad for image in images)

@@ -26,7 +26,7 @@ class NumbaKernels:
     def stack(self, images: Table, pasted: Table) -> None:
         """As of :class:`Kernels`."""
         numba_masks.clear_owners(images)
-        stack = numba_masks.stack_rotated if pasted["rotated"].any() else numba_masks.stack_upright
+        stack = numba_masks.stack_rotated if pasted["rotated"].any() else numba_masks.stack_axis_aligned
         stack(images, pasted)
 
     def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
@@ -34,7 +34,7 @@ class NumbaKernels:
         results = np.zeros(len(objects), RESULT_ROW)
         numba_masks.measure(objects, results)
         if len(uncovered):
-            count = numba_masks.count_rotated if uncovered["rotated"].any() else numba_masks.count_upright
+            count = numba_masks.count_rotated if uncovered["rotated"].any() else numba_masks.count_axis_aligned
             count(uncovered, results)
         return torch.from_numpy(results.view(np.int64).reshape(len(results), -1))
 

@@ -8,14 +8,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from composer_copypaste.functional.engines.kernels import BY_X, NO_TENSOR, NOBODY, TO_X, TO_Y, X1, X2, Y1, Y2
-from composer_copypaste.functional.engines.numba_kernels import (
+from composer_copypaste.functional.engines.numba_memory import (
     HALF,
     MASK,
     OWNERS,
     ZERO,
-    columns_of,
     compiled,
     half_steps,
+    source_columns,
     values_at,
 )
 from composer_copypaste.functional.resample import PIXEL
@@ -43,7 +43,7 @@ def mark_overlapped(own, windows, ranges, pasted_windows, found):
 
 @compiled
 @no_type_check
-def hold_other_values(masks, boxes):
+def has_non_binary_values(masks, boxes):
     """Whether masks hold anything but 0 and 1 in their boxes (x1, y1, x2, y2), or a pixel around them."""
     height, width = masks.shape[1:]
     for n in range(len(boxes)):
@@ -73,11 +73,11 @@ def clear_owners(images):
 
 @compiled
 @no_type_check
-def stack_upright(images, pasted):
-    """Lay objects over each other by upright maps: a row of an object is a row of its source."""
+def stack_axis_aligned(images, pasted):
+    """Lay objects over each other by axis-aligned maps, in which a row of an object is a row of its source."""
     for each in pasted:
         image, level = images[each.image], np.int16(each.level)
-        x1, columns = columns_of(each)
+        x1, columns = source_columns(each)
         n, down, moved = len(columns), each.to_source[TO_Y], each.to_source[TO_X, BY_X] == PIXEL
         for y in range(each.window[Y1], each.window[Y2]):
             sy = half_steps(down, y, ZERO) >> HALF
@@ -180,14 +180,14 @@ def _is_empty_row(visible, former, each, y):
 
 @compiled
 @no_type_check
-def count_upright(pasted, results):
-    """Count, as former pixels, those that objects have in their windows by upright maps, whatever lies on top.
+def count_axis_aligned(pasted, results):
+    """Count, as former pixels, those that objects have in their windows by axis-aligned maps, whatever lies on top.
 
     Rows that show the same row of the source are counted once.
     """
     for m in range(len(pasted)):
         each, counted, last = pasted[m], 0, -1
-        _, columns = columns_of(each)
+        _, columns = source_columns(each)
         for y in range(each.window[Y1], each.window[Y2]):
             sy = half_steps(each.to_source[TO_Y], y, ZERO) >> HALF
             if not 0 <= sy < each.height:

@@ -6,13 +6,13 @@ from typing import no_type_check
 import numpy as np
 
 from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, TO_X, TO_Y, X1, X2, Y1, Y2
-from composer_copypaste.functional.engines.numba_kernels import (
+from composer_copypaste.functional.engines.numba_memory import (
     HALF,
     OWNERS,
     ZERO,
-    columns_of,
     compiled,
     half_steps,
+    source_columns,
     values_at,
 )
 from composer_copypaste.functional.resample import PIXEL
@@ -24,7 +24,7 @@ def paint_moved(images, pasted, channels, like):
     """Paint colors as they are, by maps that move by whole pixels and flip; all owned pixels lie in the source."""
     for each in pasted:
         image, level = images[each.image], np.int16(each.level)
-        x1, columns = columns_of(each)
+        x1, columns = source_columns(each)
         n, flipped = len(columns), each.to_source[TO_X, BY_X] < 0
         for y in range(each.window[Y1], each.window[Y2]):
             sy = half_steps(each.to_source[TO_Y], y, ZERO) >> HALF
@@ -80,7 +80,7 @@ def _tents(slope, offset, start, stop, size):
 @compiled
 @no_type_check
 def paint_resized(images, pasted, channels, like):
-    """Paint weighted means by upright maps."""
+    """Paint weighted means by axis-aligned maps."""
     for each in pasted:
         y1, x1, y2, x2 = each.window
         image, level, to_source = images[each.image], np.int16(each.level), each.to_source

@@ -12,7 +12,7 @@ from torch import Tensor
 from composer_copypaste.functional.blend import WarpedMask, paint_objects, stack_masks, warped_mask
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import resampled_area, size_of
-from composer_copypaste.functional.tensors import Images, on_device, profiles, read_back
+from composer_copypaste.functional.tensors import Images, areas_and_boxes, on_device, read_back
 from composer_copypaste.functional.visibility import KeptObjects, Measures
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
@@ -21,7 +21,7 @@ from composer_copypaste.settings import CopyPasteSettings
 class TorchEngine:
     """An :class:`Engine` that needs nothing but torch."""
 
-    def stack(self, layout: Layout, settings: CopyPasteSettings) -> "MasksInWindows":
+    def stack(self, layout: Layout, settings: CopyPasteSettings) -> "TorchStack":
         """As of :class:`Engine`."""
         objects = [layout.pasted[m] for m in range(len(layout.pasted))]
         warped = [warped_mask(each, layout.masks[each.source], settings.erosion) for each in objects]
@@ -32,12 +32,12 @@ class TorchEngine:
         for number in layout.overlapped.tolist():
             window, mask = _own_mask(layout, number)
             visible.append((window, mask & free[int(layout.source[number])][window.slices]))
-        return MasksInWindows(layout, settings, warped, visible)
+        return TorchStack(layout, settings, warped, visible)
 
 
 @dataclass(frozen=True)
-class MasksInWindows:
-    """The :class:`StackedObjects` of this engine: masks of 0 and 1, each in a window of its image."""
+class TorchStack:
+    """The :class:`ObjectStack` of this engine: masks of 0 and 1, each in a window of its image."""
 
     layout: Layout
     settings: CopyPasteSettings
@@ -47,10 +47,10 @@ class MasksInWindows:
     """What is visible of each pasted object, then of each overlapped one."""
 
     def measure(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
-        """As of :class:`StackedObjects`."""
+        """As of :class:`ObjectStack`."""
         own = [_own_mask(self.layout, number)[1].sum() for number in self.layout.overlapped.tolist()]
         former = torch.stack([*self._uncovered_areas(), *own])
-        found = torch.cat([profiles(mask[None]) for _, mask in self.visible])
+        found = torch.cat([areas_and_boxes(mask[None]) for _, mask in self.visible])
         found = torch.cat([former[:, None], found], dim=1).flatten()
         if pixels is not None:  # in the same transfer
             found = torch.cat([found, self._owners()[on_device(pixels, found.device)]])
@@ -81,7 +81,7 @@ class MasksInWindows:
         return torch.cat(planes)
 
     def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """As of :class:`StackedObjects`."""
+        """As of :class:`ObjectStack`."""
         written = {}
         for target, ends in zip(kept.images.tolist(), kept.ends.tolist(), strict=True):
             rows = slice(*ends)
@@ -99,7 +99,7 @@ class MasksInWindows:
         return written
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
-        """As of :class:`StackedObjects`."""
+        """As of :class:`ObjectStack`."""
         painted, pasted = before.to(labels.dtype, copy=True), self.layout.pasted
         for target, origin, each in zip(pasted.target.tolist(), pasted.origin.tolist(), self.warped, strict=True):
             below = painted[target][each.window.slices]
@@ -107,7 +107,7 @@ class MasksInWindows:
         return painted
 
     def paint(self, images: Images, extra_sources: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
-        """As of :class:`StackedObjects`."""
+        """As of :class:`ObjectStack`."""
         sources = [*images, *extra_sources]
         return paint_objects(images, sources, self.layout.pasted, self.warped, self.settings.blend_sigma)
 

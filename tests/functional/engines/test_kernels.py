@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from composer_copypaste import CopyPasteSettings
 from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.batch_objects import batch_objects, only_copied_classes
-from composer_copypaste.functional.engines import engine, numba_engine, numba_kernels
+from composer_copypaste.functional.engines import engine, numba_engine, numba_memory
 from composer_copypaste.functional.engines.kernels import MASK_ROW
 from composer_copypaste.functional.layout import SourceObjects, layout_of
 from composer_copypaste.functional.sources import ExtraSources
@@ -263,5 +263,5 @@ def test_kernels_compile_for_gpus_also_where_there_is_none(tmp_path):
 
 def test_a_machine_on_which_nothing_can_be_kept_compiles_anew():
     with mock.patch.object(numba.core.caching.FunctionCache._impl_class, "_locator_classes", []):
-        doubled = numba_kernels.compiled(lambda number: 2 * number)
+        doubled = numba_memory.compiled(lambda number: 2 * number)
     assert doubled(21) == 42

@@ -27,7 +27,7 @@ class Classes:
         return Classes(self.ids[numbers], self.boxes[numbers])
 
 
-def classes_of(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
+def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     """The classes of each map.
 
     A device is waited for twice: for the range of the ids, and for their boxes; twice more if the ids span more than
@@ -46,11 +46,11 @@ def classes_of(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     return [Classes(ids[here], found[here].astype(np.float64)) for found, here in zip(boxes, present, strict=True)]
 
 
-def masks_of(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n h w"]:
+def masks_of_classes(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n h w"]:
     """The mask of each of these classes."""
     if not ids.is_cpu:
         return (ids == on_device(classes.ids, ids.device, ids.dtype)[:, None, None]).view(torch.uint8)
-    from composer_copypaste.functional.engines.numba_class_maps import class_masks  # 0.5 s to import
+    from composer_copypaste.functional.engines.numba_semantic_maps import class_masks  # 0.5 s to import
 
     masks = np.zeros((len(classes.ids), *ids.shape), dtype=np.uint8)  # zeros that nothing is written to take no memory
     class_masks(ids.numpy(), classes.ids.astype(np.int64), masks)
@@ -59,7 +59,7 @@ def masks_of(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n 
 
 def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:
     """The boxes (x1, y1, x2, y2) of the ``k`` ids from ``low`` on; x2 is 0 for ids that do not occur."""
-    from composer_copypaste.functional.engines.numba_class_maps import class_boxes  # 0.5 s to import
+    from composer_copypaste.functional.engines.numba_semantic_maps import class_boxes  # 0.5 s to import
 
     boxes = np.tile(np.array([1 << 30, 1 << 30, 0, 0], dtype=np.int32), (len(maps), k, 1))
     class_boxes(maps.contiguous().numpy(), low, boxes)

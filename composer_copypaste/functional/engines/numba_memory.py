@@ -1,6 +1,6 @@
 """What all of Numba's kernels share: how they are compiled, how they read memory, and where a map leads.
 
-The kernels are in ``numba_masks.py``, ``numba_paint.py`` and ``numba_class_maps.py``. They read the tables of
+The kernels are in ``numba_masks.py``, ``numba_paint.py`` and ``numba_semantic_maps.py``. They read the tables of
 ``kernels.py``, as ``triton_kernels.py`` does on a GPU. Inner loops go along rows of pixels, and load both of two values
 before they choose one, so that the compiler can do many pixels at once.
 """
@@ -61,8 +61,8 @@ def half_steps(row, y, x):
 
 @compiled
 @no_type_check
-def columns_of(pasted):
-    """The columns of the source that an upright map shows in the window: the first column shown there, and all."""
+def source_columns(pasted):
+    """The columns of the source that an axis-aligned map shows in the window: the first column shown there, and all."""
     x1, x2, across = pasted.window[X1], pasted.window[X2], pasted.to_source[TO_X]
     while x1 < x2 and not 0 <= half_steps(across, ZERO, x1) >> HALF < pasted.width:
         x1 += 1

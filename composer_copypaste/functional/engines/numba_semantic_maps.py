@@ -2,7 +2,7 @@
 
 from typing import no_type_check
 
-from composer_copypaste.functional.engines.numba_kernels import compiled
+from composer_copypaste.functional.engines.numba_memory import compiled
 
 
 @compiled

@@ -9,7 +9,7 @@ from copypaste_cases import many
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer_copypaste.functional import class_maps
+from composer_copypaste.functional import semantic_maps
 
 
 def box_around(pixels):
@@ -18,16 +18,16 @@ def box_around(pixels):
 
 
 def assert_found(maps):
-    for ids, classes in zip(maps, class_maps.classes_of(maps), strict=True):
+    for ids, classes in zip(maps, semantic_maps.classes_in_maps(maps), strict=True):
         pixels = ids.numpy()
         assert classes.ids.tolist() == np.unique(pixels).tolist()
         assert classes.boxes.tolist() == [box_around(pixels == number) for number in classes.ids]
         expected = [pixels == number for number in classes.ids]
-        np.testing.assert_array_equal(class_maps.masks_of(ids, classes).numpy(), expected)
+        np.testing.assert_array_equal(semantic_maps.masks_of_classes(ids, classes).numpy(), expected)
 
 
 def by_steps_of_a_device():
-    return mock.patch.object(class_maps, "_boxes_on_host", class_maps.boxes_on_device)
+    return mock.patch.object(semantic_maps, "_boxes_on_host", semantic_maps.boxes_on_device)
 
 
 @many(60)
@@ -43,7 +43,7 @@ def test_every_class_is_found_with_its_box_and_its_pixels(seed, dtype, transpose
         assert_found(maps)
 
 
-@pytest.mark.parametrize("far", [-1, class_maps.LARGEST_SPAN - 1, class_maps.LARGEST_SPAN, 2**40])
+@pytest.mark.parametrize("far", [-1, semantic_maps.LARGEST_SPAN - 1, semantic_maps.LARGEST_SPAN, 2**40])
 def test_ids_may_lie_far_from_each_other(far):
     maps = torch.zeros((2, 4, 5), dtype=torch.int64)
     maps[1, 1:3, 2:] = far
@@ -53,4 +53,4 @@ def test_ids_may_lie_far_from_each_other(far):
 
 
 def test_no_maps_hold_no_classes():
-    assert class_maps.classes_of(torch.zeros((0, 4, 4), dtype=torch.int64)) == []
+    assert semantic_maps.classes_in_maps(torch.zeros((0, 4, 4), dtype=torch.int64)) == []
