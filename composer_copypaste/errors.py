@@ -60,7 +60,7 @@ class OldSettingWarning(DeprecationWarning):
     """A setting is given in the form of the former release, which this release still takes."""
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def count_noun(number: int, noun: str, plural: str | None = None) -> str:
     """The number and the noun: "1 category", "2 categories"; ``plural`` where it is not the noun with an "s"."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
@@ -86,13 +86,13 @@ def first_few(items: Sequence[object], most: int = 5) -> str:
     return ", ".join(map(str, items[:most])) + (f" and {more} more" if more > 0 else "")
 
 
-def listed(place: str, problems: Sequence[str]) -> str:
+def list_problems(place: str, problems: Sequence[str]) -> str:
     """The problems at a place, such as a file: one line for one problem, else a heading and a line for each.
 
     Of many problems that differ only in their values, such as the same key in a thousand annotations, the first is
     shown, with the places of a few others. A problem begins with its own place: "annotation 7 (image 1): ...".
     """
-    lines = _grouped(problems)
+    lines = _group_alike_problems(problems)
     if len(lines) == 1:
         return f"{place}: {lines[0]}"
     shown = [f"{place}: {len(problems)} problems", *(f"  {line}" for line in lines[:LISTED_PROBLEMS])]
@@ -101,24 +101,26 @@ def listed(place: str, problems: Sequence[str]) -> str:
     return "\n".join(shown)
 
 
-def _grouped(problems: Sequence[str]) -> list[str]:
+def _group_alike_problems(problems: Sequence[str]) -> list[str]:
     groups = defaultdict(list)
     for problem in problems:
         place, found, what = problem.partition(": ")
         groups[_LISTS.sub("\0", _VALUES.sub("\0", what if found else place))].append(problem)
     return [
-        line for group in groups.values() for line in (group if len(group) <= _ALIKE else [_first_and_places(group)])
+        line
+        for group in groups.values()
+        for line in (group if len(group) <= _ALIKE else [_first_problem_and_places(group)])
     ]
 
 
-def _first_and_places(alike: Sequence[str]) -> str:
+def _first_problem_and_places(alike: Sequence[str]) -> str:
     """The first problem, and the places of others."""
     first, *others = alike
     places = [place for place, found, _ in (problem.partition(": ") for problem in others) if found]
     return f"{first}; likewise {first_few(places, _ALIKE) if places else f'{len(others)} more'}"
 
 
-def shown(value: Any) -> str:
+def as_recipe_value(value: Any) -> str:
     """A value as a recipe writes it, shortened."""
     words = {None: "null", True: "true", False: "false"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)

@@ -33,7 +33,7 @@ def check_regular(path: Path | str) -> None:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def name_path_in_errors(path: Path) -> Iterator[None]:
     """Give this path to an ``OSError`` inside that names no file, as a full disk's does."""
     try:
         yield
@@ -43,29 +43,29 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; what was written there then replaces ``path`` at once, complete on the disk.
 
     Where writing fails, ``path`` stays as it was.
     """
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     try:
-        with named(path):
+        with name_path_in_errors(path):
             yield unfinished
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
-            _put_in_place(unfinished, path)
+            _rename_into_place(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def write_first(path: Path, text: str) -> bool:
+def write_if_absent(path: Path, text: str) -> bool:
     """Write a complete file unless there is one already; return whether this process wrote it.
 
     Of several processes at the same time, one writes. On a disk without hard links all do, and the last one wins.
     """
     own = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    with written_whole(own) as unfinished:
+    with atomic_write(own) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     try:
         os.link(own, path)
@@ -80,7 +80,7 @@ def write_first(path: Path, text: str) -> bool:
     return True
 
 
-def link_whole(path: Path, target: str) -> None:
+def atomic_link(path: Path, target: str) -> None:
     """Make ``path`` a symbolic link to ``target``, replacing a former link at once."""
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     unfinished.unlink(missing_ok=True)
@@ -89,10 +89,10 @@ def link_whole(path: Path, target: str) -> None:
     except OSError as error:
         error.filename = str(path)  # Python names the target, which is not at fault
         raise
-    _put_in_place(unfinished, path)
+    _rename_into_place(unfinished, path)
 
 
-def _put_in_place(unfinished: Path, path: Path) -> None:
+def _rename_into_place(unfinished: Path, path: Path) -> None:
     """Give a file its final name; an error names that, as where a folder has the name."""
     try:
         unfinished.replace(path)
@@ -124,15 +124,15 @@ def read_rows(path: Path, most: int | None = None) -> list[Row]:
         OutputError: naming the line, where it holds something else.
     """
     lines = path.read_bytes().splitlines()[:most] if path.exists() else []
-    return [_row(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
+    return [_parse_row(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
 
 
-def as_lines(rows: Iterable[Row]) -> str:
+def to_json_lines(rows: Iterable[Row]) -> str:
     """The rows as JSON Lines."""
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
-def _row(line: bytes, place: str) -> Row:
+def _parse_row(line: bytes, place: str) -> Row:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -162,7 +162,7 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        kind = "JSON Lines, an object in each line" if _is_json_lines(content) else kind_of_bytes(content)
+        kind = "JSON Lines, an object in each line" if _is_json_lines(content) else describe_non_json(content)
         problem = _json_problem(error) if kind is None else f"expected the {what}, got {kind}"
         raise DataError(f"{path}: {problem}") from None
 
@@ -219,18 +219,20 @@ _OTHER_TEXTS = {
 }
 
 
-def kind_of_bytes(content: bytes) -> str | None:
+def describe_non_json(content: bytes) -> str | None:
     """What a file is that should be JSON, by its first bytes, and what to do about it; None: not known."""
-    known = kind_of_any_file(content) or _by_first_bytes(content, _OTHER_FILES)
+    known = describe_wrapped_file(content) or _match_first_bytes(content, _OTHER_FILES)
     return known or next((kind for pattern, kind in _OTHER_TEXTS.items() if pattern.match(content)), None)
 
 
-def kind_of_any_file(content: bytes) -> str | None:
+def describe_wrapped_file(content: bytes) -> str | None:
     """What stands in place of a file of any kind: compressed, a pointer to it, a web page, nothing; None: not known."""
     if not content.strip():
         return "an empty file"
-    return "a web page; download the file itself" if _WEB_PAGE.match(content) else _by_first_bytes(content, _WRAPPINGS)
+    return (
+        "a web page; download the file itself" if _WEB_PAGE.match(content) else _match_first_bytes(content, _WRAPPINGS)
+    )
 
 
-def _by_first_bytes(content: bytes, kinds: Mapping[bytes, str]) -> str | None:
+def _match_first_bytes(content: bytes, kinds: Mapping[bytes, str]) -> str | None:
     return next((kind for start, kind in kinds.items() if content.startswith(start)), None)

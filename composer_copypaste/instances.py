@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.errors import counted
+from composer_copypaste.errors import count_noun
 
 Target = dict[str, object]
 """torchvision's detection target: ``boxes``, ``labels``, ``masks``, optionally ``area``, ``iscrowd`` and others."""
@@ -171,7 +171,7 @@ def _check_shapes(name: str, fields: Mapping[str, Tensor], size: tuple[int, int]
     for key, shape in {"boxes": (n, 4), "masks": (n, *size), "area": (n,), "iscrowd": (n,)}.items():
         if key in fields and tuple(fields[key].shape) != shape:
             raise ValueError(
-                f"{name}: expected {key!r} of shape {shape} ({counted(n, 'label')}, "
+                f"{name}: expected {key!r} of shape {shape} ({count_noun(n, 'label')}, "
                 f"image of {size[0]} x {size[1]}), got {tuple(fields[key].shape)}"
             )
     for key in object_keys:

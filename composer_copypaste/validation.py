@@ -41,9 +41,9 @@ def settings_class(kind: type[Kind]) -> type[Kind]:
     def __init__(self: Kind, **values: object) -> None:
         from pydantic import ValidationError
 
-        plain = {name: value if type(value) in _PLAIN else _plain(value) for name, value in values.items()}
+        plain = {name: value if type(value) in _PLAIN else _plain_value(value) for name, value in values.items()}
         try:
-            _adapter(made).validator.validate_python(plain, self_instance=self)
+            _type_adapter(made).validator.validate_python(plain, self_instance=self)
         except ValidationError as error:
             raise _first_problem(error, made) from None
 
@@ -52,7 +52,7 @@ def settings_class(kind: type[Kind]) -> type[Kind]:
 
 
 @cache
-def _adapter(kind: type) -> "TypeAdapter[Any]":
+def _type_adapter(kind: type) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
@@ -70,16 +70,16 @@ def _first_problem(error: "ValidationError", kind: type) -> Exception:
         return ValueError(f"{name}: {first['ctx']['error']}".removeprefix(": "))
     details = [first, *(other for other in others if other["input"] is first["input"])]  # members of a union
     of_type = all(detail["type"].endswith(("_type", "int_from_float", "missing", "too_long")) for detail in details)
-    return (TypeError if of_type else ValueError)(f"{name}: {expectation(details)}")
+    return (TypeError if of_type else ValueError)(f"{name}: {describe_expectation(details)}")
 
 
-def _plain(value: object) -> object:
+def _plain_value(value: object) -> object:
     """A value as strict validation takes it: lists as tuples, NumPy's numbers as Python's."""
     match value:
         case list() | tuple():
-            return tuple(map(_plain, value))
+            return tuple(map(_plain_value, value))
         case dict():
-            return {_plain(key): _plain(inner) for key, inner in value.items()}
+            return {_plain_value(key): _plain_value(inner) for key, inner in value.items()}
         case bool() | str():
             return value
         case Integral():
@@ -102,7 +102,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Spelling:
+class TextPattern:
     """In an annotation: the pattern that a text has to match, and its description for messages."""
 
     pattern: str
@@ -145,7 +145,7 @@ EXPECTED = {  # by pydantic's type of error
 """What was expected of a value."""
 
 
-def expectation(
+def describe_expectation(
     details: Sequence["ErrorDetails"],
     expected: Mapping[str, str] = EXPECTED,
     written: Callable[[object], str] = repr,
@@ -157,13 +157,13 @@ def expectation(
         expected: what was expected, by the type of error.
         written: how a value is written.
     """
-    choices = dict.fromkeys(_expected(detail, expected) for detail in details)
+    choices = dict.fromkeys(_expected_text(detail, expected) for detail in details)
     first = details[0]
     nothing = first["type"] == "missing" and not _is_short(first)
     return f"expected {' or '.join(choices)}, got {'nothing' if nothing else written(first['input'])}"
 
 
-def _expected(detail: "ErrorDetails", expected: Mapping[str, str]) -> str:
+def _expected_text(detail: "ErrorDetails", expected: Mapping[str, str]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if _is_short(detail):
         return f"a list of at least {int(detail['loc'][-1]) + 1}"

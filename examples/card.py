@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
-from composer_copypaste.data.shapes import CATEGORIES, Scene, Shape, Surface, render
+from composer_copypaste.data.shapes import CATEGORIES, Scene, Shape, Surface, render_scene
 from composer_copypaste.visualize.draw import PALETTE, draw_instances
 
 SIDE, GAP, COLUMNS = 128, 8, 6
@@ -41,7 +41,7 @@ def scene(shapes: Sequence[Shape], colors: Sequence[tuple[float, float, float]])
     """An image and its target; the background has no grain, so that the file compresses well."""
     ramp = np.tile(np.linspace(0.4, 0.6, SIDE, dtype=np.float32), (SIDE, 1))
     drawn = Scene(SIDE, "gradient", tuple(colors), 0.8, 10.0, (ramp,), tuple(shapes))
-    pixels, masks, categories = render(drawn)
+    pixels, masks, categories = render_scene(drawn)
     masks = torch.from_numpy(masks)
     boxes = [[x.min(), y.min(), x.max() + 1, y.max() + 1] for y, x in (mask.numpy().nonzero() for mask in masks)]
     target = {

@@ -7,12 +7,12 @@ import signal
 import pytest
 from forked_runs import killed_in_a_child
 
-from composer_copypaste.files import link_whole, remove_unfinished, write_first, written_whole
+from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished, write_if_absent
 
 
 def killed_while_writing(path):
     def step():
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text("hal")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -21,7 +21,7 @@ def killed_while_writing(path):
 
 def test_what_is_written_takes_the_place_of_what_was_there(tmp_path):
     (tmp_path / "file").write_text("old")
-    with written_whole(tmp_path / "file") as unfinished:
+    with atomic_write(tmp_path / "file") as unfinished:
         unfinished.write_text("new")
         assert (tmp_path / "file").read_text() == "old"
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "new")]
@@ -37,7 +37,7 @@ def test_a_kill_while_writing_leaves_what_was_there_and_a_remnant_that_can_be_re
 
 
 def fill_the_disk(path):
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("hal")
         raise OSError(28, "No space left on device")
 
@@ -53,9 +53,9 @@ def test_a_write_that_fails_leaves_what_was_there_and_names_the_file(tmp_path):
 def test_a_link_is_replaced_also_over_the_remnant_of_a_kill(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).write_text(name)
-    link_whole(tmp_path / "link", "first")
+    atomic_link(tmp_path / "link", "first")
     (tmp_path / ".link.unfinished").symlink_to("first")
-    link_whole(tmp_path / "link", "second")
+    atomic_link(tmp_path / "link", "second")
     assert (tmp_path / "link").read_text() == "second"
     assert not (tmp_path / ".link.unfinished").is_symlink()
 
@@ -66,7 +66,7 @@ def test_a_link_that_cannot_be_made_is_named_not_its_target(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "symlink", refuse)
     with pytest.raises(PermissionError) as caught:
-        link_whole(tmp_path / "link", "target")
+        atomic_link(tmp_path / "link", "target")
     assert caught.value.filename == str(tmp_path / "link")
 
 
@@ -75,10 +75,10 @@ def test_a_folder_that_has_the_name_of_a_file_is_named(tmp_path):
     taken.mkdir()
 
     def write():
-        with written_whole(taken) as unfinished:
+        with atomic_write(taken) as unfinished:
             unfinished.write_text("new")
 
-    for make in (write, lambda: link_whole(taken, "target")):
+    for make in (write, lambda: atomic_link(taken, "target")):
         with pytest.raises(IsADirectoryError) as caught:
             make()
         assert caught.value.filename == str(taken)
@@ -91,8 +91,8 @@ def test_of_two_that_write_a_file_first_one_does_also_on_a_disk_without_hard_lin
 
     if error is not None:
         monkeypatch.setattr(os, "link", refuse)
-    assert write_first(tmp_path / "file", "first")
+    assert write_if_absent(tmp_path / "file", "first")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "first")]
     if error is None:
-        assert not write_first(tmp_path / "file", "second")
+        assert not write_if_absent(tmp_path / "file", "second")
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "first")]

@@ -76,7 +76,7 @@ def command(  # noqa: PLR0913 - click hands over each option
     """
     from composer_copypaste.data.annotation_json import ReadingOptions
     from composer_copypaste.data.streaming.write import write_shards
-    from composer_copypaste.errors import RecipeError, counted
+    from composer_copypaste.errors import RecipeError, count_noun
     from composer_copypaste.settings import ImageSettings
 
     again = ["copypaste", "shard", str(output), "--images", str(images), "--annotations", str(annotations)]
@@ -104,6 +104,8 @@ def command(  # noqa: PLR0913 - click hands over each option
     )
     kept = f", {written.kept} of them there before" if written.kept else ""
     size = written.nbytes / 1e6
-    crowded = f"; {written.crowds} of their {counted(written.objects, 'object')} are crowds" if written.crowds else ""
-    written_images, shards = counted(written.images, "image"), counted(written.shards, "shard")
+    crowded = (
+        f"; {written.crowds} of their {count_noun(written.objects, 'object')} are crowds" if written.crowds else ""
+    )
+    written_images, shards = count_noun(written.images, "image"), count_noun(written.shards, "shard")
     click.echo(f"{output}: {written_images} in {shards}{kept}, {size:,.1f} MB{crowded}")

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, ReadingOptions, Spelling
-from composer_copypaste.data.rle import cropped_mask, mask_extents, rle_of
+from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, ReadingOptions, SettingSpelling
+from composer_copypaste.data.rle import cropped_mask, mask_boxes, rle_of_segmentation
 from composer_copypaste.errors import DataError, first_few, warn_of_data
 
 Groups = Mapping[int, Sequence[CocoAnnotation]]
@@ -48,7 +48,7 @@ def check_objects(
             f"{place}: boxes that overlap little with their masks, which are taken as they are, of the annotations "
             f"{first_few(compared.doubtful)}"
         )
-    repeated = repeated_objects(images, groups)
+    repeated = find_repeated_objects(images, groups)
     if options.bad_objects == "leave_out":
         reasons = {number: f"repeats annotation {first}" for number, first in repeated.items()}
         return reasons | dict(compared.of_objects)
@@ -56,7 +56,7 @@ def check_objects(
     return dict(compared.of_objects)
 
 
-def check_crowds(place: str, counts: Counter[tuple[bool, bool]], spelling: Spelling) -> None:
+def check_crowds(place: str, counts: Counter[tuple[bool, bool]], spelling: SettingSpelling) -> None:
     """Warn, or raise ``DataError`` if all are marked, where single objects may be marked as crowds, as some tools do.
 
     Args:
@@ -111,20 +111,20 @@ class BoxProblems:
 
 
 @dataclass(frozen=True)
-class _Compared:
+class _ComparedObjects:
     """The ``n`` objects of a file whose boxes are compared: all with an outline, without crowds."""
 
     annotations: Sequence[CocoAnnotation]
     boxes: Boxes
     """As the file has them: (x, y, width, height), unless they are wrong."""
     masks: Boxes
-    """Extents of the masks, (x1, y1, x2, y2)."""
+    """Boxes around the masks, (x1, y1, x2, y2)."""
     sizes: Boxes
     """(width, height, width, height) of the image."""
 
-    def __getitem__(self, which: Bool[ndarray, " n"]) -> "_Compared":
+    def __getitem__(self, which: Bool[ndarray, " n"]) -> "_ComparedObjects":
         chosen = [annotation for annotation, take in zip(self.annotations, which, strict=True) if take]
-        return _Compared(chosen, self.boxes[which], self.masks[which], self.sizes[which])
+        return _ComparedObjects(chosen, self.boxes[which], self.masks[which], self.sizes[which])
 
 
 def compare_boxes(images: Mapping[int, CocoImage], groups: Groups) -> BoxProblems:
@@ -138,27 +138,29 @@ def compare_boxes(images: Mapping[int, CocoImage], groups: Groups) -> BoxProblem
         return BoxProblems(None, {}, [])
     boxes = np.array([annotation["bbox"] for annotation in chosen], dtype=float)
     sizes = np.array([(images[a["image_id"]].width, images[a["image_id"]].height) * 2 for a in chosen], dtype=float)
-    objects = _Compared(chosen, boxes, mask_extents([a["segmentation"] for a in chosen]), sizes)
+    objects = _ComparedObjects(chosen, boxes, mask_boxes([a["segmentation"] for a in chosen]), sizes)
 
-    overlap = _iou(_corners(boxes), objects.masks)
-    apart = np.abs(_corners(boxes) - objects.masks).max(axis=1) > ROUNDING
-    outside = _are_outside(objects)
-    disagree = outside | _are_fractions(objects) | ((overlap < MIN_IOU) & apart)
+    overlap = _box_iou(_box_corners(boxes), objects.masks)
+    apart = np.abs(_box_corners(boxes) - objects.masks).max(axis=1) > ROUNDING
+    outside = _masks_are_outside(objects)
+    disagree = outside | _boxes_are_fractions(objects) | ((overlap < MIN_IOU) & apart)
     count, total = int(disagree.sum()), len(disagree)
     if count and count >= REFUSED_SHARE * total:
-        cause = _cause(objects[disagree])
+        cause = _likely_cause(objects[disagree])
         if cause is not None or count >= FEWEST:
-            return BoxProblems(_of_the_file(objects[disagree], cause or _UNKNOWN, int(outside.sum()), total), {}, [])
+            return BoxProblems(
+                _describe_wrong_boxes(objects[disagree], cause or _UNKNOWN, int(outside.sum()), total), {}, []
+            )
     unusable = outside | ((overlap == 0) & apart)
     problems = {
-        chosen[number]["id"]: _of_object(objects, number, bool(outside[number]))
+        chosen[number]["id"]: _describe_wrong_box(objects, number, bool(outside[number]))
         for number in np.flatnonzero(unusable).tolist()
     }
     doubtful = np.flatnonzero(apart & (overlap < MIN_IOU) & ~unusable)
     return BoxProblems(None, problems, [chosen[number]["id"] for number in doubtful.tolist()])
 
 
-def _are_outside(objects: _Compared) -> Bool[ndarray, " n"]:
+def _masks_are_outside(objects: _ComparedObjects) -> Bool[ndarray, " n"]:
     """Whether a mask has no pixel inside its image.
 
     Masks too small to have a pixel do not count if their box is as small, unless both lie in the first pixel, as
@@ -169,20 +171,22 @@ def _are_outside(objects: _Compared) -> Bool[ndarray, " n"]:
         (x2 <= 0) | (y2 <= 0) | (x1 >= objects.sizes[:, 0]) | (y1 >= objects.sizes[:, 1]) | (x1 == x2) | (y1 == y2)
     )
     thin = (np.minimum(x2 - x1, y2 - y1) < 1.5) & (objects.boxes[:, 2:].min(axis=1) > ROUNDING)
-    for number in np.flatnonzero(~outside & (thin | _are_fractions(objects))):  # few, so they can be drawn
+    for number in np.flatnonzero(~outside & (thin | _boxes_are_fractions(objects))):  # few, so they can be drawn
         width, height = objects.sizes[number, :2].astype(int).tolist()
         outside[number] = cropped_mask(objects.annotations[number]["segmentation"], (height, width)) is None
     return outside
 
 
-def _are_fractions(objects: _Compared) -> Bool[ndarray, " n"]:
+def _boxes_are_fractions(objects: _ComparedObjects) -> Bool[ndarray, " n"]:
     """Whether box and mask both lie in the image's first pixel, as they do if written as fractions of its size."""
     return (
-        (objects.masks.max(axis=1) <= 1) & (_corners(objects.boxes).max(axis=1) <= 1) & (objects.sizes.min(axis=1) > 1)
+        (objects.masks.max(axis=1) <= 1)
+        & (_box_corners(objects.boxes).max(axis=1) <= 1)
+        & (objects.sizes.min(axis=1) > 1)
     )
 
 
-def _of_object(objects: _Compared, number: int, outside: bool) -> str:
+def _describe_wrong_box(objects: _ComparedObjects, number: int, outside: bool) -> str:
     mask = [round(float(value), 2) for value in objects.masks[number]]
     reach = f"reaches from x, y = {mask[:2]} to {mask[2:]}"
     if outside:
@@ -190,7 +194,7 @@ def _of_object(objects: _Compared, number: int, outside: bool) -> str:
     return f"box {objects.annotations[number]['bbox']} does not meet the mask, which {reach}"
 
 
-def _of_the_file(wrong: _Compared, cause: str, outside: int, total: int) -> str:
+def _describe_wrong_boxes(wrong: _ComparedObjects, cause: str, outside: int, total: int) -> str:
     first = wrong.annotations[0]
     mask = [round(float(value), 2) for value in wrong.masks[0]]
     without = f", {outside} of the masks have no pixel in their image" if outside else ""
@@ -201,42 +205,42 @@ def _of_the_file(wrong: _Compared, cause: str, outside: int, total: int) -> str:
     )
 
 
-def _cause(wrong: _Compared) -> str | None:
+def _likely_cause(wrong: _ComparedObjects) -> str | None:
     """What the tool probably wrote: the first form in which boxes and masks agree; None if there is none."""
-    corners = _corners(wrong.boxes)
-    if _are_fractions(wrong).mean() >= _EXPLAINED:
+    corners = _box_corners(wrong.boxes)
+    if _boxes_are_fractions(wrong).mean() >= _EXPLAINED:
         return "boxes and masks look like fractions (0..1) of the image's size instead of pixels"
     if (wrong.masks[:, :2] == wrong.masks[:, 2:]).all(axis=1).mean() >= _EXPLAINED:
         return "the masks are empty"
-    for written, boxes in _forms_of_boxes(wrong.boxes, wrong.sizes):
-        if _agree(boxes, wrong.masks):
+    for written, boxes in _other_box_forms(wrong.boxes, wrong.sizes):
+        if _boxes_agree(boxes, wrong.masks):
             return f"the boxes look like {written}"
-    written, masks = _form_of_masks(wrong)
-    if _agree(corners, masks):
+    written, masks = _other_mask_form(wrong)
+    if _boxes_agree(corners, masks):
         return f"the masks look like {written}"
     if len(wrong.annotations) < FEWEST:  # some factors fit any two boxes
         return None
     factors = np.median(wrong.masks[:, 2:] / np.maximum(corners[:, 2:], 1e-9), axis=0)
-    if _agree(corners * np.tile(factors, 2), wrong.masks):
+    if _boxes_agree(corners * np.tile(factors, 2), wrong.masks):
         across, down = factors.tolist()
         fit = f"{across:.3g} times as wide and {down:.3g} times as high they fit"
         return f"the boxes look like those of images of another size: {fit}"
     return None
 
 
-def _agree(boxes: Boxes, masks: Boxes) -> bool:
-    return bool((_iou(boxes, masks) >= _EXPLAINED_IOU).mean() >= _EXPLAINED)
+def _boxes_agree(boxes: Boxes, masks: Boxes) -> bool:
+    return bool((_box_iou(boxes, masks) >= _EXPLAINED_IOU).mean() >= _EXPLAINED)
 
 
-def _forms_of_boxes(boxes: Boxes, sizes: Boxes) -> list[tuple[str, Boxes]]:
+def _other_box_forms(boxes: Boxes, sizes: Boxes) -> list[tuple[str, Boxes]]:
     """Other forms that a box's four numbers may have, and the corners that they then stand for."""
     forms: dict[str, Callable[[Boxes], Boxes]] = {
-        "x, y, width, height": _corners,
+        "x, y, width, height": _box_corners,
         "x1, y1, x2, y2": lambda values: values,
-        "centre x, centre y, width, height": lambda values: _corners(
+        "centre x, centre y, width, height": lambda values: _box_corners(
             values - values[:, [2, 3, 2, 3]] * [0.5, 0.5, 0, 0]
         ),
-        "y, x, height, width, or the masks like points with y before x": lambda values: _corners(
+        "y, x, height, width, or the masks like points with y before x": lambda values: _box_corners(
             values[:, [1, 0, 3, 2]]
         ),
         "y1, x1, y2, x2": lambda values: values[:, [1, 0, 3, 2]],
@@ -248,21 +252,21 @@ def _forms_of_boxes(boxes: Boxes, sizes: Boxes) -> list[tuple[str, Boxes]]:
     return pixels + fractions
 
 
-def _form_of_masks(objects: _Compared) -> tuple[str, Boxes]:
+def _other_mask_form(objects: _ComparedObjects) -> tuple[str, Boxes]:
     """The other form that masks may have, and the extents that they then have."""
     codes = [a["segmentation"] for a in objects.annotations if not isinstance(a["segmentation"], list)]
     if len(codes) < len(objects.annotations):
         return "polygons in fractions (0..1) of the image's size instead of pixels", objects.masks * objects.sizes
     rows = coco_mask.toBbox([{"size": code["size"][::-1], "counts": code["counts"]} for code in codes])
-    return "run lengths counted along rows, which COCO counts down columns", _corners(rows)[:, [1, 0, 3, 2]]
+    return "run lengths counted along rows, which COCO counts down columns", _box_corners(rows)[:, [1, 0, 3, 2]]
 
 
-def _corners(boxes: Boxes) -> Boxes:
+def _box_corners(boxes: Boxes) -> Boxes:
     """(x, y, width, height) as (x1, y1, x2, y2)."""
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def _iou(a: Boxes, b: Boxes) -> Float[ndarray, " n"]:
+def _box_iou(a: Boxes, b: Boxes) -> Float[ndarray, " n"]:
     """Intersection over union of (x1, y1, x2, y2), pair by pair."""
     sides = (np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0)
     shared = sides.prod(axis=1)
@@ -280,7 +284,7 @@ _SAME_MASK = 0.9
 """Intersection over union from which two masks count as one object's."""
 
 
-def images_of_one_file(images: Iterable[CocoImage]) -> list[list[int]]:
+def group_images_by_file(images: Iterable[CocoImage]) -> list[list[int]]:
     """Groups of ids of images that name the same file, also in another spelling; images without a name are left out."""
     ids: dict[str, list[int]] = {}
     for image in images:
@@ -291,13 +295,13 @@ def images_of_one_file(images: Iterable[CocoImage]) -> list[list[int]]:
 
 def have_same_objects(ids: Sequence[int], groups: Groups) -> bool:
     """Whether these images have the same objects, in any order."""
-    first, *others = ({_content(annotation) for annotation in groups[image]} for image in ids)
+    first, *others = ({_object_key(annotation) for annotation in groups[image]} for image in ids)
     return all(other == first for other in others)
 
 
 def _check_images_of_one_file(place: str, images: Mapping[int, CocoImage], groups: Groups) -> None:
     """Raise ``DataError`` where several images of one file have different objects; warn where they have the same."""
-    same = images_of_one_file(images.values())
+    same = group_images_by_file(images.values())
     divided = [ids for ids in same if not have_same_objects(ids, groups)]
     described = [f"{images[ids[0]].file_name} (images {', '.join(map(str, ids))})" for ids in divided or same]
     files = f"{first_few(described, 3)} {'is' if len(described) == 1 else 'are'}"
@@ -313,7 +317,7 @@ def _check_images_of_one_file(place: str, images: Mapping[int, CocoImage], group
         )
 
 
-def repeated_objects(images: Mapping[int, CocoImage], groups: Groups) -> dict[int, int]:
+def find_repeated_objects(images: Mapping[int, CocoImage], groups: Groups) -> dict[int, int]:
     """The id of each annotation that repeats an earlier one, with the id of the earlier one.
 
     Both have the same image and category, and nearly the same mask: one may be polygons and the other run lengths, or
@@ -349,16 +353,16 @@ def _pairs_of_similar_boxes(annotations: Sequence[CocoAnnotation]) -> list[tuple
 
 
 def _are_one_object(one: CocoAnnotation, other: CocoAnnotation, image: CocoImage) -> bool:
-    if _content(one) == _content(other):
+    if _object_key(one) == _object_key(other):
         return True
     if not one["segmentation"] or not other["segmentation"]:
         return False
     size = image.height, image.width
-    masks = [rle_of(annotation["segmentation"], size) for annotation in (one, other)]
+    masks = [rle_of_segmentation(annotation["segmentation"], size) for annotation in (one, other)]
     return bool(coco_mask.iou(masks[:1], masks[1:], [0]) >= _SAME_MASK)
 
 
-def _content(annotation: CocoAnnotation) -> Hashable:
+def _object_key(annotation: CocoAnnotation) -> Hashable:
     """Category, box and outline, which are equal for two annotations of one object in one form."""
     outline = annotation["segmentation"]
     code = tuple(part.tobytes() for part in outline) if isinstance(outline, list) else outline["counts"]

@@ -15,17 +15,17 @@ import torch
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.rle import (
-    OutlinedObjects,
+    AnnotatedObjects,
     Polygons,
     Rle,
     Segmentation,
     cropped_mask,
     draw_cropped_masks,
-    enclosing,
     rle_counts,
-    rle_of,
+    rle_of_segmentation,
+    widen_boxes_to_masks,
 )
-from composer_copypaste.errors import as_json, counted
+from composer_copypaste.errors import as_json, count_noun
 
 SHORTEST_SIDE = 1e-3
 """Shortest side of a box in pixels: models take boxes as float32, which cannot tell closer corners apart."""
@@ -41,11 +41,11 @@ Size = tuple[int, int]
 
 Crowds = Literal["objects", "ignore"] | None
 BadObjects = Literal["refuse", "leave_out"]
-Spelling = Callable[[str, str], str]
+SettingSpelling = Callable[[str, str], str]
 """How a user gives a setting, from its name and value, for messages."""
 
 
-def in_python(name: str, value: str) -> str:
+def python_spelling(name: str, value: str) -> str:
     """How a setting is given in Python, for messages."""
     return f'{name}="{value}"'
 
@@ -65,7 +65,7 @@ class ReadingOptions:
 
     crowds: Crowds = None
     bad_objects: BadObjects = "refuse"
-    spelling: Spelling = in_python
+    spelling: SettingSpelling = python_spelling
     reads_images: bool = True
     outlines: bool = True
 
@@ -109,12 +109,14 @@ class CocoAnnotation(TypedDict):
     segmentation: Segmentation
 
 
-def labels_of(categories: Sequence[Category]) -> dict[int, int]:
+def labels_by_category_id(categories: Sequence[Category]) -> dict[int, int]:
     """The label, 1, 2, ..., of each category id."""
     return {category.id: label for label, category in enumerate(categories, start=1)}
 
 
-def outlined(image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Mapping[int, int]) -> OutlinedObjects:
+def annotated_objects(
+    image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Mapping[int, int]
+) -> AnnotatedObjects:
     """The objects of an image, from its annotations; ``labels`` maps category ids to labels.
 
     Boxes are the annotated ones, cut at the image's edge. A box that would cut pixels off its mask is widened.
@@ -122,9 +124,9 @@ def outlined(image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Ma
     boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     segmentations, size = tuple(annotation["segmentation"] for annotation in annotations), (image.height, image.width)
-    boxes = torch.from_numpy(enclosing(boxes.numpy(), segmentations, size))
+    boxes = torch.from_numpy(widen_boxes_to_masks(boxes.numpy(), segmentations, size))
     limits = torch.tensor([image.width, image.height, image.width, image.height])
-    return OutlinedObjects(
+    return AnnotatedObjects(
         size=size,
         boxes=boxes.clamp(min=0).minimum(limits).float(),
         labels=torch.tensor([labels[a["category_id"]] for a in annotations], dtype=torch.int64),
@@ -134,11 +136,11 @@ def outlined(image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Ma
     )
 
 
-class ShapeError(ValueError):
+class SegmentationError(ValueError):
     """An outline or a box cannot be used; the message says what is wrong with it."""
 
 
-def whole(value: object) -> int | None:
+def as_whole_number(value: object) -> int | None:
     """A whole number, which JSON may spell 7 or 7.0; None where the value is anything else."""
     if type(value) is int:
         return value
@@ -147,12 +149,12 @@ def whole(value: object) -> int | None:
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
-def typed(value: object) -> str:
+def as_typed_json(value: object) -> str:
     """A value as JSON, for messages in which a number that is written as text must not look like a number."""
     return f"{as_json(value)} (text)" if isinstance(value, str) else as_json(value)
 
 
-def read_shape(entry: Json, size: Size, *, outlines: bool) -> tuple[list[Any], Segmentation, list[str]]:
+def parse_box_and_segmentation(entry: Json, size: Size, *, outlines: bool) -> tuple[list[Any], Segmentation, list[str]]:
     """The box and the outline of an annotation, and what is wrong with its values; if anything is, ignore the two.
 
     Args:
@@ -163,47 +165,49 @@ def read_shape(entry: Json, size: Size, *, outlines: bool) -> tuple[list[Any], S
     crowd, area, box = entry.get("iscrowd"), entry.get("area"), entry.get("bbox")
     problems = []
     if crowd not in (None, 0, 1):
-        problems.append(f"iscrowd is {typed(crowd)}, expected 0 or 1")
+        problems.append(f"iscrowd is {as_typed_json(crowd)}, expected 0 or 1")
     is_number = isinstance(area, int | float) and not isinstance(area, bool)
     if area is not None and not (is_number and 0 <= area <= LARGEST_AREA):
-        problems.append(f"area is {typed(area)}, expected a number of pixels")
+        problems.append(f"area is {as_typed_json(area)}, expected a number of pixels")
     outline: Segmentation = []
     if outlines or (entry.get("segmentation") and not (box and area and box_problem(box, size) is None)):
         try:
-            outline = read_segmentation(entry.get("segmentation"), size)
-        except ShapeError as error:
+            outline = parse_segmentation(entry.get("segmentation"), size)
+        except SegmentationError as error:
             problems.append(str(error) if "segmentation" in entry else "lacks 'segmentation'")
     whose = ""
     if box is None or (isinstance(box, list) and not box):
         if not outline:
             return [], outline, problems or ["lacks 'bbox'"]
-        box, whose = box_of(outline), "its outline's "
+        box, whose = box_of_segmentation(outline), "its outline's "
     problem = box_problem(box, size)
     if problem is not None:
         return [], outline, [*problems, f"{whose}box {as_json(box)} {problem}"]
     return list(box), outline, problems
 
 
-def read_segmentation(value: Any, size: Size) -> Segmentation:
+def parse_segmentation(value: Any, size: Size) -> Segmentation:
     """The outline of an object in an image of this (height, width).
 
     Accepted are COCO's polygons, kwcoco's polygons with ``exterior`` and ``interiors``, and COCO's run lengths,
     compressed or not. Of several polygons, those with two points or fewer are dropped: they cover no pixel.
 
     Raises:
-        ShapeError: for anything else.
+        SegmentationError: for anything else.
     """
     if isinstance(value, dict) and value:
-        return _of_exteriors([value], size) if "exterior" in value else _of_run_lengths(value, size)
+        return _parse_kwcoco_polygons([value], size) if "exterior" in value else _parse_run_lengths(value, size)
     if isinstance(value, list | tuple) and value:
         is_kwcoco = all(isinstance(part, dict) and "exterior" in part for part in value)
-        return _of_exteriors(value, size) if is_kwcoco else _of_polygons(value, size)
+        return _parse_kwcoco_polygons(value, size) if is_kwcoco else _parse_polygons(value, size)
     if isinstance(value, str):
-        raise ShapeError(f"segmentation is text, {as_json(value)}; expected polygons or run lengths as JSON")
-    raise ShapeError("has no segmentation: expected polygons or a run-length encoding, a box is not enough for masks")
+        raise SegmentationError(f"segmentation is text, {as_json(value)}; expected polygons or run lengths as JSON")
+    raise SegmentationError(
+        "has no segmentation: expected polygons or a run-length encoding, a box is not enough for masks"
+    )
 
 
-def box_of(segmentation: Segmentation) -> list[float]:
+def box_of_segmentation(segmentation: Segmentation) -> list[float]:
     """The box [x, y, width, height] around a polygon's corners, or around the pixels of run lengths."""
     if not isinstance(segmentation, list):
         box: list[float] = coco_mask.toBbox(segmentation).tolist()
@@ -213,9 +217,9 @@ def box_of(segmentation: Segmentation) -> list[float]:
     return [left, top, float(xs.max()) - left, float(ys.max()) - top]
 
 
-def area_of(segmentation: Segmentation, size: Size) -> float:
+def area_of_segmentation(segmentation: Segmentation, size: Size) -> float:
     """The number of pixels inside an outline."""
-    return float(coco_mask.area(rle_of(segmentation, size)))
+    return float(coco_mask.area(rle_of_segmentation(segmentation, size)))
 
 
 def box_problem(box: Any, size: Size) -> str | None:
@@ -236,7 +240,7 @@ def box_problem(box: Any, size: Size) -> str | None:
     return None
 
 
-def has_no_extent(segmentation: Segmentation) -> bool:
+def has_only_flat_polygons(segmentation: Segmentation) -> bool:
     """Whether all polygons of an object lie on horizontal lines, or all on vertical lines.
 
     COCO's train2017 has two such objects (https://github.com/cocodataset/cocoapi/issues/355): their boxes are right,
@@ -249,7 +253,7 @@ def has_no_extent(segmentation: Segmentation) -> bool:
     )
 
 
-def _of_polygons(parts: Sequence[Any], size: Size) -> Polygons:
+def _parse_polygons(parts: Sequence[Any], size: Size) -> Polygons:
     limit = 2 * max(size)  # coordinates far beyond the image would take gigabytes to draw
     polygons = []
     for part in parts:
@@ -257,9 +261,9 @@ def _of_polygons(parts: Sequence[Any], size: Size) -> Polygons:
         if problem is None:
             polygons.append(np.array(part, dtype=np.float64))
         elif not (isinstance(part, list | tuple) and len(part) in (0, 2, 4) and all(map(_is_number, part))):
-            raise ShapeError(_other_form(parts) or problem)
+            raise SegmentationError(_describe_other_form(parts) or problem)
     if not polygons:
-        raise ShapeError(_other_form(parts) or _too_short(parts[0]))
+        raise SegmentationError(_describe_other_form(parts) or _describe_short_polygon(parts[0]))
     return polygons
 
 
@@ -274,21 +278,21 @@ def _polygon_problem(polygon: Any, limit: int) -> str | None:
     except TypeError:
         return f"polygon is not a list of numbers x1, y1, x2, y2, ...: {as_json(polygon)}"
     if numbers < 6:
-        return _too_short(polygon)
+        return _describe_short_polygon(polygon)
     if numbers % 2:
-        return f"polygon has {counted(numbers, 'number')}, needs an even count: x1, y1, x2, y2, ..."
+        return f"polygon has {count_noun(numbers, 'number')}, needs an even count: x1, y1, x2, y2, ..."
     if not -limit < min(polygon) <= max(polygon) < limit:
         return f"polygon reaches from {min(polygon)} to {max(polygon)}, far outside the image"
     return None
 
 
-def _too_short(polygon: Sequence[Any]) -> str:
+def _describe_short_polygon(polygon: Sequence[Any]) -> str:
     numbers = len(polygon)
     hint = f": {as_json(list(polygon))} may be a box, which is no outline" if numbers == 4 else ""
-    return f"polygon has {counted(numbers, 'number')}, needs at least 6{hint}"
+    return f"polygon has {count_noun(numbers, 'number')}, needs at least 6{hint}"
 
 
-def _other_form(parts: Sequence[Any]) -> str | None:
+def _describe_other_form(parts: Sequence[Any]) -> str | None:
     """The form of a list that holds no polygons, if it is one that some tools write; None: not known."""
     first = parts[0]
     shown = f"expected [[x1, y1, x2, y2, ...], ...], got {as_json(parts)}"
@@ -313,11 +317,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number)
 
 
-def _of_exteriors(parts: Sequence[Json], size: Size) -> Segmentation:
+def _parse_kwcoco_polygons(parts: Sequence[Json], size: Size) -> Segmentation:
     """Kwcoco's polygons, each an exterior and its holes; if any has a hole, they become run lengths."""
     drawable = [part for part in parts if not _has_two_points_at_most(part["exterior"])] or parts
-    exteriors = [_flat(part["exterior"], size) for part in drawable]
-    holes = [[_flat(hole, size) for hole in part.get("interiors") or ()] for part in drawable]
+    exteriors = [_flatten_points(part["exterior"], size) for part in drawable]
+    holes = [[_flatten_points(hole, size) for hole in part.get("interiors") or ()] for part in drawable]
     if not any(holes):
         return exteriors
     drawn, cut = (
@@ -332,43 +336,53 @@ def _has_two_points_at_most(exterior: Any) -> bool:
     return isinstance(exterior, list) and len(exterior) < 3 and all(map(_is_point, exterior))
 
 
-def _flat(points: Any, size: Size) -> np.ndarray:
+def _flatten_points(points: Any, size: Size) -> np.ndarray:
     """The polygon [[x1, y1], [x2, y2], ...] as x1, y1, x2, y2, ..."""
     if not isinstance(points, list) or not all(_is_point(point) for point in points):
-        raise ShapeError(f"exterior and interiors: expected points [[x1, y1], [x2, y2], ...], got {as_json(points)}")
-    [polygon] = _of_polygons([[coordinate for point in points for coordinate in point]], size)
+        raise SegmentationError(
+            f"exterior and interiors: expected points [[x1, y1], [x2, y2], ...], got {as_json(points)}"
+        )
+    [polygon] = _parse_polygons([[coordinate for point in points for coordinate in point]], size)
     return polygon
 
 
-def _of_run_lengths(rle: Json, size: Size) -> Rle:
+def _parse_run_lengths(rle: Json, size: Size) -> Rle:
     if "counts" not in rle:
-        raise ShapeError(f'segmentation has {", ".join(map(as_json, rle))}; expected polygons, or "size" and "counts"')
+        raise SegmentationError(
+            f'segmentation has {", ".join(map(as_json, rle))}; expected polygons, or "size" and "counts"'
+        )
     height, width = size
     if "size" not in rle:
-        raise ShapeError(f'mask has no "size"; expected [{height}, {width}] (height, width)')
+        raise SegmentationError(f'mask has no "size"; expected [{height}, {width}] (height, width)')
     if rle["size"] not in ([height, width], (height, width)):
-        raise ShapeError(f"mask has size {as_json(rle['size'])}, the image has [{height}, {width}] (height, width)")
+        raise SegmentationError(
+            f"mask has size {as_json(rle['size'])}, the image has [{height}, {width}] (height, width)"
+        )
     if rle.get("order", "F") != "F":
-        raise ShapeError(f"mask's run lengths have the order {as_json(rle['order'])}; expected them column by column")
-    encoded, counts = _counts(rle["counts"])
+        raise SegmentationError(
+            f"mask's run lengths have the order {as_json(rle['order'])}; expected them column by column"
+        )
+    encoded, counts = _parse_counts(rle["counts"])
     if any(count is None or count < 0 for count in counts):
-        raise ShapeError(f"mask cannot be decoded: its counts are not numbers of pixels: {as_json(rle['counts'])}")
+        raise SegmentationError(
+            f"mask cannot be decoded: its counts are not numbers of pixels: {as_json(rle['counts'])}"
+        )
     pixels = sum(count for count in counts if count is not None)
     if pixels != height * width:
-        raise ShapeError(f"mask's counts sum to {counted(pixels, 'pixel')}, the image has {height * width}")
+        raise SegmentationError(f"mask's counts sum to {count_noun(pixels, 'pixel')}, the image has {height * width}")
     if encoded is None:
         return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return {"size": [height, width], "counts": encoded}
 
 
-def _counts(value: Any) -> tuple[bytes | None, Sequence[int | None]]:
+def _parse_counts(value: Any) -> tuple[bytes | None, Sequence[int | None]]:
     """The compressed run lengths, None if the file has them as numbers, and the numbers."""
     if isinstance(value, str | bytes):
         try:
             encoded = value if isinstance(value, bytes) else value.encode()
             return encoded, rle_counts(encoded)
         except ValueError as error:
-            raise ShapeError(f"mask cannot be decoded: {error} in its counts, {as_json(value)}") from None
+            raise SegmentationError(f"mask cannot be decoded: {error} in its counts, {as_json(value)}") from None
     if not isinstance(value, list):
-        raise ShapeError(f"mask cannot be decoded: its counts are not numbers of pixels: {as_json(value)}")
-    return None, [whole(count) for count in value]
+        raise SegmentationError(f"mask cannot be decoded: its counts are not numbers of pixels: {as_json(value)}")
+    return None, [as_whole_number(count) for count in value]

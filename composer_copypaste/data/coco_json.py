@@ -23,19 +23,19 @@ from composer_copypaste.data.annotation_json import (
     Crowds,
     Json,
     ReadingOptions,
-    Spelling,
-    area_of,
-    has_no_extent,
-    in_python,
-    labels_of,
-    outlined,
-    read_shape,
-    typed,
-    whole,
+    SettingSpelling,
+    annotated_objects,
+    area_of_segmentation,
+    as_typed_json,
+    as_whole_number,
+    has_only_flat_polygons,
+    labels_by_category_id,
+    parse_box_and_segmentation,
+    python_spelling,
 )
-from composer_copypaste.data.other_formats import kind_of_content
-from composer_copypaste.data.rle import OutlinedObjects
-from composer_copypaste.errors import DataError, as_json, counted, first_few, listed, warn_of_data
+from composer_copypaste.data.other_formats import describe_other_format
+from composer_copypaste.data.rle import AnnotatedObjects
+from composer_copypaste.errors import DataError, as_json, count_noun, first_few, list_problems, warn_of_data
 from composer_copypaste.files import read_json
 
 TOP_LEVEL = ("images", "annotations", "categories")
@@ -65,7 +65,7 @@ class CocoAnnotations:
         *,
         crowds: Crowds = None,
         bad_objects: BadObjects = "refuse",
-        spelling: Spelling = in_python,
+        spelling: SettingSpelling = python_spelling,
     ) -> "CocoAnnotations":
         """Read and check a file.
 
@@ -102,15 +102,15 @@ class CocoAnnotations:
             DataError: listing everything that is wrong.
         """
         place = str(path)
-        lists = _lists(data, place, options)
+        lists = _find_lists(data, place, options)
         found = _Findings()
-        categories = _categories(lists["categories"], found)
-        images = _images(lists["images"], options, found)
+        categories = _parse_categories(lists["categories"], found)
+        images = _parse_images(lists["images"], options, found)
         if options.reads_images and not lists["annotations"]:
             found.problems.append("the list 'annotations' is empty")
         groups: dict[int, list[CocoAnnotation]] = {image: [] for image in images}
         if not found.lacks_ids:  # without them, every annotation would refer to something unknown
-            _read_annotations(lists["annotations"], images, categories, groups, options, found)
+            _parse_annotations(lists["annotations"], images, categories, groups, options, found)
         if not found.problems:
             _leave_out_bad_objects(place, images, groups, options, found)
         found.report(place, options, has_objects=any(groups.values()))
@@ -150,11 +150,11 @@ class CocoAnnotations:
 
     @cached_property
     def _labels(self) -> dict[int, int]:
-        return labels_of(self.categories)
+        return labels_by_category_id(self.categories)
 
-    def objects_of(self, image: CocoImage) -> OutlinedObjects:
+    def objects_of(self, image: CocoImage) -> AnnotatedObjects:
         """The image's objects: annotated boxes cut at the image's edge, annotated areas, masks as in the file."""
-        return outlined(image, self.annotations[image.id], self._labels)
+        return annotated_objects(image, self.annotations[image.id], self._labels)
 
 
 @contextmanager
@@ -192,18 +192,18 @@ class _Findings:
         if problems:
             hint = f"{options.spelling('bad_objects', 'leave_out')} leaves such objects out"
             offered = self.bad and has_objects and options.bad_objects == "refuse"
-            text = listed(place, problems)
+            text = list_problems(place, problems)
             between = "\n  " if "\n" in text else "; "
             raise DataError(text + (f"{between}{hint}" if offered else ""))
         if self.bad:
-            warn_of_data(f"{place}: left out {counted(len(self.bad), 'bad object')}: {first_few(self.bad)}")
+            warn_of_data(f"{place}: left out {count_noun(len(self.bad), 'bad object')}: {first_few(self.bad)}")
         if self.flat:
             warn_of_data(f"{place}: left out annotations of objects without any extent: [{first_few(self.flat, 20)}]")
         if self.stray:
             warn_of_data(f"{place}: dropped parts of one or two points of the annotations {first_few(self.stray)}")
 
 
-def _lists(data: object, place: str, options: ReadingOptions) -> dict[str, list[Any]]:
+def _find_lists(data: object, place: str, options: ReadingOptions) -> dict[str, list[Any]]:
     """The three lists of a COCO file, where it is one."""
     values = data if isinstance(data, dict) else {}
     problems = [
@@ -213,13 +213,13 @@ def _lists(data: object, place: str, options: ReadingOptions) -> dict[str, list[
     ]
     entries = [] if problems else values["annotations"]
     if problems or (entries and isinstance(entries[0], dict) and "segmentation" not in entries[0]):
-        kind = kind_of_content(data)
+        kind = describe_other_format(data)
         if kind is not None:
             raise DataError(f"{place}: {kind}")
     if not isinstance(data, dict):
         raise DataError(f"{place}: expected an object with the lists {', '.join(TOP_LEVEL)}, got {as_json(data)}")
     if problems:
-        raise DataError(listed(place, problems))
+        raise DataError(list_problems(place, problems))
     objects = [entry for entry in entries if isinstance(entry, dict)] if options.outlines else []
     if len(objects) > 1 and not any(entry.get("segmentation") for entry in objects):
         instead = "keypoints" if any("keypoints" in entry for entry in objects) else "boxes"
@@ -230,43 +230,49 @@ def _lists(data: object, place: str, options: ReadingOptions) -> dict[str, list[
     return {key: data[key] for key in TOP_LEVEL}
 
 
-def _categories(entries: Sequence[Any], found: _Findings) -> dict[int, Category]:
+def _parse_categories(entries: Sequence[Any], found: _Findings) -> dict[int, Category]:
     categories = {}
-    for id_, entry in _with_ids("category", "categories", entries, found):
+    for id_, entry in _entries_with_ids("category", "categories", entries, found):
         name = entry.get("name")
         if not isinstance(name, str):
-            found.problems.append(f"category {id_}: {_missing_or_wrong(entry, 'name', 'text')}")
+            found.problems.append(f"category {id_}: {_describe_missing_or_wrong(entry, 'name', 'text')}")
         elif any("\ud800" <= character <= "\udfff" for character in name):  # JSON can spell them, no file can hold them
             found.problems.append(f"category {id_}: name {as_json(name)} has half a character, which cannot be written")
         categories[id_] = Category(id_, str(name))
     return categories
 
 
-def _images(entries: Sequence[Any], options: ReadingOptions, found: _Findings) -> dict[int, CocoImage]:
+def _parse_images(entries: Sequence[Any], options: ReadingOptions, found: _Findings) -> dict[int, CocoImage]:
     images = {}
-    for id_, entry in _with_ids("image", "images", entries, found):
-        name, height, width = entry.get("file_name"), whole(entry.get("height")), whole(entry.get("width"))
+    for id_, entry in _entries_with_ids("image", "images", entries, found):
+        name, height, width = (
+            entry.get("file_name"),
+            as_whole_number(entry.get("height")),
+            as_whole_number(entry.get("width")),
+        )
         if options.reads_images and (not isinstance(name, str) or not name):
-            found.problems.append(f"image {id_}: {_missing_or_wrong(entry, 'file_name', 'text')}")
+            found.problems.append(f"image {id_}: {_describe_missing_or_wrong(entry, 'file_name', 'text')}")
         for key, side in (("height", height), ("width", width)):
             if side is None or side < 1:
-                found.problems.append(f"image {id_}: {_missing_or_wrong(entry, key, 'a whole number of pixels')}")
+                found.problems.append(
+                    f"image {id_}: {_describe_missing_or_wrong(entry, key, 'a whole number of pixels')}"
+                )
         images[id_] = CocoImage(id_, name if isinstance(name, str) else "", height or 0, width or 0)
     return images
 
 
-def _missing_or_wrong(entry: Json, key: str, expected: str) -> str:
+def _describe_missing_or_wrong(entry: Json, key: str, expected: str) -> str:
     return f"{key} is {as_json(entry[key])}, expected {expected}" if key in entry else f"has no {key!r}"
 
 
-def _with_ids(kind: str, kinds: str, entries: Sequence[Any], found: _Findings) -> Iterator[tuple[int, Json]]:
+def _entries_with_ids(kind: str, kinds: str, entries: Sequence[Any], found: _Findings) -> Iterator[tuple[int, Json]]:
     """The images or categories with their ids; those without a usable id are added to the problems."""
     if not entries:
         found.problems.append(f"the list {kinds!r} is empty")
         found.lacks_ids = True
     seen: set[int] = set()
     for number, entry in enumerate(entries, start=1):
-        id_ = _id(f"{kind} number {number} in the file", entry, found)
+        id_ = _parse_id(f"{kind} number {number} in the file", entry, found)
         if id_ is None:
             found.lacks_ids = True
             continue
@@ -278,19 +284,19 @@ def _with_ids(kind: str, kinds: str, entries: Sequence[Any], found: _Findings) -
         yield id_, entry
 
 
-def _id(place: str, entry: Any, found: _Findings) -> int | None:
+def _parse_id(place: str, entry: Any, found: _Findings) -> int | None:
     """The id of an image, a category or an annotation; None, and a problem, where it has none."""
     if not isinstance(entry, dict):
         found.problems.append(f"{place}: expected an object, got {as_json(entry)}")
         return None
-    id_ = whole(entry.get("id"))
+    id_ = as_whole_number(entry.get("id"))
     if id_ is None:
-        got = f"id is {typed(entry['id'])}, expected a whole number" if "id" in entry else "has no 'id'"
+        got = f"id is {as_typed_json(entry['id'])}, expected a whole number" if "id" in entry else "has no 'id'"
         found.problems.append(f"{place}: {got}")
     return id_
 
 
-def _read_annotations(
+def _parse_annotations(
     entries: list[Any],
     images: Mapping[int, CocoImage],
     categories: Mapping[int, Category],
@@ -307,51 +313,55 @@ def _read_annotations(
     while entries:
         entry, number = entries.pop(), number + 1
         place = f"annotation number {number} in the file"
-        id_ = number if isinstance(entry, dict) and not are_numbered else _id(place, entry, found)
+        id_ = number if isinstance(entry, dict) and not are_numbered else _parse_id(place, entry, found)
         if id_ is None:
             continue
         if id_ in seen:
-            found.problems.append(f"{_place(id_, entry)}: the id is used more than once")
+            found.problems.append(f"{_annotation_place(id_, entry)}: the id is used more than once")
         seen.add(id_)
-        image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
+        image, category = as_whole_number(entry.get("image_id")), as_whole_number(entry.get("category_id"))
         if image is not None and category is not None and image in images and category in categories:
-            annotation = _read_annotation(entry, (id_, category), images[image], options, found)
+            annotation = _parse_annotation(entry, (id_, category), images[image], options, found)
             if annotation is not None:
                 groups[image].append(annotation)
             continue
         if category not in categories:
             unknown = f"category {as_json(entry.get('category_id'))} is not among the file's categories"
-            wrong = _missing_or_no_id(entry, "category_id", "categories") or unknown
-            found.problems.append(f"{_place(id_, entry)}: {wrong}")
+            wrong = _describe_unknown_id(entry, "category_id", "categories") or unknown
+            found.problems.append(f"{_annotation_place(id_, entry)}: {wrong}")
         if image not in images:
             unknown = "the image is not among the file's images"
-            wrong = _missing_or_no_id(entry, "image_id", "images") or unknown
-            found.problems.append(f"{_place(id_, entry)}: {wrong}")
+            wrong = _describe_unknown_id(entry, "image_id", "images") or unknown
+            found.problems.append(f"{_annotation_place(id_, entry)}: {wrong}")
 
 
-def _place(id_: int, entry: Json) -> str:
+def _annotation_place(id_: int, entry: Json) -> str:
     return f"annotation {id_} (image {as_json(entry['image_id']) if 'image_id' in entry else 'unknown'})"
 
 
-def _missing_or_no_id(entry: Json, key: str, of: str) -> str | None:
+def _describe_unknown_id(entry: Json, key: str, of: str) -> str | None:
     if key not in entry:
         return f"lacks {key!r}"
-    return f"{key} is {typed(entry[key])}, the {of}' ids are whole numbers" if whole(entry[key]) is None else None
+    return (
+        f"{key} is {as_typed_json(entry[key])}, the {of}' ids are whole numbers"
+        if as_whole_number(entry[key]) is None
+        else None
+    )
 
 
-def _read_annotation(
+def _parse_annotation(
     entry: Json, ids: tuple[int, int], image: CocoImage, options: ReadingOptions, found: _Findings
 ) -> CocoAnnotation | None:
     """The annotation with these ids, its own and its category's; None where it cannot be used."""
     size = image.height, image.width
     if min(size) < 1:  # already a problem of the image
         return None
-    box, outline, problems = read_shape(entry, size, outlines=options.outlines)
-    if len(problems) == 1 and problems[0].endswith(NO_AREA) and has_no_extent(outline):
+    box, outline, problems = parse_box_and_segmentation(entry, size, outlines=options.outlines)
+    if len(problems) == 1 and problems[0].endswith(NO_AREA) and has_only_flat_polygons(outline):
         found.flat.append(ids[0])
         return None
     if problems:
-        found.bad.append(f"{_place(ids[0], entry)}: {'; '.join(problems)}")
+        found.bad.append(f"{_annotation_place(ids[0], entry)}: {'; '.join(problems)}")
         return None
     raw, crowd = entry.get("segmentation"), entry.get("iscrowd")
     if isinstance(outline, list) and isinstance(raw, list) and 0 < len(outline) < len(raw):
@@ -362,7 +372,7 @@ def _read_annotation(
         "image_id": image.id,
         "category_id": ids[1],
         "bbox": box,
-        "area": float(entry.get("area") or (area_of(outline, size) if outline else box[2] * box[3])),
+        "area": float(entry.get("area") or (area_of_segmentation(outline, size) if outline else box[2] * box[3])),
         "iscrowd": 0 if options.crowds == "objects" else int(crowd or 0),
         "segmentation": outline,
     }

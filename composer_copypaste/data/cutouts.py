@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.image_files import check_images, in_folder, in_threads
+from composer_copypaste.data.image_files import check_images, find_file_names_in_folder, map_in_threads
 from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
-from composer_copypaste.errors import DataError, listed
+from composer_copypaste.errors import DataError, list_problems
 from composer_copypaste.functional.layout import box_windows
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import ImageSettings
@@ -106,11 +106,11 @@ class CutOutPool:
         """
         if not isinstance(annotations, CocoAnnotations):
             annotations = CocoAnnotations.load(annotations)
-        annotations = in_folder(annotations, Path(images))
+        annotations = find_file_names_in_folder(annotations, Path(images))
         check_images(annotations, Path(images), image_settings)
         names = [category.name for category in annotations.categories]
-        labels = _labels(names if categories is None else categories)
-        cut_outs = list(_coco_cut_outs(annotations, Path(images), labels, image_settings))
+        labels = _labels_by_name(names if categories is None else categories)
+        cut_outs = list(_cut_outs_of_coco(annotations, Path(images), labels, image_settings))
         if not cut_outs:
             raise DataError(f"{annotations.path}: has no object of the categories {', '.join(categories or names)}")
         return cls(cut_outs, megabytes=megabytes)
@@ -138,12 +138,12 @@ class CutOutPool:
             DataError: listing folders that have no category's name or are empty, and images that cannot be used.
         """
         folder = Path(folder)
-        labels = _labels(categories)
-        problems, files = _files_and_problems(folder, labels)
-        found = in_threads(lambda file: _cut_out_of_file(file[0], file[1], image_settings), files, _THREADS)
+        labels = _labels_by_name(categories)
+        problems, files = _folder_problems_and_images(folder, labels)
+        found = map_in_threads(lambda file: _cut_out_of_file(file[0], file[1], image_settings), files, _THREADS)
         problems += [cut for cut in found if isinstance(cut, str)]
         if problems:
-            raise DataError(listed(f"{folder}: cannot be used as a pool of cut-outs", problems))
+            raise DataError(list_problems(f"{folder}: cannot be used as a pool of cut-outs", problems))
         return cls([cut for cut in found if isinstance(cut, CutOut)], megabytes=megabytes)
 
     def __len__(self) -> int:
@@ -162,18 +162,18 @@ class CutOutPool:
         """
         if number not in self._kept:
             self._kept[number] = self._cut_outs[number].read(self._cut_outs[number].window)
-            self._nbytes += _nbytes(self._kept[number])
+            self._nbytes += _pixels_nbytes(self._kept[number])
         self._kept.move_to_end(number)
         while len(self._kept) > 1 and self.nbytes > self._limit:
-            self._nbytes -= _nbytes(self._kept.popitem(last=False)[1])
+            self._nbytes -= _pixels_nbytes(self._kept.popitem(last=False)[1])
         return self._kept[number]
 
 
-def _nbytes(pixels: Pixels) -> int:
+def _pixels_nbytes(pixels: Pixels) -> int:
     return sum(values.numel() for values in pixels)
 
 
-def _labels(categories: Sequence[str]) -> dict[str, int]:
+def _labels_by_name(categories: Sequence[str]) -> dict[str, int]:
     if isinstance(categories, str):  # its letters would be the names
         raise DataError(f"categories: expected a list of names, got {categories!r}")
     labels = {name: label for label, name in enumerate(categories, start=1)}
@@ -183,7 +183,7 @@ def _labels(categories: Sequence[str]) -> dict[str, int]:
     return labels
 
 
-def _coco_cut_outs(
+def _cut_outs_of_coco(
     annotations: CocoAnnotations, folder: Path, labels: dict[str, int], settings: ImageSettings | None
 ) -> Iterator[CutOut]:
     names = {category.id: category.name for category in annotations.categories}
@@ -193,30 +193,30 @@ def _coco_cut_outs(
         for annotation, box, area in zip(annotations.annotations[image.id], boxes, areas, strict=True):
             label = labels.get(names[annotation["category_id"]])
             if label is not None and not annotation["iscrowd"]:
-                reader = partial(_read_coco, folder, settings, image, annotation)
+                reader = partial(_read_coco_cut_out, folder, settings, image, annotation)
                 yield CutOut(label, box, area, (image.height, image.width), reader)
 
 
-def _read_coco(
+def _read_coco_cut_out(
     folder: Path, settings: ImageSettings | None, image: CocoImage, annotation: CocoAnnotation, window: Window
 ) -> Pixels:
     size = (image.height, image.width)
     pixels = read_image(folder / image.file_name, size, settings=settings)
     mask = draw_cropped_masks([cropped_mask(annotation["segmentation"], size)], size)[0]
-    return _copy(pixels[:, *window.slices]), _copy(mask[window.slices])
+    return _contiguous_copy(pixels[:, *window.slices]), _contiguous_copy(mask[window.slices])
 
 
-def _copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+def _contiguous_copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     return values.clone(memory_format=torch.contiguous_format)
 
 
-def _files_and_problems(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
+def _folder_problems_and_images(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
     """The problems of a folder of categories' folders, and its images with their labels."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of cut-outs")
     problems, files = [], []
-    for entry in _not_hidden(folder):
-        images = _not_hidden(entry) if entry.is_dir() else []
+    for entry in _visible_entries(folder):
+        images = _visible_entries(entry) if entry.is_dir() else []
         if not entry.is_dir():
             problems.append(f"{entry.name}: expected in a folder that has the name of its category")
         elif entry.name not in labels:
@@ -232,12 +232,12 @@ def _files_and_problems(folder: Path, labels: dict[str, int]) -> tuple[list[str]
     return problems, files
 
 
-def images_of_folder(folder: Path) -> list[Path]:
+def category_folder_images(folder: Path) -> list[Path]:
     """The images in a folder of categories' folders, in the order of their numbers in the pool."""
-    return [path for entry in _not_hidden(folder) if entry.is_dir() for path in _not_hidden(entry)]
+    return [path for entry in _visible_entries(folder) if entry.is_dir() for path in _visible_entries(entry)]
 
 
-def _not_hidden(folder: Path) -> list[Path]:
+def _visible_entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -253,17 +253,19 @@ def _cut_out_of_file(path: Path, label: int, settings: ImageSettings | None) -> 
     y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     height, width = opaque.shape
     box, area = np.array([x1, y1, x2, y2], dtype=np.float64), float(opaque.sum())
-    return CutOut(label, box, area, (height, width), partial(_read_file, path, settings))
+    return CutOut(label, box, area, (height, width), partial(_read_cut_out_file, path, settings))
 
 
-def _read_file(path: Path, settings: ImageSettings | None, window: Window) -> Pixels:
+def _read_cut_out_file(path: Path, settings: ImageSettings | None, window: Window) -> Pixels:
     image = read_rgba(path, settings)[:, *window.slices]
     mask = image[3] > 127
-    colors = _fill_unknown(image[:3].float()[None], mask.float()[None, None])[0]
+    colors = _fill_transparent_colors(image[:3].float()[None], mask.float()[None, None])[0]
     return colors.round().to(torch.uint8), mask.to(torch.uint8)
 
 
-def _fill_unknown(colors: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:
+def _fill_transparent_colors(
+    colors: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h w"]
+) -> Float[Tensor, "1 3 h w"]:
     """The colors, with those of transparent pixels replaced by about the colors of the nearest opaque ones.
 
     The colors of transparent pixels are arbitrary, often black: after resizing they would show as a seam around the
@@ -273,6 +275,6 @@ def _fill_unknown(colors: Float[Tensor, "1 3 h w"], known: Float[Tensor, "1 1 h 
         return colors
     height, width = colors.shape[2:]
     counts, sums = (functional.avg_pool2d(values, 2, ceil_mode=True) for values in (known, colors * known))
-    coarse = _fill_unknown(sums / counts.clamp(min=0.01), (counts > 0).float())
+    coarse = _fill_transparent_colors(sums / counts.clamp(min=0.01), (counts > 0).float())
     wide = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]
     return torch.where(known.bool(), colors, wide)

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from composer_copypaste.data.annotation_json import Category, CocoImage, Crowds
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.image_files import in_folder
+from composer_copypaste.data.image_files import find_file_names_in_folder
 from composer_copypaste.data.images import read_image
-from composer_copypaste.data.rle import OutlinedObjects, draw_masks
-from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, generator_for
+from composer_copypaste.data.rle import AnnotatedObjects, draw_masks
+from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, seeded_generator
 from composer_copypaste.instances import Instances, Target
 from composer_copypaste.settings import ImageSettings
 
@@ -88,7 +88,7 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
         return checksum(path.read_bytes() for path in self.records)
 
     @abstractmethod
-    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
+    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], AnnotatedObjects]:
         """The record, the pixels as stored, and the objects of an image; indices start from 0."""
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[UInt8[Tensor, "3 h w"], Target]:
@@ -101,9 +101,11 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
         index = range(len(self))[index]
         image, pixels, objects = self.read(index)
         if self.transform is not None:
-            pixels, instances = self.transform(pixels, objects, generator_for(self.seed, epoch, index))
-            return pixels, _target(image, instances, masks=instances.masks)
-        return pixels.contiguous(), _target(image, objects, masks=draw_masks(objects) if self.masks else None)
+            pixels, instances = self.transform(pixels, objects, seeded_generator(self.seed, epoch, index))
+            return pixels, _torchvision_target(image, instances, masks=instances.masks)
+        return pixels.contiguous(), _torchvision_target(
+            image, objects, masks=draw_masks(objects) if self.masks else None
+        )
 
 
 class CocoInstances(InstanceData):
@@ -141,7 +143,7 @@ class CocoInstances(InstanceData):
             annotations = CocoAnnotations.load(annotations, crowds=crowds)
         elif crowds is not None:
             raise ValueError("crowds: expected with a file; of loaded annotations, CocoAnnotations.load has it")
-        self._annotations = in_folder(annotations, self.images)
+        self._annotations = find_file_names_in_folder(annotations, self.images)
 
     def __len__(self) -> int:
         return len(self.annotations.images)
@@ -167,14 +169,14 @@ class CocoInstances(InstanceData):
         same._annotations = self._annotations.with_categories(categories)
         return same
 
-    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
+    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], AnnotatedObjects]:
         """The record, the pixels as stored, and the objects of an image; indices start from 0."""
         image = self.annotations.images[index]
         pixels = read_image(self.images / image.file_name, (image.height, image.width), settings=self.image_settings)
         return image, pixels, self.annotations.objects_of(image)
 
 
-def _target(image: CocoImage, objects: Instances | OutlinedObjects, *, masks: Tensor | None) -> Target:
+def _torchvision_target(image: CocoImage, objects: Instances | AnnotatedObjects, *, masks: Tensor | None) -> Target:
     target: Target = {
         "boxes": objects.boxes,
         "labels": objects.labels,

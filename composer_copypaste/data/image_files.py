@@ -16,20 +16,20 @@ from urllib.parse import unquote, urlsplit
 from composer_copypaste.data.annotation_json import CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.images import FULL_RANGE, HOW_TO_GIVE, MISSING, ImageHeader, largest_value, read_header
-from composer_copypaste.errors import DataError, DataWarning, as_json, first_few, listed, warn_of_data
-from composer_copypaste.files import kind_of_bytes
+from composer_copypaste.errors import DataError, DataWarning, as_json, first_few, list_problems, warn_of_data
+from composer_copypaste.files import describe_non_json
 from composer_copypaste.settings import ImageSettings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def no_folder(path: Path) -> str:
+def describe_non_folder(path: Path) -> str:
     """What a path is instead of a folder of images, for messages."""
     if not path.is_file():
         return "there is no such folder of images"
     with path.open("rb") as file:
-        return f"expected a folder of images, got {kind_of_bytes(file.read(512)) or 'a file'}"
+        return f"expected a folder of images, got {describe_non_json(file.read(512)) or 'a file'}"
 
 
 # ---- names that lead out of the folder, as many tools write them
@@ -38,7 +38,7 @@ _URL = re.compile(r"data:|(?!file:)[A-Z][A-Z0-9+.-]+://", re.I)
 """All URLs but those that begin with file:, which name local files."""
 
 
-def in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
+def find_file_names_in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
     """The annotations with file names that lie in the folder.
 
     A name that leads out of the folder (an absolute one, also of Windows or as a file: URL, or one with "..") is
@@ -49,17 +49,17 @@ def in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
         DataError: listing URLs, names of which no end is found, and different names that lead to the same file.
     """
     names = dict.fromkeys(image.file_name for image in annotations.images)
-    outside = [name for name in names if _leaves_the_folder(name)]
-    inside = [name for name in names if not _leaves_the_folder(name)]
+    outside = [name for name in names if _points_outside(name)]
+    inside = [name for name in names if not _points_outside(name)]
     if any(os.path.isfile(folder / name) for name in inside):
         inside = []
     if not folder.is_dir() and outside:
-        raise DataError(f"{folder}: {no_folder(folder)}")
+        raise DataError(f"{folder}: {describe_non_folder(folder)}")
     if not outside and not inside:
         return annotations
-    found = _ends_found([*outside, *inside], folder)
-    if problems := [*_not_found(outside, found, folder), *_ambiguous(found)]:
-        raise DataError(listed(str(annotations.path), problems))
+    found = _find_name_ends([*outside, *inside], folder)
+    if problems := [*_describe_missing_files(outside, found, folder), *_describe_ambiguous_files(found)]:
+        raise DataError(list_problems(str(annotations.path), problems))
     if found:
         name, taken = next(iter(found.items()))
         warn_of_data(
@@ -70,14 +70,14 @@ def in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
     return replace(annotations, images=tuple(located))
 
 
-def _leaves_the_folder(name: str) -> bool:
+def _points_outside(name: str) -> bool:
     """Whether a file name, joined to a folder, may point outside it on Linux or Windows, or cannot name a file."""
     parts = name.replace("\\", "/").split("/")
     leaves = parts[0] == "" or parts[0].lower() == "file:" or ".." in parts or ":" in parts[0][1:2]
     return leaves or "\0" in name or _URL.match(name) is not None
 
 
-def _ends_found(names: Sequence[str], folder: Path) -> dict[str, str]:
+def _find_name_ends(names: Sequence[str], folder: Path) -> dict[str, str]:
     """The longest end of each name that leads from the folder to a file; names without one are left out."""
     is_folder = cache(lambda path: os.path.isdir(folder / path))
     own = folder.absolute().parts[1:]
@@ -99,7 +99,7 @@ def _ends_found(names: Sequence[str], folder: Path) -> dict[str, str]:
     return found
 
 
-def _not_found(names: Sequence[str], found: dict[str, str], folder: Path) -> list[str]:
+def _describe_missing_files(names: Sequence[str], found: dict[str, str], folder: Path) -> list[str]:
     return [
         f"file_name {as_json(name)} is a URL; fetch the images into a folder, and name the files in it"
         if _URL.match(name)
@@ -110,7 +110,7 @@ def _not_found(names: Sequence[str], found: dict[str, str], folder: Path) -> lis
     ]
 
 
-def _ambiguous(found: dict[str, str]) -> list[str]:
+def _describe_ambiguous_files(found: dict[str, str]) -> list[str]:
     names = defaultdict(list)
     for name, end in found.items():
         names[end].append(as_json(name))
@@ -142,22 +142,22 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
             where images of more than 8 bits would come out nearly black.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: {no_folder(folder)}")
+        raise DataError(f"{folder}: {describe_non_folder(folder)}")
     settings = settings or ImageSettings()
 
-    names_in = cache(_names_in)
+    names_in = cache(_file_names_by_stem)
 
     def look(image: CocoImage) -> ImageHeader | str:
         try:
             return read_header(folder / image.file_name, (image.height, image.width), settings)
         except DataError as error:
-            hint = _similar_file(folder / image.file_name, names_in) if str(error) == MISSING else ""
+            hint = _hint_at_similar_file(folder / image.file_name, names_in) if str(error) == MISSING else ""
             return f"{image.file_name} (image {image.id}): {error}{hint}"
 
-    found = in_threads(look, annotations.images, _THREADS)
+    found = map_in_threads(look, annotations.images, _THREADS)
     problems = [problem for problem in found if isinstance(problem, str)]
     if problems:
-        raise DataError(listed(str(folder), problems))
+        raise DataError(list_problems(str(folder), problems))
 
     def names(has: Callable[[ImageHeader], bool]) -> list[str]:
         pairs = zip(annotations.images, found, strict=True)
@@ -178,18 +178,18 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
             DataWarning,
             stacklevel=2,
         )
-    deep = names(lambda header: header.needs_range)
-    if deep and settings.value_range is None:
-        _check_range(folder, deep, settings)
+    need_range = names(lambda header: header.needs_range)
+    if need_range and settings.value_range is None:
+        _check_value_range(folder, need_range, settings)
 
 
-def _similar_file(path: Path, names_in: Callable[[Path], Mapping[str, str]]) -> str:
+def _hint_at_similar_file(path: Path, names_in: Callable[[Path], Mapping[str, str]]) -> str:
     """A hint at a file whose name differs from a missing one's in case or extension alone; empty if there is none."""
     name = names_in(path.parent).get(path.stem.casefold())
     return "" if name is None else f", but {as_json(name)} is there"
 
 
-def _names_in(folder: Path) -> dict[str, str]:
+def _file_names_by_stem(folder: Path) -> dict[str, str]:
     """The names of a folder's files, by their names in lower case without the extension."""
     return {path.stem.casefold(): path.name for path in folder.iterdir()} if folder.is_dir() else {}
 
@@ -198,11 +198,11 @@ def _files_have(names: Sequence[str]) -> str:
     return f"{first_few(names, 3)} {'has' if len(names) == 1 else 'have'}"
 
 
-def _check_range(folder: Path, names: Sequence[str], settings: ImageSettings) -> None:
+def _check_value_range(folder: Path, names: Sequence[str], settings: ImageSettings) -> None:
     """Raise ``DataError`` where files of 16 bits use only the lowest values, as those of 10, 12 or 14 bits do."""
     count = min(_DECODED, len(names))
     decoded = [folder / names[i * len(names) // count] for i in range(count)]
-    largest = max(in_threads(lambda path: largest_value(path, settings), decoded, _THREADS))
+    largest = max(map_in_threads(lambda path: largest_value(path, settings), decoded, _THREADS))
     if 0 < largest < DARK:
         raise DataError(
             f"{folder}: {_files_have(names)} more than 8 bits, but the largest value in {count} of them "
@@ -211,7 +211,7 @@ def _check_range(folder: Path, names: Sequence[str], settings: ImageSettings) ->
         )
 
 
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
     """The results of a function for each item, in the order of the items, computed in several threads.
 
     Unlike with ``ThreadPoolExecutor``, neither Ctrl-C nor the end of the program waits for a call that hangs, such as

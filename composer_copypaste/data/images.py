@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PLANAR_CONFIGURATION
 from torch import Tensor
 
 from composer_copypaste.errors import DataError
-from composer_copypaste.files import check_regular, kind_of_any_file
+from composer_copypaste.files import check_regular, describe_wrapped_file
 from composer_copypaste.settings import ImageSettings
 
 Range = tuple[float | int, float | int]
@@ -36,12 +36,12 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 """For the last letter of a raw mode that reads the high byte of 16 bits, the letter that reads the low byte."""
 
 
-def is_deep(image: ImageFile.ImageFile) -> bool:
+def is_high_bit_depth(image: ImageFile.ImageFile) -> bool:
     """Whether an opened, not yet decoded image has more than 8 bits for each grey or color value."""
-    return image.mode in ("I", "F") or image.mode.startswith("I;16") or _is_deep_color(image)
+    return image.mode in ("I", "F") or image.mode.startswith("I;16") or _is_16_bit_color(image)
 
 
-def read_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[ndarray, "h w *c"]:
+def read_high_bit_depth(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[ndarray, "h w *c"]:
     """The values of an image of more than 8 bits, grey (h, w) or colors (h, w, 3); alpha is dropped.
 
     Args:
@@ -51,10 +51,10 @@ def read_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[
     Raises:
         DataError: where Pillow would read 16-bit colors with 8 bits.
     """
-    if not _is_deep_color(image):
+    if not _is_16_bit_color(image):
         values = np.asarray(image)
         return values.astype(values.dtype.newbyteorder("="), copy=False)
-    if _tag(image, PLANAR_CONFIGURATION, 1) == 2:
+    if _tiff_tag(image, PLANAR_CONFIGURATION, 1) == 2:
         raise DataError("the image has 16-bit colors stored plane by plane, which are read with 8 bits only: save "
                         "it with the colors of each pixel together")  # fmt: skip
     raw = _raw_mode(image)
@@ -67,23 +67,23 @@ def read_deep(image: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Shaped[
     return high.astype(np.uint16) << 8 | low
 
 
-def range_of_file(image: ImageFile.ImageFile) -> Range | None:
+def stated_value_range(image: ImageFile.ImageFile) -> Range | None:
     """The range of values that an opened, not yet decoded file states; it overrides the data set's; None: none."""
     if image.tile and image.tile[0][0] == "ppm":  # Pillow scales by the maximum in the file
         return FULL_RANGE
-    bits = _tag(image, BITSPERSAMPLE, (16,))[0]
+    bits = _tiff_tag(image, BITSPERSAMPLE, (16,))[0]
     return (0, 2**bits - 1) if 8 < bits < 16 else None
 
 
-def scaled(values: Shaped[ndarray, "*shape"], limits: Range) -> UInt8[ndarray, "*shape"]:
+def scale_to_8_bits(values: Shaped[ndarray, "*shape"], limits: Range) -> UInt8[ndarray, "*shape"]:
     """The values as 8 bits: the limits become 0 and 255, values beyond them are clipped, ties go to the even number."""
     low, high = limits
     if values.dtype == np.uint16:
-        return _eight_bits(np.arange(65536, dtype=np.float64), low, high)[values]
-    return _eight_bits(values.astype(np.float64), low, high)
+        return _scale_in_place(np.arange(65536, dtype=np.float64), low, high)[values]
+    return _scale_in_place(values.astype(np.float64), low, high)
 
 
-def check_values(values: Shaped[ndarray, "*shape"], limits: Range | None) -> None:
+def check_pixel_values(values: Shaped[ndarray, "*shape"], limits: Range | None) -> None:
     """Raise ``DataError`` where values cannot become 8 bits: they need ``limits``, or are not finite."""
     if limits is None and values.dtype.kind == "f":
         raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
@@ -93,7 +93,7 @@ def check_values(values: Shaped[ndarray, "*shape"], limits: Range | None) -> Non
         raise DataError("the image has pixels that are no finite numbers (NaN or infinite): give them a value")
 
 
-def _eight_bits(values: Shaped[ndarray, "*shape"], low: float | int, high: float | int) -> UInt8[ndarray, "*shape"]:
+def _scale_in_place(values: Shaped[ndarray, "*shape"], low: float | int, high: float | int) -> UInt8[ndarray, "*shape"]:
     """The values, scaled to 8 bits; the given array is overwritten."""
     values -= low
     values *= 255
@@ -101,11 +101,11 @@ def _eight_bits(values: Shaped[ndarray, "*shape"], low: float | int, high: float
     return np.rint(values, out=values).clip(0, 255, out=values).astype(np.uint8)
 
 
-def _is_deep_color(image: ImageFile.ImageFile) -> bool:
+def _is_16_bit_color(image: ImageFile.ImageFile) -> bool:
     if _raw_mode(image)[:-1] in ("RGB;16", "RGBA;16", "RGBX;16", "LA;16"):
         return True
     # for colors stored plane by plane, the raw mode names only one plane
-    return image.mode in ("RGB", "RGBA") and _tag(image, BITSPERSAMPLE, (8,))[0] == 16
+    return image.mode in ("RGB", "RGBA") and _tiff_tag(image, BITSPERSAMPLE, (8,))[0] == 16
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -121,7 +121,7 @@ def _decode_as(image: ImageFile.ImageFile, raw: str) -> None:
     ]
 
 
-def _tag(image: ImageFile.ImageFile, tag: int, default: Any) -> Any:
+def _tiff_tag(image: ImageFile.ImageFile, tag: int, default: Any) -> Any:
     """The value of a TIFF file's tag; the default for other files."""
     tags = getattr(image, "tag_v2", None)
     return default if tags is None else tags.get(tag, default)
@@ -175,15 +175,15 @@ def read_image(
     """
     settings = settings or ImageSettings()
     source = path if content is None else content
-    with _named(path), _opened(source, settings) as image:
-        deep = is_deep(image)
-        turn = _turn(image, size)
+    with _name_file_in_errors(path), _open_image(source, settings) as image:
+        deep = is_high_bit_depth(image)
+        turn = _turn_to_annotated_size(image, size)
         if deep:  # Pillow's own conversion would clip at 255
-            limits = range_of_file(image) or settings.value_range
-            with _opened(source, settings) as again:
-                values: Shaped[np.ndarray, "h w *c"] = read_deep(image, again)
-            check_values(values, limits)
-            rgb = Image.fromarray(scaled(values, limits or FULL_RANGE)).convert("RGB")
+            limits = stated_value_range(image) or settings.value_range
+            with _open_image(source, settings) as again:
+                values: Shaped[np.ndarray, "h w *c"] = read_high_bit_depth(image, again)
+            check_pixel_values(values, limits)
+            rgb = Image.fromarray(scale_to_8_bits(values, limits or FULL_RANGE)).convert("RGB")
         elif image.mode in ("P", "PA"):  # in one step, Pillow warns that transparency is dropped
             rgb = image.convert("RGBA").convert("RGB")
         else:
@@ -198,7 +198,7 @@ def read_rgba(path: Path, settings: ImageSettings | None = None) -> UInt8[Tensor
     Raises:
         DataError: naming the file, where it cannot be decoded or has no transparency.
     """
-    with _named(path), _opened(path, settings or ImageSettings()) as image:
+    with _name_file_in_errors(path), _open_image(path, settings or ImageSettings()) as image:
         if not image.has_transparency_data:
             raise DataError("the image has no transparency: save the cut-out with an alpha channel, as RGBA")
         rgba = np.array(ImageOps.exif_transpose(image).convert("RGBA"))
@@ -212,14 +212,14 @@ def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -
         DataError: where the file is missing, is not an image, or has another size.
     """
     settings = settings or ImageSettings()
-    with _opened(path, settings) as image:
+    with _open_image(path, settings) as image:
         if image.mode == "F" and settings.value_range is None:
             raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
-        needs_range = is_deep(image) and range_of_file(image) is None
-        orientation = _orientation(image)
+        needs_range = is_high_bit_depth(image) and stated_value_range(image) is None
+        orientation = _exif_orientation(image)
         same = image.width == image.height or orientation not in _QUARTER_TURNS
         pages = image.format in _PAGED and getattr(image, "is_animated", False)
-        _turn(image, size)
+        _turn_to_annotated_size(image, size)
         return ImageHeader(needs_range, orientation in _TURNS and same, pages)
 
 
@@ -229,14 +229,14 @@ def largest_value(path: Path, settings: ImageSettings) -> int:
     Raises:
         DataError: naming the file, where it cannot be decoded or needs `ImageSettings.value_range`.
     """
-    with _named(path), _opened(path, settings) as image, _opened(path, settings) as again:
-        values = read_deep(image, again)
-        check_values(values, None)
+    with _name_file_in_errors(path), _open_image(path, settings) as image, _open_image(path, settings) as again:
+        values = read_high_bit_depth(image, again)
+        check_pixel_values(values, None)
         return int(values.max())
 
 
 @contextmanager
-def _named(path: Path | str) -> Iterator[None]:
+def _name_file_in_errors(path: Path | str) -> Iterator[None]:
     """Put the file in front of the message of a ``DataError`` raised inside."""
     try:
         yield
@@ -245,7 +245,7 @@ def _named(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[ImageFile.ImageFile]:
+def _open_image(source: Path | str | bytes, settings: ImageSettings) -> Iterator[ImageFile.ImageFile]:
     """Open an image from a file or its content; whatever Pillow raises inside becomes a ``DataError``."""
     with _PILLOWS_BOUND.lifted():
         try:
@@ -266,13 +266,13 @@ def _opened(source: Path | str | bytes, settings: ImageSettings) -> Iterator[Ima
         except FileNotFoundError:
             raise DataError(MISSING) from None
         except _UNREADABLE as error:
-            raise DataError(f"the image cannot be decoded: {_reason(error, source)}") from error
+            raise DataError(f"the image cannot be decoded: {_describe_decoding_error(error, source)}") from error
 
 
-class _Bound:
+class _PillowSizeLimit:
     """Lifts Pillow's bound on the number of pixels, which is lower than some images need.
 
-    The bound is a variable of Pillow's module, so the whole program shares it. `_opened` checks our own bound.
+    The bound is a variable of Pillow's module, so the whole program shares it. `_open_image` checks our own bound.
     """
 
     def __init__(self) -> None:
@@ -296,10 +296,10 @@ class _Bound:
                     Image.MAX_IMAGE_PIXELS = self._former
 
 
-_PILLOWS_BOUND = _Bound()
+_PILLOWS_BOUND = _PillowSizeLimit()
 
 
-def _turn(image: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:
+def _turn_to_annotated_size(image: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:
     """The turn after which a decoded image has the (height, width) of the annotations; None: no turn.
 
     COCO's coordinates refer to the pixels as stored, so the EXIF orientation is ignored if the stored size agrees with
@@ -311,7 +311,7 @@ def _turn(image: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:
     """
     height, width = size
     by_pillow = image.format == "TIFF"  # Pillow turns TIFF files, their size included
-    orientation = _orientation(image, whole=image.size == (height, width) != (width, height))
+    orientation = _exif_orientation(image, whole=image.size == (height, width) != (width, height))
     shown = image.size[::-1] if orientation in _QUARTER_TURNS and not by_pillow else image.size
     stored = shown[::-1] if orientation in _QUARTER_TURNS else shown
     if stored == (width, height):
@@ -321,7 +321,7 @@ def _turn(image: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:
     raise DataError(f"the image is {stored[0]} x {stored[1]} (width x height), the annotations say {width} x {height}")
 
 
-def _orientation(image: ImageFile.ImageFile, *, whole: bool = False) -> int:
+def _exif_orientation(image: ImageFile.ImageFile, *, whole: bool = False) -> int:
     """The EXIF orientation, 1 where there is none or it cannot be read: viewers ignore unreadable EXIF data too.
 
     A PNG may have it after the pixels, which is looked for only if ``whole``: that decodes the image.
@@ -335,13 +335,13 @@ def _orientation(image: ImageFile.ImageFile, *, whole: bool = False) -> int:
     return orientation if orientation in _TURNS else 1
 
 
-def _reason(error: BaseException, source: Path | str | bytes) -> str:
+def _describe_decoding_error(error: BaseException, source: Path | str | bytes) -> str:
     """Why Pillow could not read the file, without the path that some of its messages contain."""
     if isinstance(error, UnidentifiedImageError):
         if not isinstance(source, bytes):
             with open(source, "rb") as file:
                 source = file.read(512)
-        kind = kind_of_any_file(source)
+        kind = describe_wrapped_file(source)
         return "not an image in a known format" if kind is None else f"it is {kind}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -21,7 +21,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from composer_copypaste.data.transforms import generator_for
+from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.errors import DataError, UserError
 from composer_copypaste.instances import Target
 
@@ -60,7 +60,7 @@ def training_dataloader(
     _check_indexed(dataset)
     rank, processes = _rank_and_processes()
     sampler = EpochSampler(dataset, num_replicas=processes, rank=rank, seed=seed)
-    return _dataloader(dataset, sampler, batch_size, workers, drop_last=len(sampler) >= batch_size, seed=seed)
+    return _build_dataloader(dataset, sampler, batch_size, workers, drop_last=len(sampler) >= batch_size, seed=seed)
 
 
 def evaluation_dataloader(
@@ -83,7 +83,7 @@ def evaluation_dataloader(
     _check_indexed(dataset)
     rank, processes = _rank_and_processes()
     sampler: DistributedSampler[int] = DistributedSampler(dataset, num_replicas=processes, rank=rank, shuffle=False)
-    return _dataloader(dataset, sampler, batch_size, workers, drop_last=False)
+    return _build_dataloader(dataset, sampler, batch_size, workers, drop_last=False)
 
 
 def _rank_and_processes() -> tuple[int, int]:
@@ -107,7 +107,7 @@ def _check_indexed(dataset: object) -> None:
 
 
 @runtime_checkable
-class HasOrder(Protocol):
+class HasSampleOrder(Protocol):
     """A data set that shuffles itself, into an order that is fast to read, as `StreamingCocoInstances` does."""
 
     def order(self, generator: torch.Generator) -> Tensor:
@@ -140,8 +140,8 @@ class EpochSampler(DistributedSampler[Key | None]):
         if self._passes is not None:
             self.epoch, self._passes = self._passes, self._passes + 1
         count = len(self.dataset)  # type: ignore[arg-type]
-        generator = generator_for(self.seed, self.epoch)
-        own = self.dataset.order(generator) if isinstance(self.dataset, HasOrder) else None
+        generator = seeded_generator(self.seed, self.epoch)
+        own = self.dataset.order(generator) if isinstance(self.dataset, HasSampleOrder) else None
         order = (torch.randperm(count, generator=generator) if own is None else own).tolist()
         positions = range(self.rank, self.total_size, self.num_replicas)
         return iter(
@@ -152,7 +152,7 @@ class EpochSampler(DistributedSampler[Key | None]):
         )
 
 
-class _Samples(Dataset[tuple[Tensor, Target]]):
+class _SamplesByKey(Dataset[tuple[Tensor, Target]]):
     """The samples of a data set by the samplers' keys, checked; an empty sample for the key None."""
 
     def __init__(self, dataset: Dataset[tuple[Tensor, Target]]) -> None:
@@ -165,29 +165,29 @@ class _Samples(Dataset[tuple[Tensor, Target]]):
         if key is None:
             return torch.empty(3, 0, 0, dtype=torch.uint8), {}
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        sample = _sample(self.dataset, epoch, index)
+        sample = _sample_at(self.dataset, epoch, index)
         if isinstance(sample, tuple | list) and len(sample) == 2:
             image, target = sample
             if isinstance(image, Tensor) and image.ndim == 3 and isinstance(target, dict):
                 return image, target
         raise DataError(
             f"sample {index} of {type(self.dataset).__name__}: expected (image, target), a tensor (channels, height, "
-            f"width) and a dict as torchvision's detection models take it, got {_described(sample)}; bring samples "
-            "into this form in the data set, or give it to a DataLoader with a collate_fn of your own"
+            f"width) and a dict as torchvision's detection models take it, got {_describe_sample(sample)}; bring "
+            "samples into this form in the data set, or give it to a DataLoader with a collate_fn of your own"
         )
 
 
-def _sample(dataset: Any, epoch: int, index: int) -> object:
+def _sample_at(dataset: Any, epoch: int, index: int) -> object:
     """The sample at an index, with the epoch where the data set takes it; looks into subsets and concatenations."""
     if type(dataset) is Subset:
-        return _sample(dataset.dataset, epoch, dataset.indices[index])
+        return _sample_at(dataset.dataset, epoch, dataset.indices[index])
     if type(dataset) is ConcatDataset:
         part = bisect_right(dataset.cumulative_sizes, index)
-        return _sample(dataset.datasets[part], epoch, index - [0, *dataset.cumulative_sizes][part])
+        return _sample_at(dataset.datasets[part], epoch, index - [0, *dataset.cumulative_sizes][part])
     return dataset[(epoch, index) if getattr(dataset, "takes_epochs", False) else index]
 
 
-def _described(sample: object) -> str:
+def _describe_sample(sample: object) -> str:
     parts = sample if isinstance(sample, tuple | list) else [sample]
     kinds = [
         f"tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__ for part in parts
@@ -217,7 +217,7 @@ def _collate_in_shared_memory(samples: Sequence[tuple[Tensor, Target]]) -> Batch
     return images, targets
 
 
-def _dataloader(
+def _build_dataloader(
     dataset: Dataset[tuple[Tensor, Target]],
     sampler: EpochSampler | DistributedSampler[int],
     batch_size: int,
@@ -226,8 +226,8 @@ def _dataloader(
     drop_last: bool,
     seed: int = 0,
 ) -> DataLoader[tuple[Tensor, Target]]:
-    return _Loader(
-        _Samples(dataset),
+    return _CheckedDataLoader(
+        _SamplesByKey(dataset),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
@@ -236,11 +236,13 @@ def _dataloader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         drop_last=drop_last,
-        generator=generator_for(seed, sampler.rank),  # without it, torch draws the workers' seeds from its global one
+        generator=seeded_generator(
+            seed, sampler.rank
+        ),  # without it, torch draws the workers' seeds from its global one
     )
 
 
-class _Loader(DataLoader[tuple[Tensor, Target]]):
+class _CheckedDataLoader(DataLoader[tuple[Tensor, Target]]):
     """A DataLoader that says in one line why its processes cannot be started, or what a sample lacks."""
 
     def __iter__(self) -> Any:
@@ -257,7 +259,7 @@ class _Loader(DataLoader[tuple[Tensor, Target]]):
         if not self.num_workers:
             return batches
         _keep_queues_until_workers_end(batches)
-        return _without_tracebacks(batches)
+        return _batches_without_tracebacks(batches)
 
 
 def _keep_queues_until_workers_end(iterator: Any) -> None:
@@ -269,7 +271,7 @@ def _keep_queues_until_workers_end(iterator: Any) -> None:
     weakref.finalize(iterator, lambda queues: None, vars(iterator)).atexit = False
 
 
-def _without_tracebacks(batches: Iterator[Any]) -> Iterator[Any]:
+def _batches_without_tracebacks(batches: Iterator[Any]) -> Iterator[Any]:
     """The batches of worker processes, whose errors of ours keep their own message.
 
     torch raises a worker's error again with the worker's whole traceback as its message, which ends with ours.

@@ -37,13 +37,13 @@ _OF_ANNOTATIONS = {
 """Other tasks of COCO: each with sets of keys, one of which the first annotation has."""
 
 
-def kind_of_content(data: object) -> str | None:
+def describe_other_format(data: object) -> str | None:
     """The format of parsed JSON, and what to do about it; None: COCO instances, or a format that is not known."""
     if isinstance(data, list):
-        return _by_keys(data[:1], _OF_LISTS)
+        return _match_keys(data[:1], _OF_LISTS)
     if not isinstance(data, dict):
         return None
-    if known := _by_keys([data], _OF_OBJECTS):
+    if known := _match_keys([data], _OF_OBJECTS):
         return known
     if data and all(isinstance(value, dict) and "regions" in value for value in data.values()):
         return f"a project of the VGG Image Annotator (VIA); {_EXPORT} there"
@@ -53,12 +53,12 @@ def kind_of_content(data: object) -> str | None:
         return "a COCO file of images without the list 'annotations', as those of test sets are"
     annotations = data.get("annotations")
     first = annotations[:1] if isinstance(annotations, list) else []
-    return _by_keys(
+    return _match_keys(
         [entry for entry in first if isinstance(entry, dict) and "segmentation" not in entry], _OF_ANNOTATIONS
     )
 
 
-def _by_keys(entries: list[Any], formats: dict[str, list[set[str]]]) -> str | None:
+def _match_keys(entries: list[Any], formats: dict[str, list[set[str]]]) -> str | None:
     """The first format whose keys an entry has."""
     objects = [entry for entry in entries if isinstance(entry, dict)]
     return next((kind for kind, keys in formats.items() for e in objects if any(e.keys() >= k for k in keys)), None)

@@ -35,7 +35,7 @@ _MOST_CHARACTERS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class OutlinedObjects:
+class AnnotatedObjects:
     """The ``n`` annotated objects of one image, before their masks are drawn; the other fields are as in `Instances`.
 
     ``size`` is (height, width).
@@ -100,7 +100,7 @@ def rle_counts(text: bytes) -> list[int]:
     return counts
 
 
-def encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
+def count_encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
     """The sum of the run lengths of each compressed encoding, zeros included; -1 where the text is not an encoding.
 
     The same as the sum of :func:`rle_counts`, but all encodings are decoded at once, in one array of characters.
@@ -164,19 +164,19 @@ def rle_of_polygons(polygons: Polygons, size: tuple[int, int]) -> Rle:
     return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
 
 
-def rle_of(segmentation: Segmentation, size: tuple[int, int]) -> Rle:
+def rle_of_segmentation(segmentation: Segmentation, size: tuple[int, int]) -> Rle:
     """The run lengths of an annotated object, as pycocotools' ``annToRLE`` gives them."""
     return rle_of_polygons(segmentation, size) if isinstance(segmentation, list) else segmentation
 
 
 def cropped_mask(segmentation: Segmentation, size: tuple[int, int]) -> CroppedMask | None:
     """The mask of an annotated object, as pycocotools' ``annToMask`` draws it; None where it has no pixel."""
-    return cropped_mask_of_rle(rle_of(segmentation, size))
+    return cropped_mask_of_rle(rle_of_segmentation(segmentation, size))
 
 
 def draw_cropped_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
     """The masks of 0 and 1 in an image of this (height, width); memory is written only inside the objects' boxes."""
-    masks = _zeros((len(cropped_masks), *size))
+    masks = _lazy_zeros((len(cropped_masks), *size))
     planes = masks.numpy()
     for plane, drawn in zip(planes, cropped_masks, strict=True):
         if drawn is not None:
@@ -185,7 +185,7 @@ def draw_cropped_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[
     return masks
 
 
-def _zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
+def _lazy_zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
     """An array of zeros whose pages take memory only when they are written.
 
     In a loader's process it lies in shared memory, which saves copying it there to hand it to the parent process.
@@ -196,12 +196,12 @@ def _zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
-def cropped_masks_of(objects: OutlinedObjects) -> list[CroppedMask | None]:
+def cropped_masks_of(objects: AnnotatedObjects) -> list[CroppedMask | None]:
     """The mask of each object, cut to the object; None for an object without a pixel."""
     return [cropped_mask(outline, objects.size) for outline in objects.segmentations]
 
 
-def draw_masks(objects: OutlinedObjects) -> UInt8[Tensor, "n h w"]:
+def draw_masks(objects: AnnotatedObjects) -> UInt8[Tensor, "n h w"]:
     """The objects' masks in their image; every pixel is as pycocotools draws it."""
     return draw_cropped_masks(cropped_masks_of(objects), objects.size)
 
@@ -210,25 +210,27 @@ _AT_ONCE = 50_000
 """Outlines whose points are put in one array; more could take gigabytes."""
 
 
-def mask_extents(segmentations: Sequence[Segmentation]) -> Float[ndarray, "n 4"]:
+def mask_boxes(segmentations: Sequence[Segmentation]) -> Float[ndarray, "n 4"]:
     """(x1, y1, x2, y2) around each mask: around the corners of polygons, or around the pixels of run lengths.
 
     Polygons may reach beyond their image; run lengths without a pixel give zeros.
     """
-    extents = np.zeros((len(segmentations), 4))
+    boxes_of_masks = np.zeros((len(segmentations), 4))
     for start in range(0, len(segmentations), _AT_ONCE):
         part = segmentations[start : start + _AT_ONCE]
         polygons = [number for number, outline in enumerate(part) if isinstance(outline, list)]
         codes = [number for number, outline in enumerate(part) if not isinstance(outline, list)]
         if polygons:
-            extents[start + np.array(polygons)] = _extents_of_polygons([part[number] for number in polygons])
+            boxes_of_masks[start + np.array(polygons)] = _polygon_boxes([part[number] for number in polygons])
         if codes:
             boxes = coco_mask.toBbox([part[number] for number in codes])
-            extents[start + np.array(codes)] = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    return extents
+            boxes_of_masks[start + np.array(codes)] = np.concatenate(
+                [boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1
+            )
+    return boxes_of_masks
 
 
-def enclosing(
+def widen_boxes_to_masks(
     boxes: Float[ndarray, "n 4"], segmentations: Sequence[Segmentation], size: tuple[int, int]
 ) -> Float[ndarray, "n 4"]:
     """The boxes (x1, y1, x2, y2), widened where they would cut pixels off their masks.
@@ -240,7 +242,7 @@ def enclosing(
         segmentations: the outline of each.
         size: height and width of the image.
     """
-    masks = mask_extents(segmentations)
+    masks = mask_boxes(segmentations)
     beyond = (np.ceil(masks[:, :2] - 0.5) < np.floor(boxes[:, :2])) | (
         np.floor(masks[:, 2:] + 0.5) > np.ceil(boxes[:, 2:])
     )
@@ -259,7 +261,7 @@ def enclosing(
     return widened
 
 
-def _extents_of_polygons(outlines: Sequence[Segmentation]) -> Float[ndarray, "n 4"]:
+def _polygon_boxes(outlines: Sequence[Segmentation]) -> Float[ndarray, "n 4"]:
     points = np.concatenate([part for outline in outlines for part in outline]).reshape(-1, 2)
     counts = [sum(map(len, outline)) // 2 for outline in outlines]
     starts = np.cumsum([0, *counts[:-1]])

@@ -66,7 +66,7 @@ def draw_scene(generator: np.random.Generator, size: int) -> Scene:
     """Draw the random numbers for an image of ``size`` by ``size`` pixels."""
     count = int(generator.integers(3, 10))
     hue = generator.uniform()
-    colors = [_color(generator, hue + generator.normal(0, 0.07), (0.1, 0.5), (0.25, 0.95)) for _ in range(3)]
+    colors = [_draw_color(generator, hue + generator.normal(0, 0.07), (0.1, 0.5), (0.25, 0.95)) for _ in range(3)]
     return Scene(
         size=size,
         backdrop=BACKDROPS[generator.integers(len(BACKDROPS))],
@@ -90,46 +90,46 @@ def _draw_shape(generator: np.random.Generator, size: int) -> Shape:
         angle=generator.uniform(0, 2 * math.pi),
         surface=SURFACES[category],
         colors=(
-            _color(generator, hue, (0.6, 0.95), (0.65, 1.0)),
-            _color(generator, hue + generator.normal(0, HUE_SPREAD), (0.3, 0.9), (0.35, 1.0)),
+            _draw_color(generator, hue, (0.6, 0.95), (0.65, 1.0)),
+            _draw_color(generator, hue + generator.normal(0, HUE_SPREAD), (0.3, 0.9), (0.35, 1.0)),
         ),
         period=max(4.0, radius * generator.uniform(0.35, 0.8)),
         light=generator.uniform(-math.pi, 0),
     )
 
 
-def _color(
+def _draw_color(
     generator: np.random.Generator, hue: float, saturation: tuple[float, float], value: tuple[float, float]
 ) -> Color:
     return colorsys.hsv_to_rgb(hue % 1, generator.uniform(*saturation), generator.uniform(*value))
 
 
-def render(
+def render_scene(
     scene: Scene,
 ) -> tuple[UInt8[ndarray, "size size 3"], Bool[ndarray, "n size size"], tuple[int, ...]]:
     """The image of a scene, the mask of the visible part of each shape, and the shapes' categories.
 
     A shape that others hide almost wholly is left out of both image and masks.
     """
-    grain = _noise(scene.octaves, scene.size)
-    image = _backdrop(scene, grain)
-    kept, masks = _visible(scene)
+    grain = _fractal_noise(scene.octaves, scene.size)
+    image = _paint_background(scene, grain)
+    kept, masks = _visible_shapes(scene)
     for shape in reversed(kept):
-        _paint(image, shape)
+        _paint_shape(image, shape)
     image += 0.04 * (scene.octaves[-1][..., None] - 0.5)
     pixels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     return pixels, masks, tuple(shape.category for shape in kept)
 
 
-def _visible(scene: Scene) -> tuple[list[Shape], Bool[ndarray, "n size size"]]:
+def _visible_shapes(scene: Scene) -> tuple[list[Shape], Bool[ndarray, "n size size"]]:
     """The shapes that are visible enough, front to back, and the visible part of each."""
     kept, masks = [], []
     free = np.ones((scene.size, scene.size), dtype=bool)
     for shape in scene.shapes:
         whole = np.zeros_like(free)
-        window = _window(shape, scene.size)
+        window = _shape_window(shape, scene.size)
         # a pixel belongs to the shape if its centre does: then at least half of it is covered
-        whole[window] = _distance(shape, *_local(shape, window)) <= 0
+        whole[window] = _distance_from_outline(shape, *_shape_coordinates(shape, window)) <= 0
         seen = whole & free
         if seen.sum() >= max(MIN_PIXELS, MIN_VISIBLE * whole.sum()):
             kept.append(shape)
@@ -141,7 +141,7 @@ def _visible(scene: Scene) -> tuple[list[Shape], Bool[ndarray, "n size size"]]:
 # ---- background
 
 
-def _noise(octaves: tuple[Float32[ndarray, "_ _"], ...], size: int) -> Float32[ndarray, "size size"]:
+def _fractal_noise(octaves: tuple[Float32[ndarray, "_ _"], ...], size: int) -> Float32[ndarray, "size size"]:
     """The sum of octaves of noise, each half as strong as the one before, scaled to 0..1."""
     field = np.zeros((size, size), dtype=np.float32)
     for number, cells in enumerate(octaves):
@@ -151,7 +151,7 @@ def _noise(octaves: tuple[Float32[ndarray, "_ _"], ...], size: int) -> Float32[n
     return field / field.max()
 
 
-def _backdrop(scene: Scene, grain: Float32[ndarray, "size size"]) -> Float32[ndarray, "size size 3"]:
+def _paint_background(scene: Scene, grain: Float32[ndarray, "size size"]) -> Float32[ndarray, "size size 3"]:
     y, x = np.mgrid[: scene.size, : scene.size].astype(np.float32)
     along = math.cos(scene.angle) * x + math.sin(scene.angle) * y
     if scene.backdrop == "clouds":
@@ -161,10 +161,10 @@ def _backdrop(scene: Scene, grain: Float32[ndarray, "size size"]) -> Float32[nda
     else:
         waves = np.sin(2 * math.pi * (along / scene.period + 1.2 * grain))
         blend = 0.5 + 0.38 * np.clip(2.5 * waves, -1, 1) + 0.24 * (grain - 0.5)
-    return _ramp(scene.colors, blend.astype(np.float32))
+    return _color_ramp(scene.colors, blend.astype(np.float32))
 
 
-def _ramp(colors: tuple[Color, ...], blend: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w 3"]:
+def _color_ramp(colors: tuple[Color, ...], blend: Float32[ndarray, "h w"]) -> Float32[ndarray, "h w 3"]:
     stops = np.linspace(0, 1, len(colors))
     channels = [np.interp(blend, stops, [color[channel] for color in colors]) for channel in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)
@@ -173,14 +173,16 @@ def _ramp(colors: tuple[Color, ...], blend: Float32[ndarray, "h w"]) -> Float32[
 # ---- shapes
 
 
-def _window(shape: Shape, size: int) -> tuple[slice, slice]:
+def _shape_window(shape: Shape, size: int) -> tuple[slice, slice]:
     """The rows and columns that a shape may cover, with its soft edge."""
     top, left = (max(0, math.floor(centre - shape.radius) - 2) for centre in shape.centre)
     bottom, right = (min(size, math.ceil(centre + shape.radius) + 3) for centre in shape.centre)
     return slice(top, bottom), slice(left, right)
 
 
-def _local(shape: Shape, window: tuple[slice, slice]) -> tuple[Float[ndarray, "h w"], Float[ndarray, "h w"]]:
+def _shape_coordinates(
+    shape: Shape, window: tuple[slice, slice]
+) -> tuple[Float[ndarray, "h w"], Float[ndarray, "h w"]]:
     """The coordinates of the window's pixel centres along the shape's axes, in pixels from its centre."""
     y, x = np.mgrid[window].astype(np.float64) + 0.5
     y, x = y - shape.centre[0], x - shape.centre[1]
@@ -188,17 +190,17 @@ def _local(shape: Shape, window: tuple[slice, slice]) -> tuple[Float[ndarray, "h
     return cosine * x + sine * y, cosine * y - sine * x
 
 
-def _distance(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
+def _distance_from_outline(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
     """The distance of each point from the shape's outline, in pixels; negative inside."""
     name = CATEGORIES[shape.category]
     if name == "disc":
         return np.hypot(u, v) - shape.radius
-    corners, rounding = _corners_of(name, shape.aspect)
+    corners, rounding = _polygon_corners(name, shape.aspect)
     rounding *= shape.radius
     return _polygon_distance(corners * (shape.radius - rounding), u, v) - rounding
 
 
-def _corners_of(name: str, aspect: float) -> tuple[Float[ndarray, "k 2"], float]:
+def _polygon_corners(name: str, aspect: float) -> tuple[Float[ndarray, "k 2"], float]:
     """The corners (u, v) of a polygon in the unit circle, and the radius of their rounding."""
     if name == "rectangle":
         half = np.array([1.0, aspect]) / math.hypot(1.0, aspect)
@@ -225,12 +227,12 @@ def _polygon_distance(
     return np.where(inside, -1, 1) * np.sqrt(nearest)
 
 
-def _paint(image: Float32[ndarray, "size size 3"], shape: Shape) -> None:
+def _paint_shape(image: Float32[ndarray, "size size 3"], shape: Shape) -> None:
     """Draw a shape with smooth edges into the image, which is modified."""
-    window = _window(shape, len(image))
-    u, v = _local(shape, window)
-    outside = _distance(shape, u, v)
-    color = _ramp(shape.colors, _pattern(shape, u, v))
+    window = _shape_window(shape, len(image))
+    u, v = _shape_coordinates(shape, window)
+    outside = _distance_from_outline(shape, u, v)
+    color = _color_ramp(shape.colors, _color_pattern(shape, u, v))
     # lit from one side, and darker towards the rim: it looks round, and its edge shows on any background
     direction = shape.light - shape.angle
     lit = (math.cos(direction) * u + math.sin(direction) * v) / shape.radius
@@ -240,7 +242,7 @@ def _paint(image: Float32[ndarray, "size size 3"], shape: Shape) -> None:
     image[window] += (coverage * (color - image[window])).astype(np.float32)
 
 
-def _pattern(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
+def _color_pattern(shape: Shape, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
     """Each pixel's place between the shape's two colors, in 0..1."""
     a, b = 2 * math.pi * u / shape.period, 2 * math.pi * v / shape.period
     waves = {
@@ -273,7 +275,7 @@ def draw_shapes(settings: ShapesSettings) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as unfinished:
-            _write(Path(unfinished) / folder.name, settings)
+            _write_data_set(Path(unfinished) / folder.name, settings)
             (Path(unfinished) / folder.name).rename(folder)
     except OSError as error:
         if not _is_drawn(folder, settings):  # another process may have been faster
@@ -284,7 +286,7 @@ def draw_shapes(settings: ShapesSettings) -> Path:
 def _is_drawn(folder: Path, settings: ShapesSettings) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    wanted = _stamp(settings)
+    wanted = _settings_stamp(settings)
     found = _read_stamp(folder / STAMP)
     if found is None:
         raise DataError(f"{folder}: expected drawn shapes or nothing, found something else. Name another folder.")
@@ -298,7 +300,7 @@ def _is_drawn(folder: Path, settings: ShapesSettings) -> bool:
     return True
 
 
-def _stamp(settings: ShapesSettings) -> dict[str, int]:
+def _settings_stamp(settings: ShapesSettings) -> dict[str, int]:
     return {"edition": EDITION} | {name: value for name, value in asdict(settings).items() if name != "folder"}
 
 
@@ -314,13 +316,13 @@ def _setting_values(stamp: Mapping[str, object], names: list[str]) -> str:
     return ", ".join(f"{name}={stamp.get(name)}" for name in names)
 
 
-def _write(folder: Path, settings: ShapesSettings) -> None:
+def _write_data_set(folder: Path, settings: ShapesSettings) -> None:
     (folder / "annotations").mkdir(parents=True)
     for number, (split, count) in enumerate((("train", settings.train), ("val", settings.val))):
         (folder / split).mkdir()
         dataset = _write_split(folder / split, count, settings, number)
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(dataset))
-    (folder / STAMP).write_text(json.dumps(_stamp(settings), indent=2) + "\n")
+    (folder / STAMP).write_text(json.dumps(_settings_stamp(settings), indent=2) + "\n")
 
 
 def _write_split(folder: Path, count: int, settings: ShapesSettings, number: int) -> dict[str, object]:
@@ -330,19 +332,19 @@ def _write_split(folder: Path, count: int, settings: ShapesSettings, number: int
     for index in range(count):
         # each image has its own seed, so a larger set begins with the images of a smaller one
         seed = np.random.SeedSequence(settings.seed, spawn_key=(number, index))
-        pixels, masks, categories = render(draw_scene(np.random.default_rng(seed), settings.size))
+        pixels, masks, categories = render_scene(draw_scene(np.random.default_rng(seed), settings.size))
         file_name = f"{index + 1:06}.png"
         Image.fromarray(pixels).save(folder / file_name)
         images.append({"id": index + 1, "file_name": file_name, "height": settings.size, "width": settings.size})
         for mask, category in zip(masks, categories, strict=True):
             identity = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": category + 1}
-            annotations.append(identity | _geometry(mask))
+            annotations.append(identity | _mask_annotation(mask))
     names = [{"id": label, "name": name} for label, name in enumerate(CATEGORIES, start=1)]
     info = {"description": "Drawn shapes of composer-copypaste, dedicated to the public domain (CC0)"}
     return {"info": info, "images": images, "categories": names, "annotations": annotations}
 
 
-def _geometry(mask: Bool[ndarray, "h w"]) -> dict[str, object]:
+def _mask_annotation(mask: Bool[ndarray, "h w"]) -> dict[str, object]:
     """The fields of a mask's annotation: outline, area and box."""
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {

@@ -1,6 +1,6 @@
 """The transforms of a training's images and objects in the loader: large-scale jitter, or a flip alone.
 
-A transform draws its random numbers into a frozen dataclass (`LoaderCropResize`, `Flip`), whose use is deterministic.
+A transform draws its random numbers into a frozen dataclass, `SampledJitter` or `SampledFlip`; its use is deterministic.
 """
 
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from composer_copypaste.data.rle import (
+    AnnotatedObjects,
     CroppedMask,
-    OutlinedObjects,
     Polygons,
     Rle,
     cropped_mask_of_rle,
@@ -26,14 +26,14 @@ from composer_copypaste.instances import Instances
 from composer_copypaste.settings import Fraction, LargeScaleJitterSettings
 
 
-def generator_for(*numbers: int) -> torch.Generator:
+def seeded_generator(*numbers: int) -> torch.Generator:
     """A CPU generator seeded with these numbers, such as (seed, epoch, index)."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 @dataclass(frozen=True)
-class Flip:
+class SampledFlip:
     """The random part of `FlipTransform`."""
 
     horizontal: bool
@@ -42,18 +42,19 @@ class Flip:
         """The image, mirrored or unchanged."""
         return image.flip(-1) if self.horizontal else image.contiguous()
 
-    def instances(self, objects: OutlinedObjects) -> Instances:
+    def instances(self, objects: AnnotatedObjects) -> Instances:
         """All objects, with annotated boxes and areas."""
         boxes, cropped_masks = objects.boxes, cropped_masks_of(objects)
         if self.horizontal:
             width = objects.size[1]
-            boxes, cropped_masks = _mirrored(boxes, width), [drawn and drawn.mirrored(width) for drawn in cropped_masks]
+            boxes = _mirror_boxes(boxes, width)
+            cropped_masks = [drawn and drawn.mirrored(width) for drawn in cropped_masks]
         masks = draw_cropped_masks(cropped_masks, objects.size)
         return Instances(boxes=boxes, labels=objects.labels, masks=masks, area=objects.area, iscrowd=objects.iscrowd)
 
 
 @dataclass(frozen=True)
-class LoaderCropResize(CropResize):
+class SampledJitter(CropResize):
     """The random part of `LargeScaleJitterTransform`; it applies to a decoded image and to annotated outlines."""
 
     def image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
@@ -64,7 +65,7 @@ class LoaderCropResize(CropResize):
         canvas[:, : self.resized[0], : self.resized[1]] = resized.flip(-1) if self.flip else resized
         return canvas
 
-    def instances(self, objects: OutlinedObjects, min_area: int) -> Instances:
+    def instances(self, objects: AnnotatedObjects, min_area: int) -> Instances:
         """The objects with at least ``min_area`` pixels left, and crowds with at least one.
 
         Boxes and areas are those of the pixels.
@@ -107,14 +108,14 @@ class LoaderCropResize(CropResize):
             return None
         top, left, height, width = self.window
         x1, y1, x2, y2 = cropped_mask.box
-        rows = _nearest(top - y1, height, self.resized[0])
-        columns = _nearest(left - x1, width, self.resized[1])
+        rows = _nearest_source_pixels(top - y1, height, self.resized[0])
+        columns = _nearest_source_pixels(left - x1, width, self.resized[1])
         if self.flip:
             columns = columns[::-1]
         rows_shown = np.flatnonzero((rows >= 0) & (rows < y2 - y1))
         columns_shown = np.flatnonzero((columns >= 0) & (columns < x2 - x1))
         mask = cropped_mask.mask[rows[rows_shown]][:, columns[columns_shown]]
-        return _trimmed(mask, rows_shown, columns_shown)
+        return _trim_mask(mask, rows_shown, columns_shown)
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,12 @@ class FlipTransform:
         if not 0 <= self.p <= 1:
             raise ValueError(f"p: expected a probability from 0 to 1, got {self.p}")
 
-    def draw(self, generator: torch.Generator) -> Flip:
+    def draw(self, generator: torch.Generator) -> SampledFlip:
         """Draw the random part."""
-        return Flip(horizontal=float(torch.rand((), generator=generator)) < self.p)
+        return SampledFlip(horizontal=float(torch.rand((), generator=generator)) < self.p)
 
     def __call__(
-        self, image: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
+        self, image: UInt8[Tensor, "3 h w"], objects: AnnotatedObjects, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 h w"], Instances]:
         """Draw and apply."""
         flip = self.draw(generator)
@@ -150,19 +151,19 @@ class LargeScaleJitterTransform:
 
     settings: LargeScaleJitterSettings = field(default_factory=LargeScaleJitterSettings)
 
-    def draw(self, size: tuple[int, int], generator: torch.Generator) -> LoaderCropResize:
+    def draw(self, size: tuple[int, int], generator: torch.Generator) -> SampledJitter:
         """Draw the random part for an image of this (height, width)."""
-        return LoaderCropResize(**vars(draw_crop_resize(size, self.settings, generator)))
+        return SampledJitter(**vars(draw_crop_resize(size, self.settings, generator)))
 
     def __call__(
-        self, image: UInt8[Tensor, "3 h w"], objects: OutlinedObjects, generator: torch.Generator
+        self, image: UInt8[Tensor, "3 h w"], objects: AnnotatedObjects, generator: torch.Generator
     ) -> tuple[UInt8[Tensor, "3 h2 w2"], Instances]:
         """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, and crowds without a pixel."""
         crop = self.draw(objects.size, generator)
         return crop.image(image), crop.instances(objects, self.settings.min_area)
 
 
-def _nearest(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:
+def _nearest_source_pixels(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:
     """For each of the ``shown`` pixels along one axis, the source pixel under its centre.
 
     The part that is shown has ``length`` source pixels and begins at ``offset``.
@@ -170,7 +171,7 @@ def _nearest(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:
     return offset + (2 * np.arange(shown) + 1) * length // (2 * shown)
 
 
-def _trimmed(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> CroppedMask | None:
+def _trim_mask(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> CroppedMask | None:
     """The mask without empty borders; ``rows`` and ``columns`` are the image coordinates of its pixels."""
     filled_rows, filled_columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(filled_rows):
@@ -179,6 +180,6 @@ def _trimmed(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Cropped
     return CroppedMask(int(rows[y1]), int(columns[x1]), mask[y1:y2, x1:x2])
 
 
-def _mirrored(boxes: Float[Tensor, "n 4"], width: int) -> Float[Tensor, "n 4"]:
+def _mirror_boxes(boxes: Float[Tensor, "n 4"], width: int) -> Float[Tensor, "n 4"]:
     x1, y1, x2, y2 = boxes.unbind(1)
     return torch.stack([width - x2, y1, width - x1, y2], dim=1)

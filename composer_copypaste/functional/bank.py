@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.errors import counted
+from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.batch_objects import ImageObjects, asks_for_areas, weights_of
 from composer_copypaste.functional.layout import MARGIN, box_windows
 from composer_copypaste.functional.plan import ImageInfo
@@ -281,7 +281,7 @@ class InstanceBank:
     def cropped_object(self, number: int) -> CroppedObject:
         """An object in its crop; ``number`` is counted from the oldest."""
         if not 0 <= number < len(self):
-            raise IndexError(f"the bank holds {counted(len(self), 'object')}")
+            raise IndexError(f"the bank holds {count_noun(len(self), 'object')}")
         place = bisect_right(self._firsts, self._firsts[0] + number) - 1
         return self._images[place].cropped_object(number - self.first(place))
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
-from composer_copypaste.errors import counted
+from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.bank import CroppedObject, InstanceBank
 from composer_copypaste.functional.batch_objects import (
     ImageObjects,
@@ -327,7 +327,7 @@ def _reason(batch: Sequence[ImageObjects], settings: CopyPasteSettings, extra: E
         )
     objects = sum(len(image.labels) for image in batch)
     if objects and not any(image.info.weights.any() for image in batch):
-        number = counted(objects, "object")
+        number = count_noun(objects, "object")
         return f"none of the batch's {number} may be copied; see the settings, and iscrowd in the targets"
     return None
 
@@ -401,7 +401,8 @@ def _check_images(images: Sequence[Tensor], targets: int) -> None:
             raise TypeError(f"images[{i}]: expected a dense tensor, got {image.layout}; .to_dense() gives one")
     if targets != len(images):
         raise ValueError(
-            f"expected a target for each image, got {counted(len(images), 'image')} and {counted(targets, 'target')}"
+            f"expected a target for each image, got {count_noun(len(images), 'image')} and "
+            f"{count_noun(targets, 'target')}"
         )
     devices = {image.device for image in images}
     if len(devices) > 1:  # kernels read memory by its address

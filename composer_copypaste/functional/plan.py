@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.errors import counted
+from composer_copypaste.errors import count_noun
 
 BOX_CORNERS = np.array([[0, 1], [2, 1], [0, 3], [2, 3]])
 """The columns of boxes (x1, y1, x2, y2) that are x and y of each corner."""
@@ -150,17 +150,17 @@ class PastePlan:
             source, instance = row["source"], row["instance"]
             if not 0 <= row["target"] < len(images):
                 raise ValueError(
-                    f"plan: expected target among the batch's {counted(len(images), 'image')}, got {row['target']}"
+                    f"plan: expected target among the batch's {count_noun(len(images), 'image')}, got {row['target']}"
                 )
             if not 0 <= source < len(objects):
                 raise ValueError(
-                    f"plan: expected source among the batch's {counted(len(images), 'image')} and "
-                    f"{counted(extra, 'source')} beyond it, got {source}; a plan "
+                    f"plan: expected source among the batch's {count_noun(len(images), 'image')} and "
+                    f"{count_noun(extra, 'source')} beyond it, got {source}; a plan "
                     "drawn with a bank or a pool needs them, the bank as it was then"
                 )
             if not 0 <= instance < objects[source]:
                 raise ValueError(
-                    f"plan: expected instance among the {counted(objects[source], 'object')} of source {source}, "
+                    f"plan: expected instance among the {count_noun(objects[source], 'object')} of source {source}, "
                     f"got {instance}"
                 )
             (xx, xy, x), (yx, yy, y) = row["to_source"]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.errors import counted
+from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.bank import CroppedObject, InstanceBank, check_extras
 from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS, asks_for_areas, weights_of
 from composer_copypaste.functional.tensors import on_device
@@ -51,7 +51,7 @@ def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
         raise TypeError(f"pool: expected a pool of cut-outs such as a CutOutPool, got {pool!r}")
     if not any(weight for _, weight, _ in weighted_categories(pool, settings)):
         raise ValueError(
-            f"pool: none of its {counted(len(pool.labels), 'cut-out')} may be copied; see categories, "
+            f"pool: none of its {count_noun(len(pool.labels), 'cut-out')} may be copied; see categories, "
             "category_weights, labels, label_weights, area_range and relative_area_range"
         )
 

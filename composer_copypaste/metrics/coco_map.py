@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torchmetrics import Metric
 
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
-from composer_copypaste.errors import counted
+from composer_copypaste.errors import count_noun
 from composer_copypaste.metrics.engine import CocoDict, Evaluation, IouType, number_names, score
 from composer_copypaste.metrics.inputs import Fields, InputReader, ScoredImage, image_id, official_truth
 
@@ -78,7 +78,7 @@ class CocoMeanAveragePrecision(Metric):
         """
         if len(predictions) != len(targets):
             raise ValueError(
-                f"expected a prediction for each of {counted(len(targets), 'target')}, got {len(predictions)}"
+                f"expected a prediction for each of {count_noun(len(targets), 'target')}, got {len(predictions)}"
             )
         for prediction, target in zip(predictions, targets, strict=True):
             number = image_id(target)

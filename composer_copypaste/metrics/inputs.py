@@ -12,10 +12,10 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from composer_copypaste.data.annotation_json import CocoImage, ReadingOptions, Size, whole
+from composer_copypaste.data.annotation_json import CocoImage, ReadingOptions, Size, as_whole_number
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
-from composer_copypaste.data.rle import encoded_pixels
-from composer_copypaste.errors import counted
+from composer_copypaste.data.rle import count_encoded_pixels
+from composer_copypaste.errors import count_noun
 from composer_copypaste.files import read_json
 from composer_copypaste.metrics.engine import Array, CocoDict, IouType
 
@@ -247,7 +247,7 @@ def image_id(target: Fields) -> int:
                          f"distributed evaluation; got {', '.join(map(repr, target))}")  # fmt: skip
     value = target["image_id"]
     holds_one = isinstance(value, Tensor | np.ndarray) and value.reshape(-1).shape == (1,)
-    id_ = whole(value.item() if holds_one else value)
+    id_ = as_whole_number(value.item() if holds_one else value)
     if id_ is None:
         raise ValueError(f"image_id of a target: expected a whole number, got {value!r}")
     return id_
@@ -274,7 +274,7 @@ def _column(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
     column = _array(fields, name, where, dtype)
     if column.shape != (len(fields["boxes"]),):
         raise ValueError(
-            f"{where}: expected {name} for {counted(len(fields['boxes']), 'box', 'boxes')}, got shape {column.shape}"
+            f"{where}: expected {name} for {count_noun(len(fields['boxes']), 'box', 'boxes')}, got shape {column.shape}"
         )
     return column
 
@@ -304,7 +304,7 @@ def _masks(fields: Fields, count: int, where: str) -> Masks:
                          "for boxes alone evaluate with iou_types=('bbox',)")  # fmt: skip
     if len(masks.counts) != count:
         raise ValueError(
-            f"{where}: expected a mask for each of {counted(count, 'box', 'boxes')}, got {len(masks.counts)}"
+            f"{where}: expected a mask for each of {count_noun(count, 'box', 'boxes')}, got {len(masks.counts)}"
         )
     return masks
 
@@ -315,14 +315,14 @@ def _from_rles(rles: Sequence[CocoDict], where: str) -> Masks:
     if not rles:
         return Masks(size=None, counts=())
     sizes = {tuple(rle["size"]) for rle in rles}
-    height, width = map(whole, rles[0]["size"]) if len(rles[0]["size"]) == 2 else (None, None)
+    height, width = map(as_whole_number, rles[0]["size"]) if len(rles[0]["size"]) == 2 else (None, None)
     if len(sizes) > 1 or height is None or width is None:
         raise ValueError(f"{where}: expected masks of one size (height, width), got {sorted(sizes)}")
     codes = tuple(_code(rle["counts"], where) for rle in rles)
-    pixels = encoded_pixels(codes)
+    pixels = count_encoded_pixels(codes)
     if (off := pixels != height * width).any():
         code, found = codes[off.argmax()], pixels[off.argmax()]
-        said = "cannot be decoded" if found < 0 else f"sum to {counted(int(found), 'pixel')}"
+        said = "cannot be decoded" if found < 0 else f"sum to {count_noun(int(found), 'pixel')}"
         raise ValueError(
             f"{where}: expected run lengths of masks of {height} x {width} = {height * width} pixels, got some that "
             f"{said}: {code[:40]!r}"

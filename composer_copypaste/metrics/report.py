@@ -9,8 +9,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from composer_copypaste.errors import DataError, OutputError, counted, shown
-from composer_copypaste.files import read_json, written_whole
+from composer_copypaste.errors import DataError, OutputError, as_recipe_value, count_noun
+from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 Report = dict[str, Any]
@@ -53,7 +53,7 @@ def evaluation_report(metric: CocoMeanAveragePrecision, names: Mapping[int, str]
 
 def write_json(report: Report, path: Path) -> None:
     """Write the report; the file is complete whenever it is there."""
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -69,13 +69,17 @@ def tables_of_file(path: Path) -> str:
     except DataError as error:
         raise OutputError(f"{error}; {again}") from None
     except (LookupError, TypeError, ValueError):
-        raise OutputError(f"{path}: expected the scores of an evaluation, found {shown(report)}; {again}") from None
+        raise OutputError(
+            f"{path}: expected the scores of an evaluation, found {as_recipe_value(report)}; {again}"
+        ) from None
 
 
 def tables(report: Report) -> str:
     """The scores of boxes and masks, then of each category, best first; in percent, at most 100 columns wide."""
     images, limit = report["images"], report["max_dets"][-1]
-    title = f"COCO evaluation of {counted(images, 'image')}, in %, at most {counted(limit, 'detection')} per image"
+    title = (
+        f"COCO evaluation of {count_noun(images, 'image')}, in %, at most {count_noun(limit, 'detection')} per image"
+    )
     return f"{title}\n\n{_overall(report)}\n\n{_by_category(report)}\n"
 
 

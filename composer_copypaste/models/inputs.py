@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from composer_copypaste.errors import counted
+from composer_copypaste.errors import count_noun
 from composer_copypaste.instances import NUMBERS, WHOLE, WHOLE_NUMBERS, box_format
 
 TrainingTarget = Mapping[str, Tensor]
@@ -80,7 +80,7 @@ def _check_shapes(name: str, target: TrainingTarget, size: tuple[int, int]) -> N
     for key, expected in shapes.items():
         if key in target and tuple(target[key].shape) != expected:
             raise ValueError(
-                f"{name}: expected {key!r} of shape {expected} ({counted(n, 'label')}, "
+                f"{name}: expected {key!r} of shape {expected} ({count_noun(n, 'label')}, "
                 f"image of {size[0]} x {size[1]}), got {tuple(target[key].shape)}; "
                 "all fields need a row for each object, in the same order"
             )

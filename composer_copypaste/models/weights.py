@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from composer_copypaste.errors import CheckpointError, counted, first_few
-from composer_copypaste.files import check_regular, kind_of_any_file
+from composer_copypaste.errors import CheckpointError, count_noun, first_few
+from composer_copypaste.files import check_regular, describe_wrapped_file
 from composer_copypaste.settings import MaskRCNNSettings
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def _check_readable(path: Path) -> None:
     try:
         check_regular(path)
         with path.open("rb") as file:
-            kind = kind_of_any_file(file.read(512))
+            kind = describe_wrapped_file(file.read(512))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if kind is not None:
@@ -263,11 +263,11 @@ def _load(module: nn.Module, state: StateDict, source: str) -> str:
         if fresh:
             log.warning("%s: for another number of classes; these start at random: %s", source, ", ".join(fresh))
         last = "; the last layers, made for another number of classes, start at random" if fresh else ""
-        return f"the detector, {counted(len(state) - len(fresh), 'tensor')}{last}"
+        return f"the detector, {count_noun(len(state) - len(fresh), 'tensor')}{last}"
     body = module.get_submodule("backbone.body")
     names = {name: name.removeprefix("features.") for name in state if not name.startswith(CLASSIFIER)}
     _load_fitting(body, {own: state[name] for name, own in names.items()}, [], source)
-    return f"the backbone, {counted(len(names), 'tensor')}; the rest starts at random"
+    return f"the backbone, {count_noun(len(names), 'tensor')}; the rest starts at random"
 
 
 def _unfitting(module: nn.Module, state: StateDict) -> list[str]:

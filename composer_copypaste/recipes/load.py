@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 import composer_copypaste
-from composer_copypaste.errors import RecipeError, listed, shown
+from composer_copypaste.errors import RecipeError, as_recipe_value, list_problems
 from composer_copypaste.recipes import yaml12
 from composer_copypaste.recipes.problems import problems
 from composer_copypaste.recipes.schema import Recipe
@@ -57,7 +57,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         return _ADAPTER.validate_json(json.dumps(_resolved(merged, merged), default=str))
     except ValidationError as error:
         found = problems(error, sources)
-        raise RecipeError(found[0] if len(found) == 1 else listed(str(file), found)) from error
+        raise RecipeError(found[0] if len(found) == 1 else list_problems(str(file), found)) from error
     except ValueError as error:
         raise RecipeError(f"{file}: {error}") from None
 
@@ -147,7 +147,9 @@ def _layers(file: Path, inside: tuple[Path, ...]) -> Iterator[Layer]:
     given = values.pop("base", None)
     for base in given if isinstance(given, list) else [] if given is None else [given]:
         if not isinstance(base, str):
-            raise RecipeError(f"{sources['base',]}: base: expected a recipe or a list of recipes, got {shown(given)}")
+            raise RecipeError(
+                f"{sources['base',]}: base: expected a recipe or a list of recipes, got {as_recipe_value(given)}"
+            )
         try:
             base_file = find_recipe(base, relative_to=file.parent)
         except RecipeError as error:
@@ -165,7 +167,7 @@ def _read(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: expected a YAML file, but it cannot be read: {error}") from error
     if not isinstance(values, dict | None):
-        raise RecipeError(f"{file}: expected a recipe, lines of 'key: value', got {shown(values)}")
+        raise RecipeError(f"{file}: expected a recipe, lines of 'key: value', got {as_recipe_value(values)}")
     return values or {}, lines
 
 

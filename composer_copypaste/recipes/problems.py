@@ -8,10 +8,10 @@ from typing import get_args, get_type_hints
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from composer_copypaste.errors import shown
+from composer_copypaste.errors import as_recipe_value
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.recipes.yaml12 import Place
-from composer_copypaste.validation import EXPECTED, expectation
+from composer_copypaste.validation import EXPECTED, describe_expectation
 
 _EXPECTED = {  # in YAML's words, by pydantic's type of error
     **EXPECTED,
@@ -56,10 +56,10 @@ def _line(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place,
         if colon and key.split(".")[0] in _keys(section):  # a section's own check begins with the key it is about
             place, text = (*place, *key.split(".")), rest
     elif section is not None and kind in {"dataclass_type", "missing"}:
-        got = "nothing" if kind == "missing" else shown(details[0]["input"])
+        got = "nothing" if kind == "missing" else as_recipe_value(details[0]["input"])
         text = f"expected a section with some of the keys {', '.join(_keys(section))}, got {got}"
     else:
-        text = expectation(details, _EXPECTED, shown)
+        text = describe_expectation(details, _EXPECTED, as_recipe_value)
     around = (place[:length] for length in range(len(place), -1, -1))
     source = next(sources[outer] for outer in around if outer in sources)  # of the value, or the nearest section
     return f"{'.'.join(place)}: {text} ({source})".removeprefix(": ")

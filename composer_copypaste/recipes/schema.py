@@ -23,13 +23,13 @@ from composer_copypaste.settings import (
     Time,
     ValueRange,
 )
-from composer_copypaste.validation import Spelling, settings_class
+from composer_copypaste.validation import TextPattern, settings_class
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
 BatchSize = Annotated[int, Ge(1), Le(65_536)]
 Name = Annotated[
-    str, Spelling(r"^[^/\\\x00-\x1f]{1,100}$", "a name of 1 to 100 characters, without '/', '\\' and line breaks")
+    str, TextPattern(r"^[^/\\\x00-\x1f]{1,100}$", "a name of 1 to 100 characters, without '/', '\\' and line breaks")
 ]
 
 

@@ -15,7 +15,7 @@ from composer_copypaste.data.dataset import CocoInstances, InstanceData, checksu
 from composer_copypaste.data.image_files import check_images
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
-from composer_copypaste.errors import DataError, RecipeError, as_json, first_few, shown, warn_of_data
+from composer_copypaste.errors import DataError, RecipeError, as_json, as_recipe_value, first_few, warn_of_data
 from composer_copypaste.files import read_json
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.sources import Pool, check_pool
@@ -50,7 +50,7 @@ def trained_categories(path: Path) -> list[Category]:
         return [Category(**category) for category in found]
     except TypeError:
         raise DataError(
-            f"{path}: expected a list of categories, each with 'id' and 'name', found {shown(found)}; "
+            f"{path}: expected a list of categories, each with 'id' and 'name', found {as_recipe_value(found)}; "
             "put it back as it was"
         ) from None
 
@@ -134,9 +134,9 @@ def pool_digest(files: PoolSettings) -> str:
     folder = files.folder
     if folder is None:
         return checksum([cast(Path, files.annotations).read_bytes()])
-    from composer_copypaste.data.cutouts import images_of_folder
+    from composer_copypaste.data.cutouts import category_folder_images
 
-    images = images_of_folder(folder)
+    images = category_folder_images(folder)
     return checksum(part for path in images for part in (os.fsencode(path.relative_to(folder)), path.read_bytes()))
 
 

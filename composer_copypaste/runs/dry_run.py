@@ -14,9 +14,9 @@ from pycocotools import mask as coco_mask
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import InstanceData
-from composer_copypaste.data.rle import Rle, mask_extents, rle_of_polygons
+from composer_copypaste.data.rle import Rle, mask_boxes, rle_of_polygons
 from composer_copypaste.data.shapes import CATEGORIES
-from composer_copypaste.errors import counted
+from composer_copypaste.errors import count_noun
 from composer_copypaste.integrations.composer.distributed import number_of_processes
 from composer_copypaste.integrations.composer.from_recipe import on_gpu
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
@@ -49,7 +49,7 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
     shapes, advice = recipe.data.shapes, []
     if shapes is not None and _is_free(Path(shapes.folder)):
         names: list[str] = list(CATEGORIES)
-        images = f"{counted(shapes.train, 'image')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
+        images = f"{count_noun(shapes.train, 'image')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
         data = open_data(recipe)
         if not folder.is_complete:
@@ -96,8 +96,8 @@ def _is_free(folder: Path) -> bool:
 def _contents(data: InstanceData) -> str:
     crowds = f", {data.num_crowds} of them crowds," if data.num_crowds else ""
     return (
-        f"{counted(len(data), 'image')} of {data.place} with {counted(data.num_objects, 'object')}{crowds} "
-        f"of {counted(len(data.categories), 'category', 'categories')}"
+        f"{count_noun(len(data), 'image')} of {data.place} with {count_noun(data.num_objects, 'object')}{crowds} "
+        f"of {count_noun(len(data.categories), 'category', 'categories')}"
     )
 
 
@@ -132,7 +132,7 @@ def nested_categories(annotations: CocoAnnotations) -> list[Nesting]:
 def _inside(image: CocoImage, group: Sequence[CocoAnnotation]) -> list[tuple[int, int]]:
     """The categories (outer, inner) of each object that lies inside one of another category."""
     categories = np.array([annotation["category_id"] for annotation in group])
-    boxes = mask_extents([annotation["segmentation"] for annotation in group])
+    boxes = mask_boxes([annotation["segmentation"] for annotation in group])
     may_hold = (categories[:, None] != categories) & (_shares_of_boxes(boxes) >= INSIDE)
     needed = np.flatnonzero(may_hold.any(axis=0) | may_hold.any(axis=1))
     rles = {int(number): _rle(image, group[number]) for number in needed}

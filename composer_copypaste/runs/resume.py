@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from composer_copypaste.data.annotation_json import Category
-from composer_copypaste.errors import DataError, OutputError, RecipeError, shown
-from composer_copypaste.files import is_unfinished, read_json, remove_unfinished, write_first, written_whole
+from composer_copypaste.errors import DataError, OutputError, RecipeError, as_recipe_value
+from composer_copypaste.files import atomic_write, is_unfinished, read_json, remove_unfinished, write_if_absent
 from composer_copypaste.integrations.composer.checkpoints import batch_of, saved_checkpoints, tidy
 from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.recipes.load import differences, load_recipe, recipe_to_yaml
@@ -79,7 +79,9 @@ def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
             f"{folder.root}: holds a run whose recipe cannot be read: {error}; give output=ANOTHER_FOLDER"
         ) from error
     listed = [
-        f"{key} was {shown(old)}, is {shown(new)}" for key, (old, new) in changes.items() if key not in MAY_CHANGE
+        f"{key} was {as_recipe_value(old)}, is {as_recipe_value(new)}"
+        for key, (old, new) in changes.items()
+        if key not in MAY_CHANGE
     ]
     if listed:
         raise OutputError(
@@ -129,7 +131,7 @@ def write_recipe(folder: RunFolder, recipe: Recipe) -> None:
     """
     with _writing_in(folder):
         folder.root.mkdir(parents=True, exist_ok=True)
-        begun = folder.recipe.exists() or not write_first(folder.recipe, recipe_to_yaml(recipe))
+        begun = folder.recipe.exists() or not write_if_absent(folder.recipe, recipe_to_yaml(recipe))
     if begun:
         _check_same_recipe(folder, recipe)
 
@@ -194,8 +196,8 @@ def check_data(folder: RunFolder, recipe: Recipe, data: Data) -> list[str]:
     begun = _read(folder.data)
     if not isinstance(begun, dict):
         raise OutputError(
-            f"{folder.data}: expected a checksum for each data set, found {shown(begun)}; put it back as it was, "
-            "or give output=ANOTHER_FOLDER"
+            f"{folder.data}: expected a checksum for each data set, found {as_recipe_value(begun)}; put it back as it "
+            "was, or give output=ANOTHER_FOLDER"
         )
     changed = [key for key, checksum in _checksums(recipe, data).items() if begun.get(key) != checksum]
     if changed and not recipe.data.accept_changes:
@@ -225,7 +227,7 @@ def _read(path: Path) -> object:
 
 
 def _write(text: str, path: Path) -> None:
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

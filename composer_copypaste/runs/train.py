@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from composer_copypaste.data.dataset import InstanceData
-from composer_copypaste.data.rle import rle_of
+from composer_copypaste.data.rle import rle_of_segmentation
 from composer_copypaste.errors import CheckpointError, DivergedError, OutputError, UserError
 from composer_copypaste.integrations.composer.callbacks import (
     EvaluationFile,
@@ -196,7 +196,7 @@ def save_predictions(model: MaskRCNN, data: InstanceData, path: Path) -> None:
     for number in range(count):
         _, image, objects = data.read(number * len(data) // count)
         # dense masks of large images would take gigabytes
-        rles = [rle_of(segmentation, objects.size) for segmentation in objects.segmentations]
+        rles = [rle_of_segmentation(segmentation, objects.size) for segmentation in objects.segmentations]
         images.append(image)
         truths.append({"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.iscrowd, "rles": rles})
         predictions += model.eval_forward(([image.to(device)], [{}]))

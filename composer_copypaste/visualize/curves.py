@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
-from composer_copypaste.files import read_rows, written_whole
+from composer_copypaste.files import atomic_write, read_rows
 
 Series = tuple[Float[ndarray, " n"], Float[ndarray, " n"]]
 """The batches at which a value was logged, and the values."""
@@ -34,7 +34,7 @@ def plot_curves(metrics: Path, png: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color="grey")
-    with written_whole(png) as unfinished:
+    with atomic_write(png) as unfinished:
         figure.savefig(unfinished, dpi=100, format="png")
 
 

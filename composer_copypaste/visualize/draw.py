@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from composer_copypaste.errors import counted
-from composer_copypaste.files import written_whole
+from composer_copypaste.errors import count_noun
+from composer_copypaste.files import atomic_write
 from composer_copypaste.instances import corners
 
 Objects = Mapping[str, Any]
@@ -251,7 +251,7 @@ def prediction_sheet(
 def save_png(image: UInt8[Tensor, "3 h w"], path: Path) -> None:
     """Write the image to a PNG file; its folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="PNG")
 
 
@@ -288,4 +288,4 @@ def _resized(image: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _
 
 
 def _count(objects: Objects) -> str:
-    return counted(len(objects["labels"]), "object")
+    return count_noun(len(objects["labels"]), "object")

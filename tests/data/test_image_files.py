@@ -18,7 +18,7 @@ from PIL import Image
 from composer_copypaste.data.annotation_json import CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import CocoInstances
-from composer_copypaste.data.image_files import check_images, in_folder, in_threads
+from composer_copypaste.data.image_files import check_images, find_file_names_in_folder, map_in_threads
 from composer_copypaste.data.images import ImageHeader, read_header, read_image
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.settings import ImageSettings
@@ -38,7 +38,7 @@ def folder(tmp_path):
 def found(folder, *names):
     images = [CocoImage(number, name, 8, 12) for number, name in enumerate(names)]
     annotations = CocoAnnotations(Path("annotations.json"), tuple(images), (), {})
-    return [image.file_name for image in in_folder(annotations, folder).images]
+    return [image.file_name for image in find_file_names_in_folder(annotations, folder).images]
 
 
 @pytest.mark.parametrize(
@@ -291,8 +291,8 @@ def test_results_are_in_the_order_of_the_items(threads):
         time.sleep(0.05 * (item == 0))
         return 2 * item
 
-    assert in_threads(slow_first, range(9), threads) == [*range(0, 18, 2)]
-    assert in_threads(slow_first, [], threads) == []
+    assert map_in_threads(slow_first, range(9), threads) == [*range(0, 18, 2)]
+    assert map_in_threads(slow_first, [], threads) == []
 
 
 def test_an_error_of_a_call_is_raised():
@@ -300,7 +300,7 @@ def test_an_error_of_a_call_is_raised():
         raise ValueError(f"item {item}")
 
     with pytest.raises(ValueError, match="item 7"):
-        in_threads(refuse, [7, 8], 2)
+        map_in_threads(refuse, [7, 8], 2)
 
 
 def test_ctrl_c_ends_a_program_whose_calls_hang():

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import CocoInstances
-from composer_copypaste.data.rle import cropped_mask, enclosing, encoded_pixels, mask_extents, rle_counts
+from composer_copypaste.data.rle import count_encoded_pixels, cropped_mask, mask_boxes, rle_counts, widen_boxes_to_masks
 
 # ---- encodings of many masks, next to the same read one by one
 
@@ -32,7 +32,7 @@ def one_by_one(code):
 
 def test_encodings_have_the_pixels_of_their_masks():
     codes, pixels = drawn_codes()
-    np.testing.assert_array_equal(encoded_pixels(codes), pixels)
+    np.testing.assert_array_equal(count_encoded_pixels(codes), pixels)
 
 
 def test_damaged_encodings_are_found_among_others_as_one_by_one():
@@ -42,14 +42,14 @@ def test_damaged_encodings_are_found_among_others_as_one_by_one():
         code = bytearray(codes[number])
         code[rng.integers(len(code))] = rng.integers(32, 127)
         codes[number] = bytes(code[: rng.integers(len(code) + 1)])
-    found = encoded_pixels(codes)
+    found = count_encoded_pixels(codes)
     assert (found < 0).sum() > 20
     np.testing.assert_array_equal(found, list(map(one_by_one, codes)))
 
 
 @pytest.mark.parametrize("code", [b"", b"o" * 40 + b"0", b"\xff", b"\x00"])
 def test_text_that_is_no_encoding_has_no_pixels(code):
-    assert encoded_pixels([code]).tolist() == [-1]
+    assert count_encoded_pixels([code]).tolist() == [-1]
 
 
 # ---- how far masks reach, and boxes that enclose them
@@ -71,23 +71,23 @@ def code(x1: int, y1: int, x2: int, y2: int) -> dict:
 
 def test_polygons_of_several_parts_and_run_lengths_have_extents_side_by_side():
     outlines = [square(2, 1, 6, 5) + square(9.5, 0, 11, 3), code(3, 4, 10, 20), square(-5, 2, 4, 99), code(0, 0, 0, 0)]
-    assert mask_extents(outlines).tolist() == [[2, 0, 11, 5], [3, 4, 10, 20], [-5, 2, 4, 99], [0, 0, 0, 0]]
+    assert mask_boxes(outlines).tolist() == [[2, 0, 11, 5], [3, 4, 10, 20], [-5, 2, 4, 99], [0, 0, 0, 0]]
 
 
 def test_no_masks_have_no_extents():
-    assert mask_extents([]).shape == (0, 4)
+    assert mask_boxes([]).shape == (0, 4)
 
 
 def test_a_box_cut_to_whole_pixels_is_widened_to_its_mask():
     boxes = np.array([[10, 5, 30, 25], [10, 5, 30, 25]], dtype=np.float64)
-    widened = enclosing(boxes, [square(10.9, 5.2, 31.8, 26.8), code(8, 5, 31, 25)], SIZE)
+    widened = widen_boxes_to_masks(boxes, [square(10.9, 5.2, 31.8, 26.8), code(8, 5, 31, 25)], SIZE)
     assert widened.tolist() == [[10, 5, 32, 27], [8, 5, 31, 25]]
 
 
 def test_a_box_that_encloses_its_mask_s_pixels_stays_as_annotated():
     boxes = np.array([[10.25, 5.5, 30.75, 25.01], [0, 0, 60, 40]], dtype=np.float64)
     outlines = [square(10.2, 5.4, 30.8, 25.4), square(3, 3, 9, 9)]
-    assert np.array_equal(enclosing(boxes, outlines, SIZE), boxes)
+    assert np.array_equal(widen_boxes_to_masks(boxes, outlines, SIZE), boxes)
 
 
 @settings(deadline=None)
@@ -95,10 +95,10 @@ def test_a_box_that_encloses_its_mask_s_pixels_stays_as_annotated():
 def test_no_pixel_of_a_polygon_lies_outside_its_box(points):
     outline = [np.array(points, dtype=np.float64).ravel()]
     drawn = cropped_mask(outline, SIZE)
-    box = np.round(mask_extents([outline]))  # cut to whole pixels
+    box = np.round(mask_boxes([outline]))  # cut to whole pixels
     (x1, y1), (x2, y2) = (
-        np.floor(enclosing(box, [outline], SIZE)[0, :2]),
-        np.ceil(enclosing(box, [outline], SIZE)[0, 2:]),
+        np.floor(widen_boxes_to_masks(box, [outline], SIZE)[0, :2]),
+        np.ceil(widen_boxes_to_masks(box, [outline], SIZE)[0, 2:]),
     )
     if drawn is not None:
         left, top, right, bottom = drawn.box

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from composer_copypaste.data import shapes
-from composer_copypaste.data.shapes import CATEGORIES, MIN_PIXELS, Scene, Shape, draw_scene, draw_shapes, render
+from composer_copypaste.data.shapes import CATEGORIES, MIN_PIXELS, Scene, Shape, draw_scene, draw_shapes, render_scene
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import ShapesSettings
 
@@ -95,7 +95,7 @@ def test_areas_and_boxes_are_those_of_the_masks(settings):
 
 def test_masks_of_an_image_do_not_overlap_and_none_is_too_small():
     for seed in range(30):
-        _, masks, categories = render(draw_scene(np.random.default_rng(seed), 96))
+        _, masks, categories = render_scene(draw_scene(np.random.default_rng(seed), 96))
         assert len(masks) == len(categories)
         assert masks.sum(axis=0).max(initial=0) <= 1
         assert all(mask.sum() >= MIN_PIXELS for mask in masks)
@@ -103,23 +103,23 @@ def test_masks_of_an_image_do_not_overlap_and_none_is_too_small():
 
 def test_what_lies_behind_loses_the_hidden_pixels():
     front, behind = a_shape("disc", (32.0, 32.0), 10.0), a_shape("disc", (32.0, 46.0), 10.0)
-    _, masks, _ = render(a_scene(front, behind))
-    _, alone, _ = render(a_scene(behind))
+    _, masks, _ = render_scene(a_scene(front, behind))
+    _, alone, _ = render_scene(a_scene(behind))
     assert np.array_equal(masks[1], alone[0] & ~masks[0])
     assert masks[1].sum() < alone[0].sum()
 
 
 def test_a_shape_that_is_mostly_hidden_is_not_in_the_image_either():
     front, hidden = a_shape("disc", (32.0, 32.0), 12.0), a_shape("disc", (32.0, 39.0), 10.0)
-    rest = render(a_scene(hidden))[1][0] & ~render(a_scene(front))[1][0]
+    rest = render_scene(a_scene(hidden))[1][0] & ~render_scene(a_scene(front))[1][0]
     assert rest.sum() > MIN_PIXELS  # enough to see, but a small part of the whole
-    image, masks, _ = render(a_scene(front, hidden))
+    image, masks, _ = render_scene(a_scene(front, hidden))
     assert len(masks) == 1
-    assert np.array_equal(image, render(a_scene(front))[0])
+    assert np.array_equal(image, render_scene(a_scene(front))[0])
 
 
 def test_a_mask_holds_the_pixels_whose_centres_are_inside():
-    _, masks, _ = render(a_scene(a_shape("disc", (32.0, 32.0), 5.0)))
+    _, masks, _ = render_scene(a_scene(a_shape("disc", (32.0, 32.0), 5.0)))
     y, x = np.mgrid[:64, :64] + 0.5 - 32
     assert np.array_equal(masks[0], np.hypot(x, y) <= 5)
 
@@ -135,7 +135,7 @@ def test_a_mask_holds_the_pixels_whose_centres_are_inside():
 )
 def test_a_shape_has_its_corners_and_sides_where_they_belong(category, inside, outside):
     radius = 28.0
-    _, masks, _ = render(a_scene(a_shape(category, (32.0, 32.0), radius)))
+    _, masks, _ = render_scene(a_scene(a_shape(category, (32.0, 32.0), radius)))
     for points, expected in ((inside, True), (outside, False)):
         for degrees, fraction in points:
             x, y = (32 + radius * fraction * turn(np.deg2rad(degrees)) for turn in (np.cos, np.sin))
@@ -143,14 +143,14 @@ def test_a_shape_has_its_corners_and_sides_where_they_belong(category, inside, o
 
 
 def test_a_shape_shows_its_own_color_inside_its_mask():
-    image, masks, _ = render(a_scene(a_shape("rectangle", (32.0, 32.0), 20.0)))
+    image, masks, _ = render_scene(a_scene(a_shape("rectangle", (32.0, 32.0), 20.0)))
     assert (image[masks[0]][:, 0] > image[masks[0]][:, 2]).mean() > 0.97  # red shape
     assert (image[~masks[0]][:, 2] > image[~masks[0]][:, 0]).mean() > 0.97  # on blue
 
 
 def test_a_folder_drawn_with_the_same_settings_is_used_again(settings, monkeypatch):
     folder = draw_shapes(settings)
-    monkeypatch.setattr(shapes, "_write", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(shapes, "_write_data_set", lambda *_: pytest.fail("drawn again"))
     assert draw_shapes(settings) == folder
 
 
@@ -182,9 +182,9 @@ def test_an_interrupted_drawing_leaves_nothing(settings, tmp_path, monkeypatch):
     def interrupted(scene):
         if next(calls) == 4:
             raise KeyboardInterrupt
-        return render(scene)
+        return render_scene(scene)
 
-    monkeypatch.setattr(shapes, "render", interrupted)
+    monkeypatch.setattr(shapes, "render_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         draw_shapes(settings)
     assert list(tmp_path.iterdir()) == []
@@ -197,7 +197,7 @@ def test_a_process_that_was_faster_is_not_disturbed(settings, tmp_path, monkeypa
         folder.mkdir()
         ready.rename(tmp_path / "shapes")
 
-    monkeypatch.setattr(shapes, "_write", overtaken)
+    monkeypatch.setattr(shapes, "_write_data_set", overtaken)
     assert len(contents(draw_shapes(settings))) == 12
 
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.rle import OutlinedObjects
+from composer_copypaste.data.rle import AnnotatedObjects
 from composer_copypaste.data.transforms import (
     PADDING,
-    Flip,
     FlipTransform,
     LargeScaleJitterTransform,
-    LoaderCropResize,
-    generator_for,
+    SampledFlip,
+    SampledJitter,
+    seeded_generator,
 )
 from composer_copypaste.settings import LargeScaleJitterSettings
 
@@ -35,10 +35,10 @@ def rle_of(x1: int, y1: int, x2: int, y2: int) -> dict:
     return coco_mask.encode(mask)
 
 
-def objects(*segmentations: object, size: tuple[int, int] = SIZE) -> OutlinedObjects:
+def objects(*segmentations: object, size: tuple[int, int] = SIZE) -> AnnotatedObjects:
     """Objects with labels 1, 2, ..., whose annotated boxes and areas are off on purpose."""
     count = len(segmentations)
-    return OutlinedObjects(
+    return AnnotatedObjects(
         size=size,
         boxes=torch.tensor([[1.0, 2, 5, 7]]).repeat(count, 1),
         labels=torch.arange(1, count + 1),
@@ -49,12 +49,12 @@ def objects(*segmentations: object, size: tuple[int, int] = SIZE) -> OutlinedObj
 
 
 def image_of(height: int, width: int) -> torch.Tensor:
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator_for(0))
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=seeded_generator(0))
 
 
-def whole(size: tuple[int, int] = SIZE, **changes: object) -> LoaderCropResize:
+def whole(size: tuple[int, int] = SIZE, **changes: object) -> SampledJitter:
     fields: dict[str, object] = {"window": (0, 0, *size), "resized": size, "canvas": size, "flip": False}
-    return LoaderCropResize(**(fields | changes))
+    return SampledJitter(**(fields | changes))
 
 
 @pytest.fixture(params=[polygon_of, rle_of], ids=["polygon", "rle"])
@@ -65,7 +65,7 @@ def outline(request):
 
 def test_a_window_shows_its_part_of_the_image():
     image = image_of(*SIZE)
-    crop = LoaderCropResize(window=(1, 2, 4, 5), resized=(4, 5), canvas=(4, 5), flip=False)
+    crop = SampledJitter(window=(1, 2, 4, 5), resized=(4, 5), canvas=(4, 5), flip=False)
     assert torch.equal(crop.image(image), image[:, 1:5, 2:7])
 
 
@@ -86,13 +86,13 @@ def test_making_an_image_smaller_averages_its_pixels():
 
 def test_cropping_first_equals_resizing_first_away_from_the_window_s_edge():
     image = image_of(32, 48)
-    first = LoaderCropResize(window=(4, 8, 16, 20), resized=(32, 40), canvas=(32, 40), flip=False).image(image)
+    first = SampledJitter(window=(4, 8, 16, 20), resized=(32, 40), canvas=(32, 40), flip=False).image(image)
     last = whole((32, 48), resized=(64, 96), canvas=(64, 96)).image(image)[:, 8:40, 16:56]
     assert torch.equal(first[:, 2:-2, 2:-2], last[:, 2:-2, 2:-2])
 
 
 def test_masks_boxes_and_areas_follow_a_window(outline):
-    crop = LoaderCropResize(window=(2, 3, 5, 5), resized=(5, 5), canvas=(6, 7), flip=False)
+    crop = SampledJitter(window=(2, 3, 5, 5), resized=(5, 5), canvas=(6, 7), flip=False)
     shown = crop.instances(objects(outline(*BOX)), min_area=1)
     expected = torch.zeros(1, 6, 7, dtype=torch.uint8)
     expected[0, 0:3, 0:3] = 1
@@ -102,7 +102,7 @@ def test_masks_boxes_and_areas_follow_a_window(outline):
 
 
 def test_masks_boxes_and_areas_follow_a_mirrored_enlargement(outline):
-    crop = LoaderCropResize(window=(0, 1, 8, 10), resized=(16, 20), canvas=(16, 24), flip=True)
+    crop = SampledJitter(window=(0, 1, 8, 10), resized=(16, 20), canvas=(16, 24), flip=True)
     shown = crop.instances(objects(outline(*BOX)), min_area=1)
     expected = torch.zeros(1, 16, 24, dtype=torch.uint8)
     expected[0, 2:10, 10:18] = 1  # columns 2..10 of 20, mirrored
@@ -124,27 +124,27 @@ def test_an_object_one_pixel_wide_has_a_box_one_pixel_wide(outline):
 
 
 def test_objects_outside_the_window_are_dropped_with_all_their_fields(outline):
-    crop = LoaderCropResize(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
+    crop = SampledJitter(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
     shown = crop.instances(objects(outline(*BOX), outline(7, 1, 9, 3), outline(0, 0, 6, 8)), min_area=1)
     assert shown.labels.tolist() == [2]
     assert {len(shown), len(shown.boxes), len(shown.masks), len(shown.area), len(shown.iscrowd)} == {1}
 
 
 def test_all_objects_may_be_outside(outline):
-    crop = LoaderCropResize(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
+    crop = SampledJitter(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
     shown = crop.instances(objects(outline(*BOX)), min_area=1)
     assert (tuple(shown.boxes.shape), tuple(shown.masks.shape)) == ((0, 4), (0, *SIZE))
 
 
 def test_objects_stay_from_min_area_pixels_on(outline):
-    crop = LoaderCropResize(window=(0, 5, 8, 7), resized=(8, 7), canvas=SIZE, flip=False)
+    crop = SampledJitter(window=(0, 5, 8, 7), resized=(8, 7), canvas=SIZE, flip=False)
     cut = objects(outline(*BOX))  # 1 x 4 pixels of it are left
     assert len(crop.instances(cut, min_area=4)) == 1
     assert len(crop.instances(cut, min_area=5)) == 0
 
 
 def test_a_part_outside_leaves_the_other_parts():
-    crop = LoaderCropResize(window=(0, 0, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
+    crop = SampledJitter(window=(0, 0, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
     shown = crop.instances(objects(polygon_of(8, 1, 10, 3) + polygon_of(1, 1, 3, 4)), min_area=1)
     assert shown.boxes.tolist() == [[1, 1, 3, 4]]
 
@@ -155,7 +155,7 @@ def test_an_empty_mask_is_dropped():
 
 def test_a_flip_mirrors_image_masks_and_annotated_boxes(outline):
     image = image_of(*SIZE)
-    flip = Flip(horizontal=True)
+    flip = SampledFlip(horizontal=True)
     shown = flip.instances(objects(outline(*BOX)))
     assert torch.equal(flip.image(image), image.flip(-1))
     assert torch.equal(shown.masks[0, 1:5, 6:10], torch.ones(4, 4, dtype=torch.uint8))
@@ -166,12 +166,12 @@ def test_a_flip_mirrors_image_masks_and_annotated_boxes(outline):
 
 def test_no_flip_leaves_the_annotated_boxes(outline):
     given_objects = objects(outline(*BOX))
-    assert torch.equal(Flip(horizontal=False).instances(given_objects).boxes, given_objects.boxes)
+    assert torch.equal(SampledFlip(horizontal=False).instances(given_objects).boxes, given_objects.boxes)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_a_flip_happens_with_its_probability(p):
-    flips = [FlipTransform(p).draw(generator_for(seed)).horizontal for seed in range(20)]
+    flips = [FlipTransform(p).draw(seeded_generator(seed)).horizontal for seed in range(20)]
     assert flips == [p == 1] * 20
 
 
@@ -186,7 +186,7 @@ sides = st.integers(1, 3000)
 @settings(deadline=None)
 @given(height=sides, width=sides, seed=st.integers(0, 10**6))
 def test_a_drawn_window_lies_in_the_image_and_fits_the_canvas(height, width, seed):
-    crop = LargeScaleJitterTransform().draw((height, width), generator_for(seed))
+    crop = LargeScaleJitterTransform().draw((height, width), seeded_generator(seed))
     top, left, shown_height, shown_width = crop.window
     assert 0 <= top < top + shown_height <= height
     assert 0 <= left < left + shown_width <= width
@@ -197,7 +197,7 @@ def test_a_drawn_window_lies_in_the_image_and_fits_the_canvas(height, width, see
 @settings(deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([(480, 640), (640, 480), (1000, 1000)]))
 def test_a_drawn_scale_lies_in_its_range_and_keeps_the_aspect(seed, size):
-    crop = LargeScaleJitterTransform().draw(size, generator_for(seed))
+    crop = LargeScaleJitterTransform().draw(size, seeded_generator(seed))
     fit = 1024 / max(size)
     vertical, horizontal = crop.resized[0] / crop.window[2], crop.resized[1] / crop.window[3]
     assert 0.1 * fit - 0.01 <= vertical <= 2 * fit + 0.01
@@ -206,7 +206,7 @@ def test_a_drawn_scale_lies_in_its_range_and_keeps_the_aspect(seed, size):
 
 def test_windows_cover_the_whole_image_and_scales_their_whole_range():
     transform = LargeScaleJitterTransform()
-    crops = [transform.draw((1024, 1024), generator_for(seed)) for seed in range(2000)]
+    crops = [transform.draw((1024, 1024), seeded_generator(seed)) for seed in range(2000)]
     scales = [crop.resized[0] / crop.window[2] for crop in crops]
     enlarged = [crop for crop in crops if crop.window[2] < 1024]
     assert min(scales) < 0.11
@@ -218,8 +218,8 @@ def test_windows_cover_the_whole_image_and_scales_their_whole_range():
 
 def test_a_scale_of_one_shows_the_whole_image_as_large_as_it_fits():
     transform = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(64, 96), scale_range=(1.0, 1.0), p_flip=0.0))
-    crop = transform.draw((50, 100), generator_for(0))
-    assert crop == LoaderCropResize(window=(0, 0, 50, 100), resized=(48, 96), canvas=(64, 96), flip=False)
+    crop = transform.draw((50, 100), seeded_generator(0))
+    assert crop == SampledJitter(window=(0, 0, 50, 100), resized=(48, 96), canvas=(64, 96), flip=False)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -231,7 +231,7 @@ def test_a_mask_covers_its_object_s_pixels_after_any_jitter(outline, seed):
     mask = image[0].numpy() // 255
     drawn = polygon_of(x1, y1, x2, y2) if outline is polygon_of else coco_mask.encode(np.asfortranarray(mask))
     transform = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(128, 128), scale_range=(0.4, 2.0)))
-    crop = transform.draw(size, generator_for(seed))
+    crop = transform.draw(size, seeded_generator(seed))
     shown, instances = crop.image(image), crop.instances(objects(drawn, size=size), min_area=1)
     bright = shown[0, : crop.resized[0], : crop.resized[1]] > 127
     mask_shown = instances.masks[0, : crop.resized[0], : crop.resized[1]].bool()
@@ -248,6 +248,6 @@ def resident_bytes() -> int:
 def test_masks_of_a_large_image_take_memory_only_where_objects_are(horizontal):
     many = objects(*[polygon_of(*BOX)] * 40, size=(3000, 4000))
     before = resident_bytes()
-    shown = Flip(horizontal).instances(many)
+    shown = SampledFlip(horizontal).instances(many)
     assert resident_bytes() - before < 60e6
     assert shown.masks.shape == (40, 3000, 4000)  # 480 MB where all of it is written

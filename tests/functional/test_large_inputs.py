@@ -119,7 +119,7 @@ def test_a_read_of_a_pool_counts_no_bytes_of_what_it_keeps(monkeypatch):
     kept = [pool.nbytes for number in range(50) if pool.read(number)]
     assert kept == [64, 128] + [192] * 48
     counted = []
-    monkeypatch.setattr("composer_copypaste.data.cutouts._nbytes", lambda pixels: counted.append(1) or 64)
+    monkeypatch.setattr("composer_copypaste.data.cutouts._pixels_nbytes", lambda pixels: counted.append(1) or 64)
     pool.read(49)
     assert (len(reads), counted) == (50, [])
 

@@ -11,7 +11,7 @@ from read_backs import ReadBacks
 from reference import stored, tent
 
 from composer_copypaste import LargeScaleJitterSettings, LargeScaleJitterTransform, large_scale_jitter_batch
-from composer_copypaste.data.rle import OutlinedObjects
+from composer_copypaste.data.rle import AnnotatedObjects
 from composer_copypaste.functional import large_scale_jitter
 from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, crop_resize_batch
 
@@ -223,7 +223,7 @@ def test_the_same_draw_gives_what_the_loaders_transform_gives(batch):
     transform = LargeScaleJitterTransform(settings)
     for image, fields in zip(images, targets, strict=True):
         size = tuple(image.shape[1:])
-        outlines = OutlinedObjects(
+        outlines = AnnotatedObjects(
             size=size,
             boxes=fields["boxes"],
             labels=fields["labels"],

@@ -24,7 +24,7 @@ from shapes_recipe import on_files, tiny, tiny_recipe
 from composer_copypaste import LargeScaleJitter
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, RecipeError
-from composer_copypaste.files import write_first
+from composer_copypaste.files import write_if_absent
 from composer_copypaste.integrations.composer.from_recipe import (
     build_algorithms,
     build_model,
@@ -439,9 +439,9 @@ def test_a_process_that_finds_another_recipe_where_it_writes_its_own_is_refused(
 
     def first(path, text):
         path.write_text(recipe_to_yaml(recipe))  # of the other process, a moment before
-        return write_first(path, text)
+        return write_if_absent(path, text)
 
-    monkeypatch.setattr(resume, "write_first", first)
+    monkeypatch.setattr(resume, "write_if_absent", first)
     with pytest.raises(OutputError, match="holds a run of another recipe: seed was 17, is 5"):
         write_recipe(folder, other)
     assert [path.name for path in folder.root.iterdir()] == ["recipe.yaml"]

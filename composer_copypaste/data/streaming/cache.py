@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock
 
 from composer_copypaste.data.streaming.format import ANNOTATIONS, HASH, INDEX, MANIFEST, Shard
-from composer_copypaste.errors import DataError, counted
+from composer_copypaste.errors import DataError, count_noun
 
 _ATTEMPTS = 3
 _PAUSE = 1.0
@@ -45,7 +45,9 @@ class FolderInPlace:
         except FileNotFoundError:
             raise DataError(f"{self.folder / shard.name}: the shard is missing") from None
         if nbytes != shard.nbytes:
-            raise DataError(f"{self.folder / shard.name}: has {counted(nbytes, 'byte')}, {INDEX} says {shard.nbytes}")
+            raise DataError(
+                f"{self.folder / shard.name}: has {count_noun(nbytes, 'byte')}, {INDEX} says {shard.nbytes}"
+            )
 
     def ensure_annotations(self) -> None:
         """Raise ``DataError`` where the annotation file is missing."""
@@ -92,7 +94,7 @@ class ShardCache:
                 fetched = self._new_file(shard.name)
                 self._make_room(shard.nbytes)
                 _fetch(f"{self.remote}/{shard.name}", fetched)
-                _check(fetched, shard, f"{self.remote}/{shard.name}")
+                _check_shard(fetched, shard, f"{self.remote}/{shard.name}")
                 fetched.replace(self.folder / shard.name)
 
     def ensure_annotations(self) -> None:
@@ -133,7 +135,7 @@ class ShardCache:
             yield
 
 
-def open_files(source: str, cache: Path | None, cache_limit: int | None) -> FolderInPlace | ShardCache:
+def open_shard_files(source: str, cache: Path | None, cache_limit: int | None) -> FolderInPlace | ShardCache:
     """The files of a folder of shards, or of shards behind a URL.
 
     Raises:
@@ -176,7 +178,7 @@ def _fetch(remote: str, local: Path) -> None:
             return
 
 
-def _check(path: Path, shard: Shard, remote: str) -> None:
+def _check_shard(path: Path, shard: Shard, remote: str) -> None:
     """Raise ``DataError``, and remove the file, where a shard is not the one that was written."""
     from streaming.base.hashing import get_hash
 

@@ -11,12 +11,19 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Generator, Tensor
 
-from composer_copypaste.data.annotation_json import BadObjects, Category, CocoImage, Crowds, labels_of, outlined
+from composer_copypaste.data.annotation_json import (
+    BadObjects,
+    Category,
+    CocoImage,
+    Crowds,
+    annotated_objects,
+    labels_by_category_id,
+)
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.images import read_image
-from composer_copypaste.data.rle import OutlinedObjects
-from composer_copypaste.data.streaming.cache import FolderInPlace, open_files
+from composer_copypaste.data.rle import AnnotatedObjects
+from composer_copypaste.data.streaming.cache import FolderInPlace, open_shard_files
 from composer_copypaste.data.streaming.format import (
     ANNOTATIONS,
     BAD_OBJECTS,
@@ -26,11 +33,11 @@ from composer_copypaste.data.streaming.format import (
     Manifest,
     Sample,
     Shard,
-    check_installed,
-    decode,
+    check_streaming_installed,
+    decode_sample,
 )
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
-from composer_copypaste.errors import DataError, counted
+from composer_copypaste.errors import DataError, count_noun
 from composer_copypaste.files import read_json
 
 MOST_GROUPS = 64
@@ -68,20 +75,20 @@ class StreamingCocoInstances(InstanceData):
         cache_gigabytes: float | None = None,
     ) -> None:
         super().__init__(transform, masks=masks, seed=seed)
-        check_installed()
+        check_streaming_installed()
         from streaming.base.format import reader_from_json
 
         self.source = str(source)
         limit = None if cache_gigabytes is None else int(cache_gigabytes * 1e9)
-        self._files = open_files(self.source, cache, limit)
+        self._files = open_shard_files(self.source, cache, limit)
         folder = self._files.folder
         self.manifest = Manifest.from_json(read_json(folder / MANIFEST, "manifest of shards"), f"{source}/{MANIFEST}")
-        self.shards = _shards(read_json(folder / INDEX, "index of shards"), f"{source}/{INDEX}")
+        self.shards = _shards_of_index(read_json(folder / INDEX, "index of shards"), f"{source}/{INDEX}")
         self._ends = list(accumulate(shard.samples for shard in self.shards))
         self._readers = [reader_from_json(str(folder), None, shard.entry) for shard in self.shards]
-        self._categories, self._labels = self.manifest.categories, labels_of(self.manifest.categories)
+        self._categories, self._labels = self.manifest.categories, labels_by_category_id(self.manifest.categories)
         if self._ends[-1] != self.manifest.images:
-            found = counted(self._ends[-1], "image")
+            found = count_noun(self._ends[-1], "image")
             raise DataError(f"{source}: {INDEX} has {found}, {MANIFEST} {self.manifest.images}")
         if isinstance(self._files, FolderInPlace):
             for shard in self.shards:
@@ -115,7 +122,7 @@ class StreamingCocoInstances(InstanceData):
     def with_categories(self, categories: tuple[Category, ...]) -> "StreamingCocoInstances":
         """The same data with labels 1, 2, ... for these categories, which must include all of its own."""
         same = copy.copy(self)
-        same._categories, same._labels = categories, labels_of(categories)
+        same._categories, same._labels = categories, labels_by_category_id(categories)
         same.__dict__["annotations"] = self.annotations.with_categories(categories)
         return same
 
@@ -133,14 +140,14 @@ class StreamingCocoInstances(InstanceData):
         bad_objects = cast(BadObjects, written.get(BAD_OBJECTS, "refuse"))
         return CocoAnnotations.load(self._files.folder / ANNOTATIONS, crowds=crowds, bad_objects=bad_objects)
 
-    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], OutlinedObjects]:
+    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], AnnotatedObjects]:
         """The record, the pixels as stored, and the objects of an image; indices start from 0."""
         number = bisect_right(self._ends, index)
         shard = self.shards[number]
-        image, content, annotations = decode(self._sample(number, index - self._ends[number] + shard.samples))
+        image, content, annotations = decode_sample(self._sample(number, index - self._ends[number] + shard.samples))
         name = f"{self.source}/{shard.name}, {image.file_name}"
         pixels = read_image(name, (image.height, image.width), content, self.manifest.image_settings)
-        return image, pixels, outlined(image, annotations, self._labels)
+        return image, pixels, annotated_objects(image, annotations, self._labels)
 
     def order(self, generator: Generator) -> Int[Tensor, " n"]:
         """All indices once, shuffled: the shards, and the samples inside each shard.
@@ -180,12 +187,12 @@ class StreamingCocoInstances(InstanceData):
         if limit < needed:
             raise DataError(
                 f"{self.source}: expected a cache of at least {needed / 1e9:.3g} GB, for two shards in each of "
-                f"{counted(self._num_groups, 'group')}, got {limit / 1e9:.3g}; raise cache_gigabytes, or write "
+                f"{count_noun(self._num_groups, 'group')}, got {limit / 1e9:.3g}; raise cache_gigabytes, or write "
                 "smaller shards"
             )
 
 
-def _shards(index: Any, place: str) -> list[Shard]:
+def _shards_of_index(index: Any, place: str) -> list[Shard]:
     entries = index.get("shards") if isinstance(index, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{place}: expected a list of shards")

@@ -109,10 +109,12 @@ def shard_name(number: int) -> str:
     return f"shard.{number:05}.mds"
 
 
-def encode(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotation]) -> Sample:
+def encode_sample(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotation]) -> Sample:
     """The sample of an image, from its record, the bytes of its file and its annotations."""
     return {
-        "annotations": [dict(entry) | {"segmentation": _plain(entry["segmentation"])} for entry in annotations],
+        "annotations": [
+            dict(entry) | {"segmentation": _segmentation_as_json(entry["segmentation"])} for entry in annotations
+        ],
         "file_name": image.file_name,
         "height": image.height,
         "image": content,
@@ -121,20 +123,20 @@ def encode(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotatio
     }
 
 
-def decode(sample: Sample) -> tuple[CocoImage, bytes, list[CocoAnnotation]]:
+def decode_sample(sample: Sample) -> tuple[CocoImage, bytes, list[CocoAnnotation]]:
     """The record of a sample's image, the bytes of its file and its annotations."""
     image = CocoImage(sample["image_id"], sample["file_name"], sample["height"], sample["width"])
-    return image, sample["image"], [_decoded(entry) for entry in sample["annotations"]]
+    return image, sample["image"], [_decode_annotation(entry) for entry in sample["annotations"]]
 
 
-def _plain(segmentation: Any) -> object:
+def _segmentation_as_json(segmentation: Any) -> object:
     """An outline as COCO's JSON has it."""
     if isinstance(segmentation, list):
         return [part.tolist() for part in segmentation]
     return {"size": list(segmentation["size"]), "counts": segmentation["counts"].decode()}
 
 
-def _decoded(entry: dict[str, Any]) -> CocoAnnotation:
+def _decode_annotation(entry: dict[str, Any]) -> CocoAnnotation:
     """The annotation from its JSON in a sample."""
     outline = entry["segmentation"]
     if isinstance(outline, list):
@@ -142,7 +144,7 @@ def _decoded(entry: dict[str, Any]) -> CocoAnnotation:
     return {**entry, "segmentation": {"size": outline["size"], "counts": outline["counts"].encode()}}  # type: ignore[typeddict-item]
 
 
-def check_installed() -> None:
+def check_streaming_installed() -> None:
     """Raise ``UserError`` where mosaicml-streaming is missing."""
     if find_spec("streaming") is None:
         raise UserError("shards need mosaicml-streaming: pip install 'composer-copypaste[streaming]'")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, ReadingOptions
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.image_files import check_images, in_folder
+from composer_copypaste.data.image_files import check_images, find_file_names_in_folder
 from composer_copypaste.data.images import read_image
 from composer_copypaste.data.streaming.format import (
     ANNOTATIONS,
@@ -36,12 +36,12 @@ from composer_copypaste.data.streaming.format import (
     MANIFEST,
     Manifest,
     Shard,
-    check_installed,
-    encode,
+    check_streaming_installed,
+    encode_sample,
     shard_name,
 )
-from composer_copypaste.errors import DataError, OutputError, as_json, listed
-from composer_copypaste.files import read_json, written_whole
+from composer_copypaste.errors import DataError, OutputError, as_json, list_problems
+from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.settings import ImageSettings
 
 WORKING = ".unfinished"
@@ -87,12 +87,12 @@ class ShardContent:
         return entry
 
 
-def parts_of(
+def divide_into_shards(
     data: CocoAnnotations, images: Path, output: Path, shard_size: int, image_settings: ImageSettings
 ) -> Iterator[ShardContent]:
     """Divide the data, in its order, into shards of about ``shard_size`` bytes; a larger image gets its own shard."""
     number, begin, size = 0, 0, 0
-    sizes = [_size(images, image, data.annotations[image.id]) for image in data.images]
+    sizes = [_sample_size(images, image, data.annotations[image.id]) for image in data.images]
     for place, image_size in enumerate([*sizes, shard_size]):
         if place > begin and (size + image_size > shard_size or place == len(sizes)):
             content = tuple((image, data.annotations[image.id]) for image in data.images[begin:place])
@@ -101,7 +101,7 @@ def parts_of(
         size += image_size
 
 
-def _size(images: Path, image: CocoImage, annotations: Sequence[CocoAnnotation]) -> int:
+def _sample_size(images: Path, image: CocoImage, annotations: Sequence[CocoAnnotation]) -> int:
     """The approximate size of a sample in bytes."""
     size = (images / image.file_name).stat().st_size + _ANNOTATION_BYTES * len(annotations)
     for annotation in annotations:
@@ -117,17 +117,17 @@ def _fingerprint(images: Path, content: Sequence[tuple[CocoImage, object]]) -> s
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def write_parts(parts: Sequence[ShardContent], processes: int) -> Iterator[tuple[ShardContent, list[str]]]:
+def write_in_processes(parts: Sequence[ShardContent], processes: int) -> Iterator[tuple[ShardContent, list[str]]]:
     """Write shards, and yield each when it is done, in any order, with the problems that kept it from being written.
 
     Raises:
         OutputError: where another program ended a process.
     """
     if processes == 1:
-        yield from ((part, _write_part(part)) for part in parts)
+        yield from ((part, _write_shard(part)) for part in parts)
         return
     with ProcessPoolExecutor(processes, initializer=_leave_signals_to, initargs=(os.getpid(),)) as pool:
-        futures = {pool.submit(_write_part, part): part for part in parts}
+        futures = {pool.submit(_write_shard, part): part for part in parts}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -152,7 +152,7 @@ def _leave_signals_to(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_part(part: ShardContent) -> list[str]:
+def _write_shard(part: ShardContent) -> list[str]:
     """Write the shard, and then its record; or return what is wrong with its images."""
     from streaming import MDSWriter
 
@@ -162,11 +162,11 @@ def _write_part(part: ShardContent) -> list[str]:
     with MDSWriter(out=str(folder), columns=COLUMNS, hashes=[HASH], size_limit=None) as writer:
         for image, annotations in part.content:
             try:
-                writer.write(encode(image, _checked_bytes(part, image), annotations))
+                writer.write(encode_sample(image, _checked_bytes(part, image), annotations))
             except DataError as error:
                 problems.append(str(error))
     if not problems:
-        _put_in_place(part, folder)
+        _move_shard_into_place(part, folder)
     shutil.rmtree(folder)
     return problems
 
@@ -182,14 +182,14 @@ def _checked_bytes(part: ShardContent, image: CocoImage) -> bytes:
     return content
 
 
-def _put_in_place(part: ShardContent, folder: Path) -> None:
+def _move_shard_into_place(part: ShardContent, folder: Path) -> None:
     [entry] = json.loads((folder / "index.json").read_text())["shards"]
     written = folder / entry["raw_data"]["basename"]
     with written.open("rb") as file:
         os.fsync(file.fileno())
     written.replace(part.shard)
     entry["raw_data"]["basename"] = part.shard.name
-    with written_whole(part.record) as unfinished:
+    with atomic_write(part.record) as unfinished:
         unfinished.write_text(json.dumps({"fingerprint": part.fingerprint, "entry": entry}))
 
 
@@ -245,34 +245,34 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     """
     if not SMALLEST_SHARD <= shard_size <= LARGEST_SHARD:
         raise ValueError(f"shard_size: expected {SMALLEST_SHARD} to {LARGEST_SHARD} bytes, got {shard_size}")
-    check_installed()
+    check_streaming_installed()
     reading = reading or ReadingOptions()
     data = CocoAnnotations.load(
         annotations, crowds=reading.crowds, bad_objects=reading.bad_objects, spelling=reading.spelling
     )
-    data = in_folder(data, images)
+    data = find_file_names_in_folder(data, images)
     image_settings = image_settings or ImageSettings()
     check_images(data, images, image_settings)
-    source = _source(data, images, shard_size, image_settings, reading)
+    source = _describe_source(data, images, shard_size, image_settings, reading)
     try:
-        with _claimed(output, source):
+        with _lock_output(output, source):
             if (output / INDEX).exists():
-                return _written(output, data, kept=None)
-            parts = list(parts_of(data, images, output, shard_size, image_settings))
+                return _summarize_shards(output, data, kept=None)
+            parts = list(divide_into_shards(data, images, output, shard_size, image_settings))
             missing = [part for part in parts if not part.is_written]
-            _write_all(missing, processes, len(data.images))
-            _complete(output, data, parts, source, image_settings)
-            return _written(output, data, kept=len(parts) - len(missing))
+            _write_missing_shards(missing, processes, len(data.images))
+            _write_other_files(output, data, parts, source, image_settings)
+            return _summarize_shards(output, data, kept=len(parts) - len(missing))
     except OSError as error:
         if (output / INDEX).exists():  # by another process, which also removed the lock that this one waited for
-            _check_usable(output, source)
-            return _written(output, data, kept=None)
+            _check_output(output, source)
+            return _summarize_shards(output, data, kept=None)
         raise OutputError(
             f"{error.filename or output}: cannot be written: {error.strerror}; the same command continues"
         ) from error
 
 
-def _source(
+def _describe_source(
     data: CocoAnnotations, images: Path, shard_size: int, image_settings: ImageSettings, reading: ReadingOptions
 ) -> Source:
     """All that the bytes of the shards depend on; options only if they are not the defaults."""
@@ -292,16 +292,16 @@ def _source(
 
 
 @contextmanager
-def _claimed(output: Path, source: Source) -> Iterator[None]:
+def _lock_output(output: Path, source: Source) -> Iterator[None]:
     """Check that the source may be written to the folder, and keep other processes out of it meanwhile."""
-    _check_usable(output, source)
+    _check_output(output, source)
     working = output / WORKING
     working.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(working / "lock", timeout=_LOCK_SECONDS):
-            _check_usable(output, source)
+            _check_output(output, source)
             if not (output / INDEX).exists():
-                with written_whole(working / _SOURCE) as unfinished:
+                with atomic_write(working / _SOURCE) as unfinished:
                     unfinished.write_text(json.dumps(source))
             yield
     except Timeout:
@@ -310,25 +310,25 @@ def _claimed(output: Path, source: Source) -> Iterator[None]:
         shutil.rmtree(working, ignore_errors=True)  # another process may be removing it at the same time
 
 
-def _check_usable(output: Path, source: Source) -> None:
+def _check_output(output: Path, source: Source) -> None:
     """Raise ``OutputError`` where the output is not a folder, or holds anything else than shards of the source."""
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: expected a folder for the shards, found a file; give another folder")
     if (output / INDEX).exists() and (output / MANIFEST).exists():
         found = Manifest.from_json(read_json(output / MANIFEST, "manifest"), str(output / MANIFEST)).source
-        _check_same(output, found, source)
+        _check_same_source(output, found, source)
     elif (output / WORKING / _SOURCE).exists():
         # image files may have changed, as damaged ones do when they are repaired: their shards are written again
         record = output / WORKING / _SOURCE
         found = read_json(record, "record of the source")
         if not isinstance(found, dict):
             raise OutputError(f"{record}: expected the record of a source, found {as_json(found)}; remove {output}")
-        _check_same(output, found | {"pictures": source["pictures"]}, source)
+        _check_same_source(output, found | {"pictures": source["pictures"]}, source)
     elif output.exists() and any(path.name != WORKING for path in output.iterdir()):
         raise OutputError(f"{output}: expected a new or an empty folder for the shards; give another folder")
 
 
-def _check_same(output: Path, found: Source, source: Source) -> None:
+def _check_same_source(output: Path, found: Source, source: Source) -> None:
     differing = [name for name in source | found if found.get(name) != source.get(name)]
     if differing:
         raise OutputError(
@@ -337,20 +337,20 @@ def _check_same(output: Path, found: Source, source: Source) -> None:
         )
 
 
-def _write_all(parts: Sequence[ShardContent], processes: int, images: int) -> None:
+def _write_missing_shards(parts: Sequence[ShardContent], processes: int, images: int) -> None:
     problems = []
     done = images - sum(len(part.content) for part in parts)
     with tqdm(total=images, initial=done, desc="writing shards", unit=" images", disable=None) as bar:
-        for part, found in write_parts(parts, processes):
+        for part, found in write_in_processes(parts, processes):
             problems += found
             bar.update(len(part.content))
     if problems:
         between = "\n" if len(problems) > 1 else ". "
         advice = "The other shards are kept: repair the images, and the same command continues"
-        raise DataError(f"{listed('images', problems)}{between}{advice}")
+        raise DataError(f"{list_problems('images', problems)}{between}{advice}")
 
 
-def _complete(
+def _write_other_files(
     output: Path, data: CocoAnnotations, parts: Sequence[ShardContent], source: Source, image_settings: ImageSettings
 ) -> None:
     """Write the other files of a data set of shards, the index last."""
@@ -364,11 +364,11 @@ def _complete(
         (MANIFEST, json.dumps(manifest.to_json(), indent=1).encode()),
         (INDEX, json.dumps(index, sort_keys=True).encode()),
     ):
-        with written_whole(output / name) as unfinished:
+        with atomic_write(output / name) as unfinished:
             unfinished.write_bytes(content)
 
 
-def _written(output: Path, data: CocoAnnotations, *, kept: int | None) -> WrittenShards:
+def _summarize_shards(output: Path, data: CocoAnnotations, *, kept: int | None) -> WrittenShards:
     shards = [Shard.from_json(entry, str(output)) for entry in read_json(output / INDEX, "index")["shards"]]
     nbytes = sum(shard.nbytes for shard in shards)
     counts = len(data.images), data.num_objects, data.num_crowds

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from composer_copypaste.data.loaders import EpochSampler
 from composer_copypaste.errors import DivergedError
-from composer_copypaste.files import written_whole
+from composer_copypaste.files import atomic_write
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.composer.distributed import first_process_decides
 from composer_copypaste.integrations.composer.model import LOSSES
@@ -136,7 +136,7 @@ class TrainingPictures(Callback):
         targets = cast(list[Target], state.batch_get_item(self.target_key))
         sheet = training_sheet(images, targets, self.names)
         if self.folder is not None:
-            with written_whole(self.folder / f"ba{int(state.timestamp.batch)}.png") as unfinished:
+            with atomic_write(self.folder / f"ba{int(state.timestamp.batch)}.png") as unfinished:
                 save_png(sheet, unfinished)
         # all loggers take NumPy's bytes; TensorBoard's turns torch's into noise
         pixels = sheet.permute(1, 2, 0).numpy()

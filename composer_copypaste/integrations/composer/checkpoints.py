@@ -11,8 +11,8 @@ import torch
 from composer import Algorithm, Callback, Event, Logger, State, Trainer
 from composer.utils import create_interval_scheduler, dist, reproducibility
 
-from composer_copypaste.errors import CheckpointError, DivergedError, counted
-from composer_copypaste.files import link_whole, remove_unfinished, written_whole
+from composer_copypaste.errors import CheckpointError, DivergedError, count_noun
+from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
 from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.integrations.composer.model import MaskRCNN
@@ -144,7 +144,7 @@ def is_over(state: State) -> bool:
 
 
 def _write(content: Mapping[str, Any], path: Path) -> None:
-    with written_whole(path) as unfinished, unfinished.open("wb") as file:
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # torch closes its archive after a failed write, which fails again
@@ -187,7 +187,7 @@ def tidy(folder: Path) -> None:
     saved = saved_checkpoints(folder)
     if saved:
         _sync(folder)
-        link_whole(folder / LATEST, saved[-1].name)
+        atomic_link(folder / LATEST, saved[-1].name)
     newest = {batch_of(path): path for path in saved}  # where a batch ends an epoch, of the two with equal weights
     for outdated in set(saved).difference(list(newest.values())[-KEPT_CHECKPOINTS:]):
         outdated.unlink()
@@ -228,8 +228,8 @@ def read_checkpoint(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]
     processes = len(content["rng"])
     if processes != dist.get_world_size():
         raise CheckpointError(
-            f"{path}: left by a run of {counted(processes, 'process', 'processes')}, which can be resumed with as many "
-            f"only; found {counted(dist.get_world_size(), 'process', 'processes')}"
+            f"{path}: left by a run of {count_noun(processes, 'process', 'processes')}, which can be resumed with as "
+            f"many only; found {count_noun(dist.get_world_size(), 'process', 'processes')}"
         )
     saved = [name for name, _ in content["state"].get("algorithms", [])]
     expected = [type(algorithm).__qualname__ for algorithm in algorithms]

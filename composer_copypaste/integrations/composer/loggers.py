@@ -15,8 +15,8 @@ from composer.utils import dist
 from torch import Tensor
 from tqdm import tqdm
 
-from composer_copypaste.errors import counted
-from composer_copypaste.files import Number, as_lines, named, read_rows, written_whole
+from composer_copypaste.errors import count_noun
+from composer_copypaste.files import Number, atomic_write, name_path_in_errors, read_rows, to_json_lines
 
 MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_scale_jitter/seconds")
 """Values whose names begin with these depend on the machine; all others are the same when a run is repeated."""
@@ -88,8 +88,8 @@ class JsonLinesLogger(LoggerDestination):
             return
         now = state.timestamp
         row = {"batch": now.batch.value, "epoch": now.epoch.value, "time": round(now.total_wct.total_seconds(), 3)}
-        rest = as_lines([row | self._pending]).encode()
-        with named(self.path):
+        rest = to_json_lines([row | self._pending]).encode()
+        with name_path_in_errors(self.path):
             while (
                 rest
             ):  # unbuffered: Python would write a buffer that a full disk refused again when it closes the file
@@ -105,8 +105,8 @@ class JsonLinesLogger(LoggerDestination):
         if self._file is None and dist.get_global_rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = read_rows(self.path, self._rows)
-            with written_whole(self.path) as shortened:
-                shortened.write_text(as_lines(kept))
+            with atomic_write(self.path) as shortened:
+                shortened.write_text(to_json_lines(kept))
             self._rows = len(kept)
             self._file = cast(BinaryIO, self.path.open("ab", buffering=0))
         return self._file
@@ -179,7 +179,7 @@ class ProgressBar(LoggerDestination):
         if dist.get_global_rank() == 0 and self._scores:
             found = ", ".join(f"{name} {value}" for name, value in self._scores.items())
             trained = state.timestamp.batch.value
-            moment = f" after {counted(trained, 'batch', 'batches')}" if trained else ""
+            moment = f" after {count_noun(trained, 'batch', 'batches')}" if trained else ""
             tqdm.write(f"evaluation{moment}: {found}", file=self._stream)
 
     def fit_end(self, state: State, logger: Logger) -> None:

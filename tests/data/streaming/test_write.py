@@ -13,7 +13,7 @@ from shard_cases import SMALL, DataSet, contents, drawn
 
 from composer_copypaste.data.streaming import format as shards
 from composer_copypaste.data.streaming import write as sharding
-from composer_copypaste.data.streaming.write import WORKING, write_parts
+from composer_copypaste.data.streaming.write import WORKING, write_in_processes
 from composer_copypaste.errors import DataError, OutputError, UserError
 
 streaming = pytest.importorskip("streaming")
@@ -74,11 +74,11 @@ def test_the_bytes_are_the_same_for_any_number_of_processes(data_set, written, t
 
 def _write_slowly(data_set, output, processes):
     def slowed(*arguments):
-        for found in write_parts(*arguments):
+        for found in write_in_processes(*arguments):
             yield found
             time.sleep(0.3)
 
-    sharding.write_parts = slowed
+    sharding.write_in_processes = slowed
     data_set.write(output, processes=processes)
 
 
@@ -108,10 +108,10 @@ def test_the_same_command_again_changes_nothing(data_set, tmp_path):
 
 def test_a_full_disk_is_one_line_and_the_same_command_continues(data_set, written, tmp_path, monkeypatch):
     def full(parts, processes):
-        yield from write_parts(parts[:2], processes)
+        yield from write_in_processes(parts[:2], processes)
         raise OSError(errno.ENOSPC, "No space left on device", "shard.00002.mds")
 
-    monkeypatch.setattr(sharding, "write_parts", full)
+    monkeypatch.setattr(sharding, "write_in_processes", full)
     with pytest.raises(OutputError, match=r"^shard.00002.mds: cannot be written: No space left on device; the same"):
         data_set.write(tmp_path / "out")
     monkeypatch.undo()
@@ -236,7 +236,9 @@ def test_without_streaming_the_extra_is_named(data_set, tmp_path, monkeypatch):
 
 def test_an_image_that_changed_meanwhile_is_written_as_it_is_now(tmp_path, monkeypatch):
     data_set, output = drawn(tmp_path), tmp_path / "out"
-    monkeypatch.setattr(sharding, "write_parts", lambda parts, processes: write_parts(parts[:2], processes))
+    monkeypatch.setattr(
+        sharding, "write_in_processes", lambda parts, processes: write_in_processes(parts[:2], processes)
+    )
     with pytest.raises(OutputError):  # at the entry of a shard that is not there
         data_set.write(output)
     monkeypatch.undo()

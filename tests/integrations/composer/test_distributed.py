@@ -10,7 +10,7 @@ from shapes_recipe import on_files, tiny, tiny_recipe
 
 from composer_copypaste.cli import CONNECTION_LOST
 from composer_copypaste.data.shapes import draw_shapes
-from composer_copypaste.data.transforms import generator_for
+from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.errors import OutputError, UserError
 from composer_copypaste.integrations.composer import distributed as processes
 from composer_copypaste.integrations.composer.distributed import (
@@ -156,7 +156,9 @@ def test_two_processes_say_once_what_is_wrong(tmp_path):
 def test_an_image_that_one_of_two_processes_cannot_read_is_named_and_the_other_has_no_traceback(tmp_path):
     shapes = draw_shapes(ShapesSettings(folder=str(tmp_path / "shapes"), train=8, val=4, size=64))
     recipe = [*tiny(tmp_path), *on_files(shapes), "data.batch_size=2", "data.workers=0", f"output={tmp_path / 'run'}"]
-    _, first_of_second_process, *_ = torch.randperm(8, generator=generator_for(tiny_recipe(tmp_path).seed, 0)).tolist()
+    _, first_of_second_process, *_ = torch.randperm(
+        8, generator=seeded_generator(tiny_recipe(tmp_path).seed, 0)
+    ).tolist()
     image = shapes / "train" / f"{first_of_second_process + 1:06}.png"
     image.write_bytes(image.read_bytes()[:200])
     result = two_processes("train", *recipe)
