@@ -19,10 +19,10 @@ from click.exceptions import NoArgsIsHelpError
 from composer_copypaste import __version__
 from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, UserError
 from composer_copypaste.integrations.composer.distributed import (
-    end_of_loading,
     errors_raised_once,
-    is_first_of_node,
+    is_first_process_of_node,
     is_lost_connection,
+    why_loading_ended,
 )
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
@@ -97,20 +97,20 @@ class LazyGroup(click.Group):
             code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
             if code not in STOPPED:
                 raise
-            if is_first_of_node():
-                click.echo(_with_command(STOPPED[code], ctx.meta.get(RESUME_COMMAND)), err=True)
+            if is_first_process_of_node():
+                click.echo(_append_command(STOPPED[code], ctx.meta.get(RESUME_COMMAND)), err=True)
             sys.exit(code)
 
 
 def _exit_after_another_process(error: RuntimeError, command: str | None) -> NoReturn:
     """Say that a loading process, or another process of the run, has ended, and exit; raise any other error."""
-    if (ended := end_of_loading(error)) is not None:
-        _exit_with(UserError(_with_command(ended, command)))
+    if (ended := why_loading_ended(error)) is not None:
+        _exit_with(UserError(_append_command(ended, command)))
     if not is_lost_connection(error):
         raise error
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher sends it, which would cut the message off
-    if is_first_of_node():
-        click.echo(f"error: {_with_command(CONNECTION_LOST, command)}", err=True)
+    if is_first_process_of_node():
+        click.echo(f"error: {_append_command(CONNECTION_LOST, command)}", err=True)
     sys.exit(2)
 
 
@@ -143,7 +143,7 @@ def _exit_with(error: UserError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _with_command(what: str, command: str | None) -> str:
+def _append_command(what: str, command: str | None) -> str:
     """What happened, and the command that goes on."""
     return what if command is None else f"{what}; to go on: {command}"
 

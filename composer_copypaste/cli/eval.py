@@ -39,10 +39,10 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     It prints COCO's numbers, and writes them only where --output says.
     """
     from composer_copypaste.errors import CheckpointError, RecipeError
-    from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first
+    from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
     from composer_copypaste.recipes.load import load_recipe
     from composer_copypaste.recipes.schema import CocoFiles
-    from composer_copypaste.runs.folder import RunFolder, folder_of
+    from composer_copypaste.runs.folder import RunFolder, run_folder_of
 
     with errors_raised_once():
         if (images is None) != (annotations is None):
@@ -50,19 +50,19 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         checkpoint = RunFolder(model).latest_checkpoint if model.is_dir() else model
         if not checkpoint.exists():
             raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
-        run = folder_of(checkpoint)
+        run = run_folder_of(checkpoint)
         source = recipe if recipe is not None or run is None else run.recipe
         if source is None:
             raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
         loaded = load_recipe(source, [*overrides, *([f"data.crowds={crowds}"] if crowds else [])])
 
-    from composer_copypaste.metrics.report import tables
-    from composer_copypaste.runs.evaluate import evaluate
+    from composer_copypaste.metrics.report import score_tables
+    from composer_copypaste.runs.evaluate import evaluate_checkpoint
 
     files = CocoFiles(images=images, annotations=annotations) if images is not None else None
-    report = evaluate(checkpoint, loaded, files, output)
-    if not is_first():
+    report = evaluate_checkpoint(checkpoint, loaded, files, output)
+    if not is_first_process():
         return
-    click.echo(f"\n{tables(report)}")
+    click.echo(f"\n{score_tables(report)}")
     if output is not None:
         click.echo(f"\n{output}:\n{RunFolder(output).describe()}")

@@ -15,7 +15,7 @@ from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, RESUME_COMMAND
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-class Size(click.ParamType):
+class ByteSize(click.ParamType):
     """A number of bytes, as "64MB"."""
 
     name = "size"
@@ -42,7 +42,7 @@ class Size(click.ParamType):
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: as marked, checked.")
 @click.option("--bad-objects", type=click.Choice(["refuse", "leave_out"]), default="refuse", help=BAD_OBJECTS_HELP)
 @click.option("--processes", type=click.IntRange(min=1), default=1, help="Number of processes that read and write.")
-@click.option("--shard-size", type=Size(), default="64MB", help="Size of a shard, about; default: 64MB.")
+@click.option("--shard-size", type=ByteSize(), default="64MB", help="Size of a shard, about; default: 64MB.")
 @click.option(
     "--value-range",
     type=(float, float),

@@ -30,27 +30,27 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     of every batch, COCO's numbers, curves, and sheets of training images and of predictions. A training that was
     interrupted goes on where it was when the same command names its folder with output=DIR.
     """
-    from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first
+    from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
     from composer_copypaste.recipes.load import load_recipe
-    from composer_copypaste.runs.folder import folder_for
+    from composer_copypaste.runs.folder import run_folder_for
 
     with errors_raised_once():
         loaded = load_recipe(recipe, overrides)
-    folder = folder_for(loaded, datetime.now())
+    folder = run_folder_for(loaded, datetime.now())
 
     if dry_run:
-        from composer_copypaste.runs.dry_run import describe
+        from composer_copypaste.runs.dry_run import describe_run
 
-        click.echo(describe(loaded, folder))
+        click.echo(describe_run(loaded, folder))
         return
 
-    from composer_copypaste.metrics.report import tables_of_file
+    from composer_copypaste.metrics.report import read_score_tables
     from composer_copypaste.runs.train import train
 
     click.get_current_context().meta[RESUME_COMMAND] = _resume_command(recipe, overrides, str(folder.root))
     train(loaded, folder)
-    if is_first():
-        click.echo(f"\n{tables_of_file(folder.evaluation)}\n\n{folder.root}:\n{folder.describe()}")
+    if is_first_process():
+        click.echo(f"\n{read_score_tables(folder.evaluation)}\n\n{folder.root}:\n{folder.describe()}")
 
 
 def _resume_command(recipe: str, overrides: Sequence[str], output: str) -> str:

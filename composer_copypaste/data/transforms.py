@@ -1,6 +1,6 @@
 """The transforms of a training's images and objects in the loader: large-scale jitter, or a flip alone.
 
-A transform draws its random numbers into a frozen dataclass, `SampledJitter` or `SampledFlip`; its use is deterministic.
+A transform draws its random numbers into a `SampledJitter` or a `SampledFlip`, whose use is deterministic.
 """
 
 from dataclasses import dataclass, field

@@ -12,8 +12,8 @@ from torchmetrics import Metric
 
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.errors import count_noun
-from composer_copypaste.metrics.engine import CocoDict, Evaluation, IouType, number_names, score
-from composer_copypaste.metrics.inputs import Fields, InputReader, ScoredImage, image_id, official_truth
+from composer_copypaste.metrics.engine import CocoDict, Evaluation, IouType, number_names, score_detections
+from composer_copypaste.metrics.inputs import Fields, InputReader, ScoredImage, file_ground_truth, image_id
 
 T = TypeVar("T")
 
@@ -58,8 +58,8 @@ class CocoMeanAveragePrecision(Metric):
     ) -> None:
         # No states of torchmetrics: it gathers them slowly, and aborts if ranks hold different numbers of images.
         super().__init__(sync_on_compute=False, compute_with_cache=False)
-        self.max_dets = _checked_limits(max_dets)
-        self.iou_types = _checked_types(iou_types)
+        self.max_dets = _check_max_dets(max_dets)
+        self.iou_types = _check_iou_types(iou_types)
         self._reader = _input_reader(annotations, category_ids, masks="segm" in iou_types)
         self._images: dict[int, ScoredImage] = {}
         self._evaluation: Evaluation | None = None
@@ -100,12 +100,12 @@ class CocoMeanAveragePrecision(Metric):
         In a distributed run all processes must call this together, every time: they first tell each other whether they
         got images since the last computation, and gather all images if one did.
         """
-        outdated = any(_from_all_processes(self._evaluation is None))
+        outdated = any(_gather_from_processes(self._evaluation is None))
         if self._evaluation is None or outdated:
-            parts = _from_all_processes(self._images)
+            parts = _gather_from_processes(self._images)
             merged = {number: image for part in reversed(parts) for number, image in part.items()}  # the first counts
             images = dict(sorted(merged.items()))
-            self._evaluation = evaluate(images, self._reader, self.iou_types, self.max_dets)
+            self._evaluation = score_images(images, self._reader, self.iou_types, self.max_dets)
         return self._evaluation
 
     def scalars(self) -> dict[str, "CocoScalar"]:
@@ -160,14 +160,14 @@ class CocoScalar(Metric):
         self.whole.reset()
 
 
-def _checked_limits(max_dets: Sequence[int]) -> tuple[int, ...]:
+def _check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:
     limits = tuple(max_dets)
     if not limits or limits[0] < 1 or any(a >= b for a, b in pairwise(limits)):
         raise ValueError(f"max_dets: expected ascending numbers from 1, such as (1, 10, 100), got {limits}")
     return limits
 
 
-def _checked_types(iou_types: Sequence[IouType]) -> tuple[IouType, ...]:
+def _check_iou_types(iou_types: Sequence[IouType]) -> tuple[IouType, ...]:
     types = tuple(iou_types)
     if not types or len(set(types)) != len(types) or not set(types) <= {"bbox", "segm"}:
         raise ValueError(f"iou_types: expected 'bbox', 'segm' or both, got {types}")
@@ -180,13 +180,13 @@ def _input_reader(
     ids = None if category_ids is None else tuple(category_ids)
     if source is None:
         return InputReader(masks, ids, official=None)
-    official = official_truth(Path(source) if isinstance(source, str) else source, masks=masks)
+    official = file_ground_truth(Path(source) if isinstance(source, str) else source, masks=masks)
     if unknown := sorted(set(ids or ()) - set(official.categories)):
         raise ValueError(f"category_ids: expected ids of the annotations' categories, got {unknown}")
     return InputReader(masks, ids, official)
 
 
-def _from_all_processes(value: T) -> list[T]:
+def _gather_from_processes(value: T) -> list[T]:
     """The values of all processes, in the order of their ranks."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
@@ -195,16 +195,16 @@ def _from_all_processes(value: T) -> list[T]:
     return values
 
 
-def evaluate(
+def score_images(
     kept: Mapping[int, ScoredImage], reader: InputReader, iou_types: Iterable[IouType], max_dets: tuple[int, ...]
 ) -> Evaluation:
     """Score the images against their official annotations, or else against the ground truth from their targets."""
     with garbage_collection_paused():
-        dataset = _dataset(kept, reader)
+        dataset = _coco_data_set(kept, reader)
         scores = {}
         for kind in iou_types:
             detections = [found for number, image in kept.items() for found in image.detections.results(number, kind)]
-            scores[kind] = score(dataset, detections, kind, max_dets)
+            scores[kind] = score_detections(dataset, detections, kind, max_dets)
     categories = tuple(category["id"] for category in dataset["categories"])
     instances = Counter(item["category_id"] for item in dataset["annotations"] if not item["iscrowd"])
     return Evaluation(
@@ -216,17 +216,17 @@ def evaluate(
     )
 
 
-def _dataset(images: Mapping[int, ScoredImage], reader: InputReader) -> CocoDict:
+def _coco_data_set(images: Mapping[int, ScoredImage], reader: InputReader) -> CocoDict:
     """The ground truth of the images as a COCO data set."""
     sizes = {image_id: image.size or (0, 0) for image_id, image in images.items()}
     return {
         "images": [{"id": image_id, "height": height, "width": width} for image_id, (height, width) in sizes.items()],
-        "annotations": list(_annotations(images, reader)),
-        "categories": [{"id": category, "name": str(category)} for category in _categories(images, reader)],
+        "annotations": list(_renumbered_annotations(images, reader)),
+        "categories": [{"id": category, "name": str(category)} for category in _all_category_ids(images, reader)],
     }
 
 
-def _annotations(images: Mapping[int, ScoredImage], reader: InputReader) -> Iterator[CocoDict]:
+def _renumbered_annotations(images: Mapping[int, ScoredImage], reader: InputReader) -> Iterator[CocoDict]:
     """All annotations, renumbered from 1: COCO's matching takes the id 0 for "not matched"."""
     number = 0
     for image_number, image in images.items():
@@ -236,7 +236,7 @@ def _annotations(images: Mapping[int, ScoredImage], reader: InputReader) -> Iter
             yield {**annotation, "id": number, "image_id": image_number}
 
 
-def _categories(images: Mapping[int, ScoredImage], reader: InputReader) -> list[int]:
+def _all_category_ids(images: Mapping[int, ScoredImage], reader: InputReader) -> list[int]:
     """All category ids, ascending: of the official annotations, else of the labels, else those that occur in images."""
     if reader.official is not None:
         return sorted(reader.official.categories)

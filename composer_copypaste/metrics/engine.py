@@ -50,12 +50,14 @@ class Scores:
         chosen = slice(None) if category is None else slice(category, category + 1)
         precision, recall = self.precision[:, :, chosen], self.recall[:, chosen]
         return {
-            "AP": _mean(precision[..., ALL_SIZES]),
-            "AP50": _mean(precision[IOU_50, ..., ALL_SIZES]),
-            "AP75": _mean(precision[IOU_75, ..., ALL_SIZES]),
-            **{f"AP{size}": _mean(precision[..., index]) for size, index in SIZES.items()},
-            **{f"AR{limit}": _mean(recall[..., ALL_SIZES, index]) for index, limit in enumerate(self.max_dets)},
-            **{f"AR{size}": _mean(recall[..., index, -1]) for size, index in SIZES.items()},
+            "AP": _mean_of_known(precision[..., ALL_SIZES]),
+            "AP50": _mean_of_known(precision[IOU_50, ..., ALL_SIZES]),
+            "AP75": _mean_of_known(precision[IOU_75, ..., ALL_SIZES]),
+            **{f"AP{size}": _mean_of_known(precision[..., index]) for size, index in SIZES.items()},
+            **{
+                f"AR{limit}": _mean_of_known(recall[..., ALL_SIZES, index]) for index, limit in enumerate(self.max_dets)
+            },
+            **{f"AR{size}": _mean_of_known(recall[..., index, -1]) for size, index in SIZES.items()},
         }
 
 
@@ -92,7 +94,9 @@ def number_names(max_dets: Sequence[int]) -> list[str]:
     return list(Scores(precision=nothing, recall=recall, max_dets=tuple(max_dets)).numbers())
 
 
-def score(truth: CocoDict, detections: list[CocoDict], iou_type: IouType, max_dets: tuple[int, ...]) -> Scores:
+def score_detections(
+    truth: CocoDict, detections: list[CocoDict], iou_type: IouType, max_dets: tuple[int, ...]
+) -> Scores:
     """The scores of detections on all images of ``truth``.
 
     Args:
@@ -102,11 +106,11 @@ def score(truth: CocoDict, detections: list[CocoDict], iou_type: IouType, max_de
         iou_type: Whether overlaps are those of boxes or of masks.
         max_dets: Limits to the number of detections that count per image and category, best first; ascending.
     """
-    coco, coco_eval = _engine()
+    coco, coco_eval = _coco_classes()
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        indexed = _indexed(coco, truth)
+        indexed = _indexed_coco(coco, truth)
         # loadRes adds the areas; it does not take an empty list
-        results = indexed.loadRes(detections) if detections else _indexed(coco, {**truth, "annotations": []})
+        results = indexed.loadRes(detections) if detections else _indexed_coco(coco, {**truth, "annotations": []})
         evaluation = coco_eval(indexed, results, iou_type)
         evaluation.params.maxDets = list(max_dets)
         evaluation.evaluate()
@@ -115,7 +119,7 @@ def score(truth: CocoDict, detections: list[CocoDict], iou_type: IouType, max_de
     return Scores(precision=arrays["precision"][..., -1].copy(), recall=arrays["recall"], max_dets=max_dets)
 
 
-def _engine() -> tuple[Any, Any]:
+def _coco_classes() -> tuple[Any, Any]:
     """The classes COCO and COCOeval."""
     try:
         import hotcoco
@@ -126,13 +130,13 @@ def _engine() -> tuple[Any, Any]:
     return hotcoco.COCO, hotcoco.COCOeval
 
 
-def _indexed(coco: Any, dataset: CocoDict) -> Any:
+def _indexed_coco(coco: Any, dataset: CocoDict) -> Any:
     indexed = coco()
     indexed.dataset = dataset
     indexed.createIndex()
     return indexed
 
 
-def _mean(values: Float[Array, "..."]) -> float:
+def _mean_of_known(values: Float[Array, "..."]) -> float:
     known = values[values > -1]
     return float(known.mean()) if known.size else float("nan")

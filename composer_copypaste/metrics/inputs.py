@@ -21,7 +21,7 @@ from composer_copypaste.metrics.engine import Array, CocoDict, IouType
 
 
 @dataclass(frozen=True)
-class Masks:
+class EncodedMasks:
     """The masks of one image as COCO's compressed run lengths; ``size`` is None where there is no mask to tell it."""
 
     size: Size | None
@@ -44,7 +44,7 @@ class ScoredDetections:
     boxes: Float64[Array, "n 4"]
     categories: Int64[Array, " n"]
     scores: Float64[Array, " n"]
-    masks: Masks | None
+    masks: EncodedMasks | None
 
     def results(self, image: int, iou_type: IouType) -> list[CocoDict]:
         """COCO's result of each detection.
@@ -66,7 +66,7 @@ class GroundTruth:
     categories: Int64[Array, " n"]
     areas: Float64[Array, " n"]
     iscrowd: Int64[Array, " n"]
-    masks: Masks | None
+    masks: EncodedMasks | None
 
     def annotations(self) -> list[CocoDict]:
         """COCO's annotation of each object, without ``id`` and ``image_id``."""
@@ -95,14 +95,14 @@ IN_MEMORY = Path("annotations")
 
 
 @dataclass(frozen=True, eq=False)
-class OfficialTruth:
+class FileGroundTruth:
     """The annotations of a COCO instance file. They are never modified, so copies of a metric share them."""
 
     source: CocoAnnotations
     masks: bool
     """Whether masks are scored."""
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "OfficialTruth":
+    def __deepcopy__(self, memo: dict[int, object]) -> "FileGroundTruth":
         return self
 
     @cached_property
@@ -138,21 +138,21 @@ class OfficialTruth:
             yield entry | {"segmentation": code} if self.masks else entry
 
 
-def official_truth(source: Path | CocoDict | CocoAnnotations, *, masks: bool) -> OfficialTruth:
+def file_ground_truth(source: Path | CocoDict | CocoAnnotations, *, masks: bool) -> FileGroundTruth:
     """The annotations of a file, of its parsed content, or loaded before; with ``masks``, each must have an outline.
 
     Raises:
         DataError: where the file cannot be read, or cannot be scored against; the problems are listed together.
     """
     if isinstance(source, CocoAnnotations):
-        return OfficialTruth(source, masks)
+        return FileGroundTruth(source, masks)
     options = ReadingOptions(reads_images=False, outlines=masks)
     with garbage_collection_paused():
         path = source if isinstance(source, Path) else IN_MEMORY
         content = read_json(path, "annotation file") if isinstance(source, Path) else source
         if content is source and isinstance(content, dict) and isinstance(content.get("annotations"), list):
             content = {**content, "annotations": list(content["annotations"])}  # of_content empties the list
-        return OfficialTruth(CocoAnnotations.of_content(content, path, options), masks)
+        return FileGroundTruth(CocoAnnotations.of_content(content, path, options), masks)
 
 
 Fields = Mapping[str, Any]
@@ -172,7 +172,7 @@ class InputReader:
     masks: bool
     """Whether masks are scored."""
     category_ids: tuple[int, ...] | None
-    official: OfficialTruth | None
+    official: FileGroundTruth | None
 
     def scored(self, prediction: Fields, target: Fields) -> ScoredImage:
         """Read the prediction and the target of one image.
@@ -199,31 +199,35 @@ class InputReader:
             self._check_labels(self.official, image, target)
         return self.official.size(image)
 
-    def _check_labels(self, official: OfficialTruth, image: int, target: Fields) -> None:
+    def _check_labels(self, official: FileGroundTruth, image: int, target: Fields) -> None:
         """Raise ``ValueError`` where a target has categories that its image lacks: its labels mean something else."""
         where = f"target of image {image}"
-        given = set(self._categories(_array(target, "labels", where, torch.int64), where).tolist())
+        given = set(self._categories(_field_array(target, "labels", where, torch.int64), where).tolist())
         if unknown := sorted(given - official.category_ids(image)):
             raise ValueError(f"{where}: its labels mean categories {unknown}, which the annotations do not have there. "
                              "Give category_ids, the category id of label 1, 2, ...")  # fmt: skip
 
     def _detections(self, fields: Fields, where: str) -> ScoredDetections:
-        boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
-        scores = _column(fields, "scores", where, torch.float64)
+        boxes, labels = _coco_boxes(fields, where), _numbers_per_box(fields, "labels", where, torch.int64)
+        scores = _numbers_per_box(fields, "scores", where, torch.float64)
         if not np.isfinite(scores).all():
             raise ValueError(f"{where}: expected finite scores, got {scores.tolist()}. Has the training diverged?")
-        masks = _masks(fields, len(boxes), where) if self.masks else None
+        masks = _encoded_masks(fields, len(boxes), where) if self.masks else None
         return ScoredDetections(boxes, self._categories(labels, where), scores, masks)
 
     def _truth(self, fields: Fields, where: str) -> GroundTruth:
-        boxes, labels = _boxes(fields, where), _column(fields, "labels", where, torch.int64)
+        boxes, labels = _coco_boxes(fields, where), _numbers_per_box(fields, "labels", where, torch.int64)
         has_area = "area" in fields
-        masks = _masks(fields, len(boxes), where) if self.masks or ("masks" in fields and not has_area) else None
+        masks = (
+            _encoded_masks(fields, len(boxes), where) if self.masks or ("masks" in fields and not has_area) else None
+        )
         if has_area:
-            areas = _column(fields, "area", where, torch.float64)
+            areas = _numbers_per_box(fields, "area", where, torch.float64)
         else:
             areas = boxes[:, 2:].prod(axis=1) if masks is None else masks.areas()
-        crowd = _column(fields, "iscrowd", where, torch.int64) if "iscrowd" in fields else np.zeros_like(labels)
+        crowd = (
+            _numbers_per_box(fields, "iscrowd", where, torch.int64) if "iscrowd" in fields else np.zeros_like(labels)
+        )
         return GroundTruth(boxes, self._categories(labels, where), areas, crowd, masks)
 
     def _categories(self, labels: Int64[Array, " n"], where: str) -> Int64[Array, " n"]:
@@ -253,9 +257,9 @@ def image_id(target: Fields) -> int:
     return id_
 
 
-def _boxes(fields: Fields, where: str) -> Float64[Array, "n 4"]:
+def _coco_boxes(fields: Fields, where: str) -> Float64[Array, "n 4"]:
     """The field ``boxes``, x1, y1, x2, y2, as x, y, width, height."""
-    corners = _array(fields, "boxes", where, torch.float64)
+    corners = _field_array(fields, "boxes", where, torch.float64)
     if corners.size and corners.shape[1:] != (4,):
         raise ValueError(f"{where}: expected boxes of shape (n, 4), got {corners.shape}")
     corners = corners.reshape(-1, 4)
@@ -269,9 +273,9 @@ def _boxes(fields: Fields, where: str) -> Float64[Array, "n 4"]:
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
-def _column(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
+def _numbers_per_box(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
     """A field with one number for each box."""
-    column = _array(fields, name, where, dtype)
+    column = _field_array(fields, name, where, dtype)
     if column.shape != (len(fields["boxes"]),):
         raise ValueError(
             f"{where}: expected {name} for {count_noun(len(fields['boxes']), 'box', 'boxes')}, got shape {column.shape}"
@@ -279,7 +283,7 @@ def _column(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
     return column
 
 
-def _array(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
+def _field_array(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
     if name not in fields:
         raise ValueError(f"{where}: expected '{name}', got only {', '.join(map(repr, fields))}")
     try:
@@ -291,14 +295,14 @@ def _array(fields: Fields, name: str, where: str, dtype: torch.dtype) -> Array:
     return values.to(dtype, copy=True).numpy()
 
 
-def _masks(fields: Fields, count: int, where: str) -> Masks:
+def _encoded_masks(fields: Fields, count: int, where: str) -> EncodedMasks:
     """The masks, one for each box, from run lengths or pixels."""
     if "rles" in fields:
-        masks = _from_rles(fields["rles"], where)
+        masks = _masks_from_rles(fields["rles"], where)
     elif "masks" in fields:
-        masks = _from_pixels(fields["masks"], where)
+        masks = _masks_from_pixels(fields["masks"], where)
     elif count == 0:
-        masks = Masks(size=None, counts=())
+        masks = EncodedMasks(size=None, counts=())
     else:
         raise ValueError(f"{where}: 'segm' needs 'masks' or 'rles', got {', '.join(map(repr, fields))}; "
                          "for boxes alone evaluate with iou_types=('bbox',)")  # fmt: skip
@@ -309,16 +313,16 @@ def _masks(fields: Fields, count: int, where: str) -> Masks:
     return masks
 
 
-def _from_rles(rles: Sequence[CocoDict], where: str) -> Masks:
+def _masks_from_rles(rles: Sequence[CocoDict], where: str) -> EncodedMasks:
     if wrong := [rle for rle in rles if not isinstance(rle, dict) or not rle.keys() >= {"size", "counts"}]:
         raise ValueError(f"{where}: expected rles with 'size' and 'counts', got {wrong[0]!r}")
     if not rles:
-        return Masks(size=None, counts=())
+        return EncodedMasks(size=None, counts=())
     sizes = {tuple(rle["size"]) for rle in rles}
     height, width = map(as_whole_number, rles[0]["size"]) if len(rles[0]["size"]) == 2 else (None, None)
     if len(sizes) > 1 or height is None or width is None:
         raise ValueError(f"{where}: expected masks of one size (height, width), got {sorted(sizes)}")
-    codes = tuple(_code(rle["counts"], where) for rle in rles)
+    codes = tuple(_encoded_counts(rle["counts"], where) for rle in rles)
     pixels = count_encoded_pixels(codes)
     if (off := pixels != height * width).any():
         code, found = codes[off.argmax()], pixels[off.argmax()]
@@ -327,10 +331,10 @@ def _from_rles(rles: Sequence[CocoDict], where: str) -> Masks:
             f"{where}: expected run lengths of masks of {height} x {width} = {height * width} pixels, got some that "
             f"{said}: {code[:40]!r}"
         )
-    return Masks(size=(height, width), counts=codes)
+    return EncodedMasks(size=(height, width), counts=codes)
 
 
-def _code(counts: object, where: str) -> bytes:
+def _encoded_counts(counts: object, where: str) -> bytes:
     match counts:
         case str():
             return counts.encode()
@@ -342,7 +346,7 @@ def _code(counts: object, where: str) -> bytes:
     )
 
 
-def _from_pixels(planes: Tensor, where: str) -> Masks:
+def _masks_from_pixels(planes: Tensor, where: str) -> EncodedMasks:
     """From masks of 0 and 1 (n, h, w), or from torchvision's probabilities (n, 1, h, w)."""
     if planes.ndim == 4 and planes.shape[1] == 1:
         planes = planes[:, 0]
@@ -351,4 +355,4 @@ def _from_pixels(planes: Tensor, where: str) -> Masks:
     inside = planes > MASK_THRESHOLD if planes.is_floating_point() else planes != 0
     height, width = planes.shape[1:]
     columns_first = np.asfortranarray(inside.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
-    return Masks(size=(height, width), counts=tuple(rle["counts"] for rle in coco_mask.encode(columns_first)))
+    return EncodedMasks(size=(height, width), counts=tuple(rle["counts"] for rle in coco_mask.encode(columns_first)))

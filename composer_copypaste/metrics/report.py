@@ -40,9 +40,9 @@ def evaluation_report(metric: CocoMeanAveragePrecision, names: Mapping[int, str]
     per_category = evaluation.per_category()
     kinds: Report = {
         kind: {
-            **_or_null(scores.numbers()),
+            **_nan_as_null(scores.numbers()),
             "per_category": {
-                titles[category]: {"instances": evaluation.instances[category], **_or_null(numbers)}
+                titles[category]: {"instances": evaluation.instances[category], **_nan_as_null(numbers)}
                 for category, numbers in per_category[kind].items()
             },
         }
@@ -57,7 +57,7 @@ def write_json(report: Report, path: Path) -> None:
         unfinished.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def tables_of_file(path: Path) -> str:
+def read_score_tables(path: Path) -> str:
     """The tables of the report that a complete run left in its folder.
 
     Raises:
@@ -65,7 +65,7 @@ def tables_of_file(path: Path) -> str:
     """
     again = f"'copypaste eval {path.parent}' scores the run again"
     try:
-        return tables(report := read_json(path, "file of scores"))
+        return score_tables(report := read_json(path, "file of scores"))
     except DataError as error:
         raise OutputError(f"{error}; {again}") from None
     except (LookupError, TypeError, ValueError):
@@ -74,23 +74,23 @@ def tables_of_file(path: Path) -> str:
         ) from None
 
 
-def tables(report: Report) -> str:
+def score_tables(report: Report) -> str:
     """The scores of boxes and masks, then of each category, best first; in percent, at most 100 columns wide."""
     images, limit = report["images"], report["max_dets"][-1]
     title = (
         f"COCO evaluation of {count_noun(images, 'image')}, in %, at most {count_noun(limit, 'detection')} per image"
     )
-    return f"{title}\n\n{_overall(report)}\n\n{_by_category(report)}\n"
+    return f"{title}\n\n{_overall_table(report)}\n\n{_category_table(report)}\n"
 
 
-def _overall(report: Report) -> str:
+def _overall_table(report: Report) -> str:
     kinds = [kind for kind in KINDS if kind in report]
     names = [name for name in report[kinds[0]] if name != "per_category"]
     rows: list[list[str | int]] = [[KINDS[kind], *(_percent(report[kind][name]) for name in names)] for kind in kinds]
-    return _table(["", *names], rows)
+    return _format_table(["", *names], rows)
 
 
-def _by_category(report: Report) -> str:
+def _category_table(report: Report) -> str:
     kinds = [kind for kind in KINDS if kind in report]
     names = ["AP", "AP50", "AP75"]
     categories = {kind: report[kind]["per_category"] for kind in kinds}
@@ -105,15 +105,17 @@ def _by_category(report: Report) -> str:
         ]
         for category in ranked
     ]
-    return _table(["category", "instances", *(f"{KINDS[kind]}\n{name}" for kind in kinds for name in names)], rows)
+    return _format_table(
+        ["category", "instances", *(f"{KINDS[kind]}\n{name}" for kind in kinds for name in names)], rows
+    )
 
 
-def _table(headers: list[str], rows: list[list[str | int]]) -> str:
+def _format_table(headers: list[str], rows: list[list[str | int]]) -> str:
     alignment = ["left"] + ["right"] * (len(headers) - 1)
     return tabulate(rows, headers, tablefmt="simple", colalign=alignment if rows else None, disable_numparse=True)
 
 
-def _or_null(numbers: Mapping[str, float]) -> dict[str, float | None]:
+def _nan_as_null(numbers: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
 

@@ -20,7 +20,7 @@ def float_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [image if image.is_floating_point() else image.float() / 255 for image in images]
 
 
-def without_crowds(target: TrainingTarget) -> dict[str, Tensor]:
+def target_without_crowds(target: TrainingTarget) -> dict[str, Tensor]:
     """The boxes, labels and masks to train on, in torchvision's types; crowds are no examples of one object."""
     fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long(), "masks": target["masks"]}
     crowds = target.get("iscrowd")
@@ -46,18 +46,18 @@ def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classe
     if len(images) != len(targets):
         raise ValueError(f"targets: expected one for each of {len(images)} images, got {len(targets)}")
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        _check_types(f"targets[{i}]", target)
-        _check_shapes(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]))
+        _check_target_types(f"targets[{i}]", target)
+        _check_target_shapes(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]))
     wrong = [
         torch.cat([_wrong_labels(target, num_classes) for target in targets]).any(),
         torch.cat([_wrong_boxes(target) for target in targets]).any(),
         *(_has_other_values(target["masks"]) for target in targets),
     ]
     if any(torch.stack(wrong).tolist()):
-        raise ValueError(next(_problems(targets, num_classes)))
+        raise ValueError(next(_find_problems(targets, num_classes)))
 
 
-def _check_types(name: str, target: object) -> None:
+def _check_target_types(name: str, target: object) -> None:
     if not isinstance(target, Mapping):
         raise TypeError(f"{name}: expected a dict with boxes, labels and masks, got {type(target).__name__}")
     missing = [key for key in ("boxes", "labels", "masks") if key not in target]
@@ -74,7 +74,7 @@ def _check_types(name: str, target: object) -> None:
         )
 
 
-def _check_shapes(name: str, target: TrainingTarget, size: tuple[int, int]) -> None:
+def _check_target_shapes(name: str, target: TrainingTarget, size: tuple[int, int]) -> None:
     n = target["labels"].numel()
     shapes = {"boxes": (n, 4), "labels": (n,), "masks": (n, *size), "iscrowd": (n,)}
     for key, expected in shapes.items():
@@ -110,7 +110,7 @@ def _has_other_values(masks: Tensor) -> Bool[Tensor, ""]:
     return ((masks != 0) & (masks != 1)).any()
 
 
-def _problems(targets: Sequence[TrainingTarget], num_classes: int) -> Iterator[str]:
+def _find_problems(targets: Sequence[TrainingTarget], num_classes: int) -> Iterator[str]:
     """What is wrong with the values of the targets; each value read waits for the device."""
     for i, target in enumerate(targets):
         labels = target["labels"][_wrong_labels(target, num_classes)]

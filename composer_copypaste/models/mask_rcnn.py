@@ -82,26 +82,26 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
     ``num_classes`` includes the background. Parameters have torchvision's names. Under autocast, boxes stay float32.
     """
     architecture = ARCHITECTURES.get(settings.backbone, STANDARD)
-    norm = _norm(settings)
+    norm = _norm_layer(settings)
     head_norm = norm if architecture.normalised else None
     min_size, max_size = resized_sides(settings)
     sizes = settings.anchor_sizes or architecture.anchor_sizes
     model = TorchvisionMaskRCNN(
-        _backbone(settings, architecture, norm),
+        _build_backbone(settings, architecture, norm),
         min_size=min_size,
         max_size=max_size,
         rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes)),
         box_roi_pool=_roi_pool(POOLED, architecture),
         mask_roi_pool=_roi_pool(2 * POOLED, architecture),
         rpn_head=RPNHead(architecture.channels, 3, conv_depth=architecture.rpn_convs),
-        box_head=_box_head(architecture, head_norm, settings.box_dropout),
+        box_head=_build_box_head(architecture, head_norm, settings.box_dropout),
         box_predictor=FastRCNNPredictor(architecture.box_features, num_classes),
-        mask_head=_mask_head(architecture, head_norm, settings.mask_dropout),
+        mask_head=_build_mask_head(architecture, head_norm, settings.mask_dropout),
         mask_predictor=MaskRCNNPredictor(architecture.mask_convs[-1], architecture.mask_features, num_classes),
         box_detections_per_img=settings.detections_per_image,
         box_score_thresh=settings.box_score_thresh,
         _skip_resize=not settings.resize_training,
-        **_sampling(architecture, settings.detections_per_image),
+        **_proposal_numbers(architecture, settings.detections_per_image),
     )
     model.transform = ResizeTransform(
         model.transform.min_size,
@@ -165,7 +165,7 @@ TRAINED_WITHOUT_EPSILON = ("coco", "MaskRCNN_ResNet50_FPN_Weights.COCO_V1")
 NORMS: dict[str, Norm] = {"batch": nn.BatchNorm2d, "frozen_batch": FrozenBatchNorm2d, "group": group_norm}
 
 
-def _norm(settings: MaskRCNNSettings) -> Norm:
+def _norm_layer(settings: MaskRCNNSettings) -> Norm:
     if settings.norm is not None:
         name = settings.norm
     elif settings.backbone == "small":
@@ -177,7 +177,7 @@ def _norm(settings: MaskRCNNSettings) -> Norm:
     return NORMS[name]
 
 
-def _sampling(architecture: Architecture, detections: int) -> dict[str, int]:
+def _proposal_numbers(architecture: Architecture, detections: int) -> dict[str, int]:
     """Numbers of proposals and samples; enough proposals for this number of detections.
 
     A proposal becomes at most one detection of a class, and several proposals on one object are merged. So twice as
@@ -207,7 +207,7 @@ class _MLPBoxHead(TwoMLPHead):
         return self.dropout(super().forward(x))
 
 
-def _box_head(architecture: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
+def _build_box_head(architecture: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
     if not architecture.box_convs:
         return _MLPBoxHead(architecture.channels * POOLED**2, architecture.box_features, dropout)
     shape = (architecture.channels, POOLED, POOLED)
@@ -217,7 +217,7 @@ def _box_head(architecture: Architecture, norm: Norm | None, dropout: float) -> 
     return head.append(nn.Dropout(dropout))
 
 
-def _mask_head(architecture: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
+def _build_mask_head(architecture: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
     head: nn.Sequential = MaskRCNNHeads(architecture.channels, architecture.mask_convs, 1, norm_layer=norm)
     return head.append(nn.Dropout2d(dropout))
 
@@ -236,9 +236,9 @@ STAGES = (32, 64, 96, 128)  # channels of SmallBackbone
 RESNET_BEGINS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
-def _backbone(settings: MaskRCNNSettings, architecture: Architecture, norm: Norm) -> BackboneWithFPN:
-    body = _body(settings.backbone, norm)
-    _freeze(body, settings)
+def _build_backbone(settings: MaskRCNNSettings, architecture: Architecture, norm: Norm) -> BackboneWithFPN:
+    body = _build_body(settings.backbone, norm)
+    _freeze_layers(body, settings)
     return BackboneWithFPN(
         body.network,
         return_layers={name: str(level) for level, name in enumerate(body.levels)},
@@ -248,7 +248,7 @@ def _backbone(settings: MaskRCNNSettings, architecture: Architecture, norm: Norm
     )
 
 
-def _body(name: str, norm: Norm) -> _Body:
+def _build_body(name: str, norm: Norm) -> _Body:
     if name == "small":
         return _Body(SmallBackbone(norm), RESNET_BEGINS, RESNET_BEGINS[1:], STAGES)
     if name == "mobilenet_v3_large":
@@ -261,7 +261,7 @@ def _body(name: str, norm: Norm) -> _Body:
     return _Body(network, RESNET_BEGINS, RESNET_BEGINS[1:], channels)
 
 
-def _freeze(body: _Body, settings: MaskRCNNSettings) -> None:
+def _freeze_layers(body: _Body, settings: MaskRCNNSettings) -> None:
     trainable = settings.trainable_backbone_layers
     if settings.weights == "none":
         if trainable not in (None, 5):

@@ -14,14 +14,8 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 from torchvision.models.detection.transform import resize_boxes
 
+from composer_copypaste.data.rle import Rle
 from composer_copypaste.models.inputs import float_images
-
-
-class RLE(TypedDict):
-    """A mask as COCO's compressed run-length encoding; ``size`` is (height, width)."""
-
-    size: list[int]
-    counts: bytes
 
 
 class DetectionDict(TypedDict):
@@ -33,7 +27,7 @@ class DetectionDict(TypedDict):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    rles: list[RLE]
+    rles: list[Rle]
 
 
 @torch.no_grad()
@@ -71,7 +65,7 @@ def at_original_size(detected: dict[str, Tensor], resized: tuple[int, int], orig
 
 def encode_masks(
     probabilities: Float[Tensor, "n 1 m m"], boxes: Float[Tensor, "n 4"], size: tuple[int, int]
-) -> list[RLE]:
+) -> list[Rle]:
     """Masks of ``m`` x ``m`` probabilities, resized to their boxes and thresholded at 0.5, for an image of ``size``.
 
     The bytes equal those of torchvision's ``paste_masks_in_image`` and pycocotools, but only the part of the image
@@ -79,24 +73,24 @@ def encode_masks(
     """
     padded, scale = expand_masks(probabilities, padding=1)
     corners = expand_boxes(boxes, scale).long().tolist()
-    runs = [_runs(mask, box, size) for mask, box in zip(padded, corners, strict=True)]
-    encoded: list[RLE] = coco_masks.frPyObjects(runs, *size) if runs else []
+    runs = [_uncompressed_rle(mask, box, size) for mask, box in zip(padded, corners, strict=True)]
+    encoded: list[Rle] = coco_masks.frPyObjects(runs, *size) if runs else []
     return encoded
 
 
-def _runs(mask: Tensor, box: list[int], size: tuple[int, int]) -> dict[str, object]:
+def _uncompressed_rle(mask: Tensor, box: list[int], size: tuple[int, int]) -> dict[str, object]:
     """The uncompressed encoding: lengths of runs down the image's columns, beginning with a run outside the mask."""
     height, width = size
     x, y = box[0], box[1]
     shape = (max(box[3] - y + 1, 1), max(box[2] - x + 1, 1))
     resized = functional.interpolate(mask[None], size=shape, mode="bilinear", align_corners=False)[0, 0]
     visible = resized[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)] > 0.5
-    edges = _edges(visible.numpy(), (max(y, 0), max(x, 0)), height)
+    edges = _run_edges(visible.numpy(), (max(y, 0), max(x, 0)), height)
     lengths = np.diff(edges, prepend=0, append=height * width)
     return {"size": [height, width], "counts": lengths[: len(lengths) - (lengths[-1] == 0)].tolist()}
 
 
-def _edges(crop: Bool[ndarray, "h w"], corner: tuple[int, int], height: int) -> Int[ndarray, " edges"]:
+def _run_edges(crop: Bool[ndarray, "h w"], corner: tuple[int, int], height: int) -> Int[ndarray, " edges"]:
     """The pixels, counted down the image's columns, at which the mask's runs begin and end, in turn.
 
     ``crop`` is a part of the mask whose top left pixel is ``corner``, (row, column).

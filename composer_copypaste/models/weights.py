@@ -52,18 +52,20 @@ def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> str:
     Raises:
         CheckpointError: where the weights cannot be obtained, or do not fit for another reason.
     """
-    check_named(settings)
+    check_weights_name(settings)
     if settings.weights == "none":
         return "everything starts at random"
     published = published_weights(settings.backbone)
     if settings.weights in published:
-        state = _download(published[settings.weights])
+        state = _download_weights(published[settings.weights])
     else:
         state = read_weights(Path(settings.weights))
-    return _load(module, state, source=f"weights {settings.weights!r}, backbone {settings.backbone!r}")
+    return _load_detector_or_backbone(
+        module, state, source=f"weights {settings.weights!r}, backbone {settings.backbone!r}"
+    )
 
 
-def missing_download(settings: MaskRCNNSettings) -> str | None:
+def describe_download(settings: MaskRCNNSettings) -> str | None:
     """The download that the weights need, in words; None where they need none."""
     weights = published_weights(settings.backbone).get(settings.weights)
     file = None if weights is None else Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
@@ -72,7 +74,7 @@ def missing_download(settings: MaskRCNNSettings) -> str | None:
     return f"to be downloaded, {weights.meta['_file_size']:.0f} MB from {weights.url}: not there yet as {file}"
 
 
-def check_named(settings: MaskRCNNSettings) -> None:
+def check_weights_name(settings: MaskRCNNSettings) -> None:
     """Raise ``CheckpointError`` where ``settings.weights`` names neither a file nor weights for the backbone."""
     choices = ("none", *published_weights(settings.backbone))
     if settings.weights in choices:
@@ -87,12 +89,12 @@ def check_named(settings: MaskRCNNSettings) -> None:
 
 
 def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
-    """Load the tensors that ``read_weights`` or ``tensors_in`` found in a file; all of the model's must be there.
+    """Load the tensors that ``read_weights`` or ``tensors_of_content`` found; all of the model's must be there.
 
     Raises:
         CheckpointError: where it was made for another model or number of classes.
     """
-    _load_fitting(module, state, [], str(path))
+    _load_tensors_except(module, state, [], str(path))
 
 
 def published_weights(backbone: str) -> dict[str, WeightsEnum]:
@@ -116,10 +118,10 @@ def read_weights(path: Path) -> StateDict:
     Raises:
         CheckpointError: where the file cannot be read, or holds something else. No code in the file is run.
     """
-    return tensors_in(_read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path), path)
+    return tensors_of_content(_read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path), path)
 
 
-def tensors_in(content: object, path: Path) -> StateDict:
+def tensors_of_content(content: object, path: Path) -> StateDict:
     """The tensors of a file's content; ``path`` is used in messages.
 
     Raises:
@@ -140,7 +142,7 @@ def tensors_in(content: object, path: Path) -> StateDict:
             f"{path}: expected a state dict (names and tensors) or a Composer checkpoint, found {found}"
         )
     if any(name.startswith(DETECTRON2) for name in content):
-        raise _detectron2(path)
+        raise _detectron2_error(path)
     bad = [name for name, tensor in content.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(
@@ -149,14 +151,14 @@ def tensors_in(content: object, path: Path) -> StateDict:
     return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _detectron2(path: Path) -> CheckpointError:
+def _detectron2_error(path: Path) -> CheckpointError:
     return CheckpointError(
         f"{path}: a file of Detectron2, whose layers and colors are not in torchvision's order: it cannot be loaded "
         "here. Give weights of torchvision's models, or a checkpoint of a run"
     )
 
 
-def read_torch(path: Path) -> object:
+def read_torch_file(path: Path) -> object:
     """The content of a file that ``torch.save`` wrote: tensors and plain values.
 
     Raises:
@@ -164,14 +166,14 @@ def read_torch(path: Path) -> object:
     """
     _check_readable(path)
     try:
-        with plain_values_only(), warnings.catch_warnings():
+        with allow_plain_values(), warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "Detected pickle protocol"
             )  # a protocol that cannot be read is an error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _is_pickle_of_detectron2(path):
-            raise _detectron2(path) from error
+            raise _detectron2_error(path) from error
         code = re.search(r"GLOBAL (\S+)", str(error))
         found = f"it holds {code[1]}" if code else "it is no file of weights"
         raise CheckpointError(
@@ -203,13 +205,13 @@ def _is_pickle_of_detectron2(path: Path) -> bool:
 
 
 @contextmanager
-def plain_values_only() -> Iterator[None]:
+def allow_plain_values() -> Iterator[None]:
     """Let ``torch.load(..., weights_only=True)`` read the plain values of Composer's checkpoints, and still no code."""
-    with torch.serialization.safe_globals(_plain_values()):
+    with torch.serialization.safe_globals(_plain_value_types()):
         yield
 
 
-def _plain_values() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+def _plain_value_types() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
     """The types in Composer's checkpoints besides tensors: versions, durations, and random states as NumPy arrays."""
     rebuild: Callable[..., object] = np.zeros(1).__reduce__()[0]  # type: ignore[assignment]
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # of NumPy 1 and 2
@@ -242,7 +244,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def _download(weights: WeightsEnum) -> StateDict:
+def _download_weights(weights: WeightsEnum) -> StateDict:
     """The weights, from torchvision's server or from torch's cache."""
     try:
         state: StateDict = dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
@@ -254,31 +256,31 @@ def _download(weights: WeightsEnum) -> StateDict:
     return state
 
 
-def _load(module: nn.Module, state: StateDict, source: str) -> str:
+def _load_detector_or_backbone(module: nn.Module, state: StateDict, source: str) -> str:
     """Load a detector's tensors into the model, or a backbone's into its backbone; what was loaded, in words."""
     if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
-        unfitting = _unfitting(module, state)
+        unfitting = _names_that_do_not_fit(module, state)
         fresh = [name for name in unfitting if name.startswith(NUMBER_OF_CLASSES)]
-        _load_fitting(module, state, fresh, source)
+        _load_tensors_except(module, state, fresh, source)
         if fresh:
             log.warning("%s: for another number of classes; these start at random: %s", source, ", ".join(fresh))
         last = "; the last layers, made for another number of classes, start at random" if fresh else ""
         return f"the detector, {count_noun(len(state) - len(fresh), 'tensor')}{last}"
     body = module.get_submodule("backbone.body")
     names = {name: name.removeprefix("features.") for name in state if not name.startswith(CLASSIFIER)}
-    _load_fitting(body, {own: state[name] for name, own in names.items()}, [], source)
+    _load_tensors_except(body, {own: state[name] for name, own in names.items()}, [], source)
     return f"the backbone, {count_noun(len(names), 'tensor')}; the rest starts at random"
 
 
-def _unfitting(module: nn.Module, state: StateDict) -> list[str]:
+def _names_that_do_not_fit(module: nn.Module, state: StateDict) -> list[str]:
     own = module.state_dict()
     return [name for name, tensor in state.items() if name in own and own[name].shape != tensor.shape]
 
 
-def _load_fitting(module: nn.Module, state: StateDict, fresh: list[str], source: str) -> None:
+def _load_tensors_except(module: nn.Module, state: StateDict, fresh: list[str], source: str) -> None:
     """Load all tensors but those named in ``fresh``; the module must have the same ones, of the same shapes."""
     given = {name: tensor for name, tensor in state.items() if name not in fresh}
-    if unfitting := _unfitting(module, given):
+    if unfitting := _names_that_do_not_fit(module, given):
         own = module.state_dict()
         shapes = [f"{name} is {tuple(given[name].shape)}, expected {tuple(own[name].shape)}" for name in unfitting]
         raise CheckpointError(f"{source}: made for another model, or another number of classes: {first_few(shapes, 1)}")

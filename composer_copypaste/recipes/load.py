@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 import composer_copypaste
 from composer_copypaste.errors import RecipeError, as_recipe_value, list_problems
 from composer_copypaste.recipes import yaml12
-from composer_copypaste.recipes.problems import problems
+from composer_copypaste.recipes.problems import describe_problems
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.recipes.yaml12 import Place
 
@@ -50,13 +50,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: listing all problems, each with its file and line.
     """
     file = find_recipe(path)
-    layers = [*_layers(file, ()), *(_override(text) for text in overrides)]
+    layers = [*_file_layers(file, ()), *(_parse_override(text) for text in overrides)]
     sources = {(): str(file)} | {place: source for _, places in layers for place, source in places.items()}
-    merged: dict[str, Any] = reduce(_merged, (values for values, _ in layers), {"name": file.stem})
+    merged: dict[str, Any] = reduce(_merge, (values for values, _ in layers), {"name": file.stem})
     try:
-        return _ADAPTER.validate_json(json.dumps(_resolved(merged, merged), default=str))
+        return _ADAPTER.validate_json(json.dumps(_resolve_references(merged, merged), default=str))
     except ValidationError as error:
-        found = problems(error, sources)
+        found = describe_problems(error, sources)
         raise RecipeError(found[0] if len(found) == 1 else list_problems(str(file), found)) from error
     except ValueError as error:
         raise RecipeError(f"{file}: {error}") from None
@@ -64,19 +64,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The complete recipe as YAML, which loads to an equal one."""
-    return yaml12.dump(_escaped(_ADAPTER.dump_python(recipe, mode="json")))
+    return yaml12.dump_yaml(_escape_references(_ADAPTER.dump_python(recipe, mode="json")))
 
 
-def differences(former: Recipe, recipe: Recipe) -> dict[str, tuple[object, object]]:
+def recipe_differences(former: Recipe, recipe: Recipe) -> dict[str, tuple[object, object]]:
     """The keys in which two recipes differ, written as in overrides (``optimizer.lr``), with both values."""
     one, other = (_ADAPTER.dump_python(each, mode="json") for each in (former, recipe))
-    return {".".join(place): values for place, values in _differences(one, other, ())}
+    return {".".join(place): values for place, values in _nested_differences(one, other, ())}
 
 
-def _differences(one: object, other: object, place: Place) -> Iterator[tuple[Place, tuple[object, object]]]:
+def _nested_differences(one: object, other: object, place: Place) -> Iterator[tuple[Place, tuple[object, object]]]:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one | other:
-            yield from _differences(one.get(key), other.get(key), (*place, str(key)))
+            yield from _nested_differences(one.get(key), other.get(key), (*place, str(key)))
     elif one != other:
         yield place, (one, other)
 
@@ -86,7 +86,7 @@ def recipe_schema() -> dict[str, Any]:
 
     Nothing is required in it: a file states only what differs from its ``base``.
     """
-    schema = _for_editors(_ADAPTER.json_schema())
+    schema = _schema_for_editors(_ADAPTER.json_schema())
     base = {
         "description": "What this recipe differs from: files, relative to this one, or names of shipped recipes; "
         "of several, the later ones win.",
@@ -137,12 +137,12 @@ Layer = tuple[Mapping[str, Any], Mapping[Place, str]]
 """Values, and the place where each was given, such as "my.yaml:4"."""
 
 
-def _layers(file: Path, inside: tuple[Path, ...]) -> Iterator[Layer]:
+def _file_layers(file: Path, inside: tuple[Path, ...]) -> Iterator[Layer]:
     """The values of a recipe file's bases and then its own; later ones win."""
     if file.resolve() in inside:
         chain = " -> ".join(str(outer) for outer in (*inside, file.resolve()))
         raise RecipeError(f"{file}: the recipe is its own base: {chain}")
-    values, lines = _read(file)
+    values, lines = _read_recipe_file(file)
     sources = {place: f"{file}:{line}" for place, line in lines.items()}
     given = values.pop("base", None)
     for base in given if isinstance(given, list) else [] if given is None else [given]:
@@ -154,14 +154,14 @@ def _layers(file: Path, inside: tuple[Path, ...]) -> Iterator[Layer]:
             base_file = find_recipe(base, relative_to=file.parent)
         except RecipeError as error:
             raise RecipeError(f"{sources['base',]}: base: {error}") from error
-        yield from _layers(base_file, (*inside, file.resolve()))
+        yield from _file_layers(base_file, (*inside, file.resolve()))
     yield values, sources
 
 
-def _read(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
+def _read_recipe_file(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
     """The values of a recipe file, and the line of each key."""
     try:
-        values, lines = yaml12.parse(file.read_text(encoding="utf-8"))
+        values, lines = yaml12.parse_yaml(file.read_text(encoding="utf-8"))
     except yaml12.YamlError as error:
         raise RecipeError(f"{file}{f':{error.line}' if error.line else ''}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -171,13 +171,13 @@ def _read(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
     return values or {}, lines
 
 
-def _override(text: str) -> Layer:
+def _parse_override(text: str) -> Layer:
     """The value of an override ``KEY=VALUE``."""
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise RecipeError(f"command line: expected KEY=VALUE such as optimizer.lr=0.001, got {text!r}")
     try:
-        parsed, _ = yaml12.parse(value)
+        parsed, _ = yaml12.parse_yaml(value)
     except yaml12.YamlError as error:
         raise RecipeError(f"command line: {key}: {error}; got {value!r}") from error
     place = tuple(key.split("."))
@@ -185,19 +185,19 @@ def _override(text: str) -> Layer:
     return values, {place[:length]: "command line" for length in range(1, len(place) + 1)}
 
 
-def _merged(below: object, above: object) -> Any:
+def _merge(below: object, above: object) -> Any:
     """Two values, the second on top: mappings are merged key by key, any other value replaces the one below it."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
     replaced = {name for key, value in above.items() if value is not None for name in _INSTEAD_OF.get(key, ())}
     below = {key: value for key, value in below.items() if key not in replaced}
-    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+    return below | {key: _merge(below.get(key), value) for key, value in above.items()}
 
 
 _REFERENCE = re.compile(r"(?<!\\)\$\{([^{}]*)\}")
 
 
-def _resolved(recipe: Mapping[str, Any], value: Any, place: Place = (), inside: tuple[str, ...] = ()) -> Any:
+def _resolve_references(recipe: Mapping[str, Any], value: Any, place: Place = (), inside: tuple[str, ...] = ()) -> Any:
     r"""The value, with what its references ``${...}`` stand for; ``\${`` is a plain ``${``.
 
     Args:
@@ -210,20 +210,20 @@ def _resolved(recipe: Mapping[str, Any], value: Any, place: Place = (), inside: 
         ValueError: where a reference cannot be resolved.
     """
     if isinstance(value, dict):
-        return {key: _resolved(recipe, inner, (*place, str(key)), inside) for key, inner in value.items()}
+        return {key: _resolve_references(recipe, inner, (*place, str(key)), inside) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_resolved(recipe, inner, place, inside) for inner in value]
+        return [_resolve_references(recipe, inner, place, inside) for inner in value]
     if not isinstance(value, str) or "${" not in value:
         return value
     if "${" in _REFERENCE.sub("", value).replace("\\${", ""):
         raise ValueError(f"{'.'.join(place)}: expected a '}}' after '${{', got {value!r}; a plain '${{' is '\\${{'")
-    found = {name: _referred(recipe, name, place, inside) for name in _REFERENCE.findall(value)}
+    found = {name: _look_up_reference(recipe, name, place, inside) for name in _REFERENCE.findall(value)}
     if _REFERENCE.fullmatch(value):
         return found[value[2:-1]]  # of any type, not only text
     return _REFERENCE.sub(lambda reference: str(found[reference[1]]), value).replace("\\${", "${")
 
 
-def _referred(recipe: Mapping[str, Any], name: str, place: Place, inside: tuple[str, ...]) -> Any:
+def _look_up_reference(recipe: Mapping[str, Any], name: str, place: Place, inside: tuple[str, ...]) -> Any:
     """The value that a reference of this name stands for, found in the environment or in the recipe."""
     where = f"{'.'.join(place)}: ${{{name}}}"
     if environment := re.fullmatch(r"oc\.env:(\w+)(?:,(.*))?", name):
@@ -238,25 +238,25 @@ def _referred(recipe: Mapping[str, Any], name: str, place: Place, inside: tuple[
         if not isinstance(value, dict) or key not in value:
             raise ValueError(f"{where}: expected a key that the recipe gives, or oc.env:NAME")
         value = value[key]
-    return _resolved(recipe, value, place, (*inside, name))
+    return _resolve_references(recipe, value, place, (*inside, name))
 
 
-def _escaped(value: Any) -> Any:
+def _escape_references(value: Any) -> Any:
     """A value whose texts hold no references when they are read again."""
     if isinstance(value, dict):
-        return {key: _escaped(inner) for key, inner in value.items()}
+        return {key: _escape_references(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_escaped(inner) for inner in value]
+        return [_escape_references(inner) for inner in value]
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
-def _for_editors(schema: Any) -> Any:
+def _schema_for_editors(schema: Any) -> Any:
     """A JSON Schema that requires no key, with one line for each paragraph of a description, as editors show them."""
     if isinstance(schema, list):
-        return [_for_editors(inner) for inner in schema]
+        return [_schema_for_editors(inner) for inner in schema]
     if not isinstance(schema, dict):
         return schema
-    editors = {key: _for_editors(inner) for key, inner in schema.items() if key != "required"}
+    editors = {key: _schema_for_editors(inner) for key, inner in schema.items() if key != "required"}
     if isinstance(editors.get("description"), str):
         editors["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", editors["description"])
     return editors

@@ -24,7 +24,7 @@ _EXPECTED = {  # in YAML's words, by pydantic's type of error
 }
 
 
-def problems(error: ValidationError, sources: Mapping[Place, str]) -> list[str]:
+def describe_problems(error: ValidationError, sources: Mapping[Place, str]) -> list[str]:
     """A line for each problem, in the order of the schema.
 
     Args:
@@ -33,31 +33,32 @@ def problems(error: ValidationError, sources: Mapping[Place, str]) -> list[str]:
     """
     by_place: dict[Place, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        by_place.setdefault(_place(detail), []).append(detail)
-    return [_line(place, details, sources) for place, details in by_place.items()]
+        by_place.setdefault(_place_of_problem(detail), []).append(detail)
+    return [_describe_problem(place, details, sources) for place, details in by_place.items()]
 
 
-def _place(detail: ErrorDetails) -> Place:
+def _place_of_problem(detail: ErrorDetails) -> Place:
     """Pydantic's location without what it adds for the members of a union."""
     place: Place = ()
     for part in detail["loc"]:
-        if isinstance(part, int) or part in _keys(_section(place)):
+        if isinstance(part, int) or part in _section_keys(_section_at(place)):
             place = (*place, str(part))
     return (*place, str(detail["loc"][-1])) if detail["type"] == "unexpected_keyword_argument" else place
 
 
-def _line(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place, str]) -> str:
-    kind, section = details[0]["type"], _section(place)
+def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place, str]) -> str:
+    kind, section = details[0]["type"], _section_at(place)
     if kind == "unexpected_keyword_argument":
-        text = _unknown_key(place)
+        text = _describe_unknown_key(place)
     elif kind == "value_error":
         text = str(details[0]["ctx"]["error"])
         key, colon, rest = text.partition(": ")
-        if colon and key.split(".")[0] in _keys(section):  # a section's own check begins with the key it is about
+        # a section's own check begins with the key it is about
+        if colon and key.split(".")[0] in _section_keys(section):
             place, text = (*place, *key.split(".")), rest
     elif section is not None and kind in {"dataclass_type", "missing"}:
         got = "nothing" if kind == "missing" else as_recipe_value(details[0]["input"])
-        text = f"expected a section with some of the keys {', '.join(_keys(section))}, got {got}"
+        text = f"expected a section with some of the keys {', '.join(_section_keys(section))}, got {got}"
     else:
         text = describe_expectation(details, _EXPECTED, as_recipe_value)
     around = (place[:length] for length in range(len(place), -1, -1))
@@ -65,16 +66,16 @@ def _line(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place,
     return f"{'.'.join(place)}: {text} ({source})".removeprefix(": ")
 
 
-def _unknown_key(place: Place) -> str:
+def _describe_unknown_key(place: Place) -> str:
     """What is allowed instead, and the key most likely meant: a similar one here, or the same in another section."""
-    allowed = _keys(_section(place[:-1]))
+    allowed = _section_keys(_section_at(place[:-1]))
     similar = [".".join((*place[:-1], key)) for key in get_close_matches(place[-1], allowed, n=1)]
-    elsewhere = (".".join(path) for path in _paths(()) if path[-1] == place[-1])
+    elsewhere = (".".join(path) for path in _key_places(()) if path[-1] == place[-1])
     guess = next(iter([*similar, *elsewhere]), None)
     return "unknown key; " + (f"did you mean {guess!r}? " if guess else "") + f"allowed: {', '.join(allowed)}"
 
 
-def _section(place: Place) -> type | None:
+def _section_at(place: Place) -> type | None:
     """The dataclass of the section at a place; None where there is no section."""
     section: type | None = Recipe
     for key in place:
@@ -85,12 +86,12 @@ def _section(place: Place) -> type | None:
     return section
 
 
-def _keys(section: type | None) -> list[str]:
+def _section_keys(section: type | None) -> list[str]:
     return [field.name for field in fields(section)] if section is not None else []
 
 
-def _paths(place: Place) -> Iterator[Place]:
+def _key_places(place: Place) -> Iterator[Place]:
     """The place of every key in a section and in those inside it."""
-    for key in _keys(_section(place)):
+    for key in _section_keys(_section_at(place)):
         yield (*place, key)
-        yield from _paths((*place, key))
+        yield from _key_places((*place, key))

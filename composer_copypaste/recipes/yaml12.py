@@ -27,32 +27,32 @@ MOST_VALUES = 100_000
 """A text that expands to more values through aliases is refused."""
 
 
-class _Loader(yaml.SafeLoader):
+class _YamlLoader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012 - filled below, in place of YAML 1.1's
 
 
-class _Dumper(yaml.SafeDumper):
+class _YamlDumper(yaml.SafeDumper):
     """Writes text that both versions of YAML read alike: what either would read as another type is quoted."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
-def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+def _construct_decimal(loader: _YamlLoader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
 
-def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: _YamlDumper, text: str) -> yaml.ScalarNode:
     """Text, in double quotes where it has unprintable characters: PyYAML would read its own U+0085 as a space."""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
 
 
 for _name, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-_Dumper.add_representer(str, _text)
-_Dumper.add_representer(
+    _YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _construct_decimal)
+_YamlDumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_YamlDumper.add_representer(str, _represent_text)
+_YamlDumper.add_representer(
     list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 )
 
@@ -69,7 +69,7 @@ class YamlError(ValueError):
         self.line = line
 
 
-def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
+def parse_yaml(text: str) -> tuple[Any, Mapping[Place, int]]:
     """The value of a YAML text, and the line of each key of its nested mappings.
 
     Raises:
@@ -77,12 +77,12 @@ def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
             numbers become text.
     """
     try:
-        loader = _Loader(text)
+        loader = _YamlLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None, {}
         _expanded_size(node, {})
-        lines = dict(_lines(node, ()))
+        lines = dict(_key_lines(node, ()))
         return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
@@ -97,9 +97,9 @@ def parse(text: str) -> tuple[Any, Mapping[Place, int]]:
         raise YamlError(f"not valid YAML here: {error}") from error
 
 
-def dump(value: object) -> str:
+def dump_yaml(value: object) -> str:
     """The YAML text of mappings, lists, texts, numbers, booleans and None; keys keep their order."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(value, Dumper=_YamlDumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _expanded_size(node: yaml.Node, counts: dict[int, int]) -> int:
@@ -121,7 +121,7 @@ def _expanded_size(node: yaml.Node, counts: dict[int, int]) -> int:
     return counts[id(node)]
 
 
-def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+def _key_lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
     """The line of each key in a mapping and in those inside it."""
     if not isinstance(node, yaml.MappingNode):
         return
@@ -138,4 +138,4 @@ def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
             raise YamlError(f"key {key.value!r} is given twice, first in line {seen[key.value]}; keep one", line)
         seen[key.value] = line
         yield (*place, key.value), line
-        yield from _lines(value, (*place, key.value))
+        yield from _key_lines(value, (*place, key.value))

@@ -22,24 +22,26 @@ from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
 from composer_copypaste.settings import CopyPasteSettings, ShapesSettings
 
-Load = Callable[[Path], CocoAnnotations]
+ReadAnnotations = Callable[[Path], CocoAnnotations]
 
 
-def in_recipe(name: str, value: str) -> str:
+def recipe_spelling(name: str, value: str) -> str:
     """A key of the section ``data`` and its value, as on the command line."""
     return f"data.{name}={value}"
 
 
-def load_annotations(path: Path, settings: DataSettings) -> CocoAnnotations:
+def read_annotations(path: Path, settings: DataSettings) -> CocoAnnotations:
     """The annotations in a file.
 
     Raises:
         DataError: listing everything that is wrong with them.
     """
-    return CocoAnnotations.load(path, crowds=settings.crowds, bad_objects=settings.bad_objects, spelling=in_recipe)
+    return CocoAnnotations.load(
+        path, crowds=settings.crowds, bad_objects=settings.bad_objects, spelling=recipe_spelling
+    )
 
 
-def trained_categories(path: Path) -> list[Category]:
+def read_trained_categories(path: Path) -> list[Category]:
     """The categories of a run's model, from the file in the run's folder.
 
     Raises:
@@ -55,7 +57,7 @@ def trained_categories(path: Path) -> list[Category]:
         ) from None
 
 
-def with_labels_of(data: InstanceData, trained: Sequence[Category], source: str) -> InstanceData:
+def with_trained_labels(data: InstanceData, trained: Sequence[Category], source: str) -> InstanceData:
     """The data with the labels of the categories that a model is trained on.
 
     Where the data gives them other ids, they are matched by name, and a warning says so. The data may lack some of
@@ -78,8 +80,8 @@ def with_labels_of(data: InstanceData, trained: Sequence[Category], source: str)
     repeated = len(ids) < len(own) or len(names) < len(trained)
     if repeated or others or not ids.keys() & names:
         raise DataError(
-            f"{annotations.path}: expected the categories of {source}, {_listed(trained)}; "
-            + (f"got objects of others: {_listed(others)}" if others else f"got {_listed(own)}")
+            f"{annotations.path}: expected the categories of {source}, {_list_categories(trained)}; "
+            + (f"got objects of others: {_list_categories(others)}" if others else f"got {_list_categories(own)}")
             + ("; names that occur twice cannot be matched" if repeated else "")
         )
     free = count(max(ids.values()) + 1)
@@ -95,11 +97,13 @@ def with_labels_of(data: InstanceData, trained: Sequence[Category], source: str)
     return data.with_categories(matched)
 
 
-def _listed(categories: Sequence[Category]) -> str:
+def _list_categories(categories: Sequence[Category]) -> str:
     return first_few([f"{category.id} {as_json(category.name)}" for category in categories], 20)
 
 
-def open_pool(recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str], load: Load) -> Pool | None:
+def open_pool(
+    recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str], load: ReadAnnotations
+) -> Pool | None:
     """The recipe's pool of cut-outs, completely checked; None without one. ``load`` reads a file of annotations.
 
     Raises:
@@ -141,7 +145,7 @@ def pool_digest(files: PoolSettings) -> str:
 
 
 @dataclass(frozen=True)
-class Data:
+class RunData:
     """The images that a recipe trains on and those that it is evaluated on."""
 
     train: InstanceData
@@ -150,22 +154,22 @@ class Data:
     """Cut-outs, as further sources of copy-paste."""
 
 
-def open_data(recipe: Recipe) -> Data:
+def open_data(recipe: Recipe) -> RunData:
     """The recipe's data sets, completely checked; shapes are drawn now, if they are not there yet.
 
     Raises:
         DataError: listing what is wrong with annotations or images, also those of the pool of cut-outs.
         RecipeError: where copy-paste names unknown categories, or excludes all cut-outs.
     """
-    load = cache(partial(load_annotations, settings=recipe.data))  # evaluation and pool may name the training's file
+    load = cache(partial(read_annotations, settings=recipe.data))  # evaluation and pool may name the training's file
     train_files, val_files = coco_files(recipe.data)
-    train = _open(train_files, recipe.data, load, _transform(recipe.data), masks=True, seed=recipe.seed)
+    train = _open_data_set(train_files, recipe.data, load, _loader_transform(recipe.data), masks=True, seed=recipe.seed)
     source = str(train_files.annotations or train_files.streaming)
-    val = _open(val_files, recipe.data, load, None, masks=False, seed=0)
-    val = with_labels_of(val, train.categories, source)
+    val = _open_data_set(val_files, recipe.data, load, None, masks=False, seed=0)
+    val = with_trained_labels(val, train.categories, source)
     warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
-    return Data(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names, load))
+    return RunData(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names, load))
 
 
 def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
@@ -174,13 +178,13 @@ def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
     Raises:
         DataError: listing what is wrong with annotations or images.
     """
-    return _open(files, settings, partial(load_annotations, settings=settings), None, masks=False, seed=0)
+    return _open_data_set(files, settings, partial(read_annotations, settings=settings), None, masks=False, seed=0)
 
 
-def _open(
+def _open_data_set(
     files: CocoFiles,
     settings: DataSettings,
-    load: Load,
+    load: ReadAnnotations,
     transform: LargeScaleJitterTransform | FlipTransform | None,
     *,
     masks: bool,
@@ -220,7 +224,8 @@ def _open_shards(
     if settings.crowds not in (None, crowds) and not (crowds == "ignore" and shards.num_crowds == 0):
         raise DataError(
             f"{shards.source}: expected shards that were written by copypaste shard --crowds {settings.crowds}, as "
-            f"{in_recipe('crowds', settings.crowds)} says; write them again, or give {in_recipe('crowds', 'null')}"
+            f"{recipe_spelling('crowds', settings.crowds)} says; write them again, or give "
+            f"{recipe_spelling('crowds', 'null')}"
         )
     return shards
 
@@ -282,7 +287,7 @@ def category_names(data: InstanceData) -> list[str]:
     return [category.name for category in data.categories]
 
 
-def _transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:
+def _loader_transform(settings: DataSettings) -> LargeScaleJitterTransform | FlipTransform | None:
     if settings.jitter is None:
         return FlipTransform(settings.p_flip)
     return LargeScaleJitterTransform(settings.jitter) if settings.jitter_on == "loader" else None

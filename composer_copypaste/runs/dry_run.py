@@ -18,13 +18,13 @@ from composer_copypaste.data.rle import Rle, mask_boxes, rle_of_polygons
 from composer_copypaste.data.shapes import CATEGORIES
 from composer_copypaste.errors import count_noun
 from composer_copypaste.integrations.composer.distributed import number_of_processes
-from composer_copypaste.integrations.composer.from_recipe import on_gpu
+from composer_copypaste.integrations.composer.from_recipe import runs_on_gpu
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
-from composer_copypaste.models.weights import load_pretrained, missing_download
+from composer_copypaste.models.weights import describe_download, load_pretrained
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.folder import RunFolder
-from composer_copypaste.runs.resume import check_data, check_usable, what_would_happen
+from composer_copypaste.runs.resume import check_data, check_run_folder, describe_next_run
 from composer_copypaste.runs.train import check_requirements
 from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings
 
@@ -38,14 +38,14 @@ SAMPLED_IMAGES = 200
 """Number of images, spread over the data set, that are searched for nested categories."""
 
 
-def describe(recipe: Recipe, folder: RunFolder) -> str:
+def describe_run(recipe: Recipe, folder: RunFolder) -> str:
     """What ``train`` would do, after all its checks; nothing is written.
 
     Raises:
         UserError: as ``train`` does.
     """
     check_requirements(recipe)
-    check_usable(folder, recipe)
+    check_run_folder(folder, recipe)
     shapes, advice = recipe.data.shapes, []
     if shapes is not None and _is_free(Path(shapes.folder)):
         names: list[str] = list(CATEGORIES)
@@ -55,33 +55,33 @@ def describe(recipe: Recipe, folder: RunFolder) -> str:
         if not folder.is_complete:
             check_data(folder, recipe, data)
         names = category_names(data.train)
-        images = f"{_contents(data.train)}; evaluated on {_contents(data.val)}"
+        images = f"{_describe_data(data.train)}; evaluated on {_describe_data(data.val)}"
         advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]
         advice += [f"nested      {line}" for line in _nesting_advice(data.train.annotations, recipe)]
     settings = copy_paste_settings(recipe, names)
-    pasting = "off" if settings is None else _pasting(settings, names)
-    device = "GPU" if on_gpu(recipe) else "CPU"
+    pasting = "off" if settings is None else _describe_pasting(settings, names)
+    device = "GPU" if runs_on_gpu(recipe) else "CPU"
     return "\n".join(
         (
             f"recipe      {recipe.name}",
             f"data        {images}",
             f"model       Mask R-CNN, backbone {recipe.model.backbone}, "
-            f"weights {recipe.model.weights}: {_weights(recipe.model, len(names))}",
+            f"weights {recipe.model.weights}: {_describe_weights(recipe.model, len(names))}",
             f"copy-paste  {pasting}",
             f"training    {recipe.training.duration} on {number_of_processes()} {device}, "
             f"batches of {recipe.data.batch_size} on each",
             *advice,
-            f"output      {folder.root}, {what_would_happen(folder)}",
+            f"output      {folder.root}, {describe_next_run(folder)}",
         )
     )
 
 
-def _weights(settings: MaskRCNNSettings, categories: int) -> str:
+def _describe_weights(settings: MaskRCNNSettings, categories: int) -> str:
     """What weights the model would start with; those on this machine are loaded, to see that they fit."""
-    return missing_download(settings) or load_pretrained(build_mask_rcnn(categories + 1, settings), settings)
+    return describe_download(settings) or load_pretrained(build_mask_rcnn(categories + 1, settings), settings)
 
 
-def _pasting(settings: CopyPasteSettings, names: Sequence[str]) -> str:
+def _describe_pasting(settings: CopyPasteSettings, names: Sequence[str]) -> str:
     warmup = f", rising from 0 over {settings.warmup}" if settings.warmup else ""
     stop = f", off from {settings.stop} on" if settings.stop else ""
     only = "" if settings.labels is None else f"; copied: {', '.join(names[label - 1] for label in settings.labels)}"
@@ -93,7 +93,7 @@ def _is_free(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
-def _contents(data: InstanceData) -> str:
+def _describe_data(data: InstanceData) -> str:
     crowds = f", {data.num_crowds} of them crowds," if data.num_crowds else ""
     return (
         f"{count_noun(len(data), 'image')} of {data.place} with {count_noun(data.num_objects, 'object')}{crowds} "
@@ -120,7 +120,7 @@ def nested_categories(annotations: CocoAnnotations) -> list[Nesting]:
     for image in (shown[i * len(shown) // count] for i in range(count)):
         group = [annotation for annotation in annotations.annotations[image.id] if not annotation["iscrowd"]]
         objects.update(annotation["category_id"] for annotation in group)
-        inside.update(_inside(image, group))
+        inside.update(_categories_inside_others(image, group))
     names = {category.id: category.name for category in annotations.categories}
     return [
         Nesting(names[outer], names[inner], found / objects[inner])
@@ -129,13 +129,13 @@ def nested_categories(annotations: CocoAnnotations) -> list[Nesting]:
     ]
 
 
-def _inside(image: CocoImage, group: Sequence[CocoAnnotation]) -> list[tuple[int, int]]:
+def _categories_inside_others(image: CocoImage, group: Sequence[CocoAnnotation]) -> list[tuple[int, int]]:
     """The categories (outer, inner) of each object that lies inside one of another category."""
     categories = np.array([annotation["category_id"] for annotation in group])
     boxes = mask_boxes([annotation["segmentation"] for annotation in group])
     may_hold = (categories[:, None] != categories) & (_shares_of_boxes(boxes) >= INSIDE)
     needed = np.flatnonzero(may_hold.any(axis=0) | may_hold.any(axis=1))
-    rles = {int(number): _rle(image, group[number]) for number in needed}
+    rles = {int(number): _rle_of_annotation(image, group[number]) for number in needed}
     found = []
     for inner in np.flatnonzero(may_hold.any(axis=0)):
         outer = np.flatnonzero(may_hold[:, inner])
@@ -151,7 +151,7 @@ def _shares_of_boxes(boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n n"]:
     return sides.clip(0).prod(axis=2) / np.maximum(areas, 1e-9)
 
 
-def _rle(image: CocoImage, annotation: CocoAnnotation) -> Rle:
+def _rle_of_annotation(image: CocoImage, annotation: CocoAnnotation) -> Rle:
     outline = annotation["segmentation"]
     return rle_of_polygons(outline, (image.height, image.width)) if isinstance(outline, list) else outline
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.errors import OutputError
 from composer_copypaste.integrations.composer.callbacks import latest_report
-from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first
+from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
 from composer_copypaste.integrations.composer.from_recipe import (
     build_evaluator,
     build_model,
@@ -19,15 +19,17 @@ from composer_copypaste.recipes.schema import CocoFiles, Recipe
 from composer_copypaste.runs.data import (
     coco_files,
     evaluation_data,
-    trained_categories,
+    read_trained_categories,
     warn_of_many_objects,
-    with_labels_of,
+    with_trained_labels,
 )
-from composer_copypaste.runs.folder import RunFolder, folder_of
+from composer_copypaste.runs.folder import RunFolder, run_folder_of
 from composer_copypaste.runs.train import save_predictions
 
 
-def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, output: Path | None = None) -> Report:
+def evaluate_checkpoint(
+    checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, output: Path | None = None
+) -> Report:
     """Score a checkpoint on a data set; ``evaluation.json`` and a sheet of predictions go to ``output``, if given.
 
     Args:
@@ -42,11 +44,11 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, o
     """
     results = None if output is None else RunFolder(output)
     with errors_raised_once():
-        data, model = _data_and_model(checkpoint, recipe, files, results)
+        data, model = _evaluation_data_and_model(checkpoint, recipe, files, results)
     trainer = build_evaluator(recipe, model, data)
     trainer.eval()
     report = latest_report(trainer.state)
-    if results is not None and is_first():
+    if results is not None and is_first_process():
         try:
             write_json(report, results.evaluation)
             save_predictions(model, data, results.predictions)
@@ -58,7 +60,7 @@ def evaluate(checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, o
     return report
 
 
-def _data_and_model(
+def _evaluation_data_and_model(
     checkpoint: Path, recipe: Recipe, files: CocoFiles | None, results: RunFolder | None
 ) -> tuple[InstanceData, MaskRCNN]:
     check_device(recipe)
@@ -71,9 +73,9 @@ def _data_and_model(
                 raise OutputError(f"{file}: is there already; name another folder, or remove it")
     weights = read_weights(checkpoint)
     data = evaluation_data(files or coco_files(recipe.data)[1], recipe.data)
-    run = folder_of(checkpoint)
+    run = run_folder_of(checkpoint)
     if run is not None and run.categories.exists():
-        data = with_labels_of(data, trained_categories(run.categories), str(checkpoint))
+        data = with_trained_labels(data, read_trained_categories(run.categories), str(checkpoint))
     warn_of_many_objects(data.annotations, recipe)
     model = build_model(recipe, data.annotations, load_weights=False)
     load_tensors(model.module, weights, checkpoint)

@@ -94,12 +94,12 @@ class RunFolder:
         return "\n".join(f"  {file!s:<50}  {text}" for file, text in self.contents.items() if file.exists())
 
 
-def folder_of(checkpoint: Path) -> RunFolder | None:
+def run_folder_of(checkpoint: Path) -> RunFolder | None:
     """The run in whose folder a checkpoint lies; None where it lies elsewhere."""
     run = RunFolder(checkpoint.absolute().parent.parent)
     return run if run.recipe.exists() and run.checkpoints == checkpoint.absolute().parent else None
 
 
-def folder_for(recipe: Recipe, now: datetime) -> RunFolder:
+def run_folder_for(recipe: Recipe, now: datetime) -> RunFolder:
     """The folder for a run: ``recipe.output``, or a new one named after the recipe and the time."""
     return RunFolder(recipe.output or Path("runs") / f"{recipe.name}-{now:%Y%m%d-%H%M%S}")

@@ -11,11 +11,15 @@ from pathlib import Path
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import DataError, OutputError, RecipeError, as_recipe_value
 from composer_copypaste.files import atomic_write, is_unfinished, read_json, remove_unfinished, write_if_absent
-from composer_copypaste.integrations.composer.checkpoints import batch_of, saved_checkpoints, tidy
+from composer_copypaste.integrations.composer.checkpoints import (
+    batch_of_checkpoint,
+    delete_old_checkpoints,
+    saved_checkpoints,
+)
 from composer_copypaste.integrations.composer.distributed import print_once
-from composer_copypaste.recipes.load import differences, load_recipe, recipe_to_yaml
+from composer_copypaste.recipes.load import load_recipe, recipe_differences, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
-from composer_copypaste.runs.data import Data, pool_digest
+from composer_copypaste.runs.data import RunData, pool_digest
 from composer_copypaste.runs.folder import RunFolder
 
 MAY_CHANGE = {
@@ -36,16 +40,16 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 """Errors of disks that cannot lock files."""
 
 
-def check_usable(folder: RunFolder, recipe: Recipe) -> None:
+def check_run_folder(folder: RunFolder, recipe: Recipe) -> None:
     """Raise ``OutputError`` where the folder is none, cannot be read, or holds anything but a run of this recipe."""
     try:
-        if _is_no_folder(folder.root):
+        if _is_not_a_folder(folder.root):
             raise OutputError(
                 f"{folder.root}: expected a folder for the run, found a file, or a link to nothing; "
                 "give output=ANOTHER_FOLDER"
             )
         if folder.recipe.exists():
-            _check_kinds(folder)
+            _check_file_kinds(folder)
             _check_same_recipe(folder, recipe)
         elif folder.root.exists() and not all(is_unfinished(path) for path in folder.root.iterdir()):
             raise OutputError(
@@ -57,15 +61,15 @@ def check_usable(folder: RunFolder, recipe: Recipe) -> None:
         ) from error
 
 
-def _is_no_folder(path: Path) -> bool:
+def _is_not_a_folder(path: Path) -> bool:
     return (path.exists() or path.is_symlink()) and not path.is_dir()
 
 
-def _check_kinds(folder: RunFolder) -> None:
+def _check_file_kinds(folder: RunFolder) -> None:
     """Raise ``OutputError`` where there is a folder in place of a file of the run, or the reverse."""
     for path in folder.contents:
         expects_folder = path in (folder.checkpoints, folder.more_training_pictures)
-        if _is_no_folder(path) if expects_folder else path.exists() and not path.is_file():
+        if _is_not_a_folder(path) if expects_folder else path.exists() and not path.is_file():
             found = "a folder, found a file, or a link to nothing" if expects_folder else "a file, found something else"
             raise OutputError(f"{path}: expected {found}; move it away, or give output=ANOTHER_FOLDER")
 
@@ -73,7 +77,7 @@ def _check_kinds(folder: RunFolder) -> None:
 def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
     """Raise ``OutputError`` where the folder holds a run of another recipe."""
     try:
-        changes = differences(load_recipe(folder.recipe), recipe)
+        changes = recipe_differences(load_recipe(folder.recipe), recipe)
     except RecipeError as error:
         raise OutputError(
             f"{folder.root}: holds a run whose recipe cannot be read: {error}; give output=ANOTHER_FOLDER"
@@ -90,11 +94,11 @@ def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
         )
 
 
-def begin_or_resume(folder: RunFolder, recipe: Recipe, data: Data, lock: ExitStack) -> Path | None:
+def begin_or_resume(folder: RunFolder, recipe: Recipe, data: RunData, lock: ExitStack) -> Path | None:
     """Make the folder that of a run of the recipe; the checkpoint to resume from, None to start from the beginning.
 
     Args:
-        folder: where the run is; ``check_usable`` found no fault with it.
+        folder: where the run is; ``check_run_folder`` found no fault with it.
         recipe: what the run does.
         data: what it trains on.
         lock: until this is closed, no other process may train in the folder.
@@ -104,19 +108,19 @@ def begin_or_resume(folder: RunFolder, recipe: Recipe, data: Data, lock: ExitSta
             the run began.
     """
     write_recipe(folder, recipe)
-    with _writing_in(folder):
-        _lock(folder, lock)
+    with _disk_errors_name_folder(folder):
+        _lock_folder(folder, lock)
     changed = check_data(folder, recipe, data)
-    with _writing_in(folder):
+    with _disk_errors_name_folder(folder):
         if not folder.categories.exists():
-            _write(_as_json(data.train.categories), folder.categories)
+            _write_run_file(_categories_as_json(data.train.categories), folder.categories)
         if changed or not folder.data.exists():
-            _write(json.dumps(_checksums(recipe, data), indent=1), folder.data)
+            _write_run_file(json.dumps(_data_checksums(recipe, data), indent=1), folder.data)
     if changed:
         print_once(f"{folder.root}: goes on with changed files of {' and '.join(changed)}, as data.accept_changes says")
-    with _writing_in(folder):
+    with _disk_errors_name_folder(folder):
         remove_unfinished(folder.root)
-        tidy(folder.checkpoints)
+        delete_old_checkpoints(folder.checkpoints)
     return next(reversed(saved_checkpoints(folder.checkpoints)), None)
 
 
@@ -129,14 +133,14 @@ def write_recipe(folder: RunFolder, recipe: Recipe) -> None:
     Raises:
         OutputError: where the folder cannot be made, or a run of another recipe has begun there meanwhile.
     """
-    with _writing_in(folder):
+    with _disk_errors_name_folder(folder):
         folder.root.mkdir(parents=True, exist_ok=True)
         begun = folder.recipe.exists() or not write_if_absent(folder.recipe, recipe_to_yaml(recipe))
     if begun:
         _check_same_recipe(folder, recipe)
 
 
-def _lock(folder: RunFolder, lock: ExitStack) -> None:
+def _lock_folder(folder: RunFolder, lock: ExitStack) -> None:
     """Keep other processes out until ``lock`` is closed: two would write over each other's files.
 
     The kernel's lock on the recipe ends with the process, however that ends, and loading processes do not hold it. It
@@ -170,7 +174,7 @@ def _is_locked(folder: RunFolder) -> bool:
 
 
 @contextmanager
-def _writing_in(folder: RunFolder) -> Iterator[None]:
+def _disk_errors_name_folder(folder: RunFolder) -> Iterator[None]:
     """Turn what the disk refuses in a folder into an ``OutputError``."""
     try:
         yield
@@ -181,25 +185,27 @@ def _writing_in(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def check_data(folder: RunFolder, recipe: Recipe, data: Data) -> list[str]:
+def check_data(folder: RunFolder, recipe: Recipe, data: RunData) -> list[str]:
     """The recipe's keys of data that has changed since the run in this folder, if there is one, began.
 
     Raises:
         OutputError: where data has changed and the recipe does not accept that, or where the categories have.
     """
-    if folder.categories.exists() and _read(folder.categories) != json.loads(_as_json(data.train.categories)):
+    if folder.categories.exists() and _read_run_file(folder.categories) != json.loads(
+        _categories_as_json(data.train.categories)
+    ):
         raise OutputError(
             f"{folder.categories}: the data has other categories than when this run began; give output=ANOTHER_FOLDER"
         )
     if not folder.data.exists():
         return []
-    begun = _read(folder.data)
+    begun = _read_run_file(folder.data)
     if not isinstance(begun, dict):
         raise OutputError(
             f"{folder.data}: expected a checksum for each data set, found {as_recipe_value(begun)}; put it back as it "
             "was, or give output=ANOTHER_FOLDER"
         )
-    changed = [key for key, checksum in _checksums(recipe, data).items() if begun.get(key) != checksum]
+    changed = [key for key, checksum in _data_checksums(recipe, data).items() if begun.get(key) != checksum]
     if changed and not recipe.data.accept_changes:
         raise OutputError(
             f"{folder.root}: the files of {' and '.join(changed)} have changed since this run began; give "
@@ -208,17 +214,17 @@ def check_data(folder: RunFolder, recipe: Recipe, data: Data) -> list[str]:
     return changed
 
 
-def _checksums(recipe: Recipe, data: Data) -> Mapping[str, str]:
+def _data_checksums(recipe: Recipe, data: RunData) -> Mapping[str, str]:
     """A checksum for each data set and for the pool of cut-outs, by the recipe's key."""
     pool = {} if recipe.data.pool is None else {"data.pool": pool_digest(recipe.data.pool)}
     return {"data.train": data.train.digest(), "data.val": data.val.digest()} | pool
 
 
-def _as_json(categories: Sequence[Category]) -> str:
+def _categories_as_json(categories: Sequence[Category]) -> str:
     return json.dumps([asdict(category) for category in categories], indent=1)
 
 
-def _read(path: Path) -> object:
+def _read_run_file(path: Path) -> object:
     """The content of a JSON file of the run."""
     try:
         return read_json(path, "file")
@@ -226,17 +232,17 @@ def _read(path: Path) -> object:
         raise OutputError(f"{error}; put it back as it was, or give output=ANOTHER_FOLDER") from None
 
 
-def _write(text: str, path: Path) -> None:
+def _write_run_file(text: str, path: Path) -> None:
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def what_would_happen(folder: RunFolder) -> str:
+def describe_next_run(folder: RunFolder) -> str:
     """What a training would do in the folder, in words."""
     if folder.is_complete:
         return "complete: nothing to do"
     saved = saved_checkpoints(folder.checkpoints)
     if _is_locked(folder):
-        done = f", after batch {batch_of(saved[-1])} or later" if saved else ""
+        done = f", after batch {batch_of_checkpoint(saved[-1])} or later" if saved else ""
         return f"refused as long as another process trains there, as one does now{done}"
-    return f"resumed after batch {batch_of(saved[-1])}" if saved else "from the beginning"
+    return f"resumed after batch {batch_of_checkpoint(saved[-1])}" if saved else "from the beginning"

@@ -14,7 +14,7 @@ from composer_copypaste.integrations.composer.callbacks import (
     StopsAtNonFiniteLoss,
     TrainingPictures,
     TrainingSheet,
-    monitors,
+    build_monitors,
 )
 from composer_copypaste.integrations.composer.checkpoints import (
     CheckpointLoader,
@@ -28,7 +28,7 @@ from composer_copypaste.integrations.composer.distributed import (
     connect_processes,
     errors_raised_once,
     first_process_decides,
-    is_first,
+    is_first_process,
     print_once,
 )
 from composer_copypaste.integrations.composer.from_recipe import (
@@ -39,15 +39,15 @@ from composer_copypaste.integrations.composer.from_recipe import (
     check_device,
     check_loggers,
     limit_threads,
-    on_gpu,
+    runs_on_gpu,
 )
-from composer_copypaste.integrations.composer.loggers import JsonLinesLogger, ProgressBar, batches_of_the_run
+from composer_copypaste.integrations.composer.loggers import JsonLinesLogger, ProgressBar, total_batches
 from composer_copypaste.integrations.composer.model import MaskRCNN
-from composer_copypaste.models.weights import check_named
+from composer_copypaste.models.weights import check_weights_name
 from composer_copypaste.recipes.schema import Recipe
-from composer_copypaste.runs.data import Data, category_names, copy_paste_settings, open_data
+from composer_copypaste.runs.data import RunData, category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.folder import RunFolder
-from composer_copypaste.runs.resume import begin_or_resume, check_usable
+from composer_copypaste.runs.resume import begin_or_resume, check_run_folder
 from composer_copypaste.visualize.curves import plot_curves
 from composer_copypaste.visualize.draw import prediction_sheet, save_png
 
@@ -69,20 +69,20 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             done until then.
     """
     with ExitStack() as lock:
-        _train(recipe, folder, lock)
+        _train_in_locked_folder(recipe, folder, lock)
 
 
-def _train(recipe: Recipe, folder: RunFolder, lock: ExitStack) -> None:
+def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) -> None:
     with errors_raised_once():
         check_requirements(recipe)
-        connect_processes(on_gpu=on_gpu(recipe))
+        connect_processes(on_gpu=runs_on_gpu(recipe))
         limit_threads(recipe)
         folder = first_process_decides(lambda: folder)
-        first_process_decides(lambda: check_usable(folder, recipe))
+        first_process_decides(lambda: check_run_folder(folder, recipe))
         if first_process_decides(lambda: folder.is_complete):
             print_once(f"{folder.root}: this run is complete; give output=ANOTHER_FOLDER to train again")
             return
-        data, model = all_processes_succeed(lambda: _data_and_model(recipe))
+        data, model = all_processes_succeed(lambda: _training_data_and_model(recipe))
         names = category_names(data.train)
         algorithms = build_algorithms(recipe, copy_paste_settings(recipe, names), data.pool)
         saved = first_process_decides(lambda: begin_or_resume(folder, recipe, data, lock))
@@ -108,25 +108,25 @@ def _train(recipe: Recipe, folder: RunFolder, lock: ExitStack) -> None:
             divergence,
             *loaders,
             SkipsWhatIsDone(),
-            *monitors(on_gpu=on_gpu(recipe)),
+            *build_monitors(on_gpu=runs_on_gpu(recipe)),
             TrainingSheet(folder.training_pictures, names),
             *pictures,
             EvaluationFile(folder.evaluation),
             writer,
         ],
     )
-    done, total = trainer.state.timestamp.batch.value, batches_of_the_run(trainer.state)
+    done, total = trainer.state.timestamp.batch.value, total_batches(trainer.state)
     of_total = f" of {total}" if total else ""
     print_once(f"resuming {folder.root} at batch {done}{of_total}" if done else f"training into {folder.root}")
     with _errors_say_how_to_go_on(folder, recipe):
         train_and_evaluate(trainer, writer)
-        if is_first():
+        if is_first_process():
             plot_curves(folder.metrics, folder.curves)
             save_predictions(model, data.val, folder.predictions)
     trainer.close()
 
 
-def _data_and_model(recipe: Recipe) -> tuple[Data, MaskRCNN]:
+def _training_data_and_model(recipe: Recipe) -> tuple[RunData, MaskRCNN]:
     data = open_data(recipe)
     return data, build_model(recipe, data.val.annotations)
 
@@ -136,7 +136,7 @@ def check_requirements(recipe: Recipe) -> None:
     check_device(recipe)
     check_loggers(recipe)
     try:
-        check_named(recipe.model)
+        check_weights_name(recipe.model)
     except CheckpointError as error:
         raise CheckpointError(f"model.{error}") from None
 

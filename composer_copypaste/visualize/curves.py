@@ -50,7 +50,7 @@ def read_series(metrics: Path) -> dict[str, Series]:
     return {name: (table[:, 0], table[:, 1]) for name, table in tables.items()}
 
 
-def smoothed(values: Sequence[float] | Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:
+def running_mean(values: Sequence[float] | Float[ndarray, " n"], window: int) -> Float[ndarray, " n"]:
     """Running mean over ``window`` values (an odd number), or fewer near both ends."""
     half = window // 2
     sums, counts = (
@@ -66,7 +66,7 @@ def _plot_losses(axes: Axes, series: Mapping[str, Series]) -> None:
     names = [TOTAL, *parts] if TOTAL in series else parts
     for name, color in zip(names, ("#222222", *COLORS * (1 + len(names) // len(COLORS))), strict=False):
         batches, values = series[name]
-        smooth = smoothed(values, len(values) // 20)
+        smooth = running_mean(values, len(values) // 20)
         label = name.removeprefix("loss/train/").removeprefix("loss_").replace("_", " ")
         axes.plot(batches, values, color=color, alpha=0.18, linewidth=0.8)
         axes.plot(batches, smooth, color=color, linewidth=2.4 if name == TOTAL else 1.8, label=label)

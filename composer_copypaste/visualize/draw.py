@@ -54,10 +54,10 @@ def draw_instances(image: UInt8[Tensor, "3 h w"], objects: Objects, names: Seque
         names: the names of label 1, label 2 and so on; a label without a name is written as its number.
     """
     canvas = image.permute(1, 2, 0).cpu().numpy().copy()
-    masks = _masks(objects, (canvas.shape[0], canvas.shape[1]))
-    colors = _colors(objects, names)
+    masks = _decoded_masks(objects, (canvas.shape[0], canvas.shape[1]))
+    colors = _object_colors(objects, names)
     line = max(1, round(max(canvas.shape) / 400))
-    crowds, pasted = (_flags(objects, name) for name in ("iscrowd", "pasted"))
+    crowds, pasted = (_optional_flags(objects, name) for name in ("iscrowd", "pasted"))
     for mask, color, crowd, is_pasted in zip(masks, colors, crowds, pasted, strict=False):
         _paint_mask(canvas, mask, color, line, hatched=crowd, dashed=is_pasted)
     drawn = Image.fromarray(canvas)
@@ -66,7 +66,7 @@ def draw_instances(image: UInt8[Tensor, "3 h w"], objects: Objects, names: Seque
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).contiguous()
 
 
-def _masks(objects: Objects, size: tuple[int, int]) -> Iterator[Bool[ndarray, "h w"]]:
+def _decoded_masks(objects: Objects, size: tuple[int, int]) -> Iterator[Bool[ndarray, "h w"]]:
     """The mask of each object, decoded one at a time from ``rles`` or ``masks``; nothing where there is neither."""
     if "rles" in objects:
         yield from (coco_mask.decode(rle).astype(bool) for rle in objects["rles"])
@@ -76,17 +76,17 @@ def _masks(objects: Objects, size: tuple[int, int]) -> Iterator[Bool[ndarray, "h
             yield (mask > 0.5 if mask.is_floating_point() else mask != 0).numpy()
 
 
-def _flags(objects: Objects, name: str) -> list[bool]:
+def _optional_flags(objects: Objects, name: str) -> list[bool]:
     """An optional field as one boolean per object; all False where it is missing."""
     if name not in objects:
         return [False] * len(objects["labels"])
     return [bool(flag) for flag in objects[name].tolist()]
 
 
-def _colors(objects: Objects, names: Sequence[str]) -> list[Color]:
+def _object_colors(objects: Objects, names: Sequence[str]) -> list[Color]:
     labels = objects["labels"].tolist()
     numbers = range(len(labels)) if len(names) == 1 else (label - 1 for label in labels)
-    crowds = _flags(objects, "iscrowd")
+    crowds = _optional_flags(objects, "iscrowd")
     return [GREY if crowd else PALETTE[number % len(PALETTE)] for number, crowd in zip(numbers, crowds, strict=True)]
 
 
@@ -109,13 +109,13 @@ def _paint_mask(
     tint = inside & ((x + y) // (3 * line) % 2 == 0) if hatched else inside
     strength = 0.7 if hatched else 0.32
     part[tint] = np.rint((1 - strength) * part[tint] + strength * np.array(color)).astype(np.uint8)
-    outline = inside & ~_eroded(inside, 2 * line if dashed else line)
+    outline = inside & ~_erode_mask(inside, 2 * line if dashed else line)
     part[outline] = color
     if dashed:
         part[outline & ((x + y) // (5 * line) % 2 == 0)] = 255
 
 
-def _eroded(mask: Bool[ndarray, "h w"], width: int) -> Bool[ndarray, "h w"]:
+def _erode_mask(mask: Bool[ndarray, "h w"], width: int) -> Bool[ndarray, "h w"]:
     outside = F.pad(torch.from_numpy(~mask).float()[None, None], [width] * 4, value=1.0)
     return F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0].numpy() == 0
 
@@ -132,8 +132,8 @@ def _draw_boxes(image: Image.Image, boxes: list[list[float]], colors: list[Color
 def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], names: Sequence[str]) -> None:
     """Write names and scores above, below or inside the boxes where there is room, large objects first."""
     pen = ImageDraw.Draw(image)
-    font = _font(max(11, max(image.size) // 34))
-    texts = _texts(objects, names)
+    font = _label_font(max(11, max(image.size) // 34))
+    texts = _label_texts(objects, names)
     boxes = corners(objects["boxes"]).tolist()
     areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
     taken: list[Rectangle] = []
@@ -141,34 +141,34 @@ def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], name
         width, height = pen.textlength(texts[number], font=font) + 4, font.size * 1.25
         if not texts[number] or width * height > 2 * areas[number]:
             continue
-        place = _free_place(boxes[number], (width, height), image.size, taken)
+        place = _free_label_place(boxes[number], (width, height), image.size, taken)
         if place is not None:
             taken.append(place)
             pen.rectangle(place, fill=colors[number])
-            pen.text((place[0] + 2, place[1] + 1), texts[number], font=font, fill=_readable_on(colors[number]))
+            pen.text((place[0] + 2, place[1] + 1), texts[number], font=font, fill=_readable_text_color(colors[number]))
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _label_font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and has letters of most alphabets."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
-def _texts(objects: Objects, names: Sequence[str]) -> list[str]:
+def _label_texts(objects: Objects, names: Sequence[str]) -> list[str]:
     """The label of each object: the name of its category, if there are several, and its score."""
-    found = [_name(label, names) for label in objects["labels"].tolist()]
+    found = [_category_name(label, names) for label in objects["labels"].tolist()]
     if "scores" not in objects:
         return found
     return [f"{name} {score:.2f}".strip() for name, score in zip(found, objects["scores"].tolist(), strict=True)]
 
 
-def _name(label: int, names: Sequence[str]) -> str:
+def _category_name(label: int, names: Sequence[str]) -> str:
     if not 1 <= label <= len(names):
         return f"label {label}"
     return names[label - 1] if len(names) > 1 else ""
 
 
-def _free_place(
+def _free_label_place(
     box: list[float], size: tuple[float, float], image: tuple[int, int], taken: list[Rectangle]
 ) -> Rectangle | None:
     """The rectangle of a label of this size at a box, inside the image and overlapping none of those taken; or None."""
@@ -182,7 +182,7 @@ def _free_place(
     return None
 
 
-def _readable_on(color: Color) -> Color:
+def _readable_text_color(color: Color) -> Color:
     brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return (0, 0, 0) if brightness > 120 else (255, 255, 255)
 
@@ -190,18 +190,18 @@ def _readable_on(color: Color) -> Color:
 # ---- sheets
 
 
-def sheet(
+def image_sheet(
     images: Sequence[UInt8[Tensor, "3 _ _"]], columns: int, captions: Sequence[str] | None = None
 ) -> UInt8[Tensor, "3 height width"]:
     """The images in rows on a light background, each below its caption; small ones are enlarged to a readable size."""
-    factor = max(1.0, _cell(columns) / max(image.shape[2] for image in images))
-    tiles = [Image.fromarray(_resized(image, factor).permute(1, 2, 0).numpy()) for image in images]
+    factor = max(1.0, _cell_width(columns) / max(image.shape[2] for image in images))
+    tiles = [Image.fromarray(_resize_image(image, factor).permute(1, 2, 0).numpy()) for image in images]
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     above = 26 if captions else 0
     width = max(tile.width for tile in tiles)
     heights = [max(tile.height for tile in row) + above + MARGIN for row in rows]
     paper = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, sum(heights) + MARGIN), PAPER)
-    pen, font = ImageDraw.Draw(paper), _font(18)
+    pen, font = ImageDraw.Draw(paper), _label_font(18)
     for number, tile in enumerate(tiles):
         left = MARGIN + number % columns * (width + MARGIN)
         top = MARGIN + sum(heights[: number // columns])
@@ -220,13 +220,13 @@ def training_sheet(
     """
     count = min(len(images), MOST_IMAGES)
     columns = min(4, count)
-    drawn = [_enlarged(images[number], targets[number], names, columns) for number in range(count)]
-    pasted = [sum(_flags(target, "pasted")) for target in targets[:count]]
+    drawn = [_enlarge_and_draw(images[number], targets[number], names, columns) for number in range(count)]
+    pasted = [sum(_optional_flags(target, "pasted")) for target in targets[:count]]
     captions = [
-        _count(target) + (f", {number} pasted (dashed)" if number else "")
+        _count_objects(target) + (f", {number} pasted (dashed)" if number else "")
         for target, number in zip(targets, pasted, strict=False)
     ]
-    return sheet(drawn, columns, captions)
+    return image_sheet(drawn, columns, captions)
 
 
 def prediction_sheet(
@@ -243,9 +243,12 @@ def prediction_sheet(
     for image, truth, found in zip(images, truths, detections, strict=True):
         kept = torch.nonzero(found["scores"] >= min_score)[:, 0].tolist()
         sure = {name: [values[i] for i in kept] if name == "rles" else values[kept] for name, values in found.items()}
-        drawn += [_enlarged(image, objects, names, columns) for objects in (truth, sure)]
-        captions += [f"truth: {_count(truth)}", f"prediction: {_count(sure)} (score from {min_score:g})"]
-    return sheet(drawn, columns, captions)
+        drawn += [_enlarge_and_draw(image, objects, names, columns) for objects in (truth, sure)]
+        captions += [
+            f"truth: {_count_objects(truth)}",
+            f"prediction: {_count_objects(sure)} (score from {min_score:g})",
+        ]
+    return image_sheet(drawn, columns, captions)
 
 
 def save_png(image: UInt8[Tensor, "3 h w"], path: Path) -> None:
@@ -255,23 +258,23 @@ def save_png(image: UInt8[Tensor, "3 h w"], path: Path) -> None:
         Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(unfinished, format="PNG")
 
 
-def _cell(columns: int) -> int:
+def _cell_width(columns: int) -> int:
     """The width of an image on a sheet of this many columns, in pixels."""
     return min(640, SHEET_WIDTH // columns)
 
 
-def _enlarged(image: Tensor, objects: Objects, names: Sequence[str], columns: int) -> UInt8[Tensor, "3 _ _"]:
+def _enlarge_and_draw(image: Tensor, objects: Objects, names: Sequence[str], columns: int) -> UInt8[Tensor, "3 _ _"]:
     """The image resized for a sheet, with its objects drawn after resizing, so that lines are sharp."""
     pixels = image.detach().cpu()
     if pixels.is_floating_point():
         pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    factor = _cell(columns) / max(pixels.shape[1:])
-    resized = _resized(pixels, factor)
+    factor = _cell_width(columns) / max(pixels.shape[1:])
+    resized = _resize_image(pixels, factor)
     smooth = [
         F.interpolate(
             torch.from_numpy(mask)[None, None].float(), resized.shape[1:], mode="bilinear", align_corners=False
         )
-        for mask in _masks(objects, (pixels.shape[1], pixels.shape[2]))
+        for mask in _decoded_masks(objects, (pixels.shape[1], pixels.shape[2]))
     ]
     scaled = {name: values for name, values in objects.items() if name not in ("rles", "masks")}
     if smooth:
@@ -279,7 +282,7 @@ def _enlarged(image: Tensor, objects: Objects, names: Sequence[str], columns: in
     return draw_instances(resized, scaled | {"boxes": corners(objects["boxes"]).detach().cpu().float() * factor}, names)
 
 
-def _resized(image: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _ _"]:
+def _resize_image(image: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _ _"]:
     if factor == 1:
         return image.cpu()
     size = [max(1, round(side * factor)) for side in image.shape[1:]]
@@ -287,5 +290,5 @@ def _resized(image: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _
     return resized[0].round().clamp(0, 255).to(torch.uint8)
 
 
-def _count(objects: Objects) -> str:
+def _count_objects(objects: Objects) -> str:
     return count_noun(len(objects["labels"]), "object")

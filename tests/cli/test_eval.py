@@ -14,7 +14,7 @@ from composer_copypaste.cli import main
 from composer_copypaste.integrations.composer import distributed as processes
 from composer_copypaste.integrations.composer.from_recipe import build_model
 from composer_copypaste.integrations.composer.model import MaskRCNN
-from composer_copypaste.metrics.report import tables
+from composer_copypaste.metrics.report import score_tables
 from composer_copypaste.runs import evaluate as evaluation
 from composer_copypaste.runs.data import open_data
 from composer_copypaste.runs.folder import RunFolder
@@ -56,7 +56,7 @@ def test_a_run_is_scored_as_it_was_at_its_end_and_left_as_it_is(run):
     before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*")}
     result = evaluate(run.root)
     assert result.exit_code == 0, result.output
-    assert result.stdout.strip() == tables(json.loads(run.evaluation.read_text())).strip()
+    assert result.stdout.strip() == score_tables(json.loads(run.evaluation.read_text())).strip()
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
 
 

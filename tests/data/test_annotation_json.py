@@ -226,14 +226,14 @@ def test_categories_of_one_name_are_reported(coco_file):
 
 def test_compressed_run_lengths_may_be_bytes_in_content_from_python():
     rle = coco_mask.encode(np.ones((8, 12), dtype=np.uint8, order="F"))
-    from composer_copypaste.metrics.inputs import official_truth
+    from composer_copypaste.metrics.inputs import file_ground_truth
 
     content = {
         "images": [{"id": 7, "height": 8, "width": 12}],
         "categories": [{"id": 5, "name": "nut"}],
         "annotations": [annotation(segmentation=rle)],
     }
-    assert next(official_truth(content, masks=True).annotations(7))["segmentation"] == rle
+    assert next(file_ground_truth(content, masks=True).annotations(7))["segmentation"] == rle
     assert len(content["annotations"]) == 1
 
 

@@ -26,7 +26,7 @@ from composer_copypaste.data.transforms import LargeScaleJitterTransform
 from composer_copypaste.errors import DataError, UserError
 from composer_copypaste.integrations.composer.callbacks import SkipsWhatIsDone
 from composer_copypaste.integrations.composer.data_spec import evaluation_loader, split_batch, training_loader
-from composer_copypaste.integrations.composer.distributed import end_of_loading
+from composer_copypaste.integrations.composer.distributed import why_loading_ended
 from composer_copypaste.settings import LargeScaleJitterSettings
 
 IMAGES = 5
@@ -258,7 +258,7 @@ def test_a_worker_without_shared_memory_is_reported_by_its_parent_alone(capfd):
     loader = evaluation_loader(Ordinary(without_room), batch_size=2, workers=1)
     with pytest.raises(RuntimeError) as caught:
         image_ids(loader)
-    assert "/dev/shm has" in end_of_loading(caught.value)
+    assert "/dev/shm has" in why_loading_ended(caught.value)
     assert capfd.readouterr().err == ""
 
 
@@ -270,7 +270,7 @@ def test_a_batch_for_which_there_is_no_room_is_an_error_and_not_waited_for(monke
     loader = evaluation_loader(Ordinary(), batch_size=2, workers=1)
     with pytest.raises(RuntimeError, match="No space left") as caught, at_most(30):
         image_ids(loader)
-    assert "--shm-size" in end_of_loading(caught.value)
+    assert "--shm-size" in why_loading_ended(caught.value)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def test_without_hotcoco_pycocotools_scores_the_same_and_prints_nothing(monkeypa
 
     ours = numbers(scored(scene, scene.dataset), kind)
 
-    assert engine._engine()[0].__module__ == "pycocotools.coco"
+    assert engine._coco_classes()[0].__module__ == "pycocotools.coco"
     assert ours == pytest.approx(expected, abs=1e-12, nan_ok=True)
     assert capsys.readouterr().out == ""
 
@@ -306,9 +306,9 @@ def test_the_scalars_are_the_numbers_of_the_metric():
 
 
 def test_scalars_copied_as_one_dict_share_their_images_and_are_scored_once(monkeypatch):
-    scene, calls, evaluate = random_scene(), [], coco.evaluate
+    scene, calls, evaluate = random_scene(), [], coco.score_images
     scalars = copy.deepcopy(CocoMeanAveragePrecision(category_ids=CATEGORY_IDS).scalars())
-    monkeypatch.setattr(coco, "evaluate", lambda *given: calls.append(1) or evaluate(*given))
+    monkeypatch.setattr(coco, "score_images", lambda *given: calls.append(1) or evaluate(*given))
 
     for scalar in scalars.values():
         scalar.update(scene.predictions, scene.targets)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
-from composer_copypaste.metrics.report import evaluation_report, tables, write_json
+from composer_copypaste.metrics.report import evaluation_report, score_tables, write_json
 
 NAMES = {1: "bolt", 2: "nut", 3: "washer"}
 
@@ -95,7 +95,7 @@ def test_a_report_that_is_no_json_leaves_the_former_one(tmp_path):
 
 
 def test_the_table_shows_percent_with_boxes_and_masks_below_each_other():
-    lines = tables(evaluation_report(metric(), NAMES)).splitlines()
+    lines = score_tables(evaluation_report(metric(), NAMES)).splitlines()
 
     assert lines[0] == "COCO evaluation of 2 images, in %, at most 100 detections per image"
     assert lines[2].split()[:3] == ["AP", "AP50", "AP75"]
@@ -105,7 +105,7 @@ def test_the_table_shows_percent_with_boxes_and_masks_below_each_other():
 
 
 def test_the_table_of_categories_is_sorted_by_ap_with_those_without_objects_last():
-    rows = [line.split() for line in tables(evaluation_report(metric(), NAMES)).splitlines()[-3:]]
+    rows = [line.split() for line in score_tables(evaluation_report(metric(), NAMES)).splitlines()[-3:]]
 
     assert [row[:3] for row in rows] == [["nut", "2", "100.0"], ["bolt", "1", "0.0"], ["washer", "0", "-"]]
 
@@ -113,7 +113,7 @@ def test_the_table_of_categories_is_sorted_by_ap_with_those_without_objects_last
 def test_the_tables_fit_100_columns_whatever_the_names():
     report = evaluation_report(metric(), {1: "a" * 200, 2: "b" * 28, 3: "c"})
 
-    lines = tables(report).splitlines()
+    lines = score_tables(report).splitlines()
 
     assert max(map(len, lines)) <= 100
     assert any("b" * 28 in line for line in lines)
@@ -123,7 +123,7 @@ def test_the_tables_fit_100_columns_whatever_the_names():
 def test_boxes_alone_have_tables_too():
     report = evaluation_report(metric(iou_types=("bbox",), max_dets=(1, 5)), NAMES)
 
-    text = tables(report)
+    text = score_tables(report)
 
     assert "masks" not in text
     assert "at most 5 detections" in text

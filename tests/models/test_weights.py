@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from composer_copypaste import MaskRCNN
 from composer_copypaste.errors import CheckpointError
-from composer_copypaste.models.weights import DETECTRON2, check_named, missing_download, read_weights
+from composer_copypaste.models.weights import DETECTRON2, check_weights_name, describe_download, read_weights
 from composer_copypaste.settings import MaskRCNNSettings
 
 CLASS_DEPENDENT = (
@@ -103,10 +103,10 @@ def test_coco_weights_of_the_same_number_of_classes_are_loaded_whole(cache, capl
 def test_what_would_be_downloaded_is_named_until_it_is_there(cache):
     settings = MaskRCNNSettings(backbone="resnet18", weights="imagenet")
     file, url = cache / "resnet18-f37072fd.pth", "https://download.pytorch.org/models/resnet18-f37072fd.pth"
-    assert missing_download(settings) == f"to be downloaded, 45 MB from {url}: not there yet as {file}"
+    assert describe_download(settings) == f"to be downloaded, 45 MB from {url}: not there yet as {file}"
     file.touch()
-    assert missing_download(settings) is None
-    assert missing_download(MaskRCNNSettings(backbone="resnet18")) is None
+    assert describe_download(settings) is None
+    assert describe_download(MaskRCNNSettings(backbone="resnet18")) is None
 
 
 def test_weights_that_cannot_be_downloaded_say_where_to_put_the_file(cache):
@@ -258,7 +258,7 @@ def test_what_is_no_file_of_weights_is_named_with_the_reason(tmp_path, name):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "a").touch()
     with pytest.raises(CheckpointError, match=r"expected an existing file or, .*; got '.*' \([\w ,]+\)$"):
-        check_named(MaskRCNNSettings(backbone="small", weights=str(tmp_path / name)))
+        check_weights_name(MaskRCNNSettings(backbone="small", weights=str(tmp_path / name)))
 
 
 def test_weights_that_are_refused_start_nothing_at_random(tmp_path, caplog):

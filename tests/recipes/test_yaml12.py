@@ -7,11 +7,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer_copypaste.recipes.yaml12 import YamlError, dump, parse
+from composer_copypaste.recipes.yaml12 import YamlError, dump_yaml, parse_yaml
 
 
 def value_of(text):
-    value, _ = parse(text)
+    value, _ = parse_yaml(text)
     return value
 
 
@@ -47,7 +47,7 @@ def test_infinity_and_nan_are_numbers():
 
 def test_a_repeated_key_is_an_error_that_names_both_lines():
     with pytest.raises(YamlError, match="key 'lr' is given twice, first in line 2") as caught:
-        parse("optimizer:\n  lr: 1\n  name: sgd\n  lr: 2\n")
+        parse_yaml("optimizer:\n  lr: 1\n  name: sgd\n  lr: 2\n")
     assert caught.value.line == 4
 
 
@@ -57,22 +57,22 @@ def test_the_same_key_in_two_sections_is_no_error():
 
 def test_a_key_that_is_not_text_is_an_error():
     with pytest.raises(YamlError, match="expected text or a whole number as key, got 'true'"):
-        parse("true: a")
+        parse_yaml("true: a")
 
 
 def test_broken_yaml_is_an_error_with_its_line():
     with pytest.raises(YamlError, match="not valid YAML") as caught:
-        parse("a: 1\nb: [1\nc: 2\n")
+        parse_yaml("a: 1\nb: [1\nc: 2\n")
     assert caught.value.line == 3
 
 
 def test_python_objects_are_not_made():
     with pytest.raises(YamlError, match="not valid YAML"):
-        parse("a: !!python/object/apply:os.getcwd []")
+        parse_yaml("a: !!python/object/apply:os.getcwd []")
 
 
 def test_every_nested_key_has_its_line():
-    _, lines = parse("# comment\na:\n  b: 1\n  c: {d: 2}\n")
+    _, lines = parse_yaml("# comment\na:\n  b: 1\n  c: {d: 2}\n")
     assert lines == {("a",): 2, ("a", "b"): 3, ("a", "c"): 4, ("a", "c", "d"): 4}
 
 
@@ -104,16 +104,16 @@ YAML_1_1_WORDS = [
 @settings(deadline=None, max_examples=60)
 @given(st.dictionaries(texts, leaves | st.lists(leaves) | st.dictionaries(texts, leaves)))
 def test_what_is_written_is_read_again_as_it_was(value):
-    assert value_of(dump(value)) == value
+    assert value_of(dump_yaml(value)) == value
 
 
 @pytest.mark.parametrize("word", YAML_1_1_WORDS)
 def test_text_is_written_so_that_both_versions_of_yaml_read_it_as_text(word):
-    assert value_of(dump({"key": word})) == yaml.safe_load(dump({"key": word})) == {"key": word}
+    assert value_of(dump_yaml({"key": word})) == yaml.safe_load(dump_yaml({"key": word})) == {"key": word}
 
 
 def test_a_key_that_is_a_whole_number_is_text():
-    assert parse("weights: {3: 5, 10: 1}")[0] == {"weights": {"3": 5, "10": 1}}
+    assert parse_yaml("weights: {3: 5, 10: 1}")[0] == {"weights": {"3": 5, "10": 1}}
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -135,7 +135,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 def test_a_text_that_would_take_all_memory_or_stop_the_reader_is_one_line(text, message):
     with pytest.raises(YamlError) as caught:
-        parse(text)
+        parse_yaml(text)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 

@@ -8,7 +8,7 @@ from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
-from composer_copypaste.runs.data import with_labels_of
+from composer_copypaste.runs.data import with_trained_labels
 
 TRAINED = [Category(0, "ring"), Category(1, "blob")]
 
@@ -34,14 +34,14 @@ def labels(matched):
 
 def test_the_same_categories_stay(tmp_path, recwarn):
     same = data(tmp_path, {0: "ring", 1: "blob"}, [0, 1])
-    assert with_labels_of(same, TRAINED, "train.json") is same
+    assert with_trained_labels(same, TRAINED, "train.json") is same
     assert not recwarn.list
 
 
 def test_categories_of_other_ids_are_matched_by_name_and_it_is_said(tmp_path):
     other = data(tmp_path, {0: "blob", 1: "ring"}, [0, 1])
     with pytest.warns(DataWarning, match='matched by name: 1 here is 0 there, "ring", 0 here is 1 there, "blob"$'):
-        matched = with_labels_of(other, TRAINED, "train.json")
+        matched = with_trained_labels(other, TRAINED, "train.json")
     assert labels(matched) == [2, 1]
     assert labels(other) == [1, 2]
     metric = CocoMeanAveragePrecision(matched.annotations, category_ids=matched.annotations.category_ids)
@@ -50,7 +50,7 @@ def test_categories_of_other_ids_are_matched_by_name_and_it_is_said(tmp_path):
 
 def test_data_may_lack_a_category_and_list_others_of_no_object(tmp_path):
     with pytest.warns(DataWarning, match='0 here is 1 there, "blob"; it lacks "ring"; it also has, .* "cube"$'):
-        matched = with_labels_of(data(tmp_path, {0: "blob", 7: "cube"}, [0]), TRAINED, "train.json")
+        matched = with_trained_labels(data(tmp_path, {0: "blob", 7: "cube"}, [0]), TRAINED, "train.json")
     assert labels(matched) == [2]
     assert [category.name for category in matched.categories] == ["ring", "blob"]
     assert len(set(matched.annotations.category_ids)) == 2
@@ -66,9 +66,9 @@ def test_data_may_lack_a_category_and_list_others_of_no_object(tmp_path):
 )
 def test_categories_that_cannot_be_matched_are_refused(tmp_path, categories, used, got):
     with pytest.raises(DataError, match=rf'expected the categories of train\.json, 0 "ring", 1 "blob"; .*{got}'):
-        with_labels_of(data(tmp_path, categories, used), TRAINED, "train.json")
+        with_trained_labels(data(tmp_path, categories, used), TRAINED, "train.json")
 
 
 def test_categories_of_the_same_ids_are_not_called_different(tmp_path):
     with pytest.warns(DataWarning, match='they are matched by name; it lacks "blob"$'):
-        with_labels_of(data(tmp_path, {0: "ring"}, [0]), TRAINED, "train.json")
+        with_trained_labels(data(tmp_path, {0: "ring"}, [0]), TRAINED, "train.json")

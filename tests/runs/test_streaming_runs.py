@@ -12,7 +12,7 @@ from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.streaming.write import write_shards
 from composer_copypaste.errors import DataError
 from composer_copypaste.runs.data import open_data
-from composer_copypaste.runs.dry_run import describe
+from composer_copypaste.runs.dry_run import describe_run
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
 from composer_copypaste.settings import ShapesSettings
@@ -84,7 +84,7 @@ def test_a_run_killed_within_an_epoch_goes_on_to_the_bit_with_other_workers_and_
 def test_a_dry_run_says_what_the_shards_hold(place, tmp_path):
     recipe = tiny_recipe(place, *on_shards(place, "train"), f"output={tmp_path / 'run'}")
     objects = len(json.loads((place / "train" / "annotations.json").read_text())["annotations"])
-    text = describe(recipe, RunFolder(tmp_path / "run"))
+    text = describe_run(recipe, RunFolder(tmp_path / "run"))
     assert f"20 images of {place / 'train'} with {objects} objects of 4 categories; evaluated on 4 images" in text
 
 

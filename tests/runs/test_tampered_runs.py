@@ -8,10 +8,10 @@ import pytest
 from shapes_recipe import tiny_recipe
 
 from composer_copypaste.errors import DataError, OutputError
-from composer_copypaste.integrations.composer.checkpoints import saved_checkpoints, tidy
-from composer_copypaste.metrics.report import tables_of_file
-from composer_copypaste.runs.dry_run import describe
-from composer_copypaste.runs.evaluate import evaluate
+from composer_copypaste.integrations.composer.checkpoints import delete_old_checkpoints, saved_checkpoints
+from composer_copypaste.metrics.report import read_score_tables
+from composer_copypaste.runs.dry_run import describe_run
+from composer_copypaste.runs.evaluate import evaluate_checkpoint
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
 
@@ -43,7 +43,7 @@ def interrupted(run):
     """A run that stopped after its first batch."""
     for path in (run.predictions, run.evaluation, *saved_checkpoints(run.checkpoints)[1:]):
         path.unlink()
-    tidy(run.checkpoints)
+    delete_old_checkpoints(run.checkpoints)
     return run
 
 
@@ -70,7 +70,7 @@ def test_a_run_with_a_broken_file_is_not_resumed_and_the_file_named(interrupted,
 
 def test_checksums_of_another_shape_are_named(interrupted, recipe):
     interrupted.data.write_text("[1, 2]")
-    for resume in (describe, train):
+    for resume in (describe_run, train):
         with pytest.raises(OutputError, match=r"data.json: expected a checksum for each data set, found \[1, 2\]; put"):
             resume(recipe, interrupted)
 
@@ -85,7 +85,7 @@ def test_a_folder_in_place_of_a_file_and_the_reverse_are_refused_before_anything
         path.unlink(missing_ok=True)
         path.mkdir()
     before = contents(interrupted)
-    for resume in (describe, train):
+    for resume in (describe_run, train):
         with pytest.raises(OutputError, match=f"^{re.escape(str(path))}: expected a f.*; move it away"):
             resume(recipe, interrupted)
     assert contents(interrupted) == before
@@ -93,7 +93,7 @@ def test_a_folder_in_place_of_a_file_and_the_reverse_are_refused_before_anything
 
 def test_a_link_to_nothing_is_no_folder_for_a_run(recipe, tmp_path):
     (tmp_path / "run").symlink_to("nowhere")
-    for resume in (describe, train):
+    for resume in (describe_run, train):
         with pytest.raises(OutputError, match="expected a folder for the run, found a file, or a link to nothing"):
             resume(recipe, RunFolder(tmp_path / "run"))
 
@@ -117,7 +117,7 @@ def test_a_trained_run_whose_rows_were_removed_is_finished_without_them(run, rec
 def test_an_evaluation_names_a_file_of_categories_that_holds_something_else(run, recipe, text):
     run.categories.write_text(text)
     with pytest.raises(DataError, match=r"categories.json: (line 1, column 2: not valid JSON|expected a list of )"):
-        evaluate(run.latest_checkpoint, recipe)
+        evaluate_checkpoint(run.latest_checkpoint, recipe)
 
 
 @pytest.mark.parametrize("text", [None, "{", "7", "{}", '{"images": 4, "max_dets": [1], "bbox": {"AP": "x"}}'])
@@ -126,4 +126,4 @@ def test_scores_of_a_complete_run_that_are_gone_or_broken_are_named_with_what_ma
     if text is not None:
         folder.evaluation.write_text(text)
     with pytest.raises(OutputError, match=rf"evaluation.json: .*; 'copypaste eval {tmp_path}' scores the run again$"):
-        tables_of_file(folder.evaluation)
+        read_score_tables(folder.evaluation)

@@ -35,10 +35,10 @@ from composer_copypaste.integrations.composer.from_recipe import (
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.runs import resume
 from composer_copypaste.runs.data import category_names, coco_files, copy_paste_settings, open_data
-from composer_copypaste.runs.dry_run import describe
-from composer_copypaste.runs.evaluate import evaluate
+from composer_copypaste.runs.dry_run import describe_run
+from composer_copypaste.runs.evaluate import evaluate_checkpoint
 from composer_copypaste.runs.folder import RunFolder
-from composer_copypaste.runs.resume import begin_or_resume, check_usable, write_recipe
+from composer_copypaste.runs.resume import begin_or_resume, check_run_folder, write_recipe
 from composer_copypaste.runs.train import train
 
 NUMBERS = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
@@ -150,7 +150,7 @@ def test_rows_repeat_also_with_large_scale_jitter_on_the_device(place):
 
 def test_an_evaluation_of_the_checkpoint_gives_the_numbers_of_the_training(run, recipe, tmp_path):
     _, val = coco_files(recipe.data)
-    report = evaluate(run.latest_checkpoint, recipe, val, tmp_path / "scores")
+    report = evaluate_checkpoint(run.latest_checkpoint, recipe, val, tmp_path / "scores")
     assert report == json.loads(run.evaluation.read_text())
     assert json.loads((tmp_path / "scores" / "evaluation.json").read_text()) == report
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"evaluation.json", "predictions.png"}
@@ -160,7 +160,7 @@ def test_an_evaluation_writes_nothing_unless_told_where(run, recipe, tmp_path, m
     monkeypatch.chdir(tmp_path)
     _, val = coco_files(recipe.data)
     before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*")}
-    evaluate(run.latest_checkpoint, recipe, val)
+    evaluate_checkpoint(run.latest_checkpoint, recipe, val)
     assert list(tmp_path.iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
 
@@ -169,14 +169,14 @@ def test_an_evaluation_writes_nothing_unless_told_where(run, recipe, tmp_path, m
 def test_an_evaluation_does_not_replace_another(run, recipe, tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputError, match=f"{name}: is there already; name another folder"):
-        evaluate(run.latest_checkpoint, recipe, coco_files(recipe.data)[1], tmp_path)
+        evaluate_checkpoint(run.latest_checkpoint, recipe, coco_files(recipe.data)[1], tmp_path)
     assert (tmp_path / name).read_text() == "mine"
 
 
 def test_an_evaluation_refuses_a_file_as_folder(run, recipe, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="expected a folder for the results, found a file"):
-        evaluate(run.latest_checkpoint, recipe, coco_files(recipe.data)[1], tmp_path / "file")
+        evaluate_checkpoint(run.latest_checkpoint, recipe, coco_files(recipe.data)[1], tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -185,21 +185,21 @@ def test_an_evaluation_on_other_categories_than_those_of_the_run_is_refused(run,
     categories = json.loads(files.annotations.read_text())["categories"]
     change(files.annotations, categories=[category | {"name": category["name"] + "s"} for category in categories])
     with pytest.raises(DataError, match=r"expected the categories of .*latest-rank0\.pt"):
-        evaluate(run.latest_checkpoint, recipe, files)
+        evaluate_checkpoint(run.latest_checkpoint, recipe, files)
 
 
 def test_an_evaluation_refuses_a_checkpoint_of_another_model(recipe, data, tmp_path):
     resnet = tiny_recipe(tmp_path, "model.backbone=resnet18", "model.weights=none")
     torch.save(build_model(resnet, data.val.annotations).state_dict(), tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt: made for another model"):
-        evaluate(tmp_path / "other.pt", recipe, coco_files(recipe.data)[1])
+        evaluate_checkpoint(tmp_path / "other.pt", recipe, coco_files(recipe.data)[1])
 
 
 def test_a_checkpoint_that_lies_in_no_run_is_scored_by_the_recipe_alone(run, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "categories.json").write_text("of something else")
     shutil.copyfile(run.latest_checkpoint, "my.pt")
-    report = evaluate((tmp_path / "my.pt").relative_to(tmp_path), recipe, coco_files(recipe.data)[1])
+    report = evaluate_checkpoint((tmp_path / "my.pt").relative_to(tmp_path), recipe, coco_files(recipe.data)[1])
     assert report == json.loads(run.evaluation.read_text())
 
 
@@ -240,7 +240,7 @@ def test_a_run_of_another_recipe_is_refused_and_kept(run, place):
 def test_describe_says_what_would_be_drawn_and_draws_nothing(tmp_path, exists):
     if exists:
         (tmp_path / "shapes").mkdir()
-    text = describe(tiny_recipe(tmp_path), RunFolder(tmp_path / "run"))
+    text = describe_run(tiny_recipe(tmp_path), RunFolder(tmp_path / "run"))
     assert f"8 images, drawn into {tmp_path / 'shapes'} first; evaluated on 4" in text
     assert "backbone small" in text
     assert "on, p=0.5" in text
@@ -258,14 +258,14 @@ def test_describe_says_what_would_be_drawn_and_draws_nothing(tmp_path, exists):
     ],
 )
 def test_describe_says_when_objects_are_pasted(tmp_path, overrides, said):
-    lines = describe(tiny_recipe(tmp_path, *overrides), RunFolder(tmp_path / "run")).splitlines()
+    lines = describe_run(tiny_recipe(tmp_path, *overrides), RunFolder(tmp_path / "run")).splitlines()
     assert f"copy-paste  {said}" in lines
 
 
 def test_describe_counts_what_is_there(recipe, data, tmp_path):
     objects = len(json.loads(data.train.annotations.path.read_text())["annotations"])
     names = category_names(data.train)
-    text = describe(recipe, RunFolder(tmp_path / "run"))
+    text = describe_run(recipe, RunFolder(tmp_path / "run"))
     assert f"data        8 images of {data.train.images} with {objects} objects of {len(names)} categories;" in text
     assert text.count(str(data.train.images)) == 1
 
@@ -423,7 +423,7 @@ def test_a_run_goes_on_with_repaired_data_where_it_is_told_to_and_says_so_once(o
     change(first.data.val.annotations, info={"version": "2"})
     with pytest.raises(OutputError, match=r"go on with them as they are by data\.accept_changes=true"):
         begun(first, folder)
-    assert "from the beginning" in describe(accepting, folder)
+    assert "from the beginning" in describe_run(accepting, folder)
     assert capfd.readouterr().err == ""
     assert begun(accepting, folder) is None
     assert capfd.readouterr().err == (
@@ -451,11 +451,11 @@ def test_a_process_that_finds_another_recipe_where_it_writes_its_own_is_refused(
 def test_a_dry_run_refuses_what_the_run_would_not_go_on_with_and_writes_nothing(other_shapes, tmp_path):
     recipe, folder = tiny_recipe(tmp_path, *on_files(other_shapes)), RunFolder(tmp_path / "run")
     assert begun(recipe, folder) is None
-    assert "from the beginning" in describe(recipe, folder)
+    assert "from the beginning" in describe_run(recipe, folder)
     change(recipe.data.val.annotations, info={"version": "2"})
     before = contents(folder)
     with pytest.raises(OutputError, match=r"run: the files of data\.val have changed since this run began"):
-        describe(recipe, folder)
+        describe_run(recipe, folder)
     assert contents(folder) == before
 
 
@@ -464,7 +464,7 @@ def test_a_dry_run_has_nothing_against_other_data_beside_a_complete_run(other_sh
     assert begun(recipe, folder) is None
     folder.predictions.touch()
     change(recipe.data.val.annotations, info={"version": "2"})
-    assert "complete: nothing to do" in describe(recipe, folder)
+    assert "complete: nothing to do" in describe_run(recipe, folder)
 
 
 def test_a_run_does_not_go_on_with_other_categories(other_shapes, tmp_path):
@@ -500,6 +500,6 @@ def test_a_folder_that_cannot_be_read_is_one_line(recipe, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "exists", denied)
     with pytest.raises(OutputError) as caught:
-        check_usable(RunFolder(tmp_path), recipe)
+        check_run_folder(RunFolder(tmp_path), recipe)
     expected = f"{tmp_path}: cannot be read: Permission denied; make it readable, or give output=ANOTHER_FOLDER"
     assert str(caught.value) == expected

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from composer_copypaste.visualize.curves import plot_curves, read_series, smoothed
+from composer_copypaste.visualize.curves import plot_curves, read_series, running_mean
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def test_values_that_were_not_finite_are_left_out(metrics):
 
 
 def test_smoothing_keeps_a_constant_and_is_a_running_mean_inside():
-    assert smoothed([2.0] * 7, 3) == pytest.approx([2.0] * 7)
-    assert smoothed([0.0, 3.0, 6.0, 0.0], 3) == pytest.approx([1.5, 3.0, 3.0, 3.0])
+    assert running_mean([2.0] * 7, 3) == pytest.approx([2.0] * 7)
+    assert running_mean([0.0, 3.0, 6.0, 0.0], 3) == pytest.approx([1.5, 3.0, 3.0, 3.0])
 
 
 def test_smoothing_takes_a_series_shorter_than_its_window():
-    assert smoothed([1.0, 3.0], 5) == pytest.approx([2.0, 2.0])
+    assert running_mean([1.0, 3.0], 5) == pytest.approx([2.0, 2.0])
 
 
 def test_losses_scores_and_learning_rate_each_have_a_panel(metrics, tmp_path):

@@ -15,9 +15,9 @@ from composer_copypaste.visualize.draw import (
     PALETTE,
     PAPER,
     draw_instances,
+    image_sheet,
     prediction_sheet,
     save_png,
-    sheet,
     training_sheet,
 )
 
@@ -180,13 +180,13 @@ def test_drawing_leaves_its_arguments_alone():
 @pytest.mark.parametrize(("size", "columns"), [((32, 32), 4), ((128, 96), 3), ((128, 128), 2)])
 def test_a_sheet_of_tiny_images_is_wide_enough_to_read(size, columns):
     height, width = size
-    made = sheet([an_image(height, width)] * 5, columns)
+    made = image_sheet([an_image(height, width)] * 5, columns)
     assert made.shape[2] >= 1200
 
 
 def test_a_sheet_sets_its_images_row_by_row():
     values = [10, 60, 110, 160, 210]
-    made = sheet([an_image(640, 640, value) for value in values], 2)
+    made = image_sheet([an_image(640, 640, value) for value in values], 2)
     found = [pixel(made, 300 + 650 * (number // 2), 300 + 650 * (number % 2))[0] for number in range(5)]
     assert found == values
     assert pixel(made, 300 + 650 * 2, 950) == PAPER
@@ -194,8 +194,8 @@ def test_a_sheet_sets_its_images_row_by_row():
 
 def test_captions_stand_above_their_images():
     images = [an_image(640, 640)] * 2
-    made = sheet(images, 2, ["truth", "prediction"])
-    assert made.shape[1] == sheet(images, 2).shape[1] + 26
+    made = image_sheet(images, 2, ["truth", "prediction"])
+    assert made.shape[1] == image_sheet(images, 2).shape[1] + 26
     letters = (made[0, 10:36] < 128).any(dim=0)
     assert letters[10:60].any()
     assert letters[660:720].any()

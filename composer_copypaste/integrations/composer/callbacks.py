@@ -28,7 +28,7 @@ from composer_copypaste.settings import DURATION, parse_time
 from composer_copypaste.visualize.draw import save_png, training_sheet
 
 
-def monitors(*, on_gpu: bool) -> list[Callback]:
+def build_monitors(*, on_gpu: bool) -> list[Callback]:
     """Composer's monitors of learning rate, throughput and GPU memory, and ours of the process's memory."""
     always: list[Callback] = [LRMonitor(), SpeedMonitor(window_size=10), ProcessMemory()]
     return [*always, MemoryMonitor()] if on_gpu else always  # on a CPU Composer's memory monitor only warns
@@ -130,7 +130,7 @@ class TrainingPictures(Callback):
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Draws the batch, if it is due, after all algorithms have changed it."""
-        if dist.get_global_rank() != 0 or not _is_due(self.interval, state.timestamp):
+        if dist.get_global_rank() != 0 or not _interval_is_due(self.interval, state.timestamp):
             return
         images = cast(Tensor | list[Tensor], state.batch_get_item(self.input_key))
         targets = cast(list[Target], state.batch_get_item(self.target_key))
@@ -143,7 +143,7 @@ class TrainingPictures(Callback):
         logger.log_images(pixels, name="training_pictures", channels_last=True, use_table=False)
 
 
-def _is_due(interval: str, now: Timestamp) -> bool:
+def _interval_is_due(interval: str, now: Timestamp) -> bool:
     count, unit = parse_time(interval)
     if unit == "ba":
         return int(now.batch) % count == 0

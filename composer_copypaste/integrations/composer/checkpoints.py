@@ -16,7 +16,7 @@ from composer_copypaste.files import atomic_link, atomic_write, remove_unfinishe
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
 from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.integrations.composer.model import MaskRCNN
-from composer_copypaste.models.weights import load_tensors, read_torch, tensors_in
+from composer_copypaste.models.weights import load_tensors, read_torch_file, tensors_of_content
 
 KEPT_CHECKPOINTS = 2
 """The newest one may already give losses that are not finite, when the one before does not."""
@@ -83,7 +83,7 @@ class CheckpointWriter(Callback):
         self.evaluation_due = state.get("evaluation_due", False)
 
     def _save_if_due(self, state: State, event: Event) -> None:
-        if self._is_due(state, event) and not is_over(state):  # ``save`` is called at the end
+        if self._is_due(state, event) and not training_is_over(state):  # ``save`` is called at the end
             self._save_if_finite(state)
 
     def _save_if_finite(self, state: State) -> None:
@@ -116,8 +116,8 @@ class CheckpointWriter(Callback):
         if dist.get_global_rank() == 0:
             now = state.timestamp
             self._folder.mkdir(exist_ok=True)
-            _write(content, self._folder / f"ep{now.epoch.value}-ba{now.batch.value}-rank0.pt")
-            tidy(self._folder)
+            _write_checkpoint(content, self._folder / f"ep{now.epoch.value}-ba{now.batch.value}-rank0.pt")
+            delete_old_checkpoints(self._folder)
         dist.barrier()
 
 
@@ -126,7 +126,7 @@ def train_and_evaluate(trainer: Trainer, writer: CheckpointWriter) -> None:
     try:
         if writer.evaluation_due:  # the run was interrupted during an evaluation
             trainer.eval()
-        if not is_over(trainer.state):  # a trainer at the end would refuse to fit
+        if not training_is_over(trainer.state):  # a trainer at the end would refuse to fit
             with warnings.catch_warnings():  # a checkpoint at the end of an epoch leaves no batches of it
                 warnings.filterwarnings("ignore", "No batches were trained")
                 trainer.fit()
@@ -138,12 +138,12 @@ def train_and_evaluate(trainer: Trainer, writer: CheckpointWriter) -> None:
         raise
 
 
-def is_over(state: State) -> bool:
+def training_is_over(state: State) -> bool:
     """Whether the training has reached its duration."""
     return state.max_duration is not None and state.timestamp >= state.max_duration
 
 
-def _write(content: Mapping[str, Any], path: Path) -> None:
+def _write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         try:
             torch.save(content, file)
@@ -167,10 +167,10 @@ def last_good_checkpoint(folder: Path, batch: int) -> Path | None:
         folder: where the checkpoints are.
         batch: the first whose loss was not finite.
     """
-    return next((path for path in reversed(saved_checkpoints(folder)) if batch_of(path) + 1 < batch), None)
+    return next((path for path in reversed(saved_checkpoints(folder)) if batch_of_checkpoint(path) + 1 < batch), None)
 
 
-def batch_of(checkpoint: Path) -> int:
+def batch_of_checkpoint(checkpoint: Path) -> int:
     """How many batches were trained when it was saved."""
     return _batch_and_epoch(checkpoint)[0]
 
@@ -181,19 +181,20 @@ def _batch_and_epoch(checkpoint: Path) -> tuple[int, int]:
     return batch, epoch
 
 
-def tidy(folder: Path) -> None:
+def delete_old_checkpoints(folder: Path) -> None:
     """Let the link point to the newest checkpoint; remove unfinished files, and all checkpoints but two batches'."""
     remove_unfinished(folder)
     saved = saved_checkpoints(folder)
     if saved:
-        _sync(folder)
+        _sync_folder(folder)
         atomic_link(folder / LATEST, saved[-1].name)
-    newest = {batch_of(path): path for path in saved}  # where a batch ends an epoch, of the two with equal weights
+    # where a batch ends an epoch, of the two with equal weights
+    newest = {batch_of_checkpoint(path): path for path in saved}
     for outdated in set(saved).difference(list(newest.values())[-KEPT_CHECKPOINTS:]):
         outdated.unlink()
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Put the names in a folder on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -214,8 +215,8 @@ def read_checkpoint(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]
             left it. No code in it is run.
     """
     try:
-        content = read_torch(path)
-        tensors = tensors_in(content, path)
+        content = read_torch_file(path)
+        tensors = tensors_of_content(content, path)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. Remove this file, and the same command goes on from the checkpoint before, or from the beginning"

@@ -27,12 +27,12 @@ TIME_TO_PRINT = 3.0
 """Seconds that the other processes wait while the first process of a node prints what is wrong."""
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Whether this is the first process of all: the one that writes. The launcher's variables say so."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def is_first_of_node() -> bool:
+def is_first_process_of_node() -> bool:
     """Whether this is the process whose output the launcher shows."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
@@ -51,7 +51,7 @@ def connect_processes(*, on_gpu: bool) -> None:
 
 def print_once(text: str) -> None:
     """Print a line for the user, once for all processes."""
-    if is_first():
+    if is_first_process():
         print(text, file=sys.stderr, flush=True)
 
 
@@ -61,7 +61,7 @@ def errors_raised_once() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if is_first_of_node():
+        if is_first_process_of_node():
             raise
         time.sleep(TIME_TO_PRINT)
         sys.exit(error.exit_code)
@@ -77,7 +77,7 @@ def first_process_decides(decision: Callable[[], T]) -> T:
 
     result = [cast(T | UserError, _result_or_error(decision) if dist.get_global_rank() == 0 else None)]
     dist.broadcast_object_list(result)
-    return _returned_or_raised(result[0])
+    return _return_or_raise(result[0])
 
 
 def all_processes_succeed(step: Callable[[], T]) -> T:
@@ -90,7 +90,7 @@ def all_processes_succeed(step: Callable[[], T]) -> T:
 
     result = _result_or_error(step)
     failures = dist.all_gather_object(result if isinstance(result, UserError) else None)
-    return _returned_or_raised(next((failure for failure in failures if failure is not None), result))
+    return _return_or_raise(next((failure for failure in failures if failure is not None), result))
 
 
 def _result_or_error(step: Callable[[], T]) -> T | UserError:
@@ -100,7 +100,7 @@ def _result_or_error(step: Callable[[], T]) -> T | UserError:
         return error
 
 
-def _returned_or_raised(result: T | UserError) -> T:
+def _return_or_raise(result: T | UserError) -> T:
     if isinstance(result, UserError):
         raise result
     return result
@@ -118,7 +118,7 @@ def is_lost_connection(error: RuntimeError) -> bool:
     return isinstance(error, DistError) or "gloo/transport" in str(error)
 
 
-def end_of_loading(error: RuntimeError) -> str | None:
+def why_loading_ended(error: RuntimeError) -> str | None:
     """Why a process that loads data ended and what to do about it, by torch's error; None for any other error."""
     messages = []
     cause: BaseException | None = error

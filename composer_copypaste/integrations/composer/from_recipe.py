@@ -28,7 +28,7 @@ from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.errors import RecipeError
 from composer_copypaste.functional.sources import Pool
 from composer_copypaste.integrations.composer.algorithms import CopyPaste, LargeScaleJitter
-from composer_copypaste.integrations.composer.checkpoints import is_over
+from composer_copypaste.integrations.composer.checkpoints import training_is_over
 from composer_copypaste.integrations.composer.data_spec import evaluation_loader, training_loader
 from composer_copypaste.integrations.composer.loggers import ProgressBar
 from composer_copypaste.integrations.composer.model import MaskRCNN
@@ -37,7 +37,7 @@ from composer_copypaste.recipes.schema import OptimizerSettings, Recipe, Schedul
 from composer_copypaste.settings import CopyPasteSettings, composer_time, parse_time
 
 
-def on_gpu(recipe: Recipe) -> bool:
+def runs_on_gpu(recipe: Recipe) -> bool:
     """Whether the recipe runs on a GPU here."""
     return torch.cuda.is_available() and recipe.training.device != "cpu"
 
@@ -45,7 +45,7 @@ def on_gpu(recipe: Recipe) -> bool:
 def check_device(recipe: Recipe) -> None:
     """Raise ``RecipeError`` where this machine cannot do what the recipe asks for."""
     training = recipe.training
-    if on_gpu(recipe):
+    if runs_on_gpu(recipe):
         return
     if training.device == "gpu":
         raise RecipeError("training.device: expected a GPU, found none; give training.device=cpu, or auto")
@@ -106,7 +106,7 @@ def build_trainer(
 
     def evaluates_now(state: State, event: Event) -> bool:
         # the evaluation at the end is a separate one, after the weights are saved
-        return evaluation_is_due(state, event) and not is_over(state)
+        return evaluation_is_due(state, event) and not training_is_over(state)
 
     return Trainer(
         model=model,
@@ -117,7 +117,7 @@ def build_trainer(
         algorithms=algorithms,
         max_duration=training.duration,
         eval_interval=evaluates_now,
-        device="gpu" if on_gpu(recipe) else "cpu",
+        device="gpu" if runs_on_gpu(recipe) else "cpu",
         precision=training.precision,
         device_train_microbatch_size=training.microbatch,
         seed=recipe.seed,
@@ -137,7 +137,7 @@ def build_evaluator(recipe: Recipe, model: MaskRCNN, data: InstanceData) -> Trai
             eval_dataloader=evaluation_loader(
                 data, batch_size=recipe.data.eval_batch_size, workers=recipe.data.workers
             ),
-            device="gpu" if on_gpu(recipe) else "cpu",
+            device="gpu" if runs_on_gpu(recipe) else "cpu",
             precision=recipe.training.precision,
             seed=recipe.seed,
             loggers=[ProgressBar()],

@@ -50,7 +50,9 @@ class JsonLinesLogger(LoggerDestination):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keeps the scalars for the next row."""
         # Composer's own "time/..." repeat batch, epoch and time
-        self._pending.update({name: value for name, value in _scalars(metrics).items() if not name.startswith("time/")})
+        self._pending.update(
+            {name: value for name, value in _numeric_metrics(metrics).items() if not name.startswith("time/")}
+        )
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Opens the file, which drops the rows that a resumed run will write again."""
@@ -117,7 +119,7 @@ def _is_file_at(file: BinaryIO, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
-def _scalars(metrics: Mapping[str, Any]) -> dict[str, Number]:
+def _numeric_metrics(metrics: Mapping[str, Any]) -> dict[str, Number]:
     """The metrics that are numbers, as Python's own; None for a number that is not finite."""
     found: dict[str, Number] = {}
     for name, value in metrics.items():
@@ -142,7 +144,7 @@ class ProgressBar(LoggerDestination):
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keeps the numbers to show."""
-        for name, value in _scalars(metrics).items():
+        for name, value in _numeric_metrics(metrics).items():
             text = "nan" if value is None else f"{value:.3f}"
             if name in SHOWN_IN_BAR:
                 self._shown[SHOWN_IN_BAR[name]] = text
@@ -152,7 +154,7 @@ class ProgressBar(LoggerDestination):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Starts the bar of the training, at the batch where it begins or resumes."""
         if dist.get_global_rank() == 0:
-            self._training = _Bar("train", self._stream, batches_of_the_run(state), state.timestamp.batch.value)
+            self._training = _Bar("train", self._stream, total_batches(state), state.timestamp.batch.value)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Moves on."""
@@ -242,7 +244,7 @@ class _Bar:
         return 10 * self._done // self._total > 10 * (self._done - 1) // self._total
 
 
-def batches_of_the_run(state: State) -> int | None:
+def total_batches(state: State) -> int | None:
     """How many batches the whole run has; None where its duration is given in samples or tokens."""
     if state.max_duration is None or state.max_duration.unit not in (TimeUnit.BATCH, TimeUnit.EPOCH):
         return None

@@ -7,7 +7,7 @@ from composer.models import ComposerModel
 from torch import Tensor
 from torchmetrics import Metric
 
-from composer_copypaste.models.inputs import TrainingTarget, check_targets, float_images, without_crowds
+from composer_copypaste.models.inputs import TrainingTarget, check_targets, float_images, target_without_crowds
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.postprocess import DetectionDict, detect
 from composer_copypaste.models.weights import load_pretrained
@@ -82,7 +82,9 @@ class MaskRCNN(ComposerModel):
             return self.eval_forward(batch)
         images, targets = batch
         check_targets(images, targets, self.num_classes)
-        losses: dict[str, Tensor] = self.module(float_images(images), [without_crowds(target) for target in targets])
+        losses: dict[str, Tensor] = self.module(
+            float_images(images), [target_without_crowds(target) for target in targets]
+        )
         return losses
 
     def loss(  # type: ignore[override]  # the trainer takes a dict, though its annotation does not say so

@@ -13,7 +13,7 @@ from shapes_recipe import tiny_recipe
 
 from composer_copypaste.errors import CheckpointError, OutputError
 from composer_copypaste.integrations.composer import checkpoints
-from composer_copypaste.integrations.composer.checkpoints import saved_checkpoints, tidy
+from composer_copypaste.integrations.composer.checkpoints import delete_old_checkpoints, saved_checkpoints
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
 
@@ -28,7 +28,7 @@ def interrupted(place):
     """The folder of a run that stopped after its second of three batches."""
     folder = RunFolder(place / "interrupted")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "_write", stopping_at(3, checkpoints._write))
+        patch.setattr(checkpoints, "_write_checkpoint", stopping_at(3, checkpoints._write_checkpoint))
         with pytest.raises(KeyboardInterrupt):
             train(recipe(place), folder)
     return folder
@@ -82,9 +82,9 @@ def test_an_interrupted_run_has_its_checkpoints_and_a_link_to_the_newest(interru
 def test_a_kill_inside_a_write_leaves_the_checkpoint_before_and_is_cleaned_up(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.checkpoints.iterdir()}
     monkeypatch.setattr(torch, "save", HalfWritten(lambda: os.kill(os.getpid(), signal.SIGKILL)))
-    killed_in_a_child(lambda: checkpoints._write({}, folder.checkpoints / "ep0-ba3-rank0.pt"))
+    killed_in_a_child(lambda: checkpoints._write_checkpoint({}, folder.checkpoints / "ep0-ba3-rank0.pt"))
     assert ".ep0-ba3-rank0.pt.unfinished" in names(folder)
-    tidy(folder.checkpoints)
+    delete_old_checkpoints(folder.checkpoints)
     assert {path.name: path.read_bytes() for path in folder.checkpoints.iterdir()} == before
 
 
@@ -92,7 +92,7 @@ def test_a_kill_between_the_checkpoint_and_its_link_loses_nothing(folder):
     folder.latest_checkpoint.unlink()
     folder.latest_checkpoint.symlink_to("ep0-ba1-rank0.pt")
     shutil.copyfile(folder.checkpoints / "ep0-ba2-rank0.pt", folder.checkpoints / "ep1-ba10-rank0.pt")
-    tidy(folder.checkpoints)
+    delete_old_checkpoints(folder.checkpoints)
     assert names(folder) == ["ep0-ba2-rank0.pt", "ep1-ba10-rank0.pt", "latest-rank0.pt"]
     assert os.readlink(folder.latest_checkpoint) == "ep1-ba10-rank0.pt"
 
@@ -149,7 +149,7 @@ def test_torchs_own_error_after_a_failed_write_does_not_hide_the_full_disk(tmp_p
     device = tmp_path / ".full.pt.unfinished"
     device.symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        checkpoints._write({"weights": torch.zeros(100_000)}, tmp_path / "full.pt")
+        checkpoints._write_checkpoint({"weights": torch.zeros(100_000)}, tmp_path / "full.pt")
 
 
 def test_a_damaged_checkpoint_ends_in_a_line(place, folder):

@@ -15,10 +15,10 @@ from composer_copypaste.errors import OutputError, UserError
 from composer_copypaste.integrations.composer import distributed as processes
 from composer_copypaste.integrations.composer.distributed import (
     all_processes_succeed,
-    end_of_loading,
     errors_raised_once,
     first_process_decides,
-    is_first,
+    is_first_process,
+    why_loading_ended,
 )
 from composer_copypaste.settings import ShapesSettings
 
@@ -44,7 +44,7 @@ def one_process(*arguments):
 
 
 def test_a_process_on_its_own_is_the_first_and_decides_for_itself():
-    assert is_first()
+    assert is_first_process()
     assert first_process_decides(lambda: 7) == 7
     assert all_processes_succeed(lambda: 8) == 8
 
@@ -83,7 +83,7 @@ CAUGHT = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Tracebac
     ],
 )
 def test_the_end_of_a_process_that_loads_is_explained_in_a_line(said, advice):
-    line = end_of_loading(RuntimeError(said))
+    line = why_loading_ended(RuntimeError(said))
     assert advice in line
     assert "\n" not in line
 
@@ -91,7 +91,7 @@ def test_the_end_of_a_process_that_loads_is_explained_in_a_line(said, advice):
 def test_the_end_of_a_process_that_loads_is_explained_by_its_cause():
     error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that")
-    assert "--shm-size" in end_of_loading(error)
+    assert "--shm-size" in why_loading_ended(error)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_end_of_a_process_that_loads_is_explained_by_its_cause():
     ],
 )
 def test_other_errors_are_no_end_of_loading(said):
-    assert end_of_loading(RuntimeError(said)) is None
+    assert why_loading_ended(RuntimeError(said)) is None
 
 
 # ---- together

@@ -18,9 +18,9 @@ from composer_copypaste.errors import CheckpointError, DivergedError
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss, weights_are_finite
 from composer_copypaste.integrations.composer.checkpoints import (
     CheckpointWriter,
+    delete_old_checkpoints,
     last_good_checkpoint,
     saved_checkpoints,
-    tidy,
 )
 from composer_copypaste.models.weights import read_weights
 from composer_copypaste.runs.folder import RunFolder
@@ -106,7 +106,7 @@ def test_a_checkpoint_from_the_end_of_an_epoch_takes_the_place_of_the_one_of_the
     names = ["ep0-ba1-rank0.pt", "ep0-ba2-rank0.pt", "ep0-ba3-rank0.pt", "ep1-ba3-rank0.pt"]
     for name in names:
         (folder.checkpoints / name).touch()
-    tidy(folder.checkpoints)
+    delete_old_checkpoints(folder.checkpoints)
     assert [path.name for path in saved_checkpoints(folder.checkpoints)] == [names[1], names[3]]
 
 

@@ -12,7 +12,7 @@ from shapes_recipe import tiny_recipe
 from composer_copypaste.errors import RecipeError
 from composer_copypaste.integrations.composer import from_recipe as loggers
 from composer_copypaste.integrations.composer.from_recipe import LOGGERS, check_loggers
-from composer_copypaste.runs.dry_run import describe
+from composer_copypaste.runs.dry_run import describe_run
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
 
@@ -119,7 +119,7 @@ def test_a_logger_without_its_package_is_refused_before_anything_is_written(name
     monkeypatch.setattr(loggers, "find_spec", lambda package: None if package == name else find_spec(package))
     recipe = tiny_recipe(tmp_path, f"training.loggers=[{name}]")
     message = rf"training.loggers: '{name}' needs the package {name}.*: pip install 'composer-copypaste\[loggers\]'"
-    for refused in (train, describe):
+    for refused in (train, describe_run):
         with pytest.raises(RecipeError, match=message):
             refused(recipe, RunFolder(tmp_path / "run"))
     assert not [*tmp_path.iterdir()]

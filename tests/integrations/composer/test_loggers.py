@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from composer_copypaste.integrations.composer import loggers
-from composer_copypaste.integrations.composer.callbacks import monitors
+from composer_copypaste.integrations.composer.callbacks import build_monitors
 from composer_copypaste.integrations.composer.loggers import MACHINE_KEYS, JsonLinesLogger, ProgressBar
 
 
@@ -82,7 +82,7 @@ def repeatable(path):
 
 
 def test_each_batch_has_one_row_with_everything_logged_for_it(tmp_path):
-    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), monitors=monitors(on_gpu=False), interval="100ba")
+    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), monitors=build_monitors(on_gpu=False), interval="100ba")
     found = rows(tmp_path / "metrics.jsonl")
     assert [row["batch"] for row in found if "loss/train/total" in row] == [1, 2, 3, 4, 5, 6]
     assert {"epoch", "time", "loss/train/loss_mask", "loss/train/loss_classifier", "memory/process_peak"} <= {*found[0]}
@@ -195,13 +195,13 @@ def test_a_new_run_does_not_append_to_an_old_file(tmp_path):
 def test_the_monitors_of_a_cpu_run_do_not_warn(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "12ba", monitors=monitors(on_gpu=False))
+        run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "12ba", monitors=build_monitors(on_gpu=False))
     assert not [warning for warning in caught if "monitor" in str(warning.message).lower()]
     assert "throughput/samples_per_sec" in rows(tmp_path / "metrics.jsonl")[-3]
 
 
 def test_the_memory_of_the_process_is_counted_in_gigabytes(tmp_path):
-    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "1ba", monitors=monitors(on_gpu=False))
+    run(JsonLinesLogger(tmp_path / "metrics.jsonl"), "1ba", monitors=build_monitors(on_gpu=False))
     assert 0.05 < rows(tmp_path / "metrics.jsonl")[0]["memory/process_peak"] < 100
 
 
