@@ -13,7 +13,7 @@ SHOWN_CHARACTERS = 80
 LISTED_PROBLEMS = 20
 """How many problems of one file are listed; the others are counted."""
 
-_ALIKE = 3
+_MAX_ALIKE = 3
 """Up to this many problems that differ only in their values have a line each; of more, only the first has."""
 _VALUES = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)|-?\d[\d.]*(?:e[+-]?\d+)?|\b(?:true|false|null|NaN|Infinity)\b')
 _LISTS = re.compile(r"[\[\]{}:,.\s]*\0[\[\]{}:,.\s\0]*")
@@ -109,7 +109,7 @@ def _group_alike_problems(problems: Sequence[str]) -> list[str]:
     return [
         line
         for group in groups.values()
-        for line in (group if len(group) <= _ALIKE else [_first_problem_and_places(group)])
+        for line in (group if len(group) <= _MAX_ALIKE else [_first_problem_and_places(group)])
     ]
 
 
@@ -117,7 +117,7 @@ def _first_problem_and_places(alike: Sequence[str]) -> str:
     """The first problem, and the places of others."""
     first, *others = alike
     places = [place for place, found, _ in (problem.partition(": ") for problem in others) if found]
-    return f"{first}; likewise {first_few(places, _ALIKE) if places else f'{len(others)} more'}"
+    return f"{first}; likewise {first_few(places, _MAX_ALIKE) if places else f'{len(others)} more'}"
 
 
 def as_recipe_value(value: Any) -> str:

@@ -108,7 +108,7 @@ class TextPattern:
     pattern: str
     expected: str
 
-    def checked(self, text: object) -> object:
+    def check(self, text: object) -> object:
         """The text itself; ``ValueError`` where it does not match."""
         if not (isinstance(text, str) and re.fullmatch(self.pattern, text)):
             raise ValueError(f"expected {self.expected}, got {text!r}")
@@ -117,7 +117,7 @@ class TextPattern:
     def __get_pydantic_core_schema__(self, source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         from pydantic_core.core_schema import no_info_before_validator_function
 
-        return no_info_before_validator_function(self.checked, handler(source))
+        return no_info_before_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> dict[str, Any]:
         return {**handler(schema), "pattern": self.pattern}
@@ -159,13 +159,13 @@ def describe_expectation(
     """
     choices = dict.fromkeys(_expected_text(detail, expected) for detail in details)
     first = details[0]
-    nothing = first["type"] == "missing" and not _is_short(first)
+    nothing = first["type"] == "missing" and not _is_too_short(first)
     return f"expected {' or '.join(choices)}, got {'nothing' if nothing else written(first['input'])}"
 
 
 def _expected_text(detail: "ErrorDetails", expected: Mapping[str, str]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
-    if _is_short(detail):
+    if _is_too_short(detail):
         return f"a list of at least {int(detail['loc'][-1]) + 1}"
     if kind == "literal_error":
         choices = str(context["expected"]).replace(" or ", ", ")
@@ -176,6 +176,6 @@ def _expected_text(detail: "ErrorDetails", expected: Mapping[str, str]) -> str:
     return expected[kind].format(**context | whole)
 
 
-def _is_short(detail: "ErrorDetails") -> bool:
+def _is_too_short(detail: "ErrorDetails") -> bool:
     """Whether the problem is a list with too few values; pydantic places it at the first index that is missing."""
     return detail["type"] == "missing" and isinstance(detail["loc"][-1], int)

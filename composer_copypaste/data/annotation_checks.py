@@ -18,7 +18,7 @@ Groups = Mapping[int, Sequence[CocoAnnotation]]
 """The annotations of each image id."""
 Boxes = Float[ndarray, "n 4"]
 
-FEWEST = 3
+MIN_WRONG_OBJECTS = 3
 """Fewer objects than this count as single mistakes, whatever their share of a file is."""
 
 
@@ -88,14 +88,14 @@ def check_crowds(place: str, counts: Counter[tuple[bool, bool]], spelling: Setti
 MIN_IOU = 0.5
 """A box disagrees with the extent of its mask if their intersection over union is lower. Of 5,586 objects in seven good
 files none was below 0.77; of 28 objects in a bad file all were below 0.5."""
-ROUNDING = 2.0
+BOX_TOLERANCE = 2.0
 """A box whose sides all lie within this many pixels of its mask's never disagrees: tools round boxes to whole pixels,
 or are one pixel off."""
 REFUSED_SHARE = 0.1
 """If this fraction of a file's boxes disagrees, the file follows other rules and is refused; fewer are mistakes."""
 _EXPLAINED, _EXPLAINED_IOU = 0.8, 0.7
 """A cause explains a file if under it this fraction of the boxes has this intersection over union with the masks."""
-_UNKNOWN = "perhaps they were written in another form, for images of another size, or mixed up"
+_UNKNOWN_CAUSE = "perhaps they were written in another form, for images of another size, or mixed up"
 
 
 @dataclass(frozen=True)
@@ -141,15 +141,15 @@ def compare_boxes(images: Mapping[int, CocoImage], groups: Groups) -> BoxProblem
     objects = _ComparedObjects(chosen, boxes, mask_boxes([a["segmentation"] for a in chosen]), sizes)
 
     overlap = _box_iou(_box_corners(boxes), objects.masks)
-    apart = np.abs(_box_corners(boxes) - objects.masks).max(axis=1) > ROUNDING
+    apart = np.abs(_box_corners(boxes) - objects.masks).max(axis=1) > BOX_TOLERANCE
     outside = _masks_are_outside(objects)
     disagree = outside | _boxes_are_fractions(objects) | ((overlap < MIN_IOU) & apart)
     count, total = int(disagree.sum()), len(disagree)
     if count and count >= REFUSED_SHARE * total:
         cause = _likely_cause(objects[disagree])
-        if cause is not None or count >= FEWEST:
+        if cause is not None or count >= MIN_WRONG_OBJECTS:
             return BoxProblems(
-                _describe_wrong_boxes(objects[disagree], cause or _UNKNOWN, int(outside.sum()), total), {}, []
+                _describe_wrong_boxes(objects[disagree], cause or _UNKNOWN_CAUSE, int(outside.sum()), total), {}, []
             )
     unusable = outside | ((overlap == 0) & apart)
     problems = {
@@ -170,7 +170,7 @@ def _masks_are_outside(objects: _ComparedObjects) -> Bool[ndarray, " n"]:
     outside = (
         (x2 <= 0) | (y2 <= 0) | (x1 >= objects.sizes[:, 0]) | (y1 >= objects.sizes[:, 1]) | (x1 == x2) | (y1 == y2)
     )
-    thin = (np.minimum(x2 - x1, y2 - y1) < 1.5) & (objects.boxes[:, 2:].min(axis=1) > ROUNDING)
+    thin = (np.minimum(x2 - x1, y2 - y1) < 1.5) & (objects.boxes[:, 2:].min(axis=1) > BOX_TOLERANCE)
     for number in np.flatnonzero(~outside & (thin | _boxes_are_fractions(objects))):  # few, so they can be drawn
         width, height = objects.sizes[number, :2].astype(int).tolist()
         outside[number] = cropped_mask(objects.annotations[number]["segmentation"], (height, width)) is None
@@ -218,7 +218,7 @@ def _likely_cause(wrong: _ComparedObjects) -> str | None:
     written, masks = _other_mask_form(wrong)
     if _boxes_agree(corners, masks):
         return f"the masks look like {written}"
-    if len(wrong.annotations) < FEWEST:  # some factors fit any two boxes
+    if len(wrong.annotations) < MIN_WRONG_OBJECTS:  # some factors fit any two boxes
         return None
     factors = np.median(wrong.masks[:, 2:] / np.maximum(corners[:, 2:], 1e-9), axis=0)
     if _boxes_agree(corners * np.tile(factors, 2), wrong.masks):
@@ -278,9 +278,9 @@ def _box_iou(a: Boxes, b: Boxes) -> Float[ndarray, " n"]:
 
 REPEATED_SHARE = 0.1
 """A file that repeats this fraction of its objects was put together wrongly; COCO's own repeats a handful."""
-_SAME_BOX = 2.0
+_SAME_BOX_TOLERANCE = 2.0
 """Boxes of one object differ by at most this many pixels: position and size may both be rounded down."""
-_SAME_MASK = 0.9
+_SAME_MASK_IOU = 0.9
 """Intersection over union from which two masks count as one object's."""
 
 
@@ -327,7 +327,7 @@ def find_repeated_objects(images: Mapping[int, CocoImage], groups: Groups) -> di
     repeated: dict[int, int] = {}
     for one, other in _pairs_of_similar_boxes(annotations):
         first, again = annotations[one], annotations[other]
-        if again["id"] not in repeated and _are_one_object(first, again, images[first["image_id"]]):
+        if again["id"] not in repeated and _are_same_object(first, again, images[first["image_id"]]):
             repeated[again["id"]] = repeated.get(first["id"], first["id"])
     return repeated
 
@@ -343,23 +343,25 @@ def _pairs_of_similar_boxes(annotations: Sequence[CocoAnnotation]) -> list[tuple
     for distance in range(1, len(order)):  # compare each box with the next ones to the right of its left side
         start = start[start + distance < len(order)]
         ahead = start + distance
-        together = (kinds[ahead] == kinds[start]).all(axis=1) & (boxes[ahead, 0] - boxes[start, 0] <= _SAME_BOX)
+        together = (kinds[ahead] == kinds[start]).all(axis=1) & (
+            boxes[ahead, 0] - boxes[start, 0] <= _SAME_BOX_TOLERANCE
+        )
         start, ahead = start[together], ahead[together]
         if not len(start):
             break
-        near = (np.abs(boxes[ahead] - boxes[start]) <= _SAME_BOX).all(axis=1)
+        near = (np.abs(boxes[ahead] - boxes[start]) <= _SAME_BOX_TOLERANCE).all(axis=1)
         pairs += np.sort(order[np.stack([start[near], ahead[near]], axis=1)]).tolist()
     return sorted((one, other) for one, other in pairs)
 
 
-def _are_one_object(one: CocoAnnotation, other: CocoAnnotation, image: CocoImage) -> bool:
+def _are_same_object(one: CocoAnnotation, other: CocoAnnotation, image: CocoImage) -> bool:
     if _object_key(one) == _object_key(other):
         return True
     if not one["segmentation"] or not other["segmentation"]:
         return False
     size = image.height, image.width
     masks = [rle_of_segmentation(annotation["segmentation"], size) for annotation in (one, other)]
-    return bool(coco_mask.iou(masks[:1], masks[1:], [0]) >= _SAME_MASK)
+    return bool(coco_mask.iou(masks[:1], masks[1:], [0]) >= _SAME_MASK_IOU)
 
 
 def _object_key(annotation: CocoAnnotation) -> Hashable:
@@ -380,6 +382,6 @@ def _check_repeated(place: str, repeated: Mapping[int, int], total: int, how_to_
         f"under another id ({pairs}); a detector that finds each object once is scored as if it missed them. "
         f"{how_to_leave_out} leaves them out"
     )
-    if count >= REPEATED_SHARE * total and count >= min(FEWEST, total):
+    if count >= REPEATED_SHARE * total and count >= min(MIN_WRONG_OBJECTS, total):
         raise DataError(what)
     warn_of_data(what)

@@ -215,8 +215,8 @@ def _folder_problems_and_images(folder: Path, labels: dict[str, int]) -> tuple[l
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of cut-outs")
     problems, files = [], []
-    for entry in _visible_entries(folder):
-        images = _visible_entries(entry) if entry.is_dir() else []
+    for entry in _non_hidden_entries(folder):
+        images = _non_hidden_entries(entry) if entry.is_dir() else []
         if not entry.is_dir():
             problems.append(f"{entry.name}: expected in a folder that has the name of its category")
         elif entry.name not in labels:
@@ -234,10 +234,10 @@ def _folder_problems_and_images(folder: Path, labels: dict[str, int]) -> tuple[l
 
 def category_folder_images(folder: Path) -> list[Path]:
     """The images in a folder of categories' folders, in the order of their numbers in the pool."""
-    return [path for entry in _visible_entries(folder) if entry.is_dir() for path in _visible_entries(entry)]
+    return [path for entry in _non_hidden_entries(folder) if entry.is_dir() for path in _non_hidden_entries(entry)]
 
 
-def _visible_entries(folder: Path) -> list[Path]:
+def _non_hidden_entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 

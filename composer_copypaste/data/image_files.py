@@ -15,7 +15,14 @@ from urllib.parse import unquote, urlsplit
 
 from composer_copypaste.data.annotation_json import CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.images import FULL_RANGE, HOW_TO_GIVE, MISSING, ImageHeader, largest_value, read_header
+from composer_copypaste.data.images import (
+    FULL_RANGE,
+    HOW_TO_GIVE_RANGE,
+    MISSING_FILE,
+    ImageHeader,
+    largest_value,
+    read_header,
+)
 from composer_copypaste.errors import DataError, DataWarning, as_json, first_few, list_problems, warn_of_data
 from composer_copypaste.files import describe_non_json
 from composer_copypaste.settings import ImageSettings
@@ -123,12 +130,12 @@ def _describe_ambiguous_files(found: dict[str, str]) -> list[str]:
 
 # ---- checks before training starts
 
-DARK = 2**14
+SUSPICIOUS_MAXIMUM = 2**14
 """If no value of a data set's images of 16 bits reaches this, the images use 14 bits or fewer: a quarter of the range
 or less."""
 
 _THREADS = 16
-_DECODED = 64
+_MAX_DECODED_FILES = 64
 """At most this many files of more than 8 bits, spread over the data set, are decoded to see which range they use."""
 
 
@@ -151,7 +158,7 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
         try:
             return read_header(folder / image.file_name, (image.height, image.width), settings)
         except DataError as error:
-            hint = _hint_at_similar_file(folder / image.file_name, names_in) if str(error) == MISSING else ""
+            hint = _hint_at_similar_file(folder / image.file_name, names_in) if str(error) == MISSING_FILE else ""
             return f"{image.file_name} (image {image.id}): {error}{hint}"
 
     found = map_in_threads(look, annotations.images, _THREADS)
@@ -200,13 +207,13 @@ def _files_have(names: Sequence[str]) -> str:
 
 def _check_value_range(folder: Path, names: Sequence[str], settings: ImageSettings) -> None:
     """Raise ``DataError`` where files of 16 bits use only the lowest values, as those of 10, 12 or 14 bits do."""
-    count = min(_DECODED, len(names))
+    count = min(_MAX_DECODED_FILES, len(names))
     decoded = [folder / names[i * len(names) // count] for i in range(count)]
     largest = max(map_in_threads(lambda path: largest_value(path, settings), decoded, _THREADS))
-    if 0 < largest < DARK:
+    if 0 < largest < SUSPICIOUS_MAXIMUM:
         raise DataError(
             f"{folder}: {_files_have(names)} more than 8 bits, but the largest value in {count} of them "
-            f"is {largest}, of {FULL_RANGE[1]}: they would be nearly black. {HOW_TO_GIVE}; "
+            f"is {largest}, of {FULL_RANGE[1]}: they would be nearly black. {HOW_TO_GIVE_RANGE}; "
             f"{list(FULL_RANGE)} where they are meant to be dark"
         )
 

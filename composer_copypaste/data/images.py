@@ -27,7 +27,7 @@ Range = tuple[float | int, float | int]
 FULL_RANGE: Range = (0, 65535)
 """The range of 16-bit values; 32-bit integers are assumed to hold such values too."""
 
-HOW_TO_GIVE = (
+HOW_TO_GIVE_RANGE = (
     "give the values of black and white, such as data.value_range=[0,4095] for 12-bit data (copypaste shard: "
     "--value-range 0 4095; Python: ImageSettings(value_range=(0, 4095)))"
 )
@@ -86,9 +86,11 @@ def scale_to_8_bits(values: Shaped[ndarray, "*shape"], limits: Range) -> UInt8[n
 def check_pixel_values(values: Shaped[ndarray, "*shape"], limits: Range | None) -> None:
     """Raise ``DataError`` where values cannot become 8 bits: they need ``limits``, or are not finite."""
     if limits is None and values.dtype.kind == "f":
-        raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
+        raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE_RANGE}")
     if limits is None and values.size and not 0 <= values.min() <= values.max() <= FULL_RANGE[1]:
-        raise DataError(f"the image has values from {values.min()} to {values.max()}, outside 0..65535: {HOW_TO_GIVE}")
+        raise DataError(
+            f"the image has values from {values.min()} to {values.max()}, outside 0..65535: {HOW_TO_GIVE_RANGE}"
+        )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError("the image has pixels that are no finite numbers (NaN or infinite): give them a value")
 
@@ -129,7 +131,7 @@ def _tiff_tag(image: ImageFile.ImageFile, tag: int, default: Any) -> Any:
 
 # what Pillow raises on files that are not images, cut off or broken
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
-MISSING = "the file is missing"
+MISSING_FILE = "the file is missing"
 _QUARTER_TURNS = (5, 6, 7, 8)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -143,7 +145,7 @@ _TURNS = {
 """What a viewer does to the stored pixels, by EXIF orientation."""
 _TURNS_BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
-_PAGED = ("TIFF", "GIF", "PNG", "WEBP")
+_FORMATS_WITH_PAGES = ("TIFF", "GIF", "PNG", "WEBP")
 """Formats in which further images are pages or frames, not a thumbnail or a depth map."""
 
 Size = tuple[int, int]
@@ -214,11 +216,11 @@ def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -
     settings = settings or ImageSettings()
     with _open_image(path, settings) as image:
         if image.mode == "F" and settings.value_range is None:
-            raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE}")
+            raise DataError(f"the image has floating-point pixels, whose range is unknown: {HOW_TO_GIVE_RANGE}")
         needs_range = is_high_bit_depth(image) and stated_value_range(image) is None
         orientation = _exif_orientation(image)
         same = image.width == image.height or orientation not in _QUARTER_TURNS
-        pages = image.format in _PAGED and getattr(image, "is_animated", False)
+        pages = image.format in _FORMATS_WITH_PAGES and getattr(image, "is_animated", False)
         _turn_to_annotated_size(image, size)
         return ImageHeader(needs_range, orientation in _TURNS and same, pages)
 
@@ -247,7 +249,7 @@ def _name_file_in_errors(path: Path | str) -> Iterator[None]:
 @contextmanager
 def _open_image(source: Path | str | bytes, settings: ImageSettings) -> Iterator[ImageFile.ImageFile]:
     """Open an image from a file or its content; whatever Pillow raises inside becomes a ``DataError``."""
-    with _PILLOWS_BOUND.lifted():
+    with _PILLOW_SIZE_LIMIT.lifted():
         try:
             if not isinstance(source, bytes):
                 check_regular(source)
@@ -264,7 +266,7 @@ def _open_image(source: Path | str | bytes, settings: ImageSettings) -> Iterator
         except DataError:
             raise
         except FileNotFoundError:
-            raise DataError(MISSING) from None
+            raise DataError(MISSING_FILE) from None
         except _UNREADABLE as error:
             raise DataError(f"the image cannot be decoded: {_describe_decoding_error(error, source)}") from error
 
@@ -296,7 +298,7 @@ class _PillowSizeLimit:
                     Image.MAX_IMAGE_PIXELS = self._former
 
 
-_PILLOWS_BOUND = _PillowSizeLimit()
+_PILLOW_SIZE_LIMIT = _PillowSizeLimit()
 
 
 def _turn_to_annotated_size(image: ImageFile.ImageFile, size: Size) -> Image.Transpose | None:

@@ -57,7 +57,7 @@ def training_dataloader(
         >>> for images, targets in training_dataloader(CocoInstances("train", "train.json"), batch_size=4):
         ...     images, targets = copypaste_batch(images, targets)
     """
-    _check_indexed(dataset)
+    _check_can_be_indexed(dataset)
     rank, processes = _rank_and_processes()
     sampler = EpochSampler(dataset, num_replicas=processes, rank=rank, seed=seed)
     return _build_dataloader(dataset, sampler, batch_size, workers, drop_last=len(sampler) >= batch_size, seed=seed)
@@ -80,7 +80,7 @@ def evaluation_dataloader(
         TypeError: for a data set without length or indices.
         DataError: while loading, for a sample of another form.
     """
-    _check_indexed(dataset)
+    _check_can_be_indexed(dataset)
     rank, processes = _rank_and_processes()
     sampler: DistributedSampler[int] = DistributedSampler(dataset, num_replicas=processes, rank=rank, shuffle=False)
     return _build_dataloader(dataset, sampler, batch_size, workers, drop_last=False)
@@ -96,7 +96,7 @@ def _rank_and_processes() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _check_indexed(dataset: object) -> None:
+def _check_can_be_indexed(dataset: object) -> None:
     """Raise ``TypeError`` for a data set that cannot be shuffled by its indices."""
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise TypeError(

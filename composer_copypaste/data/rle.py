@@ -30,7 +30,7 @@ Polygons = list[np.ndarray]
 
 Segmentation = Polygons | Rle
 
-_MOST_CHARACTERS = 10
+_MAX_CHARACTERS = 10
 """Index of the last character that a number may have: room for more bits than the pixel count of any image needs."""
 
 
@@ -116,9 +116,9 @@ def count_encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
     starts = np.concatenate([[0], ends[:-1] + 1])
     characters = ends - starts + 1
     place = np.arange(len(bits)) - np.repeat(starts, characters)
-    unreadable = (bits < 0) | (bits > 63) | (place > _MOST_CHARACTERS)
-    values = np.add.reduceat((bits & 31) << (5 * place.clip(max=_MOST_CHARACTERS)), starts)
-    values -= np.where(bits[ends] & 16, 1 << (5 * characters.clip(max=_MOST_CHARACTERS + 1)), 0)
+    unreadable = (bits < 0) | (bits > 63) | (place > _MAX_CHARACTERS)
+    values = np.add.reduceat((bits & 31) << (5 * place.clip(max=_MAX_CHARACTERS)), starts)
+    values -= np.where(bits[ends] & 16, 1 << (5 * characters.clip(max=_MAX_CHARACTERS + 1)), 0)
     counts, owner = _undo_differences(values, code[starts]), code[starts]
     wrong = np.zeros(len(complete), dtype=bool)
     wrong[code[unreadable]] = True
@@ -206,7 +206,7 @@ def draw_masks(objects: AnnotatedObjects) -> UInt8[Tensor, "n h w"]:
     return draw_cropped_masks(cropped_masks_of(objects), objects.size)
 
 
-_AT_ONCE = 50_000
+_OUTLINES_AT_ONCE = 50_000
 """Outlines whose points are put in one array; more could take gigabytes."""
 
 
@@ -216,8 +216,8 @@ def mask_boxes(segmentations: Sequence[Segmentation]) -> Float[ndarray, "n 4"]:
     Polygons may reach beyond their image; run lengths without a pixel give zeros.
     """
     boxes_of_masks = np.zeros((len(segmentations), 4))
-    for start in range(0, len(segmentations), _AT_ONCE):
-        part = segmentations[start : start + _AT_ONCE]
+    for start in range(0, len(segmentations), _OUTLINES_AT_ONCE):
+        part = segmentations[start : start + _OUTLINES_AT_ONCE]
         polygons = [number for number, outline in enumerate(part) if isinstance(outline, list)]
         codes = [number for number, outline in enumerate(part) if not isinstance(outline, list)]
         if polygons:

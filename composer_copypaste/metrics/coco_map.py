@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.errors import count_noun
-from composer_copypaste.metrics.engine import CocoDict, Evaluation, IouType, number_names, score_detections
+from composer_copypaste.metrics.engine import CocoDict, Evaluation, IouType, metric_names, score_detections
 from composer_copypaste.metrics.inputs import Fields, InputReader, ScoredImage, file_ground_truth, image_id
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class CocoMeanAveragePrecision(Metric):
         for prediction, target in zip(predictions, targets, strict=True):
             number = image_id(target)
             if number not in self._images:
-                self._images[number] = self._reader.scored(prediction, target)
+                self._images[number] = self._reader.read(prediction, target)
                 self._evaluation = None
 
     def compute(self) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ class CocoMeanAveragePrecision(Metric):
         For ``ComposerModel.get_metrics``: Composer's loggers and callbacks take scalars only. Composer updates each of
         them with every batch; each image still counts once.
         """
-        names = number_names(self.max_dets)
+        names = metric_names(self.max_dets)
         return {f"{kind}/{name}": CocoScalar(self, kind, name) for kind in self.iou_types for name in names}
 
     def forward(self, predictions: Sequence[Fields], targets: Sequence[Fields]) -> None:

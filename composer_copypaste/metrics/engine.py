@@ -87,7 +87,7 @@ class Evaluation:
         }
 
 
-def number_names(max_dets: Sequence[int]) -> list[str]:
+def metric_names(max_dets: Sequence[int]) -> list[str]:
     """The names of COCO's numbers for these limits, in COCO's order."""
     nothing = np.empty((IOU_75 + 1, 0, 0, len(SIZES) + 1))
     recall = np.empty((IOU_75 + 1, 0, len(SIZES) + 1, len(max_dets)))

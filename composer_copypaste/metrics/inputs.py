@@ -174,7 +174,7 @@ class InputReader:
     category_ids: tuple[int, ...] | None
     official: FileGroundTruth | None
 
-    def scored(self, prediction: Fields, target: Fields) -> ScoredImage:
+    def read(self, prediction: Fields, target: Fields) -> ScoredImage:
         """Read the prediction and the target of one image.
 
         Raises:

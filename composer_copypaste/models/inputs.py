@@ -54,7 +54,7 @@ def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classe
         *(_has_other_values(target["masks"]) for target in targets),
     ]
     if any(torch.stack(wrong).tolist()):
-        raise ValueError(next(_find_problems(targets, num_classes)))
+        raise ValueError(next(_find_wrong_values(targets, num_classes)))
 
 
 def _check_target_types(name: str, target: object) -> None:
@@ -110,7 +110,7 @@ def _has_other_values(masks: Tensor) -> Bool[Tensor, ""]:
     return ((masks != 0) & (masks != 1)).any()
 
 
-def _find_problems(targets: Sequence[TrainingTarget], num_classes: int) -> Iterator[str]:
+def _find_wrong_values(targets: Sequence[TrainingTarget], num_classes: int) -> Iterator[str]:
     """What is wrong with the values of the targets; each value read waits for the device."""
     for i, target in enumerate(targets):
         labels = target["labels"][_wrong_labels(target, num_classes)]

@@ -26,7 +26,7 @@ from composer_copypaste.settings import MaskRCNNSettings
 log = logging.getLogger(__name__)
 
 Norm = Callable[[int], nn.Module]
-POOLED = 7  # each box is pooled to 7 x 7 features
+POOLED_SIZE = 7  # each box is pooled to 7 x 7 features
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
         min_size=min_size,
         max_size=max_size,
         rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes)),
-        box_roi_pool=_roi_pool(POOLED, architecture),
-        mask_roi_pool=_roi_pool(2 * POOLED, architecture),
+        box_roi_pool=_roi_pool(POOLED_SIZE, architecture),
+        mask_roi_pool=_roi_pool(2 * POOLED_SIZE, architecture),
         rpn_head=RPNHead(architecture.channels, 3, conv_depth=architecture.rpn_convs),
         box_head=_build_box_head(architecture, head_norm, settings.box_dropout),
         box_predictor=FastRCNNPredictor(architecture.box_features, num_classes),
@@ -209,8 +209,8 @@ class _MLPBoxHead(TwoMLPHead):
 
 def _build_box_head(architecture: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
     if not architecture.box_convs:
-        return _MLPBoxHead(architecture.channels * POOLED**2, architecture.box_features, dropout)
-    shape = (architecture.channels, POOLED, POOLED)
+        return _MLPBoxHead(architecture.channels * POOLED_SIZE**2, architecture.box_features, dropout)
+    shape = (architecture.channels, POOLED_SIZE, POOLED_SIZE)
     head: nn.Sequential = FastRCNNConvFCHead(
         shape, list(architecture.box_convs), [architecture.box_features], norm_layer=norm
     )
@@ -233,7 +233,7 @@ class _Body:
 
 
 STAGES = (32, 64, 96, 128)  # channels of SmallBackbone
-RESNET_BEGINS = ("conv1", "layer1", "layer2", "layer3", "layer4")
+RESNET_STAGE_STARTS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
 def _build_backbone(settings: MaskRCNNSettings, architecture: Architecture, norm: Norm) -> BackboneWithFPN:
@@ -250,7 +250,7 @@ def _build_backbone(settings: MaskRCNNSettings, architecture: Architecture, norm
 
 def _build_body(name: str, norm: Norm) -> _Body:
     if name == "small":
-        return _Body(SmallBackbone(norm), RESNET_BEGINS, RESNET_BEGINS[1:], STAGES)
+        return _Body(SmallBackbone(norm), RESNET_STAGE_STARTS, RESNET_STAGE_STARTS[1:], STAGES)
     if name == "mobilenet_v3_large":
         features = mobilenet.mobilenet_v3_large(weights=None, norm_layer=norm).features
         levels = ("3", "6", "12", "16")  # the last layers at strides 4, 8, 16 and 32
@@ -258,7 +258,7 @@ def _build_body(name: str, norm: Norm) -> _Body:
         return _Body(features, ("0", "2", "4", "7", "13"), levels, channels)
     network = getattr(resnet, name.removesuffix("_v2"))(weights=None, norm_layer=norm)
     channels = tuple(network.inplanes // 8 * 2**stage for stage in range(4))
-    return _Body(network, RESNET_BEGINS, RESNET_BEGINS[1:], channels)
+    return _Body(network, RESNET_STAGE_STARTS, RESNET_STAGE_STARTS[1:], channels)
 
 
 def _freeze_layers(body: _Body, settings: MaskRCNNSettings) -> None:

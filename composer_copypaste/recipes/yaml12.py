@@ -23,7 +23,7 @@ _SCALARS = (  # YAML 1.2.2, section 10.3.2 (core schema), without octal and hexa
 )
 
 
-MOST_VALUES = 100_000
+MAX_VALUES = 100_000
 """A text that expands to more values through aliases is refused."""
 
 
@@ -112,12 +112,12 @@ def _expanded_size(node: yaml.Node, counts: dict[int, int]) -> int:
     if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
         raise YamlError("holds a NUL character, which no path can have; leave it out", line)
     if id(node) not in counts:
-        counts[id(node)] = MOST_VALUES  # until it is counted, so that a value inside itself is too many
+        counts[id(node)] = MAX_VALUES  # until it is counted, so that a value inside itself is too many
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
         parts = [part for each in inner for part in (each if isinstance(each, tuple) else (each,))]
         counts[id(node)] = 1 + sum(_expanded_size(part, counts) for part in parts)
-    if counts[id(node)] > MOST_VALUES:
-        raise YamlError(f"stands for more than {MOST_VALUES} values or for itself; write it without aliases", line)
+    if counts[id(node)] > MAX_VALUES:
+        raise YamlError(f"stands for more than {MAX_VALUES} values or for itself; write it without aliases", line)
     return counts[id(node)]
 
 

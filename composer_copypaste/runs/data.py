@@ -102,9 +102,9 @@ def _list_categories(categories: Sequence[Category]) -> str:
 
 
 def open_pool(
-    recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str], load: ReadAnnotations
+    recipe: Recipe, settings: CopyPasteSettings | None, categories: Sequence[str], read: ReadAnnotations
 ) -> Pool | None:
-    """The recipe's pool of cut-outs, completely checked; None without one. ``load`` reads a file of annotations.
+    """The recipe's pool of cut-outs, completely checked; None without one. ``read`` reads a file of annotations.
 
     Raises:
         DataError: listing what is wrong with its files.
@@ -118,7 +118,7 @@ def open_pool(
     if files.folder is not None:
         pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=reading)
     else:
-        annotations, images = load(cast(Path, files.annotations)), cast(Path, files.images)
+        annotations, images = read(cast(Path, files.annotations)), cast(Path, files.images)
         pool = CutOutPool.from_coco(
             annotations, images, categories=categories, megabytes=files.megabytes, image_settings=reading
         )
@@ -161,15 +161,15 @@ def open_data(recipe: Recipe) -> RunData:
         DataError: listing what is wrong with annotations or images, also those of the pool of cut-outs.
         RecipeError: where copy-paste names unknown categories, or excludes all cut-outs.
     """
-    load = cache(partial(read_annotations, settings=recipe.data))  # evaluation and pool may name the training's file
+    read = cache(partial(read_annotations, settings=recipe.data))  # evaluation and pool may name the training's file
     train_files, val_files = coco_files(recipe.data)
-    train = _open_data_set(train_files, recipe.data, load, _loader_transform(recipe.data), masks=True, seed=recipe.seed)
+    train = _open_data_set(train_files, recipe.data, read, _loader_transform(recipe.data), masks=True, seed=recipe.seed)
     source = str(train_files.annotations or train_files.streaming)
-    val = _open_data_set(val_files, recipe.data, load, None, masks=False, seed=0)
+    val = _open_data_set(val_files, recipe.data, read, None, masks=False, seed=0)
     val = with_trained_labels(val, train.categories, source)
     warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
-    return RunData(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names, load))
+    return RunData(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names, read))
 
 
 def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
@@ -184,7 +184,7 @@ def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
 def _open_data_set(
     files: CocoFiles,
     settings: DataSettings,
-    load: ReadAnnotations,
+    read: ReadAnnotations,
     transform: LargeScaleJitterTransform | FlipTransform | None,
     *,
     masks: bool,
@@ -192,7 +192,7 @@ def _open_data_set(
 ) -> InstanceData:
     if files.streaming is not None:
         return _open_shards(files.streaming, files, settings, transform, masks=masks, seed=seed)
-    images, annotations = cast(Path, files.images), load(cast(Path, files.annotations))
+    images, annotations = cast(Path, files.images), read(cast(Path, files.annotations))
     data = CocoInstances(images, annotations, transform, masks=masks, seed=seed, image_settings=settings.image_settings)
     check_images(data.annotations, images, settings.image_settings)
     return data

@@ -28,11 +28,11 @@ from composer_copypaste.runs.resume import check_data, check_run_folder, describ
 from composer_copypaste.runs.train import check_requirements
 from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings
 
-INSIDE = 0.9
+INSIDE_FRACTION = 0.9
 """An object is inside another where at least this fraction of it lies in the other's mask."""
-NESTED = 0.75
+NESTED_FRACTION = 0.75
 """A category is nested in another where at least this fraction of its objects are inside the other's."""
-FEWEST_OBJECTS = 10
+MIN_OBJECTS = 10
 """A category with fewer objects than this is not judged."""
 SAMPLED_IMAGES = 200
 """Number of images, spread over the data set, that are searched for nested categories."""
@@ -47,7 +47,7 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
     check_requirements(recipe)
     check_run_folder(folder, recipe)
     shapes, advice = recipe.data.shapes, []
-    if shapes is not None and _is_free(Path(shapes.folder)):
+    if shapes is not None and _is_new_or_empty(Path(shapes.folder)):
         names: list[str] = list(CATEGORIES)
         images = f"{count_noun(shapes.train, 'image')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
     else:
@@ -89,7 +89,7 @@ def _describe_pasting(settings: CopyPasteSettings, names: Sequence[str]) -> str:
     return f"on, p={settings.p:g}{warmup}{stop}{only}" + (f"; weights: {weights}, others 1" if weights else "")
 
 
-def _is_free(folder: Path) -> bool:
+def _is_new_or_empty(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
@@ -125,7 +125,7 @@ def nested_categories(annotations: CocoAnnotations) -> list[Nesting]:
     return [
         Nesting(names[outer], names[inner], found / objects[inner])
         for (outer, inner), found in inside.items()
-        if objects[inner] >= FEWEST_OBJECTS and found >= NESTED * objects[inner]
+        if objects[inner] >= MIN_OBJECTS and found >= NESTED_FRACTION * objects[inner]
     ]
 
 
@@ -133,18 +133,20 @@ def _categories_inside_others(image: CocoImage, group: Sequence[CocoAnnotation])
     """The categories (outer, inner) of each object that lies inside one of another category."""
     categories = np.array([annotation["category_id"] for annotation in group])
     boxes = mask_boxes([annotation["segmentation"] for annotation in group])
-    may_hold = (categories[:, None] != categories) & (_shares_of_boxes(boxes) >= INSIDE)
+    may_hold = (categories[:, None] != categories) & (_box_overlap_fractions(boxes) >= INSIDE_FRACTION)
     needed = np.flatnonzero(may_hold.any(axis=0) | may_hold.any(axis=1))
     rles = {int(number): _rle_of_annotation(image, group[number]) for number in needed}
     found = []
     for inner in np.flatnonzero(may_hold.any(axis=0)):
         outer = np.flatnonzero(may_hold[:, inner])
         shares = coco_mask.iou([rles[int(inner)]], [rles[int(number)] for number in outer], [1] * len(outer))[0]
-        found += [(int(category), int(categories[inner])) for category in set(categories[outer[shares >= INSIDE]])]
+        found += [
+            (int(category), int(categories[inner])) for category in set(categories[outer[shares >= INSIDE_FRACTION]])
+        ]
     return found
 
 
-def _shares_of_boxes(boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n n"]:
+def _box_overlap_fractions(boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n n"]:
     """In row i and column j, the fraction of box j that lies in box i."""
     sides = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(boxes[:, None, :2], boxes[:, :2])
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

@@ -20,7 +20,7 @@ from composer_copypaste.integrations.composer.checkpoints import (
     CheckpointLoader,
     CheckpointWriter,
     last_good_checkpoint,
-    read_checkpoint,
+    load_checkpoint,
     train_and_evaluate,
 )
 from composer_copypaste.integrations.composer.distributed import (
@@ -51,10 +51,10 @@ from composer_copypaste.runs.resume import begin_or_resume, check_run_folder
 from composer_copypaste.visualize.curves import plot_curves
 from composer_copypaste.visualize.draw import prediction_sheet, save_png
 
-PREDICTIONS = 8
+PREDICTION_COUNT = 8
 """Number of images on the sheet of predictions."""
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors of a disk that is full, or of a quota."""
 
 
@@ -88,7 +88,7 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
         saved = first_process_decides(lambda: begin_or_resume(folder, recipe, data, lock))
         loaders = []
         if saved is not None:
-            loaders = [CheckpointLoader(all_processes_succeed(lambda: read_checkpoint(saved, model, algorithms)))]
+            loaders = [CheckpointLoader(all_processes_succeed(lambda: load_checkpoint(saved, model, algorithms)))]
     training = recipe.training
     divergence = StopsAtNonFiniteLoss(training.stop_after_nonfinite_losses)
     writer = CheckpointWriter(folder.checkpoints, training.checkpoint_interval, divergence)
@@ -163,8 +163,8 @@ def _errors_say_how_to_go_on(folder: RunFolder, recipe: Recipe) -> Iterator[None
         if isinstance(error, OSError):
             file = error.filename
             in_folder = isinstance(file, str) and Path(file).is_relative_to(folder.root)
-            if error.errno in NO_ROOM or in_folder:
-                remedy = "Make room" if error.errno in NO_ROOM else "Put it right"
+            if error.errno in DISK_FULL_ERRORS or in_folder:
+                remedy = "Make room" if error.errno in DISK_FULL_ERRORS else "Put it right"
                 raise OutputError(
                     f"{file or folder.root}: cannot be written: {error.strerror}. {remedy}: {how}"
                 ) from error
@@ -189,7 +189,7 @@ def divergence_advice(recipe: Recipe, last_good: Path | None) -> str:
 
 def save_predictions(model: MaskRCNN, data: InstanceData, path: Path) -> None:
     """Draw a sheet of predictions beside the truth, for a few images spread over the data set."""
-    count = min(PREDICTIONS, len(data))
+    count = min(PREDICTION_COUNT, len(data))
     images, truths, predictions = [], [], []
     device = next(model.parameters()).device
     model.eval()

@@ -35,7 +35,7 @@ PAPER: Color = (250, 250, 250)
 INK: Color = (40, 40, 40)
 SHEET_WIDTH = 1600
 MARGIN = 10
-MOST_IMAGES = 16
+MAX_IMAGES = 16
 """The most images on a training sheet."""
 
 
@@ -218,7 +218,7 @@ def training_sheet(
 
     Objects that are True in a target's ``pasted`` are marked and counted.
     """
-    count = min(len(images), MOST_IMAGES)
+    count = min(len(images), MAX_IMAGES)
     columns = min(4, count)
     drawn = [_enlarge_and_draw(images[number], targets[number], names, columns) for number in range(count)]
     pasted = [sum(_optional_flags(target, "pasted")) for target in targets[:count]]

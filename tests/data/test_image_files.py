@@ -271,7 +271,7 @@ def test_a_missing_file_without_a_similar_one_is_named_alone(tmp_path, annotated
 
 HANGS = """
 import sys, threading
-from composer_copypaste.data.image_files import in_threads
+from composer_copypaste.data.image_files import map_in_threads
 
 def hang(item):
     if item == 1:
@@ -279,7 +279,7 @@ def hang(item):
     threading.Event().wait()
 
 try:
-    in_threads(hang, [1, 2], 2)
+    map_in_threads(hang, [1, 2], 2)
 except KeyboardInterrupt:
     sys.exit(130)
 """

@@ -20,12 +20,12 @@ from composer_copypaste.data.streaming.format import ANNOTATIONS, HASH, INDEX, M
 from composer_copypaste.errors import DataError, count_noun
 
 _ATTEMPTS = 3
-_PAUSE = 1.0
+_RETRY_SECONDS = 1.0
 """Seconds between the first and the second attempt to fetch a file; it grows with each attempt."""
 _TIMEOUT = 600.0
 """Seconds."""
-_FETCHED = ".coming"
-_LOCKS = ".locks"
+_FETCH_PREFIX = ".coming"
+_LOCK_FOLDER = ".locks"
 
 
 class FolderInPlace:
@@ -72,12 +72,12 @@ class ShardCache:
         self.limit = limit
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=_FETCHED, dir=cache) as fetched:
+            with tempfile.TemporaryDirectory(prefix=_FETCH_PREFIX, dir=cache) as fetched:
                 for name in (INDEX, MANIFEST):
                     _fetch(f"{remote}/{name}", Path(fetched) / name)
                 digest = hashlib.sha256((Path(fetched) / INDEX).read_bytes()).hexdigest()[:16]
                 self.folder = cache / digest
-                (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+                (self.folder / _LOCK_FOLDER).mkdir(parents=True, exist_ok=True)
                 for name in (MANIFEST, INDEX):
                     (Path(fetched) / name).replace(self.folder / name)
         except OSError as error:
@@ -112,7 +112,7 @@ class ShardCache:
 
     def _new_file(self, name: str) -> Path:
         """The path that a file is fetched to before it gets its name; what a killed process left there is removed."""
-        path = self.folder / f"{_FETCHED}.{name}"
+        path = self.folder / f"{_FETCH_PREFIX}.{name}"
         path.unlink(missing_ok=True)
         return path
 
@@ -131,7 +131,7 @@ class ShardCache:
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        with FileLock(self.folder / _LOCKS / name):
+        with FileLock(self.folder / _LOCK_FOLDER / name):
             yield
 
 
@@ -173,7 +173,7 @@ def _fetch(remote: str, local: Path) -> None:
             if attempt == _ATTEMPTS or isinstance(error, FileNotFoundError | ValueError | ImportError):
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise DataError(f"{remote}: cannot be fetched: {reason}") from error
-            time.sleep(_PAUSE * attempt)
+            time.sleep(_RETRY_SECONDS * attempt)
         else:
             return
 

@@ -40,10 +40,10 @@ from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTr
 from composer_copypaste.errors import DataError, count_noun
 from composer_copypaste.files import read_json
 
-MOST_GROUPS = 64
+MAX_SHARD_GROUPS = 64
 """Limit to the number of shards that all processes together read at the same time."""
 
-_FETCHES = 8
+_MAX_FETCHES = 8
 """Number of times that a shard is fetched if it is removed from the cache before it could be read."""
 
 
@@ -166,11 +166,11 @@ class StreamingCocoInstances(InstanceData):
     @property
     def _num_groups(self) -> int:
         """The largest power of two up to the limit and to the number of shards."""
-        return 1 << (min(MOST_GROUPS, len(self.shards)).bit_length() - 1)
+        return 1 << (min(MAX_SHARD_GROUPS, len(self.shards)).bit_length() - 1)
 
     def _sample(self, number: int, place: int) -> Sample:
         shard = self.shards[number]
-        for _ in range(_FETCHES):
+        for _ in range(_MAX_FETCHES):
             try:
                 sample: Sample = self._readers[number][place]
             except FileNotFoundError:

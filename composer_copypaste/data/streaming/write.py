@@ -44,7 +44,7 @@ from composer_copypaste.errors import DataError, OutputError, as_json, list_prob
 from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.settings import ImageSettings
 
-WORKING = ".unfinished"
+WORKING_FOLDER = ".unfinished"
 """The folder, inside the output, of files that exist only while shards are being written."""
 
 _WATCH_SECONDS = 0.5
@@ -72,7 +72,7 @@ class ShardContent:
     @property
     def record(self) -> Path:
         """The file with the shard's entry for the index, written when the shard is complete."""
-        return self.output / WORKING / f"{self.number:05}.json"
+        return self.output / WORKING_FOLDER / f"{self.number:05}.json"
 
     @property
     def is_written(self) -> bool:
@@ -162,7 +162,7 @@ def _write_shard(part: ShardContent) -> list[str]:
     with MDSWriter(out=str(folder), columns=COLUMNS, hashes=[HASH], size_limit=None) as writer:
         for image, annotations in part.content:
             try:
-                writer.write(encode_sample(image, _checked_bytes(part, image), annotations))
+                writer.write(encode_sample(image, _read_checked_image(part, image), annotations))
             except DataError as error:
                 problems.append(str(error))
     if not problems:
@@ -171,7 +171,7 @@ def _write_shard(part: ShardContent) -> list[str]:
     return problems
 
 
-def _checked_bytes(part: ShardContent, image: CocoImage) -> bytes:
+def _read_checked_image(part: ShardContent, image: CocoImage) -> bytes:
     """The bytes of an image's file, after a check that they can be decoded."""
     path = part.images / image.file_name
     try:
@@ -193,11 +193,11 @@ def _move_shard_into_place(part: ShardContent, folder: Path) -> None:
         unfinished.write_text(json.dumps({"fingerprint": part.fingerprint, "entry": entry}))
 
 
-SHARD_SIZE = 64_000_000
+DEFAULT_SHARD_SIZE = 64_000_000
 SMALLEST_SHARD, LARGEST_SHARD = 1000, 2_000_000_000
 """Bytes. Offsets in a shard are 32-bit numbers."""
 
-_SOURCE = "source.json"
+_SOURCE_FILE = "source.json"
 _LOCK_SECONDS = 5.0
 
 Source = dict[str, str | int]
@@ -223,7 +223,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     annotations: Path,
     *,
     processes: int = 1,
-    shard_size: int = SHARD_SIZE,
+    shard_size: int = DEFAULT_SHARD_SIZE,
     image_settings: ImageSettings | None = None,
     reading: ReadingOptions | None = None,
 ) -> WrittenShards:
@@ -295,13 +295,13 @@ def _describe_source(
 def _lock_output(output: Path, source: Source) -> Iterator[None]:
     """Check that the source may be written to the folder, and keep other processes out of it meanwhile."""
     _check_output(output, source)
-    working = output / WORKING
+    working = output / WORKING_FOLDER
     working.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(working / "lock", timeout=_LOCK_SECONDS):
             _check_output(output, source)
             if not (output / INDEX).exists():
-                with atomic_write(working / _SOURCE) as unfinished:
+                with atomic_write(working / _SOURCE_FILE) as unfinished:
                     unfinished.write_text(json.dumps(source))
             yield
     except Timeout:
@@ -317,14 +317,14 @@ def _check_output(output: Path, source: Source) -> None:
     if (output / INDEX).exists() and (output / MANIFEST).exists():
         found = Manifest.from_json(read_json(output / MANIFEST, "manifest"), str(output / MANIFEST)).source
         _check_same_source(output, found, source)
-    elif (output / WORKING / _SOURCE).exists():
+    elif (output / WORKING_FOLDER / _SOURCE_FILE).exists():
         # image files may have changed, as damaged ones do when they are repaired: their shards are written again
-        record = output / WORKING / _SOURCE
+        record = output / WORKING_FOLDER / _SOURCE_FILE
         found = read_json(record, "record of the source")
         if not isinstance(found, dict):
             raise OutputError(f"{record}: expected the record of a source, found {as_json(found)}; remove {output}")
         _check_same_source(output, found | {"pictures": source["pictures"]}, source)
-    elif output.exists() and any(path.name != WORKING for path in output.iterdir()):
+    elif output.exists() and any(path.name != WORKING_FOLDER for path in output.iterdir()):
         raise OutputError(f"{output}: expected a new or an empty folder for the shards; give another folder")
 
 

@@ -121,7 +121,7 @@ class TrainingPictures(Callback):
         input_key: int | str = 0,
         target_key: int | str = 1,
     ) -> None:
-        DURATION.checked(interval)
+        DURATION.check(interval)
         self.names = names
         self.interval = interval
         self.folder = None if folder is None else Path(folder)

@@ -21,10 +21,10 @@ from composer_copypaste.models.weights import load_tensors, read_torch_file, ten
 KEPT_CHECKPOINTS = 2
 """The newest one may already give losses that are not finite, when the one before does not."""
 
-NAME = re.compile(r"ep(\d+)-ba(\d+)-rank0\.pt")
+CHECKPOINT_NAME = re.compile(r"ep(\d+)-ba(\d+)-rank0\.pt")
 """Composer's default name of a checkpoint."""
 
-LATEST = "latest-rank0.pt"
+LATEST_LINK = "latest-rank0.pt"
 """The link to the newest checkpoint."""
 
 
@@ -155,7 +155,7 @@ def _write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
 def saved_checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest first."""
-    return sorted((path for path in folder.glob("*") if NAME.fullmatch(path.name)), key=_batch_and_epoch)
+    return sorted((path for path in folder.glob("*") if CHECKPOINT_NAME.fullmatch(path.name)), key=_batch_and_epoch)
 
 
 def last_good_checkpoint(folder: Path, batch: int) -> Path | None:
@@ -177,7 +177,7 @@ def batch_of_checkpoint(checkpoint: Path) -> int:
 
 def _batch_and_epoch(checkpoint: Path) -> tuple[int, int]:
     """Batches and epochs trained; the end of an epoch may be saved twice, before and after the epoch is counted."""
-    epoch, batch = map(int, cast(re.Match[str], NAME.fullmatch(checkpoint.name)).groups())
+    epoch, batch = map(int, cast(re.Match[str], CHECKPOINT_NAME.fullmatch(checkpoint.name)).groups())
     return batch, epoch
 
 
@@ -187,7 +187,7 @@ def delete_old_checkpoints(folder: Path) -> None:
     saved = saved_checkpoints(folder)
     if saved:
         _sync_folder(folder)
-        atomic_link(folder / LATEST, saved[-1].name)
+        atomic_link(folder / LATEST_LINK, saved[-1].name)
     # where a batch ends an epoch, of the two with equal weights
     newest = {batch_of_checkpoint(path): path for path in saved}
     for outdated in set(saved).difference(list(newest.values())[-KEPT_CHECKPOINTS:]):
@@ -207,7 +207,7 @@ Checkpoint = dict[str, Any]
 """The content of a checkpoint: Composer's ``state``, and under ``rng`` each process's random state."""
 
 
-def read_checkpoint(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]) -> Checkpoint:
+def load_checkpoint(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]) -> Checkpoint:
     """A checkpoint to resume from, whose weights are now the model's.
 
     Raises:

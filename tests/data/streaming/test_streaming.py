@@ -173,7 +173,7 @@ def test_only_what_is_read_is_fetched(data_set, written, tmp_path, form):
 
 
 def test_a_cache_keeps_the_shards_that_were_used_last(data_set, written, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "MOST_GROUPS", 1)
+    monkeypatch.setattr(streaming, "MAX_SHARD_GROUPS", 1)
     data = StreamingCocoInstances(written, cache=tmp_path, cache_gigabytes=3 * GB)
     for index in (0, 2, 4, 0, 6):
         data[index]
@@ -296,7 +296,7 @@ def test_fetching_is_tried_again(written, tmp_path, monkeypatch):
         return real(remote, local, timeout)
 
     monkeypatch.setattr(CloudDownloader, "direct_download", shaky)
-    monkeypatch.setattr(shard_files, "_PAUSE", 0.0)
+    monkeypatch.setattr(shard_files, "_RETRY_SECONDS", 0.0)
     assert len(StreamingCocoInstances(written, cache=tmp_path)) == 20
     failures = iter([ConnectionError("reset")] * 3)
     with pytest.raises(DataError, match=r"index.json: cannot be fetched: reset"):

@@ -13,7 +13,7 @@ from shard_cases import SMALL, DataSet, contents, drawn
 
 from composer_copypaste.data.streaming import format as shards
 from composer_copypaste.data.streaming import write as sharding
-from composer_copypaste.data.streaming.write import WORKING, write_in_processes
+from composer_copypaste.data.streaming.write import WORKING_FOLDER, write_in_processes
 from composer_copypaste.errors import DataError, OutputError, UserError
 
 streaming = pytest.importorskip("streaming")
@@ -171,7 +171,7 @@ def test_a_changed_source_is_refused(tmp_path, finished):
 
 
 def test_a_record_of_the_source_that_holds_something_else_is_named(data_set, tmp_path):
-    record = tmp_path / "shards" / WORKING / "source.json"
+    record = tmp_path / "shards" / WORKING_FOLDER / "source.json"
     record.parent.mkdir(parents=True)
     record.write_text("7")
     with pytest.raises(OutputError, match=rf"{record}: expected the record of a source, found 7; remove {tmp_path}/sh"):
