@@ -86,7 +86,7 @@ def first_few(items: Sequence[object], most: int = 5) -> str:
     return ", ".join(map(str, items[:most])) + (f" and {more} more" if more > 0 else "")
 
 
-def list_problems(place: str, problems: Sequence[str]) -> str:
+def format_problems(place: str, problems: Sequence[str]) -> str:
     """The problems at a place, such as a file: one line for one problem, else a heading and a line for each.
 
     Of many problems that differ only in their values, such as the same key in a thousand annotations, the first is

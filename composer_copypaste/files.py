@@ -25,7 +25,7 @@ _KINDS = {
 }
 
 
-def check_regular(path: Path | str) -> None:
+def check_regular_file(path: Path | str) -> None:
     """Raise ``OSError`` where there is no file, or something else, such as a pipe, which may block when opened."""
     kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
     if kind is not None:
@@ -101,12 +101,12 @@ def _rename_into_place(unfinished: Path, path: Path) -> None:
         raise
 
 
-def is_unfinished(path: Path) -> bool:
+def is_unfinished_file(path: Path) -> bool:
     """Whether this is a temporary file that a killed process left."""
     return path.name.startswith(".") and path.name.endswith(UNFINISHED)
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished_files(folder: Path) -> None:
     """Remove temporary files that killed processes left in a folder, if the folder exists."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
@@ -117,7 +117,7 @@ Row = Mapping[str, Number]
 """Numbers by name; None for a number that was not finite."""
 
 
-def read_rows(path: Path, most: int | None = None) -> list[Row]:
+def read_json_lines(path: Path, most: int | None = None) -> list[Row]:
     """The first ``most`` rows of a file; None: all. No rows where there is no file.
 
     Raises:
@@ -153,7 +153,7 @@ def read_json(path: Path, what: str) -> Any:
         DataError: where there is no such file, or it holds no JSON; the message says what it holds instead.
     """
     try:
-        check_regular(path)
+        check_regular_file(path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such {what}") from None

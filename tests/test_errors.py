@@ -2,7 +2,7 @@
 
 import pytest
 
-from composer_copypaste.errors import count_noun, list_problems
+from composer_copypaste.errors import count_noun, format_problems
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_one_of_a_thing_is_singular(number, words, text):
 
 def test_problems_that_differ_in_values_alone_are_one_line():
     problems = [f'annotation {n} (image {n}): box ["{n}", {n}.5, -1e-05, null] is not 4 numbers' for n in range(2000)]
-    assert list_problems("a.json", problems) == (
+    assert format_problems("a.json", problems) == (
         'a.json: annotation 0 (image 0): box ["0", 0.5, -1e-05, null] is not 4 numbers; likewise '
         "annotation 1 (image 1), annotation 2 (image 2), annotation 3 (image 3) and 1996 more"
     )
@@ -30,20 +30,20 @@ def test_problems_that_differ_in_values_alone_are_one_line():
 def test_values_that_were_cut_and_problems_without_a_place_are_one_line_as_well():
     places = [f"annotation {n}: expected numbers, got [[[{n}.5, {n}], [{n}..." for n in range(5)]
     names = [f'file_name "http://host/{n}.png" is a URL' for n in range(5)]
-    assert list_problems("a.json", places).endswith("; likewise annotation 1, annotation 2, annotation 3 and 1 more")
-    assert list_problems("a.json", names) == 'a.json: file_name "http://host/0.png" is a URL; likewise 4 more'
+    assert format_problems("a.json", places).endswith("; likewise annotation 1, annotation 2, annotation 3 and 1 more")
+    assert format_problems("a.json", names) == 'a.json: file_name "http://host/0.png" is a URL; likewise 4 more'
 
 
 def test_a_few_problems_alike_and_different_ones_have_a_line_each():
     problems = [*(f"image {n}: has no width" for n in range(3)), "image 4: has no height"]
-    assert list_problems("a.json", problems).splitlines() == [
+    assert format_problems("a.json", problems).splitlines() == [
         "a.json: 4 problems",
         *(f"  {problem}" for problem in problems),
     ]
 
 
 def test_the_first_twenty_lines_of_problems_are_listed_and_the_rest_counted():
-    lines = list_problems(
+    lines = format_problems(
         "a.json", [f"image 1: has no {letter}" for letter in "abcdefghijklmnopqrstuvwxy"]
     ).splitlines()
     assert lines[0] == "a.json: 25 problems"

@@ -7,7 +7,7 @@ import signal
 import pytest
 from forked_runs import killed_in_a_child
 
-from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished, write_if_absent
+from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished_files, write_if_absent
 
 
 def killed_while_writing(path):
@@ -32,7 +32,7 @@ def test_a_kill_while_writing_leaves_what_was_there_and_a_remnant_that_can_be_re
     killed_while_writing(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
-    remove_unfinished(tmp_path)
+    remove_unfinished_files(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -27,7 +27,7 @@ from composer_copypaste.settings import DURATION, TIME, composer_time, parse_tim
 def test_a_time_is_exact_and_composer_reads_it_the_same(time, value, unit):
     from composer.core import Time
 
-    assert TIME.checked(time) == time
+    assert TIME.check(time) == time
     assert parse_time(time) == (value, unit)
     composers = Time.from_timestring(composer_time(time))
     assert (composers.value, composers.unit.value) == (float(value), unit)
@@ -65,4 +65,4 @@ def test_editors_know_how_a_time_is_written():
 
 def test_a_duration_of_nothing_is_refused():
     with pytest.raises(ValueError, match="expected epochs or batches"):
-        DURATION.checked("0ep")
+        DURATION.check("0ep")

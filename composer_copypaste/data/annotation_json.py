@@ -20,8 +20,8 @@ from composer_copypaste.data.rle import (
     Rle,
     Segmentation,
     cropped_mask,
+    decode_rle_counts,
     draw_cropped_masks,
-    rle_counts,
     rle_of_segmentation,
     widen_boxes_to_masks,
 )
@@ -380,7 +380,7 @@ def _parse_counts(value: Any) -> tuple[bytes | None, Sequence[int | None]]:
     if isinstance(value, str | bytes):
         try:
             encoded = value if isinstance(value, bytes) else value.encode()
-            return encoded, rle_counts(encoded)
+            return encoded, decode_rle_counts(encoded)
         except ValueError as error:
             raise SegmentationError(f"mask cannot be decoded: {error} in its counts, {as_json(value)}") from None
     if not isinstance(value, list):

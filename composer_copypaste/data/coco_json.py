@@ -35,7 +35,7 @@ from composer_copypaste.data.annotation_json import (
 )
 from composer_copypaste.data.other_formats import describe_other_format
 from composer_copypaste.data.rle import AnnotatedObjects
-from composer_copypaste.errors import DataError, as_json, count_noun, first_few, list_problems, warn_of_data
+from composer_copypaste.errors import DataError, as_json, count_noun, first_few, format_problems, warn_of_data
 from composer_copypaste.files import read_json
 
 TOP_LEVEL = ("images", "annotations", "categories")
@@ -192,7 +192,7 @@ class _Findings:
         if problems:
             hint = f"{options.spelling('bad_objects', 'leave_out')} leaves such objects out"
             offered = self.bad and has_objects and options.bad_objects == "refuse"
-            text = list_problems(place, problems)
+            text = format_problems(place, problems)
             between = "\n  " if "\n" in text else "; "
             raise DataError(text + (f"{between}{hint}" if offered else ""))
         if self.bad:
@@ -219,7 +219,7 @@ def _find_lists(data: object, place: str, options: ReadingOptions) -> dict[str, 
     if not isinstance(data, dict):
         raise DataError(f"{place}: expected an object with the lists {', '.join(TOP_LEVEL)}, got {as_json(data)}")
     if problems:
-        raise DataError(list_problems(place, problems))
+        raise DataError(format_problems(place, problems))
     objects = [entry for entry in entries if isinstance(entry, dict)] if options.outlines else []
     if len(objects) > 1 and not any(entry.get("segmentation") for entry in objects):
         instead = "keypoints" if any("keypoints" in entry for entry in objects) else "boxes"

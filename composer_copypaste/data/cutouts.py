@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.image_files import check_images, find_file_names_in_folder, map_in_threads
+from composer_copypaste.data.image_files import check_images, map_in_threads, with_file_names_in_folder
 from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
-from composer_copypaste.errors import DataError, list_problems
+from composer_copypaste.errors import DataError, format_problems
 from composer_copypaste.functional.layout import box_windows
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import ImageSettings
@@ -106,7 +106,7 @@ class CutOutPool:
         """
         if not isinstance(annotations, CocoAnnotations):
             annotations = CocoAnnotations.load(annotations)
-        annotations = find_file_names_in_folder(annotations, Path(images))
+        annotations = with_file_names_in_folder(annotations, Path(images))
         check_images(annotations, Path(images), image_settings)
         names = [category.name for category in annotations.categories]
         labels = _labels_by_name(names if categories is None else categories)
@@ -143,7 +143,7 @@ class CutOutPool:
         found = map_in_threads(lambda file: _cut_out_of_file(file[0], file[1], image_settings), files, _THREADS)
         problems += [cut for cut in found if isinstance(cut, str)]
         if problems:
-            raise DataError(list_problems(f"{folder}: cannot be used as a pool of cut-outs", problems))
+            raise DataError(format_problems(f"{folder}: cannot be used as a pool of cut-outs", problems))
         return cls([cut for cut in found if isinstance(cut, CutOut)], megabytes=megabytes)
 
     def __len__(self) -> int:

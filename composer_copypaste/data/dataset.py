@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from composer_copypaste.data.annotation_json import Category, CocoImage, Crowds
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.image_files import find_file_names_in_folder
+from composer_copypaste.data.image_files import with_file_names_in_folder
 from composer_copypaste.data.images import read_image
 from composer_copypaste.data.rle import AnnotatedObjects, draw_masks
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, seeded_generator
@@ -143,7 +143,7 @@ class CocoInstances(InstanceData):
             annotations = CocoAnnotations.load(annotations, crowds=crowds)
         elif crowds is not None:
             raise ValueError("crowds: expected with a file; of loaded annotations, CocoAnnotations.load has it")
-        self._annotations = find_file_names_in_folder(annotations, self.images)
+        self._annotations = with_file_names_in_folder(annotations, self.images)
 
     def __len__(self) -> int:
         return len(self.annotations.images)

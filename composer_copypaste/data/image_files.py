@@ -20,10 +20,10 @@ from composer_copypaste.data.images import (
     HOW_TO_GIVE_RANGE,
     MISSING_FILE,
     ImageHeader,
-    largest_value,
+    largest_pixel_value,
     read_header,
 )
-from composer_copypaste.errors import DataError, DataWarning, as_json, first_few, list_problems, warn_of_data
+from composer_copypaste.errors import DataError, DataWarning, as_json, first_few, format_problems, warn_of_data
 from composer_copypaste.files import describe_non_json
 from composer_copypaste.settings import ImageSettings
 
@@ -45,7 +45,7 @@ _URL = re.compile(r"data:|(?!file:)[A-Z][A-Z0-9+.-]+://", re.I)
 """All URLs but those that begin with file:, which name local files."""
 
 
-def find_file_names_in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
+def with_file_names_in_folder(annotations: CocoAnnotations, folder: Path) -> CocoAnnotations:
     """The annotations with file names that lie in the folder.
 
     A name that leads out of the folder (an absolute one, also of Windows or as a file: URL, or one with "..") is
@@ -66,7 +66,7 @@ def find_file_names_in_folder(annotations: CocoAnnotations, folder: Path) -> Coc
         return annotations
     found = _find_name_ends([*outside, *inside], folder)
     if problems := [*_describe_missing_files(outside, found, folder), *_describe_ambiguous_files(found)]:
-        raise DataError(list_problems(str(annotations.path), problems))
+        raise DataError(format_problems(str(annotations.path), problems))
     if found:
         name, taken = next(iter(found.items()))
         warn_of_data(
@@ -164,7 +164,7 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
     found = map_in_threads(look, annotations.images, _THREADS)
     problems = [problem for problem in found if isinstance(problem, str)]
     if problems:
-        raise DataError(list_problems(str(folder), problems))
+        raise DataError(format_problems(str(folder), problems))
 
     def names(has: Callable[[ImageHeader], bool]) -> list[str]:
         pairs = zip(annotations.images, found, strict=True)
@@ -209,7 +209,7 @@ def _check_value_range(folder: Path, names: Sequence[str], settings: ImageSettin
     """Raise ``DataError`` where files of 16 bits use only the lowest values, as those of 10, 12 or 14 bits do."""
     count = min(_MAX_DECODED_FILES, len(names))
     decoded = [folder / names[i * len(names) // count] for i in range(count)]
-    largest = max(map_in_threads(lambda path: largest_value(path, settings), decoded, _THREADS))
+    largest = max(map_in_threads(lambda path: largest_pixel_value(path, settings), decoded, _THREADS))
     if 0 < largest < SUSPICIOUS_MAXIMUM:
         raise DataError(
             f"{folder}: {_files_have(names)} more than 8 bits, but the largest value in {count} of them "

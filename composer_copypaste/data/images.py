@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PLANAR_CONFIGURATION
 from torch import Tensor
 
 from composer_copypaste.errors import DataError
-from composer_copypaste.files import check_regular, describe_wrapped_file
+from composer_copypaste.files import check_regular_file, describe_wrapped_file
 from composer_copypaste.settings import ImageSettings
 
 Range = tuple[float | int, float | int]
@@ -225,7 +225,7 @@ def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -
         return ImageHeader(needs_range, orientation in _TURNS and same, pages)
 
 
-def largest_value(path: Path, settings: ImageSettings) -> int:
+def largest_pixel_value(path: Path, settings: ImageSettings) -> int:
     """The largest stored value of an image of more than 8 bits.
 
     Raises:
@@ -252,7 +252,7 @@ def _open_image(source: Path | str | bytes, settings: ImageSettings) -> Iterator
     with _PILLOW_SIZE_LIMIT.lifted():
         try:
             if not isinstance(source, bytes):
-                check_regular(source)
+                check_regular_file(source)
             with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
                 megapixels = image.width * image.height / 1e6
                 if megapixels > settings.max_megapixels:

@@ -73,7 +73,7 @@ class CroppedMask:
         return CroppedMask(self.top, width - self.left - self.mask.shape[1], self.mask[:, ::-1])
 
 
-def rle_counts(text: bytes) -> list[int]:
+def decode_rle_counts(text: bytes) -> list[int]:
     """The run lengths of a compressed encoding: alternately of zeros and of ones, zeros first.
 
     Each character holds five bits of a number and a flag that more follow. From the fourth run on, the number is the
@@ -103,7 +103,7 @@ def rle_counts(text: bytes) -> list[int]:
 def count_encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
     """The sum of the run lengths of each compressed encoding, zeros included; -1 where the text is not an encoding.
 
-    The same as the sum of :func:`rle_counts`, but all encodings are decoded at once, in one array of characters.
+    The same as the sum of :func:`decode_rle_counts`, but all encodings are decoded at once, in one array of characters.
     """
     pixels = np.full(len(codes), -1)
     complete = [number for number, code in enumerate(codes) if code and not (code[-1] - 48) & 32]
@@ -144,7 +144,7 @@ def _undo_differences(values: Int64[np.ndarray, " r"], owner: Int64[np.ndarray, 
 
 def cropped_mask_of_rle(rle: Rle) -> CroppedMask | None:
     """The mask of a run-length encoding, cut to its pixels; None where there are none."""
-    counts = np.array(rle_counts(rle["counts"]), dtype=np.int64)
+    counts = np.array(decode_rle_counts(rle["counts"]), dtype=np.int64)
     covered = np.flatnonzero(counts[1::2])
     if not len(covered):
         return None

@@ -44,12 +44,14 @@ def detect(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> lis
     proposals, _ = model.rpn(batch, features)
     found, _ = model.roi_heads(features, proposals, batch.image_sizes)
     return [
-        at_original_size(detected, resized, (image.shape[1], image.shape[2]))
+        detections_at_original_size(detected, resized, (image.shape[1], image.shape[2]))
         for detected, resized, image in zip(found, batch.image_sizes, given, strict=True)
     ]
 
 
-def at_original_size(detected: dict[str, Tensor], resized: tuple[int, int], original: tuple[int, int]) -> DetectionDict:
+def detections_at_original_size(
+    detected: dict[str, Tensor], resized: tuple[int, int], original: tuple[int, int]
+) -> DetectionDict:
     """The detections that ``roi_heads`` gives for an image of the size ``resized``, for its ``original`` size.
 
     Sizes are (height, width). Masks are resized straight to the original size.

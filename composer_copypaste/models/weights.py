@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
-from composer_copypaste.files import check_regular, describe_wrapped_file
+from composer_copypaste.files import check_regular_file, describe_wrapped_file
 from composer_copypaste.settings import MaskRCNNSettings
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def check_weights_name(settings: MaskRCNNSettings) -> None:
     if settings.weights in choices:
         return
     try:
-        check_regular(settings.weights)
+        check_regular_file(settings.weights)
     except OSError as error:
         raise CheckpointError(
             f"weights: expected an existing file or, for the backbone {settings.backbone!r}, one of "
@@ -189,7 +189,7 @@ def read_torch_file(path: Path) -> object:
 
 def _check_readable(path: Path) -> None:
     try:
-        check_regular(path)
+        check_regular_file(path)
         with path.open("rb") as file:
             kind = describe_wrapped_file(file.read(512))
     except OSError as error:

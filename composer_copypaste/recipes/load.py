@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 import composer_copypaste
-from composer_copypaste.errors import RecipeError, as_recipe_value, list_problems
+from composer_copypaste.errors import RecipeError, as_recipe_value, format_problems
 from composer_copypaste.recipes import yaml12
 from composer_copypaste.recipes.problems import describe_problems
 from composer_copypaste.recipes.schema import Recipe
@@ -57,7 +57,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         return _ADAPTER.validate_json(json.dumps(_resolve_references(merged, merged), default=str))
     except ValidationError as error:
         found = describe_problems(error, sources)
-        raise RecipeError(found[0] if len(found) == 1 else list_problems(str(file), found)) from error
+        raise RecipeError(found[0] if len(found) == 1 else format_problems(str(file), found)) from error
     except ValueError as error:
         raise RecipeError(f"{file}: {error}") from None
 

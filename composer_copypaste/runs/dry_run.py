@@ -24,7 +24,7 @@ from composer_copypaste.models.weights import describe_download, load_pretrained
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.folder import RunFolder
-from composer_copypaste.runs.resume import check_data, check_run_folder, describe_next_run
+from composer_copypaste.runs.resume import check_run_data, check_run_folder, describe_next_run
 from composer_copypaste.runs.train import check_requirements
 from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings
 
@@ -53,7 +53,7 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
     else:
         data = open_data(recipe)
         if not folder.is_complete:
-            check_data(folder, recipe, data)
+            check_run_data(folder, recipe, data)
         names = category_names(data.train)
         images = f"{_describe_data(data.train)}; evaluated on {_describe_data(data.val)}"
         advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]

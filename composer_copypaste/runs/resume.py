@@ -10,7 +10,13 @@ from pathlib import Path
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import DataError, OutputError, RecipeError, as_recipe_value
-from composer_copypaste.files import atomic_write, is_unfinished, read_json, remove_unfinished, write_if_absent
+from composer_copypaste.files import (
+    atomic_write,
+    is_unfinished_file,
+    read_json,
+    remove_unfinished_files,
+    write_if_absent,
+)
 from composer_copypaste.integrations.composer.checkpoints import (
     batch_of_checkpoint,
     delete_old_checkpoints,
@@ -51,7 +57,7 @@ def check_run_folder(folder: RunFolder, recipe: Recipe) -> None:
         if folder.recipe.exists():
             _check_file_kinds(folder)
             _check_same_recipe(folder, recipe)
-        elif folder.root.exists() and not all(is_unfinished(path) for path in folder.root.iterdir()):
+        elif folder.root.exists() and not all(is_unfinished_file(path) for path in folder.root.iterdir()):
             raise OutputError(
                 f"{folder.root}: expected a new or an empty folder for the run; give output=ANOTHER_FOLDER"
             )
@@ -110,7 +116,7 @@ def begin_or_resume(folder: RunFolder, recipe: Recipe, data: RunData, lock: Exit
     write_recipe(folder, recipe)
     with _disk_errors_name_folder(folder):
         _lock_folder(folder, lock)
-    changed = check_data(folder, recipe, data)
+    changed = check_run_data(folder, recipe, data)
     with _disk_errors_name_folder(folder):
         if not folder.categories.exists():
             _write_run_file(_categories_as_json(data.train.categories), folder.categories)
@@ -119,7 +125,7 @@ def begin_or_resume(folder: RunFolder, recipe: Recipe, data: RunData, lock: Exit
     if changed:
         print_once(f"{folder.root}: goes on with changed files of {' and '.join(changed)}, as data.accept_changes says")
     with _disk_errors_name_folder(folder):
-        remove_unfinished(folder.root)
+        remove_unfinished_files(folder.root)
         delete_old_checkpoints(folder.checkpoints)
     return next(reversed(saved_checkpoints(folder.checkpoints)), None)
 
@@ -185,7 +191,7 @@ def _disk_errors_name_folder(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def check_data(folder: RunFolder, recipe: Recipe, data: RunData) -> list[str]:
+def check_run_data(folder: RunFolder, recipe: Recipe, data: RunData) -> list[str]:
     """The recipe's keys of data that has changed since the run in this folder, if there is one, began.
 
     Raises:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
-from composer_copypaste.files import atomic_write, read_rows
+from composer_copypaste.files import atomic_write, read_json_lines
 
 Series = tuple[Float[ndarray, " n"], Float[ndarray, " n"]]
 """The batches at which a value was logged, and the values."""
@@ -41,7 +41,7 @@ def plot_curves(metrics: Path, png: Path) -> None:
 def read_series(metrics: Path) -> dict[str, Series]:
     """The batches and values of each name in ``metrics.jsonl``, without values that were not finite."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for row in read_rows(metrics):
+    for row in read_json_lines(metrics):
         batch = row.get("batch")
         for name, value in row.items():
             if batch is not None and value is not None:

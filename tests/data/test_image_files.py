@@ -18,7 +18,7 @@ from PIL import Image
 from composer_copypaste.data.annotation_json import CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import CocoInstances
-from composer_copypaste.data.image_files import check_images, find_file_names_in_folder, map_in_threads
+from composer_copypaste.data.image_files import check_images, map_in_threads, with_file_names_in_folder
 from composer_copypaste.data.images import ImageHeader, read_header, read_image
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.settings import ImageSettings
@@ -38,7 +38,7 @@ def folder(tmp_path):
 def found(folder, *names):
     images = [CocoImage(number, name, 8, 12) for number, name in enumerate(names)]
     annotations = CocoAnnotations(Path("annotations.json"), tuple(images), (), {})
-    return [image.file_name for image in find_file_names_in_folder(annotations, folder).images]
+    return [image.file_name for image in with_file_names_in_folder(annotations, folder).images]
 
 
 @pytest.mark.parametrize(

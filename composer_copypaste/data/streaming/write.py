@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, ReadingOptions
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.image_files import check_images, find_file_names_in_folder
+from composer_copypaste.data.image_files import check_images, with_file_names_in_folder
 from composer_copypaste.data.images import read_image
 from composer_copypaste.data.streaming.format import (
     ANNOTATIONS,
@@ -40,7 +40,7 @@ from composer_copypaste.data.streaming.format import (
     encode_sample,
     shard_name,
 )
-from composer_copypaste.errors import DataError, OutputError, as_json, list_problems
+from composer_copypaste.errors import DataError, OutputError, as_json, format_problems
 from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.settings import ImageSettings
 
@@ -250,7 +250,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     data = CocoAnnotations.load(
         annotations, crowds=reading.crowds, bad_objects=reading.bad_objects, spelling=reading.spelling
     )
-    data = find_file_names_in_folder(data, images)
+    data = with_file_names_in_folder(data, images)
     image_settings = image_settings or ImageSettings()
     check_images(data, images, image_settings)
     source = _describe_source(data, images, shard_size, image_settings, reading)
@@ -347,7 +347,7 @@ def _write_missing_shards(parts: Sequence[ShardContent], processes: int, images:
     if problems:
         between = "\n" if len(problems) > 1 else ". "
         advice = "The other shards are kept: repair the images, and the same command continues"
-        raise DataError(f"{list_problems('images', problems)}{between}{advice}")
+        raise DataError(f"{format_problems('images', problems)}{between}{advice}")
 
 
 def _write_other_files(

@@ -12,7 +12,7 @@ from composer import Algorithm, Callback, Event, Logger, State, Trainer
 from composer.utils import create_interval_scheduler, dist, reproducibility
 
 from composer_copypaste.errors import CheckpointError, DivergedError, count_noun
-from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished
+from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished_files
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
 from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.integrations.composer.model import MaskRCNN
@@ -183,7 +183,7 @@ def _batch_and_epoch(checkpoint: Path) -> tuple[int, int]:
 
 def delete_old_checkpoints(folder: Path) -> None:
     """Let the link point to the newest checkpoint; remove unfinished files, and all checkpoints but two batches'."""
-    remove_unfinished(folder)
+    remove_unfinished_files(folder)
     saved = saved_checkpoints(folder)
     if saved:
         _sync_folder(folder)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from composer_copypaste.errors import count_noun
-from composer_copypaste.files import Number, atomic_write, name_path_in_errors, read_rows, to_json_lines
+from composer_copypaste.files import Number, atomic_write, name_path_in_errors, read_json_lines, to_json_lines
 
 MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_scale_jitter/seconds")
 """Values whose names begin with these depend on the machine; all others are the same when a run is repeated."""
@@ -106,7 +106,7 @@ class JsonLinesLogger(LoggerDestination):
             self._file = None
         if self._file is None and dist.get_global_rank() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = read_rows(self.path, self._rows)
+            kept = read_json_lines(self.path, self._rows)
             with atomic_write(self.path) as shortened:
                 shortened.write_text(to_json_lines(kept))
             self._rows = len(kept)
