@@ -38,11 +38,11 @@ class SampledFlip:
 
     horizontal: bool
 
-    def image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+    def transform_image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
         """The image, mirrored or unchanged."""
         return image.flip(-1) if self.horizontal else image.contiguous()
 
-    def instances(self, objects: AnnotatedObjects) -> Instances:
+    def transform_instances(self, objects: AnnotatedObjects) -> Instances:
         """All objects, with annotated boxes and areas."""
         boxes, cropped_masks = objects.boxes, cropped_masks_of(objects)
         if self.horizontal:
@@ -57,7 +57,7 @@ class SampledFlip:
 class SampledJitter(CropResize):
     """The random part of `LargeScaleJitterTransform`; it applies to a decoded image and to annotated outlines."""
 
-    def image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
+    def transform_image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
         """The resized image on its canvas, antialiased where it was made smaller."""
         window = self.part_of(image)
         resized = interpolate(window[None], self.resized, mode="bilinear", antialias=True)[0]
@@ -65,7 +65,7 @@ class SampledJitter(CropResize):
         canvas[:, : self.resized[0], : self.resized[1]] = resized.flip(-1) if self.flip else resized
         return canvas
 
-    def instances(self, objects: AnnotatedObjects, min_area: int) -> Instances:
+    def transform_instances(self, objects: AnnotatedObjects, min_area: int) -> Instances:
         """The objects with at least ``min_area`` pixels left, and crowds with at least one.
 
         Boxes and areas are those of the pixels.
@@ -137,7 +137,7 @@ class FlipTransform:
     ) -> tuple[UInt8[Tensor, "3 h w"], Instances]:
         """Draw and apply."""
         flip = self.draw(generator)
-        return flip.image(image), flip.instances(objects)
+        return flip.transform_image(image), flip.transform_instances(objects)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class LargeScaleJitterTransform:
     ) -> tuple[UInt8[Tensor, "3 h2 w2"], Instances]:
         """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, and crowds without a pixel."""
         crop = self.draw(objects.size, generator)
-        return crop.image(image), crop.instances(objects, self.settings.min_area)
+        return crop.transform_image(image), crop.transform_instances(objects, self.settings.min_area)
 
 
 def _nearest_source_pixels(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:

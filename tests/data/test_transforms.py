@@ -66,12 +66,12 @@ def outline(request):
 def test_a_window_shows_its_part_of_the_image():
     image = image_of(*SIZE)
     crop = SampledJitter(window=(1, 2, 4, 5), resized=(4, 5), canvas=(4, 5), flip=False)
-    assert torch.equal(crop.image(image), image[:, 1:5, 2:7])
+    assert torch.equal(crop.transform_image(image), image[:, 1:5, 2:7])
 
 
 def test_an_image_is_mirrored_and_lies_in_the_top_left_corner_of_the_padding():
     image = image_of(*SIZE)
-    shown = whole(canvas=(10, 15), flip=True).image(image)
+    shown = whole(canvas=(10, 15), flip=True).transform_image(image)
     assert torch.equal(shown[:, :8, :12], image.flip(-1))
     assert (shown[:, 8:] == torch.tensor(PADDING)[:, None, None]).all()
     assert (shown[:, :, 12:] == torch.tensor(PADDING)[:, None, None]).all()
@@ -80,20 +80,20 @@ def test_an_image_is_mirrored_and_lies_in_the_top_left_corner_of_the_padding():
 def test_making_an_image_smaller_averages_its_pixels():
     stripes = torch.zeros(3, 64, 64, dtype=torch.uint8)
     stripes[:, :, ::4] = 200
-    shown = whole((64, 64), resized=(16, 16), canvas=(16, 16)).image(stripes)
+    shown = whole((64, 64), resized=(16, 16), canvas=(16, 16)).transform_image(stripes)
     assert (shown[:, :, 1:-1].int() - 50).abs().max() <= 1
 
 
 def test_cropping_first_equals_resizing_first_away_from_the_window_s_edge():
     image = image_of(32, 48)
-    first = SampledJitter(window=(4, 8, 16, 20), resized=(32, 40), canvas=(32, 40), flip=False).image(image)
-    last = whole((32, 48), resized=(64, 96), canvas=(64, 96)).image(image)[:, 8:40, 16:56]
+    first = SampledJitter(window=(4, 8, 16, 20), resized=(32, 40), canvas=(32, 40), flip=False).transform_image(image)
+    last = whole((32, 48), resized=(64, 96), canvas=(64, 96)).transform_image(image)[:, 8:40, 16:56]
     assert torch.equal(first[:, 2:-2, 2:-2], last[:, 2:-2, 2:-2])
 
 
 def test_masks_boxes_and_areas_follow_a_window(outline):
     crop = SampledJitter(window=(2, 3, 5, 5), resized=(5, 5), canvas=(6, 7), flip=False)
-    shown = crop.instances(objects(outline(*BOX)), min_area=1)
+    shown = crop.transform_instances(objects(outline(*BOX)), min_area=1)
     expected = torch.zeros(1, 6, 7, dtype=torch.uint8)
     expected[0, 0:3, 0:3] = 1
     assert torch.equal(shown.masks, expected)
@@ -103,7 +103,7 @@ def test_masks_boxes_and_areas_follow_a_window(outline):
 
 def test_masks_boxes_and_areas_follow_a_mirrored_enlargement(outline):
     crop = SampledJitter(window=(0, 1, 8, 10), resized=(16, 20), canvas=(16, 24), flip=True)
-    shown = crop.instances(objects(outline(*BOX)), min_area=1)
+    shown = crop.transform_instances(objects(outline(*BOX)), min_area=1)
     expected = torch.zeros(1, 16, 24, dtype=torch.uint8)
     expected[0, 2:10, 10:18] = 1  # columns 2..10 of 20, mirrored
     assert torch.equal(shown.masks, expected)
@@ -112,52 +112,52 @@ def test_masks_boxes_and_areas_follow_a_mirrored_enlargement(outline):
 
 
 def test_masks_boxes_and_areas_follow_a_reduction(outline):
-    shown = whole(resized=(4, 6)).instances(objects(outline(2, 2, 6, 6)), min_area=1)
+    shown = whole(resized=(4, 6)).transform_instances(objects(outline(2, 2, 6, 6)), min_area=1)
     expected = torch.zeros(1, *SIZE, dtype=torch.uint8)
     expected[0, 1:3, 1:3] = 1
     assert torch.equal(shown.masks, expected)
 
 
 def test_an_object_one_pixel_wide_has_a_box_one_pixel_wide(outline):
-    shown = whole().instances(objects(outline(3, 2, 4, 7)), min_area=1)
+    shown = whole().transform_instances(objects(outline(3, 2, 4, 7)), min_area=1)
     assert shown.boxes.tolist() == [[3, 2, 4, 7]]
 
 
 def test_objects_outside_the_window_are_dropped_with_all_their_fields(outline):
     crop = SampledJitter(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
-    shown = crop.instances(objects(outline(*BOX), outline(7, 1, 9, 3), outline(0, 0, 6, 8)), min_area=1)
+    shown = crop.transform_instances(objects(outline(*BOX), outline(7, 1, 9, 3), outline(0, 0, 6, 8)), min_area=1)
     assert shown.labels.tolist() == [2]
     assert {len(shown), len(shown.boxes), len(shown.masks), len(shown.area), len(shown.iscrowd)} == {1}
 
 
 def test_all_objects_may_be_outside(outline):
     crop = SampledJitter(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
-    shown = crop.instances(objects(outline(*BOX)), min_area=1)
+    shown = crop.transform_instances(objects(outline(*BOX)), min_area=1)
     assert (tuple(shown.boxes.shape), tuple(shown.masks.shape)) == ((0, 4), (0, *SIZE))
 
 
 def test_objects_stay_from_min_area_pixels_on(outline):
     crop = SampledJitter(window=(0, 5, 8, 7), resized=(8, 7), canvas=SIZE, flip=False)
     cut = objects(outline(*BOX))  # 1 x 4 pixels of it are left
-    assert len(crop.instances(cut, min_area=4)) == 1
-    assert len(crop.instances(cut, min_area=5)) == 0
+    assert len(crop.transform_instances(cut, min_area=4)) == 1
+    assert len(crop.transform_instances(cut, min_area=5)) == 0
 
 
 def test_a_part_outside_leaves_the_other_parts():
     crop = SampledJitter(window=(0, 0, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
-    shown = crop.instances(objects(polygon_of(8, 1, 10, 3) + polygon_of(1, 1, 3, 4)), min_area=1)
+    shown = crop.transform_instances(objects(polygon_of(8, 1, 10, 3) + polygon_of(1, 1, 3, 4)), min_area=1)
     assert shown.boxes.tolist() == [[1, 1, 3, 4]]
 
 
 def test_an_empty_mask_is_dropped():
-    assert len(whole().instances(objects(rle_of(0, 0, 0, 0)), min_area=1)) == 0
+    assert len(whole().transform_instances(objects(rle_of(0, 0, 0, 0)), min_area=1)) == 0
 
 
 def test_a_flip_mirrors_image_masks_and_annotated_boxes(outline):
     image = image_of(*SIZE)
     flip = SampledFlip(horizontal=True)
-    shown = flip.instances(objects(outline(*BOX)))
-    assert torch.equal(flip.image(image), image.flip(-1))
+    shown = flip.transform_instances(objects(outline(*BOX)))
+    assert torch.equal(flip.transform_image(image), image.flip(-1))
     assert torch.equal(shown.masks[0, 1:5, 6:10], torch.ones(4, 4, dtype=torch.uint8))
     assert shown.masks.sum() == 16
     assert shown.boxes.tolist() == [[7, 2, 11, 7]]
@@ -166,7 +166,7 @@ def test_a_flip_mirrors_image_masks_and_annotated_boxes(outline):
 
 def test_no_flip_leaves_the_annotated_boxes(outline):
     given_objects = objects(outline(*BOX))
-    assert torch.equal(SampledFlip(horizontal=False).instances(given_objects).boxes, given_objects.boxes)
+    assert torch.equal(SampledFlip(horizontal=False).transform_instances(given_objects).boxes, given_objects.boxes)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
@@ -232,7 +232,7 @@ def test_a_mask_covers_its_object_s_pixels_after_any_jitter(outline, seed):
     drawn = polygon_of(x1, y1, x2, y2) if outline is polygon_of else coco_mask.encode(np.asfortranarray(mask))
     transform = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(128, 128), scale_range=(0.4, 2.0)))
     crop = transform.draw(size, seeded_generator(seed))
-    shown, instances = crop.image(image), crop.instances(objects(drawn, size=size), min_area=1)
+    shown, instances = crop.transform_image(image), crop.transform_instances(objects(drawn, size=size), min_area=1)
     bright = shown[0, : crop.resized[0], : crop.resized[1]] > 127
     mask_shown = instances.masks[0, : crop.resized[0], : crop.resized[1]].bool()
     assert (bright ^ mask_shown).sum() <= 2 * (bright.shape[0] + bright.shape[1])  # at most a line along the outline
@@ -248,6 +248,6 @@ def resident_bytes() -> int:
 def test_masks_of_a_large_image_take_memory_only_where_objects_are(horizontal):
     many = objects(*[polygon_of(*BOX)] * 40, size=(3000, 4000))
     before = resident_bytes()
-    shown = SampledFlip(horizontal).instances(many)
+    shown = SampledFlip(horizontal).transform_instances(many)
     assert resident_bytes() - before < 60e6
     assert shown.masks.shape == (40, 3000, 4000)  # 480 MB where all of it is written

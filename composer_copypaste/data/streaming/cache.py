@@ -38,7 +38,7 @@ class FolderInPlace:
         if not (folder / INDEX).exists():
             raise DataError(f"{folder}: expected shards, found no {INDEX}; copypaste shard writes it when it is done")
 
-    def ensure(self, shard: Shard) -> None:
+    def ensure_shard(self, shard: Shard) -> None:
         """Raise ``DataError`` where the shard is missing, or its size is not that in the index."""
         try:
             nbytes = (self.folder / shard.name).stat().st_size
@@ -83,7 +83,7 @@ class ShardCache:
         except OSError as error:
             raise DataError(f"{error.filename or cache}: cannot be written: {error.strerror}") from error
 
-    def ensure(self, shard: Shard) -> None:
+    def ensure_shard(self, shard: Shard) -> None:
         """Fetch the shard, unless it is cached; if another process is fetching it, wait for that.
 
         Raises:

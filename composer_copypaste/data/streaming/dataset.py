@@ -92,7 +92,7 @@ class StreamingCocoInstances(InstanceData):
             raise DataError(f"{source}: {INDEX} has {found}, {MANIFEST} {self.manifest.images}")
         if isinstance(self._files, FolderInPlace):
             for shard in self.shards:
-                self._files.ensure(shard)
+                self._files.ensure_shard(shard)
         if limit is not None:
             self._check_limit(limit)
 
@@ -174,7 +174,7 @@ class StreamingCocoInstances(InstanceData):
             try:
                 sample: Sample = self._readers[number][place]
             except FileNotFoundError:
-                self._files.ensure(shard)
+                self._files.ensure_shard(shard)
             else:
                 self._files.mark_used(shard)
                 return sample

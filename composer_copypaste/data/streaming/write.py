@@ -65,25 +65,25 @@ class ShardContent:
     image_settings: ImageSettings
 
     @property
-    def shard(self) -> Path:
+    def shard_path(self) -> Path:
         """The path of the finished shard."""
         return self.output / shard_name(self.number)
 
     @property
-    def record(self) -> Path:
+    def record_path(self) -> Path:
         """The file with the shard's entry for the index, written when the shard is complete."""
         return self.output / WORKING_FOLDER / f"{self.number:05}.json"
 
     @property
     def is_written(self) -> bool:
         """Whether the shard exists and was written from these image files."""
-        if not (self.record.exists() and self.shard.exists()):
+        if not (self.record_path.exists() and self.shard_path.exists()):
             return False
-        return bool(json.loads(self.record.read_text())["fingerprint"] == self.fingerprint)
+        return bool(json.loads(self.record_path.read_text())["fingerprint"] == self.fingerprint)
 
     def entry(self) -> dict[str, Any]:
         """The entry for the index of a shard that is written."""
-        entry: dict[str, Any] = json.loads(self.record.read_text())["entry"]
+        entry: dict[str, Any] = json.loads(self.record_path.read_text())["entry"]
         return entry
 
 
@@ -156,7 +156,7 @@ def _write_shard(part: ShardContent) -> list[str]:
     """Write the shard, and then its record; or return what is wrong with its images."""
     from streaming import MDSWriter
 
-    folder = part.record.with_suffix("")
+    folder = part.record_path.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
     problems = []
     with MDSWriter(out=str(folder), columns=COLUMNS, hashes=[HASH], size_limit=None) as writer:
@@ -187,9 +187,9 @@ def _move_shard_into_place(part: ShardContent, folder: Path) -> None:
     written = folder / entry["raw_data"]["basename"]
     with written.open("rb") as file:
         os.fsync(file.fileno())
-    written.replace(part.shard)
-    entry["raw_data"]["basename"] = part.shard.name
-    with atomic_write(part.record) as unfinished:
+    written.replace(part.shard_path)
+    entry["raw_data"]["basename"] = part.shard_path.name
+    with atomic_write(part.record_path) as unfinished:
         unfinished.write_text(json.dumps({"fingerprint": part.fingerprint, "entry": entry}))
 
 
@@ -354,7 +354,7 @@ def _write_other_files(
     output: Path, data: CocoAnnotations, parts: Sequence[ShardContent], source: Source, image_settings: ImageSettings
 ) -> None:
     """Write the other files of a data set of shards, the index last."""
-    for shard in set(output.glob("shard.*.mds")) - {part.shard for part in parts}:
+    for shard in set(output.glob("shard.*.mds")) - {part.shard_path for part in parts}:
         shard.unlink()  # of images that were larger before they were repaired
     counts = len(data.images), data.num_objects, data.num_crowds
     manifest = Manifest(*counts, data.categories, source, image_settings)

@@ -183,7 +183,7 @@ class StopsAtNonFiniteLoss(LoggerDestination):
             return
         batch = state.timestamp.batch.value
         if self.first is None:
-            self.first, self._first_described = batch, self._described(state)
+            self.first, self._first_described = batch, self._describe_last_batch(state)
         if batch - self.first + 1 == self.limit:
             raise DivergedError(
                 f"the loss was not finite (NaN or infinite) in {self.limit} batches in a row; "
@@ -198,10 +198,11 @@ class StopsAtNonFiniteLoss(LoggerDestination):
         if not first_process_decides(lambda: weights_are_finite(state.model)):
             after = state.timestamp.batch.value + 1
             raise DivergedError(
-                f"the weights are not finite (NaN or infinite) after {self._described(state)}", self.first or after
+                f"the weights are not finite (NaN or infinite) after {self._describe_last_batch(state)}",
+                self.first or after,
             )
 
-    def _described(self, state: State) -> str:
+    def _describe_last_batch(self, state: State) -> str:
         """The last batch, the parts of its loss that are not finite, or else the largest, and its learning rate."""
         losses = {
             name: value for name in LOSSES if (value := state.total_loss_dict.get(f"loss/train/{name}")) is not None

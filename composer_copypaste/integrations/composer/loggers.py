@@ -56,7 +56,7 @@ class JsonLinesLogger(LoggerDestination):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Opens the file, which drops the rows that a resumed run will write again."""
-        self._opened()
+        self._open_file()
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Writes the row of a batch; callbacks run before loggers, so all has been logged."""
@@ -85,7 +85,7 @@ class JsonLinesLogger(LoggerDestination):
         self._rows = state["rows"]
 
     def _write_row(self, state: State) -> None:
-        file = self._opened()
+        file = self._open_file()
         if file is None or not self._pending:
             return
         now = state.timestamp
@@ -99,7 +99,7 @@ class JsonLinesLogger(LoggerDestination):
         self._rows += 1
         self._pending = {}
 
-    def _opened(self) -> BinaryIO | None:
+    def _open_file(self) -> BinaryIO | None:
         """The file to append to, on the first process; opening it drops the rows after the last checkpoint."""
         if self._file is not None and not _is_file_at(self._file, self.path):
             self._file.close()
