@@ -31,12 +31,6 @@ def parse_time(time: str) -> tuple[fractions.Fraction, str]:
     return fractions.Fraction(number), time[-2:]
 
 
-def composer_time(time: str) -> str:
-    """The time as Composer writes it, without percent."""
-    value, unit = parse_time(time)
-    return f"{float(value)}dur" if unit == "dur" else time
-
-
 Bounds = TypeVar("Bounds", tuple[int, int], tuple[float, float])
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from composer_copypaste import CopyPasteSettings
 from composer_copypaste.errors import RecipeError
+from composer_copypaste.integrations.composer.from_recipe import composer_time
 from composer_copypaste.recipes.load import load_recipe, recipe_schema
-from composer_copypaste.settings import DURATION, TIME, composer_time, parse_time
+from composer_copypaste.settings import DURATION, TIME, parse_time
 
 
 @pytest.mark.parametrize(

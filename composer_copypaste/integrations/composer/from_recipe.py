@@ -34,7 +34,7 @@ from composer_copypaste.integrations.composer.loggers import ProgressBar
 from composer_copypaste.integrations.composer.model import MaskRCNN
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.recipes.schema import OptimizerSettings, Recipe, ScheduleSettings
-from composer_copypaste.settings import CopyPasteSettings, composer_time, parse_time
+from composer_copypaste.settings import CopyPasteSettings, parse_time
 
 
 def runs_on_gpu(recipe: Recipe) -> bool:
@@ -195,3 +195,9 @@ def check_loggers(recipe: Recipe) -> None:
 def build_loggers(recipe: Recipe, root: Path) -> list[LoggerDestination]:
     """The recipe's loggers for a run in a folder. Their own environment variables say where they write."""
     return [LOGGERS[name](root.absolute()) for name in recipe.training.loggers]
+
+
+def composer_time(time: str) -> str:
+    """The time as Composer writes it, without percent."""
+    value, unit = parse_time(time)
+    return f"{float(value)}dur" if unit == "dur" else time
