@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import count_noun
-from composer_copypaste.functional.batch_objects import ImageObjects, asks_for_areas, weights_of
+from composer_copypaste.functional.batch_objects import ImageObjects, asks_for_areas, copy_weights
 from composer_copypaste.functional.layout import MARGIN, box_windows
 from composer_copypaste.functional.plan import ImageInfo
 from composer_copypaste.functional.tensors import copied, on_device, read_back
@@ -134,7 +134,7 @@ class BankImage:
         areas = self.areas
         if areas is None and asks_for_areas(settings):
             areas = read_back(torch.stack([mask.count_nonzero() for mask in self.masks])).astype(np.float64)
-        return ImageInfo(*self.size, self.boxes, weights_of(self.labels, areas, math.prod(self.size), settings))
+        return ImageInfo(*self.size, self.boxes, copy_weights(self.labels, areas, math.prod(self.size), settings))
 
     def cropped_object(self, k: int) -> CroppedObject:
         """Object ``k`` in its crop, in the crop's coordinates."""

@@ -141,7 +141,7 @@ def batch_objects(
     if "masks" not in targets[0]:
         batch = [replace(own, masks=box_masks(own.boxes, image)) for own, image in zip(batch, images, strict=True)]
     pixels = np.repeat([image.shape[-2] * image.shape[-1] for image in images], counts)
-    weights = weights_of(numbers[:, 4], area, pixels, settings) * (numbers[:, 5] == 0)
+    weights = copy_weights(numbers[:, 4], area, pixels, settings) * (numbers[:, 5] == 0)
     return [
         ImageObjects(
             ImageInfo(image.shape[-2], image.shape[-1], numbers[end - count : end, :4], weights[end - count : end]),
@@ -213,7 +213,7 @@ def binary_masks(masks: UInt8[Tensor, "n h w"], boxes: Float[ndarray, "n 4"]) ->
 # How likely objects are to be copied
 
 
-def weights_of(
+def copy_weights(
     labels: Shaped[ndarray, " n"],
     area: Float[ndarray, " n"] | None,
     pixels: int | Integer[ndarray, " n"],
@@ -274,7 +274,7 @@ def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPas
     labels, (height, width) = classes.ids, ids.shape
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
     areas = read_back(ids.unique(return_counts=True)[1]).astype(np.float64) if asks_for_areas(settings) else None
-    weights = weights_of(labels, areas, math.prod(ids.shape), settings) * is_object
+    weights = copy_weights(labels, areas, math.prod(ids.shape), settings) * is_object
     present = on_device(labels, ids.device, ids.dtype)
     none = torch.zeros_like(present)
     no_masks_yet = torch.zeros((), dtype=torch.uint8, device=ids.device).expand(len(labels), *ids.shape)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.bank import CroppedObject, InstanceBank, check_extras
-from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS, asks_for_areas, weights_of
+from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS, asks_for_areas, copy_weights
 from composer_copypaste.functional.tensors import on_device
 from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
@@ -73,7 +73,7 @@ def _by_label(pool: Pool, settings: CopyPasteSettings) -> CutOutsByLabel:
     if areas is None and asks_for_areas(limits):
         counts = [int(pool.read(number)[1].count_nonzero()) for number in range(len(pool.labels))]
         areas = np.array(counts, dtype=np.float64)
-    allowed = np.flatnonzero(weights_of(pool.labels, areas, pool.image_pixels, limits))
+    allowed = np.flatnonzero(copy_weights(pool.labels, areas, pool.image_pixels, limits))
     labels = pool.labels[allowed]
     known[:] = [*known[-3:], (limits, {int(label): allowed[labels == label] for label in np.unique(labels)})]
     return known[-1][1]
@@ -89,7 +89,7 @@ def check_cut_outs_have(instances: Instances) -> None:
         )
 
 
-def read_cut_out(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> CroppedObject:
+def cut_out_from_pool(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"], instances: Instances) -> CroppedObject:
     """A cut-out, on the device and in the types of a batch's image and objects, where these hold its label.
 
     Raises:
@@ -145,4 +145,4 @@ class ExtraSources:
             return self.bank.cropped_object(number).moved_to(image, instances)
         if self.pool is None:
             raise IndexError(f"expected one of {len(self)} extra sources, got number {number}")
-        return read_cut_out(self.pool, number - self.in_bank, image, instances)
+        return cut_out_from_pool(self.pool, number - self.in_bank, image, instances)
