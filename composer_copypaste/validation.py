@@ -86,7 +86,17 @@ def _plain_value(value: object) -> object:
             return int(value)
         case Real():
             return float(value)
-    return value
+    return _Shown(repr(value)) if hasattr(value, "__float__") else value
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Stands for a value that pydantic would take for a number, such as a tensor or one of NumPy's booleans."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)

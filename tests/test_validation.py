@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+import torch
 from annotated_types import Ge, Le
 
 from composer_copypaste.settings import CopyPasteSettings
@@ -40,6 +41,8 @@ def test_the_elements_of_a_list_have_the_limits_too():
         ("number", "0.5", "a number, got '0.5'"),
         ("number", None, "a number, got None"),
         ("number", True, "a number, got True"),
+        ("number", np.True_, f"a number, got {np.True_!r}"),
+        ("number", torch.tensor(0.5), "a number, got tensor(0.5000)"),
         ("count", 1.5, "a whole number, got 1.5"),
         ("span", 0.5, "a list or tuple, got 0.5"),
         ("span", (0.5,), "a list of at least 2, got (0.5,)"),

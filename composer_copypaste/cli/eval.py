@@ -53,7 +53,9 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         run = run_folder_of(checkpoint)
         source = recipe if recipe is not None or run is None else run.recipe
         if source is None:
-            raise RecipeError(f"{checkpoint}: lies in no run's folder; say how its model is built with --recipe RECIPE")
+            raise RecipeError(
+                f"{checkpoint}: is not in the folder of a run; give --recipe RECIPE, which says how its model is built"
+            )
         loaded = load_recipe(source, [*overrides, *([f"data.crowds={crowds}"] if crowds else [])])
 
     from composer_copypaste.metrics.report import score_tables

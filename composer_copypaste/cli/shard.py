@@ -102,7 +102,7 @@ def command(  # noqa: PLR0913 - click hands over each option
         image_settings=settings,
         reading=ReadingOptions(crowds, bad_objects, lambda name, value: f"--{name.replace('_', '-')} {value}"),
     )
-    kept = f", {written.kept} of them there before" if written.kept else ""
+    kept = f" ({count_noun(written.kept, 'shard')} there before)" if written.kept else ""
     size = written.nbytes / 1e6
     crowded = (
         f"; {written.crowds} of their {count_noun(written.objects, 'object')} are crowds" if written.crowds else ""

@@ -139,7 +139,7 @@ _MAX_DECODED_FILES = 64
 """At most this many files of more than 8 bits, spread over the data set, are decoded to see which range they use."""
 
 
-def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSettings | None = None) -> None:
+def check_images(annotations: CocoAnnotations, folder: Path | str, settings: ImageSettings | None = None) -> None:
     """Look at the header of every image, and at the values of some that have more than 8 bits.
 
     Warns of images that viewers turn, and of files with more than one page.
@@ -148,6 +148,7 @@ def check_images(annotations: CocoAnnotations, folder: Path, settings: ImageSett
         DataError: listing the files that are missing, are not images, or have another size than the annotations say; or
             where images of more than 8 bits would come out nearly black.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: {describe_non_folder(folder)}")
     settings = settings or ImageSettings()

@@ -83,8 +83,8 @@ def check_weights_name(settings: MaskRCNNSettings) -> None:
         check_regular_file(settings.weights)
     except OSError as error:
         raise CheckpointError(
-            f"weights: expected an existing file or, for the backbone {settings.backbone!r}, one of "
-            f"{', '.join(choices)}; got {settings.weights!r} ({error.strerror})"
+            f"weights: expected an existing file or, for the backbone {settings.backbone!r}, "
+            f"{' or '.join(choices)}; got {settings.weights!r} ({error.strerror})"
         ) from None
 
 

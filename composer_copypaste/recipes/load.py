@@ -129,8 +129,8 @@ def find_recipe(path: str | Path, *, relative_to: Path | None = None) -> Path:
             f"{file}: expected a recipe, a YAML file, found a folder; a run's folder contains a recipe.yaml"
         )
     similar = get_close_matches(Path(path).stem, shipped, n=1)
-    hint = f"did you mean the shipped {similar[0]!r}? " if similar else ""
-    raise RecipeError(f"{file}: no such recipe file; {hint}Shipped recipes: {', '.join(shipped)}")
+    hint = f"did you mean the shipped {similar[0]!r}? Shipped" if similar else "shipped"
+    raise RecipeError(f"{file}: no such recipe file; {hint} recipes: {', '.join(shipped)}")
 
 
 Layer = tuple[Mapping[str, Any], Mapping[Place, str]]

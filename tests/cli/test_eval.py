@@ -80,7 +80,7 @@ def test_a_checkpoint_that_does_not_exist_is_named(tmp_path, name):
 
 def test_a_checkpoint_outside_a_run_needs_a_recipe(run, tmp_path):
     shutil.copyfile(run.latest_checkpoint, tmp_path / "my.pt")
-    refused(evaluate(tmp_path / "my.pt"), "my.pt: lies in no run's folder", "--recipe RECIPE")
+    refused(evaluate(tmp_path / "my.pt"), "my.pt: is not in the folder of a run", "--recipe RECIPE")
 
 
 class Hostile:

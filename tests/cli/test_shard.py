@@ -39,7 +39,7 @@ def test_it_says_what_it_wrote_and_what_was_there(files, tmp_path):
     first, again = (shard(output, *files, "--shard-size", "20KB", "--processes", 2) for _ in range(2))
     size = sum(path.stat().st_size for path in output.glob("shard.*.mds")) / 1e6
     assert first.stdout == f"{output}: 4 images in 2 shards, {size:.1f} MB\n"
-    assert again.stdout == f"{output}: 4 images in 2 shards, 2 of them there before, {size:.1f} MB\n"
+    assert again.stdout == f"{output}: 4 images in 2 shards (2 shards there before), {size:.1f} MB\n"
 
 
 def test_what_is_wrong_is_one_line_and_nothing_is_written(files, tmp_path):

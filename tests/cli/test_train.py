@@ -278,7 +278,7 @@ def test_several_mistakes_are_a_line_each(drawn, output):
 def test_weights_that_do_not_exist_are_named_before_anything_is_drawn(tmp_path, output):
     for options in ([], ["--dry-run"]):
         result = train(*tiny(tmp_path), f"output={output}", "model.weights=my.pt", *options)
-        refused(result, "error: model.weights: expected an existing file or, for the backbone 'small', one of none")
+        refused(result, "error: model.weights: expected an existing file or, for the backbone 'small', none")
     assert list(tmp_path.iterdir()) == []
 
 

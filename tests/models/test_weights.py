@@ -125,7 +125,7 @@ def test_leaving_the_weights_to_a_checkpoint_downloads_nothing(cache):
     [("resnet18", "coco"), ("small", "imagenet"), ("resnet18", "ResNet50_Weights.IMAGENET1K_V1")],
 )
 def test_weights_that_do_not_exist_for_the_backbone_are_refused_with_the_choices(backbone, weights):
-    with pytest.raises(CheckpointError, match=f"for the backbone '{backbone}', one of none.*got '{weights}'"):
+    with pytest.raises(CheckpointError, match=f"for the backbone '{backbone}', none.*got '{weights}'"):
         MaskRCNN(3, backbone=backbone, weights=weights)
 
 

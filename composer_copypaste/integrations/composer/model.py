@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from composer.models import ComposerModel
 from torch import Tensor
 from torchmetrics import Metric
@@ -42,10 +43,12 @@ class MaskRCNN(ComposerModel):
         metric: Scores the detections of evaluations; its scalars are what Composer logs.
         load_weights: False builds the same layers without loading ``settings.weights``, for a checkpoint that replaces
             them.
-        knobs: The fields of ``MaskRCNNSettings``.
+        overrides: The fields of ``MaskRCNNSettings``.
 
     Raises:
         CheckpointError: where the weights cannot be loaded, or do not fit.
+        ValueError: a setting, or the number of classes, out of its limits.
+        TypeError: one of another type, or a setting that does not exist.
 
     Example:
         >>> model = MaskRCNN(num_classes=4, backbone="small")
@@ -58,12 +61,16 @@ class MaskRCNN(ComposerModel):
         *,
         metric: "CocoMeanAveragePrecision | None" = None,
         load_weights: bool = True,
-        **knobs: object,
+        **overrides: object,
     ) -> None:
         super().__init__()
-        if settings is not None and knobs:
-            raise TypeError(f"MaskRCNN takes settings, or the fields of it ({', '.join(knobs)}), not both")
-        self.settings = settings or MaskRCNNSettings(**knobs)  # type: ignore[arg-type]
+        if settings is not None and overrides:
+            raise TypeError(f"MaskRCNN takes settings, or the fields of it ({', '.join(overrides)}), not both")
+        if not isinstance(num_classes, int | np.integer) or isinstance(num_classes, bool):
+            raise TypeError(f"num_classes: expected a whole number, got {num_classes!r}")
+        if num_classes < 2:
+            raise ValueError(f"num_classes: expected at least 2, the background and one category, got {num_classes}")
+        self.settings = settings or MaskRCNNSettings(**overrides)  # type: ignore[arg-type]
         self.num_classes = num_classes
         self.metric = metric
         self.module = build_mask_rcnn(num_classes, self.settings)

@@ -243,3 +243,15 @@ def test_masks_of_0_and_1_of_any_type_can_be_trained_on(small_model, batch, dtyp
     images, targets = batch
     targets = [{**target, "masks": target["masks"].to(dtype)} for target in targets]
     assert all(loss.isfinite() for loss in small_model((images, targets)).values())
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "error", "message"),
+    [
+        (True, TypeError, "num_classes: expected a whole number, got True"),
+        (1, ValueError, "num_classes: expected at least 2, the background and one category, got 1"),
+    ],
+)
+def test_a_wrong_number_of_classes_is_refused(num_classes, error, message):
+    with pytest.raises(error, match=f"^{message}$"):
+        MaskRCNN(num_classes)
