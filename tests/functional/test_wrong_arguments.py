@@ -4,6 +4,7 @@ Under pytest, beartype refuses most of them first: they are given in a process o
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -295,7 +296,8 @@ def said(call):
 
 @pytest.fixture(scope="module")
 def answers():
-    run = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # with the folder of the shared helpers
+    run = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True, env=environment)
     return json.loads(run.stdout)
 
 
