@@ -134,7 +134,9 @@ def _draw_from_images(
     if settings.brightness or settings.contrast or settings.saturation:
         colors = _draw_colors(transforms, settings, generator)[transform]
     first = np.cumsum([0, *(len(info.boxes) for info in infos)])
-    params = PasteParams(objects - first[pair], _map_to_source(inverse, shifts), colors)
+    back = -np.einsum("mij,mj->mi", inverse, shifts)
+    to_source = np.concatenate([inverse, back[:, :, None]], axis=2)
+    params = PasteParams(objects - first[pair], to_source, colors)
     if not has_place.all():
         params, pair = PasteParams(*(column[has_place] for column in params)), pair[has_place]
     target, source = np.array([pairing[:2] for pairing in pairings]).T[:, pair]
@@ -183,8 +185,10 @@ def _draw_from_pool(
     colors = np.ones((m, 3))
     if settings.brightness or settings.contrast or settings.saturation:
         colors = _draw_colors(m, settings, generator)
+    back = -np.einsum("mij,mj->mi", inverse, shifts)
+    to_source = np.concatenate([inverse, back[:, :, None]], axis=2)
     cut_outs = chosen[has_place]
-    params = PasteParams(np.zeros_like(cut_outs), _map_to_source(inverse, shifts)[has_place], colors[has_place])
+    params = PasteParams(np.zeros_like(cut_outs), to_source[has_place], colors[has_place])
     columns = (np.full_like(cut_outs, target), first_cut_out + cut_outs, *params)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
 
@@ -247,12 +251,6 @@ def _draw_scale_flip_rotation(
     linear = np.stack([x * cos, -y * sin, x * sin, y * cos], axis=1)
     inverse = np.stack([cos / x, sin / x, -sin / y, cos / y], axis=1)
     return linear.reshape(n, 2, 2), inverse.reshape(n, 2, 2)
-
-
-def _map_to_source(inverse: Float[ndarray, "m 2 2"], shifts: Float[ndarray, "m 2"]) -> Float[ndarray, "m 2 3"]:
-    """The affine maps from target to source, of linear maps that are followed by shifts."""
-    back = -np.einsum("mij,mj->mi", inverse, shifts)
-    return np.concatenate([inverse, back[:, :, None]], axis=2)
 
 
 def _draw_colors(n: int, settings: CopyPasteSettings, generator: torch.Generator) -> Float[ndarray, "n 3"]:
