@@ -5,10 +5,11 @@
 2. The draw of a ``plan.py``: ``sampling.py``, the only place where numbers are random.
 3. Where pasted objects lie, on the host: ``layout.py``, in ``windows.py``.
 4. Pixels: ``engines/engine.py`` says which engine does it, and in which phases. ``engines/torch_engine.py`` takes steps
-   in torch for each object, by ``resample.py``, ``blend.py`` and ``tensors.py``. ``engines/kernels.py`` runs kernels:
-   on a CPU those of ``engines/numba_engine.py`` (``engines/numba_masks.py`` and ``engines/numba_paint.py``, with
-   ``engines/numba_semantic_maps.py`` for maps of class ids; ``engines/numba_memory.py`` is what they share), on a GPU
-   those of ``engines/triton_engine.py`` (``engines/triton_kernels.py``).
+   in torch for each object, by ``resample.py``, ``blend.py`` and ``tensors.py``. ``engines/kernel_engine.py`` runs
+   kernels, which read the tables of ``engines/kernels.py``: on a CPU those of ``engines/numba_engine.py``
+   (``engines/numba_masks.py`` and ``engines/numba_paint.py``, with ``engines/numba_semantic_maps.py`` for maps of class
+   ids; ``engines/numba_memory.py`` is what they share), on a GPU those of ``engines/triton_engine.py``
+   (``engines/triton_kernels.py``).
 5. Which objects stay visible, and their fields: ``visibility.py``, ``keypoints.py``.
 
 ``large_scale_jitter.py`` is an augmentation of its own.

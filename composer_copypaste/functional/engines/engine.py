@@ -17,7 +17,8 @@ from jaxtyping import Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.engines.kernels import KernelEngine, Kernels
+from composer_copypaste.functional.engines.kernel_engine import KernelEngine
+from composer_copypaste.functional.engines.kernels import Kernels
 from composer_copypaste.functional.engines.torch_engine import TorchEngine
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.tensors import Images
