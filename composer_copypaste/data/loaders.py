@@ -266,7 +266,7 @@ def _keep_queues_until_workers_end(iterator: Any) -> None:
     """Let no queue of the iterator be closed before the iterator has told its workers to end.
 
     Where Python's garbage collector finds both at once, as behind a Composer ``DataSpec``, which refers to itself, it
-    closes the queues first: torch then waits for each worker for five seconds, and kills it.
+    closes the queues first, and torch then waits for each worker for five seconds.
     """
     weakref.finalize(iterator, lambda queues: None, vars(iterator)).atexit = False
 
