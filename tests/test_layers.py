@@ -16,6 +16,8 @@ LAYERS = ["cli", "runs", "integrations", "recipes", "visualize", "metrics", "mod
 """Each imports only from itself and from those after it; the last is the modules of the package's own folder."""
 FRAMEWORKS = {
     "composer": "integrations/composer/",
+    "dask": "integrations/dask.py",
+    "distributed": "integrations/dask.py",
     "detectron2": "integrations/detectron2.py",
     "lightning": "integrations/lightning.py",
     "streaming": "data/streaming/",

@@ -8,13 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +37,12 @@ from composer_copypaste.data.streaming.format import (
 )
 from composer_copypaste.errors import DataError, OutputError, as_json, format_problems
 from composer_copypaste.files import atomic_write, read_json
+from composer_copypaste.processes import process_executor, run_tasks
 from composer_copypaste.settings import ImageSettings
 
 WORKING_FOLDER = ".unfinished"
 """The folder, inside the output, of files that exist only while shards are being written."""
 
-_WATCH_SECONDS = 0.5
 _ANNOTATION_BYTES, _NUMBER_BYTES = 100, 8
 """Approximate size in a sample of an annotation without its outline, and of a number of a polygon."""
 
@@ -115,41 +110,6 @@ def _fingerprint(images: Path, content: Sequence[tuple[CocoImage, object]]) -> s
     stats = [(image.file_name, (images / image.file_name).stat()) for image, _ in content]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-
-
-def write_in_processes(parts: Sequence[ShardContent], processes: int) -> Iterator[tuple[ShardContent, list[str]]]:
-    """Write shards, and yield each when it is done, in any order, with the problems that kept it from being written.
-
-    Raises:
-        OutputError: where another program ended a process.
-    """
-    if processes == 1:
-        yield from ((part, _write_shard(part)) for part in parts)
-        return
-    with ProcessPoolExecutor(processes, initializer=_leave_signals_to, initargs=(os.getpid(),)) as pool:
-        futures = {pool.submit(_write_shard, part): part for part in parts}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise OutputError(
-                "a process that wrote shards was ended by another program, perhaps because memory ran out; the same "
-                "command continues, with fewer --processes if necessary"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _leave_signals_to(parent: int) -> None:
-    """Leave Ctrl-C to the parent process, and end when the parent has been killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_shard(part: ShardContent) -> list[str]:
@@ -340,8 +300,11 @@ def _check_same_source(output: Path, found: Source, source: Source) -> None:
 def _write_missing_shards(parts: Sequence[ShardContent], processes: int, images: int) -> None:
     problems = []
     done = images - sum(len(part.content) for part in parts)
-    with tqdm(total=images, initial=done, desc="writing shards", unit=" images", disable=None) as bar:
-        for part, found in write_in_processes(parts, processes):
+    with (
+        process_executor(processes) if processes > 1 else nullcontext() as executor,
+        tqdm(total=images, initial=done, desc="writing shards", unit=" images", disable=None) as bar,
+    ):
+        for part, found in run_tasks(executor, _write_shard, parts):
             problems += found
             bar.update(len(part.content))
     if problems:

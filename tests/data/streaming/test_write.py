@@ -13,8 +13,9 @@ from shard_cases import SMALL, DataSet, contents, drawn
 
 from composer_copypaste.data.streaming import format as shards
 from composer_copypaste.data.streaming import write as sharding
-from composer_copypaste.data.streaming.write import WORKING_FOLDER, write_in_processes
+from composer_copypaste.data.streaming.write import WORKING_FOLDER
 from composer_copypaste.errors import DataError, OutputError, UserError
+from composer_copypaste.processes import run_tasks
 
 streaming = pytest.importorskip("streaming")
 
@@ -74,11 +75,11 @@ def test_the_bytes_are_the_same_for_any_number_of_processes(data_set, written, t
 
 def _write_slowly(data_set, output, processes):
     def slowed(*arguments):
-        for found in write_in_processes(*arguments):
+        for found in run_tasks(*arguments):
             yield found
             time.sleep(0.3)
 
-    sharding.write_in_processes = slowed
+    sharding.run_tasks = slowed
     data_set.write(output, processes=processes)
 
 
@@ -107,11 +108,11 @@ def test_the_same_command_again_changes_nothing(data_set, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_continues(data_set, written, tmp_path, monkeypatch):
-    def full(parts, processes):
-        yield from write_in_processes(parts[:2], processes)
+    def full(executor, function, parts):
+        yield from run_tasks(executor, function, parts[:2])
         raise OSError(errno.ENOSPC, "No space left on device", "shard.00002.mds")
 
-    monkeypatch.setattr(sharding, "write_in_processes", full)
+    monkeypatch.setattr(sharding, "run_tasks", full)
     with pytest.raises(OutputError, match=r"^shard.00002.mds: cannot be written: No space left on device; the same"):
         data_set.write(tmp_path / "out")
     monkeypatch.undo()
@@ -236,9 +237,7 @@ def test_without_streaming_the_extra_is_named(data_set, tmp_path, monkeypatch):
 
 def test_an_image_that_changed_meanwhile_is_written_as_it_is_now(tmp_path, monkeypatch):
     data_set, output = drawn(tmp_path), tmp_path / "out"
-    monkeypatch.setattr(
-        sharding, "write_in_processes", lambda parts, processes: write_in_processes(parts[:2], processes)
-    )
+    monkeypatch.setattr(sharding, "run_tasks", lambda executor, write, parts: run_tasks(executor, write, parts[:2]))
     with pytest.raises(OutputError):  # at the entry of a shard that is not there
         data_set.write(output)
     monkeypatch.undo()
