@@ -43,7 +43,7 @@ def settings_class(kind: type[Kind]) -> type[Kind]:
 
         plain = {name: value if type(value) in _PLAIN else _plain_value(value) for name, value in values.items()}
         try:
-            _type_adapter(made).validator.validate_python(plain, self_instance=self)
+            type_adapter(made).validator.validate_python(plain, self_instance=self)
         except ValidationError as error:
             raise _first_problem(error, made) from None
 
@@ -52,7 +52,8 @@ def settings_class(kind: type[Kind]) -> type[Kind]:
 
 
 @cache
-def _type_adapter(kind: type) -> "TypeAdapter[Any]":
+def type_adapter(kind: type) -> "TypeAdapter[Any]":
+    """What checks, writes and describes values of a settings class."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 import composer_copypaste
 from composer_copypaste.errors import RecipeError, as_recipe_value, format_problems
@@ -21,10 +21,13 @@ from composer_copypaste.recipes import yaml12
 from composer_copypaste.recipes.problems import describe_problems
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.recipes.yaml12 import Place
+from composer_copypaste.validation import type_adapter
 
 _PACKAGE = Path(composer_copypaste.__file__).parent
 _SHIPPED = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")  # of the wheel, of the repository
-_ADAPTER = TypeAdapter(Recipe)
+Section = TypeVar("Section")
+Layer = tuple[Mapping[str, Any], Mapping[Place, str]]
+"""Values, and the place where each was given, such as "my.yaml:4"."""
 
 _SHARDS = ("streaming", "cache", "cache_gigabytes")
 _INSTEAD_OF = {
@@ -50,26 +53,54 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: listing all problems, each with its file and line.
     """
     file = find_recipe(path)
-    layers = [*_file_layers(file, ()), *(_parse_override(text) for text in overrides)]
-    sources = {(): str(file)} | {place: source for _, places in layers for place, source in places.items()}
-    merged: dict[str, Any] = reduce(_merge, (values for values, _ in layers), {"name": file.stem})
+    return recipe_of_layers([*file_layers(file), *map(parse_override, overrides)], file.stem, str(file))
+
+
+def recipe_of_layers(layers: Sequence[Layer], name: str, place: str) -> Recipe:
+    """The recipe of layers of values, later ones on top.
+
+    Args:
+        layers: of files and overrides.
+        name: the recipe's name, if no layer gives one.
+        place: names the recipe in messages.
+
+    Raises:
+        RecipeError: listing all problems, each with its place.
+    """
+    return validate_layers(Recipe, [({"name": name}, {}), *layers], place)
+
+
+def validate_layers(kind: type[Section], layers: Sequence[Layer], place: str) -> Section:
+    """An object of a settings class from layers of values, later ones on top, with references resolved.
+
+    Raises:
+        RecipeError: listing all problems, each with its place.
+    """
+    values, sources = merge_layers(layers)
     try:
-        return _ADAPTER.validate_json(json.dumps(_resolve_references(merged, merged), default=str))
+        resolved = _resolve_references(values, values)
+        return cast(Section, type_adapter(cast(type, kind)).validate_json(json.dumps(resolved, default=str)))
     except ValidationError as error:
-        found = describe_problems(error, sources)
-        raise RecipeError(found[0] if len(found) == 1 else format_problems(str(file), found)) from error
+        found = describe_problems(error, {(): place} | dict(sources), kind)
+        raise RecipeError(found[0] if len(found) == 1 else format_problems(place, found)) from error
     except ValueError as error:
-        raise RecipeError(f"{file}: {error}") from None
+        raise RecipeError(f"{place}: {error}") from None
+
+
+def merge_layers(layers: Sequence[Layer]) -> Layer:
+    """The layers in one, later ones on top."""
+    values: dict[str, Any] = reduce(_merge, (values for values, _ in layers), {})
+    return values, {place: source for _, places in layers for place, source in places.items()}
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The complete recipe as YAML, which loads to an equal one."""
-    return yaml12.dump_yaml(_escape_references(_ADAPTER.dump_python(recipe, mode="json")))
+    return yaml12.dump_yaml(_escape_references(type_adapter(Recipe).dump_python(recipe, mode="json")))
 
 
 def recipe_differences(former: Recipe, recipe: Recipe) -> dict[str, tuple[object, object]]:
     """The keys in which two recipes differ, written as in overrides (``optimizer.lr``), with both values."""
-    one, other = (_ADAPTER.dump_python(each, mode="json") for each in (former, recipe))
+    one, other = (type_adapter(Recipe).dump_python(each, mode="json") for each in (former, recipe))
     return {".".join(place): values for place, values in _nested_differences(one, other, ())}
 
 
@@ -86,19 +117,24 @@ def recipe_schema() -> dict[str, Any]:
 
     Nothing is required in it: a file states only what differs from its ``base``.
     """
-    schema = _schema_for_editors(_ADAPTER.json_schema())
     base = {
         "description": "What this recipe differs from: files, relative to this one, or names of shipped recipes; "
         "of several, the later ones win.",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     }
+    schema = schema_for_editors(Recipe)
     schema["properties"] = {"base": base} | schema["properties"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+    return schema
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
-    folder = next((folder for folder in _SHIPPED if any(folder.glob("*.yaml"))), None)
+def schema_for_editors(kind: type) -> dict[str, Any]:
+    """The JSON Schema of a settings class, in which nothing is required and descriptions have no line breaks."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | _for_editors(type_adapter(kind).json_schema())
+
+
+def shipped_recipes(kind: str = "") -> dict[str, Path]:
+    """The recipes that come with the package, by name; ``kind`` "ablations": the ablations."""
+    folder = next((folder / kind for folder in _SHIPPED if any((folder / kind).glob("*.yaml"))), None)
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))} if folder else {}
 
 
@@ -108,12 +144,13 @@ def describe_recipe(file: Path) -> str:
     return next((comment for comment in comments if not comment.startswith("yaml-language-server")), "")
 
 
-def find_recipe(path: str | Path, *, relative_to: Path | None = None) -> Path:
+def find_recipe(path: str | Path, *, relative_to: Path | None = None, kind: str = "") -> Path:
     """The file of a recipe: the file at this path, or else the shipped recipe of this name.
 
     Args:
         path: a file or a name.
         relative_to: the folder that a relative path starts from; None: the working directory.
+        kind: as for `shipped_recipes`.
 
     Raises:
         RecipeError: where neither exists.
@@ -121,7 +158,7 @@ def find_recipe(path: str | Path, *, relative_to: Path | None = None) -> Path:
     file = (relative_to or Path()) / Path(path).expanduser()
     if file.is_file():
         return file
-    shipped = shipped_recipes()
+    shipped = shipped_recipes(kind)
     if str(path) in shipped:
         return shipped[str(path)]
     if file.is_dir():
@@ -130,20 +167,23 @@ def find_recipe(path: str | Path, *, relative_to: Path | None = None) -> Path:
         )
     similar = get_close_matches(Path(path).stem, shipped, n=1)
     hint = f"did you mean the shipped {similar[0]!r}? Shipped" if similar else "shipped"
-    raise RecipeError(f"{file}: no such recipe file; {hint} recipes: {', '.join(shipped)}")
+    raise RecipeError(f"{file}: no such recipe file; {hint} {kind or 'recipes'}: {', '.join(shipped)}")
 
 
-Layer = tuple[Mapping[str, Any], Mapping[Place, str]]
-"""Values, and the place where each was given, such as "my.yaml:4"."""
+def file_layers(file: Path, inside: tuple[Path, ...] = ()) -> Iterator[Layer]:
+    """The values of a recipe file's bases and then its own; later ones win.
 
+    Args:
+        file: the recipe.
+        inside: the recipes whose base it is.
 
-def _file_layers(file: Path, inside: tuple[Path, ...]) -> Iterator[Layer]:
-    """The values of a recipe file's bases and then its own; later ones win."""
+    Raises:
+        RecipeError: where a file cannot be read.
+    """
     if file.resolve() in inside:
         chain = " -> ".join(str(outer) for outer in (*inside, file.resolve()))
         raise RecipeError(f"{file}: the recipe is its own base: {chain}")
-    values, lines = _read_recipe_file(file)
-    sources = {place: f"{file}:{line}" for place, line in lines.items()}
+    values, sources = read_recipe_file(file)
     given = values.pop("base", None)
     for base in given if isinstance(given, list) else [] if given is None else [given]:
         if not isinstance(base, str):
@@ -154,12 +194,12 @@ def _file_layers(file: Path, inside: tuple[Path, ...]) -> Iterator[Layer]:
             base_file = find_recipe(base, relative_to=file.parent)
         except RecipeError as error:
             raise RecipeError(f"{sources['base',]}: base: {error}") from error
-        yield from _file_layers(base_file, (*inside, file.resolve()))
+        yield from file_layers(base_file, (*inside, file.resolve()))
     yield values, sources
 
 
-def _read_recipe_file(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
-    """The values of a recipe file, and the line of each key."""
+def read_recipe_file(file: Path) -> tuple[dict[str, Any], Mapping[Place, str]]:
+    """The values of a YAML file, and the place of each key; ``RecipeError`` where it cannot be read."""
     try:
         values, lines = yaml12.parse_yaml(file.read_text(encoding="utf-8"))
     except yaml12.YamlError as error:
@@ -168,10 +208,10 @@ def _read_recipe_file(file: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
         raise RecipeError(f"{file}: expected a YAML file, but it cannot be read: {error}") from error
     if not isinstance(values, dict | None):
         raise RecipeError(f"{file}: expected a recipe, lines of 'key: value', got {as_recipe_value(values)}")
-    return values or {}, lines
+    return values or {}, {place: f"{file}:{line}" for place, line in lines.items()}
 
 
-def _parse_override(text: str) -> Layer:
+def parse_override(text: str) -> Layer:
     """The value of an override ``KEY=VALUE``."""
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
@@ -250,13 +290,13 @@ def _escape_references(value: Any) -> Any:
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
-def _schema_for_editors(schema: Any) -> Any:
+def _for_editors(schema: Any) -> Any:
     """A JSON Schema that requires no key, with one line for each paragraph of a description, as editors show them."""
     if isinstance(schema, list):
-        return [_schema_for_editors(inner) for inner in schema]
+        return [_for_editors(inner) for inner in schema]
     if not isinstance(schema, dict):
         return schema
-    editors = {key: _schema_for_editors(inner) for key, inner in schema.items() if key != "required"}
+    editors = {key: _for_editors(inner) for key, inner in schema.items() if key != "required"}
     if isinstance(editors.get("description"), str):
         editors["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", editors["description"])
     return editors

@@ -24,32 +24,33 @@ _EXPECTED = {  # in YAML's words, by pydantic's type of error
 }
 
 
-def describe_problems(error: ValidationError, sources: Mapping[Place, str]) -> list[str]:
+def describe_problems(error: ValidationError, sources: Mapping[Place, str], root: type = Recipe) -> list[str]:
     """A line for each problem, in the order of the schema.
 
     Args:
-        error: what pydantic raised for a ``Recipe``.
+        error: what pydantic raised.
         sources: where each key was given, "my.yaml:4" or "command line"; at the place () the recipe itself.
+        root: the settings class that it raised this for.
     """
     by_place: dict[Place, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        by_place.setdefault(_place_of_problem(detail), []).append(detail)
-    return [_describe_problem(place, details, sources) for place, details in by_place.items()]
+        by_place.setdefault(_place_of_problem(detail, root), []).append(detail)
+    return [_describe_problem(place, details, sources, root) for place, details in by_place.items()]
 
 
-def _place_of_problem(detail: ErrorDetails) -> Place:
+def _place_of_problem(detail: ErrorDetails, root: type) -> Place:
     """Pydantic's location without what it adds for the members of a union."""
     place: Place = ()
     for part in detail["loc"]:
-        if isinstance(part, int) or part in _section_keys(_section_at(place)):
+        if isinstance(part, int) or part in _section_keys(_section_at(place, root)):
             place = (*place, str(part))
     return (*place, str(detail["loc"][-1])) if detail["type"] == "unexpected_keyword_argument" else place
 
 
-def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place, str]) -> str:
-    kind, section = details[0]["type"], _section_at(place)
+def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place, str], root: type) -> str:
+    kind, section = details[0]["type"], _section_at(place, root)
     if kind == "unexpected_keyword_argument":
-        text = _describe_unknown_key(place)
+        text = _describe_unknown_key(place, root)
     elif kind == "value_error":
         text = str(details[0]["ctx"]["error"])
         key, colon, rest = text.partition(": ")
@@ -66,18 +67,18 @@ def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Ma
     return f"{'.'.join(place)}: {text} ({source})".removeprefix(": ")
 
 
-def _describe_unknown_key(place: Place) -> str:
+def _describe_unknown_key(place: Place, root: type) -> str:
     """What is allowed instead, and the key most likely meant: a similar one here, or the same in another section."""
-    allowed = _section_keys(_section_at(place[:-1]))
+    allowed = _section_keys(_section_at(place[:-1], root))
     similar = [".".join((*place[:-1], key)) for key in get_close_matches(place[-1], allowed, n=1)]
-    elsewhere = (".".join(path) for path in _key_places(()) if path[-1] == place[-1])
+    elsewhere = (".".join(path) for path in _key_places((), root) if path[-1] == place[-1])
     guess = next(iter([*similar, *elsewhere]), None)
     return "unknown key; " + (f"did you mean {guess!r}? " if guess else "") + f"allowed: {', '.join(allowed)}"
 
 
-def _section_at(place: Place) -> type | None:
+def _section_at(place: Place, root: type) -> type | None:
     """The dataclass of the section at a place; None where there is no section."""
-    section: type | None = Recipe
+    section: type | None = root
     for key in place:
         hint = get_type_hints(section).get(key) if section is not None else None
         section = next(
@@ -90,8 +91,8 @@ def _section_keys(section: type | None) -> list[str]:
     return [field.name for field in fields(section)] if section is not None else []
 
 
-def _key_places(place: Place) -> Iterator[Place]:
+def _key_places(place: Place, root: type) -> Iterator[Place]:
     """The place of every key in a section and in those inside it."""
-    for key in _section_keys(_section_at(place)):
+    for key in _section_keys(_section_at(place, root)):
         yield (*place, key)
-        yield from _key_places((*place, key))
+        yield from _key_places((*place, key), root)
