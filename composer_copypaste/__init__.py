@@ -31,14 +31,17 @@ if TYPE_CHECKING:
     from composer_copypaste.integrations.composer.data_spec import training_loader as training_loader
     from composer_copypaste.integrations.composer.model import MaskRCNN as MaskRCNN
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
+    from composer_copypaste.settings import AugmentSettings as AugmentSettings
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
     from composer_copypaste.settings import ImageSettings as ImageSettings
     from composer_copypaste.settings import LargeScaleJitterSettings as LargeScaleJitterSettings
     from composer_copypaste.settings import MaskRCNNSettings as MaskRCNNSettings
+    from composer_copypaste.settings import OfflineCopyPasteSettings as OfflineCopyPasteSettings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AugmentSettings": "settings",
     "CocoAnnotations": "data.coco_json",
     "CocoInstances": "data.dataset",
     "CocoMeanAveragePrecision": "metrics.coco_map",
@@ -54,6 +57,7 @@ _HOMES = {
     "MaskRCNN": "integrations.composer.model",
     "MaskRCNNSettings": "settings",
     "NothingPastedWarning": "functional.copypaste",
+    "OfflineCopyPasteSettings": "settings",
     "PastePlan": "functional.plan",
     "SkipsWhatIsDone": "integrations.composer.callbacks",
     "StreamingCocoInstances": "data.streaming.dataset",

@@ -1,4 +1,4 @@
-"""The settings of copy-paste, large-scale jitter, Mask R-CNN, image files and the drawn data set.
+"""The settings of copy-paste, offline data sets, large-scale jitter, Mask R-CNN, image files and the drawn data set.
 
 Every name, default, unit and limit is written here only. A settings class is the constructor of its part, its section
 of a recipe, and the documentation of both: the string below a field describes it, ``Annotated`` holds its limits.
@@ -7,7 +7,8 @@ of a recipe, and the documentation of both: the string below a field describes i
 import fractions
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import field, replace
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
@@ -245,6 +246,56 @@ class CopyPasteSettings:
                 'max_overlap: expected 1 with placement "source", where objects are not moved, got '
                 f'{self.max_overlap}; set placement to "random" or "anywhere"'
             )
+
+
+@settings_class
+class OfflineCopyPasteSettings(CopyPasteSettings):
+    """Copy-paste for an offline data set: as for copy-paste in a training, but every new image receives objects."""
+
+    p: Fraction = 1.0
+    """Probability that a new image receives objects. Below 1, some new images are copies of their base image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, of_no_training in (("stop", None), ("warmup", None), ("bank_size", 0)):
+            if getattr(self, name) != of_no_training:
+                raise ValueError(
+                    f"{name}: expected {of_no_training}, as it is for trainings only, got {getattr(self, name)!r}"
+                )
+
+
+@settings_class
+class AugmentSettings:
+    """An offline data set: which new images are made of a data set, by copy-paste, and how they are written."""
+
+    per_image: Annotated[int, Ge(1), Le(1000)] = 1
+    """Number of new images made of each base image, each with other objects."""
+
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+    """The share of the base images of which new images are made, drawn by ``seed``."""
+
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
+    """The same seed makes the same files, to the byte."""
+
+    backgrounds: Annotated[Path, Check(Path.expanduser)] | None = None
+    """Folder of images without annotations, of any size, which are the base images. None: the data set's own are."""
+
+    originals: Literal["keep", "link", "omit"] = "keep"
+    """Whether the new data set has the original images too: copies of their files ("keep"), hard links to them, or
+    symbolic ones where the disk is another ("link"), or not ("omit")."""
+
+    format: Literal["jpeg", "png"] = "jpeg"
+    """The format of the new images' files."""
+
+    quality: Annotated[int, Ge(1), Le(100)] = 95
+    """The quality of JPEG files."""
+
+    masks: Literal["polygons", "rle"] = "polygons"
+    """How new masks are written: as polygons that cover the same pixels, or as run lengths where a mask has holes,
+    which COCO's polygons cannot say ("polygons"), or all as run lengths ("rle")."""
+
+    copy_paste: OfflineCopyPasteSettings = field(default_factory=OfflineCopyPasteSettings)
+    """How objects are chosen, jittered, placed and blended."""
 
 
 @settings_class

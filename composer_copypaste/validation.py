@@ -148,6 +148,8 @@ EXPECTED = {  # by pydantic's type of error
     "bool_type": "True or False",
     "string_type": "text",
     "path_type": "a path",
+    "is_instance_of": "a {class}",
+    "dataclass_exact_type": "a value of {class_name}",
     "tuple_type": "a list or tuple",
     "dict_type": "a dict",
     "too_short": "a list of at least {min_length}",

@@ -9,9 +9,11 @@ from itertools import pairwise
 import pytest
 
 from composer_copypaste.settings import (
+    AugmentSettings,
     CopyPasteSettings,
     LargeScaleJitterSettings,
     MaskRCNNSettings,
+    OfflineCopyPasteSettings,
     ShapesSettings,
     settings_from,
 )
@@ -91,3 +93,29 @@ def test_every_setting_of_copy_paste_is_described():
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr)
     ]
     assert described == [field.name for field in fields(CopyPasteSettings)]
+
+
+def test_offline_every_new_image_receives_objects_unless_told_otherwise():
+    assert AugmentSettings().copy_paste.p == 1
+    assert AugmentSettings(copy_paste=OfflineCopyPasteSettings(rotation=30)).copy_paste.p == 1
+    assert AugmentSettings(copy_paste=OfflineCopyPasteSettings(p=0.25)).copy_paste.p == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "left_out"), [("stop", "1ep", None), ("warmup", "1ba", None), ("bank_size", 8, 0)]
+)
+def test_what_only_a_training_has_is_refused_offline(name, value, left_out):
+    with pytest.raises(ValueError, match=f"^{name}: expected {left_out}, as it is for trainings only, got {value!r}$"):
+        OfflineCopyPasteSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"backgrounds": "empty"}, "^backgrounds: expected a Path, got 'empty'$"),
+        ({"copy_paste": {"p": 1}}, "^copy_paste: expected a value of OfflineCopyPasteSettings, got {'p': 1}$"),
+    ],
+)
+def test_a_value_of_another_class_is_an_error_that_names_the_class(setting, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        AugmentSettings(**setting)

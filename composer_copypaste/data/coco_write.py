@@ -1,0 +1,54 @@
+"""Writes COCO annotation files: the one writer of all commands that make data sets."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from composer_copypaste.errors import DataError
+from composer_copypaste.files import atomic_write
+
+_ENTRIES_AT_ONCE = 10_000
+_FIRST_KEYS = ("info", "licenses", "categories", "images", "annotations")
+
+
+def write_coco(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a COCO annotation file: complete, or not at all; equal contents are equal bytes.
+
+    Each image, annotation and category has a line of its own, so that two files can be compared line by line. The short
+    lists come first; keys that are not COCO's come last, as they are. All characters are ASCII, as some tools read
+    files in the encoding of the machine.
+
+    Args:
+        path: the file; its folder exists.
+        content: the file's top-level keys and values, such as "images" and "annotations".
+
+    Raises:
+        DataError: where a value cannot be written as JSON, such as NaN.
+    """
+    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        try:
+            for text in _lines(content):
+                file.write(text)
+        except ValueError as error:
+            raise DataError(f"{path}: cannot be written as JSON: {error}") from error
+
+
+def _lines(content: Mapping[str, Any]) -> Iterator[str]:
+    keys = [key for key in _FIRST_KEYS if key in content] + [key for key in content if key not in _FIRST_KEYS]
+    yield "{"
+    for number, key in enumerate(keys):
+        yield f"{',' if number else ''}\n{_as_text(key)}: "
+        value = content[key]
+        if isinstance(value, list) and value:
+            for start in range(0, len(value), _ENTRIES_AT_ONCE):
+                yield "[\n" if start == 0 else ",\n"
+                yield ",\n".join(map(_as_text, value[start : start + _ENTRIES_AT_ONCE]))
+            yield "\n]"
+        else:
+            yield _as_text(value)
+    yield "\n}\n"
+
+
+def _as_text(value: object) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
