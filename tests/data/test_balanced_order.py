@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from composer_copypaste.data.balanced_order import ItemLabels, balanced_order
+
+
+def labels_of(counts, sizes=None):
+    items, labels = np.nonzero(counts)
+    sizes = np.ones(len(counts), dtype=int) if sizes is None else np.array(sizes)
+    return ItemLabels(sizes, items, labels, counts[items, labels])
+
+
+def order_of(counts, seed=0, sizes=None):
+    return balanced_order(labels_of(counts, sizes), torch.Generator().manual_seed(seed))
+
+
+def drawn_counts(images=200, labels=12):
+    """Most images have one or two labels, the first label is in most images and the last in few."""
+    random = np.random.default_rng(5)
+    has = random.random((images, labels)) < 0.6 / np.arange(1, labels + 1)
+    return has * random.geometric(0.4, (images, labels))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_item_comes_once(seed):
+    assert sorted(order_of(drawn_counts(), seed)) == list(range(200))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.4, 0.5, 0.8])
+def test_each_beginning_has_its_share_of_each_label(fraction, seed):
+    counts = drawn_counts()
+    beginning = order_of(counts, seed)[: round(fraction * len(counts))]
+    largest = counts.max(axis=0)
+    differences = np.abs(counts[beginning].sum(axis=0) - fraction * counts.sum(axis=0))
+    assert (differences <= 1 + largest).all()  # one item decides by how much
+    by_chance = [
+        np.abs(
+            counts[np.random.default_rng(other).permutation(200)[: len(beginning)]].sum(axis=0) / counts.sum(axis=0)
+            - fraction
+        )
+        for other in range(20)
+    ]
+    assert (differences / counts.sum(axis=0)).mean() < 0.6 * np.mean(by_chance)
+
+
+def test_a_label_of_two_items_is_in_both_halves():
+    counts = drawn_counts()
+    counts[:, -1] = 0
+    counts[[17, 140], -1] = 1
+    for seed in range(8):
+        assert len({17, 140} & set(order_of(counts, seed)[:100].tolist())) == 1
+
+
+def test_seeds_draw_different_items():
+    halves = [set(order_of(drawn_counts(), seed)[:100].tolist()) for seed in range(4)]
+    shared = [len(one & other) for index, one in enumerate(halves) for other in halves[:index]]
+    assert 30 < min(shared) <= max(shared) < 70  # 50 by chance
+
+
+def test_items_of_any_number_of_objects_are_drawn():
+    """An order that only brings the sums near would begin with the items that are like the mean."""
+    counts = np.repeat([1, 9], 100)[:, None]
+    few = [(order_of(counts, seed)[:20] < 100).sum() for seed in range(10)]
+    assert 8 <= np.mean(few) <= 12
+
+
+def test_a_large_item_does_not_come_first():
+    counts, sizes = np.ones((7, 1), dtype=int), [40, 10, 10, 10, 10, 10, 10]
+    for seed in range(10):
+        before = order_of(counts, seed, sizes).tolist().index(0)
+        assert before >= 4
+
+
+def test_items_of_equal_sizes_stay_in_their_order():
+    counts = drawn_counts()
+    assert (order_of(counts, 3) == order_of(counts, 3, sizes=[5] * 200)).all()
+
+
+def test_no_item_and_no_label_are_no_error():
+    assert order_of(np.zeros((0, 3), dtype=int)).tolist() == []
+    assert sorted(order_of(np.zeros((5, 0), dtype=int))) == [0, 1, 2, 3, 4]

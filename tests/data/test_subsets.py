@@ -1,0 +1,98 @@
+import json
+
+import pytest
+from coco_files import annotation
+from pycocotools.coco import COCO
+
+from composer_copypaste.data.annotation_json import ReadingOptions
+from composer_copypaste.data.subsets import AnnotationFile, write_subset
+from composer_copypaste.errors import DataError, OutputError
+
+CONTENT = {
+    "info": {"description": "Äpfel", "contributor": None},
+    "licenses": [{"id": 1, "name": "CC0"}],
+    "images": [
+        {"id": 9, "file_name": "9.png", "height": 8, "width": 12, "slide": "a", "license": 1},
+        {"id": 7, "file_name": "7.png", "height": 8, "width": 12, "slide": "b"},
+        {"id": 8, "file_name": "8.png", "height": 8, "width": 12, "slide": "b"},
+    ],
+    "annotations": [
+        annotation(3, image_id=8, attributes={"occluded": True}),
+        annotation(1, image_id=7, score=0.25),
+        annotation(2, image_id=9, iscrowd=1),
+    ],
+    "categories": [{"id": 5, "name": "nut", "supercategory": "food"}, {"id": 3, "name": "fig", "color": [1, 2, 3]}],
+    "videos": [],
+}
+
+
+@pytest.fixture
+def whole(tmp_path):
+    path = tmp_path / "whole.json"
+    path.write_text(json.dumps(CONTENT))
+    return path
+
+
+def test_a_subset_has_its_images_and_annotations_and_all_else_as_it_was(whole, tmp_path):
+    write_subset(whole, [8, 9], tmp_path / "part.json")
+    images, annotations = CONTENT["images"], CONTENT["annotations"]
+    part = json.loads((tmp_path / "part.json").read_text())
+    assert part == CONTENT | {"images": [images[0], images[2]], "annotations": [annotations[0], annotations[2]]}
+    assert list(part) == list(CONTENT)
+
+
+def test_the_same_input_gives_the_same_bytes(whole, tmp_path):
+    for ids, name in (([8, 9], "one"), ((9, 8), "other")):
+        write_subset(whole, ids, tmp_path / f"{name}.json")
+    write_subset(AnnotationFile.read(whole), {8, 9}, tmp_path / "third.json")
+    assert len({(tmp_path / f"{name}.json").read_bytes() for name in ("one", "other", "third")}) == 1
+
+
+def test_a_subset_of_all_images_is_the_same_data(whole, tmp_path):
+    write_subset(whole, [7, 8, 9], tmp_path / "all.json")
+    assert json.loads((tmp_path / "all.json").read_text()) == CONTENT
+
+
+def test_a_file_that_holds_the_subset_already_is_left_alone(whole, tmp_path):
+    output = tmp_path / "new" / "part.json"
+    write_subset(whole, [7], output)
+    before = output.stat()
+    write_subset(whole, [7], output)
+    assert (output.stat().st_mtime_ns, output.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+@pytest.mark.parametrize("change", [lambda text: text + "\n", lambda text: text[:-1], lambda text: "{}"])
+def test_another_file_is_not_overwritten(whole, tmp_path, change):
+    output = tmp_path / "part.json"
+    write_subset(whole, [7], output)
+    output.write_text(change(output.read_text()))
+    before = output.read_text()
+    with pytest.raises(OutputError, match=f"^{output}: is there already, with another content; remove it, or name"):
+        write_subset(whole, [7], output)
+    assert output.read_text() == before
+
+
+def test_an_unknown_image_is_named(whole, tmp_path):
+    with pytest.raises(DataError, match=r"whole.json: has no 2 images with the ids 1, 70$"):
+        write_subset(whole, [70, 7, 1], tmp_path / "part.json")
+    assert not (tmp_path / "part.json").exists()
+
+
+def test_a_broken_file_is_named(whole, tmp_path):
+    whole.write_text(json.dumps(CONTENT | {"annotations": [annotation(4, image_id=7, segmentation=[[1, 2, 3, 4]])]}))
+    with pytest.raises(DataError, match=r"whole.json: annotation 4 \(image 7\): polygon has 4 numbers, needs at least"):
+        write_subset(whole, [7], tmp_path / "part.json")
+
+
+def test_bad_objects_can_be_left_out(whole):
+    bad = annotation(4, image_id=7, segmentation=[[1, 2, 3, 4]])
+    whole.write_text(json.dumps(CONTENT | {"annotations": [*CONTENT["annotations"], bad]}))
+    with pytest.warns(UserWarning, match="left out 1 bad object"):
+        file = AnnotationFile.read(whole, ReadingOptions("ignore", "leave_out"))
+    assert file.content == CONTENT
+
+
+def test_a_file_without_annotations_has_subsets(whole, tmp_path):
+    whole.write_text(json.dumps(CONTENT | {"annotations": []}))
+    write_subset(whole, [7], tmp_path / "part.json")
+    assert list(COCO(tmp_path / "part.json").imgs) == [7]
