@@ -247,6 +247,14 @@ class CopyPasteSettings:
                 f'{self.max_overlap}; set placement to "random" or "anywhere"'
             )
 
+    def after_jitter(self) -> "CopyPasteSettings":
+        """These settings for images that large-scale jitter has resized and flipped: neither again, unless given."""
+        return replace(
+            self,
+            scale_range=(1.0, 1.0) if self.scale_range is None else self.scale_range,
+            p_flip=0.0 if self.p_flip is None else self.p_flip,
+        )
+
 
 @settings_class
 class OfflineCopyPasteSettings(CopyPasteSettings):

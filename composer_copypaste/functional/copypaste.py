@@ -7,7 +7,8 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Int64, Integer
+from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import count_noun
@@ -29,8 +30,9 @@ from composer_copypaste.functional.layout import Layout, SourceObjects, layout_o
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan, generator_or_default
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
-from composer_copypaste.functional.tensors import Images, without_autocast
+from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
 from composer_copypaste.functional.visibility import (
+    KeptObjects,
     assemble_kept_objects,
     decide_kept_objects,
     joined_fields,
@@ -71,6 +73,22 @@ class Pasted:
     """Number of objects, pasted or not, that were dropped because too little of them is visible."""
     reason: str | None = None
     """Why nothing could be pasted, whatever was drawn; None where something could."""
+    kept: KeptObjects | None = None
+    """The objects of the images that received any; None where nothing was pasted, and of class-id maps."""
+
+    def origins(self, image: int) -> tuple[Int64[ndarray, " k"], Int64[ndarray, " m"]]:
+        """Where the objects of a detection target come from, by the image's index in the batch.
+
+        Returns:
+            The object indices that the image's own objects had before, and the rows of the plan that describe the
+            pasted ones; in the order in which the target has them, first its own.
+        """
+        if self.kept is None or image not in self.kept.images:
+            count = len(cast(Tensor, cast(Sequence[Target], self.targets)[image]["labels"]))
+            return np.arange(count), np.arange(0)
+        objects = slice(*self.kept.ends[np.searchsorted(self.kept.images, image)])
+        is_pasted = self.kept.pasted[objects] >= 0
+        return self.kept.instance[objects][~is_pasted], self.kept.row[objects][is_pasted]
 
 
 def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
@@ -197,6 +215,17 @@ def paste(
     return replace(result, images=after_images, targets=after_targets)
 
 
+def with_pasted_flags(result: Pasted) -> Targets:
+    """The targets, with ``pasted`` added to detections: for each object, whether it was pasted."""
+    if isinstance(result.targets, Tensor) or not result.added:
+        return result.targets
+    flagged = [
+        {**target, "pasted": torch.arange(n := len(cast(Tensor, target["labels"]))) >= n - added}
+        for target, added in zip(result.targets, result.added, strict=True)
+    ]
+    return sequence_like(flagged, result.targets)
+
+
 def _carry_out(
     images: Images,
     targets: Targets,
@@ -267,7 +296,7 @@ def _paste_objects(
         images = stacked.paint(before.images, [crop.image for crop in crops])
     added = np.bincount(kept.target[kept.pasted >= 0], minlength=n).tolist()
     dropped = len(layout.pasted.target) + int(layout.image_receives.sum()) - len(kept.target)
-    return replace(before, images=images, targets=changed, added=added, dropped=dropped)
+    return replace(before, images=images, targets=changed, added=added, dropped=dropped, kept=kept)
 
 
 def _paste_classes(

@@ -42,6 +42,8 @@ class PastedObject:
 class PastedObjects:
     """The objects pasted in a batch, ordered by target, and bottom to top."""
 
+    row: Int64[ndarray, " m"]
+    """Row of the plan that describes the object."""
     target: Int64[ndarray, " m"]
     """Batch index of the image that receives the object."""
     source: Int64[ndarray, " m"]
@@ -144,6 +146,7 @@ def _pasted_objects(
     counts = counts[receiving]
     start = np.cumsum(counts) - counts
     return PastedObjects(
+        row=order,
         target=target,
         source=source[order],
         instance=instance[order],

@@ -19,6 +19,9 @@ from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.sources import Pool, weighted_categories
 from composer_copypaste.settings import DEFAULT_P_FLIP, DEFAULT_SCALE_RANGE, CopyPasteSettings
 
+JITTER_STREAM = 1
+"""Makes the random numbers of large-scale jitter independent of copy-paste's, which has no stream number."""
+
 MOST_CELLS = 1 << 18
 """The largest number of cells between the edges of boxes that are looked at together."""
 
@@ -62,6 +65,19 @@ def generator_or_default(generator: torch.Generator | None) -> torch.Generator:
             f"generator: expected one on the CPU, which draws the same for every device, got one on {generator.device}"
         )
     return generator
+
+
+def batch_generator(seed: int, rank: int, batch: int, *stream: int) -> torch.Generator:
+    """The random numbers of a process's batch in a training; different ``stream`` numbers share none.
+
+    Args:
+        seed: of the training.
+        rank: of the process.
+        batch: number of batches trained before.
+        stream: what the numbers are for: none for copy-paste, `JITTER_STREAM` for large-scale jitter.
+    """
+    words = np.random.SeedSequence((seed, rank, batch, *stream)).generate_state(2)
+    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
 def uniforms(shape: tuple[int, ...], generator: torch.Generator) -> Float[ndarray, "..."]:

@@ -50,8 +50,12 @@ class KeptObjects:
     """Index of the object within its image."""
     origin: Int64[ndarray, " r"]
     """Index within the layout of the object, or of the one that it is a copy of."""
+    instance: Int64[ndarray, " r"]
+    """Object index within its source."""
     pasted: Int64[ndarray, " r"]
     """Index among the pasted objects; -1 for an image's own."""
+    row: Int64[ndarray, " r"]
+    """Row of the plan; -1 for an image's own."""
     measure: Int64[ndarray, " r"]
     """Row of the measures with its box and area; -1 where these did not change."""
 
@@ -76,13 +80,16 @@ def decide_kept_objects(
     order = np.argsort(target, kind="stable")
     target = target[order]
     ends = np.stack([np.searchsorted(target, pasted.receiving, side) for side in ("left", "right")], axis=1)
+    origin, none = np.concatenate([own, pasted.origin[joined]])[order], np.full(len(own), -1)
     return KeptObjects(
         images=pasted.receiving,
         ends=ends,
         target=target,
         place=np.arange(len(target)) - ends[np.searchsorted(pasted.receiving, target), 0],
-        origin=np.concatenate([own, pasted.origin[joined]])[order],
-        pasted=np.concatenate([np.full(len(own), -1), joined])[order],
+        origin=origin,
+        instance=layout.instance[origin],
+        pasted=np.concatenate([none, joined])[order],
+        row=np.concatenate([none, pasted.row[joined]])[order],
         measure=np.concatenate([measure[own], joined])[order],
     )
 

@@ -41,6 +41,25 @@ def test_a_plan_may_list_the_objects_of_a_target_apart():
     assert [fields["labels"].tolist() for fields in after] == [[5, 6], [5, 6], [6]]
 
 
+def test_each_object_says_where_it_comes_from():
+    own = target((0, 0, 2, 2), (5, 5, 8, 8), (0, 6, 2, 8), labels=[1, 2, 3])
+    given = target((0, 0, 3, 3), (1, 1, 2, 2), (4, 0, 7, 2), labels=[4, 5, 6])
+    beyond = ((1, 0, 20), (0, 1, 0))
+    rows = [(1, 0, 2, IDENTITY), (0, 1, 0, beyond), (0, 1, 2, IDENTITY), (0, 1, 1, IDENTITY), (0, 1, 0, IDENTITY)]
+    result = carry_out(plan_of(*rows), make_images(3), [own, given, target((0, 0, 1, 1))])
+    # object 0 disappears under row 4, and so does row 3; row 1 lies beyond the edge
+    assert [[part.tolist() for part in result.origins(image)] for image in range(3)] == [
+        [[1, 2], [2, 4]],
+        [[0, 1, 2], [0]],
+        [[0], []],
+    ]
+
+
+def test_where_nothing_is_pasted_all_objects_are_the_images_own():
+    result = carry_out(plan_of(), make_images(1), [target((0, 0, 2, 2), (1, 1, 3, 3))])
+    assert [part.tolist() for part in result.origins(0)] == [[0, 1], []]
+
+
 def test_an_object_half_covered_keeps_the_visible_half():
     own = target((0, 0, 4, 4), area=torch.tensor([16.0]))
     after = receiving(own, target((2, 0, 8, 8), area=torch.tensor([48.0])))

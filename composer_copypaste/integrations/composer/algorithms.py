@@ -28,8 +28,9 @@ from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.category_names import with_labels
-from composer_copypaste.functional.copypaste import NothingPastedWarning, Pasted, paste
+from composer_copypaste.functional.copypaste import NothingPastedWarning, paste, with_pasted_flags
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
+from composer_copypaste.functional.sampling import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import sequence_like
 from composer_copypaste.instances import Target
@@ -147,16 +148,10 @@ def _masks_to_device(targets: Targets, device: Device) -> Targets:
     return cast(Targets, sequence_like(moved, targets))
 
 
-def batch_generator(state: State, seed: int | None, *stream: int) -> torch.Generator:
+def current_batch_generator(state: State, seed: int | None, *stream: int) -> torch.Generator:
     """The random numbers of this rank's current batch; algorithms with different ``stream`` numbers share none."""
     seed = state.rank_zero_seed if seed is None else seed
-    numbers = (seed, dist.get_global_rank(), int(state.timestamp.batch), *stream)
-    words = np.random.SeedSequence(numbers).generate_state(2)
-    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
-
-
-JITTER_STREAM = 1
-"""Makes the random numbers of large-scale jitter independent of copy-paste's, which has no stream number."""
+    return batch_generator(seed, dist.get_global_rank(), int(state.timestamp.batch), *stream)
 
 
 class LargeScaleJitter(BatchAlgorithm):
@@ -200,7 +195,7 @@ class LargeScaleJitter(BatchAlgorithm):
         self.settings: LargeScaleJitterSettings = settings_from(LargeScaleJitterSettings, settings, overrides)
 
     def _new_batch(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
-        generator = batch_generator(state, self.seed, JITTER_STREAM)
+        generator = current_batch_generator(state, self.seed, JITTER_STREAM)
         return *large_scale_jitter_batch(images, targets, generator=generator, settings=self.settings), {}
 
 
@@ -208,11 +203,7 @@ def without_second_jitter(settings: CopyPasteSettings, algorithms: Sequence[Algo
     """Copy-paste's settings; after ``LargeScaleJitter``, those of resizing and flipping are off unless given."""
     if not any(isinstance(algorithm, LargeScaleJitter) for algorithm in algorithms):
         return settings
-    return replace(
-        settings,
-        scale_range=(1.0, 1.0) if settings.scale_range is None else settings.scale_range,
-        p_flip=0.0 if settings.p_flip is None else settings.p_flip,
-    )
+    return settings.after_jitter()
 
 
 def scheduled_p(settings: CopyPasteSettings, state: State) -> float:
@@ -306,7 +297,8 @@ class CopyPaste(BatchAlgorithm):
         if p != settings.p:
             settings = replace(settings, p=p)
         given = cast(Sequence[Target] | Tensor, targets)  # ``paste`` refuses a list of tensors
-        result = paste(images, given, settings, batch_generator(state, self.seed), ExtraSources(self.bank, self.pool))
+        generator = current_batch_generator(state, self.seed)
+        result = paste(images, given, settings, generator, ExtraSources(self.bank, self.pool))
         if result.reason and not self._has_warned:  # Python's own "once" forgets when a library changes its filters
             self._has_warned = True
             warnings.warn(
@@ -325,7 +317,7 @@ class CopyPaste(BatchAlgorithm):
         if self.bank is not None:
             metrics["copy_paste/bank_objects"] = float(len(self.bank))
             metrics["copy_paste/bank_megabytes"] = self.bank.nbytes / 1e6
-        return result.images, state.device.batch_to_device(_with_pasted_flags(result)), metrics
+        return result.images, state.device.batch_to_device(with_pasted_flags(result)), metrics
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint, with the banks of all ranks: every rank must call this."""
@@ -338,14 +330,3 @@ class CopyPaste(BatchAlgorithm):
         banks = state.get("banks")
         if self.bank is not None and banks:
             self.bank.load_state_dict(banks[dist.get_global_rank() % len(banks)])
-
-
-def _with_pasted_flags(result: Pasted) -> Sequence[Target] | Tensor:
-    """The targets, with ``pasted`` added to detections: for each object, whether it was pasted."""
-    if isinstance(result.targets, Tensor) or not result.added:
-        return result.targets
-    flagged = [
-        {**target, "pasted": torch.arange(n := len(cast(Tensor, target["labels"]))) >= n - added}
-        for target, added in zip(result.targets, result.added, strict=True)
-    ]
-    return sequence_like(flagged, result.targets)

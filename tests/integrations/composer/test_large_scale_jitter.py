@@ -20,7 +20,8 @@ from toy_trainings import (
 )
 
 from composer_copypaste import CopyPaste, LargeScaleJitter, LargeScaleJitterSettings, MaskRCNN
-from composer_copypaste.integrations.composer.algorithms import JITTER_STREAM, batch_generator, without_second_jitter
+from composer_copypaste.functional.sampling import JITTER_STREAM
+from composer_copypaste.integrations.composer.algorithms import current_batch_generator, without_second_jitter
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -127,7 +128,8 @@ def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path):
 
 def test_what_it_draws_is_not_what_copy_paste_draws():
     state = mock.Mock(spec=State, rank_zero_seed=3, timestamp=Timestamp(batch=7))
-    assert batch_generator(state, None).initial_seed() != batch_generator(state, None, JITTER_STREAM).initial_seed()
+    own, jitters = current_batch_generator(state, None), current_batch_generator(state, None, JITTER_STREAM)
+    assert own.initial_seed() != jitters.initial_seed()
 
 
 def test_evaluation_sees_the_images_as_they_are():
