@@ -7,13 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from composer_copypaste.data.annotation_file import AnnotationFile as AnnotationFile
     from composer_copypaste.data.coco_json import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
     from composer_copypaste.data.dataset import CocoInstances as CocoInstances
     from composer_copypaste.data.image_files import check_images as check_images
+    from composer_copypaste.data.leaks import find_leaks as find_leaks
     from composer_copypaste.data.loaders import evaluation_dataloader as evaluation_dataloader
     from composer_copypaste.data.loaders import training_dataloader as training_dataloader
+    from composer_copypaste.data.merge import merge_annotations as merge_annotations
+    from composer_copypaste.data.splits import draw_fractions as draw_fractions
+    from composer_copypaste.data.splits import split_annotations as split_annotations
     from composer_copypaste.data.streaming.dataset import StreamingCocoInstances as StreamingCocoInstances
+    from composer_copypaste.data.subsets import subset_annotations as subset_annotations
+    from composer_copypaste.data.subsets import write_subset as write_subset
     from composer_copypaste.data.transforms import LargeScaleJitterTransform as LargeScaleJitterTransform
     from composer_copypaste.functional.bank import InstanceBank as InstanceBank
     from composer_copypaste.functional.copypaste import NothingPastedWarning as NothingPastedWarning
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AnnotationFile": "data.annotation_file",
     "AugmentSettings": "settings",
     "CocoAnnotations": "data.coco_json",
     "CocoInstances": "data.dataset",
@@ -64,13 +72,19 @@ _HOMES = {
     "TrainingPictures": "integrations.composer.callbacks",
     "check_images": "data.image_files",
     "copypaste_batch": "functional.copypaste",
+    "draw_fractions": "data.splits",
     "evaluation_dataloader": "data.loaders",
     "evaluation_loader": "integrations.composer.data_spec",
+    "find_leaks": "data.leaks",
     "keypoint_pairs": "functional.keypoints",
     "large_scale_jitter_batch": "functional.large_scale_jitter",
+    "merge_annotations": "data.merge",
     "plan_batch": "functional.copypaste",
+    "split_annotations": "data.splits",
+    "subset_annotations": "data.subsets",
     "training_dataloader": "data.loaders",
     "training_loader": "integrations.composer.data_spec",
+    "write_subset": "data.subsets",
 }
 
 __all__ = [*_HOMES]

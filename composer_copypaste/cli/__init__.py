@@ -31,6 +31,10 @@ from composer_copypaste.integrations.composer.distributed import (
 COMMANDS = {
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
     "eval": "Score a checkpoint on a data set, by COCO's rules.",
+    "split": "Divide a data set into parts, such as train and val.",
+    "subset": "Write a part of a data set: a fraction, some images, some categories.",
+    "merge": "Merge annotation files, and rename or merge their categories.",
+    "leaks": "Find images that are in two annotation files, such as train and val.",
     "shard": "Write a data set as shards, which recipes stream.",
     "recipe": "List, show and check recipes.",
 }

@@ -9,15 +9,19 @@ divided between the two halves of the order, by chance, and then exchanged as lo
 half is divided in the same way.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from numpy import ndarray
 
 FINEST_BLOCKS = 4096
 """Of more items than this, blocks of a few neighbours stay in random order: no fraction is that fine."""
+MOST_TRIES, TRIED_ITEMS = 8, 4000
+"""So many orders are tried, but only for as many items in all: of many items, one order is as good as another."""
+USUAL_CUTS = (0.05, 0.1, 0.25, 0.5)
 SMALLEST_GAIN = 1e-12
 """Exchanges that even out less than this are rounding errors."""
 
@@ -36,14 +40,46 @@ class ItemLabels:
     counts: Int[ndarray, " e"]
 
 
-def balanced_order(labels: ItemLabels, generator: torch.Generator) -> Int[ndarray, " n"]:
-    """The items in an order in which each label is spread as evenly as possible over the images."""
+def balanced_order(
+    labels: ItemLabels, generator: torch.Generator, cuts: Sequence[float] = USUAL_CUTS
+) -> Int[ndarray, " n"]:
+    """The items in an order in which each label is spread as evenly as possible over the images.
+
+    Args:
+        labels: what the items have.
+        generator: of the order that chance gives, from which the balancing starts.
+        cuts: shares of the images. Of several orders of few items, that is taken which is balanced best when it is cut
+            after these shares.
+    """
     if not len(labels.sizes):
         return np.arange(0)
+    tries = max(1, min(MOST_TRIES, TRIED_ITEMS // len(labels.sizes)))
+    orders = [_balance_by_chance(labels, generator) for _ in range(tries)]
+    return min(orders, key=lambda order: _imbalance(labels, order, cuts))
+
+
+def _balance_by_chance(labels: ItemLabels, generator: torch.Generator) -> Int[ndarray, " n"]:
     ranks = torch.randperm(len(labels.sizes), generator=generator).numpy()
     balance = _Balance(labels, ranks)
     order = np.concatenate(balance.arrange(np.argsort(ranks), np.zeros(balance.num_labels)))
     return _with_large_items_later(order, labels.sizes)
+
+
+def _imbalance(labels: ItemLabels, order: Int[ndarray, " n"], cuts: Sequence[float]) -> float:
+    """The sum over cuts and labels of the squared difference between a label's share and the share of the images."""
+    ends = nearest_cuts(labels.sizes[order], cuts)
+    place = np.argsort(order)[labels.items]
+    totals = np.bincount(labels.labels, labels.counts)
+    seen = totals > 0
+    found = [np.bincount(labels.labels, labels.counts * (place < end), len(totals))[seen] for end in ends]
+    images = [labels.sizes[order[:end]].sum() / labels.sizes.sum() for end in ends]
+    return sum(float(((count / totals[seen] - share) ** 2).sum()) for count, share in zip(found, images, strict=True))
+
+
+def nearest_cuts(sizes: Int[ndarray, " n"], shares: Sequence[float]) -> list[int]:
+    """After how many items each of these shares of all images is reached as nearly as possible."""
+    images = np.concatenate([[0], np.cumsum(sizes)])
+    return [len(sizes) - int(np.abs(images - share * images[-1])[::-1].argmin()) for share in shares]
 
 
 def _with_large_items_later(order: Int[ndarray, " n"], sizes: Int[ndarray, " n"]) -> Int[ndarray, " n"]:
@@ -64,6 +100,38 @@ def _with_large_items_later(order: Int[ndarray, " n"], sizes: Int[ndarray, " n"]
             placed.append(item)
             images += int(sizes[item])
     return np.array([*placed, *waiting])
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What changes in each label when the two items of a pair are exchanged, as shares of all; entries as in items."""
+
+    sizes: ndarray
+    """For each pair, of the images."""
+    pairs: ndarray
+    labels: ndarray
+    shares: ndarray
+
+    def exchanged_until_even(self, signs: ndarray, ahead: ndarray) -> ndarray:
+        """The signs after all exchanges that bring ``ahead``, how far each label is ahead of the images, nearer to 0.
+
+        A sign is 1 where a pair's first item comes first, else -1.
+        """
+        signs, ahead, count = signs.copy(), ahead.copy(), len(self.sizes)
+        sums = np.bincount(self.pairs, self.shares, count)
+        squares = np.bincount(self.pairs, self.shares**2, count)
+        norms = squares - 2 * self.sizes * sums + len(ahead) * self.sizes**2
+        while len(self.pairs):
+            along = np.bincount(self.pairs, self.shares * ahead[self.labels], count) - self.sizes * ahead.sum()
+            gains = 2 * signs * along - norms
+            best = gains.argmax()
+            if gains[best] <= SMALLEST_GAIN:
+                break
+            start, end = self.pairs.searchsorted([best, best + 1])
+            ahead += signs[best] * self.sizes[best]
+            ahead[self.labels[start:end]] -= signs[best] * self.shares[start:end]
+            signs[best] = -signs[best]
+        return signs
 
 
 class _Balance:
@@ -88,82 +156,49 @@ class _Balance:
         np.minimum.at(strata, labels.items, rarity[labels.labels])
         return strata
 
-    def arrange(self, block: Int[ndarray, " n"], before: Float[ndarray, " l"]) -> list[Int[ndarray, " m"]]:
+    def arrange(self, block: ndarray, before: ndarray) -> list[ndarray]:
         """The block in order, in pieces. ``before`` is how far each label is ahead of the images before the block."""
         if len(block) <= self.smallest_block:
             return [block[np.argsort(self.ranks[block])]]
-        first = self._choose_first_half(block, before)
-        halves = block[first], block[~first]
-        ahead = before + self._sum_of(halves[0])
-        return [*self.arrange(halves[0], before), *self.arrange(halves[1], ahead)]
+        entries, positions = self._entries_of(block)
+        first = self._choose_first_half(block, before, entries, positions)
+        of_first = entries[first[positions]]
+        ahead = before + np.bincount(self.labels[of_first], self.shares[of_first], self.num_labels)
+        ahead -= self.sizes[block[first]].sum()
+        return [*self.arrange(block[first], before), *self.arrange(block[~first], ahead)]
 
-    def _sum_of(self, block: Int[ndarray, " n"]) -> Float[ndarray, " l"]:
-        """How much further each label gets with these items than the images do, as shares of the totals."""
-        entries, _ = self._entries_of(block)
-        return np.bincount(self.labels[entries], self.shares[entries], self.num_labels) - self.sizes[block].sum()
-
-    def _entries_of(self, block: Int[ndarray, " n"]) -> tuple[Int[ndarray, " e"], Int[ndarray, " e"]]:
+    def _entries_of(self, block: ndarray) -> tuple[ndarray, ndarray]:
         """The entries of these items, and for each entry the position of its item in the block."""
-        lengths = self.starts[block + 1] - self.starts[block]
+        starts = self.starts[block]
+        lengths = self.starts[block + 1] - starts
         positions = np.repeat(np.arange(len(block)), lengths)
-        offsets = np.arange(len(positions)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return self.starts[block][positions] + offsets, positions
+        return np.arange(len(positions)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths), positions
 
-    def _choose_first_half(self, block: Int[ndarray, " n"], before: Float[ndarray, " l"]) -> Bool[ndarray, " n"]:
+    def _choose_first_half(self, block: ndarray, before: ndarray, entries: ndarray, positions: ndarray) -> ndarray:
         """Which items come first: one of each pair, so that with those before the block all labels are balanced."""
-        by_stratum = np.lexsort((self.ranks[block], self.strata[block]))
-        pairs = np.empty(len(block), dtype=np.int64)
-        pairs[by_stratum] = np.arange(len(block)) // 2
-        second = np.zeros(len(block), dtype=bool)
+        ranks = self.ranks[block]
+        by_stratum = np.lexsort((ranks, self.strata[block]))
+        pair_of, second = np.empty(len(block), dtype=np.int64), np.zeros(len(block), dtype=bool)
+        pair_of[by_stratum] = np.arange(len(block)) // 2
         second[by_stratum[1::2]] = True
-        differences = _PairDifferences(self, block, pairs, second)
-        drawn = differences.drawn_signs()
-        ahead = before + self._sum_of(block[(drawn[pairs] > 0) != second])
-        signs = differences.balance(drawn, ahead)
-        return (signs[pairs] > 0) != second
 
-
-class _PairDifferences:
-    """What changes when the two items of a pair are exchanged."""
-
-    def __init__(
-        self, balance: _Balance, block: Int[ndarray, " n"], pairs: Int[ndarray, " n"], second: Bool[ndarray, " n"]
-    ) -> None:
-        self.count = int(pairs.max()) + 1
-        self.num_labels = balance.num_labels
         direction = np.where(second, -1.0, 1.0)
-        self.sizes = np.bincount(pairs, direction * balance.sizes[block], self.count)
-        entries, positions = balance._entries_of(block)
-        cells, where = np.unique(pairs[positions] * self.num_labels + balance.labels[entries], return_inverse=True)
-        self.pairs, self.labels = cells // max(self.num_labels, 1), cells % max(self.num_labels, 1)
-        self.shares = np.bincount(where, direction[positions] * balance.shares[entries], len(cells))
-        self._ranks = np.zeros((2, self.count), dtype=np.int64)
-        self._ranks[second.astype(int), pairs] = balance.ranks[block] + 1
+        cells, cell_of = np.unique(pair_of[positions] * self.num_labels + self.labels[entries], return_inverse=True)
+        pairs = _Pairs(
+            sizes=np.bincount(pair_of, direction * self.sizes[block]),
+            pairs=cells // max(self.num_labels, 1),
+            labels=cells % max(self.num_labels, 1),
+            shares=np.bincount(cell_of, direction[positions] * self.shares[entries], len(cells)),
+        )
+        by_chance = _signs_by_chance(ranks[by_stratum])
+        first = (by_chance[pair_of] > 0) != second
+        of_first = entries[first[positions]]
+        ahead = before + np.bincount(self.labels[of_first], self.shares[of_first], self.num_labels)
+        signs = pairs.exchanged_until_even(by_chance, ahead - self.sizes[block[first]].sum())
+        return (signs[pair_of] > 0) != second
 
-    def drawn_signs(self) -> Int[ndarray, " p"]:
-        """For each pair by chance 1 where its first item comes first, -1 where its second does."""
-        single = self._ranks[1] == 0
-        by_chance = np.where(single, self._ranks[0] % 2 == 0, self._ranks[0] < self._ranks[1])
-        return np.where(by_chance, 1, -1)
 
-    def balance(self, signs: Int[ndarray, " p"], ahead: Float[ndarray, " l"]) -> Int[ndarray, " p"]:
-        """The signs after all exchanges that bring ``ahead``, the sum that they lead to, nearer to zero."""
-        signs, ahead = signs.copy(), ahead.copy()
-        sums = np.bincount(self.pairs, self.shares, self.count)
-        squares = np.bincount(self.pairs, self.shares**2, self.count)
-        norms = squares - 2 * self.sizes * sums + self.num_labels * self.sizes**2
-        while len(self.pairs):
-            along = np.bincount(self.pairs, self.shares * ahead[self.labels], self.count) - self.sizes * ahead.sum()
-            gains = 2 * signs * along - norms
-            best = int(gains.argmax())
-            if gains[best] <= SMALLEST_GAIN:
-                break
-            ahead -= signs[best] * self._vector(best)
-            signs[best] = -signs[best]
-        return signs
-
-    def _vector(self, pair: int) -> Float[ndarray, " l"]:
-        of_pair = slice(*np.searchsorted(self.pairs, [pair, pair + 1]))
-        vector = np.full(self.num_labels, -self.sizes[pair])
-        vector[self.labels[of_pair]] += self.shares[of_pair]
-        return vector
+def _signs_by_chance(ranks: ndarray) -> ndarray:
+    """For each pair 1 where the first of its two ranks is lower, else -1; 1 for a single one that is odd."""
+    signs = np.where(ranks[0 : len(ranks) - 1 : 2] < ranks[1::2], 1, -1)
+    return signs if len(ranks) % 2 == 0 else np.append(signs, 1 if ranks[-1] % 2 else -1)

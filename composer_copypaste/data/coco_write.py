@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from composer_copypaste.errors import DataError
-from composer_copypaste.files import atomic_write
+from composer_copypaste.errors import DataError, OutputError
+from composer_copypaste.files import atomic_write, check_regular_file
 
 _ENTRIES_AT_ONCE = 10_000
 _FIRST_KEYS = ("info", "licenses", "categories", "images", "annotations")
@@ -32,6 +32,34 @@ def write_coco(path: Path, content: Mapping[str, Any]) -> None:
                 file.write(text)
         except ValueError as error:
             raise DataError(f"{path}: cannot be written as JSON: {error}") from error
+
+
+def write_new_coco(files: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Write COCO annotation files, but replace none: one that holds its content already is left alone.
+
+    Folders are made as needed. Nothing is written where any of the files cannot be.
+
+    Raises:
+        DataError: where a value cannot be written as JSON, such as NaN.
+        OutputError: naming a file that is there and holds something else.
+    """
+    missing = []
+    for path, content in files.items():
+        if not path.exists():
+            missing.append(path)
+        elif not _holds(path, content):
+            raise OutputError(f"{path}: is there already, and holds something else: remove it, or name another output")
+    for path in missing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_coco(path, files[path])
+
+
+def _holds(path: Path, content: Mapping[str, Any]) -> bool:
+    """Whether the file has the bytes that ``write_coco`` would write."""
+    check_regular_file(path)
+    with path.open("rb") as file:
+        same = all(file.read(len(text)) == text.encode() for text in _lines(content))  # ASCII: a byte a character
+        return same and not file.read(1)
 
 
 def _lines(content: Mapping[str, Any]) -> Iterator[str]:

@@ -1,67 +1,15 @@
-"""Parts of COCO files, written as COCO files: all keys of all tools stay as they were."""
+"""Parts of a COCO file, written as COCO files: some of its images, some of its categories, or a fraction."""
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
 
-from composer_copypaste.data.annotation_json import Json, ReadingOptions, as_whole_number
-from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
-from composer_copypaste.errors import DataError, OutputError, count_noun, first_few
-from composer_copypaste.files import atomic_write, check_regular_file, read_json
-
-KEEPS_CROWDS = ReadingOptions(crowds="ignore")
-"""Crowds stay as they are marked, so it does not matter what they mean."""
-
-
-@dataclass(frozen=True)
-class AnnotationFile:
-    """A COCO file that has been checked, with all of its content.
-
-    Attributes:
-        content: The JSON as it is in the file, with keys that only other tools know.
-        annotations: The same as this package reads it.
-    """
-
-    content: Json
-    annotations: CocoAnnotations
-
-    @classmethod
-    def read(cls, path: Path | str, reading: ReadingOptions = KEEPS_CROWDS) -> "AnnotationFile":
-        """Read and check a file, which may have no annotations at all.
-
-        Where ``reading`` leaves out bad objects, the content has them no more.
-
-        Raises:
-            DataError: listing everything that is wrong with the file.
-        """
-        path = Path(path)
-        with garbage_collection_paused():
-            content = read_json(path, "annotation file")
-            checked = content
-            if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-                checked = content | {"annotations": list(content["annotations"])}  # the check empties this list
-                reading = replace(reading, reads_images=bool(content["annotations"]))
-            annotations = CocoAnnotations.of_content(checked, path, reading)
-        if reading.bad_objects == "leave_out":
-            content = content | {"annotations": _good_entries(content["annotations"], annotations)}
-        return cls(content, annotations)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.annotations.path
-
-
-def _good_entries(entries: Sequence[Json], annotations: CocoAnnotations) -> list[Json]:
-    """The annotations that were not left out when the file was checked."""
-    good = {annotation["id"] for group in annotations.annotations.values() for annotation in group}
-    are_numbered = any(entry.get("id") is not None for entry in entries)
-    return [
-        entry
-        for number, entry in enumerate(entries, start=1)
-        if (as_whole_number(entry["id"]) if are_numbered else number) in good
-    ]
+from composer_copypaste.data.annotation_file import AnnotationFile
+from composer_copypaste.data.annotation_json import CocoImage
+from composer_copypaste.data.coco_write import write_new_coco
+from composer_copypaste.data.splits import draw_fractions
+from composer_copypaste.errors import DataError, as_json, first_few, format_problems
+from composer_copypaste.files import check_regular_file
 
 
 def write_subset(annotations: Path | str | AnnotationFile, image_ids: Collection[int], output: Path | str) -> None:
@@ -80,57 +28,101 @@ def write_subset(annotations: Path | str | AnnotationFile, image_ids: Collection
         OutputError: where ``output`` is there, and holds something else.
     """
     file = annotations if isinstance(annotations, AnnotationFile) else AnnotationFile.read(annotations)
-    write_content(subset_content(file, image_ids), Path(output))
+    write_new_coco({Path(output): file.with_images(image_ids).content})
 
 
-def subset_content(file: AnnotationFile, image_ids: Collection[int]) -> Json:
-    """The file's content with these images only, and their annotations.
+def subset_annotations(  # noqa: PLR0913 - by name, and each of its own kind
+    annotations: Path | str | AnnotationFile,
+    output: Path | str,
+    *,
+    images: Sequence[str | int] | None = None,
+    categories: Collection[str] | None = None,
+    empty_images: bool = False,
+    fraction: float | None = None,
+    group: str | None = None,
+    seed: int = 0,
+) -> AnnotationFile:
+    """Write a part of a COCO file, and return its content; all else stays as it is in the file.
+
+    The choices apply in the order below. Ids do not change. A file that holds the subset already is left alone.
+
+    Args:
+        annotations: a COCO file.
+        output: the file to write.
+        images: ids or file names of the images to be kept. A name may lack its folder, or its extension too.
+        categories: names of the categories to be kept. Images that show none of them are left out.
+        empty_images: keep these too, if ``categories`` are given.
+        fraction: of the images, stratified by category as ``draw_fractions`` does it.
+        group: with ``fraction``, a key of the images: those with the same value are drawn together.
+        seed: with ``fraction``, 0 or more; another seed draws other images.
 
     Raises:
-        DataError: where the file has no image of an id.
-    """
-    kept = set(image_ids)
-    unknown = sorted(kept - {image.id for image in file.annotations.images})
-    if unknown:
-        raise DataError(f"{file.path}: has no {count_noun(len(unknown), 'image')} with the ids {first_few(unknown)}")
-    return file.content | {
-        "images": [image for image in file.content["images"] if as_whole_number(image["id"]) in kept],
-        "annotations": [
-            annotation for annotation in file.content["annotations"] if as_whole_number(annotation["image_id"]) in kept
-        ],
-    }
-
-
-def write_content(content: Json, output: Path) -> None:
-    """Write an annotation file, with an image, an annotation or a category in each line.
-
-    Raises:
+        DataError: where the file is broken, has no such images or categories, or nothing would be left.
         OutputError: where ``output`` is there, and holds something else.
+        ValueError: where the fraction or the seed is out of range.
     """
-    if output.exists():
-        check_regular_file(output)
-        if not _holds(output, _lines(content)):
-            raise OutputError(f"{output}: is there already, with another content; remove it, or name a new file")
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(output) as unfinished, unfinished.open("wb") as file:
-        file.writelines(_lines(content))
+    file = annotations if isinstance(annotations, AnnotationFile) else AnnotationFile.read(annotations)
+    if images is not None:
+        file = file.with_images(find_images(file, images))
+    if categories is not None:
+        file = file.with_categories(categories)
+        if not empty_images:
+            file = file.with_images([image for image, objects in file.annotations.annotations.items() if objects])
+    if fraction is not None:
+        file = file.with_images(draw_fractions(file, [fraction], seed=seed, group=group)[fraction])
+    if not file.annotations.images:
+        raise DataError(f"{file.path}: no image is left")
+    write_new_coco({Path(output): file.content})
+    return file
 
 
-def _lines(content: Json) -> Iterator[bytes]:
-    yield b"{\n"
-    for number, (key, value) in enumerate(content.items(), start=1):
-        end = ",\n" if number < len(content) else "\n"
-        if isinstance(value, list) and value:
-            yield f"{json.dumps(key)}: [\n".encode()
-            yield from (f"{json.dumps(entry)},\n".encode() for entry in value[:-1])
-            yield f"{json.dumps(value[-1])}\n]{end}".encode()
+def read_image_list(path: Path | str) -> list[str]:
+    """The ids or file names in the lines of a text file.
+
+    Raises:
+        DataError: where there is no such text file.
+    """
+    try:
+        check_regular_file(path)
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: no list of images: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: expected a text file with an id or a file name in each line") from None
+
+
+def find_images(file: AnnotationFile, wanted: Sequence[str | int]) -> list[int]:
+    """The ids of images that are given as ids or as file names.
+
+    Raises:
+        DataError: listing those that the file does not have, and names that several images have.
+    """
+    ids_by_name = _ids_by_name(file.annotations.images)
+    found, problems = [], []
+    for given in wanted:
+        ids = _ids_of(str(given).strip(), ids_by_name, file)
+        if len(ids) == 1:
+            found += ids
+        elif ids:
+            problems.append(f"{as_json(given)} is the name of several images: {first_few(ids)}; give ids")
         else:
-            yield f"{json.dumps(key)}: {json.dumps(value)}{end}".encode()
-    yield b"}\n"
+            problems.append(f"has no image with the id or file name {as_json(given)}")
+    if problems:
+        raise DataError(format_problems(str(file.path), problems))
+    return found
 
 
-def _holds(path: Path, lines: Iterable[bytes]) -> bool:
-    """Whether a file's content is that of these lines, no more and no less."""
-    with path.open("rb") as file:
-        return all(file.read(len(line)) == line for line in lines) and not file.read(1)
+def _ids_of(given: str, ids_by_name: dict[str, list[int]], file: AnnotationFile) -> list[int]:
+    if given.isdecimal() and int(given) in file.annotations.annotations:
+        return [int(given)]
+    return ids_by_name.get(given, [])
+
+
+def _ids_by_name(images: Sequence[CocoImage]) -> dict[str, list[int]]:
+    """The ids of images by file name, without its folder too, and without its extension: as lists of VOC have them."""
+    ids: dict[str, list[int]] = defaultdict(list)
+    for image in images:
+        path = PurePosixPath(image.file_name.replace("\\", "/"))
+        for name in {image.file_name, path.name, path.stem, str(path.with_suffix("")) if path.name else ""}:
+            ids[name].append(image.id)
+    return ids

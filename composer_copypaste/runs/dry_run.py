@@ -13,10 +13,11 @@ from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.dataset import InstanceData
+from composer_copypaste.data.dataset import CocoInstances, InstanceData
+from composer_copypaste.data.leaks import find_equal_images
 from composer_copypaste.data.rle import Rle, mask_boxes, rle_of_polygons
 from composer_copypaste.data.shapes import CATEGORIES
-from composer_copypaste.errors import count_noun
+from composer_copypaste.errors import count_noun, first_few
 from composer_copypaste.integrations.composer.distributed import number_of_processes
 from composer_copypaste.integrations.composer.from_recipe import runs_on_gpu
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
@@ -56,6 +57,7 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
             check_run_data(folder, recipe, data)
         names = category_names(data.train)
         images = f"{_describe_data(data.train)}; evaluated on {_describe_data(data.val)}"
+        advice += [f"leak        {line}" for line in leak_advice(data.train, data.val)]
         advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]
         advice += [f"nested      {line}" for line in _nesting_advice(data.train.annotations, recipe)]
     settings = copy_paste_settings(recipe, names)
@@ -87,6 +89,20 @@ def _describe_pasting(settings: CopyPasteSettings, names: Sequence[str]) -> str:
     only = "" if settings.labels is None else f"; copied: {', '.join(names[label - 1] for label in settings.labels)}"
     weights = ", ".join(f"{names[label - 1]} {weight:g}" for label, weight in (settings.label_weights or {}).items())
     return f"on, p={settings.p:g}{warmup}{stop}{only}" + (f"; weights: {weights}, others 1" if weights else "")
+
+
+def leak_advice(train: InstanceData, val: InstanceData) -> Iterator[str]:
+    """A line where images of evaluation are among those of training, byte by byte; shards are not compared."""
+    if not (isinstance(train, CocoInstances) and isinstance(val, CocoInstances)):
+        return
+    leaks = find_equal_images([train.annotations, val.annotations], [train.images, val.images])
+    if leaks:
+        pairs = [" = ".join(first_few(names, 1) for _, names in leak.images) for leak in leaks]
+        number = f"{count_noun(len(leaks), 'image')} to train on {'is' if len(leaks) == 1 else 'are'}"
+        yield (
+            f"{number} evaluated on too, byte by byte: {first_few(pairs, 3)}. copypaste leaks lists them, copypaste "
+            "split makes parts that share none"
+        )
 
 
 def _is_new_or_empty(folder: Path) -> bool:

@@ -3,10 +3,12 @@ from collections import Counter
 
 import pytest
 from coco_files import annotation
+from image_sets import write_set
 
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.splits import draw_fractions, images_to_units
-from composer_copypaste.errors import DataError
+from composer_copypaste.data.leaks import find_leaks
+from composer_copypaste.data.splits import category_shares, draw_fractions, split_annotations
+from composer_copypaste.errors import DataError, OutputError, UserError
 
 
 def load(coco_file, images=40, group=None, **keys):
@@ -111,15 +113,115 @@ def test_a_negative_seed_is_refused(coco_file):
         draw_fractions(load(coco_file), [0.5], seed=-1)
 
 
-def test_groups_that_share_an_image_are_one_unit():
-    slides = {1: "a", 2: "a", 3: "b"}
-    patients = {3: "x", 4: "x", 2: "x"}
-    assert images_to_units([5, 4, 3, 2, 1], [slides, patients]) == [(5,), (4, 3, 2, 1)]
-    assert images_to_units([1, 2], []) == [(1,), (2,)]
-
-
 def test_values_of_a_group_differ_by_type(coco_file):
     data = load(coco_file, images=4, group=lambda image: [1, "1", 1, True][image - 1])
     sizes = {len(draw_fractions(data, [0.25], seed=seed, group="slide")[0.25]) for seed in range(5)}
     assert sizes == {1}
     assert json.loads(data.path.read_text())["images"][3]["slide"] is True
+
+
+# ---- disjoint parts
+
+
+def ids_of(parts):
+    return {name: [image.id for image in part.annotations.images] for name, part in parts.items()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_image_is_in_one_part_which_has_its_share_of_each_category(coco_file, tmp_path, seed):
+    path = load(coco_file, images=120).path
+    parts = split_annotations(path, tmp_path / "parts", {"train": 0.5, "val": 0.25, "test": 0.25}, seed=seed)
+    images = ids_of(parts)
+    assert {name: len(ids) for name, ids in images.items()} == {"train": 60, "val": 30, "test": 30}
+    assert sorted(image for ids in images.values() for image in ids) == list(range(1, 121))
+    for name, share in (("train", 0.5), ("val", 0.25), ("test", 0.25)):
+        shares = category_shares(parts[name].annotations, CocoAnnotations.load(path))
+        assert shares == pytest.approx({"nut": share, "fig": share}, abs=0.07)
+
+
+def test_the_parts_are_files_with_everything_of_their_images(coco_file, tmp_path):
+    path = load(coco_file, group=lambda image: image % 10).path
+    whole = json.loads(path.read_text())
+    split_annotations(path, tmp_path, {"train": 0.8, "val": 0.2})
+    train, val = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train", "val"))
+    assert train["categories"] == val["categories"] == whole["categories"]
+    for kind in ("images", "annotations"):
+        assert sorted(train[kind] + val[kind], key=lambda entry: entry["id"]) == whole[kind]
+    assert {a["image_id"] for a in val["annotations"]} <= {image["id"] for image in val["images"]}
+
+
+def test_a_group_is_in_one_part(coco_file, tmp_path):
+    path = load(coco_file, group=lambda image: image % 10).path
+    parts = split_annotations(path, tmp_path, {"train": 0.6, "val": 0.4}, group="slide")
+    images = ids_of(parts)
+    assert {image % 10 for image in images["train"]}.isdisjoint(image % 10 for image in images["val"])
+    assert {name: len(ids) for name, ids in images.items()} == {"train": 24, "val": 16}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_files_are_in_one_part(tmp_path, seed):
+    files = {f"{number}.png": bytes([number]) for number in range(10)}
+    path = write_set(tmp_path, "all", files | {"4 again.png": bytes([4]), "more/4.png": bytes([4])})
+    with pytest.warns(
+        UserWarning, match=r"all: files that are equal byte by byte stay in one part: 4.png = 4 again.png = m"
+    ):
+        parts = split_annotations(path, tmp_path, {"a": 0.5, "b": 0.5}, images=tmp_path / "all", seed=seed)
+    assert sum({5, 11, 12} <= set(ids) for ids in ids_of(parts).values()) == 1
+    assert not find_leaks([tmp_path / "a.json", tmp_path / "b.json"], images=[tmp_path / "all"])
+
+
+def test_a_file_under_two_ids_is_in_one_part_without_looking_at_it(coco_file, tmp_path):
+    entries = [
+        {"id": i, "file_name": name, "height": 8, "width": 12}
+        for i, name in ((7, "a.png"), (8, "./a.png"), (9, "b.png"))
+    ]
+    path = coco_file(*[annotation(i, image_id=i) for i in (7, 8, 9)], images=entries)
+    for seed in range(5):
+        with pytest.warns(UserWarning, match="listed more than once, with the same objects"):
+            parts = split_annotations(path, tmp_path / str(seed), {"a": 0.6, "b": 0.4}, seed=seed)
+        assert sorted(ids_of(parts).values()) == [[7, 8], [9]]
+
+
+def test_a_file_without_annotations_is_split(coco_file, tmp_path):
+    path = load(coco_file).path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    parts = split_annotations(path, tmp_path, {"a": 0.5, "b": 0.5})
+    assert [len(ids) for ids in ids_of(parts).values()] == [20, 20]
+
+
+def test_another_file_is_not_overwritten_and_no_part_is_written(coco_file, tmp_path):
+    path = load(coco_file).path
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "b.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"parts/b.json: is there already, and holds something else"):
+        split_annotations(path, tmp_path / "parts", {"a": 0.5, "b": 0.5})
+    assert [entry.name for entry in (tmp_path / "parts").iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"train": 0.8, "val": 0.1}, "parts: expected shares that add up to 1, got 0.9"),
+        ({"train": 1.0}, "parts: expected shares between 0 and 1, got train=1"),
+        ({"train": 1.2, "val": -0.2}, "parts: expected shares between 0 and 1, got train=1.2"),
+        ({"../train": 0.5, "val": 0.5}, r"parts: expected names of files, such as train, got '../train'"),
+        ({}, "parts: expected shares that add up to 1, got 0"),
+    ],
+)
+def test_parts_that_are_no_whole_are_refused(coco_file, tmp_path, parts, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        split_annotations(load(coco_file).path, tmp_path, parts)
+
+
+def test_thirds_may_be_rounded(coco_file, tmp_path):
+    parts = split_annotations(load(coco_file, images=12).path, tmp_path, {"a": 0.333, "b": 0.333, "c": 0.333})
+    assert [len(ids) for ids in ids_of(parts).values()] == [4, 4, 4]
+
+
+def test_a_part_without_images_is_named(coco_file, tmp_path):
+    path = load(coco_file, images=12, group=lambda image: image % 2).path
+    with pytest.raises(DataError, match=r"annotations.json: the part val=0.01 of 12 images has no image: expected a"):
+        split_annotations(path, tmp_path, {"train": 0.99, "val": 0.01})
+    with pytest.raises(DataError, match=r"the part val=0.2 of 12 images, of which up to 6 stay together, has no image"):
+        split_annotations(path, tmp_path, {"train": 0.8, "val": 0.2}, group="slide")
+    assert [path.name for path in tmp_path.glob("*.json")] == ["annotations.json"]

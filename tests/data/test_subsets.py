@@ -4,8 +4,10 @@ import pytest
 from coco_files import annotation
 from pycocotools.coco import COCO
 
+from composer_copypaste.data.annotation_file import AnnotationFile
 from composer_copypaste.data.annotation_json import ReadingOptions
-from composer_copypaste.data.subsets import AnnotationFile, write_subset
+from composer_copypaste.data.splits import draw_fractions
+from composer_copypaste.data.subsets import read_image_list, subset_annotations, write_subset
 from composer_copypaste.errors import DataError, OutputError
 
 CONTENT = {
@@ -38,7 +40,6 @@ def test_a_subset_has_its_images_and_annotations_and_all_else_as_it_was(whole, t
     images, annotations = CONTENT["images"], CONTENT["annotations"]
     part = json.loads((tmp_path / "part.json").read_text())
     assert part == CONTENT | {"images": [images[0], images[2]], "annotations": [annotations[0], annotations[2]]}
-    assert list(part) == list(CONTENT)
 
 
 def test_the_same_input_gives_the_same_bytes(whole, tmp_path):
@@ -67,7 +68,7 @@ def test_another_file_is_not_overwritten(whole, tmp_path, change):
     write_subset(whole, [7], output)
     output.write_text(change(output.read_text()))
     before = output.read_text()
-    with pytest.raises(OutputError, match=f"^{output}: is there already, with another content; remove it, or name"):
+    with pytest.raises(OutputError, match=f"^{output}: is there already, and holds something else: remove it, or name"):
         write_subset(whole, [7], output)
     assert output.read_text() == before
 
@@ -96,3 +97,100 @@ def test_a_file_without_annotations_has_subsets(whole, tmp_path):
     whole.write_text(json.dumps(CONTENT | {"annotations": []}))
     write_subset(whole, [7], tmp_path / "part.json")
     assert list(COCO(tmp_path / "part.json").imgs) == [7]
+
+
+@pytest.fixture
+def named(tmp_path):
+    """Three images in folders; category nut in the first two, fig in the last two."""
+    names = ["a/one.png", "a/two.jpg", "b/two.jpg"]
+    content = CONTENT | {
+        "images": [entry | {"file_name": name} for entry, name in zip(CONTENT["images"], names, strict=True)],
+        "annotations": [
+            annotation(1, image_id=9),
+            annotation(2, image_id=7),
+            annotation(3, image_id=7, category_id=3, bbox=[5, 1, 4, 4], segmentation=[[5, 1, 9, 1, 9, 5, 5, 5]]),
+            annotation(4, image_id=8, category_id=3),
+        ],
+    }
+    path = tmp_path / "named.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def ids(file, kind="images"):
+    return [entry["id"] for entry in file.content[kind]]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["9"], [9]),
+        ([9, 8], [9, 8]),
+        (["a/two.jpg"], [7]),
+        (["one.png"], [9]),
+        (["one"], [9]),
+        (["a/two", "8"], [7, 8]),
+    ],
+)
+def test_images_are_given_by_id_or_by_name(named, tmp_path, given, expected):
+    file = subset_annotations(named, tmp_path / "part.json", images=given)
+    assert ids(file) == expected
+    assert json.loads((tmp_path / "part.json").read_text()) == file.content
+
+
+def test_images_that_cannot_be_told_are_listed(named, tmp_path):
+    with pytest.raises(DataError) as caught:
+        subset_annotations(named, tmp_path / "part.json", images=["two.jpg", "three", "10"])
+    assert str(caught.value).splitlines() == [
+        f"{named}: 3 problems",
+        '  "two.jpg" is the name of several images: 7, 8; give ids',
+        '  has no image with the id or file name "three"',
+        '  has no image with the id or file name "10"',
+    ]
+    assert not (tmp_path / "part.json").exists()
+
+
+def test_a_subset_of_categories_has_the_images_that_show_them(named, tmp_path):
+    file = subset_annotations(named, tmp_path / "part.json", categories=["nut"])
+    assert (ids(file), ids(file, "annotations"), ids(file, "categories")) == ([9, 7], [1, 2], [5])
+    assert file.content["categories"] == [CONTENT["categories"][0]]
+
+
+def test_empty_images_can_be_kept(named, tmp_path):
+    file = subset_annotations(named, tmp_path / "part.json", categories=["fig"], empty_images=True)
+    assert (ids(file), ids(file, "annotations")) == ([9, 7, 8], [3, 4])
+
+
+def test_a_fraction_is_of_what_the_other_choices_leave(named, tmp_path):
+    drawn = set()
+    for seed in range(8):
+        file = subset_annotations(named, tmp_path / f"{seed}.json", categories=["fig"], fraction=0.5, seed=seed)
+        drawn |= {tuple(ids(file))}
+    assert drawn == {(7,), (8,)}
+
+
+def test_a_fraction_is_that_of_draw_fractions(named, tmp_path):
+    file = AnnotationFile.read(named)
+    [drawn] = draw_fractions(file.annotations, [0.67], seed=3).values()
+    assert ids(subset_annotations(file, tmp_path / "part.json", fraction=0.67, seed=3)) == list(drawn)
+
+
+def test_a_category_without_objects_leaves_no_image(whole, tmp_path):
+    with pytest.raises(DataError, match=r"whole.json: no image is left$"):
+        subset_annotations(whole, tmp_path / "part.json", categories=["fig"])
+
+
+def test_an_unknown_category_is_named(whole, tmp_path):
+    with pytest.raises(DataError, match=r'whole.json: has no category "nuts"; its categories are "fig", "nut"$'):
+        subset_annotations(whole, tmp_path / "part.json", categories=["nuts"])
+
+
+def test_a_list_of_images_is_a_text_file(tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"\xef\xbb\xbf7\r\n\r\n 2007_000032 \n")
+    assert read_image_list(path) == ["7", "2007_000032"]
+    with pytest.raises(DataError, match=r"none.txt: no list of images: No such file or directory$"):
+        read_image_list(tmp_path / "none.txt")
+    path.write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(DataError, match=r"ids.txt: expected a text file with an id or a file name in each line$"):
+        read_image_list(path)

@@ -6,9 +6,11 @@ import warnings
 import numpy as np
 import pytest
 from coco_files import annotation
+from image_sets import write_set
 from shapes_recipe import tiny_recipe
 
 from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.errors import DataWarning
 from composer_copypaste.runs import dry_run
 from composer_copypaste.runs.data import warn_of_many_objects
@@ -141,3 +143,17 @@ def test_objects_of_one_category_are_not_nested(coco_file):
     annotations = CocoAnnotations.load(coco_file(*objects, images=images))
     assert np.size(annotations.annotations[7]) == 12
     assert nested_categories(annotations) == []
+
+
+def test_images_that_are_trained_and_evaluated_on_are_named(tmp_path):
+    sets = [
+        write_set(tmp_path, "train", {"a.png": b"sky", "b.png": b"sea"}),
+        write_set(tmp_path, "val", {"c.png": b"sea"}),
+    ]
+    train, val = (CocoInstances(path.with_suffix(""), path) for path in sets)
+    assert list(dry_run.leak_advice(train, val)) == [
+        "1 image to train on is evaluated on too, byte by byte: b.png = c.png. copypaste leaks lists them, copypaste "
+        "split makes parts that share none"
+    ]
+    (tmp_path / "val" / "c.png").write_bytes(b"fog")
+    assert list(dry_run.leak_advice(train, val)) == []
