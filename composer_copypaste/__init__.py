@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from composer_copypaste.integrations.composer.data_spec import evaluation_loader as evaluation_loader
     from composer_copypaste.integrations.composer.data_spec import training_loader as training_loader
     from composer_copypaste.integrations.composer.model import MaskRCNN as MaskRCNN
+    from composer_copypaste.metrics.bootstrap import bootstrap_difference as bootstrap_difference
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
+    from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
     from composer_copypaste.settings import AugmentSettings as AugmentSettings
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
     from composer_copypaste.settings import ImageSettings as ImageSettings
@@ -55,6 +57,7 @@ _HOMES = {
     "CocoMeanAveragePrecision": "metrics.coco_map",
     "CopyPaste": "integrations.composer.algorithms",
     "CopyPasteSettings": "settings",
+    "EvaluationMatches": "metrics.matches",
     "InstanceBank": "functional.bank",
     "ImageSettings": "settings",
     "Instances": "instances",
@@ -70,6 +73,7 @@ _HOMES = {
     "SkipsWhatIsDone": "integrations.composer.callbacks",
     "StreamingCocoInstances": "data.streaming.dataset",
     "TrainingPictures": "integrations.composer.callbacks",
+    "bootstrap_difference": "metrics.bootstrap",
     "check_images": "data.image_files",
     "copypaste_batch": "functional.copypaste",
     "draw_fractions": "data.splits",

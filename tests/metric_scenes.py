@@ -53,6 +53,22 @@ class Scene:
         return Scene(self.predictions[:count], self.targets[:count], self.dataset)
 
 
+def repeated(scene, weights):
+    """The scene with each image standing so many times, copies next to each other, with ids of their own."""
+    images, annotations, predictions, targets = [], [], [], []
+    parts = zip(scene.dataset["images"], scene.predictions, scene.targets, weights, strict=True)
+    for image, prediction, target, weight in parts:
+        objects = [a for a in scene.dataset["annotations"] if a["image_id"] == image["id"]]
+        for _ in range(weight):
+            number = len(images) + 1
+            images.append({**image, "id": number})
+            annotations += [{**a, "image_id": number, "id": len(annotations) + n} for n, a in enumerate(objects, 1)]
+            predictions.append(prediction)
+            targets.append({**target, "image_id": torch.tensor(number)})
+    dataset = {**scene.dataset, "images": images, "annotations": annotations}
+    return Scene(predictions, targets, dataset, scene.category_ids)
+
+
 def ellipse(height, width, center, radii):
     y, x = np.mgrid[:height, :width] + 0.5
     return ((y - center[0]) / radii[0]) ** 2 + ((x - center[1]) / radii[1]) ** 2 < 1

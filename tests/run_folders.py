@@ -22,7 +22,8 @@ def assert_same_to_the_bit(run, reference):
     """They hold the same files, rows, scores, images, weights and states of optimizer and schedule."""
     assert rows(run) == rows(reference)
     assert {path.name for path in run.root.rglob("*")} == {path.name for path in reference.root.rglob("*")}
-    for name in ("evaluation.json", "categories.json", "training_pictures.png", "predictions.png", "curves.png"):
+    images = ("training_pictures.png", "predictions.png", "curves.png")
+    for name in ("evaluation.json", "matches.npz", "categories.json", *images):
         assert (run.root / name).read_bytes() == (reference.root / name).read_bytes(), name
     one, other = state(run), state(reference)
     for part in ("model", "optimizers", "schedulers"):

@@ -153,6 +153,16 @@ def test_scores_are_timed_with_the_garbage_collector_and_without(load, capsys):
     assert re.fullmatch(r"garbage collector paused \d+\.\d\d s, running \d+\.\d\d s\n", capsys.readouterr().out)
 
 
+def test_bootstrap_prints_its_time_beside_that_of_the_engine(load, capsys):
+    load("bootstrap").main(["--images", "4", "--detections", "5", "--resamples", "3"])
+    seconds = r"\d+\.\d+ s"
+    assert re.fullmatch(
+        rf"4 images, 5 categories, 5 detections in each image: scored in {seconds}, matches collected in {seconds}, "
+        rf"0.00 MB\n3 resamples from the matches {seconds}; by running the engine again \d+ s\n",
+        capsys.readouterr().out,
+    )
+
+
 @pytest.mark.parametrize("case", ["class ids", "bank, log"])
 def test_large_prints_the_time_of_a_case_and_its_memory_beside_that_of_its_result(load, capsys, monkeypatch, case):
     large = load("large")

@@ -71,8 +71,22 @@ def workplace(tmp_path_factory):
     Image.new("RGBA", (9, 9), "white").save(folder / "cutouts" / "star" / "1.png")
     for split in ("train", "val"):
         write_shards(folder / "shards" / split, folder / "photos" / split, folder / f"{split}.json")
+    write_matches(folder)
     (folder / "my_recipe.yaml").write_text(blocks("yaml")[0])
     return folder
+
+
+def write_matches(folder):
+    """The matches of three trainings each with and without copy-paste, which all found nothing."""
+    from composer_copypaste import CocoMeanAveragePrecision
+
+    metric = CocoMeanAveragePrecision(folder / "val.json")
+    nothing = {"boxes": [], "scores": [], "labels": []}
+    metric.update([nothing], [{"image_id": 1}])
+    for name in ("plain", "pasted"):
+        for seed in (1, 2, 3):
+            (folder / "runs" / f"{name}-{seed}").mkdir(parents=True)
+            metric.matches().save(folder / "runs" / f"{name}-{seed}" / "matches.npz")
 
 
 def test_the_settings_table_is_that_of_the_dataclass():

@@ -16,7 +16,7 @@ from composer_copypaste.cli import CROWDS_HELP
 @click.option("--annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: the recipe's.")
 @click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for evaluation.json and predictions.png.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the scores, matches and predictions.")
 def command(  # noqa: PLR0913 - click gives each option by its name
     model: Path,
     overrides: tuple[str, ...],

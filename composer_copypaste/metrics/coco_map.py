@@ -6,14 +6,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.errors import count_noun
-from composer_copypaste.metrics.engine import CocoDict, Evaluation, IouType, metric_names, score_detections
+from composer_copypaste.metrics.engine import (
+    CocoDict,
+    Evaluation,
+    IouType,
+    category_titles,
+    evaluated_images,
+    metric_names,
+    score_detections,
+)
 from composer_copypaste.metrics.inputs import Fields, InputReader, ScoredImage, file_ground_truth, image_id
+from composer_copypaste.metrics.matches import EvaluationMatches, build_match_table
 
 T = TypeVar("T")
 
@@ -102,11 +112,22 @@ class CocoMeanAveragePrecision(Metric):
         """
         outdated = any(_gather_from_processes(self._evaluation is None))
         if self._evaluation is None or outdated:
-            parts = _gather_from_processes(self._images)
-            merged = {number: image for part in reversed(parts) for number, image in part.items()}  # the first counts
-            images = dict(sorted(merged.items()))
-            self._evaluation = score_images(images, self._reader, self.iou_types, self.max_dets)
+            self._evaluation = score_images(self._all_images(), self._reader, self.iou_types, self.max_dets)
         return self._evaluation
+
+    def matches(self) -> EvaluationMatches:
+        """Which detections match objects, of the images of all processes: what a bootstrap over images needs.
+
+        It is collected only here, in about the time that pycocotools would need for scoring; ``compute`` takes no
+        longer for it. In a distributed run all processes must call this together: they gather all images, and all get
+        the same matches.
+        """
+        return match_images(self._all_images(), self._reader, self.iou_types, self.max_dets)
+
+    def _all_images(self) -> dict[int, ScoredImage]:
+        """The images of all processes, by id; of two results for one image, the first counts."""
+        parts = _gather_from_processes(self._images)
+        return dict(sorted({number: image for part in reversed(parts) for number, image in part.items()}.items()))
 
     def scalars(self) -> dict[str, "CocoScalar"]:
         """A metric for each number, "bbox/AP" and so on; all share the images of this one.
@@ -203,8 +224,7 @@ def score_images(
         dataset = _coco_data_set(kept, reader)
         scores = {}
         for kind in iou_types:
-            detections = [found for number, image in kept.items() for found in image.detections.results(number, kind)]
-            scores[kind] = score_detections(dataset, detections, kind, max_dets)
+            scores[kind] = score_detections(dataset, _all_detections(kept, kind), kind, max_dets)
     categories = tuple(category["id"] for category in dataset["categories"])
     instances = Counter(item["category_id"] for item in dataset["annotations"] if not item["iscrowd"])
     return Evaluation(
@@ -214,6 +234,33 @@ def score_images(
         instances={category: instances[category] for category in categories},
         images=len(kept),
     )
+
+
+def match_images(
+    kept: Mapping[int, ScoredImage], reader: InputReader, iou_types: Iterable[IouType], max_dets: tuple[int, ...]
+) -> EvaluationMatches:
+    """The matches of the images' detections with their official annotations, or else with the targets' ground truth."""
+    numbers = list(kept)
+    with garbage_collection_paused():
+        dataset = _coco_data_set(kept, reader)
+        tables = {
+            kind: build_match_table(evaluated_images(dataset, _all_detections(kept, kind), kind, max_dets), numbers)
+            for kind in iou_types
+        }
+    categories = tuple(category["id"] for category in dataset["categories"])
+    names = {} if reader.official is None else reader.official.categories
+    return EvaluationMatches(
+        image_ids=np.array(numbers, dtype=np.int64),
+        category_ids=categories,
+        category_names=tuple(category_titles(categories, names).values()),
+        max_dets=max_dets,
+        tables=tables,
+    )
+
+
+def _all_detections(images: Mapping[int, ScoredImage], iou_type: IouType) -> list[CocoDict]:
+    """COCO's results of all images."""
+    return [found for number, image in images.items() for found in image.detections.results(number, iou_type)]
 
 
 def _coco_data_set(images: Mapping[int, ScoredImage], reader: InputReader) -> CocoDict:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tabulate import tabulate
 from composer_copypaste.errors import DataError, OutputError, as_recipe_value, count_noun
 from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
+from composer_copypaste.metrics.engine import category_titles
 
 Report = dict[str, Any]
 """The content of ``evaluation.json``."""
@@ -33,10 +33,7 @@ def evaluation_report(metric: CocoMeanAveragePrecision, names: Mapping[int, str]
         names: The category names by id; None: the names in the annotations, else "category 7".
     """
     evaluation = metric.evaluation()
-    names = evaluation.names if names is None else names
-    titles = {category: names.get(category, f"category {category}") for category in evaluation.categories}
-    counts = Counter(titles.values())
-    titles = {category: f"{title} ({category})" if counts[title] > 1 else title for category, title in titles.items()}
+    titles = category_titles(evaluation.categories, evaluation.names if names is None else names)
     per_category = evaluation.per_category()
     kinds: Report = {
         kind: {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.errors import OutputError
-from composer_copypaste.integrations.composer.callbacks import latest_report
+from composer_copypaste.integrations.composer.callbacks import latest_matches, latest_report
 from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
 from composer_copypaste.integrations.composer.from_recipe import (
     build_evaluator,
@@ -30,7 +30,7 @@ from composer_copypaste.runs.train import save_predictions
 def evaluate_checkpoint(
     checkpoint: Path, recipe: Recipe, files: CocoFiles | None = None, output: Path | None = None
 ) -> Report:
-    """Score a checkpoint on a data set; ``evaluation.json`` and a sheet of predictions go to ``output``, if given.
+    """Score a checkpoint on a data set; ``output``, if given, gets its numbers, its matches and a sheet of predictions.
 
     Args:
         checkpoint: weights for the recipe's model, as a Composer checkpoint or a state dict. If it lies in a run's
@@ -48,8 +48,10 @@ def evaluate_checkpoint(
     trainer = build_evaluator(recipe, model, data)
     trainer.eval()
     report = latest_report(trainer.state)
-    if results is not None and is_first_process():
+    matches = None if results is None else latest_matches(trainer.state)
+    if results is not None and matches is not None and is_first_process():
         try:
+            matches.save(results.matches)
             write_json(report, results.evaluation)
             save_predictions(model, data, results.predictions)
         except OSError as error:
@@ -68,7 +70,7 @@ def _evaluation_data_and_model(
     if results is not None:
         if results.root.exists() and not results.root.is_dir():
             raise OutputError(f"{results.root}: expected a folder for the results, found a file; name another folder")
-        for file in (results.evaluation, results.predictions):
+        for file in (results.evaluation, results.matches, results.predictions):
             if file.exists():
                 raise OutputError(f"{file}: is there already; name another folder, or remove it")
     weights = read_weights(checkpoint)

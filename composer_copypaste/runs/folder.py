@@ -49,6 +49,11 @@ class RunFolder:
         return self.root / "evaluation.json"
 
     @property
+    def matches(self) -> Path:
+        """Which detections match objects, in the last evaluation."""
+        return self.root / "matches.npz"
+
+    @property
     def curves(self) -> Path:
         """Losses and average precision over the training."""
         return self.root / "curves.png"
@@ -83,6 +88,7 @@ class RunFolder:
             self.checkpoints: "weights and state of the training",
             self.metrics: "losses, learning rate, throughput and memory of each batch; scores of each evaluation",
             self.evaluation: "COCO's numbers, also of each category",
+            self.matches: "which detections match objects, from which other runs are compared with this one",
             self.curves: "losses and average precision over the training",
             self.training_pictures: "the first training batch, as the model got it",
             self.more_training_pictures: "later ones, named by the batches trained before",

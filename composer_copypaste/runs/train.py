@@ -9,7 +9,7 @@ from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.rle import rle_of_segmentation
 from composer_copypaste.errors import CheckpointError, DivergedError, OutputError, UserError
 from composer_copypaste.integrations.composer.callbacks import (
-    EvaluationFile,
+    EvaluationFiles,
     SkipsWhatIsDone,
     StopsAtNonFiniteLoss,
     TrainingPictures,
@@ -111,7 +111,7 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
             *build_monitors(on_gpu=runs_on_gpu(recipe)),
             TrainingSheet(folder.training_pictures, names),
             *pictures,
-            EvaluationFile(folder.evaluation),
+            EvaluationFiles(folder.evaluation, folder.matches),
             writer,
         ],
     )

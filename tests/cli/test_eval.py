@@ -63,7 +63,7 @@ def test_a_run_is_scored_as_it_was_at_its_end_and_left_as_it_is(run):
 def test_own_images_are_scored_and_the_results_named(run, files, tmp_path):
     result = evaluate(run.latest_checkpoint, *own(files), "--output", tmp_path / "scores")
     assert result.exit_code == 0, result.output
-    for name in ("evaluation.json", "predictions.png"):
+    for name in ("evaluation.json", "matches.npz", "predictions.png"):
         assert str(tmp_path / "scores" / name) in result.stdout
     assert json.loads((tmp_path / "scores" / "evaluation.json").read_text()) == json.loads(run.evaluation.read_text())
 

@@ -23,6 +23,13 @@ def numbers(picked):
     return {name: float(scalar.compute()) for name, scalar in metric.scalars().items()}
 
 
+def matches_of(picked):
+    scene = random_scene()
+    metric = CocoMeanAveragePrecision(category_ids=CATEGORY_IDS)
+    metric.update([scene.predictions[index] for index in picked], [scene.targets[index] for index in picked])
+    return metric.matches()
+
+
 def in_a_plain_loop(rank):
     """The numbers after each step of a loop in which one process at a time has something new, or nothing at all."""
     scene = random_scene()
@@ -47,6 +54,7 @@ def process(rank, folder):
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     found = {name: numbers(shares[rank]) for name, shares in SHARES.items()}
+    matches_of(SHARES["with a repeated image"][rank]).save(folder / f"{rank}.npz")
     torch.save(found | {"plain loop": in_a_plain_loop(rank)}, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -56,7 +64,7 @@ def of_two_processes(tmp_path_factory):
     """What each process computed."""
     folder = tmp_path_factory.mktemp("processes")
     multiprocessing.start_processes(process, (folder,), nprocs=2, start_method="forkserver")  # without Composer's group
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"{rank}.pt") | {"matches": (folder / f"{rank}.npz").read_bytes()} for rank in range(2)]
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -78,3 +86,10 @@ def test_every_process_counts_what_only_another_was_given_since_the_last_computa
 
     assert found == [pytest.approx(step, abs=1e-12, nan_ok=True) for step in expected]
     assert after_a_reset_of_the_first == pytest.approx(numbers(range(5, 9)), abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("rank", range(2))
+def test_every_process_gives_the_matches_that_one_process_gives_for_all_images(of_two_processes, tmp_path, rank):
+    matches_of(range(14)).save(tmp_path / "matches.npz")
+
+    assert of_two_processes[rank]["matches"] == (tmp_path / "matches.npz").read_bytes()

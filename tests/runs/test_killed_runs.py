@@ -11,7 +11,7 @@ from forked_runs import start
 from run_folders import assert_same_to_the_bit
 from shapes_recipe import tiny, tiny_recipe
 
-from composer_copypaste.integrations.composer.callbacks import EvaluationFile
+from composer_copypaste.integrations.composer.callbacks import EvaluationFiles
 from composer_copypaste.integrations.composer.checkpoints import CheckpointWriter, saved_checkpoints
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
@@ -107,9 +107,9 @@ def test_a_run_whose_evaluation_fails_has_saved_its_weights_and_goes_on_with_tha
             raise ZeroDivisionError
         whole(callback, state, logger)
 
-    whole = EvaluationFile.eval_end
+    whole = EvaluationFiles.eval_end
     with monkeypatch.context() as patch:
-        patch.setattr(EvaluationFile, "eval_end", eval_end)
+        patch.setattr(EvaluationFiles, "eval_end", eval_end)
         with pytest.raises(ZeroDivisionError) as caught:
             train(tiny_recipe(place, *IN_EPOCHS, f"training.checkpoint_interval={interval}"), folder)
     [note] = caught.value.__notes__

@@ -5,6 +5,7 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from composer import Callback
@@ -32,6 +33,8 @@ from composer_copypaste.integrations.composer.from_recipe import (
     build_trainer,
     check_device,
 )
+from composer_copypaste.metrics.matches import EvaluationMatches
+from composer_copypaste.metrics.weighted_precision import weighted_average_precisions
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.runs import resume
 from composer_copypaste.runs.data import category_names, coco_files, copy_paste_settings, open_data
@@ -85,6 +88,7 @@ def test_a_run_leaves_what_is_promised_and_nothing_else(run):
         "checkpoints",
         "metrics.jsonl",
         "evaluation.json",
+        "matches.npz",
         "curves.png",
         "training_pictures.png",
         "predictions.png",
@@ -153,7 +157,18 @@ def test_an_evaluation_of_the_checkpoint_gives_the_numbers_of_the_training(run, 
     report = evaluate_checkpoint(run.latest_checkpoint, recipe, val, tmp_path / "scores")
     assert report == json.loads(run.evaluation.read_text())
     assert json.loads((tmp_path / "scores" / "evaluation.json").read_text()) == report
-    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"evaluation.json", "predictions.png"}
+    assert (tmp_path / "scores" / "matches.npz").read_bytes() == run.matches.read_bytes()
+    names = {"evaluation.json", "matches.npz", "predictions.png"}
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == names
+
+
+def test_average_precision_of_the_stored_matches_is_that_of_the_training(run):
+    matches, report = EvaluationMatches.load(run.matches), json.loads(run.evaluation.read_text())
+    once = np.ones((len(matches.image_ids), 1), dtype=np.int32)
+    for kind in ("bbox", "segm"):
+        precisions = weighted_average_precisions(matches, kind, once)
+        assert precisions.number("AP")[0] == pytest.approx(report[kind]["AP"], abs=1e-12)
+    assert list(matches.category_names) == list(report["segm"]["per_category"])
 
 
 def test_an_evaluation_writes_nothing_unless_told_where(run, recipe, tmp_path, monkeypatch):
@@ -165,7 +180,7 @@ def test_an_evaluation_writes_nothing_unless_told_where(run, recipe, tmp_path, m
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
 
 
-@pytest.mark.parametrize("name", ["evaluation.json", "predictions.png"])
+@pytest.mark.parametrize("name", ["evaluation.json", "matches.npz", "predictions.png"])
 def test_an_evaluation_does_not_replace_another(run, recipe, tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputError, match=f"{name}: is there already; name another folder"):

@@ -22,7 +22,8 @@ from composer_copypaste.files import atomic_write
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.composer.distributed import first_process_decides
 from composer_copypaste.integrations.composer.model import LOSSES
-from composer_copypaste.metrics.coco_map import CocoScalar
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision, CocoScalar
+from composer_copypaste.metrics.matches import EvaluationMatches
 from composer_copypaste.metrics.report import Report, evaluation_report, write_json
 from composer_copypaste.settings import DURATION, parse_time
 from composer_copypaste.visualize.draw import save_png, training_sheet
@@ -44,23 +45,41 @@ class ProcessMemory(Callback):
         logger.log_metrics({"memory/process_peak": peak / 1e9})
 
 
-class EvaluationFile(Callback):
-    """Writes ``evaluation.json`` after each evaluation, with all its numbers."""
+class EvaluationFiles(Callback):
+    """Writes ``evaluation.json`` after each evaluation, with all its numbers, and ``matches.npz`` after the last one.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        report: the path of ``evaluation.json``.
+        matches: the path of ``matches.npz``.
+    """
+
+    def __init__(self, report: Path, matches: Path) -> None:
+        self.report = report
+        self.matches = matches
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Every process takes part; the first writes."""
         report = latest_report(state)
+        is_last = state.max_duration is not None and state.timestamp >= state.max_duration
+        matches = latest_matches(state) if is_last else None
         if dist.get_global_rank() == 0:
-            write_json(report, self.path)
+            if matches is not None:
+                matches.save(self.matches)
+            write_json(report, self.report)
 
 
 def latest_report(state: State) -> Report:
     """The report of the last evaluation; in a distributed run, every process must call this."""
-    scalar = cast(CocoScalar, next(iter(state.eval_metrics["eval"].values())))
-    return evaluation_report(scalar.whole)
+    return evaluation_report(_evaluation_metric(state))
+
+
+def latest_matches(state: State) -> EvaluationMatches:
+    """The matches of the last evaluation; in a distributed run, every process must call this."""
+    return _evaluation_metric(state).matches()
+
+
+def _evaluation_metric(state: State) -> CocoMeanAveragePrecision:
+    return cast(CocoScalar, next(iter(state.eval_metrics["eval"].values()))).whole
 
 
 class SkipsWhatIsDone(Callback):

@@ -133,6 +133,7 @@ def test_two_processes_train_and_resume_one_run_that_scores_the_same_in_one_proc
     scored = one_process("eval", str(place / "run"), "--output", str(place / "scored"))
     assert scored.returncode == 0, scored.stderr
     assert (place / "scored" / "evaluation.json").read_text() == whole
+    assert (place / "scored" / "matches.npz").read_bytes() == (place / "run" / "matches.npz").read_bytes()
 
     for name in ("ep1-ba2-rank0.pt", "latest-rank0.pt"):
         (place / "run" / "checkpoints" / name).unlink()

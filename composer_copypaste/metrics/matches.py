@@ -1,0 +1,234 @@
+"""The matches of an evaluation: which detections count as right at which IoU, image by image, in one compact file.
+
+Average precision is a function of these alone, so it can be computed again for other weights of the images, without
+masks, boxes or the engine: see ``weighted_precision.py``.
+"""
+
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int32, Int64, UInt8
+
+from composer_copypaste.errors import DataError
+from composer_copypaste.files import atomic_write, check_regular_file
+from composer_copypaste.metrics.engine import SIZES, Array, CocoDict, IouType
+
+AREAS = 1 + len(SIZES)
+"""Number of area ranges: all sizes, small, medium, large."""
+IOUS = 10
+"""Number of IoU thresholds, 0.50:0.05:0.95."""
+FLAG_BYTES = AREAS * IOUS // 8
+
+FORMAT = 1
+"""The version of the file's layout, in the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatchTable:
+    """The detections of one IoU type, category by category, in each of them best first as COCOeval sorts them.
+
+    Detections with equal scores are in the order of their images. Those beyond the last of ``max_dets`` in an image are
+    left out. The rows of category number k are ``detection_starts[k]`` to ``detection_starts[k + 1]``.
+    """
+
+    detection_starts: Int64[Array, " categories_and_1"]
+    scores: Float64[Array, " detections"]
+    images: Int32[Array, " detections"]
+    """Index of each detection's image."""
+    matched: UInt8[Array, "detections flag_bytes"]
+    """Packed bits (area range, IoU threshold): whether the detection has found an object."""
+    ignored: UInt8[Array, "detections flag_bytes"]
+    """Packed bits (area range, IoU threshold): whether the detection counts neither as right nor as wrong."""
+    truth_starts: Int64[Array, " categories_and_1"]
+    truth_images: Int32[Array, " truths"]
+    """Index of each image with objects that count."""
+    truth_counts: Int32[Array, "truths areas"]
+    """The number of these objects in the image, by area range."""
+
+    def detections(self, category: int) -> slice:
+        """The rows of a category's detections."""
+        return slice(int(self.detection_starts[category]), int(self.detection_starts[category + 1]))
+
+    def truths(self, category: int) -> slice:
+        """The rows of the images with objects of a category."""
+        return slice(int(self.truth_starts[category]), int(self.truth_starts[category + 1]))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationMatches:
+    """The matches of all detections of an evaluation with the ground truth.
+
+    Attributes:
+        image_ids: The ids of all images, ascending.
+        category_ids: The category ids in the order of the tables.
+        category_names: Their names, no two alike.
+        max_dets: Limits to the number of detections that count per image and category; the last one holds here.
+        tables: The matches by IoU type.
+    """
+
+    image_ids: Int64[Array, " images"]
+    category_ids: tuple[int, ...]
+    category_names: tuple[str, ...]
+    max_dets: tuple[int, ...]
+    tables: Mapping[IouType, MatchTable]
+
+    def save(self, path: Path | str) -> None:
+        """Write one compressed ``.npz`` file; it is complete whenever it is there."""
+        header = {
+            "format": np.array(FORMAT),
+            "image_ids": self.image_ids,
+            "category_ids": np.array(self.category_ids, dtype=np.int64),
+            "category_names": np.array(self.category_names, dtype=np.str_),
+            "max_dets": np.array(self.max_dets, dtype=np.int64),
+            "iou_types": np.array(list(self.tables), dtype=np.str_),
+        }
+        columns = {
+            f"{kind}_{field.name}": getattr(table, field.name)
+            for kind, table in self.tables.items()
+            for field in fields(MatchTable)
+        }
+        with atomic_write(Path(path)) as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **header, **columns)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "EvaluationMatches":
+        """Read what ``save`` has written.
+
+        Raises:
+            DataError: where there is no such file, or it holds something else.
+        """
+        try:
+            check_regular_file(path)
+            with np.load(path, allow_pickle=False) as arrays:
+                return _from_arrays(arrays)
+        except FileNotFoundError:
+            raise DataError(f"{path}: there is no such file of matches; an evaluation writes it") from None
+        except (OSError, EOFError, LookupError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: expected the matches that an evaluation writes: {error}") from None
+
+
+def _from_arrays(arrays: Mapping[str, Array]) -> EvaluationMatches:
+    """The matches in a file.
+
+    Raises:
+        ValueError: where columns disagree: compiled code reads them without a check.
+    """
+    if int(arrays["format"]) != FORMAT:
+        raise ValueError(f"expected format {FORMAT}, found {arrays['format']}")
+    image_ids, category_ids = arrays["image_ids"].astype(np.int64), arrays["category_ids"].tolist()
+    kinds: list[IouType] = arrays["iou_types"].tolist()
+    tables = {}
+    for kind in kinds:
+        columns = {field.name: arrays[f"{kind}_{field.name}"] for field in fields(MatchTable)}
+        _check_columns(columns, len(category_ids), len(image_ids), kind)
+        tables[kind] = MatchTable(**columns)
+    return EvaluationMatches(
+        image_ids=image_ids,
+        category_ids=tuple(category_ids),
+        category_names=tuple(arrays["category_names"].tolist()),
+        max_dets=tuple(arrays["max_dets"].tolist()),
+        tables=tables,
+    )
+
+
+def _check_columns(columns: Mapping[str, Array], categories: int, images: int, kind: str) -> None:
+    detections, truths = columns["scores"].size, columns["truth_images"].size
+    expected = {
+        "detection_starts": (np.int64, (categories + 1,)),
+        "scores": (np.float64, (detections,)),
+        "images": (np.int32, (detections,)),
+        "matched": (np.uint8, (detections, FLAG_BYTES)),
+        "ignored": (np.uint8, (detections, FLAG_BYTES)),
+        "truth_starts": (np.int64, (categories + 1,)),
+        "truth_images": (np.int32, (truths,)),
+        "truth_counts": (np.int32, (truths, AREAS)),
+    }
+    for name, (dtype, shape) in expected.items():
+        found = columns[name]
+        if found.dtype != np.dtype(dtype) or found.shape != shape:
+            raise ValueError(f"{kind}_{name}: expected {np.dtype(dtype)} {shape}, found {found.dtype} {found.shape}")
+    for name in ("images", "truth_images"):
+        if ((columns[name] < 0) | (columns[name] >= images)).any():
+            raise ValueError(f"{kind}_{name}: expected indices of {images} images")
+    for name, count in (("detection_starts", detections), ("truth_starts", truths)):
+        starts = columns[name]
+        if starts[0] != 0 or starts[-1] != count or (np.diff(starts) < 0).any():
+            raise ValueError(f"{kind}_{name}: expected ascending rows from 0 to {count}")
+
+
+@dataclass(frozen=True, eq=False)
+class _CategoryMatches:
+    """The rows of one category."""
+
+    scores: Float64[Array, " detections"]
+    images: Int32[Array, " detections"]
+    matched: UInt8[Array, "detections flag_bytes"]
+    ignored: UInt8[Array, "detections flag_bytes"]
+    truth_images: Int32[Array, " truths"]
+    truth_counts: Int32[Array, "truths areas"]
+
+
+def build_match_table(categories: Iterable[Sequence[Sequence[CocoDict]]], image_ids: Sequence[int]) -> MatchTable:
+    """The table of one IoU type.
+
+    Args:
+        categories: For each category and area range, what COCOeval has in ``evalImgs``, without None.
+        image_ids: The ids of all images, ascending.
+    """
+    number_of = {image_id: number for number, image_id in enumerate(image_ids)}
+    parts = [_read_category(by_area, number_of) for by_area in categories]
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(_CategoryMatches)
+        if parts
+    } or vars(_read_category([[]] * AREAS, number_of))
+    return MatchTable(
+        **columns,
+        detection_starts=np.cumsum([0, *(len(part.scores) for part in parts)], dtype=np.int64),
+        truth_starts=np.cumsum([0, *(len(part.truth_images) for part in parts)], dtype=np.int64),
+    )
+
+
+def _read_category(by_area: Sequence[Sequence[CocoDict]], number_of: Mapping[int, int]) -> _CategoryMatches:
+    """What COCOeval found in the images with objects or detections of a category.
+
+    In an image, detections and their order are the same for all area ranges.
+    """
+    by_area = [sorted(entries, key=lambda entry: number_of[entry["image_id"]]) for entries in by_area]
+    entries = by_area[0]
+    numbers = np.array([number_of[entry["image_id"]] for entry in entries], dtype=np.int32)
+    scores = _joined((entry["dtScores"] for entry in entries), np.float64)
+    order = np.argsort(-scores, kind="stable")
+    truths = np.array(
+        [[sum(not ignored for ignored in entry["gtIgnore"]) for entry in of_area] for of_area in by_area],
+        dtype=np.int32,
+    ).T.reshape(-1, AREAS)
+    counted = truths.any(axis=1)
+    return _CategoryMatches(
+        scores=scores[order],
+        images=np.repeat(numbers, [len(entry["dtScores"]) for entry in entries])[order],
+        matched=_packed_flags(by_area, "dtMatches")[order],
+        ignored=_packed_flags(by_area, "dtIgnore")[order],
+        truth_images=numbers[counted],
+        truth_counts=truths[counted],
+    )
+
+
+def _packed_flags(by_area: Sequence[Sequence[CocoDict]], name: str) -> UInt8[Array, "detections flag_bytes"]:
+    """A field of all images, which is not 0 where it holds, as packed bits."""
+    rows = [_joined((entry[name][iou] for entry in of_area), np.float64) for of_area in by_area for iou in range(IOUS)]
+    return np.packbits(np.array(rows).T != 0, axis=1).reshape(-1, FLAG_BYTES)  # without detections it has no columns
+
+
+def _joined(parts: Iterable[Iterable[float]], dtype: type[np.float64]) -> Float64[Array, " n"]:
+    return np.fromiter(chain.from_iterable(parts), dtype=dtype)
+
+
+def unpacked_flags(packed: UInt8[Array, "detections flag_bytes"]) -> Bool[Array, "areas ious detections"]:
+    """The packed bits, one row for each area range and IoU threshold."""
+    bits = np.unpackbits(packed, axis=1).view(np.bool_)
+    return np.ascontiguousarray(bits.T).reshape(AREAS, IOUS, len(packed))
