@@ -55,6 +55,26 @@ class AnnotationFile:
             content = content | {"annotations": _good_entries(content["annotations"], annotations)}
         return cls(content, annotations)
 
+    @classmethod
+    def read_unchecked(cls, path: Path | str) -> "AnnotationFile":
+        """Read a file, and check its images and categories; ``annotations`` has no objects.
+
+        The content has the annotations as they are. Each belongs to one of the images; else nothing is known of them.
+
+        Raises:
+            DataError: listing what is wrong with images or categories, or all that is wrong where annotations are of no
+                image.
+        """
+        with garbage_collection_paused():
+            content = read_json(Path(path), "annotation file")
+            objects = content.get("annotations") if isinstance(content, dict) else None
+            if not isinstance(objects, list):
+                return cls.of_content(content, Path(path))
+            images = cls.of_content(content | {"annotations": []}, Path(path)).annotations
+            if all(isinstance(a, dict) and as_whole_number(a.get("image_id")) in images.annotations for a in objects):
+                return cls(content, images)
+            return cls.of_content(content, Path(path))
+
     @property
     def path(self) -> Path:
         """The file."""

@@ -10,7 +10,6 @@ from composer_copypaste.data.annotation_file import AnnotationFile
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_groups import equal_content, groups_in, locate_images
 from composer_copypaste.errors import UserError, first_few
-from composer_copypaste.files import read_json
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,13 @@ def find_leaks(
     """
     if len(annotations) < 2 or not (images or group):
         raise UserError("expected two annotation files or more, and the folders of their images, or a key to group by")
-    files = [_read_images(Path(path)) for path in annotations]
+    files = [AnnotationFile.read_unchecked(path) for path in annotations]
     folders = folders_of(files, images) if images else []
     leaks = find_equal_images([file.annotations for file in files], folders) if images else []
     if group is not None:
         groups = [groups_in(file.content, file.path, group) for file in files]
         leaks += _shared_values("group", [file.annotations for file in files], groups)
     return leaks
-
-
-def _read_images(path: Path) -> AnnotationFile:
-    """The images of an annotation file, without its objects."""
-    content = read_json(path, "annotation file")
-    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        content = content | {"annotations": []}
-    return AnnotationFile.of_content(content, path)
 
 
 def find_equal_images(sets: Sequence[CocoAnnotations], folders: Sequence[Path]) -> list[Leak]:

@@ -15,11 +15,11 @@ from composer_copypaste.files import check_regular_file
 def write_subset(annotations: Path | str | AnnotationFile, image_ids: Collection[int], output: Path | str) -> None:
     """Write the file's images of these ids with their annotations; all else stays as it is in the file.
 
-    Ids, categories, all keys, and the order of images and annotations are kept. The same input gives the same bytes,
-    and a file that holds these already is left alone.
+    Ids, categories, all keys, and the order of images and annotations are kept; objects are not checked. The same input
+    gives the same bytes, and a file that holds these already is left alone.
 
     Args:
-        annotations: a COCO file; one that is read already is not checked again.
+        annotations: a COCO file.
         image_ids: the ids of its images to be kept, in any order.
         output: the file to write.
 
@@ -27,7 +27,7 @@ def write_subset(annotations: Path | str | AnnotationFile, image_ids: Collection
         DataError: where the file is broken, or has no image of an id.
         OutputError: where ``output`` is there, and holds something else.
     """
-    file = annotations if isinstance(annotations, AnnotationFile) else AnnotationFile.read(annotations)
+    file = annotations if isinstance(annotations, AnnotationFile) else AnnotationFile.read_unchecked(annotations)
     write_new_coco({Path(output): file.with_images(image_ids).content})
 
 

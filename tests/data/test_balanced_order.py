@@ -81,3 +81,7 @@ def test_items_of_equal_sizes_stay_in_their_order():
 def test_no_item_and_no_label_are_no_error():
     assert order_of(np.zeros((0, 3), dtype=int)).tolist() == []
     assert sorted(order_of(np.zeros((5, 0), dtype=int))) == [0, 1, 2, 3, 4]
+
+
+def test_either_of_two_different_items_may_come_first():
+    assert {tuple(order_of(np.eye(2, dtype=int), seed)) for seed in range(10)} == {(0, 1), (1, 0)}

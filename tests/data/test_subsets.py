@@ -82,6 +82,14 @@ def test_an_unknown_image_is_named(whole, tmp_path):
 def test_a_broken_file_is_named(whole, tmp_path):
     whole.write_text(json.dumps(CONTENT | {"annotations": [annotation(4, image_id=7, segmentation=[[1, 2, 3, 4]])]}))
     with pytest.raises(DataError, match=r"whole.json: annotation 4 \(image 7\): polygon has 4 numbers, needs at least"):
+        subset_annotations(whole, tmp_path / "part.json")
+    write_subset(whole, [7], tmp_path / "part.json")  # of images that have been checked
+
+
+@pytest.mark.parametrize("entry", [annotation(4, image_id=70), "none", annotation(4, image_id=None)])
+def test_an_annotation_of_no_image_is_named(whole, tmp_path, entry):
+    whole.write_text(json.dumps(CONTENT | {"annotations": [*CONTENT["annotations"], entry]}))
+    with pytest.raises(DataError, match=r"whole.json: annotation (4|number 4 in the file)"):
         write_subset(whole, [7], tmp_path / "part.json")
 
 
