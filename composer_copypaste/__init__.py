@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from composer_copypaste.metrics.bootstrap import bootstrap_difference as bootstrap_difference
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
+    from composer_copypaste.runs.augment import AugmentedData as AugmentedData
+    from composer_copypaste.runs.augment import augment_data_set as augment_data_set
     from composer_copypaste.settings import AugmentSettings as AugmentSettings
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
     from composer_copypaste.settings import ImageSettings as ImageSettings
@@ -52,6 +54,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AnnotationFile": "data.annotation_file",
     "AugmentSettings": "settings",
+    "AugmentedData": "runs.augment",
     "CocoAnnotations": "data.coco_json",
     "CocoInstances": "data.dataset",
     "CocoMeanAveragePrecision": "metrics.coco_map",
@@ -74,6 +77,7 @@ _HOMES = {
     "StreamingCocoInstances": "data.streaming.dataset",
     "TrainingPictures": "integrations.composer.callbacks",
     "bootstrap_difference": "metrics.bootstrap",
+    "augment_data_set": "runs.augment",
     "check_images": "data.image_files",
     "copypaste_batch": "functional.copypaste",
     "draw_fractions": "data.splits",

@@ -35,6 +35,7 @@ COMMANDS = {
     "subset": "Write a part of a data set: a fraction, some images, some categories.",
     "merge": "Merge annotation files, and rename or merge their categories.",
     "leaks": "Find images that are in two annotation files, such as train and val.",
+    "augment": "Write new images by copy-paste, as an offline data set.",
     "shard": "Write a data set as shards, which recipes stream.",
     "recipe": "List, show and check recipes.",
 }

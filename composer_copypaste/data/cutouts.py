@@ -20,7 +20,7 @@ from composer_copypaste.data.image_files import check_images, map_in_threads, wi
 from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, format_problems
-from composer_copypaste.functional.layout import box_windows
+from composer_copypaste.functional.layout import SourceObjects, box_windows
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import ImageSettings
 
@@ -45,12 +45,22 @@ class CutOut:
     """Height and width of the image."""
     read: Callable[[Window], Pixels]
     """Gives the pixels and the mask in a window of the image. A pool can be pickled if these functions can."""
+    name: str = ""
+    """Where it was cut from: the file's name in its folder, and the annotation's id if there is one: "dog.png 7"."""
 
     @property
     def window(self) -> Window:
         """The part of the image that is read: the box and a margin."""
         (row,) = box_windows(self.box[None] + MARGIN * np.array([-1, -1, 1, 1]), self.size).tolist()
         return Window(*row)
+
+    @property
+    def place(self) -> SourceObjects:
+        """Its box in its window, with a mask that takes no memory and must not be read."""
+        corner = np.array([self.window.x1, self.window.y1] * 2)
+        return SourceObjects(
+            torch.zeros((), dtype=torch.uint8).expand(1, *self.window.shape), (self.box - corner)[None]
+        )
 
 
 class CutOutPool:
@@ -149,6 +159,10 @@ class CutOutPool:
     def __len__(self) -> int:
         return len(self._cut_outs)
 
+    def cut_out(self, number: int) -> CutOut:
+        """A cut-out, whose pixels can be read without the pool."""
+        return self._cut_outs[number]
+
     @property
     def nbytes(self) -> int:
         """The memory of the kept pixels, in bytes."""
@@ -194,7 +208,8 @@ def _cut_outs_of_coco(
             label = labels.get(names[annotation["category_id"]])
             if label is not None and not annotation["iscrowd"]:
                 reader = partial(_read_coco_cut_out, folder, settings, image, annotation)
-                yield CutOut(label, box, area, (image.height, image.width), reader)
+                name = f"{image.file_name} {annotation['id']}"
+                yield CutOut(label, box, area, (image.height, image.width), reader, name)
 
 
 def _read_coco_cut_out(
@@ -253,7 +268,8 @@ def _cut_out_of_file(path: Path, label: int, settings: ImageSettings | None) -> 
     y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     height, width = opaque.shape
     box, area = np.array([x1, y1, x2, y2], dtype=np.float64), float(opaque.sum())
-    return CutOut(label, box, area, (height, width), partial(_read_cut_out_file, path, settings))
+    reader = partial(_read_cut_out_file, path, settings)
+    return CutOut(label, box, area, (height, width), reader, f"{path.parent.name}/{path.name}")
 
 
 def _read_cut_out_file(path: Path, settings: ImageSettings | None, window: Window) -> Pixels:

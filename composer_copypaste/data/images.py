@@ -225,6 +225,17 @@ def read_header(path: Path, size: Size, settings: ImageSettings | None = None) -
         return ImageHeader(needs_range, orientation in _TURNS and same, pages)
 
 
+def size_as_shown(path: Path, settings: ImageSettings) -> Size:
+    """The (height, width) of an image as a viewer shows it: turned by its orientation tag.
+
+    Raises:
+        DataError: naming the file, where it is no image.
+    """
+    with _name_file_in_errors(path), _open_image(path, settings) as image:
+        turned = _exif_orientation(image) in _QUARTER_TURNS and image.format != "TIFF"
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def largest_pixel_value(path: Path, settings: ImageSettings) -> int:
     """The largest stored value of an image of more than 8 bits.
 

@@ -77,7 +77,7 @@ class PastePlan:
 
     def __eq__(self, other: object) -> bool:
         """Whether both are plans with the same rows in the same order."""
-        return isinstance(other, PastePlan) and self._rows() == other._rows()
+        return isinstance(other, PastePlan) and self.rows() == other.rows()
 
     def __hash__(self) -> int:
         return hash(tuple(map(tuple, (self.target.tolist(), self.source.tolist(), self.instance.tolist()))))
@@ -87,12 +87,12 @@ class PastePlan:
         return "\n".join(
             f"image {row['target']} receives object {row['instance']} of source {row['source']}, by {row['to_source']}"
             + (f", colors times {row['color']}" if row["color"] != list(AS_THEY_ARE) else "")
-            for row in self._rows()
+            for row in self.rows()
         )
 
     def to_json(self) -> str:
         """The plan as JSON, a row for each pasted object: target, source, instance, to_source and color."""
-        return json.dumps(self._rows())
+        return json.dumps(self.rows())
 
     @classmethod
     def from_json(cls, text: str) -> "PastePlan":
@@ -136,7 +136,8 @@ class PastePlan:
             color=_numbers("color", colors, (3,)),
         )
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows as numbers by name: target, source, instance, to_source and color."""
         columns = {field.name: getattr(self, field.name).tolist() for field in fields(self)}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -146,7 +147,7 @@ class PastePlan:
         if len(self) and (most := int(self.target.unique(return_counts=True)[1].max())) > MOST_FOR_AN_IMAGE:
             raise ValueError(f"plan: expected at most {MOST_FOR_AN_IMAGE} objects for one image, got {most}")
         objects = [len(image.boxes) for image in images] + [1] * extra
-        for row in self._rows():
+        for row in self.rows():
             source, instance = row["source"], row["instance"]
             if not 0 <= row["target"] < len(images):
                 raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import CocoAnnotations
@@ -20,7 +20,10 @@ from composer_copypaste.files import read_json
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
-from composer_copypaste.settings import CopyPasteSettings, ShapesSettings
+from composer_copypaste.settings import CopyPasteSettings, ImageSettings, ShapesSettings
+
+if TYPE_CHECKING:
+    from composer_copypaste.data.cutouts import CutOutPool
 
 ReadAnnotations = Callable[[Path], CocoAnnotations]
 
@@ -112,9 +115,31 @@ def open_pool(
     """
     if recipe.data.pool is None or settings is None:
         return None
+    return open_cut_outs(recipe.data.pool, recipe.data.image_settings, settings, categories, read)
+
+
+def open_cut_outs(
+    files: PoolSettings,
+    reading: ImageSettings,
+    settings: CopyPasteSettings,
+    categories: Sequence[str],
+    read: ReadAnnotations,
+) -> "CutOutPool":
+    """A pool of cut-outs, completely checked.
+
+    Args:
+        files: where they are.
+        reading: how image files are read.
+        settings: of copy-paste, with labels in place of names.
+        categories: the names of label 1, of label 2 and so on.
+        read: reads a file of annotations.
+
+    Raises:
+        DataError: listing what is wrong with its files.
+        RecipeError: where the settings of copy-paste exclude all its cut-outs.
+    """
     from composer_copypaste.data.cutouts import CutOutPool  # most runs have no pool
 
-    files, reading = recipe.data.pool, recipe.data.image_settings
     if files.folder is not None:
         pool = CutOutPool.from_folder(files.folder, categories, megabytes=files.megabytes, image_settings=reading)
     else:

@@ -9,12 +9,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, ReadingOptions
@@ -35,13 +35,11 @@ from composer_copypaste.data.streaming.format import (
     encode_sample,
     shard_name,
 )
-from composer_copypaste.errors import DataError, OutputError, as_json, format_problems
+from composer_copypaste.errors import DataError, OutputError, format_problems
 from composer_copypaste.files import atomic_write, read_json
+from composer_copypaste.output_folder import WORKING_FOLDER, OutputFolder
 from composer_copypaste.processes import process_executor, run_tasks
 from composer_copypaste.settings import ImageSettings
-
-WORKING_FOLDER = ".unfinished"
-"""The folder, inside the output, of files that exist only while shards are being written."""
 
 _ANNOTATION_BYTES, _NUMBER_BYTES = 100, 8
 """Approximate size in a sample of an annotation without its outline, and of a number of a polygon."""
@@ -157,9 +155,6 @@ DEFAULT_SHARD_SIZE = 64_000_000
 SMALLEST_SHARD, LARGEST_SHARD = 1000, 2_000_000_000
 """Bytes. Offsets in a shard are 32-bit numbers."""
 
-_SOURCE_FILE = "source.json"
-_LOCK_SECONDS = 5.0
-
 Source = dict[str, str | int]
 
 
@@ -214,8 +209,9 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     image_settings = image_settings or ImageSettings()
     check_images(data, images, image_settings)
     source = _describe_source(data, images, shard_size, image_settings, reading)
+    folder = OutputFolder(output, "shards", source, "pictures", partial(_completed_source, output))
     try:
-        with _lock_output(output, source):
+        with folder.locked():
             if (output / INDEX).exists():
                 return _summarize_shards(output, data, kept=None)
             parts = list(divide_into_shards(data, images, output, shard_size, image_settings))
@@ -225,7 +221,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
             return _summarize_shards(output, data, kept=len(parts) - len(missing))
     except OSError as error:
         if (output / INDEX).exists():  # by another process, which also removed the lock that this one waited for
-            _check_output(output, source)
+            folder.check()
             return _summarize_shards(output, data, kept=None)
         raise OutputError(
             f"{error.filename or output}: cannot be written: {error.strerror}; the same command continues"
@@ -251,50 +247,11 @@ def _describe_source(
     return source
 
 
-@contextmanager
-def _lock_output(output: Path, source: Source) -> Iterator[None]:
-    """Check that the source may be written to the folder, and keep other processes out of it meanwhile."""
-    _check_output(output, source)
-    working = output / WORKING_FOLDER
-    working.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(working / "lock", timeout=_LOCK_SECONDS):
-            _check_output(output, source)
-            if not (output / INDEX).exists():
-                with atomic_write(working / _SOURCE_FILE) as unfinished:
-                    unfinished.write_text(json.dumps(source))
-            yield
-    except Timeout:
-        raise OutputError(f"{output}: another process is writing shards there; wait for it") from None
-    if (output / INDEX).exists():
-        shutil.rmtree(working, ignore_errors=True)  # another process may be removing it at the same time
-
-
-def _check_output(output: Path, source: Source) -> None:
-    """Raise ``OutputError`` where the output is not a folder, or holds anything else than shards of the source."""
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: expected a folder for the shards, found a file; give another folder")
-    if (output / INDEX).exists() and (output / MANIFEST).exists():
-        found = Manifest.from_json(read_json(output / MANIFEST, "manifest"), str(output / MANIFEST)).source
-        _check_same_source(output, found, source)
-    elif (output / WORKING_FOLDER / _SOURCE_FILE).exists():
-        # image files may have changed, as damaged ones do when they are repaired: their shards are written again
-        record = output / WORKING_FOLDER / _SOURCE_FILE
-        found = read_json(record, "record of the source")
-        if not isinstance(found, dict):
-            raise OutputError(f"{record}: expected the record of a source, found {as_json(found)}; remove {output}")
-        _check_same_source(output, found | {"pictures": source["pictures"]}, source)
-    elif output.exists() and any(path.name != WORKING_FOLDER for path in output.iterdir()):
-        raise OutputError(f"{output}: expected a new or an empty folder for the shards; give another folder")
-
-
-def _check_same_source(output: Path, found: Source, source: Source) -> None:
-    differing = [name for name in source | found if found.get(name) != source.get(name)]
-    if differing:
-        raise OutputError(
-            f"{output}: holds shards of another source, which differs in {', '.join(differing)}; give another folder, "
-            "or remove this one"
-        )
+def _completed_source(output: Path) -> Source | None:
+    """The source of the shards in a folder; None where they are not complete."""
+    if not ((output / INDEX).exists() and (output / MANIFEST).exists()):
+        return None
+    return Manifest.from_json(read_json(output / MANIFEST, "manifest"), str(output / MANIFEST)).source
 
 
 def _write_missing_shards(parts: Sequence[ShardContent], processes: int, images: int) -> None:

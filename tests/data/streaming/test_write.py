@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from shard_cases import SMALL, DataSet, contents, drawn
 
+from composer_copypaste import output_folder
 from composer_copypaste.data.streaming import format as shards
 from composer_copypaste.data.streaming import write as sharding
-from composer_copypaste.data.streaming.write import WORKING_FOLDER
 from composer_copypaste.errors import DataError, OutputError, UserError
+from composer_copypaste.output_folder import WORKING_FOLDER
 from composer_copypaste.processes import run_tasks
 
 streaming = pytest.importorskip("streaming")
@@ -189,10 +190,10 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(data_set, tmp_pa
 
 
 def test_one_process_at_a_time_writes_into_a_folder(data_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharding, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(output_folder, "_LOCK_SECONDS", 0.1)
     (tmp_path / "out" / ".unfinished").mkdir(parents=True)
     with (
-        sharding.FileLock(tmp_path / "out" / ".unfinished" / "lock"),
+        output_folder.FileLock(tmp_path / "out" / ".unfinished" / "lock"),
         pytest.raises(OutputError, match="another process is writing shards there"),
     ):
         data_set.write(tmp_path / "out")
@@ -204,14 +205,14 @@ def test_a_process_that_waited_until_another_was_done_finds_all_shards(
 ):
     output, waits = tmp_path / "out", threading.Event()
 
-    class Lock(sharding.FileLock):
+    class Lock(output_folder.FileLock):
         def __enter__(self):
             waits.set()
             return super().__enter__()
 
     (output / ".unfinished").mkdir(parents=True)
-    with ThreadPoolExecutor() as pool, sharding.FileLock(output / ".unfinished" / "lock"):
-        monkeypatch.setattr(sharding, "FileLock", Lock)
+    with ThreadPoolExecutor() as pool, output_folder.FileLock(output / ".unfinished" / "lock"):
+        monkeypatch.setattr(output_folder, "FileLock", Lock)
         waiting = pool.submit(data_set.write, output)
         assert waits.wait(60)
         shutil.copytree(written, output, dirs_exist_ok=True)

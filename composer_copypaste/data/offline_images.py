@@ -1,0 +1,253 @@
+"""One new image of an offline data set: pasted by the engine of the trainings, and written, with its objects.
+
+Only the masks that matter are drawn: of the objects that are pasted, and of those that one may cover. All others keep
+their annotation.
+"""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+
+from composer_copypaste.data.cutouts import CutOut
+from composer_copypaste.data.images import read_image
+from composer_copypaste.data.outlines import polygons_of_mask, rle_of_mask
+from composer_copypaste.data.rle import CroppedMask, Segmentation, cropped_mask, draw_cropped_masks
+from composer_copypaste.files import UNFINISHED, name_path_in_errors
+from composer_copypaste.functional.engines.engine import ObjectStack, engine_for
+from composer_copypaste.functional.keypoints import place_keypoints
+from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
+from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.functional.visibility import decide_kept_objects
+from composer_copypaste.settings import AugmentSettings, CopyPasteSettings, ImageSettings
+
+Masks = Literal["polygons", "rle"]
+Json = dict[str, Any]
+
+_KEPT_BYTES = 256 * 10**6
+"""Decoded images that a process keeps, those used last: small data sets fit, and a base image has several copies."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file, and its (height, width) in the annotations."""
+
+    path: Path
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class OutlinedObjects:
+    """Some objects of one image: their boxes (x1, y1, x2, y2), outlines and keypoints (none: k = 0)."""
+
+    boxes: Float[ndarray, "n 4"]
+    segmentations: tuple[Segmentation, ...]
+    iscrowd: Int64[ndarray, " n"]
+    keypoints: Float[ndarray, "n k 3"]
+
+    def take(self, numbers: Int64[ndarray, " _m"]) -> "OutlinedObjects":
+        """The objects with these indices."""
+        outlines = tuple(self.segmentations[number] for number in numbers.tolist())
+        return OutlinedObjects(self.boxes[numbers], outlines, self.iscrowd[numbers], self.keypoints[numbers])
+
+    def places(self, size: tuple[int, int]) -> SourceObjects:
+        """Their boxes, with masks that take no memory and must not be read, in their image of this (height, width)."""
+        return SourceObjects(torch.zeros((), dtype=torch.uint8).expand(len(self.boxes), *size), self.boxes)
+
+    def masks(self, size: tuple[int, int]) -> SourceObjects:
+        """Their masks in their image, which has this (height, width)."""
+        drawn = draw_cropped_masks([cropped_mask(outline, size) for outline in self.segmentations], size)
+        return SourceObjects(drawn, self.boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class NewImage:
+    """All that a new image is made of; the same in any process."""
+
+    path: Path
+    """The file to be written."""
+    base: ImageFile
+    objects: OutlinedObjects
+    """The base image's objects that may be covered."""
+    numbers: tuple[int, ...]
+    """Their indices among all objects of the base image."""
+    source: ImageFile | None
+    copied: OutlinedObjects
+    """The source image's objects that are pasted, one for each row of the plan that pastes one."""
+    cut_outs: tuple[CutOut, ...]
+    """The pool's cut-outs that are pasted, one for each row of the plan that pastes one."""
+    plan: PastePlan
+    """Row by row: source 1 is the source image, with ``copied`` as its objects, the next ones are ``cut_outs``."""
+
+
+@dataclass(frozen=True)
+class MadeImage:
+    """A new image that is written, and its objects."""
+
+    checksum: int
+    """Of the file's bytes."""
+    covered: Mapping[int, Json | None]
+    """By index among the base image's objects: what changes in their annotations; None: too little is visible."""
+    pasted: Sequence[tuple[int, Json]]
+    """For each visible object, bottom to top, the row of the plan, and what changes in its annotation."""
+
+
+def make_new_image(
+    new: NewImage, settings: AugmentSettings, copy_paste: CopyPasteSettings, reading: ImageSettings
+) -> MadeImage | None:
+    """Write a new image; None, and no file, where nothing that the plan pastes would be visible.
+
+    Args:
+        new: what it is made of.
+        settings: how files and masks are written.
+        copy_paste: how objects are pasted, with labels in place of names.
+        reading: how image files are read.
+
+    Raises:
+        DataError: naming the file, where an image cannot be decoded.
+        OSError: where the file cannot be written.
+    """
+    if not len(new.plan):
+        return MadeImage(_write(new.path, _decoded(new.base, reading), settings), {}, [])
+    pixels = [cut_out.read(cut_out.window) for cut_out in new.cut_outs]
+    sources = [new.objects.masks(new.base.size)]
+    if new.source is not None:
+        sources.append(new.copied.masks(new.source.size))
+    sources += [
+        replace(cut_out.place, masks=mask[None]) for cut_out, (_, mask) in zip(new.cut_outs, pixels, strict=True)
+    ]
+    layout = layout_of(new.plan, sources)
+    if not len(layout.pasted):
+        return None
+    stack = engine_for(torch.device("cpu")).stack(layout, copy_paste)
+    found = _objects_after(new, layout, stack, settings.masks, copy_paste)
+    if found is None:
+        return None
+    images = [_decoded(file, reading) for file in (new.base, new.source) if file is not None]
+    painted = stack.paint(images, [colors for colors, _ in pixels])[0]
+    return MadeImage(_write(new.path, painted, settings), *found)
+
+
+def _objects_after(
+    new: NewImage, layout: Layout, stack: ObjectStack, masks: Masks, settings: CopyPasteSettings
+) -> tuple[dict[int, Json | None], list[tuple[int, Json]]] | None:
+    """What changes in the annotations of covered and of pasted objects, as in `MadeImage`; None: nothing was pasted."""
+    keypoints = _keypoints_in(layout, new)
+    placed = None
+    if keypoints.shape[1]:
+        whole = np.array([bool((keypoints == keypoints.round()).all())])
+        placed = place_keypoints(keypoints, layout, whole, settings)
+    measures, owners = stack.measure(None if placed is None else placed.pixels)
+    iscrowd = np.zeros(len(layout.source), np.int64)
+    iscrowd[: len(new.numbers)] = new.objects.iscrowd
+    kept = decide_kept_objects(layout, measures, iscrowd, settings)
+    if not (kept.pasted >= 0).any():
+        return None
+    planes, rows = stack.write_masks(kept)[0].numpy(), _plan_rows(new, layout)
+    points = None if placed is None else placed.fields_after({"keypoints": keypoints}, kept, owners)["keypoints"]
+    covered: dict[int, Json | None] = dict.fromkeys(new.numbers)
+    pasted = []
+    for place in range(len(kept.target)):
+        changes: Json = {}
+        if kept.measure[place] >= 0:
+            x1, y1, x2, y2 = measures.boxes[kept.measure[place]].tolist()
+            style = "rle" if iscrowd[kept.origin[place]] else masks
+            changes = _mask_fields(CroppedMask(y1, x1, planes[place, y1:y2, x1:x2]), planes.shape[1:], style)
+        if points is not None:
+            changes["keypoints"] = points[place].flatten().tolist()
+        if kept.pasted[place] >= 0:
+            pasted.append((rows[kept.pasted[place]], changes))
+        else:
+            covered[new.numbers[kept.origin[place]]] = changes
+    return covered, pasted
+
+
+def _keypoints_in(layout: Layout, new: NewImage) -> Float[Tensor, "g k 3"]:
+    """The keypoints of all objects of a layout; cut-outs have none, that is zeros."""
+    known = np.concatenate([new.objects.keypoints, new.copied.keypoints])
+    none = np.zeros((len(layout.source) - len(known), *known.shape[1:]))
+    return torch.from_numpy(np.concatenate([known, none]))
+
+
+def _plan_rows(new: NewImage, layout: Layout) -> list[int]:
+    """The row of the plan of each pasted object of its layout."""
+    source = new.plan.source.numpy()
+    of_image = np.flatnonzero(source == 1) if new.source is not None else np.zeros(0, np.int64)
+    of_cut_outs = np.setdiff1d(np.arange(len(source)), of_image)
+    first = 1 if new.source is None else 2
+    return [
+        int(of_image[instance] if number < first else of_cut_outs[number - first])
+        for number, instance in zip(layout.pasted.source.tolist(), layout.pasted.instance.tolist(), strict=True)
+    ]
+
+
+def _mask_fields(mask: CroppedMask, size: tuple[int, int], style: Masks) -> Json:
+    """Outline, box and area of a mask, as an annotation has them."""
+    x1, y1, x2, y2 = mask.box
+    outline: list[list[int | float]] | Json | None = polygons_of_mask(mask) if style == "polygons" else None
+    if outline is None:
+        rle = rle_of_mask(mask, size)
+        outline = {"size": rle["size"], "counts": rle["counts"].decode()}
+    return {"segmentation": outline, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": mask.area}
+
+
+# ---- image files
+
+
+class _ImageCache:
+    """Decoded images, as long as their files do not change, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[tuple[object, ...], UInt8[Tensor, "3 h w"]] = OrderedDict()
+        self._nbytes = 0
+
+    def read(self, file: ImageFile, reading: ImageSettings) -> UInt8[Tensor, "3 h w"]:
+        """The image, which is not to be modified."""
+        stat = file.path.stat() if file.path.exists() else None
+        key = (file, reading, stat and (stat.st_size, stat.st_mtime_ns))
+        if key not in self._kept:
+            self._kept[key] = read_image(file.path, file.size, settings=reading)
+            self._nbytes += self._kept[key].numel()
+        self._kept.move_to_end(key)
+        while self._nbytes > self._limit and len(self._kept) > 1:
+            self._nbytes -= self._kept.popitem(last=False)[1].numel()
+        return self._kept[key]
+
+
+_DECODED = _ImageCache(_KEPT_BYTES)
+
+
+def _decoded(file: ImageFile, reading: ImageSettings) -> UInt8[Tensor, "3 h w"]:
+    return _DECODED.read(file, reading)
+
+
+def _write(path: Path, image: UInt8[Tensor, "3 h w"], settings: AugmentSettings) -> int:
+    """Write an image file, complete or not at all; return a checksum of its bytes.
+
+    It is not forced to the disk, which can take longer than all else: whoever relies on it compares the checksum.
+    """
+    encoded = BytesIO()
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    if settings.format == "jpeg":
+        picture.save(encoded, format="JPEG", quality=settings.quality)
+    else:
+        picture.save(encoded, format="PNG")
+    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
+    try:
+        with name_path_in_errors(path):
+            unfinished.write_bytes(encoded.getvalue())
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return zlib.crc32(encoded.getvalue())

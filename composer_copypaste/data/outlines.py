@@ -1,0 +1,248 @@
+"""Masks as COCO files say them: as polygons that pycocotools draws as exactly the same pixels, or as run lengths.
+
+pycocotools draws a polygon on a grid of five steps a pixel. An edge of it matters only where it crosses the middle of a
+column of pixels: the row that is nearest there is where the mask begins or ends. So an outline is a list of crossings,
+each with some room up and down, and a polygon may take any way through them: it needs far fewer points than the pixels'
+corners.
+"""
+
+from dataclasses import dataclass
+from typing import no_type_check
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from numpy import ndarray
+
+from composer_copypaste.data.rle import CroppedMask, Rle
+from composer_copypaste.functional.engines.numba_memory import compiled
+
+STEPS = 5
+"""Steps of a pixel on the grid on which pycocotools draws polygons (``scale`` in ``rleFrPoly`` of its maskApi.c)."""
+
+ROOM_ABOVE, ROOM_BELOW = 1.9, 2.4
+"""How far, in steps, an edge may cross the middle of a column from the row where a mask begins or ends. pycocotools
+takes the smaller of the rounded heights before and after the middle, and a row for all heights from 2 steps above it to
+2 below. A height is rounded to the nearest step where an edge is flat (so 2 above, 2.5 below), and down by up to a step
+where it is steep (2 above, 3 below). The margin is for errors of floating point."""
+
+RIGHT, DOWN, LEFT, UP = range(4)
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """The outlines of a mask, one after the other, as their crossings of columns' middles. The mask is on the right.
+
+    Attributes:
+        column: which column is crossed.
+        row: at the upper edge of which row.
+        rightward: whether from left to right, as along the upper edge of a mask.
+        starts: the index of the first crossing of each outline, and the number of all crossings.
+    """
+
+    column: Int64[ndarray, " n"]
+    row: Int64[ndarray, " n"]
+    rightward: UInt8[ndarray, " n"]
+    starts: Int64[ndarray, " s"]
+
+
+def polygons_of_mask(cropped: CroppedMask) -> list[list[int | float]] | None:
+    """The polygons x1, y1, x2, y2, ... around the parts of a mask; None where a part has a hole.
+
+    Parts that touch at a corner only have a polygon each. Drawn by pycocotools, the polygons cover the mask's pixels
+    and no others.
+    """
+    crossings = _crossings_of(np.ascontiguousarray(cropped.mask))
+    if crossings is None:
+        return None
+    offset = np.array([[cropped.left, cropped.top]]) * STEPS
+    polygons = []
+    for start, end in zip(crossings.starts[:-1], crossings.starts[1:], strict=True):
+        part = slice(start, end)
+        columns, rows, rightward = crossings.column[part], crossings.row[part], crossings.rightward[part]
+        corners = _shortest_way(columns, rows, rightward, cropped.mask.shape[0] * STEPS) + offset
+        polygons.append([step // STEPS if step % STEPS == 0 else step / STEPS for step in corners.ravel().tolist()])
+    return polygons
+
+
+def rle_of_mask(cropped: CroppedMask, size: tuple[int, int]) -> Rle:
+    """The run lengths of a mask in an image of this (height, width): the bytes that pycocotools gives."""
+    counts = _run_lengths(np.ascontiguousarray(cropped.mask), cropped.top, cropped.left, *size)
+    return {"size": list(size), "counts": _compressed(counts).tobytes()}
+
+
+def _crossings_of(mask: UInt8[ndarray, "h w"]) -> Crossings | None:
+    """The outlines of a mask's parts; None where one has a hole."""
+    height, width = mask.shape
+    padded = np.zeros((height + 2, width + 2), np.uint8)
+    padded[1:-1, 1:-1] = mask
+    edges = int(np.count_nonzero(padded[1:] > padded[:-1]))  # an outline crosses as often leftward as rightward
+    column, row, rightward = np.empty(2 * edges, np.int64), np.empty(2 * edges, np.int64), np.empty(2 * edges, np.uint8)
+    starts = np.zeros(edges + 1, np.int64)
+    outlines = _trace(padded, column, row, rightward, starts)
+    return None if outlines < 0 else Crossings(column, row, rightward, starts[: outlines + 1])
+
+
+@compiled
+@no_type_check
+def _trace(padded, column, row, rightward, starts):
+    """Follow the outlines of a mask that has a margin of one pixel; give their number, or -1 where there is a hole.
+
+    Pixels that touch at a corner only are not connected.
+    """
+    seen = np.zeros(padded.shape, np.uint8)
+    n = outlines = 0
+    for top in range(1, padded.shape[0]):
+        for left in range(1, padded.shape[1]):
+            if not padded[top, left] or padded[top - 1, left] or seen[top, left]:
+                continue
+            y, x, direction, enclosed = top, left, RIGHT, 0
+            while not (direction == RIGHT and seen[y, x]):
+                if direction == RIGHT:
+                    seen[y, x] = 1
+                    column[n], row[n], rightward[n] = x - 1, y - 1, 1
+                    n, x, enclosed = n + 1, x + 1, enclosed - y
+                elif direction == LEFT:
+                    x -= 1
+                    column[n], row[n], rightward[n] = x - 1, y - 1, 0
+                    n, enclosed = n + 1, enclosed + y
+                else:
+                    y += 1 if direction == DOWN else -1
+                direction = _next_direction(padded, y, x, direction)
+            if enclosed < 0:
+                return -1
+            outlines += 1
+            starts[outlines] = n
+    return outlines
+
+
+@compiled
+@no_type_check
+def _next_direction(padded, y, x, direction):
+    """Where an outline goes on from the corner above and left of a pixel, with the mask on its right."""
+    above_left, above, at_left, here = padded[y - 1, x - 1], padded[y - 1, x], padded[y, x - 1], padded[y, x]
+    if direction == RIGHT:
+        ahead_left, ahead_right = above, here
+    elif direction == DOWN:
+        ahead_left, ahead_right = here, at_left
+    elif direction == LEFT:
+        ahead_left, ahead_right = at_left, above_left
+    else:
+        ahead_left, ahead_right = above_left, above
+    if not ahead_right:
+        return (direction + 1) % 4
+    return (direction + 3) % 4 if ahead_left else direction
+
+
+@compiled
+@no_type_check
+def _shortest_way(column, row, rightward, bottom):
+    """Corners (x, y), in steps, of a polygon through an outline's crossings; between 0 and ``bottom``.
+
+    The outline is cut where it turns back. In each part, an edge goes on for as long as a straight line passes all its
+    crossings; it begins and ends between columns, where its height does not matter.
+    """
+    n = len(column)
+    corners, m = np.empty((2 * n + 2, 2), np.int64), 0
+    first = 0
+    while rightward[first] == rightward[first - 1]:
+        first += 1
+    start = 0
+    while start < n:
+        end = start + 1
+        while end < n and rightward[(first + end) % n] == rightward[(first + start) % n]:
+            end += 1
+        ahead = 1 if rightward[(first + start) % n] else -1
+        x0 = STEPS * (column[(first + start) % n] + (0 if ahead == 1 else 1))
+        y, k = STEPS * row[(first + start) % n], start
+        corners[m, 0], corners[m, 1] = x0, y
+        m += 1
+        while k < end:
+            reached, height = _reach(row, first, k, end, y, bottom)
+            if reached == k:  # only from another height: along the columns' border
+                height = STEPS * row[(first + k) % n]
+            k, y = reached, height
+            corners[m, 0], corners[m, 1] = x0 + ahead * STEPS * (k - start), y
+            m += 1
+        start = end
+    return _without_repetition(corners[:m])
+
+
+@compiled
+@no_type_check
+def _reach(row, first, k, end, y, bottom):
+    """How far a straight edge from before crossing ``k`` at height ``y`` gets, and at which height it ends there."""
+    n = len(row)
+    low, high = -np.inf, np.inf
+    reached, height = k, y
+    for j in range(k, end):
+        to_middle, to_border, target = STEPS * (j - k + 0.5), STEPS * (j - k + 1), STEPS * row[(first + j) % n]
+        low = max(low, (target - ROOM_ABOVE - y) / to_middle)
+        high = min(high, (target + ROOM_BELOW - y) / to_middle)
+        if low > high:
+            break
+        lowest = max(0, int(np.ceil(y + low * to_border)))
+        highest = min(bottom, int(np.floor(y + high * to_border)))
+        if lowest <= highest:
+            reached = j + 1
+            after = target if j + 1 == end else STEPS * row[(first + j + 1) % n]
+            height = min(max((target + after) // 2, lowest), highest)
+    return reached, height
+
+
+@compiled
+@no_type_check
+def _without_repetition(corners):
+    """The corners without those that equal the one before, and without those on the way between their neighbours."""
+    n = len(corners)
+    kept = np.ones(n, np.bool_)
+    for k in range(n):
+        x, y = corners[k]
+        before_x, before_y = corners[k - 1]
+        kept[k] = x != before_x or y != before_y
+    corners = corners[kept]
+    n = len(corners)
+    kept = np.ones(n, np.bool_)
+    for k in range(n):
+        x, y = corners[k]
+        before_x, before_y = corners[k - 1]
+        after_x, after_y = corners[(k + 1) % n]
+        kept[k] = (x - before_x) * (after_y - y) != (y - before_y) * (after_x - x)
+    return corners[kept]
+
+
+@compiled
+@no_type_check
+def _run_lengths(mask, top, left, height, width):
+    """The lengths of the runs of zeros and of ones, in turn, down the columns of an image that holds a mask."""
+    counts, n, end = np.empty((mask.shape[0] + 1) * mask.shape[1] + 1, np.int64), 0, 0
+    for x in range(mask.shape[1]):
+        first, y = (left + x) * height + top, 0
+        while y < mask.shape[0]:
+            begin = y
+            while y < mask.shape[0] and mask[y, x]:
+                y += 1
+            if y > begin and n and first + begin == end:  # goes on from the bottom of the column before
+                counts[n - 1] += y - begin
+            elif y > begin:
+                counts[n], counts[n + 1], n = first + begin - end, y - begin, n + 2
+            end = first + y if y > begin else end
+            y += 1
+    if end < height * width:
+        counts[n], n = height * width - end, n + 1
+    return counts[:n]
+
+
+@compiled
+@no_type_check
+def _compressed(counts):
+    """Run lengths as COCO's text: five bits a character; from the fourth on, the difference from two before."""
+    text, n = np.empty(13 * len(counts), np.uint8), 0
+    for k in range(len(counts)):
+        value, more = counts[k] - (counts[k - 2] if k > 2 else 0), True
+        while more:
+            bits = value & 31
+            value >>= 5
+            more = value != -1 if bits & 16 else value != 0
+            text[n] = 48 + bits + (32 if more else 0)
+            n += 1
+    return text[:n]

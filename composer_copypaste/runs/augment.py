@@ -1,0 +1,324 @@
+"""Writes an offline data set: new images, on which objects of other images are pasted, and their annotations.
+
+The same seed gives the same bytes for any number of processes. Each image that is done is recorded, so that the same
+call goes on after an interruption; an image that is missing from a complete data set is made again.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from composer_copypaste.data.annotation_json import Json, ReadingOptions
+from composer_copypaste.data.coco_write import write_coco
+from composer_copypaste.data.offline_draws import DrawnImage
+from composer_copypaste.data.offline_images import MadeImage, NewImage, make_new_image
+from composer_copypaste.data.offline_json import PROVENANCE
+from composer_copypaste.errors import DataError, OutputError, format_problems
+from composer_copypaste.files import atomic_write, name_path_in_errors, read_json
+from composer_copypaste.integrations.dask import open_executor
+from composer_copypaste.output_folder import OutputFolder, Source
+from composer_copypaste.processes import run_tasks
+from composer_copypaste.recipes.schema import PoolSettings
+from composer_copypaste.runs.augment_work import AugmentWork, PlannedImage, open_work, settings_to_json
+from composer_copypaste.settings import AugmentSettings, CopyPasteSettings, ImageSettings
+
+IMAGES, ANNOTATIONS, MANIFEST = "images", "annotations.json", "copypaste.json"
+_RECORDS = "images.jsonl"
+
+_IMAGES_OF_A_TASK, _DRAWN_AT_ONCE = 8, 512
+_ATTEMPTS = 20
+"""How often a new image is drawn anew where nothing that was drawn would be visible on it."""
+
+
+@dataclass(frozen=True)
+class AugmentedData:
+    """An offline data set that is complete."""
+
+    images: Path
+    """The folder of its images."""
+    annotations: Path
+    """Their COCO instance annotations."""
+    originals: int
+    """The number of images of the former data set in it."""
+    new: int
+    """The number of new images."""
+    pasted: int
+    """The number of objects pasted on them."""
+    unchanged: int
+    """The number of new images that received no object."""
+    made: int
+    """The number of new images that this call made; the others were there before."""
+
+
+def augment_data_set(  # noqa: PLR0913 - by name, and each of its own kind
+    output: Path | str,
+    images: Path | str,
+    annotations: Path | str,
+    settings: AugmentSettings | None = None,
+    *,
+    pool: PoolSettings | None = None,
+    reading: ReadingOptions | None = None,
+    image_settings: ImageSettings | None = None,
+    processes: int = 1,
+    dask: str | None = None,
+) -> AugmentedData:
+    """Write an offline data set; continue if that was interrupted, and change nothing if it is complete.
+
+    Args:
+        output: a new or an empty folder, or one that the same call began or completed.
+        images: the folder that the file names are relative to.
+        annotations: a COCO instance JSON.
+        settings: which new images are made, and how they are written; None: the default settings.
+        pool: cut-outs, as further objects to paste.
+        reading: how crowds and bad objects are read; None: the default options.
+        image_settings: how image files are read; None: the default settings.
+        processes: the number of processes that make images.
+        dask: the address of a Dask scheduler whose workers make them instead.
+
+    Raises:
+        DataError: listing what is wrong with annotations or images.
+        RecipeError: where copy-paste names unknown categories, or excludes all cut-outs of the pool.
+        OutputError: where the folder holds anything else, or cannot be written to.
+    """
+    output, settings = Path(output), settings or AugmentSettings()
+    work = open_work(Path(images), Path(annotations), settings, pool, reading, image_settings)
+    folder = OutputFolder(output, "new images", work.source, "image files", partial(_completed_source, output))
+    try:
+        with folder.locked():
+            if _completed_source(output) is not None:
+                return _restore(work, output, processes, dask)
+            return _write_data_set(work, output, folder.working / _RECORDS, processes, dask)
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or output}: cannot be written: {error.strerror}; the same command continues"
+        ) from error
+
+
+def _completed_source(output: Path) -> Source | None:
+    """The source of the data set in a folder; None where it is not complete."""
+    if not ((output / MANIFEST).exists() and (output / ANNOTATIONS).exists()):
+        return None
+    source: Source = _read_manifest(output)["source"]
+    return source
+
+
+def _read_manifest(output: Path) -> dict[str, Any]:
+    path = output / MANIFEST
+    manifest = read_json(path, "record of an offline data set")
+    if (
+        isinstance(manifest, dict)
+        and isinstance(manifest.get("source"), dict)
+        and isinstance(manifest.get("counts"), dict)
+    ):
+        return manifest
+    raise OutputError(f"{path}: expected the record of an offline data set; remove {output}, or give another folder")
+
+
+def _write_data_set(work: AugmentWork, output: Path, records: Path, processes: int, dask: str | None) -> AugmentedData:
+    done = dict(_read_records(records, work, output / IMAGES))
+    missing = [planned for planned in work.planned if planned.number not in done]
+    with _appending(records) as append:
+        for planned, record in _make_images(work, missing, output / IMAGES, processes, dask):
+            append(record)
+            done[planned.number] = record
+    ordered = [done[planned.number] for planned in work.planned]
+    _force_to_disk(output / IMAGES, work)
+    write_coco(output / ANNOTATIONS, _annotation_file(work, ordered))
+    counts = {
+        "pasted": sum("to_source" in entry[PROVENANCE] for record in ordered for entry in record["annotations"]),
+        "unchanged": sum(not record["image"][PROVENANCE]["plan"] for record in ordered),
+    }
+    with atomic_write(output / MANIFEST) as unfinished:
+        unfinished.write_text(json.dumps({"source": work.source, "counts": counts}, indent=1))
+    return _summary(work, output, len(missing))
+
+
+def _restore(work: AugmentWork, output: Path, processes: int, dask: str | None) -> AugmentedData:
+    """Make the images again that are missing from a complete data set."""
+    folder = output / IMAGES
+    missing = [planned for planned in work.planned if not (folder / planned.file_name).exists()]
+    for _ in _make_images(work, missing, folder, processes, dask):
+        pass
+    return _summary(work, output, len(missing))
+
+
+def _summary(work: AugmentWork, output: Path, made: int) -> AugmentedData:
+    counts = _read_manifest(output)["counts"]
+    originals, new = len(work.originals), len(work.planned)
+    return AugmentedData(output / IMAGES, output / ANNOTATIONS, originals, new, made=made, **counts)
+
+
+def _annotation_file(work: AugmentWork, records: Sequence[Json]) -> Json:
+    """The content of the new annotation file: all keys of the former one, and how new images were made."""
+    images = [record["image"] for record in records]
+    first = work.entries.first_annotation_id
+    entries = (entry for record in records for entry in record["annotations"])
+    annotations = [{**entry, "id": id_} for id_, entry in enumerate(entries, start=first)]
+    if work.originals:
+        images = work.entries.original_images() + images
+        annotations = work.entries.original_annotations() + annotations
+    how = {"settings": settings_to_json(work.settings)}
+    return {**work.entries.file.content, "images": images, "annotations": annotations, PROVENANCE: how}
+
+
+def _force_to_disk(folder: Path, work: AugmentWork) -> None:
+    """Wait until the new images are on the disk: what the annotation file names must be there after a power cut."""
+    for planned in work.planned:
+        with (folder / planned.file_name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+# ---- images
+
+
+def _make_images(
+    work: AugmentWork, missing: Sequence[PlannedImage], folder: Path, processes: int, dask: str | None
+) -> Iterator[tuple[PlannedImage, Json]]:
+    """Place the former images, make new ones, and give the record of each when it is written.
+
+    Raises:
+        DataError: listing files that cannot be decoded, after all other images have been made.
+    """
+    for sub in {(folder / name).parent for name in [*work.originals, *(image.file_name for image in work.planned)]}:
+        sub.mkdir(parents=True, exist_ok=True)
+    for name in tqdm(work.originals, desc="placing the former images", unit=" images", disable=None):
+        work.place_original(name, folder)
+    done = len(work.planned) - len(missing)
+    with (
+        open_executor(processes, dask) if missing else nullcontext() as executor,
+        tqdm(total=len(work.planned), initial=done, desc="making new images", unit=" images", disable=None) as bar,
+    ):
+        maker = _Maker(work, folder, executor)
+        for start in range(0, len(missing), _DRAWN_AT_ONCE):
+            for planned, record in maker.make(missing[start : start + _DRAWN_AT_ONCE]):
+                bar.update()
+                yield planned, record
+    if maker.problems:
+        between = "\n" if len(maker.problems) > 1 else ". "
+        advice = "The other images are kept: repair these, and the same command continues"
+        raise DataError(f"{format_problems('images', list(maker.problems))}{between}{advice}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """Some new images that one process makes, by their numbers."""
+
+    images: Mapping[int, NewImage]
+    settings: AugmentSettings
+    copy_paste: CopyPasteSettings
+    reading: ImageSettings
+
+
+def _make_task(task: _Task) -> dict[int, MadeImage | str | None]:
+    """Each new image, None where nothing would be visible on it, or what is wrong with a file that it needs."""
+    made: dict[int, MadeImage | str | None] = {}
+    for number, image in task.images.items():
+        try:
+            made[number] = make_new_image(image, task.settings, task.copy_paste, task.reading)
+        except DataError as error:
+            made[number] = str(error)
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Maker:
+    """Makes new images in a folder, in the processes of an executor; None: in this one."""
+
+    work: AugmentWork
+    folder: Path
+    executor: Executor | None
+    problems: dict[str, None] = field(default_factory=dict)
+    """What is wrong with files that could not be decoded, each once."""
+
+    def make(self, images: Sequence[PlannedImage]) -> Iterator[tuple[PlannedImage, Json]]:
+        """The record of each image that could be made, as soon as its file is written."""
+        planned, attempts = {image.number: image for image in images}, {image.number: 0 for image in images}
+        while attempts:
+            drawn = {number: self._draw(planned[number], attempt) for number, attempt in attempts.items()}
+            for _, results in run_tasks(
+                self.executor, _make_task, self._tasks({n: d.new for n, (_, d) in drawn.items()})
+            ):
+                for number, made in results.items():
+                    attempt, image = drawn[number]
+                    del attempts[number]
+                    if made is None:
+                        attempts[number] = attempt + 1
+                    elif isinstance(made, str):
+                        self.problems[made] = None
+                    else:
+                        yield planned[number], _record(self.work, planned[number], image, made)
+
+    def _draw(self, planned: PlannedImage, first: int) -> tuple[int, DrawnImage]:
+        """The first attempt, from a number on, that pastes something on an image, and what it is made of then."""
+        for attempt in range(first, _ATTEMPTS):
+            drawn = self.work.draw(planned, attempt, self.folder)
+            if drawn is not None:
+                return attempt, drawn
+        return _ATTEMPTS, self.work.draws.unchanged(planned.base, self.folder / planned.file_name)
+
+    def _tasks(self, images: Mapping[int, NewImage]) -> Iterator[_Task]:
+        size = 1 if self.executor is None else _IMAGES_OF_A_TASK
+        items = list(images.items())
+        for start in range(0, len(items), size):
+            part = dict(items[start : start + size])
+            yield _Task(part, self.work.settings, self.work.copy_paste, self.work.reading)
+
+
+# ---- records of images that are done
+
+
+def _record(work: AugmentWork, planned: PlannedImage, drawn: DrawnImage, made: MadeImage) -> Json:
+    """All that must be known of a new image whose file is written."""
+    id_ = work.entries.first_image_id + planned.number
+    return {
+        "number": planned.number,
+        "checksum": made.checksum,
+        "made_from": _file_stamps(work, planned, drawn.source),
+        "image": work.entries.new_image(id_, planned.file_name, planned.base, planned.copy, drawn),
+        "annotations": work.entries.new_annotations(id_, planned.base, drawn, made),
+    }
+
+
+def _file_stamps(work: AugmentWork, planned: PlannedImage, source: int | None) -> list[list[int]]:
+    """Size and time of the files that a new image is made from; the source image by its index."""
+    paths = [planned.base.file.path]
+    if source is not None:
+        paths.append(work.draws.folder / work.annotations.images[source].file_name)
+    return [[stat.st_size, stat.st_mtime_ns] for stat in map(os.stat, paths)]
+
+
+def _read_records(path: Path, work: AugmentWork, folder: Path) -> Iterator[tuple[int, Json]]:
+    """The records, by number, of images that need not be made again: neither they nor their sources have changed."""
+    places = {image.id: place for place, image in enumerate(work.annotations.images)}
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:  # cut off, as its process was killed
+            continue
+        planned = work.planned[record["number"]]
+        source = places.get(record["image"][PROVENANCE]["source_image_id"])
+        file = folder / planned.file_name
+        is_whole = file.exists() and zlib.crc32(file.read_bytes()) == record["checksum"]
+        if is_whole and record["made_from"] == _file_stamps(work, planned, source):
+            yield planned.number, record
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[Callable[[Json], None]]:
+    """Gives a function that appends a record to a file."""
+    with path.open("ab", buffering=0) as file:
+
+        def append(record: Json) -> None:
+            with name_path_in_errors(path):
+                file.write(f"\n{json.dumps(record)}".encode())  # after a line that a killed process may have cut off
+
+        yield append
