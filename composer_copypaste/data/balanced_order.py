@@ -11,6 +11,7 @@ half is divided in the same way.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ FINEST_BLOCKS = 4096
 MOST_TRIES, TRIED_ITEMS = 8, 4000
 """So many orders are tried, but only for as many items in all: of many items, one order is as good as another."""
 USUAL_CUTS = (0.05, 0.1, 0.25, 0.5)
+LARGE_ITEM = 2
+"""An item is unusually large that has more than this times as many images as the mean."""
 SMALLEST_GAIN = 1e-12
 """Exchanges that even out less than this are rounding errors."""
 
@@ -83,23 +86,26 @@ def nearest_cuts(sizes: Int[ndarray, " n"], shares: Sequence[float]) -> list[int
 
 
 def _with_large_items_later(order: Int[ndarray, " n"], sizes: Int[ndarray, " n"]) -> Int[ndarray, " n"]:
-    """The order in which an item waits until the items before it have as many images as it has.
+    """The order in which an unusually large item waits until the items before it have as many images as it has.
 
-    A group of many images at the beginning would be more than a small fraction. Where nothing else is left, the
-    smallest waiting item comes first.
+    Otherwise a group of many images at the beginning could be more than a small fraction. Where only such items are
+    left, the smallest comes first.
     """
     placed: list[int] = []
-    waiting: list[int] = []
-    images, largest = 0, int(sizes.max())
+    waiting: list[tuple[int, int, int]] = []
+    images, usual, largest = 0, LARGE_ITEM * sizes.mean(), int(sizes.max())
     for place, item in enumerate(order.tolist()):
         if images >= largest:
-            return np.array([*placed, *order[place:].tolist()])
-        waiting = sorted([*waiting, item], key=lambda waits: sizes[waits])  # stable: equal sizes keep their order
-        while waiting and (sizes[waiting[0]] <= images or (not images and sizes[waiting[0]] == sizes.min())):
-            item = waiting.pop(0)
+            rest = order[place:].tolist()
+            break
+        heappush(waiting, (int(sizes[item]), place, item))
+        while waiting and waiting[0][0] <= max(images, usual):
+            size, _, item = heappop(waiting)
             placed.append(item)
-            images += int(sizes[item])
-    return np.array([*placed, *waiting])
+            images += size
+    else:
+        rest = []
+    return np.array([*placed, *(item for _, _, item in sorted(waiting)), *rest])
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,11 @@ def _draw_fraction(annotations: CocoAnnotations, order: Sequence[Unit], fraction
     """The images of the fraction's part of the order."""
     [end] = nearest_cuts(sizes_of(order), [fraction])
     if end == 0:
-        total, smallest = len(annotations.images), min(map(len, order), default=0)
-        unit = "" if group is None else f", and the smallest group by {as_json(group)} has {smallest}"
+        total, first = len(annotations.images), len(order[0])
+        unit = "" if group is None else f", and the first group that is drawn, by {as_json(group)}, has {first}"
         raise DataError(
             f"{annotations.path}: the fraction {fraction:g} of {count_noun(total, 'image')} is {fraction * total:.2g} "
-            f"images{unit}: no image is drawn. Expected a fraction of at least {smallest / total:.2g}"
+            f"images{unit}: no image is drawn. Expected a fraction of at least {first / total:.2g}"
         )
     drawn = {image for unit in order[:end] for image in unit}
     return tuple(image.id for image in annotations.images if image.id in drawn)

@@ -73,6 +73,12 @@ def test_a_large_item_does_not_come_first():
         assert before >= 4
 
 
+def test_items_of_usual_sizes_stay_in_their_order():
+    sizes = [3] * 79 + [1]
+    first = [order_of(drawn_counts(), seed, sizes).tolist()[0] for seed in range(3)]
+    assert set(first) != {79}
+
+
 def test_items_of_equal_sizes_stay_in_their_order():
     counts = drawn_counts()
     assert (order_of(counts, 3) == order_of(counts, 3, sizes=[5] * 80)).all()
