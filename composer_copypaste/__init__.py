@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
     from composer_copypaste.runs.augment import AugmentedData as AugmentedData
     from composer_copypaste.runs.augment import augment_data_set as augment_data_set
+    from composer_copypaste.runs.preview import preview as preview
+    from composer_copypaste.runs.preview import preview_batches as preview_batches
     from composer_copypaste.settings import AugmentSettings as AugmentSettings
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
     from composer_copypaste.settings import ImageSettings as ImageSettings
@@ -88,6 +90,8 @@ _HOMES = {
     "large_scale_jitter_batch": "functional.large_scale_jitter",
     "merge_annotations": "data.merge",
     "plan_batch": "functional.copypaste",
+    "preview": "runs.preview",
+    "preview_batches": "runs.preview",
     "split_annotations": "data.splits",
     "subset_annotations": "data.subsets",
     "training_dataloader": "data.loaders",

@@ -29,6 +29,7 @@ from composer_copypaste.integrations.composer.distributed import (
 
 
 COMMANDS = {
+    "preview": "Show on a page what copy-paste makes of a recipe's images.",
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
     "eval": "Score a checkpoint on a data set, by COCO's rules.",
     "split": "Divide a data set into parts, such as train and val.",

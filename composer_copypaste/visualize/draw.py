@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
@@ -33,6 +33,7 @@ PALETTE: tuple[Color, ...] = (
 GREY: Color = (150, 150, 150)
 PAPER: Color = (250, 250, 250)
 INK: Color = (40, 40, 40)
+RED: Color = (230, 30, 30)
 SHEET_WIDTH = 1600
 MARGIN = 10
 MAX_IMAGES = 16
@@ -129,6 +130,15 @@ def _draw_boxes(image: Image.Image, boxes: list[list[float]], colors: list[Color
         pen.rectangle([left, top, *corner], outline=color, width=line)
 
 
+def _cross_out(image: Image.Image, boxes: list[list[float]], line: int) -> None:
+    """Draw boxes with both diagonals, red on white."""
+    pen = ImageDraw.Draw(image)
+    for color, width in (((255, 255, 255), 4 * line), (RED, 2 * line)):
+        for x1, y1, x2, y2 in boxes:
+            pen.line([x1, y1, x2, y1, x2, y2, x1, y2, x1, y1, x2, y2], fill=color, width=width)
+            pen.line([x1, y2, x2, y1], fill=color, width=width)
+
+
 def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], names: Sequence[str]) -> None:
     """Write names and scores above, below or inside the boxes where there is room, large objects first."""
     pen = ImageDraw.Draw(image)
@@ -220,7 +230,7 @@ def training_sheet(
     """
     count = min(len(images), MAX_IMAGES)
     columns = min(4, count)
-    drawn = [_enlarge_and_draw(images[number], targets[number], names, columns) for number in range(count)]
+    drawn = [draw_at_size(images[number], targets[number], names, _cell_width(columns)) for number in range(count)]
     pasted = [sum(_optional_flags(target, "pasted")) for target in targets[:count]]
     captions = [
         _count_objects(target) + (f", {number} pasted (dashed)" if number else "")
@@ -243,7 +253,7 @@ def prediction_sheet(
     for image, truth, found in zip(images, truths, detections, strict=True):
         kept = torch.nonzero(found["scores"] >= min_score)[:, 0].tolist()
         sure = {name: [values[i] for i in kept] if name == "rles" else values[kept] for name, values in found.items()}
-        drawn += [_enlarge_and_draw(image, objects, names, columns) for objects in (truth, sure)]
+        drawn += [draw_at_size(image, objects, names, _cell_width(columns)) for objects in (truth, sure)]
         captions += [
             f"truth: {_count_objects(truth)}",
             f"prediction: {_count_objects(sure)} (score from {min_score:g})",
@@ -263,12 +273,22 @@ def _cell_width(columns: int) -> int:
     return min(640, SHEET_WIDTH // columns)
 
 
-def _enlarge_and_draw(image: Tensor, objects: Objects, names: Sequence[str], columns: int) -> UInt8[Tensor, "3 _ _"]:
-    """The image resized for a sheet, with its objects drawn after resizing, so that lines are sharp."""
+def draw_at_size(
+    image: Tensor, objects: Objects, names: Sequence[str], size: int, crossed_out: Float[Tensor, "n 4"] | None = None
+) -> UInt8[Tensor, "3 _ _"]:
+    """The image resized, with its objects drawn after resizing, so that lines are sharp.
+
+    Args:
+        image: RGB, uint8 or floating point in [0, 1].
+        objects: as for `draw_instances`.
+        names: as for `draw_instances`.
+        size: length of the longer side, in pixels.
+        crossed_out: boxes (x1, y1, x2, y2) of objects that the image no longer has.
+    """
     pixels = image.detach().cpu()
     if pixels.is_floating_point():
         pixels = (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    factor = _cell_width(columns) / max(pixels.shape[1:])
+    factor = size / max(pixels.shape[1:])
     resized = _resize_image(pixels, factor)
     smooth = [
         F.interpolate(
@@ -279,7 +299,13 @@ def _enlarge_and_draw(image: Tensor, objects: Objects, names: Sequence[str], col
     scaled = {name: values for name, values in objects.items() if name not in ("rles", "masks")}
     if smooth:
         scaled["masks"] = torch.cat(smooth)[:, 0] >= 0.5
-    return draw_instances(resized, scaled | {"boxes": corners(objects["boxes"]).detach().cpu().float() * factor}, names)
+    boxes = corners(objects["boxes"]).detach().cpu().float() * factor
+    drawn = draw_instances(resized, scaled | {"boxes": boxes}, names)
+    if crossed_out is None or not len(crossed_out):
+        return drawn
+    paper = Image.fromarray(drawn.permute(1, 2, 0).numpy())
+    _cross_out(paper, (crossed_out * factor).tolist(), max(1, round(size / 400)))
+    return torch.from_numpy(np.array(paper)).permute(2, 0, 1).contiguous()
 
 
 def _resize_image(image: UInt8[Tensor, "3 h w"], factor: float) -> UInt8[Tensor, "3 _ _"]:

@@ -34,7 +34,11 @@ Markup = NewType("Markup", str)
 MOST_WITHOUT_CONTENTS = 3
 """A page of more sections begins with a table of contents."""
 JPEG_QUALITY = 88
+WIDEST_PART = 31
+"""Parts side by side are not wider, in widths of the letter M."""
 MISSING = "-"
+GENERATOR = '<meta name="generator" content="composer-copypaste">'
+"""In the head of every page."""
 
 
 class Cell(NamedTuple):
@@ -80,8 +84,8 @@ def warning(text: str) -> Markup:
 
 
 def side_by_side(parts: Sequence[Markup]) -> Markup:
-    """Parts in a row, below each other where the window is narrow."""
-    return Markup(f'<div class="row">{"".join(parts)}</div>')
+    """Parts in a row, in several rows where the window is narrow."""
+    return Markup(f'<div class="row" style="max-width: {WIDEST_PART * len(parts)}rem">{"".join(parts)}</div>')
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Value]], caption: str = "") -> Markup:
@@ -149,7 +153,7 @@ def image(pixels: UInt8[Tensor, "3 h w"] | UInt8[ndarray, "h w 3"], caption: str
     rgb = pixels.permute(1, 2, 0).cpu().numpy() if isinstance(pixels, Tensor) else pixels
     shown = Image.fromarray(np.ascontiguousarray(rgb))
     png, jpeg = io.BytesIO(), io.BytesIO()
-    shown.save(png, "PNG", optimize=True)
+    shown.save(png, "PNG")
     shown.save(jpeg, "JPEG", quality=JPEG_QUALITY, optimize=True)
     kind, data = min((("png", png.getvalue()), ("jpeg", jpeg.getvalue())), key=lambda encoded: len(encoded[1]))
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
@@ -178,7 +182,9 @@ def page(title: str, sections: Sequence[Section], lead: Sequence[Markup] = ()) -
     for anchor, section in zip(anchors, sections, strict=True):
         heading = f'<h2><a href="#{anchor}">{escape(section.heading)}</a></h2>'
         body.append(f'<section id="{anchor}">{heading}{"".join(section.parts)}</section>')
-    return _PAGE.format(policy=_POLICY, title=escape(title), style=_STYLE, body="\n".join(body), script=_SCRIPT)
+    return _PAGE.format(
+        generator=GENERATOR, policy=_POLICY, title=escape(title), style=_STYLE, body="\n".join(body), script=_SCRIPT
+    )
 
 
 def write_page(path: Path, content: str) -> None:
@@ -240,7 +246,7 @@ h2 a:hover::after { content: " #"; color: var(--faint); }
 a { color: var(--link); }
 p, ul { max-width: 46rem; }
 pre, .scroll, .warning, nav { background: var(--soft); border-radius: .4rem; }
-pre { padding: .7rem .9rem; overflow-x: auto; font-size: .875rem; }
+pre { padding: .7rem .9rem; font-size: .875rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 nav { padding: .6rem 1rem; }
 nav ul { margin: 0; padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; max-width: none; }
 .warning { background: var(--alert); border-left: .3rem solid var(--alert-line); padding: .6rem .9rem; }
@@ -253,7 +259,9 @@ thead th { vertical-align: bottom; }
 td, th { max-width: 22rem; }
 th[scope=row] { font-weight: 500; }
 th[scope=row], thead th:first-child { position: sticky; left: 0; max-width: min(22rem, 45vw); background: var(--soft); }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
+thead .number { max-width: 11rem; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
@@ -261,10 +269,10 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
 figure { margin: 1rem 0; min-width: 0; }
 figcaption { color: var(--faint); font-size: .9rem; max-width: 46rem; }
 img, svg { display: block; max-width: 100%; height: auto; }
-svg text { fill: currentColor; }
+svg { fill: currentColor; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
-.row { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; }
-.row > * { flex: 0 1 auto; margin: .5rem 0; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .5rem 1.2rem; }
+.row > * { margin: .5rem 0; }
 """
 
 _SCRIPT = """
@@ -300,6 +308,7 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+{generator}
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
 <style>{style}</style>

@@ -14,6 +14,7 @@ from composer_copypaste.visualize.draw import (
     GREY,
     PALETTE,
     PAPER,
+    draw_at_size,
     draw_instances,
     image_sheet,
     prediction_sheet,
@@ -245,6 +246,18 @@ def test_a_prediction_sheet_shows_truth_left_and_sure_detections_right():
     assert right[below, 245:395].all()
     assert not right[below, :235].any()
     assert not right[:100, 480:].any()  # the unsure one
+
+
+def test_objects_that_are_gone_are_crossed_out_where_they_were():
+    nothing = a_target()
+    plain = draw_at_size(an_image(100, 100), nothing, NAMES, 200)
+    made = draw_at_size(an_image(100, 100), nothing, NAMES, 200, torch.tensor([[10.0, 20, 50, 60]]))
+    different = changed(made, plain)
+    assert different[40:120, 20:100].any(dim=1).all()  # twice as large, from corner to corner
+    assert not different[130:].any()
+    assert not different[:, 110:].any()
+    assert made[:, 80, 60].tolist() == [230, 30, 30]  # where the diagonals meet
+    assert torch.equal(draw_at_size(an_image(100, 100), nothing, NAMES, 200, torch.zeros(0, 4)), plain)
 
 
 def test_a_saved_image_is_read_back_unchanged(tmp_path):
