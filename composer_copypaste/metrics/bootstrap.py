@@ -84,13 +84,22 @@ def bootstrap_difference(
             "the other"
         )
     check_same_truth([*baseline, *other])
-    generator = np.random.default_rng(seed)
-    weights = with_all_images(draw_images(baseline[0].image_ids, resamples, generator, groups))
-    seeds = draw_seeds(len(baseline), resamples, generator)
+    weights = with_all_images(draw_images(baseline[0].image_ids, resamples, image_generator(seed), groups))
+    seeds = draw_seeds(len(baseline), resamples, seed_generator(seed))
     before, after = (
         [weighted_average_precisions(matches, iou_type, weights) for matches in runs] for runs in (baseline, other)
     )
     return {name: difference_of(stacked(before, name), stacked(after, name), seeds) for name in NUMBERS}
+
+
+def image_generator(seed: int) -> np.random.Generator:
+    """Draws images."""
+    return np.random.default_rng((seed, 0))
+
+
+def seed_generator(seed: int) -> np.random.Generator:
+    """Draws seeds: the same ones for all comparisons of as many seeds, whatever images are drawn."""
+    return np.random.default_rng((seed, 1))
 
 
 def draw_images(
@@ -167,14 +176,15 @@ def check_same_truth(evaluations: Sequence[EvaluationMatches]) -> None:
     """Raise ``DataError`` where evaluations are not of the same images and objects, or by other rules."""
     first = evaluations[0]
     for number, each in enumerate(evaluations[1:], start=1):
-        if difference := _first_disagreement(first, each):
+        if difference := first_disagreement(first, each):
             raise DataError(
                 f"evaluation {number} has other {difference} than evaluation 0: only evaluations on the same images, "
                 "annotations and limits can be compared; score them again with 'copypaste eval'"
             )
 
 
-def _first_disagreement(first: EvaluationMatches, other: EvaluationMatches) -> str | None:
+def first_disagreement(first: EvaluationMatches, other: EvaluationMatches) -> str | None:
+    """What of two evaluations has to be the same, and is not, such as "images"; None: they can be compared."""
     if not np.array_equal(first.image_ids, other.image_ids):
         return "images"
     if (first.category_ids, first.category_names) != (other.category_ids, other.category_names):

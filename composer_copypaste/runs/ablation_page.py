@@ -1,0 +1,198 @@
+"""The page of an ablation's report."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+
+from composer_copypaste.runs.ablation_results import format_fraction
+from composer_copypaste.runs.ablation_sentences import (
+    describe_comparison,
+    describe_limits,
+    describe_needed_images,
+    describe_reading,
+    describe_title,
+)
+from composer_copypaste.runs.ablation_summary import MAIN, AblationSummary, Comparison, RunSummary
+from composer_copypaste.runs.ablation_tables import (
+    Table,
+    category_table,
+    cost_table,
+    main_table,
+    needed_table,
+    numbers_table,
+    ordered_runs,
+    scored_kinds,
+    seed_table,
+)
+from composer_copypaste.visualize.ablation_curves import (
+    Interval,
+    Point,
+    plot_differences,
+    plot_over_images,
+    plot_over_steps,
+)
+from composer_copypaste.visualize.html import (
+    Markup,
+    Section,
+    bullets,
+    code,
+    figure,
+    page,
+    paragraph,
+    side_by_side,
+    table,
+    warning,
+)
+
+
+def ablation_page(summary: AblationSummary) -> str:
+    """The report as one page, which needs nothing from outside."""
+    lead = [_paragraph(describe_title(summary)), _bullets(summary.equal_work)]
+    if summary.missing:
+        lead.append(warning(f"not finished: {', '.join(summary.missing)}."))
+    sections = [*_failures(summary)]
+    if summary.runs:
+        kinds = scored_kinds(summary)
+        sections += [
+            Section("Results", [*_results(summary)]),
+            *_images(summary),
+            Section("AP over steps", [*_curves(summary)]),
+            Section("All numbers", [_show(numbers_table(summary, kind)) for kind in kinds]),
+            Section("Categories", [_show(category_table(summary, kind)) for kind in kinds]),
+            Section("Seeds and costs", [_show(cost_table(summary)), _show(seed_table(summary))]),
+        ]
+    return page(summary.title, sections, lead)
+
+
+def _failures(summary: AblationSummary) -> Iterator[Section]:
+    if summary.failed:
+        above = warning("these trainings failed, and are in no table.")
+        shown = ((paragraph(str(failed)), code("\n".join(failed.last_lines))) for failed in summary.failed)
+        yield Section("Failed trainings", [above, *chain.from_iterable(shown)])
+
+
+def _results(summary: AblationSummary) -> Iterator[Markup]:
+    yield _show(main_table(summary))
+    shared = _shared_limits(summary)
+    yield from map(warning, shared)
+    sentences = [_sentence(summary, comparison, shared) for comparison in summary.comparisons]
+    yield _bullets([*sentences, *(f"{sentence}." for sentence in summary.not_compared)])
+    if summary.comparisons:
+        yield figure(
+            plot_differences([*map(_interval, summary.comparisons)], "difference in mask AP, points"),
+            f"Difference of each run to {summary.baseline} with its 95 % interval; grey where the interval includes 0.",
+        )
+    yield from map(_paragraph, describe_reading(summary))
+
+
+def _sentence(summary: AblationSummary, comparison: Comparison, shared: Sequence[str]) -> str:
+    """What can be said of a comparison, without what limits all of them."""
+    limits = (limit for limit in describe_limits(comparison, summary.baseline) if limit not in shared)
+    return " ".join((describe_comparison(comparison, summary), *limits))
+
+
+def _shared_limits(summary: AblationSummary) -> list[str]:
+    """What limits every comparison."""
+    limits = [describe_limits(comparison, summary.baseline) for comparison in summary.comparisons]
+    return [limit for limit in limits[0] if all(limit in others for others in limits)] if len(limits) > 1 else []
+
+
+def _interval(comparison: Comparison) -> Interval:
+    found = comparison.main
+    label = f"{comparison.name}, {format_fraction(comparison.fraction)}"
+    return Interval(label, 100 * found.value, 100 * found.low, 100 * found.high)
+
+
+def _images(summary: AblationSummary) -> Iterator[Section]:
+    """AP over the number of images, where there are several."""
+    if len({run.fraction for run in summary.runs}) < 2:
+        return
+    needed = [text for each in summary.comparisons if (text := describe_needed_images(each, summary.baseline))]
+    parts = [
+        figure(
+            plot_over_images(_points_by_images(summary), summary.baseline, _ticks(summary), [*_arrows(summary)]),
+            f"Mask AP in % over the number of training images: the mean of the seeds, and each seed as a dot. A dotted "
+            f"arrow leads from a run to where {summary.baseline} reaches the same AP.",
+        )
+    ]
+    if needed:
+        parts += [_show(needed_table(summary)), _bullets(needed)]
+        parts.append(
+            paragraph(
+                f"Between the numbers of images that {summary.baseline} was trained on, its AP is taken to grow "
+                "linearly with their logarithm. The intervals are from the same resamples as those of the differences."
+            )
+        )
+    yield Section("AP over the number of images", parts)
+
+
+def _points_by_images(summary: AblationSummary) -> dict[str, list[Point]]:
+    kind, number = MAIN
+    found: dict[str, list[Point]] = {}
+    for run in ordered_runs(summary):
+        score = run.scores[kind][number]
+        found.setdefault(run.name, []).append(
+            Point(run.images, 100 * score.mean, [100 * value for value in score.by_seed.values()])
+        )
+    return found
+
+
+def _ticks(summary: AblationSummary) -> dict[float, str]:
+    """The baseline's numbers of images with their fractions; without a baseline, those of all runs."""
+    runs = ordered_runs(summary)
+    of_baseline = [run for run in runs if run.name == summary.baseline]
+    return {run.images: f"{run.images:.0f}\n{format_fraction(run.fraction)}" for run in of_baseline or runs}
+
+
+def _arrows(summary: AblationSummary) -> Iterator[tuple[str, float, float, float]]:
+    """Where the baseline reaches the AP of a run, of those that it reaches."""
+    kind, number = MAIN
+    for comparison in summary.comparisons:
+        factor = comparison.needed
+        if factor is not None and 0 < factor.value < float("inf"):
+            run = next(r for r in summary.runs if (r.name, r.fraction) == (comparison.name, comparison.fraction))
+            yield run.name, run.images, 100 * run.scores[kind][number].mean, factor.value * run.images
+
+
+def _curves(summary: AblationSummary) -> Iterator[Markup]:
+    """AP over steps, a figure for each fraction."""
+    by_fraction: dict[float, list[RunSummary]] = {}
+    for run in ordered_runs(summary):
+        if run.curve:
+            by_fraction.setdefault(run.fraction, []).append(run)
+    yield paragraph("Mask AP in % after each evaluation: the mean of the seeds, and each seed as a thin line.")
+    yield side_by_side(
+        [
+            figure(
+                plot_over_steps(_points_by_steps(runs), summary.baseline, f"{format_fraction(fraction)} of the images"),
+                "",
+            )
+            for fraction, runs in by_fraction.items()
+        ]
+    )
+
+
+def _points_by_steps(runs: Sequence[RunSummary]) -> Mapping[str, list[Point]]:
+    return {
+        run.name: [
+            Point(point.batch, 100 * point.mean, [100 * value for value in point.by_seed.values()])
+            for point in run.curve
+        ]
+        for run in runs
+    }
+
+
+def _paragraph(text: str) -> Markup:
+    return paragraph(_with_joined_units(text))
+
+
+def _bullets(texts: Sequence[str]) -> Markup:
+    return bullets([*map(_with_joined_units, texts)])
+
+
+def _with_joined_units(text: str) -> str:
+    """The text with "95 %" on one line."""
+    return text.replace(" %", "\u00a0%")
+
+
+def _show(shown: Table) -> Markup:
+    return table(shown.headers, shown.rows, shown.caption)

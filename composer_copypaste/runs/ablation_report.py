@@ -1,0 +1,161 @@
+"""The report of an ablation: ``results.json``, ``results.csv``, ``results.md`` and ``report.html``."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from composer_copypaste.files import atomic_write
+from composer_copypaste.metrics.weighted_precision import NUMBERS
+from composer_copypaste.runs.ablation_page import ablation_page
+from composer_copypaste.runs.ablation_results import AblationResults, FailedRun
+from composer_copypaste.runs.ablation_sentences import (
+    describe_comparison,
+    describe_limits,
+    describe_needed_images,
+    describe_reading,
+    describe_title,
+    verdict_of,
+)
+from composer_copypaste.runs.ablation_summary import AblationSummary, Comparison, summarise
+from composer_copypaste.runs.ablation_tables import (
+    Table,
+    category_table,
+    cost_table,
+    format_table,
+    main_table,
+    needed_table,
+    numbers_table,
+    scored_kinds,
+    seed_table,
+)
+from composer_copypaste.visualize.html import write_page
+
+NAME_WIDTH = 28
+"""Longer names of runs are cut off on the console, so that its table fits 100 columns."""
+
+
+def write_report(results: AblationResults, folder: Path) -> AblationSummary:
+    """Write the four files of the report into a folder, and return its numbers.
+
+    Raises:
+        DataError: where a file of a run is missing, or holds something else; nothing is written then.
+    """
+    summary = summarise(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "results.json") as unfinished:
+        unfinished.write_text(json.dumps(summary_as_json(summary), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_write(folder / "results.csv") as unfinished:
+        _write_csv(summary, unfinished)
+    with atomic_write(folder / "results.md") as unfinished:
+        unfinished.write_text(markdown_report(summary), encoding="utf-8")
+    write_page(folder / "report.html", ablation_page(summary))
+    return summary
+
+
+def console_table(summary: AblationSummary) -> str:
+    """The main table, at most 100 columns wide, a sentence for each comparison, and the trainings that failed."""
+    parts = [describe_title(summary)]
+    if summary.runs:
+        rows = [[cell.text for cell in row] for row in main_table(summary).rows]
+        shown = [[name[:NAME_WIDTH], images, *scores[:4], verdict] for name, images, _, *scores, verdict in rows]
+        headers = ["run", "images", "mask\nAP", "diff.", "95 %\ninterval", "box\nAP", "masks"]
+        alignment = ("left", "left", "right", "right", "right", "right", "left")
+        parts.append(tabulate(shown, headers, tablefmt="simple", colalign=alignment, disable_numparse=True))
+    parts += ["\n".join(sentences_of(summary, comparison)) for comparison in summary.comparisons]
+    parts += [*summary.not_compared, *map(describe_failure, summary.failed)]
+    if summary.missing:
+        parts.append(f"not finished: {', '.join(summary.missing)}")
+    return "\n\n".join(parts)
+
+
+def sentences_of(summary: AblationSummary, comparison: Comparison) -> list[str]:
+    """All that is said of a comparison."""
+    needed = describe_needed_images(comparison, summary.baseline)
+    return [
+        describe_comparison(comparison, summary),
+        *([] if needed is None else [needed]),
+        *describe_limits(comparison, summary.baseline),
+    ]
+
+
+def describe_failure(failed: FailedRun) -> str:
+    """A training that failed, and the last lines that it printed."""
+    return "\n".join((f"{failed} failed; its last lines:", *(f"  {line}" for line in failed.last_lines)))
+
+
+def markdown_report(summary: AblationSummary) -> str:
+    """The report as Markdown."""
+    parts = [f"# {summary.title}", describe_title(summary), *summary.equal_work]
+    parts += [f"Not finished: {name}." for name in summary.missing]
+    parts += [f"{failed} failed:\n\n```\n{chr(10).join(failed.last_lines)}\n```" for failed in summary.failed]
+    if summary.runs:
+        parts += ["## Results", _markdown_table(main_table(summary))]
+        parts += [f"- {' '.join(sentences_of(summary, comparison))}" for comparison in summary.comparisons]
+        parts += [f"- {sentence}." for sentence in summary.not_compared]
+        parts += describe_reading(summary)
+        if any(comparison.needed for comparison in summary.comparisons):
+            parts.append(_markdown_table(needed_table(summary)))
+        kinds = scored_kinds(summary)
+        parts += ["## All numbers", *(_markdown_table(numbers_table(summary, kind)) for kind in kinds)]
+        parts += ["## Categories", *(_markdown_table(category_table(summary, kind)) for kind in kinds)]
+        parts += ["## Seeds and costs", _markdown_table(seed_table(summary)), _markdown_table(cost_table(summary))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    return f"{table.caption}:\n\n{format_table(table, 'pipe')}"
+
+
+def summary_as_json(summary: AblationSummary) -> dict[str, Any]:
+    """All numbers for JSON, with the verdict and the sentences of each comparison; null where there is no number.
+
+    An infinite ``needed``, where the baseline does not reach a run's AP, is null too; ``largest`` says what was tried.
+    """
+    content: dict[str, Any] = _with_nulls(asdict(summary))
+    for comparison, fields in zip(summary.comparisons, content["comparisons"], strict=True):
+        fields["verdict"] = verdict_of(comparison.main)
+        fields["sentences"] = sentences_of(summary, comparison)
+    return content | {"reading": describe_reading(summary)}
+
+
+def _with_nulls(value: Any) -> Any:
+    """Nested values with None for numbers that are not finite, and text for keys."""
+    if isinstance(value, dict):
+        return {str(key): _with_nulls(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_csv(summary: AblationSummary, path: Path) -> None:
+    """A row for each run, fraction and seed, with scores in [0, 1]."""
+    kinds = scored_kinds(summary)
+    categories = list(dict.fromkeys(name for run in summary.runs for kind in kinds for name in run.per_category[kind]))
+    headers = ["run", "fraction", "seed", "images", "batches", "seconds", "gigabytes"]
+    headers += [f"{kind}_{name}" for kind in kinds for name in NUMBERS]
+    headers += [f"{kind}_AP_{category}" for kind in kinds for category in categories]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(headers)
+        writer.writerows(_csv_rows(summary, kinds, categories))
+
+
+def _csv_rows(summary: AblationSummary, kinds: Sequence[Any], categories: Sequence[str]) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for run in summary.runs:
+        for seed in run.seeds:
+            costs = run.costs[seed]
+            scores = [run.scores[kind][name].by_seed[seed] for kind in kinds for name in NUMBERS]
+            by_name = [run.per_category[kind].get(category) for kind in kinds for category in categories]
+            scores += [math.nan if score is None else score.by_seed[seed] for score in by_name]
+            known = ["" if math.isnan(score) else score for score in scores]
+            rows.append(
+                [run.name, run.fraction, seed, run.images_of[seed], costs.steps, costs.seconds, costs.gigabytes, *known]
+            )
+    return rows
