@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from composer_copypaste.metrics.bootstrap import bootstrap_difference as bootstrap_difference
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
+    from composer_copypaste.recipes.ablation import load_ablation as load_ablation
+    from composer_copypaste.runs.ablate import run_ablation as run_ablation
     from composer_copypaste.runs.augment import AugmentedData as AugmentedData
     from composer_copypaste.runs.augment import augment_data_set as augment_data_set
     from composer_copypaste.runs.preview import preview as preview
@@ -51,51 +53,54 @@ if TYPE_CHECKING:
     from composer_copypaste.settings import MaskRCNNSettings as MaskRCNNSettings
     from composer_copypaste.settings import OfflineCopyPasteSettings as OfflineCopyPasteSettings
 
+
 __version__ = "0.1.0"
 
 _HOMES = {
     "AnnotationFile": "data.annotation_file",
-    "AugmentSettings": "settings",
+    "augment_data_set": "runs.augment",
     "AugmentedData": "runs.augment",
+    "AugmentSettings": "settings",
+    "bootstrap_difference": "metrics.bootstrap",
+    "check_images": "data.image_files",
     "CocoAnnotations": "data.coco_json",
     "CocoInstances": "data.dataset",
     "CocoMeanAveragePrecision": "metrics.coco_map",
     "CopyPaste": "integrations.composer.algorithms",
-    "CopyPasteSettings": "settings",
-    "EvaluationMatches": "metrics.matches",
-    "InstanceBank": "functional.bank",
-    "ImageSettings": "settings",
-    "Instances": "instances",
-    "CutOutPool": "data.cutouts",
-    "LargeScaleJitter": "integrations.composer.algorithms",
-    "LargeScaleJitterSettings": "settings",
-    "LargeScaleJitterTransform": "data.transforms",
-    "MaskRCNN": "integrations.composer.model",
-    "MaskRCNNSettings": "settings",
-    "NothingPastedWarning": "functional.copypaste",
-    "OfflineCopyPasteSettings": "settings",
-    "PastePlan": "functional.plan",
-    "SkipsWhatIsDone": "integrations.composer.callbacks",
-    "StreamingCocoInstances": "data.streaming.dataset",
-    "TrainingPictures": "integrations.composer.callbacks",
-    "bootstrap_difference": "metrics.bootstrap",
-    "augment_data_set": "runs.augment",
-    "check_images": "data.image_files",
     "copypaste_batch": "functional.copypaste",
+    "CopyPasteSettings": "settings",
+    "CutOutPool": "data.cutouts",
     "draw_fractions": "data.splits",
     "evaluation_dataloader": "data.loaders",
     "evaluation_loader": "integrations.composer.data_spec",
+    "EvaluationMatches": "metrics.matches",
     "find_leaks": "data.leaks",
+    "ImageSettings": "settings",
+    "InstanceBank": "functional.bank",
+    "Instances": "instances",
     "keypoint_pairs": "functional.keypoints",
     "large_scale_jitter_batch": "functional.large_scale_jitter",
+    "LargeScaleJitter": "integrations.composer.algorithms",
+    "LargeScaleJitterSettings": "settings",
+    "LargeScaleJitterTransform": "data.transforms",
+    "load_ablation": "recipes.ablation",
+    "MaskRCNN": "integrations.composer.model",
+    "MaskRCNNSettings": "settings",
     "merge_annotations": "data.merge",
+    "NothingPastedWarning": "functional.copypaste",
+    "OfflineCopyPasteSettings": "settings",
+    "PastePlan": "functional.plan",
     "plan_batch": "functional.copypaste",
     "preview": "runs.preview",
     "preview_batches": "runs.preview",
+    "run_ablation": "runs.ablate",
+    "SkipsWhatIsDone": "integrations.composer.callbacks",
     "split_annotations": "data.splits",
+    "StreamingCocoInstances": "data.streaming.dataset",
     "subset_annotations": "data.subsets",
     "training_dataloader": "data.loaders",
     "training_loader": "integrations.composer.data_spec",
+    "TrainingPictures": "integrations.composer.callbacks",
     "write_subset": "data.subsets",
 }
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _WATCH_SECONDS = 0.5
+_PATIENCE_SECONDS = 60
 
 
 @contextmanager
@@ -67,6 +69,22 @@ def _leave_signals_to(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def stop_at_end_of_input() -> None:
+    """Interrupt this process, as Ctrl-C does, once the process that started it has closed the pipe to it, or ended.
+
+    A process that then does not end within a minute is ended.
+    """
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1024):  # not through Python's buffer, whose lock would be held at the exit
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(_PATIENCE_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

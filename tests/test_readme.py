@@ -8,6 +8,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
+from unittest.mock import create_autospec
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,8 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from composer_copypaste.cli import main
+from composer_copypaste.runs import ablate
+from composer_copypaste.runs.ablation_plan import plan_runs
 from composer_copypaste.runs.resume import MAY_CHANGE
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -102,7 +105,13 @@ def test_the_keys_that_may_change_are_those_of_the_code():
 @pytest.mark.parametrize("code", blocks("python"))
 def test_a_python_example_runs(code, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
+    monkeypatch.setattr(ablate, "run_ablation", create_autospec(ablate.run_ablation, side_effect=_plan))
     exec(compile(code, "README.md", "exec"), {})
+
+
+def _plan(ablation, **options):
+    """Stands for an ablation's trainings, which take minutes; `tests/runs/test_ablations.py` runs some."""
+    return plan_runs(ablation)
 
 
 def test_the_console_examples_run_in_their_order(workplace, monkeypatch):
@@ -114,6 +123,8 @@ def test_the_console_examples_run_in_their_order(workplace, monkeypatch):
         if arguments[0] == "train":
             output = [] if (workplace / "runs" / "mine").exists() else ["output=runs/mine"]
             arguments += [*SMALL, *output]
+        if arguments[0] == "ablate":
+            arguments += ["--dry-run", "fractions=[0.5,1]"]
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert result.exit_code == 0, f"{command}\n{result.output}"
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "preview": "Show on a page what copy-paste makes of a recipe's images.",
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
     "eval": "Score a checkpoint on a data set, by COCO's rules.",
+    "ablate": "Train the runs of an ablation, and say what each gains, and how sure that is.",
     "split": "Divide a data set into parts, such as train and val.",
     "subset": "Write a part of a data set: a fraction, some images, some categories.",
     "merge": "Merge annotation files, and rename or merge their categories.",

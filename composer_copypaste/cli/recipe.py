@@ -17,7 +17,7 @@ def command() -> None:
 
 @command.command("list")
 def list_() -> None:
-    """Print the shipped recipes, and what each is for.
+    """Print the shipped recipes and ablations, and what each is for.
 
     \b
     Example:
@@ -25,10 +25,11 @@ def list_() -> None:
     """
     from composer_copypaste.recipes.load import describe_recipe, shipped_recipes
 
-    recipes = shipped_recipes()
-    width = max(map(len, recipes), default=0)
-    for name, file in recipes.items():
-        click.echo(f"{name:{width}}  {describe_recipe(file)}")
+    for command, files in (("train", shipped_recipes()), ("ablate", shipped_recipes("ablations"))):
+        click.echo(f"copypaste {command}:")
+        width = max(map(len, files), default=0)
+        for name, file in files.items():
+            click.echo(f"  {name:{width}}  {describe_recipe(file)}")
 
 
 @command.command()
@@ -49,7 +50,8 @@ def show(recipe: str, overrides: tuple[str, ...]) -> None:
 
 
 @command.command()
-def schema() -> None:
+@click.option("--ablation", is_flag=True, help="That of ablations.")
+def schema(ablation: bool) -> None:
     """Print the JSON Schema of recipes, with which editors complete and check them.
 
     \b
@@ -60,6 +62,7 @@ def schema() -> None:
     """
     import json
 
+    from composer_copypaste.recipes.ablation import ablation_schema
     from composer_copypaste.recipes.load import recipe_schema
 
-    click.echo(json.dumps(recipe_schema(), indent=2))
+    click.echo(json.dumps(ablation_schema() if ablation else recipe_schema(), indent=2))

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import click
 
+from composer_copypaste import processes
 from composer_copypaste.cli import RESUME_COMMAND
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
@@ -16,7 +17,8 @@ from composer_copypaste.cli import RESUME_COMMAND
 @click.argument("recipe")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Check everything, and say what would run; write nothing.")
-def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
+@click.option("--stop-at-end-of-input", is_flag=True, hidden=True, help="Stop when the calling process ends.")
+def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_of_input: bool) -> None:
     """Train a recipe, evaluate it, and leave everything in one folder.
 
     RECIPE is a YAML file or the name of a shipped recipe; KEY=VALUE changes one of its keys.
@@ -34,6 +36,8 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     from composer_copypaste.recipes.load import load_recipe
     from composer_copypaste.runs.folder import run_folder_for
 
+    if stop_at_end_of_input:
+        processes.stop_at_end_of_input()
     with errors_raised_once():
         loaded = load_recipe(recipe, overrides)
     folder = run_folder_for(loaded, datetime.now())
@@ -56,6 +60,6 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 def _resume_command(recipe: str, overrides: Sequence[str], output: str) -> str:
     """The command line that goes on with the run in the folder ``output``."""
     others = [override for override in overrides if not override.startswith("output=")]
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")  # Composer's launcher sets it, for this node
-    command = ["copypaste"] if processes == "1" else ["composer", "-n", processes, "-m", "composer_copypaste.cli"]
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")  # Composer's launcher sets it, for this node
+    command = ["copypaste"] if count == "1" else ["composer", "-n", count, "-m", "composer_copypaste.cli"]
     return shlex.join([*command, "train", recipe, *others, f"output={output}"])

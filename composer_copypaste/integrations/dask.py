@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from composer_copypaste.errors import OutputError
 from composer_copypaste.processes import process_executor
 
-_CONNECT_SECONDS = 20
+CONNECT_SECONDS = 20
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def _cluster(address: str) -> Iterator[Executor]:
             "--dask needs Dask Distributed, which is not installed: pip install 'composer-copypaste[dask]'"
         ) from error
     try:
-        client = Client(address, timeout=_CONNECT_SECONDS)
+        client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise OutputError(f"--dask {address}: no Dask scheduler answers there: {error}") from error
     with client:

@@ -83,7 +83,9 @@ def score_tables(report: Report) -> str:
 def _overall_table(report: Report) -> str:
     kinds = [kind for kind in KINDS if kind in report]
     names = [name for name in report[kinds[0]] if name != "per_category"]
-    rows: list[list[str | int]] = [[KINDS[kind], *(_percent(report[kind][name]) for name in names)] for kind in kinds]
+    rows: list[list[str | int]] = [
+        [KINDS[kind], *(format_percent(report[kind][name]) for name in names)] for kind in kinds
+    ]
     return _format_table(["", *names], rows)
 
 
@@ -98,7 +100,7 @@ def _category_table(report: Report) -> str:
         [
             category if len(category) <= NAME_WIDTH else f"{category[: NAME_WIDTH - 3]}...",
             ranking[category]["instances"],
-            *(_percent(categories[kind][category][name]) for kind in kinds for name in names),
+            *(format_percent(categories[kind][category][name]) for kind in kinds for name in names),
         ]
         for category in ranked
     ]
@@ -116,5 +118,6 @@ def _nan_as_null(numbers: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
 
-def _percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
+    """A number in [0, 1] in percent; a dash for none."""
     return "-" if value is None else f"{100 * value:.1f}"

@@ -95,13 +95,18 @@ def merge_layers(layers: Sequence[Layer]) -> Layer:
 
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The complete recipe as YAML, which loads to an equal one."""
-    return yaml12.dump_yaml(_escape_references(type_adapter(Recipe).dump_python(recipe, mode="json")))
+    return yaml12.dump_yaml(escape_references(recipe_values(recipe)))
+
+
+def recipe_values(recipe: Recipe, *, defaults: bool = True) -> dict[str, Any]:
+    """The recipe as nested dicts, ready for JSON: complete, or without the values that are the defaults."""
+    return cast(dict[str, Any], type_adapter(Recipe).dump_python(recipe, mode="json", exclude_defaults=not defaults))
 
 
 def recipe_differences(former: Recipe, recipe: Recipe) -> dict[str, tuple[object, object]]:
     """The keys in which two recipes differ, written as in overrides (``optimizer.lr``), with both values."""
-    one, other = (type_adapter(Recipe).dump_python(each, mode="json") for each in (former, recipe))
-    return {".".join(place): values for place, values in _nested_differences(one, other, ())}
+    differences = _nested_differences(recipe_values(former), recipe_values(recipe), ())
+    return {".".join(place): values for place, values in differences}
 
 
 def _nested_differences(one: object, other: object, place: Place) -> Iterator[tuple[Place, tuple[object, object]]]:
@@ -281,12 +286,12 @@ def _look_up_reference(recipe: Mapping[str, Any], name: str, place: Place, insid
     return _resolve_references(recipe, value, place, (*inside, name))
 
 
-def _escape_references(value: Any) -> Any:
+def escape_references(value: Any) -> Any:
     """A value whose texts hold no references when they are read again."""
     if isinstance(value, dict):
-        return {key: _escape_references(inner) for key, inner in value.items()}
+        return {key: escape_references(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_escape_references(inner) for inner in value]
+        return [escape_references(inner) for inner in value]
     return value.replace("${", "\\${") if isinstance(value, str) else value
 
 

@@ -75,7 +75,7 @@ class CocoFiles:
 
 @settings_class
 class PoolSettings:
-    """Cut-outs for copy-paste besides the training images' objects: ``folder``, or ``annotations`` and ``images``."""
+    """Cut-outs for copy-paste besides the objects of the batch: a folder, a COCO data set, or the training images."""
 
     folder: UserPath | None = None
     """Folder with one folder per category, named after it, of images with transparency: FOLDER/dog/1.png."""
@@ -86,13 +86,19 @@ class PoolSettings:
     images: UserPath | None = None
     """Folder with the images of ``annotations``."""
 
+    training_images: bool = False
+    """Whether the cut-outs are all objects of the training images, each a source for any image at any time."""
+
     megabytes: Annotated[float, Gt(0)] = 256.0
     """At most this many megabytes of cut-outs are kept in memory once read, for each device."""
 
     def __post_init__(self) -> None:
-        given = tuple(getattr(self, name) is not None for name in ("folder", "annotations", "images"))
-        if given not in {(True, False, False), (False, True, True)}:
-            raise ValueError("expected either folder, or annotations and images")
+        given = (
+            *(getattr(self, name) is not None for name in ("folder", "annotations", "images")),
+            self.training_images,
+        )
+        if given not in {(True, False, False, False), (False, True, True, False), (False, False, False, True)}:
+            raise ValueError("expected either folder, or annotations and images, or training_images=true")
 
 
 @settings_class

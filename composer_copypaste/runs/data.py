@@ -3,13 +3,13 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.data.annotation_json import Category, ReadingOptions
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import CocoInstances, InstanceData, checksum
 from composer_copypaste.data.image_files import check_images
@@ -31,6 +31,11 @@ ReadAnnotations = Callable[[Path], CocoAnnotations]
 def recipe_spelling(name: str, value: str) -> str:
     """A key of the section ``data`` and its value, as on the command line."""
     return f"data.{name}={value}"
+
+
+def reading_options(settings: DataSettings) -> ReadingOptions:
+    """How the recipe says that annotations are read."""
+    return ReadingOptions(settings.crowds, settings.bad_objects, recipe_spelling)
 
 
 def read_annotations(path: Path, settings: DataSettings) -> CocoAnnotations:
@@ -113,9 +118,25 @@ def open_pool(
         DataError: listing what is wrong with its files.
         RecipeError: where the settings of copy-paste exclude all its cut-outs.
     """
-    if recipe.data.pool is None or settings is None:
+    pool = pool_settings(recipe.data)
+    if pool is None or settings is None:
         return None
-    return open_cut_outs(recipe.data.pool, recipe.data.image_settings, settings, categories, read)
+    return open_cut_outs(pool, recipe.data.image_settings, settings, categories, read)
+
+
+def pool_settings(settings: DataSettings) -> PoolSettings | None:
+    """The recipe's pool, with the files of the training images where these are the pool; None without one.
+
+    Raises:
+        RecipeError: where those are shards.
+    """
+    pool = settings.pool
+    if pool is None or not pool.training_images:
+        return pool
+    train, _ = coco_files(settings)
+    if train.annotations is None:
+        raise RecipeError("data.pool.training_images: expected false where training data are shards; name their images")
+    return replace(pool, training_images=False, images=train.images, annotations=train.annotations)
 
 
 def open_cut_outs(

@@ -25,7 +25,7 @@ from composer_copypaste.integrations.composer.checkpoints import (
 from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.recipes.load import load_recipe, recipe_differences, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
-from composer_copypaste.runs.data import RunData, pool_digest
+from composer_copypaste.runs.data import RunData, pool_digest, pool_settings
 from composer_copypaste.runs.folder import RunFolder
 
 MAY_CHANGE = {
@@ -222,8 +222,9 @@ def check_run_data(folder: RunFolder, recipe: Recipe, data: RunData) -> list[str
 
 def _data_checksums(recipe: Recipe, data: RunData) -> Mapping[str, str]:
     """A checksum for each data set and for the pool of cut-outs, by the recipe's key."""
-    pool = {} if recipe.data.pool is None else {"data.pool": pool_digest(recipe.data.pool)}
-    return {"data.train": data.train.digest(), "data.val": data.val.digest()} | pool
+    pool = pool_settings(recipe.data)
+    digests = {"data.train": data.train.digest(), "data.val": data.val.digest()}
+    return digests if pool is None else digests | {"data.pool": pool_digest(pool)}
 
 
 def _categories_as_json(categories: Sequence[Category]) -> str:

@@ -36,7 +36,9 @@ def test_schema_prints_the_json_schema():
     assert json.loads(copypaste("recipe", "schema").output) == recipe_schema()
 
 
-def test_list_gives_each_shipped_recipe_a_line_that_says_what_it_is_for():
+def test_list_gives_each_shipped_recipe_and_ablation_a_line_that_says_what_it_is_for():
     lines = copypaste("recipe", "list").output.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(shipped_recipes())
-    assert all(line.endswith(".") and len(line.split()) > 5 for line in lines)
+    described = [line for line in lines if line.startswith("  ")]
+    assert [line for line in lines if line not in described] == ["copypaste train:", "copypaste ablate:"]
+    assert [line.split()[0] for line in described] == [*shipped_recipes(), *shipped_recipes("ablations")]
+    assert all(line[-1] in ".?" and len(line.split()) > 5 for line in described)

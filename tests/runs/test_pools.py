@@ -132,3 +132,13 @@ def test_cut_outs_that_were_copied_elsewhere_are_the_same(cut_outs, tmp_path):
     (cut_outs / "star" / ".hidden").touch()
     elsewhere = shutil.copytree(cut_outs, tmp_path / "elsewhere", ignore=shutil.ignore_patterns(".*"))
     assert pool_digest(PoolSettings(folder=elsewhere)) == pool_digest(PoolSettings(folder=cut_outs))
+
+
+def test_the_training_images_own_objects_can_be_the_pool(tmp_path):
+    data = open_data(tiny_recipe(tmp_path, "data.pool.training_images=true", *PASTED))
+    assert len(data.pool) == data.train.num_objects
+
+
+def test_a_pool_has_one_source(tmp_path, cut_outs):
+    with pytest.raises(RecipeError, match="expected either folder, or annotations and images, or training_images=true"):
+        tiny_recipe(tmp_path, f"data.pool={{training_images: true, folder: {cut_outs}}}", *PASTED)

@@ -1,0 +1,76 @@
+"""A training in a process of its own: it ends when it is told to, or when its parent ends, and continues later."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from run_folders import assert_same_to_the_bit
+from shapes_recipe import tiny_recipe
+
+from composer_copypaste.runs.folder import RunFolder
+from composer_copypaste.runs.resume import write_recipe
+from composer_copypaste.runs.train import train
+from composer_copypaste.runs.training_process import TrainingJob, run_training
+
+LONG = ["training.duration=16ba", "training.checkpoint_interval=4ba", "training.eval_interval=16ba", "data.workers=0"]
+PARENT = """
+import sys
+from pathlib import Path
+from composer_copypaste.runs.training_process import TrainingJob, run_training
+recipe, log, stop = map(Path, sys.argv[1:])
+print(*run_training(TrainingJob(recipe, log, stop)))
+"""
+
+
+@pytest.fixture
+def job(tmp_path) -> TrainingJob:
+    folder = RunFolder(tmp_path / "run")
+    write_recipe(folder, tiny_recipe(tmp_path, *LONG, f"output={folder.root}"))
+    return TrainingJob(folder.recipe, tmp_path / "log.txt", tmp_path / "stop")
+
+
+def start(job):
+    """A process that runs the training, once that has saved a checkpoint."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", PARENT, str(job.recipe), str(job.log), str(job.stop)]
+    parent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    while not any((job.recipe.parent / "checkpoints").glob("*.pt")):
+        assert parent.poll() is None, job.log.read_text()
+        time.sleep(0.02)
+    return parent
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_its_parent_or_when_told_and_continues_as_if_it_never_had(job, tmp_path):
+    reference = RunFolder(tmp_path / "reference")
+    train(tiny_recipe(tmp_path, *LONG), reference)
+
+    parent = start(job)
+    parent.kill()  # the training sees the end of its input
+    parent.wait()
+    wait_for(lambda: "interrupted; to go on" in job.log.read_text())
+    assert not RunFolder(job.recipe.parent).is_complete
+
+    job.stop.touch()
+    code, _ = run_training(job)
+    assert code == 130
+    job.stop.unlink()
+
+    parent = start(job)
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(timeout=60) != 0
+
+    code, seconds = run_training(job)
+    assert code == 0, job.log.read_text()
+    assert seconds > 0
+    assert_same_to_the_bit(RunFolder(job.recipe.parent), reference)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
