@@ -1,6 +1,7 @@
 """Runs an ablation: its trainings one after another, several at once, or on a cluster; then tables and a page."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,12 @@ from composer_copypaste.processes import run_tasks
 from composer_copypaste.recipes.ablation import Ablation, ablation_to_yaml
 from composer_copypaste.runs.ablation_plan import PlannedRun, describe_equal_work, plan_runs
 from composer_copypaste.runs.ablation_report import write_report
-from composer_copypaste.runs.ablation_results import AblationResults, FailedRun, FinishedRun
+from composer_copypaste.runs.ablation_results import AblationResults, FailedRun, FinishedRun, format_fraction
 from composer_copypaste.runs.ablation_summary import AblationSummary
 from composer_copypaste.runs.augment import augment_data_set
 from composer_copypaste.runs.data import coco_files, reading_options
 from composer_copypaste.runs.resume import describe_next_run, write_recipe
-from composer_copypaste.runs.training_process import TrainingJob, run_training
+from composer_copypaste.runs.training_process import MachineShares, TrainingJob, run_training
 
 LAST_LINES = 5
 """Number of lines of its output that are shown of a training that failed."""
@@ -107,8 +108,8 @@ def _train_missing_runs(
     folder: AblationFolder, runs: Sequence[PlannedRun], jobs: int, dask: str | None
 ) -> list[FailedRun]:
     """Train the runs, and return those that failed."""
-    devices = _devices(jobs, dask)
-    by_job = {_prepare(run, folder, jobs, devices): run for run in runs}
+    machine = _share_machine(jobs, dask)
+    by_job = {_prepare(run, folder, jobs, machine): run for run in runs}
     failed = []
     with open_executor(jobs, dask) as executor, _all_stop_together(folder):
         bar = tqdm(total=len(runs), desc="training", unit=" runs", disable=None)
@@ -135,7 +136,7 @@ def _all_stop_together(folder: AblationFolder) -> Iterator[None]:
         raise
 
 
-def _prepare(run: PlannedRun, folder: AblationFolder, jobs: int, devices: tuple[str, ...]) -> TrainingJob:
+def _prepare(run: PlannedRun, folder: AblationFolder, jobs: int, machine: MachineShares) -> TrainingJob:
     """Write what a training needs: its recipe, its fraction of the annotations, and its offline data set."""
     if run.subset is not None and not run.subset.path.exists():
         run.subset.path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,15 +153,19 @@ def _prepare(run: PlannedRun, folder: AblationFolder, jobs: int, devices: tuple[
             processes=jobs,
         )
     write_recipe(run.folder, run.recipe)
-    return TrainingJob(run.folder.recipe, run.log, folder.stop, devices)
+    return TrainingJob(run.folder.recipe, run.log, folder.stop, machine)
 
 
-def _devices(jobs: int, dask: str | None) -> tuple[str, ...]:
-    """The GPU of each of several trainings at the same time; () where the machine or the worker decides."""
+def _share_machine(jobs: int, dask: str | None) -> MachineShares:
+    """What each of several trainings at the same time is given of this machine; a cluster's workers decide that."""
     import torch
 
-    count = torch.cuda.device_count()
-    return () if dask is not None or count < 2 else tuple(str(job % count) for job in range(jobs))
+    if dask is not None or jobs == 1:
+        return MachineShares()
+    gpus = torch.cuda.device_count()
+    if gpus:
+        return MachineShares(gpus=tuple(str(job % gpus) for job in range(jobs)))
+    return MachineShares(threads=max(1, (os.cpu_count() or 1) // jobs))
 
 
 def last_lines(log: Path) -> tuple[str, ...]:
@@ -171,7 +176,9 @@ def last_lines(log: Path) -> tuple[str, ...]:
 
 def _describe_scores(run: PlannedRun) -> str:
     report = read_json(run.folder.evaluation, "file of scores")
-    return ", ".join(f"{kind} AP {format_percent(report[key]['AP'])}" for key, kind in KINDS.items() if key in report)
+    return ", ".join(
+        f"AP of {kind} {format_percent(report[key]['AP'])}" for key, kind in KINDS.items() if key in report
+    )
 
 
 def read_timings(folder: AblationFolder) -> dict[str, float]:
@@ -195,7 +202,6 @@ def _write_results(
     """Write what is known of the runs that are finished, those that failed, and those that are missing."""
     timings = read_timings(AblationFolder(ablation.output))
     finished = [run for run in runs if run.is_finished]
-    ended = {(run.name, run.fraction, run.seed) for run in failed}
     results = AblationResults(
         title=ablation.name,
         baseline=ablation.baseline,
@@ -204,11 +210,24 @@ def _write_results(
             for run in finished
         ],
         failed=failed,
-        missing=[str(run) for run in runs if not run.is_finished and (run.name, run.fraction, run.seed) not in ended],
+        missing=describe_missing_runs(runs, failed),
         equal_work=describe_equal_work(ablation, runs),
         group_of=groups,
     )
     return write_report(results, ablation.output)
+
+
+def describe_missing_runs(runs: Sequence[PlannedRun], failed: Sequence[FailedRun]) -> list[str]:
+    """The runs that are neither finished nor failed, such as "baseline at 10 % (seeds 1, 2)"."""
+    ended = {(run.name, run.fraction, run.seed) for run in failed}
+    seeds: dict[tuple[str, float], list[int]] = {}
+    for run in runs:
+        if not run.is_finished and (run.name, run.fraction, run.seed) not in ended:
+            seeds.setdefault((run.name, run.fraction), []).append(run.seed)
+    return [
+        f"{name} at {format_fraction(fraction)} (seed{'s' * (len(missing) > 1)} {', '.join(map(str, missing))})"
+        for (name, fraction), missing in seeds.items()
+    ]
 
 
 def evaluation_groups(ablation: Ablation) -> dict[int, str] | None:
@@ -238,7 +257,7 @@ def describe_ablation(ablation: Ablation) -> str:
     rows = [
         [
             run.name,
-            f"{100 * run.fraction:g} %",
+            format_fraction(run.fraction),
             run.seed,
             run.images,
             run.steps,

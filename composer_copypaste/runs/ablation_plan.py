@@ -13,6 +13,7 @@ from composer_copypaste.errors import RecipeError, count_noun
 from composer_copypaste.recipes.ablation import Ablation
 from composer_copypaste.recipes.load import recipe_differences, recipe_values
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, Recipe
+from composer_copypaste.runs.ablation_results import format_fraction
 from composer_copypaste.runs.augment import ANNOTATIONS, IMAGES
 from composer_copypaste.runs.data import (
     category_names,
@@ -91,7 +92,7 @@ class PlannedRun:
         return self.folder.is_complete and self.folder.matches.exists()
 
     def __str__(self) -> str:
-        return f"{self.name}, {100 * self.fraction:g} % of the images, seed {self.seed}"
+        return f"{self.name} at {format_fraction(self.fraction)}, seed {self.seed}"
 
 
 def plan_runs(ablation: Ablation) -> list[PlannedRun]:

@@ -11,7 +11,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+COMMAND = (sys.executable, "-m", "composer_copypaste.cli", "train")
 _POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class MachineShares:
+    """What each of several trainings at the same time is given of one machine."""
+
+    gpus: tuple[str, ...] = ()
+    """For each of them, the number of its GPU, which others may share; (): all that there are."""
+
+    threads: int | None = None
+    """Number of threads that compute on a CPU, unless OMP_NUM_THREADS gives one; None: torch decides."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +39,21 @@ class TrainingJob:
     stop: Path
     """All trainings stop when this file is there: it reaches the machines of a cluster too."""
 
-    devices: tuple[str, ...] = ()
-    """For each training that may run here at the same time, the GPU that it is given; (): what the machine gives."""
+    machine: MachineShares = MachineShares()
 
 
 def run_training(job: TrainingJob) -> tuple[int, float]:
     """The training's exit code, 0 where it is complete, and the seconds it took; it continues where it was."""
     begin = time.monotonic()
-    with _free_device(job) as device, job.log.open("ab") as log:
-        visible = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+    threads = {} if job.machine.threads is None else {"OMP_NUM_THREADS": str(job.machine.threads)}
+    with _free_gpu(job) as gpu, job.log.open("ab") as log:
+        visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         process = subprocess.Popen(
-            [sys.executable, "-m", "composer_copypaste.cli", "train", str(job.recipe), "--stop-at-end-of-input"],
+            [*COMMAND, str(job.recipe), "--stop-at-end-of-input"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | visible,
+            env=threads | os.environ | visible,
             start_new_session=True,  # a terminal's Ctrl-C reaches the training through the end of its input only
         )
         try:
@@ -53,20 +65,20 @@ def run_training(job: TrainingJob) -> tuple[int, float]:
 
 
 @contextmanager
-def _free_device(job: TrainingJob) -> Iterator[str | None]:
-    """The first GPU that no other training of this machine holds."""
-    if not job.devices:
+def _free_gpu(job: TrainingJob) -> Iterator[str | None]:
+    """The GPU of the first share that no other training holds; None where there are no shares."""
+    if not job.machine.gpus:
         yield None
         return
     while True:
-        for number, device in enumerate(job.devices):
-            lock = FileLock(job.stop.with_name(f".device{number}.lock"))
+        for number, gpu in enumerate(job.machine.gpus):
+            lock = FileLock(job.stop.with_name(f".gpu{number}.lock"))
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
             try:
-                yield device
+                yield gpu
             finally:
                 lock.release()
             return

@@ -5,16 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from run_folders import assert_same_to_the_bit
 from shapes_recipe import tiny_recipe
 
+from composer_copypaste.runs import training_process
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.resume import write_recipe
 from composer_copypaste.runs.train import train
-from composer_copypaste.runs.training_process import TrainingJob, run_training
+from composer_copypaste.runs.training_process import MachineShares, TrainingJob, run_training
 
+PRINT = """
+import os, time
+print(os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("OMP_NUM_THREADS", "-"), flush=True)
+time.sleep(1)
+"""
 LONG = ["training.duration=16ba", "training.checkpoint_interval=4ba", "training.eval_interval=16ba", "data.workers=0"]
 PARENT = """
 import sys
@@ -74,3 +81,27 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def printed_environment(tmp_path, monkeypatch, machine, jobs=1):
+    """What each of several trainings at the same time has of the machine, where a training prints that."""
+    monkeypatch.setattr(training_process, "COMMAND", (sys.executable, "-c", PRINT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    tasks = [TrainingJob(tmp_path, tmp_path / f"{n}.txt", tmp_path / "stop", machine) for n in range(jobs)]
+    with ThreadPoolExecutor(jobs) as pool:
+        assert [code for code, _ in pool.map(run_training, tasks)] == [0] * jobs
+    return sorted(task.log.read_text().strip() for task in tasks)
+
+
+def test_trainings_at_the_same_time_have_a_gpu_each(tmp_path, monkeypatch):
+    shares = MachineShares(gpus=("0", "1", "0"))
+    assert printed_environment(tmp_path, monkeypatch, shares, jobs=3) == ["0 -", "0 -", "1 -"]
+
+
+def test_a_training_alone_has_what_the_machine_gives(tmp_path, monkeypatch):
+    assert printed_environment(tmp_path, monkeypatch, MachineShares()) == ["all -"]
+
+
+def test_trainings_on_a_cpu_share_its_threads(tmp_path, monkeypatch):
+    assert printed_environment(tmp_path, monkeypatch, MachineShares(threads=3)) == ["all 3"]
