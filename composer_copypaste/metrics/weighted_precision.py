@@ -155,10 +155,13 @@ def _count_all(counts_as, images, weights, positives):
         elif counts_as[n] == WRONG:
             for k in range(sets):
                 wrong[k] += row[k]
-    recall = np.full(sets, len(RECALLS) - 1)
+    recall, highest = np.zeros(sets, np.int64), len(RECALLS) - 1
     for k in range(sets):
-        while recall[k] > 0 and RECALLS[recall[k]] > right[k] / positives[k]:
-            recall[k] -= 1
+        if positives[k]:
+            reached = right[k] / positives[k]
+            recall[k] = min(highest, int(reached * highest) + 1)
+            while recall[k] > 0 and RECALLS[recall[k]] > reached:
+                recall[k] -= 1
     return Counters(right, wrong, np.zeros(sets), recall, np.zeros(sets), positives)
 
 

@@ -31,15 +31,19 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folder(results, tmp_path_factory):
+def written(results, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation") / "new"
-    write_report(results, folder)
-    return folder
+    return folder, write_report(results, folder)
 
 
 @pytest.fixture(scope="module")
-def summary(results, folder):
-    return write_report(results, folder)
+def folder(written):
+    return written[0]
+
+
+@pytest.fixture(scope="module")
+def summary(written):
+    return written[1]
 
 
 @pytest.fixture(scope="module")
