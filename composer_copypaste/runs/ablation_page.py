@@ -6,10 +6,11 @@ from itertools import chain
 from composer_copypaste.runs.ablation_results import format_fraction
 from composer_copypaste.runs.ablation_sentences import (
     describe_comparison,
-    describe_limits,
     describe_needed_images,
     describe_reading,
     describe_title,
+    own_limits,
+    shared_limits,
 )
 from composer_copypaste.runs.ablation_summary import MAIN, AblationSummary, Comparison, RunSummary
 from composer_copypaste.runs.ablation_tables import (
@@ -48,7 +49,7 @@ def ablation_page(summary: AblationSummary) -> str:
     """The report as one page, which needs nothing from outside."""
     lead = [_paragraph(describe_title(summary)), _bullets(summary.equal_work)]
     if summary.missing:
-        lead.append(warning(f"not finished: {', '.join(summary.missing)}."))
+        lead.append(warning(_with_joined_units(f"not finished: {', '.join(summary.missing)}.")))
     sections = [*_failures(summary)]
     if summary.runs:
         kinds = scored_kinds(summary)
@@ -72,34 +73,33 @@ def _failures(summary: AblationSummary) -> Iterator[Section]:
 
 def _results(summary: AblationSummary) -> Iterator[Markup]:
     yield _show(main_table(summary))
-    shared = _shared_limits(summary)
-    yield from map(warning, shared)
-    sentences = [_sentence(summary, comparison, shared) for comparison in summary.comparisons]
+    yield from map(warning, shared_limits(summary))
+    sentences = [_sentence(summary, comparison) for comparison in summary.comparisons]
     yield _bullets([*sentences, *(f"{sentence}." for sentence in summary.not_compared)])
     if summary.comparisons:
         yield figure(
-            plot_differences([*map(_interval, summary.comparisons)], "difference in mask AP, points"),
+            plot_differences(_intervals(summary), "difference in mask AP, points"),
             f"Difference of each run to {summary.baseline} with its 95 % interval; grey where the interval includes 0.",
         )
     yield from map(_paragraph, describe_reading(summary))
 
 
-def _sentence(summary: AblationSummary, comparison: Comparison, shared: Sequence[str]) -> str:
-    """What can be said of a comparison, without what limits all of them."""
-    limits = (limit for limit in describe_limits(comparison, summary.baseline) if limit not in shared)
-    return " ".join((describe_comparison(comparison, summary), *limits))
+def _sentence(summary: AblationSummary, comparison: Comparison) -> str:
+    return " ".join((describe_comparison(comparison, summary), *own_limits(comparison, summary)))
 
 
-def _shared_limits(summary: AblationSummary) -> list[str]:
-    """What limits every comparison."""
-    limits = [describe_limits(comparison, summary.baseline) for comparison in summary.comparisons]
-    return [limit for limit in limits[0] if all(limit in others for others in limits)] if len(limits) > 1 else []
-
-
-def _interval(comparison: Comparison) -> Interval:
-    found = comparison.main
-    label = f"{comparison.name}, {format_fraction(comparison.fraction)}"
-    return Interval(label, 100 * found.value, 100 * found.low, 100 * found.high)
+def _intervals(summary: AblationSummary) -> list[Interval]:
+    """The differences in points; labels name the fraction where there are several."""
+    one_fraction = len({comparison.fraction for comparison in summary.comparisons}) == 1
+    return [
+        Interval(
+            each.name if one_fraction else f"{each.name}, {format_fraction(each.fraction)}",
+            100 * each.main.value,
+            100 * each.main.low,
+            100 * each.main.high,
+        )
+        for each in summary.comparisons
+    ]
 
 
 def _images(summary: AblationSummary) -> Iterator[Section]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from tabulate import tabulate
@@ -16,10 +17,11 @@ from composer_copypaste.runs.ablation_page import ablation_page
 from composer_copypaste.runs.ablation_results import AblationResults, FailedRun
 from composer_copypaste.runs.ablation_sentences import (
     describe_comparison,
-    describe_limits,
     describe_needed_images,
     describe_reading,
     describe_title,
+    own_limits,
+    shared_limits,
     verdict_of,
 )
 from composer_copypaste.runs.ablation_summary import AblationSummary, Comparison, summarise
@@ -36,8 +38,9 @@ from composer_copypaste.runs.ablation_tables import (
 )
 from composer_copypaste.visualize.html import write_page
 
+CONSOLE_WIDTH = 100
 NAME_WIDTH = 28
-"""Longer names of runs are cut off on the console, so that its table fits 100 columns."""
+"""Longer names of runs are cut off on the console."""
 
 
 def write_report(results: AblationResults, folder: Path) -> AblationSummary:
@@ -59,29 +62,33 @@ def write_report(results: AblationResults, folder: Path) -> AblationSummary:
 
 
 def console_table(summary: AblationSummary) -> str:
-    """The main table, at most 100 columns wide, a sentence for each comparison, and the trainings that failed."""
+    """The main table, a sentence for each comparison, and the trainings that failed; 100 columns wide."""
     parts = [describe_title(summary)]
     if summary.runs:
-        rows = [[cell.text for cell in row] for row in main_table(summary).rows]
-        shown = [[name[:NAME_WIDTH], images, *scores[:4], verdict] for name, images, _, *scores, verdict in rows]
-        headers = ["run", "images", "mask\nAP", "diff.", "95 %\ninterval", "box\nAP", "masks"]
-        alignment = ("left", "left", "right", "right", "right", "right", "left")
-        parts.append(tabulate(shown, headers, tablefmt="simple", colalign=alignment, disable_numparse=True))
-    parts += ["\n".join(sentences_of(summary, comparison)) for comparison in summary.comparisons]
-    parts += [*summary.not_compared, *map(describe_failure, summary.failed)]
+        parts.append(_console_table(main_table(summary)))
+    parts += shared_limits(summary)
+    parts += [" ".join(sentences_of(summary, comparison)) for comparison in summary.comparisons]
+    parts += summary.not_compared
     if summary.missing:
         parts.append(f"not finished: {', '.join(summary.missing)}")
-    return "\n\n".join(parts)
+    wrapped = [part if "\n" in part else fill(part, CONSOLE_WIDTH) for part in parts]
+    return "\n\n".join((*wrapped, *map(describe_failure, summary.failed)))
+
+
+def _console_table(table: Table) -> str:
+    """The table without its columns of seeds and of the differences of boxes."""
+    headers = ["run", "images", "mask\nAP", "diff.", "95 %\ninterval", "verdict", "box\nAP"]
+    rows = [[cell.text for cell in row] for row in table.rows]
+    shown = [[name[:NAME_WIDTH], images, *scores[:5]] for name, images, _, *scores in rows]
+    alignment = ("left", "left", "right", "right", "right", "left", "right")
+    return tabulate(shown, headers, tablefmt="simple", colalign=alignment, disable_numparse=True)
 
 
 def sentences_of(summary: AblationSummary, comparison: Comparison) -> list[str]:
-    """All that is said of a comparison."""
+    """What is said of a comparison, without what limits all of them."""
     needed = describe_needed_images(comparison, summary.baseline)
-    return [
-        describe_comparison(comparison, summary),
-        *([] if needed is None else [needed]),
-        *describe_limits(comparison, summary.baseline),
-    ]
+    found = [describe_comparison(comparison, summary), *([] if needed is None else [needed])]
+    return [*found, *own_limits(comparison, summary)]
 
 
 def describe_failure(failed: FailedRun) -> str:
@@ -96,6 +103,7 @@ def markdown_report(summary: AblationSummary) -> str:
     parts += [f"{failed} failed:\n\n```\n{chr(10).join(failed.last_lines)}\n```" for failed in summary.failed]
     if summary.runs:
         parts += ["## Results", _markdown_table(main_table(summary))]
+        parts += shared_limits(summary)
         parts += [f"- {' '.join(sentences_of(summary, comparison))}" for comparison in summary.comparisons]
         parts += [f"- {sentence}." for sentence in summary.not_compared]
         parts += describe_reading(summary)
@@ -121,7 +129,7 @@ def summary_as_json(summary: AblationSummary) -> dict[str, Any]:
     for comparison, fields in zip(summary.comparisons, content["comparisons"], strict=True):
         fields["verdict"] = verdict_of(comparison.main)
         fields["sentences"] = sentences_of(summary, comparison)
-    return content | {"reading": describe_reading(summary)}
+    return content | {"reading": [*describe_reading(summary), *shared_limits(summary)]}
 
 
 def _with_nulls(value: Any) -> Any:

@@ -52,11 +52,23 @@ def describe_limits(comparison: Comparison, baseline: str) -> list[str]:
     if count == 1:
         found.append("One seed: the interval is over evaluation images only, and says nothing about other seeds.")
     elif count < FEW_SEEDS:
-        found.append(f"{count} seeds are few: the true interval is wider than this one.")
+        found.append(f"{count} seeds are few: they make the interval too narrow.")
     if comparison.left_out:
         seeds = ", ".join(map(str, comparison.left_out))
         found.append(f"Seeds that only one of {comparison.name} and {baseline} has finished are left out: {seeds}.")
     return found
+
+
+def shared_limits(summary: AblationSummary) -> list[str]:
+    """What limits all of several comparisons, which is said once."""
+    limits = [describe_limits(comparison, summary.baseline) for comparison in summary.comparisons]
+    return [limit for limit in limits[0] if all(limit in others for others in limits)] if len(limits) > 1 else []
+
+
+def own_limits(comparison: Comparison, summary: AblationSummary) -> list[str]:
+    """What limits a comparison, but not all of them."""
+    shared = shared_limits(summary)
+    return [limit for limit in describe_limits(comparison, summary.baseline) if limit not in shared]
 
 
 def describe_needed_images(comparison: Comparison, baseline: str) -> str | None:

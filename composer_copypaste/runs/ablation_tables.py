@@ -14,7 +14,7 @@ from composer_copypaste.metrics.report import KINDS
 from composer_copypaste.metrics.weighted_precision import NUMBERS
 from composer_copypaste.runs.ablation_results import Costs, format_fraction
 from composer_copypaste.runs.ablation_sentences import format_factor, format_points, verdict_of
-from composer_copypaste.runs.ablation_summary import AblationSummary, Comparison, RunSummary, SeedScore
+from composer_copypaste.runs.ablation_summary import MAIN, AblationSummary, Comparison, RunSummary, SeedScore
 from composer_copypaste.visualize.html import Cell
 
 SINGULAR: dict[IouType, str] = {"segm": "mask", "bbox": "box"}
@@ -40,20 +40,18 @@ def format_table(table: Table, style: str) -> str:
 
 def main_table(summary: AblationSummary) -> Table:
     """AP of masks and boxes of each run and fraction, and the difference to the baseline."""
-    kinds = scored_kinds(summary)
-    headers = ["run", "images", "seeds"]
+    headers, kinds = ["run", "images", "seeds"], scored_kinds(summary)
     for kind in kinds:
-        headers += [f"{SINGULAR[kind]} AP", "difference", "95 % interval"]
-    rows = [
-        [
-            Cell(run.name),
-            *_size_cells(run),
-            *(cell for kind in kinds for cell in _score_cells(summary, run, kind, "AP")),
-            Cell("baseline" if run.name == summary.baseline else _verdict(summary, run)),
-        ]
-        for run in ordered_runs(summary)
-    ]
-    return Table(f"AP in %, differences to {summary.baseline} in points", [*headers, "verdict on masks"], rows)
+        headers += [f"{SINGULAR[kind]} AP", "difference", "95 % interval", *(["verdict"] if kind == MAIN[0] else [])]
+    rows = []
+    for run in ordered_runs(summary):
+        cells = [Cell(run.name), *_size_cells(run)]
+        for kind in kinds:
+            cells += _score_cells(summary, run, kind, "AP")
+            if kind == MAIN[0]:
+                cells.append(Cell("baseline" if run.name == summary.baseline else _verdict(summary, run)))
+        rows.append(cells)
+    return Table(f"AP in %, differences to {summary.baseline} in points", headers, rows)
 
 
 def numbers_table(summary: AblationSummary, kind: IouType) -> Table:

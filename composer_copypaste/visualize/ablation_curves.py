@@ -39,23 +39,29 @@ class Point:
 
 def plot_differences(intervals: Sequence[Interval], x_label: str) -> Figure:
     """Each difference with its interval, one below the other; 0 is marked."""
-    labels = [fill(interval.label, LABEL_WIDTH) for interval in intervals]
-    lines = sum(label.count("\n") + 1 for label in labels)
-    figure = Figure(figsize=(5.2, 0.9 + 0.26 * max(lines, len(labels))), layout="constrained")
+    labels = [_wrap(interval.label) for interval in intervals]
+    heights = [1 + 0.75 * label.count("\n") for label in labels]
+    rows = [sum(heights[:number]) + height / 2 for number, height in enumerate(heights)]
+    figure = Figure(figsize=(5.2, 0.8 + 0.27 * sum(heights)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=1)
-    for row, interval in enumerate(intervals):
+    for row, interval in zip(rows, intervals, strict=True):
         color = UNCLEAR_COLOR
         if interval.low > 0 or interval.high < 0:
             color = GAIN_COLOR if interval.low > 0 else LOSS_COLOR
         axes.plot([interval.low, interval.high], [row, row], color=color, linewidth=2.5)
         axes.plot([interval.value], [row], "o", color=color, markersize=6)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_yticks(rows, labels)
+    axes.set_ylim(sum(heights), 0)
     axes.set_xlabel(x_label)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     _style(axes, grid="x")
     return figure
+
+
+def _wrap(label: str) -> str:
+    """The label in lines that end after words, or after underscores."""
+    return fill(label.replace("_", "_ "), LABEL_WIDTH).replace("_ ", "_")
 
 
 def plot_over_steps(runs: Mapping[str, Sequence[Point]], baseline: str, title: str) -> Figure:
@@ -136,7 +142,7 @@ def _style(axes: Axes, grid: Literal["both", "x"] = "both") -> None:
 def _add_legend(figure: Figure, axes: Axes) -> None:
     """Below the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    wrapped = [fill(label, LABEL_WIDTH) for label in labels]
+    wrapped = [_wrap(label) for label in labels]
     columns = 2 if max(map(len, wrapped), default=0) > 12 else 3
     rows = -(-len(wrapped) // columns)
     figure.set_figheight(figure.get_figheight() + 0.22 * rows)
