@@ -20,7 +20,7 @@ from composer_copypaste.cli import RESUME_COMMAND
 def command(  # noqa: PLR0913 - click gives each option by its name
     ablation: str, overrides: tuple[str, ...], jobs: int, dask: str | None, smoke: bool, dry_run: bool, report: bool
 ) -> None:
-    """Train the runs of an ablation, and say what each gains, and how sure that is.
+    """Train runs that differ in a few keys, and compare them.
 
     ABLATION is a YAML file or the name of a shipped ablation; KEY=VALUE changes one of its keys, such as base=RECIPE,
     seeds=[1,2,3] or common.training.duration=1000ba.

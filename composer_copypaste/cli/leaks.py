@@ -19,7 +19,7 @@ import click
 )
 @click.option("--group", metavar="KEY", help="Look for values of this key of the JSON's images that two files have.")
 def command(files: Sequence[Path], images: Sequence[Path], group: str | None) -> None:
-    """Find images that are in two annotation files, such as train and val.
+    """Find images that two annotation files share.
 
     Images are compared byte by byte, under any names. With --group KEY, values of a key of the JSON's images are
     compared, such as the slide or the video that images were cut from.

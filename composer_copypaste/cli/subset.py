@@ -33,7 +33,7 @@ def command(  # noqa: PLR0913 - click hands over each option
     seed: int,
     bad_objects: Literal["refuse", "leave_out"],
 ) -> None:
-    """Write a part of a data set: a fraction, some images, some categories.
+    """Write a part of a data set.
 
     A fraction is stratified by category. Of the same file and seed, smaller fractions lie inside larger ones, whatever
     command drew them: 10 % of the images are among the 25 %. Several options apply in the order in which they stand

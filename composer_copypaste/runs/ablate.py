@@ -65,7 +65,9 @@ def run_ablation(ablation: Ablation, *, jobs: int = 1, dask: str | None = None) 
         with atomic_write(folder.settings) as unfinished:
             unfinished.write_text(ablation_to_yaml(ablation), encoding="utf-8")
         folder.stop.unlink(missing_ok=True)
-        failed = _train_missing_runs(folder, [run for run in runs if not run.is_finished], jobs, dask)
+        missing = [run for run in runs if not run.is_finished]
+        tqdm.write(f"{folder.root}: {count_noun(len(runs), 'training')}, {len(runs) - len(missing)} of them finished")
+        failed = _train_missing_runs(folder, missing, jobs, dask)
         return _write_results(ablation, runs, groups, failed)
 
 
