@@ -16,6 +16,7 @@ from composer_copypaste.data.annotation_json import (
     as_whole_number,
     python_spelling,
 )
+from composer_copypaste.data.coco_json import garbage_collection_paused
 from composer_copypaste.data.coco_write import write_new_coco
 from composer_copypaste.data.image_groups import LocatedImage, equal_content, locate_images
 from composer_copypaste.data.leaks import folders_of
@@ -269,6 +270,7 @@ def _merge_images(
     return merged, {image: id_ for (image, _), id_ in zip(images, ids, strict=True)}
 
 
+@garbage_collection_paused()
 def _merge_objects(
     files: Sequence[AnnotationFile],
     image_ids: Mapping[ImageOfFile, int],

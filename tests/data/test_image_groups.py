@@ -35,6 +35,14 @@ def test_a_file_that_two_images_name_is_equal_to_itself(tmp_path):
     assert content[1] == content[2] != content[3]
 
 
+def test_a_folder_under_two_names_has_the_same_files(tmp_path):
+    train = located(tmp_path, "train", {"a.png": b"sky", "b.png": b"hill"})
+    (tmp_path / "link").symlink_to(tmp_path / "train")
+    linked = locate_images(AnnotationFile.read(tmp_path / "train.json").annotations, tmp_path / "link")
+    one, other = equal_content([train, linked])
+    assert one == other
+
+
 def test_only_files_of_equal_size_are_read(tmp_path, monkeypatch):
     images = located(tmp_path, "train", {"a.png": b"sky", "b.png": b"sea", "c.png": b"meadow"})
     read = []

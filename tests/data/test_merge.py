@@ -7,7 +7,7 @@ from pycocotools.coco import COCO
 
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.merge import merge_annotations
-from composer_copypaste.errors import DataError, OutputError
+from composer_copypaste.errors import DataError, DataWarning, OutputError
 
 SECOND = {"bbox": [5, 1, 4, 4], "segmentation": [[5, 1, 9, 1, 9, 5, 5, 5]]}
 """Another object than that of ``annotation``."""
@@ -105,8 +105,10 @@ def test_keys_of_other_tools_are_kept(tmp_path, write):
     content["categories"][0]["color"] = [1, 2, 3]
     one.write_text(json.dumps(content))
     other = write("other", [(2, "b")], [(2, 2, 3)], [(3, "cat")], info={"year": 2}, tags=[2], source="lab")
-    with pytest.warns(UserWarning, match='other.json: "tags" is not that of an earlier file, whose value is kept$'):
+    with pytest.warns(DataWarning) as warned:
         merged_content = merged(tmp_path, one, other).content
+    [warning] = warned  # each file has other information, of which none is needed
+    assert str(warning.message) == f'{other}: "tags" is not that of an earlier file, whose value is kept'
     assert merged_content["images"][0] == content["images"][0]
     assert merged_content["annotations"][0] == content["annotations"][0]
     assert merged_content["categories"] == content["categories"]
@@ -196,6 +198,13 @@ def test_objects_of_both_files_can_be_joined_each_once(tmp_path, doubled):
     assert [image["file_name"] for image in result.content["images"]] == ["one/a.png", "one/b.png", "other/c.png"]
     assert triples(result.content) == [(1, 1, 5), (2, 2, 5), (4, 3, 5), (3, 1, 5)]
     assert result.content["annotations"][3]["bbox"] == SECOND["bbox"]
+
+
+def test_an_image_that_one_file_has_twice_stays(tmp_path):
+    one = write_set(tmp_path, "one", {"a.png": b"sky", "b.png": b"sky"})
+    other = write_set(tmp_path, "other", {"a.png": b"hill"})
+    result = merged(tmp_path, one, other, images=[tmp_path / "one", tmp_path / "other"])
+    assert [image["file_name"] for image in result.content["images"]] == ["one/a.png", "one/b.png", "other/a.png"]
 
 
 def test_an_image_of_two_sizes_is_not_joined(tmp_path, doubled):
