@@ -71,6 +71,7 @@ def needed_images(
             continue
         rise = curve[number] - curve[number - 1]
         share = (reached - curve[number - 1])[there] / np.where(rise == 0, 1.0, rise)[there]
+        share = share.clip(0, 1)  # outside these where the curve reaches the value earlier too, which overwrites this
         needed[there] = np.exp(positions[number - 1] + share * (positions[number] - positions[number - 1]))
     needed[np.isnan(curve).any(axis=0) | np.isnan(reached)] = np.nan
     return needed

@@ -24,6 +24,7 @@ def needed(curve, reached):
         ((0.1, 0.3, 0.2), 0.2, 20),  # where it is reached first
         ((0.2, 0.1, 0.3), 0.15, 0),
         ((0.1, 0.1, 0.3), 0.2, 80),
+        ((0.5, 0.3 + 1e-9, 0.3), 0.1, 0),  # far beyond what the last two points differ by
         ((0.1, np.nan, 0.3), 0.2, np.nan),
         ((0.1, 0.2, 0.3), np.nan, np.nan),
     ],
