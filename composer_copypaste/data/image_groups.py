@@ -105,15 +105,18 @@ def locate_images(annotations: CocoAnnotations, folder: Path) -> list[LocatedIma
 
 
 def equal_content(sets: Sequence[Sequence[LocatedImage]]) -> list[dict[int, str]]:
-    """For each set of images, a text for each image id: equal texts stand for equal bytes, also between sets.
+    """For each set of images, a text for each image id: equal texts stand for equal bytes.
 
-    Only files whose size another one has are read.
+    Of one set, equal images are found in it; of several, those that are in two sets. Only files are read whose size is
+    that of another file in question.
     """
     path_of = {image: os.path.realpath(image.path) for images in sets for image in images}
     paths = list(dict.fromkeys(path_of.values()))
-    sizes = map_in_threads(os.path.getsize, paths, _THREADS)
-    frequency = Counter(sizes)
-    alike = [path for path, size in zip(paths, sizes, strict=True) if frequency[size] > 1]
+    size_of = dict(zip(paths, map_in_threads(os.path.getsize, paths, _THREADS), strict=True))
+    in_sets = [{path_of[image] for image in images} for images in sets]
+    sizes = [[size_of[path] for path in of_set] for of_set in in_sets]
+    frequency = Counter(sizes[0] if len(sizes) == 1 else [size for of_set in sizes for size in set(of_set)])
+    alike = [path for path in paths if frequency[size_of[path]] > 1]
     with tqdm(total=len(alike), desc="comparing files", unit=" images", disable=None) as bar:
 
         def checksum_of(path: str) -> str:

@@ -54,6 +54,18 @@ def test_only_files_of_equal_size_are_read(tmp_path, monkeypatch):
     assert sorted(read) == [str(tmp_path / "train" / name) for name in ("a.png", "b.png")]
 
 
+def test_of_several_sets_only_files_are_read_whose_size_another_set_has(tmp_path, monkeypatch):
+    one = located(tmp_path, "one", {"a.png": b"sky", "b.png": b"sea", "c.png": b"meadow"})
+    other = located(tmp_path, "other", {"d.png": b"forest", "e.png": b"lake", "f.png": b"hill"})
+    read = []
+    digest = image_groups.hashlib.file_digest
+    monkeypatch.setattr(
+        image_groups.hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind)
+    )
+    equal_content([one, other])
+    assert sorted(read) == [str(tmp_path / "one" / "c.png"), str(tmp_path / "other" / "d.png")]
+
+
 def test_missing_images_and_folders_are_named(tmp_path):
     file = AnnotationFile.read(write_set(tmp_path, "train", {"a.png": b"sky", "b.png": b"sea"}))
     (tmp_path / "train" / "b.png").unlink()
