@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int32
 from tqdm import tqdm
 
@@ -139,9 +141,11 @@ def read_scores(results: AblationResults, resamples: int, seed: int) -> Iterator
     reference = _reference_matches(results)
     drawn = draw_images(reference.image_ids, resamples, image_generator(seed), results.group_of)
     weights = with_all_images(drawn)
-    # a bar appears after some seconds
-    for run in tqdm(results.runs, desc="resampling", unit=" runs", disable=None, delay=3, leave=False):
-        yield _read_run(run, reference, weights)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # resampling is compiled code, which threads share
+        found = threads.map(lambda run: _read_run(run, reference, weights), results.runs)
+        total = len(results.runs)
+        # for a few runs, no bar appears
+        yield from tqdm(found, "resampling", total, unit=" runs", leave=False, disable=None, delay=3)
 
 
 def _reference_matches(results: AblationResults) -> EvaluationMatches:

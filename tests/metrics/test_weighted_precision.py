@@ -19,6 +19,7 @@ from metric_scenes import (
     scored,
 )
 
+from composer_copypaste.metrics.matches import EvaluationMatches, MatchTable
 from composer_copypaste.metrics.weighted_precision import BLOCK, NUMBERS, weighted_average_precisions
 
 KINDS = ("bbox", "segm")
@@ -143,3 +144,31 @@ def test_many_sets_of_weights_give_what_each_gives_alone():
 
     alone = [weighted(scene, "segm", weights[k])[0] for k in (0, BLOCK - 1, BLOCK, count - 1)]
     assert [together[k] for k in (0, BLOCK - 1, BLOCK, count - 1)] == [pytest.approx(a, nan_ok=True) for a in alone]
+
+
+def test_a_recall_threshold_is_reached_by_exactly_that_share_of_the_objects():
+    """Such as 0.29 by 29 of 100: 0.29 * 100 is less than 29."""
+    found = np.arange(101)
+    weights = np.concatenate([np.arange(100)[:, None] < found, np.arange(100)[:, None] >= found])
+
+    precisions = weighted_average_precisions(matches_of_images(detected=100, missed=100), "bbox", weights.astype("i4"))
+
+    expected = [(np.linspace(0, 1, 101) <= count / 100).mean() for count in found[1:]]
+    assert precisions.number("AP50")[1:].tolist() == pytest.approx(expected, abs=1e-12)
+    assert precisions.number("AP50")[0] == 0
+
+
+def matches_of_images(detected, missed):
+    """Images with one object each, which is detected in the first ones."""
+    images = np.arange(detected + missed)
+    table = MatchTable(
+        detection_starts=np.array([0, detected]),
+        scores=np.linspace(1, 0.1, detected),
+        images=images[:detected].astype(np.int32),
+        matched=np.full((detected, 5), 255, np.uint8),
+        ignored=np.zeros((detected, 5), np.uint8),
+        truth_starts=np.array([0, detected + missed]),
+        truth_images=images.astype(np.int32),
+        truth_counts=np.ones((detected + missed, 4), np.int32),
+    )
+    return EvaluationMatches(images, (1,), ("thing",), (1, 10, 100), {"bbox": table})
