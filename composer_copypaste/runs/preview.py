@@ -60,6 +60,7 @@ class Preview:
 
     def __str__(self) -> str:
         headers, rows = measured_table(self.variants)
+        headers = [header.replace(" ", "\n") for header in headers]  # side by side, they are not wider than need be
         texts = [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in rows]
         table = tabulate(
             texts, headers, missingval="-", disable_numparse=True, colalign=["left"] + ["right"] * len(self.variants)
@@ -112,6 +113,7 @@ def preview(
     if batches is None:
         batches = -(-MEASURED_IMAGES // recipes[0][1].data.batch_size)
     batches = max(batches, -(-images // min(each.data.batch_size for _, each in recipes)))
+    folder.mkdir(parents=True, exist_ok=True)  # before the time is spent
     variants = _preview_sources(sources, batches, images)
     first = recipes[0][1]
     lead = _describe_batches(first, variants[0], len(sources[0].data.train))
@@ -158,6 +160,7 @@ def preview_batches(  # noqa: PLR0913 - by name, and each of its own kind
     first = next(iter(batches := iter(batches)), None)
     if first is None:
         raise ValueError("batches: expected at least one, got none")
+    Path(output).mkdir(parents=True, exist_ok=True)  # before the time is spent
     with tqdm(desc="previewing", unit=" batches", disable=None) as bar:
         made = _preview_group(chain([first], batches), variants, list(category_names), _image_id, images, bar)
     measured = made[0].measures
@@ -171,9 +174,9 @@ def preview_batches(  # noqa: PLR0913 - by name, and each of its own kind
 
 def split_comparison(text: str) -> list[str]:
     """The overrides of a comparison such as "p=0.5 data.batch_size=4"; settings of copy-paste need no section."""
-    own = {field.name for field in fields(CopyPasteSettings)}
     parts = re.split(r"\s+(?=\w+(?:\.\w+)*=)", text.strip())
-    return [f"copy_paste.{part}" if "=" in part and re.split(r"[.=]", part)[0] in own else part for part in parts]
+    keys = {field.name for field in fields(Recipe)}
+    return [part if "=" not in part or re.split(r"[.=]", part)[0] in keys else f"copy_paste.{part}" for part in parts]
 
 
 def _check_request(folder: Path, names: Sequence[str], images: int, batches: int | None) -> None:

@@ -177,19 +177,24 @@ def _image_rows(variants: Sequence[VariantPreview]) -> list[Markup]:
         "Those of the first batch, then the next ones that receive objects. Pasted objects have a dashed outline; "
         "objects that disappear under them are crossed out; crowds are hatched."
     )
-    rows = [html.paragraph(legend)]
-    for number in range(len(variants[0].images)):
-        parts: list[Markup] = []
-        last = None
-        for variant in variants:
-            image = variant.images[number]
-            of_variant = f" ({variant.name})" if len(variants) > 1 else ""
-            if last is None or not torch.equal(image.before, last):
-                parts.append(html.image(image.before, _caption_before(image, of_variant if parts else "")))
-            last = image.before
-            parts.append(html.image(image.after, _caption_after(image, of_variant, variant.names)))
-        rows.append(html.side_by_side(parts))
-    return rows
+    most = max(len(variant.images) for variant in variants)
+    return [html.paragraph(legend), *(html.side_by_side(_image_row(variants, number)) for number in range(most))]
+
+
+def _image_row(variants: Sequence[VariantPreview], number: int) -> list[Markup]:
+    """The images of this number: each variant's after copy-paste, behind the one before it where that is another."""
+    parts: list[Markup] = []
+    before: list[Tensor] = []
+    for variant in variants:
+        if number >= len(variant.images):
+            continue
+        image = variant.images[number]
+        of_variant = f" ({variant.name})" if len(variants) > 1 else ""
+        if not any(torch.equal(image.before, shown) for shown in before):
+            parts.append(html.image(image.before, _caption_before(image, of_variant if parts else "")))
+            before.append(image.before)
+        parts.append(html.image(image.after, _caption_after(image, of_variant, variant.names)))
+    return parts
 
 
 def _caption_before(image: DrawnImage, of_variant: str) -> str:

@@ -1,5 +1,6 @@
 """What a user would want to know of copy-paste before a training: a line for each, with its number and what to do."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -60,7 +61,8 @@ def percent(share: float) -> str:
 
 def _untouched_images(measures: Measures, settings: CopyPasteSettings) -> Iterator[str]:
     untouched, intended = 1 - measures.share_of_images, 1 - settings.p
-    if untouched >= MOST_UNTOUCHED and untouched - intended >= MORE_UNTOUCHED:
+    chance = 2 * math.sqrt(settings.p * intended / len(measures.images.pasted))  # two standard deviations
+    if untouched >= MOST_UNTOUCHED and untouched - intended >= max(MORE_UNTOUCHED, chance):
         drawn = settings.p_instance is None and measures.variant.pool is None
         more = ", or copy_paste.p_instance=0.7, with which fewer draws end with no object" if drawn else ""
         yield (

@@ -261,7 +261,7 @@ th[scope=row] { font-weight: 500; }
 th[scope=row], thead th:first-child { position: sticky; left: 0; max-width: min(22rem, 45vw); background: var(--soft); }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
-thead .number { max-width: 11rem; }
+thead .number { max-width: 11rem; overflow-wrap: anywhere; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }

@@ -133,6 +133,12 @@ def test_what_loader_and_copy_paste_both_resize_is_said_with_its_size(scale_rang
     ]
 
 
+def test_a_few_images_without_objects_may_be_chance():
+    measures = all_well()
+    few = ImageCounts(*(column[:10] for column in measures.images))._replace(pasted=share(10, 0.3, 2, 0))
+    assert warnings_of(replace(measures, images=few), NAMES) == []
+
+
 @pytest.mark.parametrize("settings", [{"bank_size": 16}, {"p": 0.0}])
 def test_few_objects_in_a_batch_are_enough_with_a_bank_and_where_nothing_is_pasted(settings):
     measures = changed(all_well(**settings), "own", may_be_copied=share(400, 0.2, True, False))
