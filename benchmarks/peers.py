@@ -94,11 +94,12 @@ def _peak(peak: int | None, copy: int | None) -> str:
 
 def torchvision_copy_paste(images: Tensor, targets: Sequence[Target]) -> tuple[list[Tensor], list[Target]]:
     """Each image receives random objects of the image before it, the first image those of the last one."""
-    pasted = [_paste(images[i], targets[i], images[i - 1], targets[i - 1]) for i in range(len(images))]
+    pasted = [paste_as_torchvision(images[i], targets[i], images[i - 1], targets[i - 1]) for i in range(len(images))]
     return [image for image, _ in pasted], [target for _, target in pasted]
 
 
-def _paste(image: Tensor, target: Target, source_image: Tensor, source: Target) -> tuple[Tensor, Target]:
+def paste_as_torchvision(image: Tensor, target: Target, source_image: Tensor, source: Target) -> tuple[Tensor, Target]:
+    """One image and its target, with random objects of a source image of the same size."""
     count = len(source["masks"])
     chosen = torch.randint(count, (count,), device=image.device).unique()
     cover = source["masks"][chosen].any(dim=0).bool()  # any() of uint8 is uint8, for which ~ is no logical not

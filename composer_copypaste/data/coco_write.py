@@ -78,5 +78,24 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     yield "\n}\n"
 
 
+class EncodedJson(str):
+    """JSON that is written as it is: outlines are long lists of numbers, which take long to be written."""
+
+
+def encode_entry(entry: Mapping[str, Any]) -> EncodedJson:
+    """An image, an annotation or a category as `write_coco` writes it; values that are encoded already come last."""
+    encoded = {key: value for key, value in entry.items() if isinstance(value, EncodedJson)}
+    plain = _encode({key: value for key, value in entry.items() if key not in encoded})
+    parts = [*([plain[1:-1]] if len(plain) > 2 else []), *(f"{_encode(key)}:{value}" for key, value in encoded.items())]
+    return EncodedJson(f"{{{','.join(parts)}}}")
+
+
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
 def _as_text(value: object) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    if isinstance(value, EncodedJson):
+        return value
+    if isinstance(value, dict) and any(isinstance(inner, EncodedJson) for inner in value.values()):
+        return encode_entry(value)
+    return _encode(value)

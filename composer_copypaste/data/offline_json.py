@@ -1,5 +1,6 @@
 """The entries of an offline data set's annotation file: every key of an image and of an object follows it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from numpy import ndarray
 
 from composer_copypaste.data.annotation_file import AnnotationFile
 from composer_copypaste.data.annotation_json import CocoAnnotation, Json, as_whole_number
+from composer_copypaste.data.coco_write import EncodedJson
 from composer_copypaste.data.offline_draws import BaseImage, DrawnImage
 from composer_copypaste.data.offline_images import MadeImage
 from composer_copypaste.data.rle import Segmentation
@@ -41,7 +43,7 @@ class OfflineEntries:
 
     @cached_property
     def _annotations(self) -> dict[int, Json]:
-        """By id: complete, whatever tool wrote them."""
+        """By id: complete, whatever tool wrote them; outlines are encoded once for all images that show them."""
         entries = self.file.content["annotations"]
         are_numbered = any(entry.get("id") is not None for entry in entries)
         by_id = {_id(entry) if are_numbered else number: entry for number, entry in enumerate(entries, start=1)}
@@ -126,7 +128,7 @@ class OfflineEntries:
             return self._entry(self._annotations[former], changes, id_, self._origin(former) | to_source)
         cut_out = drawn.cut_out_of_row(row)
         category = self.file.annotations.categories[cut_out.label - 1]
-        raw = {"id": 0, "image_id": id_, "category_id": category.id, "iscrowd": 0}
+        raw = {"image_id": id_, "category_id": category.id, "iscrowd": 0}
         return self._entry(raw, changes, id_, {"cut_out": cut_out.name} | to_source)
 
     def _entry(self, former: Json, changes: Json, image: int, origin: Json) -> Json:
@@ -138,7 +140,7 @@ class OfflineEntries:
                 f"{self.file.path}: {key!r} may hold positions, which are not known to move with an object; it is left "
                 "out of objects that were pasted or covered"
             )
-        kept = {key: value for key, value in former.items() if key not in stale}
+        kept = {key: value for key, value in former.items() if key not in stale and key != "id"}
         return {**kept, "image_id": image, **changes, PROVENANCE: origin}
 
 
@@ -156,7 +158,7 @@ def _completed(raw: Json, annotation: CocoAnnotation) -> Json:
         entry[key] = raw.get(key) or annotation[key]
     if not _is_plain(raw.get("segmentation"), annotation["segmentation"]):
         entry["segmentation"] = segmentation_to_json(annotation["segmentation"])
-    return entry
+    return entry | {"segmentation": EncodedJson(json.dumps(entry["segmentation"], separators=(",", ":")))}
 
 
 def _is_plain(raw: object, outline: Segmentation) -> bool:

@@ -64,6 +64,15 @@ def polygons_of_mask(cropped: CroppedMask) -> list[list[int | float]] | None:
     return polygons
 
 
+def mask_of_rle(rle: Rle) -> CroppedMask | None:
+    """The mask of run lengths, cut to its pixels; None where there are none. As ``cropped_mask_of_rle``, but faster."""
+    counts = _decompressed(np.frombuffer(rle["counts"], np.uint8))
+    top, left, bottom, right = _extent(counts, rle["size"][0])
+    if top >= bottom:
+        return None
+    return CroppedMask(top, left, _filled(counts, rle["size"][0], top, left, bottom, right))
+
+
 def rle_of_mask(cropped: CroppedMask, size: tuple[int, int]) -> Rle:
     """The run lengths of a mask in an image of this (height, width): the bytes that pycocotools gives."""
     counts = _run_lengths(np.ascontiguousarray(cropped.mask), cropped.top, cropped.left, *size)
@@ -230,6 +239,60 @@ def _run_lengths(mask, top, left, height, width):
     if end < height * width:
         counts[n], n = height * width - end, n + 1
     return counts[:n]
+
+
+@compiled
+@no_type_check
+def _decompressed(text):
+    """The run lengths in COCO's text."""
+    counts, n, value, shift = np.empty(len(text), np.int64), 0, 0, 0
+    for character in text:
+        bits = np.int64(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            counts[n] = value + (counts[n - 2] if n > 2 else 0)
+            n, value, shift = n + 1, 0, 0
+    return counts[:n]
+
+
+@compiled
+@no_type_check
+def _extent(counts, height):
+    """The rows and columns (top, left, bottom, right) of the ones in an image of this height; ends excluded."""
+    top, left, bottom, right, place = height, -1, 0, 0, 0
+    for k in range(len(counts)):
+        begin, place = place, place + counts[k]
+        if k % 2 == 0 or begin == place:
+            continue
+        left = begin // height if left < 0 else left
+        right = (place - 1) // height + 1
+        if right - 1 > begin // height:  # goes on in the next column
+            top, bottom = 0, height
+        else:
+            top, bottom = min(top, begin % height), max(bottom, (place - 1) % height + 1)
+    return top, left, bottom, right
+
+
+@compiled
+@no_type_check
+def _filled(counts, height, top, left, bottom, right):
+    """The mask in these rows and columns, which hold all ones."""
+    columns, place = np.zeros((right - left, bottom - top), np.uint8), 0
+    for k in range(len(counts)):
+        begin, place = place, place + counts[k]
+        while k % 2 and begin < place:
+            x, y = begin // height, begin % height
+            end = min(place, (x + 1) * height)
+            columns[x - left, y - top : y - top + end - begin] = 1
+            begin = end
+    mask = np.empty((bottom - top, right - left), np.uint8)
+    for y in range(bottom - top):
+        for x in range(right - left):
+            mask[y, x] = columns[x, y]
+    return mask
 
 
 @compiled

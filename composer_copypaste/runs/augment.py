@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import Json, ReadingOptions
-from composer_copypaste.data.coco_write import write_coco
+from composer_copypaste.data.coco_write import EncodedJson, encode_entry, write_coco
 from composer_copypaste.data.offline_draws import DrawnImage
 from composer_copypaste.data.offline_images import MadeImage, NewImage, make_new_image
 from composer_copypaste.data.offline_json import PROVENANCE
@@ -124,18 +124,18 @@ def _read_manifest(output: Path) -> dict[str, Any]:
 
 
 def _write_data_set(work: AugmentWork, output: Path, records: Path, processes: int, dask: str | None) -> AugmentedData:
-    done = dict(_read_records(records, work, output / IMAGES))
+    done = {record.number: record for record in _read_records(records, work, output / IMAGES)}
     missing = [planned for planned in work.planned if planned.number not in done]
     with _appending(records) as append:
-        for planned, record in _make_images(work, missing, output / IMAGES, processes, dask):
+        for record in _make_images(work, missing, output / IMAGES, processes, dask):
             append(record)
-            done[planned.number] = record
+            done[record.number] = record
     ordered = [done[planned.number] for planned in work.planned]
     _force_to_disk(output / IMAGES, work)
     write_coco(output / ANNOTATIONS, _annotation_file(work, ordered))
     counts = {
-        "pasted": sum("to_source" in entry[PROVENANCE] for record in ordered for entry in record["annotations"]),
-        "unchanged": sum(not record["image"][PROVENANCE]["plan"] for record in ordered),
+        "pasted": sum(record.pasted for record in ordered),
+        "unchanged": sum(not record.pasted for record in ordered),
     }
     with atomic_write(output / MANIFEST) as unfinished:
         unfinished.write_text(json.dumps({"source": work.source, "counts": counts}, indent=1))
@@ -157,15 +157,17 @@ def _summary(work: AugmentWork, output: Path, made: int) -> AugmentedData:
     return AugmentedData(output / IMAGES, output / ANNOTATIONS, originals, new, made=made, **counts)
 
 
-def _annotation_file(work: AugmentWork, records: Sequence[Json]) -> Json:
+def _annotation_file(work: AugmentWork, records: Sequence["_Record"]) -> Json:
     """The content of the new annotation file: all keys of the former one, and how new images were made."""
-    images = [record["image"] for record in records]
     first = work.entries.first_annotation_id
-    entries = (entry for record in records for entry in record["annotations"])
-    annotations = [{**entry, "id": id_} for id_, entry in enumerate(entries, start=first)]
+    entries = (entry for record in records for entry in record.annotations)
+    images: list[Json | EncodedJson] = [record.image for record in records]
+    annotations: list[Json | EncodedJson] = [
+        EncodedJson(f'{{"id":{id_},{entry.removeprefix("{")}') for id_, entry in enumerate(entries, start=first)
+    ]
     if work.originals:
-        images = work.entries.original_images() + images
-        annotations = work.entries.original_annotations() + annotations
+        images = [*work.entries.original_images(), *images]
+        annotations = [*work.entries.original_annotations(), *annotations]
     how = {"settings": settings_to_json(work.settings)}
     return {**work.entries.file.content, "images": images, "annotations": annotations, PROVENANCE: how}
 
@@ -182,7 +184,7 @@ def _force_to_disk(folder: Path, work: AugmentWork) -> None:
 
 def _make_images(
     work: AugmentWork, missing: Sequence[PlannedImage], folder: Path, processes: int, dask: str | None
-) -> Iterator[tuple[PlannedImage, Json]]:
+) -> Iterator["_Record"]:
     """Place the former images, make new ones, and give the record of each when it is written.
 
     Raises:
@@ -199,9 +201,9 @@ def _make_images(
     ):
         maker = _Maker(work, folder, executor)
         for start in range(0, len(missing), _DRAWN_AT_ONCE):
-            for planned, record in maker.make(missing[start : start + _DRAWN_AT_ONCE]):
+            for record in maker.make(missing[start : start + _DRAWN_AT_ONCE]):
                 bar.update()
-                yield planned, record
+                yield record
     if maker.problems:
         between = "\n" if len(maker.problems) > 1 else ". "
         advice = "The other images are kept: repair these, and the same command continues"
@@ -239,7 +241,7 @@ class _Maker:
     problems: dict[str, None] = field(default_factory=dict)
     """What is wrong with files that could not be decoded, each once."""
 
-    def make(self, images: Sequence[PlannedImage]) -> Iterator[tuple[PlannedImage, Json]]:
+    def make(self, images: Sequence[PlannedImage]) -> Iterator["_Record"]:
         """The record of each image that could be made, as soon as its file is written."""
         planned, attempts = {image.number: image for image in images}, {image.number: 0 for image in images}
         while attempts:
@@ -255,7 +257,7 @@ class _Maker:
                     elif isinstance(made, str):
                         self.problems[made] = None
                     else:
-                        yield planned[number], _record(self.work, planned[number], image, made)
+                        yield _record(self.work, planned[number], image, made)
 
     def _draw(self, planned: PlannedImage, first: int) -> tuple[int, DrawnImage]:
         """The first attempt, from a number on, that pastes something on an image, and what it is made of then."""
@@ -276,16 +278,48 @@ class _Maker:
 # ---- records of images that are done
 
 
-def _record(work: AugmentWork, planned: PlannedImage, drawn: DrawnImage, made: MadeImage) -> Json:
+@dataclass(frozen=True)
+class _Record:
     """All that must be known of a new image whose file is written."""
+
+    number: int
+    checksum: int
+    """Of the file's bytes."""
+    made_from: list[list[int]]
+    """Size and time of the files that it is made from."""
+    source: int | None
+    """The source image's id."""
+    pasted: int
+    """The number of objects that were pasted on it."""
+    image: EncodedJson
+    """Its entry in the annotation file."""
+    annotations: list[EncodedJson]
+    """The entries of its objects, without ids."""
+
+    def to_line(self) -> str:
+        """The record as a line of JSON."""
+        values = vars(self) | {"annotations": EncodedJson(f"[{','.join(self.annotations)}]")}
+        return encode_entry(values)
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "_Record":
+        """The record in a line; ``ValueError`` for one that is cut off."""
+        values = json.loads(line)
+        annotations = [encode_entry(entry) for entry in values["annotations"]]
+        return cls(**(values | {"image": encode_entry(values["image"]), "annotations": annotations}))
+
+
+def _record(work: AugmentWork, planned: PlannedImage, drawn: DrawnImage, made: MadeImage) -> _Record:
     id_ = work.entries.first_image_id + planned.number
-    return {
-        "number": planned.number,
-        "checksum": made.checksum,
-        "made_from": _file_stamps(work, planned, drawn.source),
-        "image": work.entries.new_image(id_, planned.file_name, planned.base, planned.copy, drawn),
-        "annotations": work.entries.new_annotations(id_, planned.base, drawn, made),
-    }
+    return _Record(
+        number=planned.number,
+        checksum=made.checksum,
+        made_from=_file_stamps(work, planned, drawn.source),
+        source=None if drawn.source is None else work.annotations.images[drawn.source].id,
+        pasted=len(made.pasted),
+        image=encode_entry(work.entries.new_image(id_, planned.file_name, planned.base, planned.copy, drawn)),
+        annotations=[encode_entry(entry) for entry in work.entries.new_annotations(id_, planned.base, drawn, made)],
+    )
 
 
 def _file_stamps(work: AugmentWork, planned: PlannedImage, source: int | None) -> list[list[int]]:
@@ -296,29 +330,29 @@ def _file_stamps(work: AugmentWork, planned: PlannedImage, source: int | None) -
     return [[stat.st_size, stat.st_mtime_ns] for stat in map(os.stat, paths)]
 
 
-def _read_records(path: Path, work: AugmentWork, folder: Path) -> Iterator[tuple[int, Json]]:
-    """The records, by number, of images that need not be made again: neither they nor their sources have changed."""
+def _read_records(path: Path, work: AugmentWork, folder: Path) -> Iterator[_Record]:
+    """The records of images that need not be made again: neither they nor their sources have changed."""
     places = {image.id: place for place, image in enumerate(work.annotations.images)}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            record = json.loads(line)
+            record = _Record.from_line(line)
         except ValueError:  # cut off, as its process was killed
             continue
-        planned = work.planned[record["number"]]
-        source = places.get(record["image"][PROVENANCE]["source_image_id"])
+        planned = work.planned[record.number]
+        source = None if record.source is None else places[record.source]
         file = folder / planned.file_name
-        is_whole = file.exists() and zlib.crc32(file.read_bytes()) == record["checksum"]
-        if is_whole and record["made_from"] == _file_stamps(work, planned, source):
-            yield planned.number, record
+        is_whole = file.exists() and zlib.crc32(file.read_bytes()) == record.checksum
+        if is_whole and record.made_from == _file_stamps(work, planned, source):
+            yield record
 
 
 @contextmanager
-def _appending(path: Path) -> Iterator[Callable[[Json], None]]:
+def _appending(path: Path) -> Iterator[Callable[[_Record], None]]:
     """Gives a function that appends a record to a file."""
     with path.open("ab", buffering=0) as file:
 
-        def append(record: Json) -> None:
+        def append(record: _Record) -> None:
             with name_path_in_errors(path):
-                file.write(f"\n{json.dumps(record)}".encode())  # after a line that a killed process may have cut off
+                file.write(f"\n{record.to_line()}".encode())  # after a line that a killed process may have cut off
 
         yield append
