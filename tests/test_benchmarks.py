@@ -82,6 +82,12 @@ def test_step_prints_a_share_with_and_without_jitter(load, capsys):
     assert capsys.readouterr().out.count("% of both") == 2
 
 
+def test_offline_prints_a_row_for_the_loop_and_for_each_of_ours(load, capsys):
+    load("offline").main(["--rounds", "1", "--case", "3x64x3"])
+    printed = capsys.readouterr().out
+    assert len(rows(printed, "the loop", "ours, no jitter", "ours, the paper's", "ours, rotated")) == 4
+
+
 def test_loader_prints_both_rates(load, capsys):
     load("loader").main(["--rounds", "1", "--size", "64", "--count", "2"])
     assert len(rows(capsys.readouterr().out, "ours", "torchvision")) == 2
