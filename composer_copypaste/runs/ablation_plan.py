@@ -140,7 +140,8 @@ class _Planner:
     def plan(self, run: str, fraction: float, seed: int) -> PlannedRun:
         """The training of a run with a seed, on a fraction of the images."""
         recipe = self.ablation.recipes[run]
-        train, _ = coco_files(recipe.data)
+        train, val = coco_files(recipe.data)
+        recipe = replace(recipe, data=replace(recipe.data, shapes=None, train=train, val=val))
         subset, offline, images = None, None, self._count_images(recipe)
         recipe = in_batches(recipe, batches_per_epoch=max(1, images // recipe.data.batch_size))
         if fraction < 1:
@@ -206,8 +207,7 @@ class _Planner:
 
 def _train_on(recipe: Recipe, train: CocoFiles) -> Recipe:
     """The recipe with other training images."""
-    _, val = coco_files(recipe.data)
-    return replace(recipe, data=replace(recipe.data, shapes=None, train=train, val=val))
+    return replace(recipe, data=replace(recipe.data, train=train))
 
 
 def in_batches(recipe: Recipe, batches_per_epoch: int) -> Recipe:
@@ -248,14 +248,17 @@ def _without(values: dict[str, object], keys: set[str]) -> dict[str, object]:
     return kept
 
 
+STARTS_ELSEWHERE = "starts from other weights"
 WORK = {  # by the beginning of a recipe's key
     "training.duration": "trains another number of batches",
     "data.batch_size": "trains batches of another size",
     "data.val": "is evaluated on other images",
     "evaluation": "is scored by other rules",
     "data.train": "trains on other images",
-    "data.shapes": "trains on other images",
-    "model": "may start from other weights",
+    "model.backbone": STARTS_ELSEWHERE,
+    "model.weights": STARTS_ELSEWHERE,
+    "model.norm": STARTS_ELSEWHERE,
+    "model.anchor_sizes": STARTS_ELSEWHERE,
     "optimizer": "has other settings of the optimizer",
     "schedule": "has another schedule",
 }

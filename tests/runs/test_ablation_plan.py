@@ -101,6 +101,8 @@ def test_an_unknown_category_is_found_before_anything_runs(tmp_path):
 def test_equal_work_is_said_and_what_breaks_it(tmp_path):
     runs = {
         "baseline": {"copy_paste": None},
+        "dropout": {"model": {"box_dropout": 0.2}},
+        "doubled": {"offline": {}},
         "longer": {"training": {"duration": "4ba"}},
         "larger": {"model": {"backbone": "resnet18"}},
         "pasted": {"copy_paste": {}},
@@ -109,8 +111,9 @@ def test_equal_work_is_said_and_what_breaks_it(tmp_path):
     first, *others = describe_equal_work(ablation, plan_runs(ablation))
     assert first.startswith("Equal work: each run trains 2 batches of 4 images")
     assert others == [
+        "Not equal: doubled trains on other images (data.train.images, data.train.annotations).",
         "Not equal: longer trains another number of batches (training.duration).",
-        "Not equal: larger may start from other weights (model.backbone).",
+        "Not equal: larger starts from other weights (model.backbone).",
     ]
 
 
