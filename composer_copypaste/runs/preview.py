@@ -36,8 +36,16 @@ from composer_copypaste.runs.preview_measures import (
     Variant,
     measures_of,
 )
-from composer_copypaste.runs.preview_page import DrawnImage, VariantPreview, draw_image, measured_table, preview_page
+from composer_copypaste.runs.preview_page import (
+    DrawnImage,
+    VariantPreview,
+    all_warnings,
+    draw_image,
+    measured_table,
+    preview_page,
+)
 from composer_copypaste.settings import CopyPasteSettings
+from composer_copypaste.visualize import html
 from composer_copypaste.visualize.draw import save_png
 from composer_copypaste.visualize.html import GENERATOR, Cell, write_page
 
@@ -49,9 +57,12 @@ SHOWN_IMAGES = 8
 MOST_VARIANTS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preview:
-    """What a preview wrote, and what it found. Printed, it is the table of what was measured, with the warnings."""
+    """What a preview wrote, and what it found.
+
+    Printed, and as the result of a notebook's cell, it is the table of what was measured, with the warnings.
+    """
 
     page: Path
     sheets: Sequence[Path]
@@ -65,12 +76,14 @@ class Preview:
         table = tabulate(
             texts, headers, missingval="-", disable_numparse=True, colalign=["left"] + ["right"] * len(self.variants)
         )
-        warnings = [
-            f"warning: {f'{variant.name}: ' if len(self.variants) > 1 else ''}{text}"
-            for variant in self.variants
-            for text in variant.warnings
-        ]
-        return "\n".join([table, *warnings])
+        return "\n".join([table, *(f"warning: {text}" for text in all_warnings(self.variants))])
+
+    def __repr__(self) -> str:
+        return f"Preview({str(self.page)!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        return "".join([html.table(*measured_table(self.variants)), *map(html.warning, all_warnings(self.variants))])
 
 
 def preview(

@@ -110,15 +110,13 @@ def preview_page(title: str, lead: str, variants: Sequence[VariantPreview], sett
         Section("Categories", [_category_table(variants)]),
         Section("Settings", [html.code(settings)]),
     ]
-    return html.page(title, sections, [html.paragraph(lead), *_warnings(variants)])
+    return html.page(title, sections, [html.paragraph(lead), *map(html.warning, all_warnings(variants))])
 
 
-def _warnings(variants: Sequence[VariantPreview]) -> list[Markup]:
-    return [
-        html.warning(f"{variant.name}: {text}" if len(variants) > 1 else text)
-        for variant in variants
-        for text in variant.warnings
-    ]
+def all_warnings(variants: Sequence[VariantPreview]) -> list[str]:
+    """The warnings of all variants; of several, each with the variant's name."""
+    named = len(variants) > 1
+    return [f"{variant.name}: {text}" if named else text for variant in variants for text in variant.warnings]
 
 
 MEANINGS = (

@@ -95,6 +95,13 @@ def test_printed_it_is_the_table_and_the_warnings(compared):
     assert [line for line in lines if line.startswith("warning: ")] == warnings
 
 
+def test_a_notebook_shows_the_table_and_the_warnings_and_not_all_numbers(compared):
+    assert repr(compared) == f"Preview('{compared.page}')"
+    shown_there = compared._repr_html_()
+    assert shown_there.count("<tr>") == 1 + 14
+    assert shown_there.count('class="warning"') == sum(len(variant.warnings) for variant in compared.variants) > 0
+
+
 def test_the_same_preview_gives_the_same_bytes(place):
     first, again = (shown(place, output=place / name) for name in ("a", "b"))
     assert first.page.read_bytes() == again.page.read_bytes()
