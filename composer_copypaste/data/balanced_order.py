@@ -21,8 +21,10 @@ from numpy import ndarray
 FINEST_BLOCKS = 4096
 """Of more items than this, blocks of a few neighbours stay in random order: no fraction is that fine."""
 MOST_TRIES, TRIED_ITEMS = 8, 4000
-"""So many orders are tried, but only for as many items in all: of many items, one order is as good as another."""
+"""The largest number of orders that are tried, and the largest number of items in all of them: where there are many
+items, one order is as good as another."""
 USUAL_CUTS = (0.05, 0.1, 0.25, 0.5)
+"""Fractions that are often asked for. They decide between orders whatever is asked for, so fractions are nested."""
 LARGE_ITEM = 2
 """An item is unusually large that has more than this times as many images as the mean."""
 SMALLEST_GAIN = 1e-12

@@ -97,7 +97,7 @@ def leak_advice(train: InstanceData, val: InstanceData) -> Iterator[str]:
         return
     leaks = find_equal_images([train.annotations, val.annotations], [train.images, val.images])
     if leaks:
-        pairs = [" = ".join(first_few(names, 1) for _, names in leak.images) for leak in leaks]
+        pairs = [" = ".join(dict.fromkeys(first_few(names, 1) for _, names in leak.images)) for leak in leaks]
         number = f"{count_noun(len(leaks), 'image')} to train on {'is' if len(leaks) == 1 else 'are'}"
         yield (
             f"{number} evaluated on too, byte by byte: {first_few(pairs, 3)}. copypaste leaks lists them, copypaste "
