@@ -27,6 +27,7 @@ from composer_copypaste.recipes import yaml12
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import RunData, category_names, copy_paste_settings, open_data
+from composer_copypaste.runs.nested_categories import nesting_advice
 from composer_copypaste.runs.preview_measures import (
     BatchMeasures,
     Images,
@@ -252,7 +253,8 @@ def _variant_of(name: str, recipe: Recipe, data: RunData) -> Variant:
     if settings is not None and jitter is not None:
         settings = settings.after_jitter()
     loader_jitters = recipe.data.jitter is not None and jitter is None
-    return Variant(name, settings, jitter, loader_jitters, data.pool, recipe.seed, _model_scale(recipe))
+    advice = tuple(nesting_advice(data.train.annotations, settings))
+    return Variant(name, settings, jitter, loader_jitters, data.pool, recipe.seed, _model_scale(recipe), advice)
 
 
 def _model_scale(recipe: Recipe) -> Callable[[Size], float]:

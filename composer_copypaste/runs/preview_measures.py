@@ -43,6 +43,8 @@ class Variant:
     seed: int = 0
     model_scale: Callable[[Size], float] = lambda size: 1.0
     """The factor by which the model resizes an image of this (height, width)."""
+    advice: Sequence[str] = ()
+    """What is known of its data beforehand, and a user would want to know."""
 
 
 class OwnObjects(NamedTuple):

@@ -51,6 +51,7 @@ def warnings_of(measures: Measures, names: Sequence[str]) -> list[str]:
         *_copies_resized_twice(measures, settings),
         *_small_copies(measures),
         *_dropped_objects(measures, settings),
+        *measures.variant.advice,
     ]
 
 

@@ -133,6 +133,12 @@ def test_what_loader_and_copy_paste_both_resize_is_said_with_its_size(scale_rang
     ]
 
 
+def test_what_is_known_of_the_data_beforehand_is_said_too():
+    measures = all_well()
+    measures = replace(measures, variant=replace(measures.variant, advice=("windows lie inside facades",)))
+    assert warnings_of(measures, NAMES) == ["windows lie inside facades"]
+
+
 def test_a_few_images_without_objects_may_be_chance():
     measures = all_well()
     few = ImageCounts(*(column[:10] for column in measures.images))._replace(pasted=share(10, 0.3, 2, 0))
