@@ -54,7 +54,12 @@ def weighted_average_precisions(
     """COCO's average precision of the images, each as often as its weight says, for each set of weights.
 
     It equals what COCOeval computes from images that are really repeated, copies next to each other.
+
+    Raises:
+        ValueError: where there is not a row of weights for each image.
     """
+    if len(weights) != len(matches.image_ids):
+        raise ValueError(f"expected weights of {len(matches.image_ids)} images, got {len(weights)}")
     table = matches.tables[iou_type]
     precisions = np.array([_category_precisions(table, number, weights) for number in range(len(matches.category_ids))])
     per_category = precisions.reshape(-1, AREAS, IOUS, weights.shape[1])

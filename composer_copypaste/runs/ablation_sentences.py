@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 from composer_copypaste.errors import count_noun
-from composer_copypaste.metrics.bootstrap import Difference
+from composer_copypaste.metrics.bootstrap import Difference, chance_to_exclude_zero
 from composer_copypaste.metrics.image_savings import ImageFactor
 from composer_copypaste.runs.ablation_results import format_fraction
 from composer_copypaste.runs.ablation_summary import MAIN, AblationSummary, Comparison
@@ -52,11 +52,16 @@ def describe_limits(comparison: Comparison, baseline: str) -> list[str]:
     if count == 1:
         found.append("One seed: the interval is over evaluation images only, and says nothing about other seeds.")
     elif count < FEW_SEEDS:
-        found.append(f"{count} seeds are few: they make the interval too narrow.")
+        found.append(f"{count} seeds are few: {_describe_chance(count)}.")
     if comparison.left_out:
         seeds = ", ".join(map(str, comparison.left_out))
         found.append(f"Seeds that only one of {comparison.name} and {baseline} has finished are left out: {seeds}.")
     return found
+
+
+def _describe_chance(seeds: int) -> str:
+    chance = f"up to {round(100 * chance_to_exclude_zero(seeds))} % of such intervals exclude 0 by chance, not 5 %"
+    return f"if scores differ more by seed than by image, {chance}"
 
 
 def shared_limits(summary: AblationSummary) -> list[str]:
@@ -106,16 +111,17 @@ def describe_reading(summary: AblationSummary) -> list[str]:
     if not summary.comparisons:
         return []
     drawn = "images" if summary.evaluation.groups is None else "groups of images"
-    count = len(summary.comparisons)
-    by_chance = count * (1 - summary.confidence)
+    count, by_chance = len(summary.comparisons), 1 - summary.confidence
+    seeds = min(len(comparison.seeds) for comparison in summary.comparisons)
+    more = f" With {count_noun(seeds, 'seed')}, {_describe_chance(seeds)}." if seeds >= FEW_SEEDS else ""
     return [
         f"Each difference is the mean over seeds of the run's score minus the baseline's with the same seed. Its "
         f"interval is from {summary.resamples:,} resamples: each draws as many evaluation {drawn} as there are and as "
         f"many seeds, with replacement, the same ones for both runs, and computes COCO's AP anew. The interval reaches "
         f"from the 2.5th to the 97.5th percentile.",
-        f"The first table makes {count_noun(count, 'comparison')} of {MAIN_NAME}. One in twenty such intervals misses "
-        f"the truth by chance: if no run differed from {summary.baseline}, {by_chance:.2g} of {count} would still be "
-        f"expected to exclude 0. The further columns and tables make more comparisons.",
+        f"The first table makes {count_noun(count, 'comparison')} of {MAIN_NAME}. Even of exact intervals, one in "
+        f"twenty misses the truth by chance: if no run differed from {summary.baseline}, {count * by_chance:.2g} of "
+        f"{count} would be expected to exclude 0.{more} The further columns and tables make more comparisons.",
     ]
 
 

@@ -194,6 +194,23 @@ def test_resamples_without_an_object_that_counts_are_left_out_and_counted():
     assert np.isnan(with_interval(np.nan, np.full(4, np.nan)).low)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_few_seeds_exclude_0_by_chance_as_often_as_is_said(seeds):
+    generator = np.random.default_rng(seeds)
+    drawn = bootstrap.draw_seeds(seeds, 400, generator)
+
+    intervals = [with_interval(0.0, mean_of_seeds(values, drawn)) for values in no_difference(seeds, generator)]
+
+    excluded = np.mean([interval.low > 0 or interval.high < 0 for interval in intervals])
+    assert excluded == pytest.approx(bootstrap.chance_to_exclude_zero(seeds), abs=0.04)
+    assert bootstrap.chance_to_exclude_zero(seeds + (seeds >= 6)) == bootstrap.chance_to_exclude_zero(seeds)
+
+
+def no_difference(seeds, generator, times=800):
+    """Differences that vary by seed alone, around 0: the same for all of 400 resampled sets of images."""
+    return np.repeat(generator.normal(size=(times, seeds, 1)), 400, axis=2)
+
+
 def changed(matches, **fields):
     other = copy.copy(matches)
     for name, value in fields.items():

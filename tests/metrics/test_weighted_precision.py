@@ -136,6 +136,11 @@ def test_without_any_image_all_numbers_are_nan():
     assert all(np.isnan(value) for value in weighted(random_scene(0), "bbox", np.zeros(14))[0].values())
 
 
+def test_weights_of_another_number_of_images_are_refused():
+    with pytest.raises(ValueError, match="expected weights of 14 images, got 13"):
+        weighted(random_scene(1), "segm", np.ones(13))
+
+
 def test_many_sets_of_weights_give_what_each_gives_alone():
     scene, count = random_scene(1), 2 * BLOCK + 3
     weights = np.random.default_rng(0).integers(0, 3, (count, 14))

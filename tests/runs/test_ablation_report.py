@@ -73,7 +73,7 @@ def test_the_json_holds_all_numbers_and_what_they_allow_one_to_say(content, summ
     assert "2 seeds are few" in content["reading"][-1]
     assert run["scores"]["segm"]["AP"]["by_seed"].keys() == {"1", "2"}
     assert content["evaluation"]["objects"].keys() == {"disc", "star"}
-    assert "One in twenty" in content["reading"][1]
+    assert "one in twenty misses the truth by chance" in content["reading"][1]
 
 
 def test_the_table_of_comma_separated_values_has_a_row_for_each_training(folder, summary):

@@ -104,10 +104,10 @@ def test_a_mean_number_of_images_is_about_that():
     ("seeds", "left_out", "expected"),
     [
         ((1, 2, 3, 4, 5), (), []),
-        ((1, 2), (), ["2 seeds are few"]),
+        ((1, 2), (), ["2 seeds are few: if scores differ more by seed than by image, up to 50 % of"]),
         ((4,), (), ["One seed: the interval is over evaluation images only"]),
         ((1, 2, 3, 4, 5), (6, 7), ["only one of copy_paste and plain has finished are left out: 6, 7."]),
-        ((1, 2), (6,), ["2 seeds are few", "left out: 6."]),
+        ((1, 2), (6,), ["2 seeds are few: ", "left out: 6."]),
     ],
 )
 def test_few_and_missing_seeds_are_said(seeds, left_out, expected):
@@ -149,7 +149,8 @@ def test_the_number_of_comparisons_is_said_and_how_many_miss_by_chance():
 
     assert "2,000 resamples: each draws as many evaluation groups of images" in how
     assert "makes 12 comparisons of mask AP" in many
-    assert "0.6 of 12 would still be expected to exclude 0" in many
+    assert "0.6 of 12 would be expected to exclude 0. With 5 seeds," in many
+    assert "up to 16 % of such intervals exclude 0 by chance, not 5 %" in many
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.0004, "0.0"), (0.0, "0.0"), (-0.0106, "-1.1"), (0.0106, "+1.1")])

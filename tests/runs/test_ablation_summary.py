@@ -144,7 +144,7 @@ def test_without_the_baseline_nothing_is_compared(ablation):
 
 
 def test_a_run_that_is_evaluated_on_other_images_is_not_compared(ablation, place):
-    folder = write_run(place / "other", drawn_truth(20), 0.9, seed=1)
+    folder = write_run(place / "other", drawn_truth(30), 0.9, seed=1)
     other = FinishedRun("other", 1.0, 1, folder, images=500)
 
     found = summarise(replace(ablation, runs=[*ablation.runs, other]), resamples=20)
