@@ -21,7 +21,6 @@ from composer_copypaste.data.cutouts import CutOut, CutOutPool
 from composer_copypaste.data.offline_images import ImageFile, NewImage, OutlinedObjects
 from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.functional.batch_objects import copy_weights
-from composer_copypaste.functional.layout import layout_of
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.sampling import draw_plan, uniforms
 from composer_copypaste.settings import CopyPasteSettings
@@ -139,8 +138,8 @@ class OfflineDraws:
         drawn = int(torch.randint(others, (), generator=generator))
         return self._sources[drawn + (is_source and drawn >= place)]
 
-    def of_plan(self, base: BaseImage, source: int | None, plan: PastePlan, path: Path) -> DrawnImage | None:
-        """The new image of a plan; None where nothing of it lies in the image."""
+    def of_plan(self, base: BaseImage, source: int | None, plan: PastePlan, path: Path) -> DrawnImage:
+        """The new image of a plan."""
         first = 1 if source is None else 2
         of_image = (plan.source == 1).numpy() if source is not None else np.zeros(len(plan), dtype=bool)
         copied = self._none if source is None else self._objects[source].outlined.take(plan.instance.numpy()[of_image])
@@ -151,22 +150,13 @@ class OfflineDraws:
         numbered.instance[of_image] = torch.arange(int(of_image.sum()))
         numbered.source[~of_image] = first + torch.arange(int((~of_image).sum()))
         own = self._none if base.index is None else self._objects[base.index].outlined
-        sources = [own.places(base.file.size)]
-        if source is not None:
-            sources.append(copied.places(self._size(source)))
-        layout = layout_of(numbered, [*sources, *(cut_out.place for cut_out in cut_outs)])
-        if not len(layout.pasted):
-            return None
-        covered = layout.overlapped[layout.overlapped < len(own.boxes)]
-        numbers = np.arange(len(own.boxes)) if own.keypoints.size else covered  # keypoints may lie outside their boxes
         file = None if source is None else self._file(source)
-        new = NewImage(path, base.file, own.take(numbers), tuple(numbers.tolist()), file, copied, cut_outs, numbered)
-        return DrawnImage(plan, source, new)
+        return DrawnImage(plan, source, NewImage(path, base.file, own, file, copied, cut_outs, numbered))
 
     def unchanged(self, base: BaseImage, path: Path) -> DrawnImage:
         """A new image that is a copy of its base image."""
         plan = PastePlan.from_rows([])
-        return DrawnImage(plan, None, NewImage(path, base.file, self._none, (), None, self._none, (), plan))
+        return DrawnImage(plan, None, NewImage(path, base.file, self._none, None, self._none, (), plan))
 
     def _info(self, base: BaseImage) -> ImageInfo:
         if base.index is not None:

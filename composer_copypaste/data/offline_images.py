@@ -26,11 +26,13 @@ from composer_copypaste.data.images import read_image
 from composer_copypaste.data.outlines import mask_of_rle, polygons_of_mask, rle_of_mask
 from composer_copypaste.data.rle import CroppedMask, Segmentation, draw_cropped_masks, rle_of_segmentation
 from composer_copypaste.files import UNFINISHED, name_path_in_errors
-from composer_copypaste.functional.engines.engine import ObjectStack, engine_for
+from composer_copypaste.functional.engines.kernel_engine import KernelEngine, KernelStack
+from composer_copypaste.functional.engines.kernels import NOBODY
+from composer_copypaste.functional.engines.numba_engine import NumbaKernels
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.visibility import decide_kept_objects
+from composer_copypaste.functional.visibility import KeptObjects, decide_kept_objects
 from composer_copypaste.settings import AugmentSettings, CopyPasteSettings, ImageSettings
 
 Masks = Literal["polygons", "rle"]
@@ -66,11 +68,10 @@ class OutlinedObjects:
         """Their boxes, with masks that take no memory and must not be read, in their image of this (height, width)."""
         return SourceObjects(torch.zeros((), dtype=torch.uint8).expand(len(self.boxes), *size), self.boxes)
 
-    def masks(self, size: tuple[int, int]) -> SourceObjects:
+    def masks(self, size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
         """Their masks in their image, which has this (height, width)."""
         masks = [mask_of_rle(rle_of_segmentation(outline, size)) for outline in self.segmentations]
-        drawn = draw_cropped_masks(masks, size)
-        return SourceObjects(drawn, self.boxes)
+        return draw_cropped_masks(masks, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +82,7 @@ class NewImage:
     """The file to be written."""
     base: ImageFile
     objects: OutlinedObjects
-    """The base image's objects that may be covered."""
-    numbers: tuple[int, ...]
-    """Their indices among all objects of the base image."""
+    """The base image's objects."""
     source: ImageFile | None
     copied: OutlinedObjects
     """The source image's objects that are pasted, one for each row of the plan that pastes one."""
@@ -122,17 +121,12 @@ def make_new_image(
     """
     if not len(new.plan):
         return MadeImage(encode_and_write(new.path, _decoded(new.base, reading), settings), {}, [])
-    pixels = [cut_out.read(cut_out.window) for cut_out in new.cut_outs]
-    sources = [new.objects.masks(new.base.size)]
-    if new.source is not None:
-        sources.append(new.copied.masks(new.source.size))
-    sources += [
-        replace(cut_out.place, masks=mask[None]) for cut_out, (_, mask) in zip(new.cut_outs, pixels, strict=True)
-    ]
-    layout = layout_of(new.plan, sources)
+    layout = layout_of(new.plan, _places(new))
     if not len(layout.pasted):
         return None
-    stack = engine_for(torch.device("cpu")).stack(layout, copy_paste)
+    pixels = [cut_out.read(cut_out.window) for cut_out in new.cut_outs]
+    layout = _with_masks(layout, new, [mask for _, mask in pixels])
+    stack = KernelEngine(NumbaKernels()).stack(layout, copy_paste)
     found = _objects_after(new, layout, stack, settings.masks, copy_paste)
     if found is None:
         return None
@@ -141,8 +135,27 @@ def make_new_image(
     return MadeImage(encode_and_write(new.path, painted, settings), *found)
 
 
+def _places(new: NewImage) -> list[SourceObjects]:
+    """Where the objects of all sources lie, without their masks."""
+    places = [new.objects.places(new.base.size)]
+    if new.source is not None:
+        places.append(new.copied.places(new.source.size))
+    return [*places, *(cut_out.place for cut_out in new.cut_outs)]
+
+
+def _with_masks(layout: Layout, new: NewImage, cut_outs: Sequence[UInt8[Tensor, "_h _w"]]) -> Layout:
+    """The layout with the masks that are needed: of what is pasted, and of the base image's overlapped objects."""
+    overlapped = layout.overlapped[layout.overlapped < len(new.objects.boxes)]
+    instance = layout.instance.copy()
+    instance[overlapped] = np.arange(len(overlapped))
+    masks = [new.objects.take(overlapped).masks(new.base.size)]
+    if new.source is not None:
+        masks.append(new.copied.masks(new.source.size))
+    return replace(layout, masks=[*masks, *(mask[None] for mask in cut_outs)], instance=instance)
+
+
 def _objects_after(
-    new: NewImage, layout: Layout, stack: ObjectStack, masks: Masks, settings: CopyPasteSettings
+    new: NewImage, layout: Layout, stack: KernelStack, masks: Masks, settings: CopyPasteSettings
 ) -> tuple[dict[int, Json | None], list[tuple[int, Json]]] | None:
     """What changes in the annotations of covered and of pasted objects, as in `MadeImage`; None: nothing was pasted."""
     keypoints = _keypoints_in(layout, new)
@@ -152,27 +165,40 @@ def _objects_after(
         placed = place_keypoints(keypoints, layout, whole, settings)
     measures, owners = stack.measure(None if placed is None else placed.pixels)
     iscrowd = np.zeros(len(layout.source), np.int64)
-    iscrowd[: len(new.numbers)] = new.objects.iscrowd
+    iscrowd[: len(new.objects.iscrowd)] = new.objects.iscrowd
     kept = decide_kept_objects(layout, measures, iscrowd, settings)
     if not (kept.pasted >= 0).any():
         return None
-    planes, rows = stack.write_masks(kept)[0].numpy(), _plan_rows(new, layout)
+    rows = _plan_rows(new, layout)
     points = None if placed is None else placed.fields_after({"keypoints": keypoints}, kept, owners)["keypoints"]
-    covered: dict[int, Json | None] = dict.fromkeys(new.numbers)
+    dropped = np.setdiff1d(np.arange(len(new.objects.boxes)), kept.origin[kept.pasted < 0])
+    covered: dict[int, Json | None] = dict.fromkeys(dropped.tolist())
     pasted = []
-    for place in range(len(kept.target)):
+    for place in range(len(kept.target)) if points is not None else np.flatnonzero(kept.measure >= 0).tolist():
         changes: Json = {}
         if kept.measure[place] >= 0:
-            x1, y1, x2, y2 = measures.boxes[kept.measure[place]].tolist()
-            style = "rle" if iscrowd[kept.origin[place]] else masks
-            changes = mask_fields(CroppedMask(y1, x1, planes[place, y1:y2, x1:x2]), planes.shape[1:], style)
+            mask = _visible_mask(layout, stack, kept, place, measures.boxes[kept.measure[place]].tolist())
+            style: Masks = "rle" if iscrowd[kept.origin[place]] else masks
+            changes = mask_fields(mask, new.base.size, style)
         if points is not None:
             changes["keypoints"] = points[place].flatten().tolist()
         if kept.pasted[place] >= 0:
             pasted.append((rows[kept.pasted[place]], changes))
         else:
-            covered[new.numbers[kept.origin[place]]] = changes
+            covered[int(kept.origin[place])] = changes
     return covered, pasted
+
+
+def _visible_mask(layout: Layout, stack: KernelStack, kept: KeptObjects, place: int, box: Sequence[int]) -> CroppedMask:
+    """What is visible of an object that stays, in the tight box (x1, y1, x2, y2) around it."""
+    x1, y1, x2, y2 = box
+    owners = stack.owners.view(*layout.sizes[0].tolist()).numpy()[y1:y2, x1:x2]
+    if kept.pasted[place] >= 0:
+        visible = owners == layout.pasted.level[kept.pasted[place]]
+    else:
+        former = layout.masks[0][layout.instance[kept.origin[place]]].numpy()[y1:y2, x1:x2]
+        visible = (owners == NOBODY) & (former != 0)
+    return CroppedMask(y1, x1, visible.view(np.uint8))
 
 
 def _keypoints_in(layout: Layout, new: NewImage) -> Float[Tensor, "g k 3"]:

@@ -421,7 +421,7 @@ def test_a_full_disk_is_one_line_and_the_same_call_continues(data_set, written, 
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(
-        OutputError, match=r"_pasted2\.png: cannot be written: No space left on device; the same command"
+        OutputError, match=r"_pasted\d\.png: cannot be written: No space left on device; the same command"
     ):
         write(data_set, tmp_path / "out")
     monkeypatch.undo()
