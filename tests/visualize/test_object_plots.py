@@ -16,6 +16,7 @@ def test_areas_are_counted_between_edges_on_a_logarithmic_axis():
     (counts, edges), (others, _) = steps(figure)["before"], steps(figure)["after"]
     assert {(float(edges[k]) <= 1000 < float(edges[k + 1])): counts[k] for k in np.flatnonzero(counts)}[True] == 2
     assert counts.sum() == 4
+    assert np.allclose(edges[1:] / edges[:-1], edges[1] / edges[0])
     assert others.tolist() == [1] + [0] * 29  # smaller than a pixel is drawn as one
 
 
