@@ -39,9 +39,9 @@ from pycocotools.coco import COCO
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.data import offline_images
 from composer_copypaste.data.annotation_json import ReadingOptions
-from composer_copypaste.runs import augment
+from composer_copypaste.runs.augment import images as offline_images
+from composer_copypaste.runs.augment import run as augment
 from composer_copypaste.settings import AugmentSettings, OfflineCopyPasteSettings
 
 CASES = ("128x256x5", "64x512x10", "64x512x20", "32x1024x20")

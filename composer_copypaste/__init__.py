@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
     from composer_copypaste.recipes.ablation import load_ablation as load_ablation
-    from composer_copypaste.runs.ablate import run_ablation as run_ablation
-    from composer_copypaste.runs.augment import AugmentedData as AugmentedData
-    from composer_copypaste.runs.augment import augment_data_set as augment_data_set
-    from composer_copypaste.runs.preview import preview as preview
-    from composer_copypaste.runs.preview import preview_batches as preview_batches
+    from composer_copypaste.runs.ablation.run import run_ablation as run_ablation
+    from composer_copypaste.runs.augment.run import AugmentedData as AugmentedData
+    from composer_copypaste.runs.augment.run import augment_data_set as augment_data_set
+    from composer_copypaste.runs.preview.run import preview as preview
+    from composer_copypaste.runs.preview.run import preview_batches as preview_batches
     from composer_copypaste.settings import AugmentSettings as AugmentSettings
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
     from composer_copypaste.settings import ImageSettings as ImageSettings
@@ -58,8 +58,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AnnotationFile": "data.annotation_file",
-    "augment_data_set": "runs.augment",
-    "AugmentedData": "runs.augment",
+    "augment_data_set": "runs.augment.run",
+    "AugmentedData": "runs.augment.run",
     "AugmentSettings": "settings",
     "bootstrap_difference": "metrics.bootstrap",
     "check_images": "data.image_files",
@@ -91,9 +91,9 @@ _HOMES = {
     "OfflineCopyPasteSettings": "settings",
     "PastePlan": "functional.plan",
     "plan_batch": "functional.copypaste",
-    "preview": "runs.preview",
-    "preview_batches": "runs.preview",
-    "run_ablation": "runs.ablate",
+    "preview": "runs.preview.run",
+    "preview_batches": "runs.preview.run",
+    "run_ablation": "runs.ablation.run",
     "SkipsWhatIsDone": "integrations.composer.callbacks",
     "split_annotations": "data.splits",
     "StreamingCocoInstances": "data.streaming.dataset",

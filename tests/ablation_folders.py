@@ -7,7 +7,7 @@ import torch
 from metric_scenes import as_prediction, corners, ellipse, encode
 
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
-from composer_copypaste.runs.ablation_results import AblationResults, FinishedRun
+from composer_copypaste.runs.ablation.results import AblationResults, FinishedRun
 from composer_copypaste.runs.folder import RunFolder
 
 SIDE = 96

@@ -16,8 +16,8 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from composer_copypaste.cli import main
-from composer_copypaste.runs import ablate
-from composer_copypaste.runs.ablation_plan import plan_runs
+from composer_copypaste.runs.ablation import run as ablate
+from composer_copypaste.runs.ablation.plan import plan_runs
 from composer_copypaste.runs.resume import MAY_CHANGE
 from composer_copypaste.settings import CopyPasteSettings
 

@@ -38,14 +38,14 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     loaded = load_ablation(ablation, overrides, smoke=smoke)
 
-    from composer_copypaste.runs.ablate import describe_ablation, report_ablation, run_ablation
+    from composer_copypaste.runs.ablation.run import describe_ablation, report_ablation, run_ablation
 
     if dry_run:
         click.echo(describe_ablation(loaded))
         return
 
     from composer_copypaste.errors import UserError, count_noun
-    from composer_copypaste.runs.ablation_report import console_table
+    from composer_copypaste.runs.ablation.report import console_table
 
     options = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--dask", dask] if dask else [])]
     again = ["copypaste", "ablate", ablation, *overrides, *(["--smoke"] if smoke else []), *options]

@@ -74,8 +74,8 @@ def command(  # noqa: PLR0913 - click hands over each option
     from composer_copypaste.data.annotation_json import ReadingOptions
     from composer_copypaste.errors import RecipeError, count_noun
     from composer_copypaste.recipes.schema import PoolSettings
-    from composer_copypaste.runs.augment import augment_data_set
-    from composer_copypaste.runs.augment_inputs import inputs_of_command
+    from composer_copypaste.runs.augment.inputs import inputs_of_command
+    from composer_copypaste.runs.augment.run import augment_data_set
 
     context = click.get_current_context()
     given = {name: value for name, value in settings.items() if _is_given(context, name)}

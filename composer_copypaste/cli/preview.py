@@ -45,7 +45,7 @@ def command(
     what was measured, and warnings; and sheet_1.png and so on, the images of each setting. An earlier preview in the
     folder is replaced.
     """
-    from composer_copypaste.runs.preview import preview
+    from composer_copypaste.runs.preview.run import preview
 
     found = preview(recipe, overrides, compare=compare, output=output, images=images, batches=batches)
     click.echo(f"{found}\n\n{found.page}")

@@ -4,7 +4,7 @@ from ablation_cases import write_ablation
 from click.testing import CliRunner
 
 from composer_copypaste.cli import main
-from composer_copypaste.runs import ablate
+from composer_copypaste.runs.ablation import run as ablate
 
 
 def copypaste(*arguments):

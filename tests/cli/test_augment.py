@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from shard_cases import contents, drawn
 
 from composer_copypaste.cli import main
-from composer_copypaste.runs import augment as augmenting
+from composer_copypaste.runs.augment import run as augmenting
 
 
 @pytest.fixture(scope="module")

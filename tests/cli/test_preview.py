@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from shapes_recipe import tiny
 
 from composer_copypaste.cli import main
-from composer_copypaste.runs import preview_page
+from composer_copypaste.runs.preview import page as preview_page
 
 
 @pytest.fixture(autouse=True)

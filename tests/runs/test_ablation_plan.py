@@ -10,7 +10,7 @@ from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.recipes.ablation import load_ablation
 from composer_copypaste.recipes.load import recipe_differences
-from composer_copypaste.runs.ablation_plan import describe_equal_work, plan_runs
+from composer_copypaste.runs.ablation.plan import describe_equal_work, plan_runs
 
 
 def planned(folder, *overrides, **keys):

@@ -9,8 +9,8 @@ import pytest
 from ablation_folders import drawn_ablation
 
 from composer_copypaste.metrics.bootstrap import Difference
-from composer_copypaste.runs.ablation_report import console_table, write_report
-from composer_copypaste.runs.ablation_results import FailedRun
+from composer_copypaste.runs.ablation.report import console_table, write_report
+from composer_copypaste.runs.ablation.results import FailedRun
 
 QUALITIES = {"plain": {0.1: 0.4, 1.0: 0.7}, "copy_paste": {0.1: 0.6, 1.0: 0.7}}
 EQUAL_WORK = "Equal work: each run trains 40 batches of 4 images."

@@ -4,8 +4,8 @@ import pytest
 
 from composer_copypaste.metrics.bootstrap import Difference
 from composer_copypaste.metrics.image_savings import ImageFactor
-from composer_copypaste.runs.ablation_results import EvaluationSet
-from composer_copypaste.runs.ablation_sentences import (
+from composer_copypaste.runs.ablation.results import EvaluationSet
+from composer_copypaste.runs.ablation.sentences import (
     describe_comparison,
     describe_limits,
     describe_needed_images,
@@ -13,7 +13,7 @@ from composer_copypaste.runs.ablation_sentences import (
     format_points,
     verdict_of,
 )
-from composer_copypaste.runs.ablation_summary import AblationSummary, Comparison
+from composer_copypaste.runs.ablation.summary import AblationSummary, Comparison
 
 NAN = float("nan")
 

@@ -10,8 +10,8 @@ from ablation_folders import drawn_ablation, drawn_truth, write_run
 from composer_copypaste.errors import DataError
 from composer_copypaste.metrics.bootstrap import bootstrap_difference
 from composer_copypaste.metrics.matches import EvaluationMatches
-from composer_copypaste.runs.ablation_results import FinishedRun
-from composer_copypaste.runs.ablation_summary import summarise
+from composer_copypaste.runs.ablation.results import FinishedRun
+from composer_copypaste.runs.ablation.summary import summarise
 
 QUALITIES = {"plain": {0.1: 0.4, 1.0: 0.7}, "better": {0.1: 0.6, 1.0: 0.75}, "same": {0.1: 0.4}}
 

@@ -13,10 +13,10 @@ from ablation_cases import small_ablation, write_ablation
 from shapes_recipe import tiny_recipe
 
 from composer_copypaste.errors import OutputError
-from composer_copypaste.runs import ablate
-from composer_copypaste.runs.ablate import describe_ablation, format_duration, report_ablation, run_ablation
-from composer_copypaste.runs.ablation_plan import plan_runs
-from composer_copypaste.runs.ablation_summary import summarise
+from composer_copypaste.runs.ablation import run as ablate
+from composer_copypaste.runs.ablation.plan import plan_runs
+from composer_copypaste.runs.ablation.run import describe_ablation, format_duration, report_ablation, run_ablation
+from composer_copypaste.runs.ablation.summary import summarise
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
 

@@ -17,12 +17,12 @@ from pycocotools.coco import COCO
 from shard_cases import DataSet, contents, drawn
 
 from composer_copypaste import CocoAnnotations, CocoInstances, PastePlan, copypaste_batch
-from composer_copypaste.data import offline_images
 from composer_copypaste.errors import DataError, OutputError
 from composer_copypaste.processes import run_tasks
 from composer_copypaste.recipes.schema import PoolSettings
-from composer_copypaste.runs import augment
-from composer_copypaste.runs.augment import augment_data_set
+from composer_copypaste.runs.augment import images as offline_images
+from composer_copypaste.runs.augment import run as augment
+from composer_copypaste.runs.augment.run import augment_data_set
 from composer_copypaste.settings import AugmentSettings, OfflineCopyPasteSettings
 
 PNG = AugmentSettings(format="png", per_image=2, seed=3, copy_paste=OfflineCopyPasteSettings(rotation=180))

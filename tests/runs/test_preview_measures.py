@@ -13,10 +13,10 @@ from toy_trainings import make_image
 
 from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.integrations.composer.from_recipe import build_algorithms, build_model, build_trainer
-from composer_copypaste.runs import preview as previewing
-from composer_copypaste.runs import preview_measures
 from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data
-from composer_copypaste.runs.preview_measures import Paster, Variant, measures_of
+from composer_copypaste.runs.preview import measures as preview_measures
+from composer_copypaste.runs.preview import run as previewing
+from composer_copypaste.runs.preview.measures import Paster, Variant, measures_of
 from composer_copypaste.settings import CopyPasteSettings
 
 WHOLE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}

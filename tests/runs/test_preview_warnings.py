@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from composer_copypaste.runs.preview_measures import Copies, ImageCounts, Measures, OwnObjects, Variant
-from composer_copypaste.runs.preview_warnings import percent, warnings_of
+from composer_copypaste.runs.preview.advice import percent, warnings_of
+from composer_copypaste.runs.preview.measures import Copies, ImageCounts, Measures, OwnObjects, Variant
 from composer_copypaste.settings import CopyPasteSettings
 
 NAMES = ["cat", "dog"]

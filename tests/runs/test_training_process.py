@@ -11,11 +11,11 @@ import pytest
 from run_folders import assert_same_to_the_bit
 from shapes_recipe import tiny_recipe
 
-from composer_copypaste.runs import training_process
+from composer_copypaste.runs.ablation import training_process
+from composer_copypaste.runs.ablation.training_process import MachineShares, TrainingJob, run_training
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.resume import write_recipe
 from composer_copypaste.runs.train import train
-from composer_copypaste.runs.training_process import MachineShares, TrainingJob, run_training
 
 PRINT = """
 import os, time
@@ -26,7 +26,7 @@ LONG = ["training.duration=16ba", "training.checkpoint_interval=4ba", "training.
 PARENT = """
 import sys
 from pathlib import Path
-from composer_copypaste.runs.training_process import TrainingJob, run_training
+from composer_copypaste.runs.ablation.training_process import TrainingJob, run_training
 recipe, log, stop = map(Path, sys.argv[1:])
 print(*run_training(TrainingJob(recipe, log, stop)))
 """

@@ -12,9 +12,9 @@ from composer_copypaste.metrics.bootstrap import Difference
 from composer_copypaste.metrics.engine import IouType
 from composer_copypaste.metrics.report import KINDS
 from composer_copypaste.metrics.weighted_precision import NUMBERS
-from composer_copypaste.runs.ablation_results import Costs, format_fraction
-from composer_copypaste.runs.ablation_sentences import format_factor, format_points, verdict_of
-from composer_copypaste.runs.ablation_summary import MAIN, AblationSummary, Comparison, RunSummary, SeedScore
+from composer_copypaste.runs.ablation.results import Costs, format_fraction
+from composer_copypaste.runs.ablation.sentences import format_factor, format_points, verdict_of
+from composer_copypaste.runs.ablation.summary import MAIN, AblationSummary, Comparison, RunSummary, SeedScore
 from composer_copypaste.visualize.html import Cell
 
 SINGULAR: dict[IouType, str] = {"segm": "mask", "bbox": "box"}

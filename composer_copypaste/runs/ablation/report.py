@@ -13,9 +13,9 @@ from tabulate import tabulate
 
 from composer_copypaste.files import atomic_write
 from composer_copypaste.metrics.weighted_precision import NUMBERS
-from composer_copypaste.runs.ablation_page import ablation_page
-from composer_copypaste.runs.ablation_results import AblationResults, FailedRun
-from composer_copypaste.runs.ablation_sentences import (
+from composer_copypaste.runs.ablation.page import ablation_page
+from composer_copypaste.runs.ablation.results import AblationResults, FailedRun
+from composer_copypaste.runs.ablation.sentences import (
     describe_comparison,
     describe_needed_images,
     describe_reading,
@@ -24,8 +24,8 @@ from composer_copypaste.runs.ablation_sentences import (
     shared_limits,
     verdict_of,
 )
-from composer_copypaste.runs.ablation_summary import AblationSummary, Comparison, summarise
-from composer_copypaste.runs.ablation_tables import (
+from composer_copypaste.runs.ablation.summary import AblationSummary, Comparison, summarise
+from composer_copypaste.runs.ablation.tables import (
     Table,
     category_table,
     cost_table,

@@ -11,8 +11,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import count_noun
-from composer_copypaste.runs.preview_measures import Measures, PastedBatch, mean
-from composer_copypaste.runs.preview_warnings import SMALL_SIDE, percent, warnings_of
+from composer_copypaste.runs.preview.advice import SMALL_SIDE, percent, warnings_of
+from composer_copypaste.runs.preview.measures import Measures, PastedBatch, mean
 from composer_copypaste.visualize import html
 from composer_copypaste.visualize.draw import draw_at_size, image_sheet
 from composer_copypaste.visualize.html import Cell, Markup, Section, Value

@@ -13,8 +13,8 @@ from composer_copypaste.errors import RecipeError, count_noun
 from composer_copypaste.recipes.ablation import Ablation
 from composer_copypaste.recipes.load import recipe_differences, recipe_values
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, Recipe
-from composer_copypaste.runs.ablation_results import format_fraction
-from composer_copypaste.runs.augment import ANNOTATIONS, IMAGES
+from composer_copypaste.runs.ablation.results import format_fraction
+from composer_copypaste.runs.augment.run import ANNOTATIONS, IMAGES
 from composer_copypaste.runs.data import (
     category_names,
     coco_files,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from composer_copypaste.errors import count_noun, first_few
-from composer_copypaste.runs.preview_measures import Measures, mean
+from composer_copypaste.runs.preview.measures import Measures, mean
 from composer_copypaste.settings import CopyPasteSettings
 
 MOST_UNTOUCHED = 0.6

@@ -19,14 +19,14 @@ from composer_copypaste.integrations.dask import open_executor
 from composer_copypaste.metrics.report import KINDS, format_percent
 from composer_copypaste.processes import run_tasks
 from composer_copypaste.recipes.ablation import Ablation, ablation_to_yaml
-from composer_copypaste.runs.ablation_plan import PlannedRun, describe_equal_work, plan_runs
-from composer_copypaste.runs.ablation_report import write_report
-from composer_copypaste.runs.ablation_results import AblationResults, FailedRun, FinishedRun, format_fraction
-from composer_copypaste.runs.ablation_summary import AblationSummary
-from composer_copypaste.runs.augment import augment_data_set
+from composer_copypaste.runs.ablation.plan import PlannedRun, describe_equal_work, plan_runs
+from composer_copypaste.runs.ablation.report import write_report
+from composer_copypaste.runs.ablation.results import AblationResults, FailedRun, FinishedRun, format_fraction
+from composer_copypaste.runs.ablation.summary import AblationSummary
+from composer_copypaste.runs.ablation.training_process import MachineShares, TrainingJob, run_training
+from composer_copypaste.runs.augment.run import augment_data_set
 from composer_copypaste.runs.data import coco_files, reading_options
 from composer_copypaste.runs.resume import describe_next_run, write_recipe
-from composer_copypaste.runs.training_process import MachineShares, TrainingJob, run_training
 
 LAST_LINES = 5
 """Number of lines of its output that are shown of a training that failed."""

@@ -28,7 +28,7 @@ from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import RunData, category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.nested_categories import nesting_advice
-from composer_copypaste.runs.preview_measures import (
+from composer_copypaste.runs.preview.measures import (
     BatchMeasures,
     Images,
     PastedBatch,
@@ -37,7 +37,7 @@ from composer_copypaste.runs.preview_measures import (
     Variant,
     measures_of,
 )
-from composer_copypaste.runs.preview_page import (
+from composer_copypaste.runs.preview.page import (
     DrawnImage,
     VariantPreview,
     all_warnings,

@@ -18,7 +18,7 @@ from composer_copypaste.metrics.bootstrap import (
 from composer_copypaste.metrics.engine import Array, IouType
 from composer_copypaste.metrics.image_savings import ImageFactor, image_factor
 from composer_copypaste.metrics.weighted_precision import NUMBERS
-from composer_copypaste.runs.ablation_results import (
+from composer_copypaste.runs.ablation.results import (
     AblationResults,
     Costs,
     EvaluationSet,

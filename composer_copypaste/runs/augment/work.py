@@ -17,8 +17,6 @@ from composer_copypaste.data.annotation_json import ReadingOptions
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import check_images, describe_non_folder, with_file_names_in_folder
 from composer_copypaste.data.images import size_as_shown
-from composer_copypaste.data.offline_draws import BaseImage, DrawnImage, OfflineDraws
-from composer_copypaste.data.offline_json import OfflineEntries
 from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.errors import DataError, RecipeError, format_problems
 from composer_copypaste.files import UNFINISHED, name_path_in_errors
@@ -26,6 +24,8 @@ from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.keypoints import keypoint_pairs
 from composer_copypaste.output_folder import Source
 from composer_copypaste.recipes.schema import PoolSettings
+from composer_copypaste.runs.augment.draws import BaseImage, DrawnImage, OfflineDraws
+from composer_copypaste.runs.augment.entries import OfflineEntries
 from composer_copypaste.runs.data import open_cut_outs, pool_digest
 from composer_copypaste.settings import AugmentSettings, CopyPasteSettings, ImageSettings
 from composer_copypaste.validation import type_adapter

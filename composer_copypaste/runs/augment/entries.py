@@ -13,11 +13,11 @@ from numpy import ndarray
 from composer_copypaste.data.annotation_file import AnnotationFile
 from composer_copypaste.data.annotation_json import CocoAnnotation, Json, as_whole_number
 from composer_copypaste.data.coco_write import EncodedJson
-from composer_copypaste.data.offline_draws import BaseImage, DrawnImage
-from composer_copypaste.data.offline_images import MadeImage
 from composer_copypaste.data.rle import Segmentation
 from composer_copypaste.errors import warn_of_data
 from composer_copypaste.functional.batch_objects import POSITION_KEYS
+from composer_copypaste.runs.augment.draws import BaseImage, DrawnImage
+from composer_copypaste.runs.augment.images import MadeImage
 
 PROVENANCE = "copy_paste"
 """The key of new images and their annotations that says where they come from."""

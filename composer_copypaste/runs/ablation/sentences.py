@@ -6,8 +6,8 @@ from typing import Literal
 from composer_copypaste.errors import count_noun
 from composer_copypaste.metrics.bootstrap import Difference, chance_to_exclude_zero
 from composer_copypaste.metrics.image_savings import ImageFactor
-from composer_copypaste.runs.ablation_results import format_fraction
-from composer_copypaste.runs.ablation_summary import MAIN, AblationSummary, Comparison
+from composer_copypaste.runs.ablation.results import format_fraction
+from composer_copypaste.runs.ablation.summary import MAIN, AblationSummary, Comparison
 
 Verdict = Literal["gain", "loss", "unclear", "no interval"]
 

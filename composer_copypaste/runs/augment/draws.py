@@ -18,11 +18,11 @@ from numpy import ndarray
 from composer_copypaste.data.annotation_json import CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.cutouts import CutOut, CutOutPool
-from composer_copypaste.data.offline_images import ImageFile, NewImage, OutlinedObjects
 from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.functional.batch_objects import copy_weights
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.sampling import draw_plan, uniforms
+from composer_copypaste.runs.augment.images import ImageFile, NewImage, OutlinedObjects
 from composer_copypaste.settings import CopyPasteSettings
 
 _OF_THE_DATA, _BACKGROUND = 0, 1

@@ -19,16 +19,16 @@ from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import Json, ReadingOptions
 from composer_copypaste.data.coco_write import EncodedJson, encode_entry, write_coco
-from composer_copypaste.data.offline_draws import DrawnImage
-from composer_copypaste.data.offline_images import MadeImage, NewImage, make_new_image
-from composer_copypaste.data.offline_json import PROVENANCE
 from composer_copypaste.errors import DataError, OutputError, format_problems
 from composer_copypaste.files import atomic_write, name_path_in_errors, read_json
 from composer_copypaste.integrations.dask import open_executor
 from composer_copypaste.output_folder import OutputFolder, Source
 from composer_copypaste.processes import run_tasks
 from composer_copypaste.recipes.schema import PoolSettings
-from composer_copypaste.runs.augment_work import AugmentWork, PlannedImage, open_work, settings_to_json
+from composer_copypaste.runs.augment.draws import DrawnImage
+from composer_copypaste.runs.augment.entries import PROVENANCE
+from composer_copypaste.runs.augment.images import MadeImage, NewImage, make_new_image
+from composer_copypaste.runs.augment.work import AugmentWork, PlannedImage, open_work, settings_to_json
 from composer_copypaste.settings import AugmentSettings, CopyPasteSettings, ImageSettings
 
 IMAGES, ANNOTATIONS, MANIFEST = "images", "annotations.json", "copypaste.json"

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
-from composer_copypaste.runs.ablation_results import format_fraction
-from composer_copypaste.runs.ablation_sentences import (
+from composer_copypaste.runs.ablation.results import format_fraction
+from composer_copypaste.runs.ablation.sentences import (
     describe_comparison,
     describe_needed_images,
     describe_reading,
@@ -12,8 +12,8 @@ from composer_copypaste.runs.ablation_sentences import (
     own_limits,
     shared_limits,
 )
-from composer_copypaste.runs.ablation_summary import MAIN, AblationSummary, Comparison, RunSummary
-from composer_copypaste.runs.ablation_tables import (
+from composer_copypaste.runs.ablation.summary import MAIN, AblationSummary, Comparison, RunSummary
+from composer_copypaste.runs.ablation.tables import (
     Table,
     category_table,
     cost_table,
