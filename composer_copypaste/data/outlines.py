@@ -27,6 +27,10 @@ where it is steep (2 above, 3 below). The margin is for errors of floating point
 
 RIGHT, DOWN, LEFT, UP = range(4)
 
+_OPEN, _CLOSE, _COMMA, _POINT, _ZERO = b"[],.0"
+_LONGEST_NUMBER = 12
+"""Characters of a coordinate: images have far fewer than 10**10 columns."""
+
 
 @dataclass(frozen=True)
 class Crossings:
@@ -45,8 +49,8 @@ class Crossings:
     starts: Int64[ndarray, " s"]
 
 
-def polygons_of_mask(cropped: CroppedMask) -> list[list[int | float]] | None:
-    """The polygons x1, y1, x2, y2, ... around the parts of a mask; None where a part has a hole.
+def polygons_of_mask(cropped: CroppedMask) -> str | None:
+    """The polygons [[x1, y1, x2, y2, ...], ...] around the parts of a mask, as JSON; None where a part has a hole.
 
     Parts that touch at a corner only have a polygon each. Drawn by pycocotools, the polygons cover the mask's pixels
     and no others.
@@ -54,14 +58,10 @@ def polygons_of_mask(cropped: CroppedMask) -> list[list[int | float]] | None:
     crossings = _crossings_of(np.ascontiguousarray(cropped.mask))
     if crossings is None:
         return None
-    offset = np.array([[cropped.left, cropped.top]]) * STEPS
-    polygons = []
-    for start, end in zip(crossings.starts[:-1], crossings.starts[1:], strict=True):
-        part = slice(start, end)
-        columns, rows, rightward = crossings.column[part], crossings.row[part], crossings.rightward[part]
-        corners = _shortest_way(columns, rows, rightward, cropped.mask.shape[0] * STEPS) + offset
-        polygons.append([step // STEPS if step % STEPS == 0 else step / STEPS for step in corners.ravel().tolist()])
-    return polygons
+    column, row, rightward, starts = crossings.column, crossings.row, crossings.rightward, crossings.starts
+    corner, bottom = (cropped.left, cropped.top), cropped.mask.shape[0] * STEPS
+    text = _write_polygons(column, row, rightward, starts, corner, bottom)
+    return text.tobytes().decode("ascii")
 
 
 def mask_of_rle(rle: Rle) -> CroppedMask | None:
@@ -140,6 +140,40 @@ def _next_direction(padded, y, x, direction):
     if not ahead_right:
         return (direction + 1) % 4
     return (direction + 3) % 4 if ahead_left else direction
+
+
+@compiled
+@no_type_check
+def _write_polygons(column, row, rightward, starts, corner, bottom):
+    """The polygons of all outlines as text; ``corner`` (left, top), in pixels, is added to their corners."""
+    text = np.empty(4 * (len(column) + len(starts)) * (_LONGEST_NUMBER + 1) + 2 * len(starts), np.uint8)
+    text[0], n = _OPEN, 1
+    for outline in range(len(starts) - 1):
+        part = slice(starts[outline], starts[outline + 1])
+        corners = _shortest_way(column[part], row[part], rightward[part], bottom)
+        text[n], n = _OPEN, n + 1
+        for k in range(len(corners)):
+            n = _write_number(text, n, corners[k, 0] + STEPS * corner[0])
+            n = _write_number(text, n, corners[k, 1] + STEPS * corner[1])
+        text[n - 1], text[n], n = _CLOSE, _COMMA, n + 1  # in place of the last comma
+    text[n - 1] = _CLOSE
+    return text[:n]
+
+
+@compiled
+@no_type_check
+def _write_number(text, n, steps):
+    """Write a number of steps as pixels, with one decimal if it is not whole, and a comma; give the end of it."""
+    whole, begin = steps // STEPS, n
+    while whole or n == begin:
+        text[n] = _ZERO + whole % 10
+        whole //= 10
+        n += 1
+    text[begin:n] = text[begin:n][::-1].copy()
+    if steps % STEPS:
+        text[n], text[n + 1], n = _POINT, _ZERO + steps % STEPS * (10 // STEPS), n + 2
+    text[n] = _COMMA
+    return n + 1
 
 
 @compiled

@@ -1,6 +1,7 @@
 """Masks as polygons and as run lengths, compared with what pycocotools makes of them."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.outlines import polygons_of_mask, rle_of_mask
-from composer_copypaste.data.rle import CroppedMask
+from composer_copypaste.data import outlines
+from composer_copypaste.data.outlines import mask_of_rle, rle_of_mask
+from composer_copypaste.data.rle import CroppedMask, cropped_mask_of_rle
 
 
 def cropped(mask):
@@ -18,6 +20,12 @@ def cropped(mask):
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return CroppedMask(int(rows[0]), int(columns[0]), inside)
+
+
+def polygons_of_mask(mask):
+    """The polygons that are written for a mask."""
+    text = outlines.polygons_of_mask(mask)
+    return None if text is None else json.loads(text)
 
 
 def drawn(polygons, size):
@@ -113,3 +121,19 @@ def test_run_lengths_are_the_bytes_of_pycocotools(inside, margins):
     mask = np.pad(inside, ((top, bottom), (left, right)))
     rle = rle_of_mask(CroppedMask(top, left, inside), mask.shape)
     assert rle == coco_mask.encode(np.asfortranarray(mask))
+
+
+@settings(deadline=None)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 1)))
+def test_decoded_run_lengths_are_those_of_the_other_decoder(mask):
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    found, expected = mask_of_rle(rle), cropped_mask_of_rle(rle)
+    assert (found is None) == (expected is None)
+    if found is not None:
+        assert (found.top, found.left, found.mask.tolist()) == (expected.top, expected.left, expected.mask.tolist())
+
+
+def test_large_coordinates_are_written_whole():
+    mask = CroppedMask(98_765, 1_000_000, np.ones((1, 2), dtype=np.uint8))
+    square = [1_000_000, 98_765, 1_000_002, 98_765, 1_000_002, 98_766, 1_000_000, 98_766]
+    assert polygons_of_mask(mask) == [square]

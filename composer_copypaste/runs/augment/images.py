@@ -223,12 +223,11 @@ def _plan_rows(new: NewImage, layout: Layout) -> list[int]:
 def mask_fields(mask: CroppedMask, size: tuple[int, int], style: Masks) -> Json:
     """Outline, box and area of a mask, as an annotation has them."""
     x1, y1, x2, y2 = mask.box
-    outline: list[list[int | float]] | Json | None = polygons_of_mask(mask) if style == "polygons" else None
+    outline = polygons_of_mask(mask) if style == "polygons" else None
     if outline is None:
         rle = rle_of_mask(mask, size)
-        outline = {"size": rle["size"], "counts": rle["counts"].decode()}
-    encoded = EncodedJson(json.dumps(outline, separators=(",", ":")))
-    return {"segmentation": encoded, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": mask.area}
+        outline = json.dumps({"size": rle["size"], "counts": rle["counts"].decode()}, separators=(",", ":"))
+    return {"segmentation": EncodedJson(outline), "bbox": [x1, y1, x2 - x1, y2 - y1], "area": mask.area}
 
 
 # ---- image files
