@@ -10,13 +10,11 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import cast
 
-from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
 from composer_copypaste.data.loaders import Batch, training_dataloader
-from composer_copypaste.errors import OutputError, RecipeError, UserError, count_noun
-from composer_copypaste.files import is_unfinished_file
+from composer_copypaste.errors import RecipeError, UserError, count_noun
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.functional.sampling import JITTER_STREAM, batch_generator
@@ -28,6 +26,7 @@ from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import RunData, category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.nested_categories import nesting_advice
+from composer_copypaste.runs.preview.files import Preview, check_preview_folder, write_preview
 from composer_copypaste.runs.preview.measures import (
     BatchMeasures,
     Images,
@@ -37,54 +36,13 @@ from composer_copypaste.runs.preview.measures import (
     Variant,
     measures_of,
 )
-from composer_copypaste.runs.preview.page import (
-    DrawnImage,
-    VariantPreview,
-    all_warnings,
-    draw_image,
-    measured_table,
-    preview_page,
-)
+from composer_copypaste.runs.preview.page import DrawnImage, VariantPreview, draw_image
 from composer_copypaste.settings import CopyPasteSettings
-from composer_copypaste.visualize import html
-from composer_copypaste.visualize.draw import save_png
-from composer_copypaste.visualize.html import GENERATOR, Cell, write_page
 
-PAGE = "preview.html"
-SHEET = re.compile(r"sheet_\d+\.png")
 MEASURED_IMAGES = 200
 """By default at least this many images are measured: a share of them is then known to about 3 %."""
 SHOWN_IMAGES = 8
 MOST_VARIANTS = 8
-
-
-@dataclass(frozen=True, repr=False)
-class Preview:
-    """What a preview wrote, and what it found.
-
-    Printed, and as the result of a notebook's cell, it is the table of what was measured, with the warnings.
-    """
-
-    page: Path
-    sheets: Sequence[Path]
-    """A sheet of images for each variant."""
-    variants: Sequence[VariantPreview]
-
-    def __str__(self) -> str:
-        headers, rows = measured_table(self.variants)
-        headers = [header.replace(" ", "\n") for header in headers]  # side by side, they are not wider than need be
-        texts = [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in rows]
-        table = tabulate(
-            texts, headers, missingval="-", disable_numparse=True, colalign=["left"] + ["right"] * len(self.variants)
-        )
-        return "\n".join([table, *(f"warning: {text}" for text in all_warnings(self.variants))])
-
-    def __repr__(self) -> str:
-        return f"Preview({str(self.page)!r})"
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows of it."""
-        return "".join([html.table(*measured_table(self.variants)), *map(html.warning, all_warnings(self.variants))])
 
 
 def preview(
@@ -132,7 +90,7 @@ def preview(
     first = recipes[0][1]
     lead = _describe_batches(first, variants[0], len(sources[0].data.train))
     command = shlex.join(["copypaste", "train", str(recipe), *overrides])
-    return _write(folder, first.name, lead, variants, f"# {command}\n{_settings_in_full(first)}")
+    return write_preview(folder, first.name, lead, variants, f"# {command}\n{_settings_in_full(first)}")
 
 
 def preview_batches(  # noqa: PLR0913 - by name, and each of its own kind
@@ -180,7 +138,7 @@ def preview_batches(  # noqa: PLR0913 - by name, and each of its own kind
     measured = made[0].measures
     lead = f"{count_noun(measured.batches, 'batch', 'batches')} of {count_noun(len(measured.images.before), 'image')}."
     described = "\n".join(f"{name}: {each!r}" for name, each in given.items())
-    return _write(Path(output), "Copy-paste", lead, made, described)
+    return write_preview(Path(output), "Copy-paste", lead, made, described)
 
 
 # ---- what is asked for
@@ -204,19 +162,7 @@ def _check_request(folder: Path, names: Sequence[str], images: int, batches: int
     twice = next((name for name in names if list(names).count(name) > 1), None)
     if twice is not None:
         raise RecipeError(f"compare: {twice!r} is given twice; each setting once is enough")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: expected a folder, found a file; name another with --output")
-    others = [path.name for path in sorted(folder.iterdir()) if not _is_of_preview(path)] if folder.exists() else []
-    if others:
-        raise OutputError(f"{folder}: holds {others[0]}, which is no preview's; name another folder with --output")
-
-
-def _is_of_preview(path: Path) -> bool:
-    """Whether a file was written by an earlier preview."""
-    if path.name == PAGE:
-        return path.is_file() and GENERATOR in path.read_bytes()[:1000].decode(errors="replace")
-    written = SHEET.fullmatch(path.name) is not None and (path.parent / PAGE).is_file()
-    return written or is_unfinished_file(path)
+    check_preview_folder(folder)
 
 
 # ---- data
@@ -377,16 +323,3 @@ def _without_null(value: object) -> object:
     if not isinstance(value, dict):
         return value
     return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
-
-
-def _write(folder: Path, title: str, lead: str, variants: Sequence[VariantPreview], settings: str) -> Preview:
-    """Write the page, then the sheets; remove those of an earlier preview."""
-    page = folder / PAGE
-    write_page(page, preview_page(f"Preview of {title}", lead, variants, settings))
-    sheets = [folder / f"sheet_{number}.png" for number in range(1, len(variants) + 1)]
-    for sheet, variant in zip(sheets, variants, strict=True):
-        save_png(variant.sheet(), sheet)
-    for path in folder.iterdir():
-        if SHEET.fullmatch(path.name) and path not in sheets:
-            path.unlink()
-    return Preview(page, sheets, variants)
