@@ -105,8 +105,12 @@ def test_each_copy_is_said_to_come_from_the_image_whose_pixels_it_has():
         assert batch.pasted(image) == {(f"{source}.png", 1): 1, (f"{source}.png", 2): 1}
 
 
-def test_a_copy_from_the_bank_comes_from_the_image_of_an_earlier_batch():
-    paster = Paster(Variant("bank", CopyPasteSettings(**WHOLE, bank_size=3)), name_of)
+@pytest.mark.parametrize(
+    ("labels", "back"),
+    [(None, {1, 2}), ((2,), {1, 2, 3})],  # of three objects, two are those of the last image; or there is one of each
+)
+def test_a_copy_from_the_bank_comes_from_the_image_of_an_earlier_batch(labels, back):
+    paster = Paster(Variant("bank", CopyPasteSettings(**WHOLE, bank_size=3, labels=labels)), name_of)
     sources = set()
     for number in range(6):
         image, its_target = make_image(number)
@@ -115,7 +119,11 @@ def test_a_copy_from_the_bank_comes_from_the_image_of_an_earlier_batch():
         assert named == Counter(f"{source}.png" for source in pasted_colors(batch, 0))
         sources |= {number - int(name[0]) for name in named}
         assert len(paster.names_in_bank) == len(paster.bank)
-    assert sources == {1, 2}  # three objects are those of the last image, and the second one of the image before
+        in_target = batch.targets_after[0]["labels"][len(batch.result.origins(0)[0]) :].tolist()
+        assert sorted(label for _, label in batch.pasted(0).elements()) == sorted(in_target)
+        assert batch.measures().copies.beyond_edge == pytest.approx(0)
+    assert sources <= back
+    assert max(back) in sources
 
 
 def test_a_copy_from_the_pool_comes_from_the_cut_outs_file(tmp_path):
@@ -141,7 +149,7 @@ def test_what_is_covered_partly_covered_and_lost_is_measured_in_pixels(monkeypat
     own = target((0, 0, 2, 2), (2, 2, 6, 6), (6, 6, 8, 8), labels=[1, 2, 3])
     given = target((0, 0, 4, 4), (5, 5, 6, 6), labels=[4, 5])
     shifted = ((1, 0, 2), (0, 1, 0))  # two pixels to the left
-    beyond = ((1, 0, 20), (0, 1, 0))
+    beyond = ((1, 0, -6), (0, 1, 0))  # six to the right
     rows = [(0, 1, 1, beyond), (0, 1, 0, shifted), (0, 1, 0, IDENTITY)]
     found = pasted_by_hand(monkeypatch, [own, given], *rows).measures()
     assert found.own.area.tolist() == [4, 16, 4, 16, 1]
