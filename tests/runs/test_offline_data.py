@@ -172,7 +172,8 @@ def test_keypoints_move_with_their_object_and_other_positions_are_left_out(data_
             }
 
     source = changed(data_set, tmp_path, change)
-    settings = AugmentSettings(format="png", copy_paste=OfflineCopyPasteSettings(scale_range=(1.0, 1.0), p_flip=0.0))
+    moves = OfflineCopyPasteSettings(scale_range=(1.0, 1.0), p_flip=0.0, placement="random")
+    settings = AugmentSettings(format="png", copy_paste=moves)
     with pytest.warns(UserWarning, match="'obb' may hold positions"):
         write(source, tmp_path / "out", settings)
     former = COCO(source.annotations)
@@ -185,7 +186,7 @@ def test_keypoints_move_with_their_object_and_other_positions_are_left_out(data_
             moved = [before["keypoints"][0] - x, before["keypoints"][1] - y]
             assert entry["keypoints"][:2] in (moved, [0, 0])
             assert entry["num_keypoints"] == (entry["keypoints"][2] > 0)
-            checked += entry["keypoints"][:2] == moved
+            checked += entry["keypoints"][:2] == moved != before["keypoints"][:2]
     assert checked > 5
 
 
