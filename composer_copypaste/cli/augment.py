@@ -58,9 +58,9 @@ def command(  # noqa: PLR0913 - click hands over each option
 ) -> None:
     """Write new images by copy-paste, as an offline data set.
 
-    OUTPUT is a new folder. KEY=VALUE are settings of copy-paste, as in the section copy_paste of a recipe; p is 1 here,
-    so that every new image receives objects. The same command goes on where it was interrupted; the bytes are the same
-    for any number of processes.
+    OUTPUT is a new folder. KEY=VALUE are settings of copy-paste, as in the section copy_paste of a recipe; unless p is
+    given, it is 1, so that every new image receives objects. The same command goes on where it was interrupted; the
+    bytes are the same for any number of processes.
 
     \b
     Example:
@@ -110,7 +110,7 @@ def command(  # noqa: PLR0913 - click hands over each option
         f"and {count_noun(data.originals, 'original image')}"
     )
     if data.unchanged:
-        click.echo(f"{count_noun(data.unchanged, 'new image')} of these received no object")
+        click.echo(f"{data.unchanged} of the {count_noun(data.new, 'new image')} received no object")
 
 
 def _is_given(context: click.Context, name: str) -> bool:

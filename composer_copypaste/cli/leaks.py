@@ -32,8 +32,12 @@ def command(files: Sequence[Path], images: Sequence[Path], group: str | None) ->
     is any, else 0. "copypaste split" makes parts that share none.
     """
     from composer_copypaste.data.leaks import find_leaks
-    from composer_copypaste.errors import count_noun
+    from composer_copypaste.errors import RecipeError, count_noun
 
+    if len(files) < 2:
+        raise RecipeError("command line: expected two annotation files or more, such as train.json val.json, got one")
+    if not images and group is None:
+        raise RecipeError("command line: expected --images FOLDER for each file, in their order, or --group KEY")
     leaks = find_leaks(files, images=images, group=group)
     for leak in leaks:
         click.echo(leak)

@@ -146,7 +146,7 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = (), *, smoke: boo
         recipe = recipe_of_layers([*below, layer], run, place)
         recipes[run] = _small_canvas(recipe) if smoke else recipe
         if augmentation is not None:
-            offline[run] = validate_layers(AugmentSettings, [augmentation], f"{place}.offline")
+            offline[run] = validate_layers(AugmentSettings, [augmentation], str(file), f"runs.{run}.{OFFLINE}.")
     return Ablation(f"{file.stem}-smoke" if smoke else file.stem, settings, recipes, offline)
 
 

@@ -70,8 +70,14 @@ def recipe_of_layers(layers: Sequence[Layer], name: str, place: str) -> Recipe:
     return validate_layers(Recipe, [({"name": name}, {}), *layers], place)
 
 
-def validate_layers(kind: type[Section], layers: Sequence[Layer], place: str) -> Section:
+def validate_layers(kind: type[Section], layers: Sequence[Layer], place: str, inside: str = "") -> Section:
     """An object of a settings class from layers of values, later ones on top, with references resolved.
+
+    Args:
+        kind: the settings class.
+        layers: the values.
+        place: names the file in messages.
+        inside: the keys that lead to these values, such as "runs.doubled.offline.", for messages.
 
     Raises:
         RecipeError: listing all problems, each with its place.
@@ -81,7 +87,7 @@ def validate_layers(kind: type[Section], layers: Sequence[Layer], place: str) ->
         resolved = _resolve_references(values, values)
         return cast(Section, type_adapter(cast(type, kind)).validate_json(json.dumps(resolved, default=str)))
     except ValidationError as error:
-        found = describe_problems(error, {(): place} | dict(sources), kind)
+        found = [f"{inside}{line}" for line in describe_problems(error, {(): place} | dict(sources), kind)]
         raise RecipeError(found[0] if len(found) == 1 else format_problems(place, found)) from error
     except ValueError as error:
         raise RecipeError(f"{place}: {error}") from None
@@ -172,7 +178,9 @@ def find_recipe(path: str | Path, *, relative_to: Path | None = None, kind: str 
         )
     similar = get_close_matches(Path(path).stem, shipped, n=1)
     hint = f"did you mean the shipped {similar[0]!r}? Shipped" if similar else "shipped"
-    raise RecipeError(f"{file}: no such recipe file; {hint} {kind or 'recipes'}: {', '.join(shipped)}")
+    raise RecipeError(
+        f"{file}: no such {'ablation' if kind else 'recipe'} file; {hint} {kind or 'recipes'}: {', '.join(shipped)}"
+    )
 
 
 def file_layers(file: Path, inside: tuple[Path, ...] = ()) -> Iterator[Layer]:

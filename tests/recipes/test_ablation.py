@@ -77,6 +77,10 @@ def test_a_base_in_the_file_is_relative_to_it_and_one_of_the_command_line_to_the
         ("runs: {a: {seed: 1}}", "runs.a.seed: expected no such key, got 1; the ablation's seeds and output set it"),
         ("seeds: [1]", "{file}: runs: expected at least one run, such as 'baseline: {{copy_paste: null}}', got none"),
         ("runs: {a/b: {}}", "runs: expected a name of up to 50 letters, digits"),
+        (
+            "runs: {a: {offline: {per_imag: 2}}}",
+            "runs.a.offline.per_imag: unknown key; did you mean 'per_image'? allowed: per_image, share",
+        ),
         ("seedz: [1]", "seedz: unknown key; did you mean 'seeds'?"),
         ("base: nothing\nruns: {a: {}}", "nothing: no such recipe file; shipped recipes: finetune"),
     ],
@@ -90,7 +94,7 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path, text, message):
 
 
 def test_an_unknown_ablation_names_the_shipped_ones():
-    with pytest.raises(RecipeError, match="low_dta: no such recipe file; did you mean the shipped 'low_data'"):
+    with pytest.raises(RecipeError, match="low_dta: no such ablation file; did you mean the shipped 'low_data'"):
         load_ablation("low_dta")
 
 

@@ -269,7 +269,7 @@ def describe_ablation(ablation: Ablation) -> str:
         for run in runs
     ]
     left = [run for run in runs if not run.is_finished]
-    table = tabulate(rows, ["run", "images", "seed", "number", "batches", "state", "about"], disable_numparse=True)
+    table = tabulate(rows, ["run", "fraction", "seed", "images", "batches", "state", "about"], disable_numparse=True)
     return "\n".join((*describe_equal_work(ablation, runs), "", table, "", _describe_work(runs, left, seconds)))
 
 
