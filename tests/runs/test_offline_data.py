@@ -388,6 +388,19 @@ def test_the_same_call_again_changes_nothing_but_makes_missing_images_again(data
     assert contents(tmp_path / "out") == before
 
 
+def test_damaged_images_and_lost_annotations_of_a_complete_data_set_are_made_again(data_set, tmp_path):
+    write(data_set, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    images = sorted((tmp_path / "out" / "images").glob("*_pasted*"))
+    images[0].write_bytes(b"")
+    images[1].write_bytes(images[1].read_bytes()[:100])
+    assert write(data_set, tmp_path / "out").made == 2
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "out" / "annotations.json").unlink()
+    write(data_set, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
 def test_a_changed_image_is_noticed_by_the_images_made_from_it(data_set, tmp_path, monkeypatch):
     source, output = DataSet(tmp_path / "pictures", data_set.annotations), tmp_path / "out"
     shutil.copytree(data_set.images, source.images)

@@ -94,7 +94,7 @@ def augment_data_set(  # noqa: PLR0913 - by name, and each of its own kind
     folder = OutputFolder(output, "new images", work.source, "image files", partial(_completed_source, output))
     try:
         with folder.locked():
-            if _completed_source(output) is not None:
+            if _completed_source(output) is not None and (output / ANNOTATIONS).exists():
                 return _restore(work, output, processes, dask)
             return _write_data_set(work, output, folder.working / _RECORDS, processes, dask)
     except OSError as error:
@@ -104,8 +104,8 @@ def augment_data_set(  # noqa: PLR0913 - by name, and each of its own kind
 
 
 def _completed_source(output: Path) -> Source | None:
-    """The source of the data set in a folder; None where it is not complete."""
-    if not ((output / MANIFEST).exists() and (output / ANNOTATIONS).exists()):
+    """The source of the data set that was completed in a folder; None where none was."""
+    if not (output / MANIFEST).exists():
         return None
     source: Source = _read_manifest(output)["source"]
     return source
@@ -118,6 +118,7 @@ def _read_manifest(output: Path) -> dict[str, Any]:
         isinstance(manifest, dict)
         and isinstance(manifest.get("source"), dict)
         and isinstance(manifest.get("counts"), dict)
+        and isinstance(manifest.get("checksums"), list)
     ):
         return manifest
     raise OutputError(f"{path}: expected the record of an offline data set; remove {output}, or give another folder")
@@ -138,14 +139,19 @@ def _write_data_set(work: AugmentWork, output: Path, records: Path, processes: i
         "unchanged": sum(not record.pasted for record in ordered),
     }
     with atomic_write(output / MANIFEST) as unfinished:
-        unfinished.write_text(json.dumps({"source": work.source, "counts": counts}, indent=1))
+        checksums = [record.checksum for record in ordered]
+        unfinished.write_text(json.dumps({"source": work.source, "counts": counts, "checksums": checksums}, indent=1))
     return _summary(work, output, len(missing))
 
 
 def _restore(work: AugmentWork, output: Path, processes: int, dask: str | None) -> AugmentedData:
-    """Make the images again that are missing from a complete data set."""
-    folder = output / IMAGES
-    missing = [planned for planned in work.planned if not (folder / planned.file_name).exists()]
+    """Make the images again that are missing from a complete data set, or are no longer what was written."""
+    folder, checksums = output / IMAGES, _read_manifest(output)["checksums"]
+    missing = [
+        planned
+        for planned, checksum in zip(work.planned, checksums, strict=True)
+        if not _is_whole(folder / planned.file_name, checksum)
+    ]
     for _ in _make_images(work, missing, folder, processes, dask):
         pass
     return _summary(work, output, len(missing))
@@ -340,10 +346,14 @@ def _read_records(path: Path, work: AugmentWork, folder: Path) -> Iterator[_Reco
             continue
         planned = work.planned[record.number]
         source = None if record.source is None else places[record.source]
-        file = folder / planned.file_name
-        is_whole = file.exists() and zlib.crc32(file.read_bytes()) == record.checksum
+        is_whole = _is_whole(folder / planned.file_name, record.checksum)
         if is_whole and record.made_from == _file_stamps(work, planned, source):
             yield record
+
+
+def _is_whole(file: Path, checksum: int) -> bool:
+    """Whether a file is there, with all that was written to it."""
+    return file.exists() and zlib.crc32(file.read_bytes()) == checksum
 
 
 @contextmanager
