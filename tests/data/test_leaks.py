@@ -44,6 +44,13 @@ def test_objects_are_not_looked_at(sets):
     assert len(find_leaks([train, val], images=folders)) == 1
 
 
+def test_the_file_of_a_test_set_may_lack_the_list_of_annotations(sets):
+    [train, val], folders = sets
+    content = json.loads(val.read_text())
+    val.write_text(json.dumps({key: value for key, value in content.items() if key != "annotations"}))
+    assert len(find_leaks([train, val], images=folders)) == 1
+
+
 def test_there_must_be_something_to_compare(sets):
     paths, folders = sets
     for annotations, images in ((paths, []), (paths[:1], folders[:1])):
