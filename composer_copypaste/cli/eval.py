@@ -38,24 +38,18 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     It prints COCO's numbers, and writes them only where --output says.
     """
-    from composer_copypaste.errors import CheckpointError, RecipeError
+    from composer_copypaste.errors import RecipeError
     from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
     from composer_copypaste.recipes.load import load_recipe
     from composer_copypaste.recipes.schema import CocoFiles
-    from composer_copypaste.runs.folder import RunFolder, run_folder_of
+    from composer_copypaste.runs.folder import RunFolder
+    from composer_copypaste.runs.predictor import find_checkpoint, recipe_source
 
     with errors_raised_once():
         if (images is None) != (annotations is None):
             raise RecipeError("command line: expected --images and --annotations, or neither")
-        checkpoint = RunFolder(model).latest_checkpoint if model.is_dir() else model
-        if not checkpoint.exists():
-            raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
-        run = run_folder_of(checkpoint)
-        source = recipe if recipe is not None or run is None else run.recipe
-        if source is None:
-            raise RecipeError(
-                f"{checkpoint}: is not in the folder of a run; give --recipe RECIPE, which says how its model is built"
-            )
+        checkpoint, run = find_checkpoint(model)
+        source = recipe_source(checkpoint, run, recipe)
         loaded = load_recipe(source, [*overrides, *([f"data.crowds={crowds}"] if crowds else [])])
 
     from composer_copypaste.metrics.report import score_tables

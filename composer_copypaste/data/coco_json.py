@@ -157,6 +157,23 @@ class CocoAnnotations:
         return annotated_objects(image, self.annotations[image.id], self._labels)
 
 
+def read_categories(path: Path) -> tuple[Category, ...]:
+    """The categories of a COCO file, which needs no other list, or of a list of them; ordered by id.
+
+    Raises:
+        DataError: where there are none, or one of them cannot be used.
+    """
+    data = read_json(path, "file of categories")
+    entries = data.get("categories") if isinstance(data, dict) else data
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a COCO file with the list 'categories', got {as_json(data)}")
+    found = _Findings()
+    categories = _parse_categories(entries, found)
+    if found.problems:
+        raise DataError(format_problems(str(path), found.problems))
+    return tuple(sorted(categories.values(), key=lambda category: category.id))
+
+
 @contextmanager
 def garbage_collection_paused() -> Iterator[None]:
     """Pauses the search for reference cycles, which takes longer the more objects exist: COCO's file has millions."""

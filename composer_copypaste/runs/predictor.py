@@ -1,0 +1,141 @@
+"""Load what finds objects in images: the model of a run, of a checkpoint, or of an exported file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.data.coco_json import read_categories
+from composer_copypaste.errors import CheckpointError, DataError, RecipeError, count_noun, warn_of_data
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.predictor import Predictor, categories_of_labels, match_categories, predictor_of_module
+from composer_copypaste.models.weights import StateDict, load_tensors, read_weights
+from composer_copypaste.recipes.load import load_recipe
+from composer_copypaste.recipes.schema import Recipe
+from composer_copypaste.runs.data import read_trained_categories
+from composer_copypaste.runs.folder import RunFolder, run_folder_of
+
+PRECISIONS = {"fp32": None, "amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}
+"""The types of autocast for the precisions of recipes."""
+
+CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
+"""The tensor with a row for each class."""
+
+
+def load_predictor(
+    path: Path | str,
+    *,
+    recipe: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    categories: Path | str | None = None,
+) -> Predictor:
+    """The model of a run, a checkpoint or an .onnx file, ready to find objects.
+
+    It runs on the GPU where there is one, unless the recipe's ``training.device`` is "cpu", and there with the recipe's
+    precision.
+
+    Args:
+        path: the folder of a run, whose newest checkpoint is taken; a checkpoint; or a file of ``copypaste export``.
+        recipe: how the model is built, where the checkpoint is not in the folder of a run. An .onnx file needs none.
+        overrides: keys of the recipe with their values, such as "model.detections_per_image=300".
+        categories: a COCO file whose categories are those of the model. By default they are read from the run or the
+            .onnx file; a checkpoint without a run has its labels as ids, which a warning says.
+
+    Raises:
+        UserError: where one of them cannot be used, or they do not fit each other.
+    """
+    path = Path(path)
+    named = None if categories is None else read_categories(Path(categories))
+    if path.suffix == ".onnx":
+        return _load_exported(path, recipe, overrides, named)
+    checkpoint, run = find_checkpoint(path)
+    loaded = load_recipe(recipe_source(checkpoint, run, recipe), overrides)
+    weights = read_weights(checkpoint)
+    if named is None and run is not None and run.categories.exists():
+        named = tuple(read_trained_categories(run.categories))
+    labels = _categories_of_weights(weights, checkpoint, named)
+    return _predictor_of_weights(weights, checkpoint, loaded, labels)
+
+
+def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
+    """The newest checkpoint of the run in a folder, or the checkpoint itself; and the run in whose folder it is.
+
+    Raises:
+        CheckpointError: where there is none.
+    """
+    checkpoint = RunFolder(path).latest_checkpoint if path.is_dir() else path
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
+    return checkpoint, run_folder_of(checkpoint)
+
+
+def recipe_source(checkpoint: Path, run: RunFolder | None, recipe: Path | str | None) -> Path | str:
+    """The recipe that was given, or that of the run.
+
+    Raises:
+        RecipeError: where there is neither.
+    """
+    if recipe is not None:
+        return recipe
+    if run is None:
+        raise RecipeError(
+            f"{checkpoint}: is not in the folder of a run; give --recipe RECIPE, which says how its model is built"
+        )
+    return run.recipe
+
+
+def _load_exported(
+    path: Path, recipe: Path | str | None, overrides: Sequence[str], named: tuple[Category, ...] | None
+) -> Predictor:
+    if recipe is not None or overrides:
+        raise RecipeError(f"{path}: an exported model is complete; leave out the recipe, and keys of it")
+    from composer_copypaste.integrations.onnx import (  # type: ignore[import-untyped, unused-ignore]
+        load_onnx_predictor,  # needs onnxruntime
+    )
+
+    predictor: Predictor = load_onnx_predictor(path)
+    if named is None:
+        return predictor
+    return replace(predictor, categories=_match(named, max(predictor.categories) + 1, path))
+
+
+def _categories_of_weights(
+    weights: StateDict, checkpoint: Path, named: tuple[Category, ...] | None
+) -> Mapping[int, Category]:
+    if CLASS_SCORES not in weights:
+        raise CheckpointError(f"{checkpoint}: expected the weights of a Mask R-CNN, found no tensor {CLASS_SCORES}")
+    num_classes = len(weights[CLASS_SCORES])
+    if named is not None:
+        return _match(named, num_classes, checkpoint)
+    warn_of_data(
+        f"{checkpoint}: does not say what its {count_noun(num_classes - 1, 'label')} stand for: category ids are its "
+        f"labels, 1 to {num_classes - 1}, without names. --categories FILE takes them from a COCO file"
+    )
+    return categories_of_labels(num_classes)
+
+
+def _match(named: tuple[Category, ...], num_classes: int, source: Path) -> Mapping[int, Category]:
+    matched = match_categories(named, num_classes)
+    if matched is None:
+        raise DataError(
+            f"{source}: the model has {count_noun(num_classes - 1, 'label')}, the categories given are {len(named)}, "
+            f"with ids up to {max(category.id for category in named)}; give the categories it is trained on"
+        )
+    return matched
+
+
+def _predictor_of_weights(
+    weights: StateDict, checkpoint: Path, recipe: Recipe, categories: Mapping[int, Category]
+) -> Predictor:
+    module = build_mask_rcnn(len(weights[CLASS_SCORES]), recipe.model)
+    load_tensors(module, weights, checkpoint)
+    training = recipe.training
+    if training.device == "gpu" and not torch.cuda.is_available():
+        raise RecipeError("training.device: expected a GPU, found none; give training.device=cpu, or auto")
+    if training.cpu_threads is not None:
+        torch.set_num_threads(training.cpu_threads)
+    on_gpu = torch.cuda.is_available() and training.device != "cpu"
+    module.to("cuda" if on_gpu else "cpu")
+    return predictor_of_module(module, categories, precision=PRECISIONS[training.precision] if on_gpu else None)

@@ -1,0 +1,79 @@
+import json
+
+import pytest
+import torch
+
+from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.errors import CheckpointError, DataError, DataWarning, RecipeError
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.runs.predictor import load_predictor
+from composer_copypaste.settings import MaskRCNNSettings
+
+NUT, FIG = {"id": 5, "name": "nut"}, {"id": 3, "name": "fig"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The weights of a small model of three classes, in a folder of its own."""
+    torch.manual_seed(0)
+    torch.save(build_mask_rcnn(3, MaskRCNNSettings(backbone="small")).state_dict(), tmp_path / "my.pt")
+    return tmp_path / "my.pt"
+
+
+@pytest.fixture
+def run_folder(tmp_path, checkpoint):
+    """A run's folder, whose labels 1 and 2 are the categories 5 and 3."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    checkpoint.rename(folder / "checkpoints/ep1-ba1-rank0.pt")
+    (folder / "checkpoints/latest-rank0.pt").symlink_to("ep1-ba1-rank0.pt")
+    (folder / "recipe.yaml").write_text("base: quickstart\n")
+    (folder / "categories.json").write_text(json.dumps([NUT, FIG]))
+    return folder
+
+
+def test_the_folder_of_a_run_gives_its_newest_checkpoint_and_its_categories_in_the_order_of_its_labels(run_folder):
+    predictor = load_predictor(run_folder, overrides=["model.detections_per_image=4", "model.box_score_thresh=0"])
+    assert predictor.categories == {1: Category(5, "nut"), 2: Category(3, "fig")}
+    (found,) = predictor.detect([torch.full((3, 50, 70), 90, dtype=torch.uint8)])
+    assert len(found["scores"]) == 4
+    assert {tuple(rle["size"]) for rle in found["rles"]} == {(50, 70)}
+
+
+def test_a_checkpoint_in_the_folder_of_a_run_needs_no_recipe(run_folder):
+    assert load_predictor(run_folder / "checkpoints/ep1-ba1-rank0.pt").categories[1].name == "nut"
+
+
+def test_a_checkpoint_elsewhere_needs_a_recipe(checkpoint):
+    with pytest.raises(RecipeError, match=r"my\.pt: is not in the folder of a run; give --recipe"):
+        load_predictor(checkpoint)
+
+
+def test_a_checkpoint_without_categories_has_its_labels_as_ids_and_a_warning_says_so(checkpoint):
+    with pytest.warns(DataWarning, match=r"category ids are its labels, 1 to 2, without names"):
+        predictor = load_predictor(checkpoint, recipe="quickstart")
+    assert predictor.categories == {1: Category(1, "1"), 2: Category(2, "2")}
+
+
+def test_categories_of_a_coco_file_are_the_labels_in_the_order_of_their_ids(checkpoint, tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps({"categories": [NUT, FIG]}))
+    predictor = load_predictor(checkpoint, recipe="quickstart", categories=tmp_path / "names.json")
+    assert predictor.categories == {1: Category(3, "fig"), 2: Category(5, "nut")}
+
+
+def test_categories_that_do_not_fit_the_model_are_refused(checkpoint, tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps({"categories": [NUT]}))
+    with pytest.raises(DataError, match=r"my\.pt: the model has 2 labels, the categories given are 1,"):
+        load_predictor(checkpoint, recipe="quickstart", categories=tmp_path / "names.json")
+
+
+def test_a_file_without_categories_is_refused(checkpoint, tmp_path):
+    (tmp_path / "names.json").write_text('{"images": []}')
+    with pytest.raises(DataError, match=r"names\.json: expected a COCO file with the list 'categories'"):
+        load_predictor(checkpoint, recipe="quickstart", categories=tmp_path / "names.json")
+
+
+def test_weights_of_something_else_are_refused(tmp_path):
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt: expected the weights of a Mask R-CNN"):
+        load_predictor(tmp_path / "other.pt", recipe="quickstart")
