@@ -24,6 +24,7 @@ from composer_copypaste.metrics.engine import (
 )
 from composer_copypaste.metrics.inputs import Fields, InputReader, ScoredImage, file_ground_truth, image_id
 from composer_copypaste.metrics.matches import EvaluationMatches, build_match_table
+from composer_copypaste.metrics.overlaps import Overlaps, measure_overlaps
 
 T = TypeVar("T")
 
@@ -123,6 +124,19 @@ class CocoMeanAveragePrecision(Metric):
         the same matches.
         """
         return match_images(self._all_images(), self._reader, self.iou_types, self.max_dets)
+
+    def overlaps(self, iou_type: IouType) -> Overlaps:
+        """How detections and objects of all categories overlap, of the images of all processes: see `find_errors`.
+
+        Of an image, as many of the best detections count as the last of ``max_dets`` says, of all categories together.
+        In a distributed run all processes must call this together.
+
+        Args:
+            iou_type: one of ``iou_types``.
+        """
+        images = self._all_images()
+        ids = _all_category_ids(images, self._reader)
+        return measure_overlaps(images, self._reader, iou_type, ids, self.max_dets[-1])
 
     def _all_images(self) -> dict[int, ScoredImage]:
         """The images of all processes, by id; of two results for one image, the first counts."""
