@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from filelock import FileLock, Timeout
 
@@ -93,9 +94,19 @@ class OutputFolder:
             )
 
     def _check_same_source(self, found: Source) -> None:
-        differing = [name for name in {**self.source, **found} if found.get(name) != self.source.get(name)]
+        differing = list(_differing_keys(self.source, found))
         if differing:
             raise OutputError(
                 f"{self.path}: holds {self.content} of another source, which differs in {', '.join(differing)}; give "
                 "another folder, or remove this one"
             )
+
+
+def _differing_keys(one: Source, other: Source, section: str = "") -> Iterator[str]:
+    """The keys in which two sources differ; those of a section as "section.key"."""
+    for key in {**one, **other}:
+        values = (one.get(key), other.get(key))
+        if all(isinstance(value, Mapping) for value in values):
+            yield from _differing_keys(*cast(tuple[Source, Source], values), f"{section}{key}.")
+        elif values[0] != values[1]:
+            yield f"{section}{key}"

@@ -104,6 +104,7 @@ class LazyGroup(click.Group):
             code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
             if code not in STOPPED:
                 raise
+            _expect_processes_to_end()
             if is_first_process_of_node():
                 click.echo(_append_command(STOPPED[code], ctx.meta.get(RESUME_COMMAND)), err=True)
             sys.exit(code)
@@ -112,6 +113,7 @@ class LazyGroup(click.Group):
 def _exit_after_another_process(error: RuntimeError, command: str | None) -> NoReturn:
     """Say that a loading process, or another process of the run, has ended, and exit; raise any other error."""
     if (ended := why_loading_ended(error)) is not None:
+        _expect_processes_to_end()
         _exit_with(UserError(_append_command(ended, command)))
     if not is_lost_connection(error):
         raise error
@@ -119,6 +121,11 @@ def _exit_after_another_process(error: RuntimeError, command: str | None) -> NoR
     if is_first_process_of_node():
         click.echo(f"error: {_append_command(CONNECTION_LOST, command)}", err=True)
     sys.exit(2)
+
+
+def _expect_processes_to_end() -> None:
+    """Let loading processes end without a word: torch's handler would raise an error wherever Python is just then."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager

@@ -47,8 +47,10 @@ def command(  # noqa: PLR0913 - click hands over each option
     """
     from composer_copypaste.data.annotation_file import AnnotationFile, keeps_crowds
     from composer_copypaste.data.subsets import read_image_list, subset_annotations
-    from composer_copypaste.errors import count_noun
+    from composer_copypaste.errors import RecipeError, count_noun
 
+    if images_list is None and categories is None and fraction is None:
+        raise RecipeError("command line: expected --images-list, --categories or --fraction: they say what is kept")
     images = None if images_list is None else read_image_list(images_list)
     written = subset_annotations(
         AnnotationFile.read(annotations, keeps_crowds(bad_objects)),

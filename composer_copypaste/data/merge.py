@@ -70,7 +70,7 @@ def merge_annotations(  # noqa: PLR0913 - by name, and each of its own kind
         renumber: give images, annotations and categories the ids 1, 2, 3, ... in their order.
         duplicates: what to do where a later file has an image of an earlier one: "refuse" it; take the "first" file's
             image and objects; or "join": one image with the objects of both, those that repeat one left out.
-        spelling: how the user gives ``duplicates``, for messages.
+        spelling: how the user gives ``duplicates`` and ``images``, for messages.
 
     Raises:
         DataError: where a file is broken, images are missing, or two files have the same image or file name.
@@ -82,7 +82,7 @@ def merge_annotations(  # noqa: PLR0913 - by name, and each of its own kind
     located = [locate_images(file.annotations, folder) for file, folder in zip(files, folders, strict=False)]
     root = Path(os.path.commonpath([os.path.abspath(folder) for folder in folders])) if folders else None
     if root is None:
-        _check_names(files)
+        _check_names(files, spelling)
         names = [{image.id: image.file_name for image in file.annotations.images} for file in files]
     else:
         names = [{image.id: _name_in(root, image) for image in of_file} for of_file in located]
@@ -108,7 +108,7 @@ def merge_annotations(  # noqa: PLR0913 - by name, and each of its own kind
 # ---- images of several files
 
 
-def _check_names(files: Sequence[AnnotationFile]) -> None:
+def _check_names(files: Sequence[AnnotationFile], spelling: SettingSpelling) -> None:
     """Raise ``DataError`` where two files name the same image: without folders, none can tell if it is the same."""
     first: dict[str, Path] = {}
     problems = []
@@ -119,8 +119,8 @@ def _check_names(files: Sequence[AnnotationFile]) -> None:
     if problems:
         raise DataError(
             f"{count_noun(len(problems), 'file name')} of two files: {first_few(sorted(problems), 3)}. Give the folder "
-            "of the images (images), one for each file where they differ: names then begin with their folders, and "
-            "equal files are found"
+            f"of the images ({spelling('images', 'FOLDER')}), one for each file where they differ: names then begin "
+            "with their folders, and equal files are found"
         )
 
 

@@ -18,7 +18,7 @@ _EXPECTED = {  # in YAML's words, by pydantic's type of error
     "bool_type": "true or false",
     "string_type": "text (put it in quotes)",
     "tuple_type": "a list",
-    "dict_type": "a mapping such as {{3: 5}}",
+    "dict_type": "a mapping, {{key: value}}",
     "int_parsing": "whole numbers as keys",  # a number elsewhere is never text that pydantic parses
     "none_required": "null",
 }

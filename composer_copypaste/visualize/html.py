@@ -37,6 +37,8 @@ JPEG_QUALITY = 88
 WIDEST_PART = 31
 """Parts side by side are not wider, in widths of the letter M."""
 MISSING = "-"
+_BREAK = re.compile(r"(=|,|(?<=[A-Za-z])[._])(?=[\w\[])")
+"""Where the name of a column or row, such as that of a setting and its value, may go on in a new line."""
 GENERATOR = '<meta name="generator" content="composer-copypaste">'
 """In the head of every page."""
 
@@ -135,7 +137,8 @@ def _table_row(row: Sequence[Cell], numeric: Sequence[bool]) -> str:
 
 def _tag(name: str, text: str, right: bool, attributes: str) -> str:
     parts = [name, *([attributes] if attributes else []), *(['class="number"'] if right else [])]
-    return f"<{' '.join(parts)}>{escape(text)}</{name}>"
+    content = _BREAK.sub(r"\g<0><wbr>", escape(text)) if name == "th" else escape(text)
+    return f"<{' '.join(parts)}>{content}</{name}>"
 
 
 def figure(drawn: Figure, caption: str) -> Markup:
@@ -261,7 +264,7 @@ th[scope=row] { font-weight: 500; }
 th[scope=row], thead th:first-child { position: sticky; left: 0; max-width: min(22rem, 45vw); background: var(--soft); }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
-thead .number { max-width: 11rem; overflow-wrap: anywhere; }
+thead .number { max-width: 11rem; overflow-wrap: break-word; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--link); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }

@@ -63,9 +63,13 @@ def test_a_users_mistake_ends_in_one_message_and_exit_code_2(monkeypatch):
 # Ctrl-C, and what Composer makes of it
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(130)])
 def test_an_interruption_ends_in_one_line_and_exit_code_130(monkeypatch, interruption):
+    handled = []
+    monkeypatch.setattr(cli.signal, "signal", lambda *given: handled.append(given))
     result = fails_with(monkeypatch, interruption)
     assert result.exit_code == 130
     assert result.stderr == "interrupted\n"
+    # else torch raises an error while Python exits, where a signal to all processes has ended a loading one too
+    assert handled == [(cli.signal.SIGCHLD, cli.signal.SIG_DFL)]
 
 
 GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:7")
@@ -84,6 +88,7 @@ def test_a_process_that_another_left_alone_says_so_in_one_line_where_it_is_seen(
 
 
 def test_a_loading_process_without_shared_memory_ends_in_one_line(monkeypatch):
+    monkeypatch.setattr(cli.signal, "signal", lambda *given: None)
     result = fails_with(monkeypatch, RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is"))
     assert result.exit_code == 2
     assert result.stderr.startswith("error: a loading process ran out of shared memory")

@@ -90,6 +90,12 @@ def test_a_subset_of_listed_images(shapes, tmp_path):
     assert [image["file_name"] for image in json.loads((tmp_path / "two.json").read_text())["images"]] == names
 
 
+def test_a_subset_without_a_choice_is_refused(shapes, tmp_path):
+    result = CliRunner().invoke(main, ["subset", str(tmp_path / "all.json"), "--annotations", "train.json"])
+    assert result.exit_code == 2
+    assert "expected --images-list, --categories or --fraction" in result.stderr
+
+
 def test_a_subset_of_categories(shapes, tmp_path):
     _, annotations = shapes
     result = run("subset", tmp_path / "one.json", "--annotations", annotations, "--categories", "disc, star")

@@ -184,7 +184,7 @@ def test_all_problems_are_listed_together(recipe_file):
         ),
         (
             "copy_paste.category_weights=[5]",
-            "copy_paste.category_weights: expected a mapping such as {3: 5}, got [5] (command line)",
+            "copy_paste.category_weights: expected a mapping, {key: value}, got [5] (command line)",
         ),
         (
             "copy_paste.label_weights={cat: 5}",

@@ -149,8 +149,12 @@ def test_the_number_of_comparisons_is_said_and_how_many_miss_by_chance():
 
     assert "2,000 resamples: each draws as many evaluation groups of images" in how
     assert "makes 12 comparisons of mask AP" in many
-    assert "0.6 of 12 would be expected to exclude 0. With 5 seeds," in many
+    assert "if no run differed from plain, 0.6 of 12 would exclude 0. With 5 seeds," in many
     assert "up to 16 % of such intervals exclude 0 by chance, not 5 %" in many
+    _, one = describe_reading(summary(groups=16, comparisons=1))
+    assert "of mask AP. Even of exact intervals, one in twenty misses the truth by chance. With" in one
+        "makes 1 comparison of mask AP. Even of exact intervals, one in twenty misses the truth by chance. With" in one
+    )
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.0004, "0.0"), (0.0, "0.0"), (-0.0106, "-1.1"), (0.0106, "+1.1")])

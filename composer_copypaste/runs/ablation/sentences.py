@@ -111,7 +111,7 @@ def describe_reading(summary: AblationSummary) -> list[str]:
     if not summary.comparisons:
         return []
     drawn = "images" if summary.evaluation.groups is None else "groups of images"
-    count, by_chance = len(summary.comparisons), 1 - summary.confidence
+    count = len(summary.comparisons)
     seeds = min(len(comparison.seeds) for comparison in summary.comparisons)
     more = f" With {count_noun(seeds, 'seed')}, {_describe_chance(seeds)}." if seeds >= FEW_SEEDS else ""
     return [
@@ -119,10 +119,18 @@ def describe_reading(summary: AblationSummary) -> list[str]:
         f"interval is from {summary.resamples:,} resamples: each draws as many evaluation {drawn} as there are and as "
         f"many seeds, with replacement, the same ones for both runs, and computes COCO's AP anew. The interval reaches "
         f"from the 2.5th to the 97.5th percentile.",
-        f"The first table makes {count_noun(count, 'comparison')} of {MAIN_NAME}. Even of exact intervals, one in "
-        f"twenty misses the truth by chance: if no run differed from {summary.baseline}, {count * by_chance:.2g} of "
-        f"{count} would be expected to exclude 0.{more} The further columns and tables make more comparisons.",
+        f"The first table makes {count_noun(count, 'comparison')} of {MAIN_NAME}. {_describe_chances(count, summary)}"
+        f"{more} The further columns and tables make more comparisons.",
     ]
+
+
+def _describe_chances(comparisons: int, summary: AblationSummary) -> str:
+    """How many of the intervals exclude 0 although no run differs."""
+    chance = "Even of exact intervals, one in twenty misses the truth by chance"
+    if comparisons == 1:
+        return f"{chance}."
+    expected = comparisons * (1 - summary.confidence)
+    return f"{chance}: if no run differed from {summary.baseline}, {expected:.2g} of {comparisons} would exclude 0."
 
 
 def describe_title(summary: AblationSummary) -> str:
