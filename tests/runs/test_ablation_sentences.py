@@ -153,8 +153,6 @@ def test_the_number_of_comparisons_is_said_and_how_many_miss_by_chance():
     assert "up to 16 % of such intervals exclude 0 by chance, not 5 %" in many
     _, one = describe_reading(summary(groups=16, comparisons=1))
     assert "of mask AP. Even of exact intervals, one in twenty misses the truth by chance. With" in one
-        "makes 1 comparison of mask AP. Even of exact intervals, one in twenty misses the truth by chance. With" in one
-    )
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.0004, "0.0"), (0.0, "0.0"), (-0.0106, "-1.1"), (0.0106, "+1.1")])
