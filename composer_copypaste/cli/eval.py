@@ -1,64 +1,137 @@
 """``copypaste eval``."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from composer_copypaste.cli import CROWDS_HELP
+from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
 @click.command
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Score these COCO results (JSON, with masks or boxes alone) instead of a model.",
+)
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the images; default: the run's data.val.")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: the recipe's.")
+@click.option("--bad-objects", type=click.Choice(["refuse", "leave_out"]), help=BAD_OBJECTS_HELP)
+@click.option("--max-dets", metavar="1,10,100", help="How many detections of a category count in an image; ascending.")
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    help="Of the detections that the page counts and shows; default: the score from which on F1 is highest.",
+)
 @click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for the scores, matches and predictions.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the page, scores, matches and predictions.")
 def command(  # noqa: PLR0913 - click gives each option by its name
-    model: Path,
+    model: Path | None,
     overrides: tuple[str, ...],
+    predictions: Path | None,
     images: Path | None,
     annotations: Path | None,
-    crowds: str | None,
+    crowds: Literal["objects", "ignore"] | None,
+    bad_objects: Literal["refuse", "leave_out"] | None,
+    max_dets: str | None,
+    min_score: float | None,
     recipe: str | None,
     output: Path | None,
 ) -> None:
-    """Score a checkpoint on a data set, by COCO's rules.
+    """Score a checkpoint, or COCO results, on a data set, by COCO's rules.
 
-    MODEL is the folder of a run, whose newest checkpoint is taken, or a checkpoint; KEY=VALUE changes a key of the
-    recipe.
+    MODEL is the folder of a run, whose newest checkpoint is taken, a checkpoint, or the state dict of torchvision's
+    maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2, which needs no recipe. KEY=VALUE changes a key of the recipe.
 
     \b
     Example:
-      copypaste eval runs/quickstart-20260131-120000
+      copypaste eval runs/quickstart-20260131-120000 --output scores
       copypaste eval my.pt --recipe finetune --images photos/test --annotations test.json --output test_results
+      copypaste eval --predictions results.json --annotations test.json --images photos/test --output test_results
 
-    It prints COCO's numbers, and writes them only where --output says.
+    It prints COCO's numbers. Only where --output says, it writes them, and report.html: a page with the errors and what
+    each kind costs, curves, confused categories, and the best and worst images. Predictions need no images; the page
+    then shows none.
     """
-    from composer_copypaste.errors import RecipeError
     from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
-    from composer_copypaste.recipes.load import load_recipe
-    from composer_copypaste.recipes.schema import CocoFiles
+    from composer_copypaste.metrics.report import Report, score_tables
     from composer_copypaste.runs.folder import RunFolder
-    from composer_copypaste.runs.predictor import find_checkpoint, recipe_source
 
+    report: Report
     with errors_raised_once():
-        if (images is None) != (annotations is None):
-            raise RecipeError("command line: expected --images and --annotations, or neither")
-        checkpoint, run = find_checkpoint(model)
-        source = recipe_source(checkpoint, run, recipe)
-        loaded = load_recipe(source, [*overrides, *([f"data.crowds={crowds}"] if crowds else [])])
+        limits = None if max_dets is None else _parse_limits(max_dets)
+        _check_arguments(model, overrides, predictions, images, annotations, recipe)
+    if predictions is not None and annotations is not None:
+        from composer_copypaste.runs.evaluation.results import MAX_DETS, evaluate_predictions
 
-    from composer_copypaste.metrics.report import score_tables
-    from composer_copypaste.runs.evaluate import evaluate_checkpoint
+        report = evaluate_predictions(
+            predictions,
+            annotations,
+            images=images,
+            output=output,
+            max_dets=limits or MAX_DETS,
+            min_score=min_score,
+            crowds=crowds,
+            bad_objects=bad_objects or "refuse",
+            spelling=lambda name, value: f"--{name.replace('_', '-')} {value}",
+        )
+    elif model is not None:
+        from composer_copypaste.recipes.schema import CocoFiles
+        from composer_copypaste.runs.evaluation.run import evaluate_checkpoint, recipe_of_checkpoint
+        from composer_copypaste.runs.predictor import find_checkpoint
 
-    files = CocoFiles(images=images, annotations=annotations) if images is not None else None
-    report = evaluate_checkpoint(checkpoint, loaded, files, output)
+        changes = [f"data.crowds={crowds}"] if crowds else []
+        changes += [f"data.bad_objects={bad_objects}"] if bad_objects else []
+        changes += [f"evaluation.max_dets={list(limits)}"] if limits else []
+        with errors_raised_once():
+            checkpoint, run = find_checkpoint(model)
+            files = CocoFiles(images=images, annotations=annotations) if images is not None else None
+            loaded = recipe_of_checkpoint(checkpoint, run, recipe, [*overrides, *changes], files)
+        report = evaluate_checkpoint(checkpoint, loaded, files, output, min_score=min_score)
     if not is_first_process():
         return
     click.echo(f"\n{score_tables(report)}")
     if output is not None:
         click.echo(f"\n{output}:\n{RunFolder(output).describe()}")
+
+
+def _check_arguments(
+    model: Path | None,
+    overrides: tuple[str, ...],
+    predictions: Path | None,
+    images: Path | None,
+    annotations: Path | None,
+    recipe: str | None,
+) -> None:
+    """Raise ``RecipeError`` where arguments are missing or do not go together."""
+    from composer_copypaste.errors import RecipeError
+
+    if predictions is None:
+        if model is None:
+            raise RecipeError("command line: expected MODEL, a run's folder or a checkpoint, or --predictions FILE")
+        if (images is None) != (annotations is None):
+            raise RecipeError("command line: expected --images and --annotations, or neither")
+        return
+    if model is not None or overrides or recipe is not None:
+        others = " ".join(
+            map(str, [*([model] if model else []), *overrides, *([f"--recipe {recipe}"] if recipe else [])])
+        )
+        raise RecipeError(f"command line: expected --predictions without a model, recipe and its keys, got {others}")
+    if annotations is None:
+        raise RecipeError("command line: expected --annotations FILE, by which the predictions are scored")
+
+
+def _parse_limits(text: str) -> tuple[int, ...]:
+    """The numbers of detections in a text such as "1,10,100"."""
+    from composer_copypaste.errors import RecipeError
+
+    parts = text.strip("[]() ").split(",")
+    limits = tuple(int(part) for part in parts if part.strip().isdecimal())
+    if len(limits) < len(parts) or limits[0] < 1 or list(limits) != sorted(set(limits)):
+        raise RecipeError(f"command line: --max-dets: expected ascending numbers such as 1,10,100, got {text!r}")
+    return limits

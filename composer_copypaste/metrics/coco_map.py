@@ -22,7 +22,15 @@ from composer_copypaste.metrics.engine import (
     metric_names,
     score_detections,
 )
-from composer_copypaste.metrics.inputs import Fields, InputReader, ScoredImage, file_ground_truth, image_id
+from composer_copypaste.metrics.inputs import (
+    EncodedMasks,
+    Fields,
+    InputReader,
+    ScoredDetections,
+    ScoredImage,
+    file_ground_truth,
+    image_id,
+)
 from composer_copypaste.metrics.matches import EvaluationMatches, build_match_table
 from composer_copypaste.metrics.overlaps import Overlaps, measure_overlaps
 
@@ -97,6 +105,23 @@ class CocoMeanAveragePrecision(Metric):
                 self._images[number] = self._reader.read(prediction, target)
                 self._evaluation = None
 
+    def update_results(self, results: Mapping[int, ScoredDetections]) -> None:
+        """Add the detections of COCO results by image id, exactly as they are: with official annotations only.
+
+        Images of the annotations that have no results are scored too, as images in which nothing was found.
+        """
+        if self._reader.official is None:
+            raise ValueError("results of a file are scored by official annotations: give annotations")
+        nothing = ScoredDetections(
+            np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0), EncodedMasks(None, ()) if self._reader.masks else None
+        )
+        for number in self._reader.official.images:
+            if number not in self._images:
+                found = results.get(number, nothing)
+                self._images[number] = ScoredImage(self._reader.official.size(number), found, None)
+        self.update((), ())  # torchmetrics warns of a metric that was never updated
+        self._evaluation = None
+
     def compute(self) -> dict[str, Tensor]:
         """All numbers, in [0, 1], as float64 scalars on the CPU: "bbox/AP", "bbox/AP50", ..., "segm/ARl"."""
         return {
@@ -137,6 +162,10 @@ class CocoMeanAveragePrecision(Metric):
         images = self._all_images()
         ids = _all_category_ids(images, self._reader)
         return measure_overlaps(images, self._reader, iou_type, ids, self.max_dets[-1])
+
+    def detections(self) -> dict[int, ScoredDetections]:
+        """The detections in each image, by its id; in a distributed run all processes must call this together."""
+        return {number: image.detections for number, image in self._all_images().items()}
 
     def _all_images(self) -> dict[int, ScoredImage]:
         """The images of all processes, by id; of two results for one image, the first counts."""

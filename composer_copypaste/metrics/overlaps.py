@@ -36,6 +36,8 @@ class Overlaps:
     scores: Float64[Array, " detections"]
     categories: Int64[Array, " detections"]
     images: Int64[Array, " detections"]
+    places: Int64[Array, " detections"]
+    """Which detection of its image it is, counted from 0, in the order in which they were given."""
     in_crowd: Bool[Array, " detections"]
     """Whether the detection lies inside a crowd of its category: unless it finds an object, it does not count."""
 
@@ -66,6 +68,7 @@ class Overlaps:
             self.scores[kept],
             self.categories[kept],
             self.images[kept],
+            self.places[kept],
             self.in_crowd[kept],
             self.truth_categories,
             self.truth_images,
@@ -96,7 +99,7 @@ class _ImageOverlaps:
     """The rows of one image; pairs are numbered within the image."""
 
     detections: Array
-    """Columns: score, category, whether inside a crowd."""
+    """Columns: score, category, place, whether inside a crowd."""
     truths: Array
     """Columns: category, area, place."""
     pairs: Array
@@ -167,7 +170,7 @@ def _image_overlaps(
     same = categories[:, None] == np.array([index[region["category_id"]] for region in crowds], dtype=np.int64)
     columns = [index[each["category_id"]] for each in objects], [each["area"] for each in objects], places
     return _ImageOverlaps(
-        detections=np.stack([found.scores[order], categories, (inside & same).any(axis=1)], axis=1),
+        detections=np.stack([found.scores[order], categories, order, (inside & same).any(axis=1)], axis=1),
         truths=np.array(columns, dtype=np.float64).T.reshape(-1, 3),
         pairs=_sorted_pairs(ious),
     )
@@ -197,8 +200,8 @@ def _sorted_pairs(ious: Float64[Array, "detections truths"]) -> Float64[Array, "
 
 def _joined(images: tuple[int, ...], categories: tuple[int, ...], parts: Sequence[_ImageOverlaps]) -> Overlaps:
     detections, truths, pairs = (
-        np.concatenate([np.zeros((0, 3)), *(getattr(part, name) for part in parts)])
-        for name in ("detections", "truths", "pairs")
+        np.concatenate([np.zeros((0, columns)), *(getattr(part, name) for part in parts)])
+        for name, columns in (("detections", 4), ("truths", 3), ("pairs", 3))
     )
     counts = [len(part.detections) for part in parts], [len(part.truths) for part in parts]
     pair_counts = [len(part.pairs) for part in parts]
@@ -208,7 +211,8 @@ def _joined(images: tuple[int, ...], categories: tuple[int, ...], parts: Sequenc
         scores=detections[:, 0].copy(),
         categories=detections[:, 1].astype(np.int64),
         images=_image_numbers(counts[0]),
-        in_crowd=detections[:, 2] > 0,
+        places=detections[:, 2].astype(np.int64),
+        in_crowd=detections[:, 3] > 0,
         truth_categories=truths[:, 0].astype(np.int64),
         truth_images=_image_numbers(counts[1]),
         truth_areas=truths[:, 1].copy(),

@@ -1,6 +1,6 @@
 """Detections of Mask R-CNN at the images' original sizes, with masks as COCO run-length encodings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -47,6 +47,18 @@ def detect(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> lis
         detections_at_original_size(detected, resized, (image.shape[1], image.shape[2]))
         for detected, resized, image in zip(found, batch.image_sizes, given, strict=True)
     ]
+
+
+def with_labels_of(found: DetectionDict, labels: Mapping[int, int | None]) -> DetectionDict:
+    """The detections with another label for each of the model's classes; those of a class without one are left out."""
+    given = [labels.get(label) for label in found["labels"].tolist()]
+    kept = [number for number, label in enumerate(given) if label is not None]
+    return DetectionDict(
+        boxes=found["boxes"][kept],
+        scores=found["scores"][kept],
+        labels=torch.tensor([given[number] for number in kept], dtype=torch.int64),
+        rles=[found["rles"][number] for number in kept],
+    )
 
 
 def detections_at_original_size(

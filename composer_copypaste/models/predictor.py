@@ -8,9 +8,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.models.postprocess import DetectionDict, detect
+
+COCO_NAMES: list[str] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+"""The names of torchvision's 91 classes: the background, 80 categories at COCO's ids, and "N/A" between them."""
 
 Detect = Callable[[Sequence[UInt8[Tensor, "3 _h _w"]]], list[DetectionDict]]
 """Finds the objects in each of several images: RGB, uint8, on the host, of any sizes."""
@@ -66,10 +70,12 @@ def categories_of_labels(num_classes: int) -> dict[int, Category]:
 def match_categories(categories: Sequence[Category], num_classes: int) -> dict[int, Category] | None:
     """The category of each label of a model with ``num_classes`` classes; None where the numbers do not fit.
 
-    Labels 1, 2, ... are the categories in their order. A model with more classes, such as torchvision's with 91 for
-    COCO's 80 categories, has the ids themselves as labels.
+    Labels 1, 2, ... are the categories in their order. A model with more classes has the ids themselves as labels.
+    Torchvision's models of COCO's 80 categories have 91 classes, which are matched by name, whatever the ids are here.
     """
     if len(categories) == num_classes - 1:
         return dict(enumerate(categories, start=1))
+    if num_classes == len(COCO_NAMES) and all(category.name in COCO_NAMES for category in categories):
+        return {COCO_NAMES.index(category.name): category for category in categories}
     by_id = {category.id: category for category in categories}
     return by_id if all(1 <= id_ < num_classes for id_ in by_id) else None

@@ -74,6 +74,11 @@ class RunFolder:
         return self.root / "predictions.png"
 
     @property
+    def report_page(self) -> Path:
+        """The page of an evaluation, which ``copypaste eval`` writes."""
+        return self.root / "report.html"
+
+    @property
     def is_complete(self) -> bool:
         """Whether the run came to its end; it writes the predictions last."""
         return self.recipe.exists() and self.predictions.exists()
@@ -93,6 +98,7 @@ class RunFolder:
             self.training_pictures: "the first training batch, as the model got it",
             self.more_training_pictures: "later ones, named by the batches trained before",
             self.predictions: "predictions beside the truth",
+            self.report_page: "scores, errors and what they cost, curves, confusions, images: a page in one file",
         }
 
     def describe(self) -> str:

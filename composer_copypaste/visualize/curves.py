@@ -38,6 +38,23 @@ def plot_curves(metrics: Path, png: Path) -> None:
         figure.savefig(unfinished, dpi=100, format="png")
 
 
+def training_figures(metrics: Path) -> list[Figure]:
+    """The losses and the scores of ``metrics.jsonl``, a figure each, for a page; none of what is not logged."""
+    series = read_series(metrics)
+    figures = []
+    for plot in (_plot_losses, _plot_scores):
+        figure = Figure(figsize=(5, 3.6), layout="constrained")
+        axes = figure.subplots()
+        plot(axes, series)
+        axes.set_xlabel("batch")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        if axes.lines:
+            figures.append(figure)
+    return figures
+
+
 def read_series(metrics: Path) -> dict[str, Series]:
     """The batches and values of each name in ``metrics.jsonl``, without values that were not finite."""
     found: dict[str, list[tuple[float, float]]] = {}
@@ -64,7 +81,7 @@ def _plot_losses(axes: Axes, series: Mapping[str, Series]) -> None:
     axes.set_title("training loss")
     parts = sorted(name for name in series if name.startswith("loss/train/") and name != TOTAL)
     names = [TOTAL, *parts] if TOTAL in series else parts
-    for name, color in zip(names, ("#222222", *COLORS * (1 + len(names) // len(COLORS))), strict=False):
+    for name, color in zip(names, ("black", *COLORS * (1 + len(names) // len(COLORS))), strict=False):
         batches, values = series[name]
         smooth = running_mean(values, len(values) // 20)
         label = name.removeprefix("loss/train/").removeprefix("loss_").replace("_", " ")

@@ -130,13 +130,15 @@ def _draw_boxes(image: Image.Image, boxes: list[list[float]], colors: list[Color
         pen.rectangle([left, top, *corner], outline=color, width=line)
 
 
-def _cross_out(image: Image.Image, boxes: list[list[float]], line: int) -> None:
-    """Draw boxes with both diagonals, red on white."""
+def _draw_in_red(image: Image.Image, boxes: list[list[float]], line: int, *, diagonals: bool) -> None:
+    """Draw boxes, with or without both diagonals, red on white."""
     pen = ImageDraw.Draw(image)
     for color, width in (((255, 255, 255), 4 * line), (RED, 2 * line)):
         for x1, y1, x2, y2 in boxes:
-            pen.line([x1, y1, x2, y1, x2, y2, x1, y2, x1, y1, x2, y2], fill=color, width=width)
-            pen.line([x1, y2, x2, y1], fill=color, width=width)
+            outline = [x1, y1, x2, y1, x2, y2, x1, y2, x1, y1]
+            pen.line([*outline, x2, y2] if diagonals else outline, fill=color, width=width)
+            if diagonals:
+                pen.line([x1, y2, x2, y1], fill=color, width=width)
 
 
 def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], names: Sequence[str]) -> None:
@@ -274,7 +276,12 @@ def _cell_width(columns: int) -> int:
 
 
 def draw_at_size(
-    image: Tensor, objects: Objects, names: Sequence[str], size: int, crossed_out: Float[Tensor, "n 4"] | None = None
+    image: Tensor,
+    objects: Objects,
+    names: Sequence[str],
+    size: int,
+    crossed_out: Float[Tensor, "n 4"] | None = None,
+    marked: Float[Tensor, "n 4"] | None = None,
 ) -> UInt8[Tensor, "3 _ _"]:
     """The image resized, with its objects drawn after resizing, so that lines are sharp.
 
@@ -284,6 +291,7 @@ def draw_at_size(
         names: as for `draw_instances`.
         size: length of the longer side, in pixels.
         crossed_out: boxes (x1, y1, x2, y2) of objects that the image no longer has.
+        marked: boxes of objects to point at; they are drawn in red.
     """
     pixels = image.detach().cpu()
     if pixels.is_floating_point():
@@ -301,10 +309,12 @@ def draw_at_size(
         scaled["masks"] = torch.cat(smooth)[:, 0] >= 0.5
     boxes = corners(objects["boxes"]).detach().cpu().float() * factor
     drawn = draw_instances(resized, scaled | {"boxes": boxes}, names)
-    if crossed_out is None or not len(crossed_out):
+    if not any(given is not None and len(given) for given in (crossed_out, marked)):
         return drawn
     paper = Image.fromarray(drawn.permute(1, 2, 0).numpy())
-    _cross_out(paper, (crossed_out * factor).tolist(), max(1, round(size / 400)))
+    for given, diagonals in ((crossed_out, True), (marked, False)):
+        if given is not None:
+            _draw_in_red(paper, (given * factor).tolist(), max(1, round(size / 400)), diagonals=diagonals)
     return torch.from_numpy(np.array(paper)).permute(2, 0, 1).contiguous()
 
 

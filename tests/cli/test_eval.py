@@ -5,18 +5,21 @@ import os
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from metric_scenes import random_scene
 from shapes_recipe import on_files, tiny, tiny_recipe
 
 from composer_copypaste.cli import main
 from composer_copypaste.integrations.composer import distributed as processes
 from composer_copypaste.integrations.composer.from_recipe import build_model
 from composer_copypaste.integrations.composer.model import MaskRCNN
+from composer_copypaste.metrics.matches import EvaluationMatches
 from composer_copypaste.metrics.report import score_tables
-from composer_copypaste.runs import evaluate as evaluation
 from composer_copypaste.runs.data import open_data
+from composer_copypaste.runs.evaluation import output
 from composer_copypaste.runs.folder import RunFolder
 
 
@@ -63,7 +66,7 @@ def test_a_run_is_scored_as_it_was_at_its_end_and_left_as_it_is(run):
 def test_own_images_are_scored_and_the_results_named(run, files, tmp_path):
     result = evaluate(run.latest_checkpoint, *own(files), "--output", tmp_path / "scores")
     assert result.exit_code == 0, result.output
-    for name in ("evaluation.json", "matches.npz", "predictions.png"):
+    for name in ("evaluation.json", "matches.npz", "predictions.png", "report.html"):
         assert str(tmp_path / "scores" / name) in result.stdout
     assert json.loads((tmp_path / "scores" / "evaluation.json").read_text()) == json.loads(run.evaluation.read_text())
 
@@ -122,10 +125,12 @@ def test_an_evaluation_that_needs_a_gpu_is_refused_without_one(run, monkeypatch)
 
 def test_a_checkpoint_with_another_number_of_classes_is_refused(run, files, tmp_path):
     torch.save(MaskRCNN(9, tiny_recipe(tmp_path).model).state_dict(), tmp_path / "nine.pt")
-    output = tmp_path / "scores"
-    result = evaluate(tmp_path / "nine.pt", "--recipe", run.recipe, "--output", output)
-    refused(result, "nine.pt: made for another model, or another number of classes")
-    assert not output.exists()
+    scores = tmp_path / "scores"
+    result = evaluate(tmp_path / "nine.pt", "--recipe", run.recipe, "--output", scores)
+    refused(
+        result, "nine.pt: made for another model, or another number of classes: it has 8 labels, ", "has 4 categories"
+    )
+    assert not scores.exists()
 
 
 def test_other_categories_than_the_runs_are_refused(run, files, tmp_path):
@@ -145,7 +150,7 @@ def test_results_that_cannot_be_written_end_in_one_line_below_the_scores(run, tm
     def full(report, path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(evaluation, "write_json", full)
+    monkeypatch.setattr(output, "write_json", full)
     result = evaluate(run.root, "--output", tmp_path / "results")
     assert result.exit_code == 2, result.output
     assert "mask AP" in result.stderr
@@ -174,3 +179,81 @@ def test_weights_alone_are_a_checkpoint(run, tmp_path):
     data = open_data(recipe)
     torch.save(build_model(recipe, data.val.annotations).module.state_dict(), tmp_path / "weights.pt")
     assert evaluate(tmp_path / "weights.pt", "--recipe", run.recipe).exit_code == 0
+
+
+# ---- results in place of a model
+
+
+@pytest.fixture(scope="module")
+def predictions(tmp_path_factory):
+    """A scene's annotations and results as files, without images."""
+    place = tmp_path_factory.mktemp("predictions")
+    scene = random_scene(1)
+    results = [{**r, "segmentation": {**r["segmentation"], "counts": r["segmentation"]["counts"].decode()}}
+               for r in scene.results]  # fmt: skip
+    (place / "val.json").write_text(json.dumps(scene.dataset))
+    (place / "results.json").write_text(json.dumps(results))
+    boxes = [{key: value for key, value in r.items() if key != "segmentation"} for r in results]
+    (place / "boxes.json").write_text(json.dumps(boxes))
+    return place
+
+
+def test_results_are_scored_without_a_model_and_without_images(predictions, tmp_path):
+    arguments = ["--predictions", predictions / "results.json", "--annotations", predictions / "val.json"]
+    result = evaluate(*arguments, "--crowds", "ignore", "--output", tmp_path / "scores")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert score_tables(report) in result.stdout
+    page = (tmp_path / "scores" / "report.html").read_text()
+    assert "the evaluation did not have the images" in page
+
+
+def test_results_of_boxes_alone_are_scored_by_boxes(predictions):
+    arguments = ["--predictions", predictions / "boxes.json", "--annotations", predictions / "val.json"]
+    result = evaluate(*arguments, "--crowds", "ignore", "--max-dets", "1,5")
+    assert result.exit_code == 0, result.output
+    assert "boxes" in result.stdout
+    assert "masks" not in result.stdout
+    assert "at most 5 detections" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected MODEL, a run's folder or a checkpoint, or --predictions FILE"),
+        (["--predictions", "r.json"], "expected --annotations FILE, by which the predictions are scored"),
+        (
+            ["runs/x", "--predictions", "r.json"],
+            "expected --predictions without a model, recipe and its keys, got runs/x",
+        ),
+        (["--max-dets", "100,10", "x"], "--max-dets: expected ascending numbers such as 1,10,100, got '100,10'"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments, message):
+    refused(evaluate(*arguments), message)
+
+
+def test_results_that_cannot_be_read_leave_nothing(predictions, tmp_path):
+    (tmp_path / "bad.json").write_text('[{"image_id": 10, "category_id": 3, "score": "high", "bbox": [1, 1, 2, 2]}]')
+    arguments = ["--predictions", tmp_path / "bad.json", "--annotations", predictions / "val.json"]
+    result = evaluate(*arguments, "--crowds", "ignore", "--output", tmp_path / "scores")
+    refused(result, 'bad.json: result number 1: score is "high" (text), expected a number')
+    assert not (tmp_path / "scores").exists()
+
+
+def test_a_model_of_torchvisions_91_classes_is_scored_by_the_names_of_coco(run, files, tmp_path):
+    """The drawn categories are given names of COCO's; the classifier finds a dog everywhere."""
+    path = files / "annotations" / "instances_val.json"
+    data = json.loads(path.read_text())
+    names = ["person", "zebra", "dog", "cat"]
+    categories = [c | {"name": name} for c, name in zip(data["categories"], names, strict=True)]
+    path.write_text(json.dumps(data | {"categories": categories}))
+    model = MaskRCNN(91, tiny_recipe(tmp_path).model)
+    torch.nn.init.constant_(model.module.roi_heads.box_predictor.cls_score.bias[18:19], 50.0)
+    torch.save(model.module.state_dict(), tmp_path / "coco.pt")
+    result = evaluate(tmp_path / "coco.pt", "--recipe", run.recipe, *own(files), "--output", tmp_path / "scores")
+    assert result.exit_code == 0, result.output
+    matches = EvaluationMatches.load(tmp_path / "scores" / "matches.npz")
+    found = dict(zip(matches.category_names, np.diff(matches.tables["bbox"].detection_starts), strict=True))
+    assert found["dog"] > 0
+    assert found["person"] == found["zebra"] == found["cat"] == 0

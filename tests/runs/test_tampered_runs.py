@@ -11,7 +11,7 @@ from composer_copypaste.errors import DataError, OutputError
 from composer_copypaste.integrations.composer.checkpoints import delete_old_checkpoints, saved_checkpoints
 from composer_copypaste.metrics.report import read_score_tables
 from composer_copypaste.runs.dry_run import describe_run
-from composer_copypaste.runs.evaluate import evaluate_checkpoint
+from composer_copypaste.runs.evaluation.run import evaluate_checkpoint
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
 

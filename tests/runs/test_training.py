@@ -39,7 +39,7 @@ from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.runs import resume
 from composer_copypaste.runs.data import category_names, coco_files, copy_paste_settings, open_data
 from composer_copypaste.runs.dry_run import describe_run
-from composer_copypaste.runs.evaluate import evaluate_checkpoint
+from composer_copypaste.runs.evaluation.run import evaluate_checkpoint
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.resume import begin_or_resume, check_run_folder, write_recipe
 from composer_copypaste.runs.train import train

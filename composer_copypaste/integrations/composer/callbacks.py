@@ -70,15 +70,16 @@ class EvaluationFiles(Callback):
 
 def latest_report(state: State) -> Report:
     """The report of the last evaluation; in a distributed run, every process must call this."""
-    return evaluation_report(_evaluation_metric(state))
+    return evaluation_report(evaluation_metric(state))
 
 
 def latest_matches(state: State) -> EvaluationMatches:
     """The matches of the last evaluation; in a distributed run, every process must call this."""
-    return _evaluation_metric(state).matches()
+    return evaluation_metric(state).matches()
 
 
-def _evaluation_metric(state: State) -> CocoMeanAveragePrecision:
+def evaluation_metric(state: State) -> CocoMeanAveragePrecision:
+    """The metric of the last evaluation, with all of its images."""
     return cast(CocoScalar, next(iter(state.eval_metrics["eval"].values()))).whole
 
 

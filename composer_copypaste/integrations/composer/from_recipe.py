@@ -61,14 +61,29 @@ def limit_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.training.cpu_threads)
 
 
-def build_model(recipe: Recipe, annotations: CocoAnnotations, *, load_weights: bool = True) -> MaskRCNN:
-    """The recipe's model, with a metric that scores it by these annotations; new weights depend on its seed alone."""
+def build_model(
+    recipe: Recipe,
+    annotations: CocoAnnotations,
+    *,
+    load_weights: bool = True,
+    labels: Mapping[int, int | None] | None = None,
+) -> MaskRCNN:
+    """The recipe's model, with a metric that scores it by these annotations; new weights depend on its seed alone.
+
+    Args:
+        recipe: how the model is built and scored.
+        annotations: whose categories are the model's labels.
+        load_weights: False leaves out the recipe's weights.
+        labels: the label of each of the model's classes, where it has other classes than the annotations; None for
+            those whose detections are left out.
+    """
     metric = CocoMeanAveragePrecision(
         annotations, category_ids=annotations.category_ids, max_dets=recipe.evaluation.max_dets
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # layers take their first weights from torch's global generator
-        return MaskRCNN(annotations.num_classes, recipe.model, metric=metric, load_weights=load_weights)
+        classes = annotations.num_classes if labels is None else len(labels) + 1
+        return MaskRCNN(classes, recipe.model, metric=metric, load_weights=load_weights, labels=labels)
 
 
 def build_algorithms(recipe: Recipe, copy_paste: CopyPasteSettings | None, pool: Pool | None) -> list[Algorithm]:

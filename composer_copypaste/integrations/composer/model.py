@@ -1,6 +1,6 @@
 """``MaskRCNN``: torchvision's Mask R-CNN as a Composer model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from composer_copypaste.models.inputs import TrainingTarget, check_targets, float_images, target_without_crowds
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
-from composer_copypaste.models.postprocess import DetectionDict, detect
+from composer_copypaste.models.postprocess import DetectionDict, detect, with_labels_of
 from composer_copypaste.models.weights import load_pretrained
 from composer_copypaste.settings import MaskRCNNSettings
 
@@ -43,6 +43,8 @@ class MaskRCNN(ComposerModel):
         metric: Scores the detections of evaluations; its scalars are what Composer logs.
         load_weights: False builds the same layers without loading ``settings.weights``, for a checkpoint that replaces
             them.
+        labels: The label that detections of each class get, where the model's classes are not the data's categories;
+            None for classes whose detections are left out.
         overrides: The fields of ``MaskRCNNSettings``.
 
     Raises:
@@ -61,6 +63,7 @@ class MaskRCNN(ComposerModel):
         *,
         metric: "CocoMeanAveragePrecision | None" = None,
         load_weights: bool = True,
+        labels: Mapping[int, int | None] | None = None,
         **overrides: object,
     ) -> None:
         super().__init__()
@@ -73,6 +76,7 @@ class MaskRCNN(ComposerModel):
         self.settings = settings or MaskRCNNSettings(**overrides)  # type: ignore[arg-type]
         self.num_classes = num_classes
         self.metric = metric
+        self.labels = labels
         self.module = build_mask_rcnn(num_classes, self.settings)
         if load_weights:
             load_pretrained(self.module, self.settings)
@@ -102,7 +106,8 @@ class MaskRCNN(ComposerModel):
 
     def eval_forward(self, batch: Batch, outputs: object = None) -> list[DetectionDict]:
         """The detections in each of the batch's images."""
-        return detect(self.module, batch[0])
+        found = detect(self.module, batch[0])
+        return found if self.labels is None else [with_labels_of(each, self.labels) for each in found]
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
         """The scalars of the metric, for evaluations only: a training step detects nothing."""

@@ -1,0 +1,60 @@
+"""Tell torchvision's published Mask R-CNN models by the tensors of a state dict."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.predictor import COCO_NAMES
+from composer_copypaste.models.weights import COCO_MODELS, StateDict, read_torch_file, tensors_of_content
+from composer_copypaste.settings import MaskRCNNSettings
+
+CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
+"""The tensor with a row for each class."""
+COUNTER = "num_batches_tracked"
+"""Ends the names of tensors that only normalisation has which was trained; frozen normalisation lacks them."""
+
+
+def read_torchvision_model(path: Path) -> tuple[str, MaskRCNNSettings] | None:
+    """The name and the settings of the torchvision model whose state dict a file holds; None: it holds another one.
+
+    A Composer checkpoint is none: its run may have had other sizes of images or anchors, which weights do not show.
+
+    Raises:
+        CheckpointError: where the file cannot be read. No code in the file is run.
+    """
+    if path.suffix == ".safetensors":
+        return None
+    content = read_torch_file(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state"), Mapping):
+        return None
+    return recognise_torchvision_model(tensors_of_content(content, path))
+
+
+def recognise_torchvision_model(state: StateDict) -> tuple[str, MaskRCNNSettings] | None:
+    """The name and the settings of the torchvision model that has exactly these tensors; None: there is none."""
+    if CLASS_SCORES not in state:
+        return None
+    classes = len(state[CLASS_SCORES])
+    norm = "batch" if any(name.endswith(COUNTER) for name in state) else "frozen_batch"
+    shapes = _shapes(state)
+    for backbone, name in COCO_MODELS.items():
+        if shapes == _shapes_of_model(backbone, classes):
+            # published weights of the first version were trained without the epsilon of today's normalisation
+            weights = "coco" if norm == "frozen_batch" and classes == len(COCO_NAMES) else "none"
+            return name, MaskRCNNSettings(backbone=backbone, weights=weights, norm=norm)  # type: ignore[arg-type]
+    return None
+
+
+@cache
+def _shapes_of_model(backbone: str, classes: int) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return _shapes(build_mask_rcnn(classes, MaskRCNNSettings(backbone=backbone)).state_dict())  # type: ignore[arg-type]
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, whatever the normalisation."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}

@@ -1,0 +1,144 @@
+"""COCO results as a file has them."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from metric_scenes import random_scene
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from composer_copypaste.data.coco_json import CocoAnnotations
+from composer_copypaste.errors import DataError, DataWarning
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
+from composer_copypaste.metrics.results import CocoResults
+
+IMAGE = {"id": 3, "file_name": "a.jpg", "height": 20, "width": 30}
+SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
+RLE = coco_mask.frPyObjects([SQUARE], 20, 30)[0]
+MASK = {"size": [20, 30], "counts": RLE["counts"].decode()}
+GOOD = {"image_id": 3, "category_id": 7, "score": 0.5, "bbox": [2, 2, 10, 10]}
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    """One image with one object."""
+    path = tmp_path / "val.json"
+    one = {"id": 1, "image_id": 3, "category_id": 7, "bbox": [2, 2, 10, 10], "segmentation": [SQUARE], "iscrowd": 0}
+    path.write_text(json.dumps({"images": [IMAGE], "annotations": [one], "categories": [{"id": 7, "name": "nut"}]}))
+    return CocoAnnotations.load(path)
+
+
+def load(results, annotations):
+    path = annotations.path.with_name("results.json")
+    path.write_text(json.dumps(results))
+    return CocoResults.load(path, annotations)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [MASK, {"size": [20, 30], "counts": [42, 10, *[10, 10] * 9, 368]}, [SQUARE]],
+    ids=["text", "numbers", "polygon"],
+)
+def test_masks_are_read_in_each_form_and_a_missing_box_is_that_of_its_mask(mask, annotations):
+    found = load([{**GOOD, "segmentation": mask, "bbox": None}], annotations)
+    assert found.masks
+    (image,) = found.images.values()
+    assert image.masks.rles() == [RLE]
+    assert image.boxes.tolist() == [[2, 2, 10, 10]]
+
+
+def test_boxes_alone_are_read_exactly(annotations):
+    found = load([{**GOOD, "bbox": [0.1, 0.7, 0.2, 0.1]}], annotations)
+    assert not found.masks
+    assert found.images[3].boxes.tolist() == [[0.1, 0.7, 0.2, 0.1]]
+
+
+def test_a_file_without_results_is_one_in_which_nothing_was_found(annotations):
+    with pytest.warns(DataWarning, match="no result on 1 of 1 image with objects"):
+        assert load([], annotations).images == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"score": None}, "result number 2: score is null, expected a number"),
+        ({"score": "0.5"}, 'result number 2: score is "0.5" (text), expected a number'),
+        ({"bbox": [1, 2, 3]}, r"result number 2: bbox is [1, 2, 3], expected 4 numbers, [x, y, width, height]"),
+        ({"bbox": [9, 9, -3, 3]}, "result number 2: bbox [9, 9, -3, 3] has a negative width or height"),
+        ({"image_id": "3"}, 'result number 2: image_id is "3" (text), expected a whole number'),
+        ({"bbox": None}, "result number 2: has neither 'bbox' nor 'segmentation'"),
+        ({"segmentation": MASK}, "1 of 2 results have no 'segmentation'; expected a mask in all of them, or in none"),
+    ],
+)
+def test_what_cannot_be_used_is_named(wrong, message, annotations):
+    with pytest.raises(DataError) as raised:
+        load([GOOD, {**GOOD, **wrong}], annotations)
+    assert str(raised.value).endswith(f"results.json: {message}")
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"size": [30, 20], "counts": MASK["counts"]}, "mask has size [30, 20], its image has [20, 30]"),
+        ({"size": [20, 30], "counts": MASK["counts"][:-1]}, "the mask "),
+        ({"size": [20, 30], "counts": "\u00e9"}, "mask cannot be decoded"),
+        ([[1, 2, 3]], "polygon has 3 numbers, needs at least 6"),
+    ],
+)
+def test_a_mask_that_cannot_be_used_is_named(mask, message, annotations):
+    with pytest.raises(DataError, match=r"result number 1 \(image 3\): ") as raised:
+        load([{**GOOD, "segmentation": mask}], annotations)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [{"images": [], "annotations": []}, {"a": 1}, 5])
+def test_a_file_of_something_else_is_refused(content, annotations):
+    with pytest.raises(DataError, match="expected a list of COCO results"):
+        load(content, annotations)
+
+
+def test_results_on_unknown_images_and_of_unknown_categories_are_left_out_with_a_warning(annotations):
+    with pytest.warns(DataWarning) as warned:
+        found = load([GOOD, {**GOOD, "image_id": 9}, {**GOOD, "category_id": 8}], annotations)
+    assert [len(image.scores) for image in found.images.values()] == [1]
+    texts = [str(each.message).partition(": ")[2] for each in warned]
+    assert texts[0].startswith("left out 1 result on 1 image that ")
+    assert texts[1].startswith("left out 1 result of categories that ")
+
+
+def test_results_of_another_data_set_are_refused(annotations):
+    with pytest.raises(DataError, match="were they made for other annotations"):
+        load([{**GOOD, "image_id": 9}], annotations)
+
+
+def test_corners_in_place_of_sizes_are_doubted(annotations):
+    with pytest.warns(DataWarning, match="1 of 1 boxes reach far beyond their image.*are they x1, y1, x2, y2"):
+        load([{**GOOD, "bbox": [20, 15, 30, 20]}], annotations)
+
+
+def test_scores_are_pycocotools_to_the_last_digit(tmp_path, capsys):
+    scene = random_scene(3)
+    results = [{**r, "segmentation": {**r["segmentation"], "counts": r["segmentation"]["counts"].decode()}}
+               for r in scene.results]  # fmt: skip
+    for number, result in enumerate(results):
+        result["bbox"] = [value + 0.1 * (number % 7) for value in result["bbox"]]
+    (tmp_path / "val.json").write_text(json.dumps(scene.dataset))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    truth = CocoAnnotations.load(tmp_path / "val.json", crowds="ignore")
+    metric = CocoMeanAveragePrecision(truth)
+    metric.update_results(CocoResults.load(tmp_path / "results.json", truth).images)
+    for kind in ("bbox", "segm"):
+        coco = COCO(str(tmp_path / "val.json"))
+        given = copy.deepcopy(results)
+        for result in given if kind == "segm" else []:
+            del result["bbox"]
+        evaluation = COCOeval(coco, coco.loadRes(given), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+        found = np.array([metric.compute()[f"{kind}/{name}"] for name in names])
+        assert np.nan_to_num(found, nan=-1) == pytest.approx(evaluation.stats, abs=1e-12)
