@@ -144,6 +144,11 @@ def test_what_lies_beyond_the_baselines_images_is_said_so():
     assert describe_needed_images(comparison(), "plain") is None
 
 
+def test_that_more_images_than_there_are_would_be_needed_is_not_said():
+    needed = ImageFactor(float("inf"), float("inf"), float("inf"), 0.1, 1.0)
+    assert describe_needed_images(comparison(needed=needed), "plain") is None
+
+
 def test_the_number_of_comparisons_is_said_and_how_many_miss_by_chance():
     how, many = describe_reading(summary(groups=16, comparisons=12))
 

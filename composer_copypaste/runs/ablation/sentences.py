@@ -77,9 +77,12 @@ def own_limits(comparison: Comparison, summary: AblationSummary) -> list[str]:
 
 
 def describe_needed_images(comparison: Comparison, baseline: str) -> str | None:
-    """How many times the run's images the baseline needs to reach its AP; None where that was not computed."""
+    """How many times the run's images the baseline needs to reach its AP.
+
+    None where that was not computed, or says no more than the difference: the baseline had no more images.
+    """
     factor = comparison.needed
-    if factor is None or math.isnan(factor.value):
+    if factor is None or math.isnan(factor.value) or (math.isinf(factor.value) and factor.largest <= 1):
         return None
     reached = f"the {MAIN_NAME} of {comparison.name} at {format_fraction(comparison.fraction)}"
     low, high = (format_factor(end, factor) for end in (factor.low, factor.high))
