@@ -31,7 +31,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
       copypaste ablate low_data base=my_recipe.yaml --jobs 4
 
     It writes runs/ABLATION, or the folder that output=DIR names: a folder for each training, the fractions of the
-    annotations, results.json, results.csv, results.md and report.html. The same command continues an ablation that was
+    annotations, report.html, and results.json, .csv, .md and .png. The same command continues an ablation that was
     interrupted, and trains only what has changed or is new.
     """
     from composer_copypaste.recipes.ablation import load_ablation
@@ -51,7 +51,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     again = ["copypaste", "ablate", ablation, *overrides, *(["--smoke"] if smoke else []), *options]
     click.get_current_context().meta[RESUME_COMMAND] = shlex.join(again)
     summary = report_ablation(loaded) if report else run_ablation(loaded, jobs=jobs, dask=dask)
-    click.echo(f"\n{console_table(summary)}\n\n{loaded.output}: results.json, results.csv, results.md, report.html")
+    click.echo(f"\n{console_table(summary)}\n\n{loaded.output}: report.html, results.json, .csv, .md and .png")
     if summary.failed:
         raise UserError(
             f"{count_noun(len(summary.failed), 'training')} of the ablation failed; the last lines of each are above. "

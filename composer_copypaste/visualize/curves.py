@@ -34,6 +34,11 @@ def plot_curves(metrics: Path, png: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color="grey")
+    save_figure(figure, png)
+
+
+def save_figure(figure: Figure, png: Path) -> None:
+    """Write a figure as a PNG; it is complete whenever it is there."""
     with atomic_write(png) as unfinished:
         figure.savefig(unfinished, dpi=100, format="png")
 

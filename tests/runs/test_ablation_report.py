@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from ablation_folders import drawn_ablation
+from PIL import Image
 
 from composer_copypaste.metrics.bootstrap import Difference
 from composer_copypaste.runs.ablation.report import console_table, write_report
@@ -51,8 +52,12 @@ def content(folder):
     return json.loads((folder / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
-def test_the_report_is_four_files(folder):
-    assert {path.name for path in folder.iterdir()} == {"results.json", "results.csv", "results.md", "report.html"}
+def test_the_report_is_a_page_and_four_files_of_results(folder):
+    results = {f"results.{suffix}" for suffix in ("json", "csv", "md", "png")}
+    assert {path.name for path in folder.iterdir()} == results | {"report.html"}
+    with Image.open(folder / "results.png") as image:
+        assert image.width > 400
+    assert "](results.png)" in (folder / "results.md").read_text()
 
 
 def test_the_same_runs_give_the_same_bytes(results, folder, tmp_path):

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
+from matplotlib.figure import Figure
+
 from composer_copypaste.runs.ablation.results import format_fraction
 from composer_copypaste.runs.ablation.sentences import (
     describe_comparison,
@@ -77,10 +79,7 @@ def _results(summary: AblationSummary) -> Iterator[Markup]:
     sentences = [_sentence(summary, comparison) for comparison in summary.comparisons]
     yield _bullets([*sentences, *(f"{sentence}." for sentence in summary.not_compared)])
     if summary.comparisons:
-        yield figure(
-            plot_differences(_intervals(summary), "difference in mask AP, points"),
-            f"Difference of each run to {summary.baseline} with its 95 % interval; grey where the interval includes 0.",
-        )
+        yield figure(_plot_differences(summary), _describe_differences(summary))
     yield from map(_paragraph, describe_reading(summary))
 
 
@@ -102,18 +101,41 @@ def _intervals(summary: AblationSummary) -> list[Interval]:
     ]
 
 
+def main_figure(summary: AblationSummary) -> Figure:
+    """AP over the number of images where runs have several, else the difference of each run to the baseline."""
+    if _has_several_fractions(summary):
+        return plot_over_images(_points_by_images(summary), summary.baseline, _ticks(summary), [*_arrows(summary)])
+    return _plot_differences(summary)
+
+
+def describe_main_figure(summary: AblationSummary) -> str:
+    """How the main figure is read."""
+    if _has_several_fractions(summary):
+        return (
+            f"Mask AP in % over the number of training images: the mean of the seeds, and each seed as a dot. A dotted "
+            f"arrow leads from a run to where {summary.baseline} reaches the same AP."
+        )
+    return _describe_differences(summary)
+
+
+def _plot_differences(summary: AblationSummary) -> Figure:
+    return plot_differences(_intervals(summary), "difference in mask AP, points")
+
+
+def _describe_differences(summary: AblationSummary) -> str:
+    return f"Difference of each run to {summary.baseline} with its 95 % interval; grey where the interval includes 0."
+
+
+def _has_several_fractions(summary: AblationSummary) -> bool:
+    return len({run.fraction for run in summary.runs}) > 1
+
+
 def _images(summary: AblationSummary) -> Iterator[Section]:
     """AP over the number of images, where there are several."""
-    if len({run.fraction for run in summary.runs}) < 2:
+    if not _has_several_fractions(summary):
         return
     needed = [text for each in summary.comparisons if (text := describe_needed_images(each, summary.baseline))]
-    parts = [
-        figure(
-            plot_over_images(_points_by_images(summary), summary.baseline, _ticks(summary), [*_arrows(summary)]),
-            f"Mask AP in % over the number of training images: the mean of the seeds, and each seed as a dot. A dotted "
-            f"arrow leads from a run to where {summary.baseline} reaches the same AP.",
-        )
-    ]
+    parts = [figure(main_figure(summary), describe_main_figure(summary))]
     if needed:
         parts += [_show(needed_table(summary)), _bullets(needed)]
         parts.append(

@@ -1,4 +1,4 @@
-"""The report of an ablation: ``results.json``, ``results.csv``, ``results.md`` and ``report.html``."""
+"""The report of an ablation: ``results`` as ``.json``, ``.csv``, ``.md`` and ``.png``, and ``report.html``."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from composer_copypaste.files import atomic_write
 from composer_copypaste.metrics.weighted_precision import NUMBERS
-from composer_copypaste.runs.ablation.page import ablation_page
+from composer_copypaste.runs.ablation.page import ablation_page, describe_main_figure, main_figure
 from composer_copypaste.runs.ablation.results import AblationResults, FailedRun
 from composer_copypaste.runs.ablation.sentences import (
     describe_comparison,
@@ -36,15 +36,17 @@ from composer_copypaste.runs.ablation.tables import (
     scored_kinds,
     seed_table,
 )
+from composer_copypaste.visualize.curves import save_figure
 from composer_copypaste.visualize.html import write_page
 
+IMAGE = "results.png"
 CONSOLE_WIDTH = 100
 NAME_WIDTH = 28
 """Longer names of runs are cut off on the console."""
 
 
 def write_report(results: AblationResults, folder: Path) -> AblationSummary:
-    """Write the four files of the report into a folder, and return its numbers.
+    """Write the files of the report into a folder, and return its numbers; an image only where runs are compared.
 
     Raises:
         DataError: where a file of a run is missing, or holds something else; nothing is written then.
@@ -57,6 +59,8 @@ def write_report(results: AblationResults, folder: Path) -> AblationSummary:
         _write_csv(summary, unfinished)
     with atomic_write(folder / "results.md") as unfinished:
         unfinished.write_text(markdown_report(summary), encoding="utf-8")
+    if summary.comparisons:
+        save_figure(main_figure(summary), folder / IMAGE)
     write_page(folder / "report.html", ablation_page(summary))
     return summary
 
@@ -103,6 +107,7 @@ def markdown_report(summary: AblationSummary) -> str:
     parts += [f"{failed} failed:\n\n```\n{chr(10).join(failed.last_lines)}\n```" for failed in summary.failed]
     if summary.runs:
         parts += ["## Results", _markdown_table(main_table(summary))]
+        parts += [f"![{describe_main_figure(summary)}]({IMAGE})"] if summary.comparisons else []
         parts += shared_limits(summary)
         parts += [f"- {' '.join(sentences_of(summary, comparison))}" for comparison in summary.comparisons]
         parts += [f"- {sentence}." for sentence in summary.not_compared]
