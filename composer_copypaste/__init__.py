@@ -40,10 +40,15 @@ if TYPE_CHECKING:
     from composer_copypaste.metrics.bootstrap import bootstrap_difference as bootstrap_difference
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
+    from composer_copypaste.models.prediction import Prediction as Prediction
+    from composer_copypaste.models.predictor import Predictor as Predictor
     from composer_copypaste.recipes.ablation import load_ablation as load_ablation
     from composer_copypaste.runs.ablation.run import run_ablation as run_ablation
     from composer_copypaste.runs.augment.run import AugmentedData as AugmentedData
     from composer_copypaste.runs.augment.run import augment_data_set as augment_data_set
+    from composer_copypaste.runs.predict.predict import predict as predict
+    from composer_copypaste.runs.predict.run import predict_files as predict_files
+    from composer_copypaste.runs.predictor import load_predictor as load_predictor
     from composer_copypaste.runs.preview.run import preview as preview
     from composer_copypaste.runs.preview.run import preview_batches as preview_batches
     from composer_copypaste.settings import AugmentSettings as AugmentSettings
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from composer_copypaste.settings import LargeScaleJitterSettings as LargeScaleJitterSettings
     from composer_copypaste.settings import MaskRCNNSettings as MaskRCNNSettings
     from composer_copypaste.settings import OfflineCopyPasteSettings as OfflineCopyPasteSettings
+    from composer_copypaste.settings import PredictSettings as PredictSettings
 
 
 __version__ = "0.1.0"
@@ -84,6 +90,7 @@ _HOMES = {
     "LargeScaleJitterSettings": "settings",
     "LargeScaleJitterTransform": "data.transforms",
     "load_ablation": "recipes.ablation",
+    "load_predictor": "runs.predictor",
     "MaskRCNN": "integrations.composer.model",
     "MaskRCNNSettings": "settings",
     "merge_annotations": "data.merge",
@@ -91,6 +98,11 @@ _HOMES = {
     "OfflineCopyPasteSettings": "settings",
     "PastePlan": "functional.plan",
     "plan_batch": "functional.copypaste",
+    "predict": "runs.predict.predict",
+    "predict_files": "runs.predict.run",
+    "Prediction": "models.prediction",
+    "Predictor": "models.predictor",
+    "PredictSettings": "settings",
     "preview": "runs.preview.run",
     "preview_batches": "runs.preview.run",
     "run_ablation": "runs.ablation.run",

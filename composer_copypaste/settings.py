@@ -11,7 +11,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from composer_copypaste.validation import Check, TextPattern, settings_class
 
@@ -304,6 +304,34 @@ class AugmentSettings:
 
     copy_paste: OfflineCopyPasteSettings = field(default_factory=OfflineCopyPasteSettings)
     """How objects are chosen, jittered, placed and blended."""
+
+
+@settings_class
+class PredictSettings:
+    """How objects are found in images, and what is written of them."""
+
+    min_score: Fraction | None = None
+    """Objects with a lower score are left out. None: results have all that the model finds; overlays and annotations
+    have those of 0.5 or more."""
+
+    batch_size: Annotated[int, Ge(1)] | None = None
+    """Number of images, or of tiles, that are given to the model at once. None: as in the evaluations of its run."""
+
+    tiles: Annotated[int, Ge(64), Le(16384)] | None = None
+    """Side in pixels of the tiles that larger images are cut into. None: images are not cut."""
+
+    overlap: Annotated[float, Ge(0), Lt(1)] = 0.2
+    """Share of a tile's side by which neighboring tiles overlap, at least. Objects up to that size are in one tile
+    completely."""
+
+    tta: Literal["flip"] | None = None
+    """"flip": objects are found in each image and in its mirror image, which takes twice the time."""
+
+    as_annotations: bool = False
+    """Whether the objects are also written as a COCO annotation file, for annotation tools."""
+
+    draw: bool = False
+    """Whether the objects are also drawn on the images."""
 
 
 @settings_class

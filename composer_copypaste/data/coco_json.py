@@ -169,9 +169,28 @@ def read_categories(path: Path) -> tuple[Category, ...]:
         raise DataError(f"{path}: expected a COCO file with the list 'categories', got {as_json(data)}")
     found = _Findings()
     categories = _parse_categories(entries, found)
-    if found.problems:
-        raise DataError(format_problems(str(path), found.problems))
+    found.report(str(path), ReadingOptions(), has_objects=False)
     return tuple(sorted(categories.values(), key=lambda category: category.id))
+
+
+def images_without_annotations(data: object, path: Path) -> CocoAnnotations:
+    """The images of a COCO file's parsed JSON, as of a test set's, and its categories, if it has any.
+
+    Annotations are not looked at. ``path`` names the file in messages.
+
+    Raises:
+        DataError: listing what is wrong with images or categories.
+    """
+    entries = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(entries, list):
+        kind = describe_other_format(data)
+        raise DataError(f"{path}: {kind or f'expected a COCO file with the list images, got {as_json(data)}'}")
+    found, named = _Findings(), data.get("categories")
+    categories = _parse_categories(named, found) if isinstance(named, list) and named else {}
+    images = _parse_images(entries, ReadingOptions(), found)
+    found.report(str(path), ReadingOptions(), has_objects=False)
+    ordered = tuple(sorted(categories.values(), key=lambda category: category.id))
+    return CocoAnnotations(path, tuple(images.values()), ordered, dict.fromkeys(images, ()))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Writes COCO annotation files: the one writer of all commands that make data sets."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,10 @@ from composer_copypaste.files import atomic_write, check_regular_file
 
 _ENTRIES_AT_ONCE = 10_000
 _FIRST_KEYS = ("info", "licenses", "categories", "images", "annotations")
+
+
+class EncodedJson(str):
+    """JSON that is written as it is: outlines are long lists of numbers, which take long to be written."""
 
 
 def write_coco(path: Path, content: Mapping[str, Any]) -> None:
@@ -32,6 +36,20 @@ def write_coco(path: Path, content: Mapping[str, Any]) -> None:
                 file.write(text)
         except ValueError as error:
             raise DataError(f"{path}: cannot be written as JSON: {error}") from error
+
+
+def write_coco_results(path: Path, results: Iterable[EncodedJson]) -> None:
+    """Write a COCO results file, a list with a line for each result: complete, or not at all.
+
+    Args:
+        path: the file; its folder exists.
+        results: as ``encode_entry`` gives them; they are written one by one.
+    """
+    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("[")
+        for number, result in enumerate(results):
+            file.write(f",\n{result}" if number else f"\n{result}")
+        file.write("\n]\n")
 
 
 def write_new_coco(files: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -76,10 +94,6 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield _as_text(value)
     yield "\n}\n"
-
-
-class EncodedJson(str):
-    """JSON that is written as it is: outlines are long lists of numbers, which take long to be written."""
 
 
 def encode_entry(entry: Mapping[str, Any]) -> EncodedJson:

@@ -188,7 +188,7 @@ def check_images(annotations: CocoAnnotations, folder: Path | str, settings: Ima
         )
     need_range = names(lambda header: header.needs_range)
     if need_range and settings.value_range is None:
-        _check_value_range(folder, need_range, settings)
+        check_value_range(str(folder), need_range, [folder / name for name in need_range], settings)
 
 
 def _hint_at_similar_file(path: Path, names_in: Callable[[Path], Mapping[str, str]]) -> str:
@@ -206,14 +206,21 @@ def _files_have(names: Sequence[str]) -> str:
     return f"{first_few(names, 3)} {'has' if len(names) == 1 else 'have'}"
 
 
-def _check_value_range(folder: Path, names: Sequence[str], settings: ImageSettings) -> None:
-    """Raise ``DataError`` where files of 16 bits use only the lowest values, as those of 10, 12 or 14 bits do."""
-    count = min(_MAX_DECODED_FILES, len(names))
-    decoded = [folder / names[i * len(names) // count] for i in range(count)]
+def check_value_range(place: str, names: Sequence[str], paths: Sequence[Path], settings: ImageSettings) -> None:
+    """Raise ``DataError`` where files of 16 bits use only the lowest values, as those of 10, 12 or 14 bits do.
+
+    Args:
+        place: where the files are, for the message.
+        names: the files' names, for the message.
+        paths: the files; of many, some are decoded.
+        settings: how they are read.
+    """
+    count = min(_MAX_DECODED_FILES, len(paths))
+    decoded = [paths[i * len(paths) // count] for i in range(count)]
     largest = max(map_in_threads(lambda path: largest_pixel_value(path, settings), decoded, _THREADS))
     if 0 < largest < SUSPICIOUS_MAXIMUM:
         raise DataError(
-            f"{folder}: {_files_have(names)} more than 8 bits, but the largest value in {count} of them "
+            f"{place}: {_files_have(names)} more than 8 bits, but the largest value in {count} of them "
             f"is {largest}, of {FULL_RANGE[1]}: they would be nearly black. {HOW_TO_GIVE_RANGE}; "
             f"{list(FULL_RANGE)} where they are meant to be dark"
         )

@@ -6,13 +6,15 @@ each with some room up and down, and a polygon may take any way through them: it
 corners.
 """
 
+import json
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
+from composer_copypaste.data.coco_write import EncodedJson
 from composer_copypaste.data.rle import CroppedMask, Rle
 from composer_copypaste.functional.engines.numba_memory import compiled
 
@@ -77,6 +79,22 @@ def rle_of_mask(cropped: CroppedMask, size: tuple[int, int]) -> Rle:
     """The run lengths of a mask in an image of this (height, width): the bytes that pycocotools gives."""
     counts = _run_lengths(np.ascontiguousarray(cropped.mask), cropped.top, cropped.left, *size)
     return {"size": list(size), "counts": _compressed(counts).tobytes()}
+
+
+def annotation_fields(mask: CroppedMask, size: tuple[int, int], *, polygons: bool = True) -> dict[str, Any]:
+    """Outline, box and area of a mask, as an annotation of a COCO file has them.
+
+    Args:
+        mask: a mask that has a pixel.
+        size: (height, width) of its image.
+        polygons: whether the outline is polygons, unless a part has a hole; else it is run lengths.
+    """
+    x1, y1, x2, y2 = mask.box
+    outline = polygons_of_mask(mask) if polygons else None
+    if outline is None:
+        rle = rle_of_mask(mask, size)
+        outline = json.dumps({"size": rle["size"], "counts": rle["counts"].decode()}, separators=(",", ":"))
+    return {"segmentation": EncodedJson(outline), "bbox": [x1, y1, x2 - x1, y2 - y1], "area": mask.area}
 
 
 def _crossings_of(mask: UInt8[ndarray, "h w"]) -> Crossings | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
+from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.errors import count_noun
 from composer_copypaste.metrics.engine import (
@@ -82,6 +83,14 @@ class CocoMeanAveragePrecision(Metric):
         self._reader = _input_reader(annotations, category_ids, masks="segm" in iou_types)
         self._images: dict[int, ScoredImage] = {}
         self._evaluation: Evaluation | None = None
+
+    @property
+    def categories(self) -> tuple[Category, ...] | None:
+        """The categories of labels 1, 2, ...; None where the annotations or the ids of labels are not known."""
+        official, ids = self._reader.official, self._reader.category_ids
+        return (
+            None if official is None or ids is None else tuple(Category(id_, official.categories[id_]) for id_ in ids)
+        )
 
     def update(self, predictions: Sequence[Fields], targets: Sequence[Fields]) -> None:
         """Add the detections in each image.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import UInt8
@@ -11,7 +11,9 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.errors import DataError, as_json, first_few, warn_of_data
 from composer_copypaste.models.postprocess import DetectionDict, detect
+from composer_copypaste.settings import ImageSettings
 
 COCO_NAMES: list[str] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 """The names of torchvision's 91 classes: the background, 80 categories at COCO's ids, and "N/A" between them."""
@@ -30,6 +32,12 @@ class Predictor:
     categories: Mapping[int, Category]
     """The category of each label, with the id that it has in the data set. A label that is missing here stands for
     none: what the model finds with it is left out."""
+
+    image_settings: ImageSettings = field(default_factory=ImageSettings)
+    """How image files are read for it: as those that it is trained on."""
+
+    batch_size: int = 1
+    """The number of images that are given to it at once, unless the user says otherwise."""
 
 
 def predictor_of_module(
@@ -79,3 +87,34 @@ def match_categories(categories: Sequence[Category], num_classes: int) -> dict[i
         return {COCO_NAMES.index(category.name): category for category in categories}
     by_id = {category.id: category for category in categories}
     return by_id if all(1 <= id_ < num_classes for id_ in by_id) else None
+
+
+def with_ids_of(predictor: Predictor, categories: Sequence[Category], source: str) -> Predictor:
+    """The predictor with the ids that the categories have in another file; ``source`` names that in messages.
+
+    They are matched by name, if any name is the same, else by id. Those that the other file lacks are left out.
+
+    Raises:
+        DataError: where neither names nor ids are the same.
+    """
+    own, there = predictor.categories, {category.name: category for category in categories}
+    if not there or all(there.get(category.name) == category for category in own.values()):
+        return predictor
+    matched = {label: there[category.name] for label, category in own.items() if category.name in there}
+    if not matched:
+        by_id = {category.id: category for category in categories}
+        matched = {label: by_id[category.id] for label, category in own.items() if category.id in by_id}
+    lost = [as_json(category.name) for label, category in own.items() if label not in matched]
+    if not matched:
+        raise DataError(
+            f"{source}: its categories, {first_few(list(there))}, have neither the names nor the ids of the model's, "
+            f"{first_few(lost)}; give the names of the model's categories, or a file without any"
+        )
+    changed = [f"{own[label].id} is {new.id} there" for label, new in matched.items() if own[label].id != new.id]
+    if lost or changed:
+        warn_of_data(
+            f"{source}: category ids of results are those of this file"
+            + (f": {first_few(changed)}" if changed else "")
+            + (f"; left out, as it lacks them: {first_few(lost)}" if lost else "")
+        )
+    return replace(predictor, categories=matched)

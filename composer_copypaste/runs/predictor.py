@@ -138,4 +138,5 @@ def _predictor_of_weights(
         torch.set_num_threads(training.cpu_threads)
     on_gpu = torch.cuda.is_available() and training.device != "cpu"
     module.to("cuda" if on_gpu else "cpu")
-    return predictor_of_module(module, categories, precision=PRECISIONS[training.precision] if on_gpu else None)
+    predictor = predictor_of_module(module, categories, precision=PRECISIONS[training.precision] if on_gpu else None)
+    return replace(predictor, image_settings=recipe.data.image_settings, batch_size=recipe.data.eval_batch_size)

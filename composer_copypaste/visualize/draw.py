@@ -43,16 +43,19 @@ MAX_IMAGES = 16
 # ---- one image
 
 
-def draw_instances(image: UInt8[Tensor, "3 h w"], objects: Objects, names: Sequence[str]) -> UInt8[Tensor, "3 h w"]:
+def draw_instances(
+    image: UInt8[Tensor, "3 h w"], objects: Objects, names: Sequence[str], *, largest_label: float = 2.0
+) -> UInt8[Tensor, "3 h w"]:
     """The image with every object's mask, outline, box and label.
 
     Each category has a color, or each object if there is only one category. Crowds are hatched in grey; pasted objects
-    have a thick dashed outline. A label is left out where there is no room for it or it is larger than its object.
+    have a thick dashed outline. A label is left out where there is no room for it or it is too large for its object.
 
     Args:
         image: RGB.
         objects: a detection target, or detections.
         names: the names of label 1, label 2 and so on; a label without a name is written as its number.
+        largest_label: the largest area of a label, as a share of the area of its object's box.
     """
     canvas = image.permute(1, 2, 0).cpu().numpy().copy()
     masks = _decoded_masks(objects, (canvas.shape[0], canvas.shape[1]))
@@ -63,7 +66,7 @@ def draw_instances(image: UInt8[Tensor, "3 h w"], objects: Objects, names: Seque
         _paint_mask(canvas, mask, color, line, hatched=crowd, dashed=is_pasted)
     drawn = Image.fromarray(canvas)
     _draw_boxes(drawn, corners(objects["boxes"]).tolist(), colors, line)
-    _draw_labels(drawn, objects, colors, names)
+    _draw_labels(drawn, objects, colors, names, largest_label)
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).contiguous()
 
 
@@ -141,7 +144,9 @@ def _draw_in_red(image: Image.Image, boxes: list[list[float]], line: int, *, dia
                 pen.line([x1, y2, x2, y1], fill=color, width=width)
 
 
-def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], names: Sequence[str]) -> None:
+def _draw_labels(
+    image: Image.Image, objects: Objects, colors: list[Color], names: Sequence[str], largest: float
+) -> None:
     """Write names and scores above, below or inside the boxes where there is room, large objects first."""
     pen = ImageDraw.Draw(image)
     font = _label_font(max(11, max(image.size) // 34))
@@ -151,7 +156,7 @@ def _draw_labels(image: Image.Image, objects: Objects, colors: list[Color], name
     taken: list[Rectangle] = []
     for number in sorted(range(len(boxes)), key=lambda number: -areas[number]):
         width, height = pen.textlength(texts[number], font=font) + 4, font.size * 1.25
-        if not texts[number] or width * height > 2 * areas[number]:
+        if not texts[number] or width * height > largest * areas[number]:
             continue
         place = _free_label_place(boxes[number], (width, height), image.size, taken)
         if place is not None:

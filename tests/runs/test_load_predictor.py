@@ -2,42 +2,38 @@ import json
 
 import pytest
 import torch
+from small_runs import FIG, NUT, save_weights, small_run
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import CheckpointError, DataError, DataWarning, RecipeError
-from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.runs.predictor import load_predictor
-from composer_copypaste.settings import MaskRCNNSettings
-
-NUT, FIG = {"id": 5, "name": "nut"}, {"id": 3, "name": "fig"}
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     """The weights of a small model of three classes, in a folder of its own."""
-    torch.manual_seed(0)
-    torch.save(build_mask_rcnn(3, MaskRCNNSettings(backbone="small")).state_dict(), tmp_path / "my.pt")
+    save_weights(tmp_path / "my.pt")
     return tmp_path / "my.pt"
 
 
 @pytest.fixture
-def run_folder(tmp_path, checkpoint):
+def run_folder(tmp_path):
     """A run's folder, whose labels 1 and 2 are the categories 5 and 3."""
-    folder = tmp_path / "run"
-    (folder / "checkpoints").mkdir(parents=True)
-    checkpoint.rename(folder / "checkpoints/ep1-ba1-rank0.pt")
-    (folder / "checkpoints/latest-rank0.pt").symlink_to("ep1-ba1-rank0.pt")
-    (folder / "recipe.yaml").write_text("base: quickstart\n")
-    (folder / "categories.json").write_text(json.dumps([NUT, FIG]))
-    return folder
+    return small_run(tmp_path / "run")
 
 
 def test_the_folder_of_a_run_gives_its_newest_checkpoint_and_its_categories_in_the_order_of_its_labels(run_folder):
-    predictor = load_predictor(run_folder, overrides=["model.detections_per_image=4", "model.box_score_thresh=0"])
+    predictor = load_predictor(run_folder, overrides=["model.detections_per_image=4"])
     assert predictor.categories == {1: Category(5, "nut"), 2: Category(3, "fig")}
     (found,) = predictor.detect([torch.full((3, 50, 70), 90, dtype=torch.uint8)])
     assert len(found["scores"]) == 4
     assert {tuple(rle["size"]) for rle in found["rles"]} == {(50, 70)}
+
+
+def test_images_are_read_and_batched_as_the_recipe_says(run_folder):
+    predictor = load_predictor(run_folder, overrides=["data.value_range=[0,4095]"])
+    assert predictor.image_settings.value_range == (0, 4095)
+    assert predictor.batch_size == 2
 
 
 def test_a_checkpoint_in_the_folder_of_a_run_needs_no_recipe(run_folder):

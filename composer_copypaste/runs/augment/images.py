@@ -4,7 +4,6 @@ Only the masks that matter are drawn: of the objects that are pasted, and of tho
 their annotation.
 """
 
-import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,9 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from composer_copypaste.data.coco_write import EncodedJson
 from composer_copypaste.data.cutouts import CutOut
 from composer_copypaste.data.images import read_image
-from composer_copypaste.data.outlines import mask_of_rle, polygons_of_mask, rle_of_mask
+from composer_copypaste.data.outlines import annotation_fields, mask_of_rle
 from composer_copypaste.data.rle import CroppedMask, Segmentation, draw_cropped_masks, rle_of_segmentation
 from composer_copypaste.files import UNFINISHED, name_path_in_errors
 from composer_copypaste.functional.engines.kernel_engine import KernelEngine, KernelStack
@@ -179,7 +177,7 @@ def _objects_after(
         if kept.measure[place] >= 0:
             mask = _visible_mask(layout, stack, kept, place, measures.boxes[kept.measure[place]].tolist())
             style: Masks = "rle" if iscrowd[kept.origin[place]] else masks
-            changes = mask_fields(mask, new.base.size, style)
+            changes = annotation_fields(mask, new.base.size, polygons=style == "polygons")
         if points is not None:
             changes["keypoints"] = points[place].flatten().tolist()
         if kept.pasted[place] >= 0:
@@ -218,19 +216,6 @@ def _plan_rows(new: NewImage, layout: Layout) -> list[int]:
         int(of_image[instance] if number < first else of_cut_outs[number - first])
         for number, instance in zip(layout.pasted.source.tolist(), layout.pasted.instance.tolist(), strict=True)
     ]
-
-
-def mask_fields(mask: CroppedMask, size: tuple[int, int], style: Masks) -> Json:
-    """Outline, box and area of a mask, as an annotation has them."""
-    x1, y1, x2, y2 = mask.box
-    outline = polygons_of_mask(mask) if style == "polygons" else None
-    if outline is None:
-        rle = rle_of_mask(mask, size)
-        outline = json.dumps({"size": rle["size"], "counts": rle["counts"].decode()}, separators=(",", ":"))
-    return {"segmentation": EncodedJson(outline), "bbox": [x1, y1, x2 - x1, y2 - y1], "area": mask.area}
-
-
-# ---- image files
 
 
 class _ImageCache:

@@ -1,0 +1,130 @@
+"""``copypaste predict``."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+from click.core import ParameterSource
+
+from composer_copypaste.cli import RESUME_COMMAND
+
+# ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
+
+
+@click.command
+@click.argument("images", metavar="IMAGES... [KEY=VALUE]...", nargs=-1, required=True)
+@click.option("--weights", type=click.Path(path_type=Path), required=True,
+              help="Folder of a run, whose newest checkpoint is taken; a checkpoint; or an .onnx file.")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="A new folder for what is found.")
+@click.option("--images", "folder", type=click.Path(path_type=Path), help="Folder of the images of a COCO file.")
+@click.option("--recipe", help="How the model is built, where the checkpoint is in no run folder.")
+@click.option("--categories", type=click.Path(path_type=Path),
+              help="COCO file with the categories of the model; default: those of its run or .onnx file.")  # fmt: skip
+@click.option("--min-score", type=click.FloatRange(0, 1),
+              help="Leave out lower scores; default: 0, but 0.5 for annotations and drawn images.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=1),
+              help="Images, or tiles, given to the model at once; default: the recipe's.")  # fmt: skip
+@click.option("--tiles", type=click.IntRange(64, 16384), metavar="PIXELS",
+              help="Cut larger images into tiles with this side.")  # fmt: skip
+@click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), default=0.2,
+              help="Share of a tile by which neighboring tiles overlap, at least; default: 0.2.")  # fmt: skip
+@click.option("--tta", type=click.Choice(["flip"]), help="Look at mirror images too, which takes twice the time.")
+@click.option("--as-annotations", is_flag=True, help="Write a COCO annotation file too, for annotation tools.")
+@click.option("--draw", is_flag=True, help="Write the images with the objects drawn on them, too.")
+@click.option("--value-range", type=(float, float), metavar="LOW HIGH",
+              help="What becomes black and white in images of more than 8 bits; default: the recipe's.")  # fmt: skip
+@click.option("--max-megapixels", type=float, help="Larger images are not read; default: the recipe's.")
+def command(  # noqa: PLR0913 - click gives each option by its name
+    images: tuple[str, ...],
+    weights: Path,
+    output: Path,
+    folder: Path | None,
+    recipe: str | None,
+    categories: Path | None,
+    min_score: float | None,
+    batch_size: int | None,
+    tiles: int | None,
+    overlap: float,
+    tta: Literal["flip"] | None,
+    as_annotations: bool,
+    draw: bool,
+    value_range: tuple[float, float] | None,
+    max_megapixels: float | None,
+) -> None:
+    """Find objects in images, and write them as a COCO results file.
+
+    IMAGES are image files, folders, patterns such as "photos/*.jpg", or a COCO file, of which only the list of images
+    is read; KEY=VALUE changes a key of the model's recipe. The same command goes on where it was interrupted. Images
+    that cannot be read are listed at the end, and the exit code is then 1.
+
+    \b
+    Example:
+      copypaste predict photos/test --weights runs/quickstart-20260131-120000 --output found --draw
+      copypaste predict test.json --images photos/test --weights model.onnx --output found
+
+    It writes OUTPUT/results.json; unless a COCO file is given, OUTPUT/images.json, with the ids of the images and
+    categories; and where asked for, OUTPUT/annotations.json and the folder OUTPUT/drawn.
+    """
+    from composer_copypaste.errors import RecipeError, count_noun
+    from composer_copypaste.runs.predict.run import predict_files
+    from composer_copypaste.settings import PredictSettings
+
+    context = click.get_current_context()
+    context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "predict", *_given_arguments(context)])
+    overrides = [argument for argument in images if _is_override(argument)]
+    given = [argument for argument in images if not _is_override(argument)]
+    if not given:
+        raise RecipeError(
+            "command line: expected images, or a COCO file that lists them. See: copypaste predict --help"
+        )
+    files = predict_files(
+        weights,
+        given,
+        output,
+        PredictSettings(
+            min_score=min_score,
+            batch_size=batch_size,
+            tiles=tiles,
+            overlap=overlap,
+            tta=tta,
+            as_annotations=as_annotations,
+            draw=draw,
+        ),
+        folder=folder,
+        recipe=recipe,
+        overrides=overrides,
+        categories=categories,
+        value_range=value_range,
+        max_megapixels=max_megapixels,
+    )
+    before = f" ({files.kept} done before)" if files.kept else ""
+    click.echo(f"{output}: {count_noun(files.objects, 'object')} in {count_noun(files.images, 'image')}{before}")
+    if files.unreadable:
+        click.echo(f"{count_noun(len(files.unreadable), 'image')} could not be read:", err=True)
+        click.echo("\n".join(f"  {line}" for line in files.unreadable), err=True)
+        sys.exit(1)
+
+
+def _is_override(argument: str) -> bool:
+    """Whether an argument is KEY=VALUE, as model.box_score_thresh=0.3, and not the name of a file."""
+    return re.match(r"\w+(\.\w+)+=", argument) is not None and not Path(argument).exists()
+
+
+def _given_arguments(context: click.Context) -> list[str]:
+    """The arguments of this command line, those that follow a name last."""
+    arguments: list[str] = []
+    for parameter in context.command.params:
+        value = context.params[str(parameter.name)]
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.DEFAULT:
+            continue
+        if isinstance(parameter, click.Argument):
+            arguments += value
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            arguments.append(parameter.opts[0])
+        else:
+            values = value if isinstance(value, tuple) else [value]
+            arguments += [parameter.opts[0], *map(str, values)]
+    return arguments

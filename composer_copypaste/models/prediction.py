@@ -1,0 +1,137 @@
+"""``Prediction``: the objects that a model found in one image, and the forms in which others want them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.data.rle import Rle
+from composer_copypaste.errors import UserError
+from composer_copypaste.models.postprocess import DetectionDict
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+_BOX_DECIMALS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The ``n`` objects that a model found in one image, best first."""
+
+    size: Size
+    """Height and width of the image in pixels."""
+
+    boxes: Float[Tensor, "n 4"]
+    """(x1, y1, x2, y2) in pixels; x2 is one past the last pixel."""
+
+    scores: Float[Tensor, " n"]
+    """From 0 to 1."""
+
+    labels: Int[Tensor, " n"]
+    """The model's labels, of which ``categories`` says what they stand for."""
+
+    rles: Sequence[Rle] = field(repr=False)
+    """The masks, as COCO's compressed run lengths at the image's size."""
+
+    categories: Mapping[int, Category] = field(repr=False)
+    """The category of each of the model's labels."""
+
+    path: Path | None = None
+    """The image's file; None where the image was given as pixels."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, kept: Tensor) -> "Prediction":
+        """The objects with these indices, or those that are True in a tensor with a boolean for each."""
+        indices = torch.arange(len(self))[kept].reshape(-1)
+        rles = [self.rles[index] for index in indices.tolist()]
+        fields = {name: getattr(self, name)[indices] for name in ("boxes", "scores", "labels")}
+        return replace(self, **fields, rles=rles)
+
+    @property
+    def category_ids(self) -> list[int]:
+        """The id of each object's category in the data set that the model is trained on."""
+        return [self.categories[label].id for label in self.labels.tolist()]
+
+    @property
+    def category_names(self) -> list[str]:
+        """The name of each object's category."""
+        return [self.categories[label].name for label in self.labels.tolist()]
+
+    @property
+    def masks(self) -> Bool[Tensor, "n h w"]:
+        """The masks at the image's size, decoded now: a megabyte for each object and megapixel."""
+        masks = [coco_mask.decode(rle) for rle in self.rles]
+        return torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *self.size, dtype=torch.bool)
+
+    def at_least(self, score: float) -> "Prediction":
+        """The objects with at least this score."""
+        return self[self.scores >= score]
+
+    def coco_results(self, image_id: int) -> list[dict[str, Any]]:
+        """The objects as entries of a COCO results file; boxes are x, y, width and height."""
+        boxes = self.boxes.double().numpy()
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(_BOX_DECIMALS)
+        scores = [float(str(score)) for score in self.scores.numpy().astype(np.float32)]  # without float64's digits
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category,
+                "bbox": box,
+                "score": score,
+                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
+            }
+            for category, box, score, rle in zip(self.category_ids, boxes.tolist(), scores, self.rles, strict=True)
+        ]
+
+    def to_supervision(self) -> "Detections":
+        """The objects as ``supervision.Detections``, with masks.
+
+        ``class_id`` counts the categories from 0 in the order of their ids, as supervision's reader of COCO files does;
+        ``data`` has the name ("class_name") and the id ("category_id") of each object's category.
+
+        Raises:
+            UserError: where supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise UserError("to_supervision() needs another package: pip install supervision") from error
+        order = sorted(category.id for category in self.categories.values())
+        return Detections(
+            xyxy=self.boxes.numpy().astype(np.float32),
+            mask=self.masks.numpy(),
+            confidence=self.scores.numpy().astype(np.float32),
+            class_id=np.array([order.index(id_) for id_ in self.category_ids], dtype=int),
+            data={
+                "class_name": np.array(self.category_names, dtype=str),
+                "category_id": np.array(self.category_ids, dtype=int),
+            },
+        )
+
+
+def prediction_of(
+    detection: DetectionDict,
+    size: Size,
+    categories: Mapping[int, Category],
+    *,
+    min_score: float = 0.0,
+    path: Path | None = None,
+) -> Prediction:
+    """The prediction of a model's detections in an image: of at least this score, with labels that have a category."""
+    named = torch.tensor([label in categories for label in detection["labels"].tolist()], dtype=torch.bool)
+    boxes, scores, labels = detection["boxes"], detection["scores"], detection["labels"]
+    found = Prediction(size, boxes, scores, labels, detection["rles"], categories, path)
+    return found[named & (scores >= min_score)]

@@ -1,0 +1,122 @@
+"""The files of predictions: COCO results, annotations for labelling tools, and images with the objects drawn."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from composer_copypaste.data.annotation_json import Category, Json
+from composer_copypaste.data.coco_write import EncodedJson, encode_entry, write_coco, write_coco_results
+from composer_copypaste.data.image_inputs import ImageInputs, InputImage
+from composer_copypaste.data.outlines import annotation_fields, mask_of_rle
+from composer_copypaste.models.prediction import Prediction
+from composer_copypaste.runs.predict.records import ImageRecord
+from composer_copypaste.visualize.draw import draw_instances, save_png
+
+RESULTS, IMAGES, ANNOTATIONS, DRAWN = "results.json", "images.json", "annotations.json", "drawn"
+
+SURE_SCORE = 0.5
+"""Annotations and overlays have the objects of at least this score, unless the user gives another."""
+
+_LARGEST_LABEL = 0.5
+"""As a share of its object: a drawn name and score must not hide a small object."""
+
+Done = tuple[InputImage, ImageRecord]
+
+
+def write_results(path: Path, done: Iterable[Done]) -> int:
+    """Write the COCO results file; the number of results."""
+    written = 0
+
+    def entries() -> Iterator[EncodedJson]:
+        nonlocal written
+        for _, record in done:
+            for result in record.results:
+                yield encode_entry(result)
+                written += 1
+
+    write_coco_results(path, entries())
+    return written
+
+
+def write_image_list(path: Path, done: Iterable[Done], inputs: ImageInputs, categories: Mapping[int, Category]) -> None:
+    """Write a COCO file of images and categories, to which the results belong."""
+    write_coco(path, {"categories": _category_entries(categories, inputs), "images": _image_entries(done, inputs)})
+
+
+def write_annotations(
+    path: Path,
+    done: Callable[[], Iterator[Done]],
+    inputs: ImageInputs,
+    categories: Mapping[int, Category],
+    score: float,
+) -> None:
+    """Write the objects of at least this score as a COCO annotation file; an object without a pixel is left out.
+
+    Masks are polygons that pycocotools draws as the same pixels, or run lengths where a mask has a hole. What else the
+    COCO file of the images has stays in it. Each annotation also has its score.
+    """
+    kept = {key: value for key, value in inputs.content.items() if key not in ("images", "categories")}
+    lists = {
+        "categories": _category_entries(categories, inputs),
+        "images": _image_entries(done(), inputs),
+        "annotations": list(_annotation_entries(done(), score)),
+    }
+    write_coco(path, kept | lists)
+
+
+def _category_entries(categories: Mapping[int, Category], inputs: ImageInputs) -> list[Json]:
+    """An entry for each category: that of the images' COCO file, or a new one."""
+    given = {int(entry["id"]): entry for entry in inputs.content.get("categories") or []}
+    ordered = sorted(categories.values(), key=lambda category: category.id)
+    return [given.get(category.id) or {"id": category.id, "name": category.name} for category in ordered]
+
+
+def _image_entries(done: Iterable[Done], inputs: ImageInputs) -> list[Json]:
+    """An entry for each image that was read: that of the images' COCO file, or a new one."""
+    given = {int(entry["id"]): entry for entry in inputs.content.get("images", [])}
+    return [
+        given.get(image.id)
+        or {"id": image.id, "file_name": image.file_name, "height": record.size[0], "width": record.size[1]}
+        for image, record in done
+        if record.size is not None
+    ]
+
+
+def _annotation_entries(done: Iterable[Done], score: float) -> Iterator[EncodedJson]:
+    number = 0
+    for _, record in done:
+        for result in record.results:
+            code = result["segmentation"]
+            mask = mask_of_rle({"size": code["size"], "counts": code["counts"].encode()})
+            if mask is None or result["score"] < score:
+                continue
+            number += 1
+            ids = {"id": number, "image_id": result["image_id"], "category_id": result["category_id"], "iscrowd": 0}
+            fields = annotation_fields(mask, (code["size"][0], code["size"][1]))
+            yield encode_entry(ids | {"score": result["score"]} | fields)
+
+
+def overlay_names(images: Sequence[InputImage]) -> dict[int, str]:
+    """The name of each image's overlay, by the image's id: its own with the ending .png.
+
+    Where two would be the same, as of a.jpg and a.tif, the ending is appended.
+    """
+    names = {image.id: PurePosixPath(image.file_name.replace("\\", "/")) for image in images}
+    taken = Counter(name.with_suffix(".png") for name in names.values())
+    return {
+        id_: f"{name}.png" if taken[name.with_suffix(".png")] > 1 else str(name.with_suffix(".png"))
+        for id_, name in names.items()
+    }
+
+
+def draw_prediction(image: UInt8[Tensor, "3 h w"], found: Prediction, path: Path) -> None:
+    """Write the image with its objects' masks, boxes, names and scores as a PNG file."""
+    names = [
+        found.categories[label].name if label in found.categories else str(label)
+        for label in range(1, max(found.categories, default=0) + 1)
+    ]
+    objects = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels, "rles": found.rles}
+    save_png(draw_instances(image, objects, names, largest_label=_LARGEST_LABEL), path)

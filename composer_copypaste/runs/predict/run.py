@@ -1,0 +1,195 @@
+"""``copypaste predict``: finds objects in image files and writes them, resumable after an interruption."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from composer_copypaste.data.image_inputs import ImageInputs, InputImage, find_images, with_headers
+from composer_copypaste.errors import OutputError, RecipeError
+from composer_copypaste.models.postprocess import DetectionDict
+from composer_copypaste.models.prediction import prediction_of
+from composer_copypaste.models.predictor import Predictor, with_ids_of
+from composer_copypaste.output_folder import OutputFolder
+from composer_copypaste.runs.predict.files import (
+    ANNOTATIONS,
+    DRAWN,
+    IMAGES,
+    RESULTS,
+    SURE_SCORE,
+    Done,
+    draw_prediction,
+    overlay_names,
+    write_annotations,
+    write_image_list,
+    write_results,
+)
+from composer_copypaste.runs.predict.images import ReadImage, batches_read_ahead
+from composer_copypaste.runs.predict.manifest import (
+    PredictedFiles,
+    completed_files,
+    completed_source,
+    describe_source,
+    write_manifest,
+)
+from composer_copypaste.runs.predict.predict import images_at_once, with_options
+from composer_copypaste.runs.predict.records import BatchRecord, ImageRecord, RecordFile, file_stamp
+from composer_copypaste.runs.predictor import load_predictor
+from composer_copypaste.settings import ImageSettings, PredictSettings
+
+_RECORDS = "records.jsonl"
+
+
+def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
+    weights: Path | str,
+    images: Sequence[Path | str] | Path | str,
+    output: Path | str,
+    settings: PredictSettings | None = None,
+    *,
+    folder: Path | str | None = None,
+    recipe: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    categories: Path | str | None = None,
+    value_range: tuple[float, float] | None = None,
+    max_megapixels: float | None = None,
+) -> PredictedFiles:
+    """Find objects in image files and write a COCO results file; continue if that was interrupted.
+
+    Images that cannot be read are left out and named in what is returned.
+
+    Args:
+        weights: the folder of a run, a checkpoint or an .onnx file, as for ``load_predictor``.
+        images: files, folders, patterns such as "photos/*.jpg", or one COCO file, whose annotations are not looked at.
+        output: a new or an empty folder, or one that the same call began or completed.
+        settings: how objects are found, and what is written; None: the default settings.
+        folder: the folder that the names of the COCO file are relative to.
+        recipe: as for ``load_predictor``.
+        overrides: as for ``load_predictor``.
+        categories: as for ``load_predictor``.
+        value_range: as in ``ImageSettings``; None: as for the images that the model is trained on.
+        max_megapixels: as in ``ImageSettings``; None: as for the images that the model is trained on.
+
+    Raises:
+        UserError: where model or images cannot be used, or the folder holds anything else.
+    """
+    output, settings = Path(output), settings or PredictSettings()
+    given = [images] if isinstance(images, Path | str) else images
+    inputs = find_images(given, folder=None if folder is None else Path(folder), without=output)
+    predictor = load_predictor(weights, recipe=recipe, overrides=overrides, categories=categories)
+    if inputs.categories:
+        predictor = with_ids_of(predictor, inputs.categories, str(given[0]))
+    reading = predictor.image_settings
+    if value_range is not None or max_megapixels is not None:
+        limit = reading.max_megapixels if max_megapixels is None else max_megapixels
+        try:
+            reading = ImageSettings(value_range=value_range or reading.value_range, max_megapixels=limit)
+        except ValueError as error:
+            raise RecipeError(f"images: {error}") from None
+    settings = replace(settings, batch_size=settings.batch_size or predictor.batch_size)
+    options = [*([] if recipe is None else [str(recipe)]), *overrides]
+    source = describe_source(Path(weights), options, predictor, inputs, settings, reading)
+    place = OutputFolder(output, "predictions", source, "image files", partial(completed_source, output))
+    try:
+        with place.locked():
+            if completed_source(output) is not None:
+                return completed_files(output)
+            inputs = with_headers(inputs, reading)
+            work = _Work(predictor, inputs, settings, reading, output, overlay_names(inputs.images))
+            files = _predict_missing(work, place)
+            write_manifest(source, files)
+            return files
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or output}: cannot be written: {error.strerror}; the same command continues"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done with the images of one call."""
+
+    predictor: Predictor
+    inputs: ImageInputs
+    settings: PredictSettings
+    reading: ImageSettings
+    output: Path
+    overlays: Mapping[int, str]
+    """The name of each image's overlay, by the image's id."""
+
+    @property
+    def shown_score(self) -> float:
+        """The lowest score of the objects in overlays and annotations."""
+        return SURE_SCORE if self.settings.min_score is None else self.settings.min_score
+
+    def batches(self) -> list[tuple[InputImage, ...]]:
+        """The images in batches. They stay the same after an interruption: results depend on them a little."""
+        images, step = self.inputs.images, images_at_once(self.predictor, self.settings)
+        return [images[start : start + step] for start in range(0, len(images), step)]
+
+
+def _predict_missing(work: _Work, place: OutputFolder) -> PredictedFiles:
+    """Find objects in the batches that are not done, then write all files."""
+    batches, records = work.batches(), RecordFile(place.working / _RECORDS)
+    done = records.done(batches)
+    missing = [number for number in range(len(batches)) if number not in done]
+    kept = sum(len(batches[number]) for number in done)
+    predictor = with_options(work.predictor, work.settings)
+    with (
+        records.appending() as append,
+        tqdm(total=len(work.inputs.images), initial=kept, desc="finding objects", unit=" images", disable=None) as bar,
+    ):
+        read = batches_read_ahead((batches[number] for number in missing), work.reading)
+        for number, batch in zip(missing, read, strict=True):
+            stamps = tuple(file_stamp(each.image) for each in batch)
+            append(BatchRecord(number, stamps, _predict_batch(work, predictor, batch)))
+            bar.update(len(batch))
+    return _write_files(work, records, batches, kept)
+
+
+def _predict_batch(work: _Work, predictor: Predictor, batch: Sequence[ReadImage]) -> tuple[ImageRecord, ...]:
+    pixels = [read.pixels for read in batch if read.pixels is not None]
+    try:
+        detections = iter(predictor.detect(pixels) if pixels else [])
+    except torch.OutOfMemoryError as error:
+        raise RecipeError(
+            f"{batch[0].image.path}: the GPU's memory is too small for this batch; give a smaller --batch-size, or "
+            "--tiles for large images; the same command with it begins again"
+        ) from error
+    return tuple(
+        ImageRecord(None, read.problem, ())
+        if read.pixels is None
+        else _predict_image(work, read.image, read.pixels, next(detections))
+        for read in batch
+    )
+
+
+def _predict_image(work: _Work, image: InputImage, pixels: Tensor, detection: DetectionDict) -> ImageRecord:
+    size = pixels.shape[1], pixels.shape[2]
+    found = prediction_of(detection, size, work.predictor.categories, min_score=work.settings.min_score or 0.0)
+    if work.settings.draw:
+        draw_prediction(pixels, found.at_least(work.shown_score), work.output / DRAWN / work.overlays[image.id])
+    return ImageRecord(size, None, tuple(found.coco_results(image.id)))
+
+
+def _write_files(
+    work: _Work, records: RecordFile, batches: Sequence[Sequence[InputImage]], kept: int
+) -> PredictedFiles:
+    begins = records.begins()
+    ordered = [begins[number] for number in range(len(batches))]
+
+    def done() -> Iterator[Done]:
+        for record in records.read(ordered):
+            yield from zip(batches[record.number], record.images, strict=True)
+
+    output, categories = work.output, work.predictor.categories
+    objects = write_results(output / RESULTS, done())
+    if not work.inputs.categories:  # pycocotools needs them beside the images
+        write_image_list(output / IMAGES, done(), work.inputs, categories)
+    if work.settings.as_annotations:
+        write_annotations(output / ANNOTATIONS, done, work.inputs, categories, work.shown_score)
+    problems = [f"{image.path}: {record.problem}" for image, record in done() if record.problem is not None]
+    return PredictedFiles(output, len(work.inputs.images) - len(problems), objects, kept, tuple(problems))
