@@ -31,8 +31,8 @@ from composer_copypaste.integrations.composer.distributed import (
 COMMANDS = {
     "preview": "Show on a page what copy-paste makes of a recipe's images.",
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
-    "eval": "Score a checkpoint on a data set, by COCO's rules.",
-    "predict": "Find objects in images, and write them as COCO results.",
+    "eval": "Score a checkpoint, or COCO results, on a data set, by COCO's rules.",
+    "predict": "Find objects in images, and write them as a COCO results file.",
     "ablate": "Train runs that differ in a few keys, and compare them.",
     "split": "Divide a data set into parts, such as train and val.",
     "subset": "Write a part of a data set.",

@@ -10,7 +10,14 @@ from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import read_categories
 from composer_copypaste.errors import CheckpointError, DataError, RecipeError, count_noun, warn_of_data
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
-from composer_copypaste.models.predictor import Predictor, categories_of_labels, match_categories, predictor_of_module
+from composer_copypaste.models.predictor import (
+    COCO_NAMES,
+    Predictor,
+    categories_of_labels,
+    match_categories,
+    predictor_of_module,
+)
+from composer_copypaste.models.recognise import CLASS_SCORES, read_torchvision_model
 from composer_copypaste.models.weights import StateDict, load_tensors, read_weights
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.recipes.schema import Recipe
@@ -19,9 +26,6 @@ from composer_copypaste.runs.folder import RunFolder, run_folder_of
 
 PRECISIONS = {"fp32": None, "amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}
 """The types of autocast for the precisions of recipes."""
-
-CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
-"""The tensor with a row for each class."""
 
 
 def load_predictor(
@@ -38,10 +42,12 @@ def load_predictor(
 
     Args:
         path: the folder of a run, whose newest checkpoint is taken; a checkpoint; or a file of ``copypaste export``.
-        recipe: how the model is built, where the checkpoint is not in the folder of a run. An .onnx file needs none.
+        recipe: how the model is built, where the checkpoint is not in the folder of a run. An .onnx file needs none,
+            and a state dict of torchvision's ``maskrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2`` neither.
         overrides: keys of the recipe with their values, such as "model.detections_per_image=300".
         categories: a COCO file whose categories are those of the model. By default they are read from the run or the
-            .onnx file; a checkpoint without a run has its labels as ids, which a warning says.
+            .onnx file; torchvision's 91 classes are COCO's categories; any other checkpoint without a run has its
+            labels as ids, which a warning says.
 
     Raises:
         UserError: where one of them cannot be used, or they do not fit each other.
@@ -51,7 +57,11 @@ def load_predictor(
     if path.suffix == ".onnx":
         return _load_exported(path, recipe, overrides, named)
     checkpoint, run = find_checkpoint(path)
-    loaded = load_recipe(recipe_source(checkpoint, run, recipe), overrides)
+    if run is None and recipe is None and (known := read_torchvision_model(checkpoint)) is not None:
+        own = {"backbone": known[1].backbone, "weights": known[1].weights, "norm": known[1].norm}
+        loaded = load_recipe("finetune", [*(f"model.{key}={value}" for key, value in own.items()), *overrides])
+    else:
+        loaded = load_recipe(recipe_source(checkpoint, run, recipe), overrides)
     weights = read_weights(checkpoint)
     if named is None and run is not None and run.categories.exists():
         named = tuple(read_trained_categories(run.categories))
@@ -109,6 +119,8 @@ def _categories_of_weights(
     num_classes = len(weights[CLASS_SCORES])
     if named is not None:
         return _match(named, num_classes, checkpoint)
+    if num_classes == len(COCO_NAMES):
+        return {id_: Category(id_, name) for id_, name in enumerate(COCO_NAMES) if id_ and name != "N/A"}
     warn_of_data(
         f"{checkpoint}: does not say what its {count_noun(num_classes - 1, 'label')} stand for: category ids are its "
         f"labels, 1 to {num_classes - 1}, without names. --categories FILE takes them from a COCO file"

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from small_runs import FIG, NUT, save_weights, small_run
+from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import CheckpointError, DataError, DataWarning, RecipeError
@@ -38,6 +39,18 @@ def test_images_are_read_and_batched_as_the_recipe_says(run_folder):
 
 def test_a_checkpoint_in_the_folder_of_a_run_needs_no_recipe(run_folder):
     assert load_predictor(run_folder / "checkpoints/ep1-ba1-rank0.pt").categories[1].name == "nut"
+
+
+@pytest.mark.slow  # 46 million weights
+def test_a_state_dict_of_torchvision_needs_no_recipe_and_has_the_categories_of_coco(tmp_path):
+    torch.manual_seed(0)
+    torch.save(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict(), tmp_path / "coco.pt")
+    predictor = load_predictor(tmp_path / "coco.pt", overrides=["model.min_size=64"])
+    assert len(predictor.categories) == 80
+    assert predictor.categories[90] == Category(90, "toothbrush")
+    assert 12 not in predictor.categories
+    (found,) = predictor.detect([torch.zeros(3, 40, 50, dtype=torch.uint8)])
+    assert found["boxes"].shape[1] == 4
 
 
 def test_a_checkpoint_elsewhere_needs_a_recipe(checkpoint):
