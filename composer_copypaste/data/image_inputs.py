@@ -111,22 +111,22 @@ def _expand_all(arguments: Iterable[Path | str]) -> list[Path]:
 def _expand(argument: Path | str) -> Iterator[Path]:
     path = Path(argument).expanduser()
     if path.is_dir():
-        yield from _images_below(path)
+        yield from images_below(path)
     elif path.exists():
         yield path
     elif glob.has_magic(str(path)):
         for name in sorted(glob.glob(str(path), recursive=True)):
             match = Path(name)
             if match.is_dir() and "**" not in path.parts:
-                yield from _images_below(match)
+                yield from images_below(match)
             elif _is_named_as_image(match):
                 yield match
     else:
         raise DataError(f"{argument}: there is no such file or folder")
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
-    """The image files in a folder and the folders below it, but for hidden ones, sorted by name."""
+def images_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and the folders below it that are images by their names, but for hidden ones, sorted."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

@@ -273,12 +273,13 @@ def test_backgrounds_receive_objects_at_their_own_size(data_set, tmp_path):
     (tmp_path / "empty" / "sub").mkdir(parents=True)
     for name, size in (("wide.jpg", (150, 40)), ("sub/high.png", (50, 90))):
         Image.new("RGB", size, (9, 99, 9)).save(tmp_path / "empty" / name)
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
     settings = AugmentSettings(backgrounds=tmp_path / "empty", per_image=3, format="png", originals="omit")
     write(data_set, tmp_path / "out", settings)
     new = read(tmp_path / "out")
     assert [image["file_name"] for image in new["images"]] == [
-        *(f"sub/high_pasted{copy}.png" for copy in (1, 2, 3)),
         *(f"wide_pasted{copy}.png" for copy in (1, 2, 3)),
+        *(f"sub/high_pasted{copy}.png" for copy in (1, 2, 3)),
     ]
     coco = COCO(tmp_path / "out" / "annotations.json")
     for image in new["images"]:
@@ -483,10 +484,10 @@ def test_data_of_which_nothing_may_be_pasted_is_refused(data_set, tmp_path):
 def test_backgrounds_that_are_no_images_are_listed(data_set, tmp_path):
     (tmp_path / "empty").mkdir()
     settings = AugmentSettings(backgrounds=tmp_path / "empty")
-    with pytest.raises(DataError, match="expected images for backgrounds, the folder has no files"):
+    with pytest.raises(DataError, match="expected images for backgrounds, the folder has none"):
         write(data_set, tmp_path / "out", settings)
-    (tmp_path / "empty" / "notes.txt").write_text("none")
-    with pytest.raises(DataError, match=r"cannot be used as backgrounds: notes\.txt: .* not an image"):
+    (tmp_path / "empty" / "notes.jpg").write_text("none")
+    with pytest.raises(DataError, match=r"cannot be used as backgrounds: notes\.jpg: .* not an image"):
         write(data_set, tmp_path / "out", settings)
 
 

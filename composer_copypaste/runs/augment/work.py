@@ -16,6 +16,7 @@ from composer_copypaste.data.annotation_file import AnnotationFile
 from composer_copypaste.data.annotation_json import ReadingOptions
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import check_images, describe_non_folder, with_file_names_in_folder
+from composer_copypaste.data.image_inputs import images_below
 from composer_copypaste.data.images import size_as_shown
 from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.errors import DataError, RecipeError, format_problems
@@ -152,14 +153,12 @@ def _base_images(
 
 
 def _backgrounds(folder: Path, reading: ImageSettings) -> list[BaseImage]:
-    """The images in a folder and the folders inside it, by name; hidden files are left out."""
+    """The images in a folder and the folders inside it; other files, by their names, and hidden ones are left out."""
     if not folder.is_dir():
         raise DataError(f"{folder}: {describe_non_folder(folder)}")
     found, problems = [], []
-    for path in sorted(folder.rglob("*")):
+    for path in images_below(folder):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or any(part.startswith(".") for part in PurePosixPath(name).parts):
-            continue
         try:
             found.append(BaseImage.background(name, folder, size_as_shown(path, reading)))
         except DataError as error:
@@ -167,7 +166,7 @@ def _backgrounds(folder: Path, reading: ImageSettings) -> list[BaseImage]:
     if problems:
         raise DataError(format_problems(f"{folder}: cannot be used as backgrounds", problems))
     if not found:
-        raise DataError(f"{folder}: expected images for backgrounds, the folder has no files")
+        raise DataError(f"{folder}: expected images for backgrounds, the folder has none")
     return found
 
 
