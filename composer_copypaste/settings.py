@@ -21,6 +21,20 @@ TIME = TextPattern(
     "a time such as '8ep', '500ba', '0.9dur' or '90%dur' (of the duration), of at most 9 digits",
 )
 Duration = Annotated[str, DURATION]
+BACKBONES = (
+    "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
+)  # fmt: skip
+"""The backbones that are built from torchvision's parts."""
+TIMM = "timm/"
+"""Begins the names of timm's backbones."""
+Backbone = Annotated[
+    str,
+    TextPattern(
+        rf"^{TIMM}[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$",
+        f"one of {', '.join(map(repr, BACKBONES))}, or a network of timm such as '{TIMM}convnext_tiny'",
+        BACKBONES,
+    ),
+]
 Time = Annotated[str, TIME]
 
 
@@ -399,27 +413,30 @@ class ShapesSettings:
 class MaskRCNNSettings:
     """Which Mask R-CNN is built, where its weights come from, and how it trains and detects."""
 
-    backbone: Literal[
-        "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
-    ] = "resnet50"
+    backbone: Backbone = "resnet50"
     """The network that computes the feature pyramid. "resnet50" is torchvision's ``maskrcnn_resnet50_fpn``,
     "resnet50_v2" its ``maskrcnn_resnet50_fpn_v2``. "small" is a network for images of about 128 pixels that a
-    CPU trains in minutes."""
+    CPU trains in minutes. "timm/NAME" is a network of the package timm that gives features at strides 4, 8, 16 and 32
+    for images of any size, such as "timm/convnext_tiny". A tag in the name, as in "timm/resnet50.a1_in1k", says which
+    published weights are meant; images are normalised as they were when these were trained."""
 
     weights: str = "none"
     """Where training starts: "none" (random weights), "imagenet" (weights of the backbone) or "coco" (weights of the
     whole detector), which torchvision downloads once; a name of torchvision's, such as
     ``ResNet50_Weights.IMAGENET1K_V2``; or a file: the weights of a detector or of a backbone, or a Composer
-    checkpoint."""
+    checkpoint. For a backbone of timm: "imagenet" (the weights that timm uses by default, or those of the tag in the
+    backbone's name), a tag of timm's, such as "a1_in1k", which timm downloads once; or a file of the network's
+    weights, as timm publishes them, with a classifier or without."""
 
     trainable_backbone_layers: Annotated[int | None, Ge(0), Le(5)] = None
-    """How many of the backbone's five parts are trained, counted from the last. None: 3 where weights are loaded, else
-    all."""
+    """How many of the backbone's five parts are trained, counted from the last: the stem, and the stages that give
+    the features at strides 4, 8, 16 and 32. None: 3 where weights are loaded, else all."""
 
     norm: Literal["batch", "frozen_batch", "group"] | None = None
     """Normalisation. "frozen_batch" keeps the statistics that come with the weights; "group" suits random weights and
     small batches. None: "group" for "small", else as in torchvision: "frozen_batch" where weights are loaded, but
-    "batch" without weights and for "resnet50_v2"."""
+    "batch" without weights and for "resnet50_v2". A network of timm keeps its own layers: "frozen_batch" freezes its
+    batch normalisation, if it has any, and "group" is refused."""
 
     box_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
     """Probability that a feature of the box head is dropped, before the box predictor."""

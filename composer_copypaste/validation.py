@@ -114,14 +114,15 @@ class Check:
 
 @dataclass(frozen=True)
 class TextPattern:
-    """In an annotation: the pattern that a text has to match, and its description for messages."""
+    """In an annotation: the pattern that a text has to match, its description for messages, and texts that pass too."""
 
     pattern: str
     expected: str
+    names: tuple[str, ...] = ()
 
     def check(self, text: object) -> object:
         """The text itself; ``ValueError`` where it does not match."""
-        if not (isinstance(text, str) and re.fullmatch(self.pattern, text)):
+        if not (isinstance(text, str) and (text in self.names or re.fullmatch(self.pattern, text))):
             raise ValueError(f"expected {self.expected}, got {text!r}")
         return text
 
@@ -131,7 +132,8 @@ class TextPattern:
         return no_info_before_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> dict[str, Any]:
-        return {**handler(schema), "pattern": self.pattern}
+        matches = {**handler(schema), "pattern": self.pattern}
+        return {"anyOf": [{"enum": list(self.names)}, matches]} if self.names else matches
 
 
 # ---- messages

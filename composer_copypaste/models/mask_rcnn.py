@@ -1,4 +1,4 @@
-"""Builds torchvision's Mask R-CNN: backbone, feature pyramid, anchors and heads, without any weights."""
+"""Builds torchvision's Mask R-CNN: backbone (also of timm), pyramid, anchors and heads, without any weights."""
 
 import logging
 import math
@@ -21,6 +21,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
+from composer_copypaste.models.timm import TimmBackbone, build_timm_backbone, image_statistics, is_timm
 from composer_copypaste.settings import MaskRCNNSettings
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,13 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
     head_norm = norm if architecture.normalised else None
     min_size, max_size = resized_sides(settings)
     sizes = settings.anchor_sizes or architecture.anchor_sizes
+    mean, std = image_statistics(settings) if is_timm(settings.backbone) else (None, None)  # None: ImageNet's
     model = TorchvisionMaskRCNN(
         _build_backbone(settings, architecture, norm),
         min_size=min_size,
         max_size=max_size,
+        image_mean=mean,
+        image_std=std,
         rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes)),
         box_roi_pool=_roi_pool(POOLED_SIZE, architecture),
         mask_roi_pool=_roi_pool(2 * POOLED_SIZE, architecture),
@@ -236,7 +240,13 @@ STAGES = (32, 64, 96, 128)  # channels of SmallBackbone
 RESNET_STAGE_STARTS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
-def _build_backbone(settings: MaskRCNNSettings, architecture: Architecture, norm: Norm) -> BackboneWithFPN:
+def _build_backbone(
+    settings: MaskRCNNSettings, architecture: Architecture, norm: Norm
+) -> BackboneWithFPN | TimmBackbone:
+    if is_timm(settings.backbone):
+        backbone = build_timm_backbone(settings, architecture.channels)
+        _warn_of_unused_freezing(settings)
+        return backbone
     body = _build_body(settings.backbone, norm)
     _freeze_layers(body, settings)
     return BackboneWithFPN(
@@ -262,18 +272,23 @@ def _build_body(name: str, norm: Norm) -> _Body:
 
 
 def _freeze_layers(body: _Body, settings: MaskRCNNSettings) -> None:
-    trainable = settings.trainable_backbone_layers
+    _warn_of_unused_freezing(settings)
     if settings.weights == "none":
-        if trainable not in (None, 5):
-            log.warning(
-                "trainable_backbone_layers=%s has no effect: without weights, the whole backbone is trained", trainable
-            )
         return
+    trainable = settings.trainable_backbone_layers
     trained = body.begins[5 - (3 if trainable is None else trainable) :]
     for name, part in body.network.named_children():
         if name in trained:
             return
         part.requires_grad_(False)
+
+
+def _warn_of_unused_freezing(settings: MaskRCNNSettings) -> None:
+    trainable = settings.trainable_backbone_layers
+    if settings.weights == "none" and trainable not in (None, 5):
+        log.warning(
+            "trainable_backbone_layers=%s has no effect: without weights, the whole backbone is trained", trainable
+        )
 
 
 class SmallBackbone(nn.Sequential):

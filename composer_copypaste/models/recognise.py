@@ -52,7 +52,7 @@ def recognise_torchvision_model(state: StateDict) -> tuple[str, MaskRCNNSettings
 @cache
 def _shapes_of_model(backbone: str, classes: int) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        return _shapes(build_mask_rcnn(classes, MaskRCNNSettings(backbone=backbone)).state_dict())  # type: ignore[arg-type]
+        return _shapes(build_mask_rcnn(classes, MaskRCNNSettings(backbone=backbone)).state_dict())
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

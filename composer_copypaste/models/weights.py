@@ -17,6 +17,14 @@ from torchvision.models import WeightsEnum, get_model_weights
 
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
 from composer_copypaste.files import check_regular_file, describe_wrapped_file
+from composer_copypaste.models.timm import (
+    cached_file,
+    describe_timm_download,
+    download_timm_weights,
+    features_of_network,
+    is_timm,
+    published_names,
+)
 from composer_copypaste.settings import MaskRCNNSettings
 
 log = logging.getLogger(__name__)
@@ -55,18 +63,25 @@ def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> str:
     check_weights_name(settings)
     if settings.weights == "none":
         return "everything starts at random"
-    published = published_weights(settings.backbone)
-    if settings.weights in published:
-        state = _download_weights(published[settings.weights])
-    else:
-        state = read_weights(Path(settings.weights))
-    return _load_detector_or_backbone(
-        module, state, source=f"weights {settings.weights!r}, backbone {settings.backbone!r}"
-    )
+    return _load_detector_or_backbone(module, _named_weights(settings), settings)
+
+
+def _named_weights(settings: MaskRCNNSettings) -> StateDict:
+    """The tensors of published weights, or of a file."""
+    if is_timm(settings.backbone):
+        name = published_names(settings.backbone).get(settings.weights)
+        if name is not None:
+            file = cached_file(name)
+            return download_timm_weights(name) if file is None else read_weights(file)
+    elif weights := published_weights(settings.backbone).get(settings.weights):
+        return _download_weights(weights)
+    return read_weights(Path(settings.weights))
 
 
 def describe_download(settings: MaskRCNNSettings) -> str | None:
     """The download that the weights need, in words; None where they need none."""
+    if is_timm(settings.backbone):
+        return describe_timm_download(settings)
     weights = published_weights(settings.backbone).get(settings.weights)
     file = None if weights is None else Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if weights is None or file is None or file.exists():
@@ -76,7 +91,8 @@ def describe_download(settings: MaskRCNNSettings) -> str | None:
 
 def check_weights_name(settings: MaskRCNNSettings) -> None:
     """Raise ``CheckpointError`` where ``settings.weights`` names neither a file nor weights for the backbone."""
-    choices = ("none", *published_weights(settings.backbone))
+    published = published_names if is_timm(settings.backbone) else published_weights
+    choices = ("none", *published(settings.backbone))
     if settings.weights in choices:
         return
     try:
@@ -256,8 +272,9 @@ def _download_weights(weights: WeightsEnum) -> StateDict:
     return state
 
 
-def _load_detector_or_backbone(module: nn.Module, state: StateDict, source: str) -> str:
+def _load_detector_or_backbone(module: nn.Module, state: StateDict, settings: MaskRCNNSettings) -> str:
     """Load a detector's tensors into the model, or a backbone's into its backbone; what was loaded, in words."""
+    source = f"weights {settings.weights!r}, backbone {settings.backbone!r}"
     if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
         unfitting = _names_that_do_not_fit(module, state)
         fresh = [name for name in unfitting if name.startswith(NUMBER_OF_CLASSES)]
@@ -267,6 +284,13 @@ def _load_detector_or_backbone(module: nn.Module, state: StateDict, source: str)
         last = "; the last layers, made for another number of classes, start at random" if fresh else ""
         return f"the detector, {count_noun(len(state) - len(fresh), 'tensor')}{last}"
     body = module.get_submodule("backbone.body")
+    if is_timm(settings.backbone):
+        features = features_of_network(state, settings, source)
+        _load_tensors_except(body, features, [], source)
+        return (
+            f"the backbone, {len(features)} of the network's {count_noun(len(state), 'tensor')}; the rest starts at "
+            "random"
+        )
     names = {name: name.removeprefix("features.") for name in state if not name.startswith(CLASSIFIER)}
     _load_tensors_except(body, {own: state[name] for name, own in names.items()}, [], source)
     return f"the backbone, {count_noun(len(names), 'tensor')}; the rest starts at random"

@@ -10,7 +10,7 @@ from composer_copypaste.data.leaks import find_equal_images
 from composer_copypaste.data.shapes import CATEGORIES
 from composer_copypaste.errors import count_noun, first_few
 from composer_copypaste.integrations.composer.distributed import number_of_processes
-from composer_copypaste.integrations.composer.from_recipe import runs_on_gpu
+from composer_copypaste.integrations.composer.from_recipe import errors_name_section, runs_on_gpu
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
 from composer_copypaste.models.weights import describe_download, load_pretrained
 from composer_copypaste.recipes.schema import Recipe
@@ -63,7 +63,8 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
 
 def _describe_weights(settings: MaskRCNNSettings, categories: int) -> str:
     """What weights the model would start with; those on this machine are loaded, to see that they fit."""
-    return describe_download(settings) or load_pretrained(build_mask_rcnn(categories + 1, settings), settings)
+    with errors_name_section("model"):
+        return describe_download(settings) or load_pretrained(build_mask_rcnn(categories + 1, settings), settings)
 
 
 def _describe_pasting(settings: CopyPasteSettings, names: Sequence[str]) -> str:

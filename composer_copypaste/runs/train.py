@@ -7,7 +7,7 @@ from pathlib import Path
 
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.rle import rle_of_segmentation
-from composer_copypaste.errors import CheckpointError, DivergedError, OutputError, UserError
+from composer_copypaste.errors import DivergedError, OutputError, UserError
 from composer_copypaste.integrations.composer.callbacks import (
     EvaluationFiles,
     SkipsWhatIsDone,
@@ -38,6 +38,7 @@ from composer_copypaste.integrations.composer.from_recipe import (
     build_trainer,
     check_device,
     check_loggers,
+    errors_name_section,
     limit_threads,
     runs_on_gpu,
 )
@@ -135,10 +136,8 @@ def check_requirements(recipe: Recipe) -> None:
     """Raise ``UserError`` where this machine lacks what the recipe needs besides its data: GPU, packages or weights."""
     check_device(recipe)
     check_loggers(recipe)
-    try:
+    with errors_name_section("model"):
         check_weights_name(recipe.model)
-    except CheckpointError as error:
-        raise CheckpointError(f"model.{error}") from None
 
 
 @contextmanager

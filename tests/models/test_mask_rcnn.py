@@ -6,8 +6,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from composer_copypaste import MaskRCNNSettings
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
-
-EVERY_BACKBONE = MaskRCNNSettings.__annotations__["backbone"].__args__
+from composer_copypaste.settings import BACKBONES
 
 
 def shapes(module):
@@ -48,7 +47,7 @@ def test_the_same_weights_detect_the_same_as_in_torchvisions_model(backbone, ref
     assert all(torch.equal(detected[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("backbone", EVERY_BACKBONE)
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_backbone_gives_a_pyramid_with_strides_from_4_to_64(backbone):
     with torch.device("meta"), torch.no_grad():
         levels = build_mask_rcnn(4, MaskRCNNSettings(backbone=backbone)).eval().backbone(torch.zeros(1, 3, 128, 128))

@@ -1,7 +1,9 @@
 """Composer's objects as a recipe describes them: model, algorithms, optimizer, schedule, loggers and trainers."""
 
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import InstanceData
-from composer_copypaste.errors import RecipeError
+from composer_copypaste.errors import CheckpointError, RecipeError
 from composer_copypaste.functional.sources import Pool
 from composer_copypaste.integrations.composer.algorithms import CopyPaste, LargeScaleJitter
 from composer_copypaste.integrations.composer.checkpoints import training_is_over
@@ -61,6 +63,16 @@ def limit_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.training.cpu_threads)
 
 
+@contextmanager
+def errors_name_section(section: str) -> Iterator[None]:
+    """Put the recipe's section before a ``RecipeError`` or ``CheckpointError`` that begins with one of its keys."""
+    try:
+        yield
+    except (RecipeError, CheckpointError) as error:
+        named = f"{section}.{error}" if re.match(r"\w+: ", str(error)) else str(error)
+        raise type(error)(named) from error
+
+
 def build_model(
     recipe: Recipe,
     annotations: CocoAnnotations,
@@ -80,7 +92,7 @@ def build_model(
     metric = CocoMeanAveragePrecision(
         annotations, category_ids=annotations.category_ids, max_dets=recipe.evaluation.max_dets
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), errors_name_section("model"):
         torch.manual_seed(recipe.seed)  # layers take their first weights from torch's global generator
         classes = annotations.num_classes if labels is None else len(labels) + 1
         return MaskRCNN(classes, recipe.model, metric=metric, load_weights=load_weights, labels=labels)
