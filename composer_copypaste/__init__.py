@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from composer_copypaste.runs.ablation.run import run_ablation as run_ablation
     from composer_copypaste.runs.augment.run import AugmentedData as AugmentedData
     from composer_copypaste.runs.augment.run import augment_data_set as augment_data_set
+    from composer_copypaste.runs.export import export_onnx as export_onnx
+    from composer_copypaste.runs.export import export_torchscript as export_torchscript
     from composer_copypaste.runs.predict.predict import predict as predict
     from composer_copypaste.runs.predict.run import predict_files as predict_files
     from composer_copypaste.runs.predictor import load_predictor as load_predictor
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from composer_copypaste.runs.preview.run import preview_batches as preview_batches
     from composer_copypaste.settings import AugmentSettings as AugmentSettings
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
+    from composer_copypaste.settings import ExportSettings as ExportSettings
     from composer_copypaste.settings import ImageSettings as ImageSettings
     from composer_copypaste.settings import LargeScaleJitterSettings as LargeScaleJitterSettings
     from composer_copypaste.settings import MaskRCNNSettings as MaskRCNNSettings
@@ -80,6 +83,9 @@ _HOMES = {
     "evaluation_dataloader": "data.loaders",
     "evaluation_loader": "integrations.composer.data_spec",
     "EvaluationMatches": "metrics.matches",
+    "export_onnx": "runs.export",
+    "export_torchscript": "runs.export",
+    "ExportSettings": "settings",
     "find_leaks": "data.leaks",
     "ImageSettings": "settings",
     "InstanceBank": "functional.bank",

@@ -48,6 +48,12 @@ class DivergedError(UserError):
         self.batch = batch
 
 
+class ExportError(UserError):
+    """A model cannot be exported, or its exported file does not compute what the model does."""
+
+    exit_code = 1
+
+
 class OutputError(UserError):
     """The output folder cannot be used."""
 

@@ -470,3 +470,25 @@ class MaskRCNNSettings:
             raise ValueError(f"anchor_sizes: expected five, one for each level of the pyramid, got {self.anchor_sizes}")
         if self.min_size and self.max_size and self.min_size > self.max_size:
             raise ValueError(f"max_size: expected at least min_size, {self.min_size}, got {self.max_size}")
+
+
+@settings_class
+class ExportSettings:
+    """What an exported model gives, and how far it may differ from the model on the images it is checked on."""
+
+    masks: Literal["crops", "pasted"] = "crops"
+    """"crops": 28 x 28 probabilities for each object, to be resized to its box and thresholded at 0.5. "pasted": masks
+    of 0 and 1 at the image's size, which take a byte for each object and pixel, and six while they are computed."""
+
+    max_box_difference: Annotated[float, Ge(0)] = 0.1
+    """Largest difference of a box's coordinate, in pixels."""
+
+    max_score_difference: Annotated[float, Ge(0)] = 0.001
+    """Largest difference of a score."""
+
+    max_mask_difference: Annotated[float, Ge(0)] = 0.01
+    """Largest difference of a mask's probabilities; for pasted masks, at the pixels that differ."""
+
+    max_unmatched: Fraction = 0.01
+    """Largest share of the objects that only the model or only the exported file finds. Rounding decides about objects
+    whose score is that of the limit, or which overlap by just as much as is removed as a repetition."""

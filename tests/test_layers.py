@@ -22,6 +22,7 @@ FRAMEWORKS = {
     "lightning": "integrations/lightning.py",
     "streaming": "data/streaming/",
     "onnx": "integrations/onnx.py",
+    "onnxruntime": "integrations/onnx.py",
     "timm": "models/timm.py",
 }
 """Where each may be imported."""

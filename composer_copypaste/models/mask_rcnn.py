@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
+from typing import no_type_check
 
 import torch
 from torch import Tensor, nn
@@ -207,8 +208,10 @@ class _MLPBoxHead(TwoMLPHead):
         super().__init__(in_features, features)
         self.dropout = nn.Dropout(dropout)
 
+    @no_type_check  # TorchScript compiles it, which run-time checks of types would hide
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(super().forward(x))
+        hidden = functional.relu(self.fc6(x.flatten(start_dim=1)))  # TorchScript knows no super()
+        return self.dropout(functional.relu(self.fc7(hidden)))
 
 
 def _build_box_head(architecture: Architecture, norm: Norm | None, dropout: float) -> nn.Module:
@@ -316,6 +319,7 @@ class _Block(nn.Module):
         self.bn2 = norm(outputs)
         self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm(outputs))
 
+    @no_type_check  # TorchScript compiles it, which run-time checks of types would hide
     def forward(self, x: Tensor) -> Tensor:
         hidden = functional.relu(self.bn1(self.conv1(x)))
         return functional.relu(self.bn2(self.conv2(hidden)) + self.shortcut(x))

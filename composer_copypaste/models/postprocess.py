@@ -30,7 +30,18 @@ class DetectionDict(TypedDict):
     rles: list[Rle]
 
 
-@torch.no_grad()
+class RawDetectionDict(TypedDict):
+    """As ``DetectionDict``, but with the masks as the model computes them.
+
+    ``masks`` are probabilities inside the boxes, float32 (m, 28, 28).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+
+
 def detect(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
     """The detections of a Mask R-CNN in evaluation mode in each image.
 
@@ -38,13 +49,27 @@ def detect(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> lis
         model: as ``build_mask_rcnn`` makes it.
         images: RGB, (n, 3, h, w) or a list of (3, h, w), uint8 or floating point in [0, 1], on the model's device.
     """
+    return [
+        encode_detection(detected, (image.shape[1], image.shape[2]))
+        for detected, image in zip(detect_raw(model, images), images, strict=True)
+    ]
+
+
+@torch.no_grad()
+def detect_raw(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> list[RawDetectionDict]:
+    """The same as ``detect``, with masks as the model computes them."""
     given = float_images(images)
     batch, _ = model.transform(given)
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)
     found, _ = model.roi_heads(features, proposals, batch.image_sizes)
     return [
-        detections_at_original_size(detected, resized, (image.shape[1], image.shape[2]))
+        RawDetectionDict(
+            boxes=resize_boxes(detected["boxes"], resized, (image.shape[1], image.shape[2])).cpu(),
+            scores=detected["scores"].cpu(),
+            labels=detected["labels"].cpu(),
+            masks=detected["masks"][:, 0].cpu(),
+        )
         for detected, resized, image in zip(found, batch.image_sizes, given, strict=True)
     ]
 
@@ -61,19 +86,13 @@ def with_labels_of(found: DetectionDict, labels: Mapping[int, int | None]) -> De
     )
 
 
-def detections_at_original_size(
-    detected: dict[str, Tensor], resized: tuple[int, int], original: tuple[int, int]
-) -> DetectionDict:
-    """The detections that ``roi_heads`` gives for an image of the size ``resized``, for its ``original`` size.
-
-    Sizes are (height, width). Masks are resized straight to the original size.
-    """
-    boxes = resize_boxes(detected["boxes"], resized, original).cpu()
+def encode_detection(detected: RawDetectionDict, size: tuple[int, int]) -> DetectionDict:
+    """The detections with their masks encoded, for an image of this (height, width)."""
     return DetectionDict(
-        boxes=boxes,
-        scores=detected["scores"].cpu(),
-        labels=detected["labels"].cpu(),
-        rles=encode_masks(detected["masks"].cpu(), boxes, original),
+        boxes=detected["boxes"],
+        scores=detected["scores"],
+        labels=detected["labels"],
+        rles=encode_masks(detected["masks"][:, None], detected["boxes"], size),
     )
 
 

@@ -1,10 +1,11 @@
 """Load what finds objects in images: the model of a run, of a checkpoint, or of an exported file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import read_categories
@@ -53,9 +54,28 @@ def load_predictor(
         UserError: where one of them cannot be used, or they do not fit each other.
     """
     path = Path(path)
-    named = None if categories is None else read_categories(Path(categories))
     if path.suffix == ".onnx":
+        named = None if categories is None else read_categories(Path(categories))
         return _load_exported(path, recipe, overrides, named)
+    return _predictor_of_model(load_model(path, recipe=recipe, overrides=overrides, categories=categories))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A Mask R-CNN with its weights, on the CPU."""
+
+    module: TorchvisionMaskRCNN
+    categories: Mapping[int, Category]
+    """The category of each label."""
+    recipe: Recipe
+    """How it is built and trained."""
+
+
+def load_model(
+    path: Path, *, recipe: Path | str | None, overrides: Sequence[str], categories: Path | str | None
+) -> LoadedModel:
+    """The model of a run or a checkpoint; arguments and errors are those of ``load_predictor``."""
+    named = None if categories is None else read_categories(Path(categories))
     checkpoint, run = find_checkpoint(path)
     if run is None and recipe is None and (known := read_torchvision_model(checkpoint)) is not None:
         own = {"backbone": known[1].backbone, "weights": known[1].weights, "norm": known[1].norm}
@@ -66,7 +86,9 @@ def load_predictor(
     if named is None and run is not None and run.categories.exists():
         named = tuple(read_trained_categories(run.categories))
     labels = _categories_of_weights(weights, checkpoint, named)
-    return _predictor_of_weights(weights, checkpoint, loaded, labels)
+    module = build_mask_rcnn(len(weights[CLASS_SCORES]), loaded.model)
+    load_tensors(module, weights, checkpoint)
+    return LoadedModel(module, labels, loaded)
 
 
 def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
@@ -101,11 +123,9 @@ def _load_exported(
 ) -> Predictor:
     if recipe is not None or overrides:
         raise RecipeError(f"{path}: an exported model is complete; leave out the recipe, and keys of it")
-    from composer_copypaste.integrations.onnx import (  # type: ignore[import-untyped, unused-ignore]
-        load_onnx_predictor,  # needs onnxruntime
-    )
+    from composer_copypaste.integrations.onnx import load_onnx_predictor  # most commands need no exported file
 
-    predictor: Predictor = load_onnx_predictor(path)
+    predictor = load_onnx_predictor(path)
     if named is None:
         return predictor
     return replace(predictor, categories=_match(named, max(predictor.categories) + 1, path))
@@ -138,17 +158,15 @@ def _match(named: tuple[Category, ...], num_classes: int, source: Path) -> Mappi
     return matched
 
 
-def _predictor_of_weights(
-    weights: StateDict, checkpoint: Path, recipe: Recipe, categories: Mapping[int, Category]
-) -> Predictor:
-    module = build_mask_rcnn(len(weights[CLASS_SCORES]), recipe.model)
-    load_tensors(module, weights, checkpoint)
-    training = recipe.training
+def _predictor_of_model(model: LoadedModel) -> Predictor:
+    module, training = model.module, model.recipe.training
     if training.device == "gpu" and not torch.cuda.is_available():
         raise RecipeError("training.device: expected a GPU, found none; give training.device=cpu, or auto")
     if training.cpu_threads is not None:
         torch.set_num_threads(training.cpu_threads)
     on_gpu = torch.cuda.is_available() and training.device != "cpu"
     module.to("cuda" if on_gpu else "cpu")
-    predictor = predictor_of_module(module, categories, precision=PRECISIONS[training.precision] if on_gpu else None)
-    return replace(predictor, image_settings=recipe.data.image_settings, batch_size=recipe.data.eval_batch_size)
+    precision = PRECISIONS[training.precision] if on_gpu else None
+    predictor = predictor_of_module(module, model.categories, precision=precision)
+    data = model.recipe.data
+    return replace(predictor, image_settings=data.image_settings, batch_size=data.eval_batch_size)

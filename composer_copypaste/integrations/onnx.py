@@ -1,0 +1,183 @@
+"""Mask R-CNN as an ONNX file: written from the torch model, and run by onnxruntime without it."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from pycocotools import mask as coco_masks
+from torch import Tensor
+
+from composer_copypaste.errors import CheckpointError, UserError
+from composer_copypaste.files import check_regular_file, describe_wrapped_file
+from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata, describe_outputs
+from composer_copypaste.models.postprocess import DetectionDict, RawDetectionDict, encode_detection
+from composer_copypaste.models.predictor import Predictor
+from composer_copypaste.models.single_image import INPUT, OUTPUTS, SingleImageMaskRCNN
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+OPSET = 17
+"""The version of ONNX's operators: the newest that torch 2.6 traces to without gaps, known to all runtimes of today."""
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+"""What may run a file, the fastest first."""
+
+
+def check_onnx_installed() -> None:
+    """Raise ``UserError`` where onnx or onnxruntime is missing."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"ONNX files need onnx and onnxruntime: pip install 'composer-copypaste[onnx]' ({error})"
+        ) from error
+    del onnx, onnxruntime
+
+
+# ---- writing
+
+
+def write_onnx(
+    module: SingleImageMaskRCNN, example: UInt8[Tensor, "h w 3"], metadata: ExportMetadata, path: Path
+) -> None:
+    """Write a module as an ONNX file that takes images of any size.
+
+    Args:
+        module: the model with all that comes before and after it.
+        example: an image to trace the computation with; its size does not matter.
+        metadata: is written into the file.
+        path: the file, which is overwritten.
+    """
+    import onnx
+
+    sizes = {"masks": {0: "objects"} | ({1: "height", 2: "width"} if metadata.masks == "pasted" else {})}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch and torchvision warn of their own constants, which are right
+        torch.onnx.export(
+            module,
+            (example,),
+            str(path),
+            dynamo=False,  # the newer exporter cannot trace torchvision's detectors
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_axes={
+                INPUT: {0: "height", 1: "width"},
+                **{name: {0: "objects"} for name in OUTPUTS},
+                **sizes,
+            },
+        )
+    model = onnx.load_model_from_string(path.read_bytes())
+    model.doc_string = describe_outputs(metadata)
+    onnx.helper.set_model_props(model, metadata.as_texts())
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+# ---- running
+
+
+class OnnxMaskRCNN:
+    """An ONNX file that ``write_onnx`` wrote, ready to run on the GPU where onnxruntime has one, else on the CPU.
+
+    Raises:
+        CheckpointError: where the file cannot be read, or was written by something else.
+        UserError: where onnxruntime is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._session = _open_session(path)
+        self.metadata = _read_metadata(self._session, path)
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"]) -> ExportedOutputs:
+        """What the model finds in an image: RGB, on the host."""
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        with _errors_of_onnxruntime(self._path):
+            outputs = self._session.run(list(OUTPUTS), {INPUT: pixels})
+        return ExportedOutputs(*map(torch.from_numpy, outputs))
+
+    def detect(self, images: Sequence[UInt8[Tensor, "3 _h _w"]]) -> list[DetectionDict]:
+        """The detections in each image."""
+        return [_encode_outputs(self(image), (image.shape[1], image.shape[2])) for image in images]
+
+
+def load_onnx_predictor(path: Path) -> Predictor:
+    """A predictor that runs an exported ONNX file; no torch model is built.
+
+    Raises:
+        CheckpointError: where the file cannot be read, or was written by something else.
+        UserError: where onnxruntime is missing.
+    """
+    model = OnnxMaskRCNN(path)
+    return Predictor(model.detect, model.metadata.categories)
+
+
+def _encode_outputs(found: ExportedOutputs, size: tuple[int, int]) -> DetectionDict:
+    boxes, scores, labels, masks = found
+    if masks.dtype != torch.uint8:
+        return encode_detection(RawDetectionDict(boxes=boxes, scores=scores, labels=labels, masks=masks), size)
+    planes = np.asfortranarray(masks.permute(1, 2, 0).numpy())
+    return DetectionDict(boxes=boxes, scores=scores, labels=labels, rles=coco_masks.encode(planes))
+
+
+def _open_session(path: Path) -> "InferenceSession":
+    check_onnx_installed()
+    import onnxruntime
+
+    _check_readable(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # nothing: errors are raised
+    available = onnxruntime.get_available_providers()
+    with _errors_of_onnxruntime(path):
+        return onnxruntime.InferenceSession(
+            path, options, providers=[provider for provider in PROVIDERS if provider in available]
+        )
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        check_regular_file(path)
+        with path.open("rb") as file:
+            kind = describe_wrapped_file(file.read(512))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if kind is not None:
+        raise CheckpointError(f"{path}: expected an ONNX file, got {kind}")
+
+
+@contextmanager
+def _errors_of_onnxruntime(path: Path) -> Iterator[None]:
+    """Turn what onnxruntime raises, whose classes have no common one, into a ``CheckpointError``."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    try:
+        yield
+    except kinds as error:
+        reason = " ".join(str(error).split()).rpartition(" : ")[2]
+        raise CheckpointError(f"{path}: onnxruntime cannot run it: {reason}") from error
+
+
+def _read_metadata(session: "InferenceSession", path: Path) -> ExportMetadata:
+    metadata = ExportMetadata.from_texts(session.get_modelmeta().custom_metadata_map)
+    outputs = [output.name for output in session.get_outputs()]
+    if metadata is None or outputs != list(OUTPUTS):
+        inputs = [f"{each.name} {each.type}{_shape(each.shape)}" for each in session.get_inputs()]
+        raise CheckpointError(
+            f"{path}: expected a file that copypaste export wrote, found one of something else, with the input "
+            f"{', '.join(inputs)} and the outputs {', '.join(outputs)}"
+        )
+    return metadata
+
+
+def _shape(shape: Sequence[Any]) -> str:
+    return f" ({', '.join(map(str, shape))})" if shape else ""

@@ -1,0 +1,145 @@
+"""Mask R-CNN of one image with all that comes before and after it, as exported files hold it.
+
+TorchScript compiles this module and ONNX traces it. Annotations are therefore plain, sizes are computed as they are in
+``detect``, and nothing depends on the size of the image that is traced.
+"""
+
+import copy
+from typing import no_type_check
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import maskrcnn_inference
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+INPUT = "image"
+OUTPUTS = ("boxes", "scores", "labels", "masks")
+
+
+@no_type_check  # run-time checks of types would hide what is compiled
+class SingleImageMaskRCNN(nn.Module):
+    """Finds the objects in one image, which is given as it was decoded from a file.
+
+    Its layers are copies of the model's, on the CPU, in float32 and in evaluation mode.
+
+    Args:
+        model: as ``build_mask_rcnn`` makes it.
+        paste: whether masks are given at the image's size, or as the crops that the model computes.
+    """
+
+    def __init__(self, model: TorchvisionMaskRCNN, *, paste: bool) -> None:
+        super().__init__()
+        model = copy.deepcopy(model).cpu().float().eval()
+        _remove_hooks(model)
+        self.backbone, self.rpn, self.roi_heads = model.backbone, model.rpn, model.roi_heads
+        self.mask_pool, self.roi_heads.mask_roi_pool = self.roi_heads.mask_roi_pool, None  # masks are computed below
+        self.mask_head = nn.Sequential(self.roi_heads.mask_head, self.roi_heads.mask_predictor)
+        self.roi_heads.mask_head = self.roi_heads.mask_predictor = None
+        sides = [model.transform.min_size[-1], model.transform.max_size]
+        # torchvision's own, since ours cannot be compiled
+        self.transform = GeneralizedRCNNTransform(*sides, model.transform.image_mean, model.transform.image_std)
+        self.stride: int = model.transform.size_divisible
+        self.paste = paste
+        self.register_buffer("sides", torch.tensor(sides, dtype=torch.float64), persistent=False)
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The ``n`` objects in an image, best first: boxes, scores, labels and masks.
+
+        Args:
+            image: RGB, uint8 (height, width, 3).
+
+        Returns:
+            Boxes (x1, y1, x2, y2) in pixels of the image, float32 (n, 4); scores in [0, 1], float32 (n,); labels,
+            int64 (n,); and masks: if pasted, of 0 and 1, uint8 (n, height, width), else probabilities inside the
+            boxes, float32 (n, 28, 28).
+        """
+        pixels = self.transform.normalize(image.permute(2, 0, 1).float() / 255)
+        original = torch._shape_as_tensor(image)[:2]
+        resized = self._resized_size(original)
+        height, width = _as_numbers(resized)
+        pixels = interpolate(pixels[None], size=[height, width], mode="bilinear", align_corners=False)
+        pixels = pad(pixels, [0, -width % self.stride, 0, -height % self.stride])
+        images = ImageList(pixels, [(height, width)])
+        features = self.backbone(images.tensors)
+        proposals = self.rpn(images, features)[0]
+        found = self.roi_heads(features, proposals, images.image_sizes)[0][0]
+        ratio = (original.float() / resized.float()).to(image.device)
+        boxes = found["boxes"] * torch.cat([ratio, ratio]).flip(0)
+        masks = self._compute_masks(features, found["boxes"], found["labels"], images.image_sizes)
+        if self.paste:
+            masks = paste_masks(masks, boxes, original)
+        return boxes, found["scores"], found["labels"], masks
+
+    def _compute_masks(
+        self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor, sizes: list[tuple[int, int]]
+    ) -> Tensor:
+        """The probabilities inside boxes in the resized image.
+
+        One box more is computed: onnxruntime runs no group normalisation of nothing.
+        """
+        padded = torch.cat([boxes, torch.ones(1, 4, device=boxes.device)])
+        all_labels = torch.cat([labels, torch.ones(1, dtype=torch.int64, device=boxes.device)])
+        logits = self.mask_head(self.mask_pool(features, [padded], sizes))
+        return maskrcnn_inference(logits, [all_labels])[0][:-1, 0]
+
+    def _resized_size(self, original: Tensor) -> Tensor:
+        """The (height, width) to which an image is resized, in whole pixels.
+
+        All factors are vectors of float64: in float32, as torchvision traces it, one side may come out a pixel shorter,
+        and torch.onnx computes in float32 with float64 numbers that are no vectors.
+        """
+        size = original.double()
+        shorter_and_longer = torch.cat([size.amin(0, keepdim=True), size.amax(0, keepdim=True)])
+        factor = (self.sides / shorter_and_longer).amin(0, keepdim=True)
+        return (size * factor).floor().long()
+
+
+@no_type_check
+def _as_numbers(size: Tensor) -> list[int]:
+    """The whole numbers of a vector; where they are traced, tensors that stand for them."""
+    if torch.jit.is_scripting():
+        numbers: list[int] = size.tolist()
+        return numbers
+    return list(size.unbind()) if torch.jit.is_tracing() else size.tolist()
+
+
+def _remove_hooks(model: nn.Module) -> None:
+    """Remove the hooks that keep boxes in float32 under autocast: here all is float32, and they cannot be compiled."""
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+
+
+@torch.jit.script  # ONNX traces a loop only where it is compiled
+@no_type_check
+def paste_masks(probabilities: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
+    """Masks of (n, m, m) probabilities, resized to their boxes and thresholded at 0.5, in an image of a size.
+
+    They are computed as ``encode_masks`` does: uint8 (n, height, width). ``size`` is (height, width), int64 on the
+    host.
+    """
+    side = probabilities.size(1) + 2  # as torchvision does it, with a border of zeros
+    padded = pad(probabilities, [1, 1, 1, 1])
+    corners = boxes.to(torch.device("cpu"))
+    centre = (corners[:, 2:] + corners[:, :2]).flip(1) * 0.5  # (y, x)
+    half = (corners[:, 2:] - corners[:, :2]).flip(1) * 0.5 * (float(side) / float(side - 2))
+    first = (centre - half).long()
+    extent = ((centre + half).long() - first + 1).clamp(min=1)
+    begin = torch.minimum(first.clamp(min=0), size)
+    end = torch.maximum(torch.minimum(first + extent, size), begin)
+    planes: list[Tensor] = []
+    for i in range(probabilities.size(0)):
+        top, left = int(begin[i, 0] - first[i, 0]), int(begin[i, 1] - first[i, 1])
+        bottom, right = int(end[i, 0] - first[i, 0]), int(end[i, 1] - first[i, 1])
+        shape = [int(extent[i, 0]), int(extent[i, 1])]
+        resized = interpolate(padded[i][None, None], size=shape, mode="bilinear", align_corners=False)[0, 0]
+        visible = (resized[top:bottom, left:right] > 0.5).to(torch.uint8)
+        rest = size - end[i]
+        planes.append(pad(visible, [int(begin[i, 1]), int(rest[1]), int(begin[i, 0]), int(rest[0])]))
+    # one more plane: nothing cannot be stacked
+    planes.append(torch.zeros([int(size[0]), int(size[1])], dtype=torch.uint8, device=probabilities.device))
+    return torch.stack(planes)[:-1]

@@ -1,0 +1,157 @@
+"""ONNX files, as onnxruntime runs them."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_masks
+
+from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.errors import CheckpointError, UserError
+from composer_copypaste.integrations.onnx import OnnxMaskRCNN, load_onnx_predictor, write_onnx
+from composer_copypaste.models.exported import ExportMetadata
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.postprocess import detect, detect_raw
+from composer_copypaste.models.single_image import SingleImageMaskRCNN
+from composer_copypaste.settings import MaskRCNNSettings
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+CATEGORIES = {1: Category(7, "Äpfel"), 2: Category(3, "fig")}
+SIZES = [(90, 120), (120, 90), (20, 31), (300, 40), (779, 39)]
+"""Landscape, portrait, smaller than the model's inputs, long; the last is one pixel off where factors are float32."""
+
+
+def noise(size):
+    return torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def module_of(threshold):
+    torch.manual_seed(0)
+    settings = MaskRCNNSettings(backbone="small", box_score_thresh=threshold, detections_per_image=9)
+    return build_mask_rcnn(3, settings).eval()
+
+
+@pytest.fixture(scope="module")
+def module():
+    return module_of(0.0)
+
+
+@pytest.fixture(scope="module")
+def files(module, tmp_path_factory):
+    """Exported files by their kind of masks, traced at 64 x 96 pixels."""
+    folder = tmp_path_factory.mktemp("onnx")
+    for masks in ("crops", "pasted"):
+        single = SingleImageMaskRCNN(module, paste=masks == "pasted")
+        metadata = ExportMetadata(CATEGORIES, masks)
+        write_onnx(single, noise((64, 96)).permute(1, 2, 0), metadata, folder / f"{masks}.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_finds_what_the_model_finds_at_any_size(files, module, size):
+    (expected,) = detect_raw(module, [noise(size)])
+    found = OnnxMaskRCNN(files / "crops.onnx")(noise(size))
+    assert torch.equal(found.labels, expected["labels"])
+    torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=1e-2)
+    torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.masks, expected["masks"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("masks", ["crops", "pasted"])
+def test_a_predictor_of_a_file_gives_detections_as_the_model_does(files, module, masks):
+    images = [noise((90, 120)), noise((50, 40))]
+    found = load_onnx_predictor(files / f"{masks}.onnx").detect(images)
+    for one, image in zip(found, images, strict=True):
+        (expected,) = detect(module, [image])
+        torch.testing.assert_close(one["boxes"], expected["boxes"], rtol=0, atol=1e-2)
+        assert one["rles"][0]["size"] == expected["rles"][0]["size"]
+        assert coco_masks.iou(one["rles"], expected["rles"], [0] * 9).diagonal().min() > 0.95
+
+
+def test_an_image_without_an_object_gives_none(tmp_path):
+    single = SingleImageMaskRCNN(module_of(0.999), paste=True)
+    write_onnx(single, noise((64, 96)).permute(1, 2, 0), ExportMetadata(CATEGORIES, "pasted"), tmp_path / "m.onnx")
+    found = OnnxMaskRCNN(tmp_path / "m.onnx")(noise((50, 70)))
+    assert [tuple(value.shape) for value in found] == [(0, 4), (0,), (0,), (0, 50, 70)]
+    (detection,) = load_onnx_predictor(tmp_path / "m.onnx").detect([noise((50, 70))])
+    assert detection["rles"] == []
+
+
+def test_a_file_names_its_categories_and_says_what_it_takes(files):
+    assert load_onnx_predictor(files / "crops.onnx").categories == CATEGORIES
+    session = ort.InferenceSession(files / "pasted.onnx")
+    (image,) = session.get_inputs()
+    assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["height", "width", 3])
+    assert {output.name: output.shape for output in session.get_outputs()} == {
+        "boxes": ["objects", 4],
+        "scores": ["objects"],
+        "labels": ["objects"],
+        "masks": ["objects", "height", "width"],
+    }
+    assert "1 Äpfel (id 7)" in onnx.load(files / "pasted.onnx").doc_string
+
+
+def test_a_file_runs_without_torchs_model(files, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda *_: pytest.fail("a module of torch is built"))
+    (found,) = load_onnx_predictor(files / "crops.onnx").detect([noise((50, 70))])
+    assert len(found["boxes"]) == 9
+
+
+def foreign_model():
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Relu", ["images"], ["output0"])
+    ends = [value("images", 1, [1, 3, 640, 640])], [value("output0", 1, [1, 3, 640, 640])]
+    graph = onnx.helper.make_graph([node], "yolo", *ends)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_file_of_another_program_is_refused_with_its_inputs_and_outputs(tmp_path):
+    onnx.save(foreign_model(), tmp_path / "yolo.onnx")
+    expected = r"yolo\.onnx: expected a file that copypaste export wrote, .* input images .*640.* outputs output0$"
+    with pytest.raises(CheckpointError, match=expected):
+        load_onnx_predictor(tmp_path / "yolo.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected an ONNX file, got an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "expected an ONNX file, got a Git LFS pointer"),
+        (b"nonsense" * 9, "onnxruntime cannot run it: Load model .* failed:Protobuf parsing failed"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(tmp_path, content, message):
+    path = tmp_path / "m.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"m\.onnx: {message}") as raised:
+        load_onnx_predictor(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.9])
+def test_a_file_that_was_cut_off_is_refused(files, tmp_path, part):
+    content = (files / "crops.onnx").read_bytes()
+    (tmp_path / "m.onnx").write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(CheckpointError, match=r"m\.onnx: onnxruntime cannot run it"):
+        load_onnx_predictor(tmp_path / "m.onnx")
+
+
+def test_without_onnxruntime_one_line_names_the_extra(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        UserError, match=r"^ONNX files need onnx and onnxruntime: pip install 'composer-copypaste\[onnx\]'"
+    ):
+        load_onnx_predictor(files / "crops.onnx")
+
+
+def test_pixels_are_read_as_rgb_in_rows(files):
+    """As Pillow and NumPy have them: what onnxruntime gives for such an array is what the predictor gives."""
+    image = noise((60, 80))
+    session = ort.InferenceSession(files / "crops.onnx")
+    boxes, *_ = session.run(None, {"image": np.ascontiguousarray(image.numpy().transpose(1, 2, 0))})
+    assert np.array_equal(boxes, OnnxMaskRCNN(files / "crops.onnx")(image).boxes.numpy())

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from composer_copypaste import MaskRCNN, export_onnx
+from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.errors import DataError, ExportError, OutputError, RecipeError
+from composer_copypaste.runs import export
+from composer_copypaste.runs.export import export_run
+from composer_copypaste.runs.predictor import load_predictor
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return MaskRCNN(num_classes=3, backbone="small", box_score_thresh=0.0, detections_per_image=5)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [torch.randint(0, 256, (3, 60, 90), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))]
+
+
+def test_a_model_of_composer_is_exported_checked_and_run_with_its_names(model, images, tmp_path):
+    differences = export_onnx(model, tmp_path / "m.onnx", categories=["disc", Category(9, "star")], images=images)
+    assert (differences.images, differences.objects, differences.unmatched) == (5, 25, 0)
+    assert 0 < differences.box < 0.01  # another engine rounds in another way
+    assert model.training
+    predictor = load_predictor(tmp_path / "m.onnx")
+    assert predictor.categories == {1: Category(1, "disc"), 2: Category(9, "star")}
+    (found,) = predictor.detect(images)
+    assert len(found["boxes"]) == 5
+
+
+def test_a_file_that_finds_something_else_is_not_kept(model, images, tmp_path, monkeypatch):
+    right = export.OnnxMaskRCNN
+
+    def moved(path):
+        run = right(path)
+
+        def find(image):
+            found = run(image)
+            return found._replace(boxes=found.boxes + torch.tensor([0, 0, 0.5, 0]))
+
+        return find
+
+    monkeypatch.setattr(export, "OnnxMaskRCNN", moved)
+    with pytest.raises(ExportError, match=r"m\.onnx: not kept, .* max_box_difference is 0.1, got 0.5; max_unmatched"):
+        export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_finds_nothing_cannot_be_checked(images, tmp_path):
+    model = MaskRCNN(num_classes=3, backbone="small", box_score_thresh=0.999)
+    with pytest.raises(ExportError, match=r"m\.onnx: not written, as the model finds nothing in 5 images"):
+        export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_left_as_it_is(model, images, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"m\.onnx: is there already"):
+        export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=images)
+    assert (tmp_path / "m.onnx").read_bytes() == b"mine"
+
+
+def test_what_cannot_be_exported_is_named(model, images, tmp_path):
+    with pytest.raises(TypeError, match=r"^model: expected MaskRCNN, .* got Linear"):
+        export_onnx(torch.nn.Linear(2, 2), tmp_path / "m.onnx", categories=[], images=images)
+    with pytest.raises(DataError, match=r"^images: expected at least one"):
+        export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=[])
+    with pytest.raises(ValueError, match=r"^categories: expected 2, one for each label, got 1"):
+        export_onnx(model, tmp_path / "m.onnx", categories=["disc"], images=images)
+    with pytest.raises(
+        TypeError, match=r"^images\[0\]: expected uint8 \(3, height, width\), .* got torch.float32 \(3, 60, 90\)"
+    ):
+        export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=[images[0].float()])
+    with pytest.raises(OutputError, match=r"none/m\.onnx: there is no folder"):
+        export_onnx(model, tmp_path / "none" / "m.onnx", categories=["disc", "star"], images=images)
+
+
+def test_a_name_of_no_known_format_is_refused_first(tmp_path):
+    with pytest.raises(RecipeError, match=r"m\.pt: expected a name that ends with \.onnx or \.torchscript"):
+        export_run(tmp_path / "none", tmp_path / "m.pt")
