@@ -12,6 +12,7 @@ from composer_copypaste.recipes.load import describe_recipe, shipped_recipes
 from composer_copypaste.recipes.yaml12 import parse_yaml
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "ablations"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 NAMES = ["low_data", "offline_or_online", "parts", "probability", "small_data"]
 EXAMPLE = """
 base: quickstart
@@ -111,6 +112,12 @@ def test_a_shipped_ablation_loads_on_its_base_and_as_a_smoke_test(name):
     assert {recipe.data.shapes.folder for recipe in smoke.recipes.values()} == {"data/shapes-smoke"}
     assert {recipe.training.duration for recipe in smoke.recipes.values()} == {"30ba"}
     assert len(smoke.settings.fractions) <= 2
+
+
+@pytest.mark.parametrize("file", [path for path in RESULTS.glob("*.yaml") if "runs:" in path.read_text()])
+def test_the_ablations_behind_the_published_results_load_and_are_the_commands_on_their_page(file):
+    assert list(load_ablation(str(file)).recipes)
+    assert f"copypaste ablate docs/results/{file.name} " in RESULTS.with_suffix(".md").read_text()
 
 
 def test_the_exported_schema_is_current_and_knows_the_runs_keys():
