@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from composer_copypaste.runs.ablation.run import run_ablation as run_ablation
     from composer_copypaste.runs.augment.run import AugmentedData as AugmentedData
     from composer_copypaste.runs.augment.run import augment_data_set as augment_data_set
+    from composer_copypaste.runs.evaluation.results import evaluate_predictions as evaluate_predictions
     from composer_copypaste.runs.export import export_onnx as export_onnx
     from composer_copypaste.runs.export import export_torchscript as export_torchscript
+    from composer_copypaste.runs.info.describe import describe_file as describe_file
     from composer_copypaste.runs.predict.predict import predict as predict
     from composer_copypaste.runs.predict.run import predict_files as predict_files
     from composer_copypaste.runs.predictor import load_predictor as load_predictor
@@ -79,7 +81,9 @@ _HOMES = {
     "copypaste_batch": "functional.copypaste",
     "CopyPasteSettings": "settings",
     "CutOutPool": "data.cutouts",
+    "describe_file": "runs.info.describe",
     "draw_fractions": "data.splits",
+    "evaluate_predictions": "runs.evaluation.results",
     "evaluation_dataloader": "data.loaders",
     "evaluation_loader": "integrations.composer.data_spec",
     "EvaluationMatches": "metrics.matches",

@@ -98,7 +98,7 @@ def format_problems(place: str, problems: Sequence[str]) -> str:
     Of many problems that differ only in their values, such as the same key in a thousand annotations, the first is
     shown, with the places of a few others. A problem begins with its own place: "annotation 7 (image 1): ...".
     """
-    lines = _group_alike_problems(problems)
+    lines = group_problems(problems)
     if len(lines) == 1:
         return f"{place}: {lines[0]}"
     shown = [f"{place}: {len(problems)} problems", *(f"  {line}" for line in lines[:LISTED_PROBLEMS])]
@@ -107,7 +107,8 @@ def format_problems(place: str, problems: Sequence[str]) -> str:
     return "\n".join(shown)
 
 
-def _group_alike_problems(problems: Sequence[str]) -> list[str]:
+def group_problems(problems: Sequence[str]) -> list[str]:
+    """A line for each problem; of many that differ only in their values, one line for all."""
     groups = defaultdict(list)
     for problem in problems:
         place, found, what = problem.partition(": ")

@@ -34,6 +34,7 @@ COMMANDS = {
     "eval": "Score a checkpoint, or COCO results, on a data set, by COCO's rules.",
     "predict": "Find objects in images, and write them as a COCO results file.",
     "export": "Write a trained model as an ONNX or TorchScript file.",
+    "info": "Say what a checkpoint, a data set or a run is, and what is in it.",
     "ablate": "Train runs that differ in a few keys, and compare them.",
     "split": "Divide a data set into parts, such as train and val.",
     "subset": "Write a part of a data set.",

@@ -39,7 +39,7 @@ def check_objects(
         DataError: where many boxes disagree with their masks, where many objects are repeated, or where the objects of
             one image file are divided between several image ids.
     """
-    _check_images_of_one_file(place, images, groups)
+    check_images_of_one_file(place, images, groups)
     compared = compare_boxes(images, groups)
     if compared.of_the_file is not None:
         raise DataError(f"{place}: {compared.of_the_file}")
@@ -52,7 +52,7 @@ def check_objects(
     if options.bad_objects == "leave_out":
         reasons = {number: f"repeats annotation {first}" for number, first in repeated.items()}
         return reasons | dict(compared.of_objects)
-    _check_repeated(place, repeated, sum(map(len, groups.values())), options.spelling("bad_objects", "leave_out"))
+    check_repeated(place, repeated, sum(map(len, groups.values())), options.spelling("bad_objects", "leave_out"))
     return dict(compared.of_objects)
 
 
@@ -299,7 +299,7 @@ def have_same_objects(ids: Sequence[int], groups: Groups) -> bool:
     return all(other == first for other in others)
 
 
-def _check_images_of_one_file(place: str, images: Mapping[int, CocoImage], groups: Groups) -> None:
+def check_images_of_one_file(place: str, images: Mapping[int, CocoImage], groups: Groups) -> None:
     """Raise ``DataError`` where several images of one file have different objects; warn where they have the same."""
     same = group_images_by_file(images.values())
     divided = [ids for ids in same if not have_same_objects(ids, groups)]
@@ -371,7 +371,7 @@ def _object_key(annotation: CocoAnnotation) -> Hashable:
     return (annotation["category_id"], *annotation["bbox"], code)
 
 
-def _check_repeated(place: str, repeated: Mapping[int, int], total: int, how_to_leave_out: str) -> None:
+def check_repeated(place: str, repeated: Mapping[int, int], total: int, how_to_leave_out: str) -> None:
     """Raise ``DataError`` where many of the ``total`` objects are repeated; warn where few are."""
     count = len(repeated)
     if not count:

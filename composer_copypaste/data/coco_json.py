@@ -102,21 +102,21 @@ class CocoAnnotations:
             DataError: listing everything that is wrong.
         """
         place = str(path)
-        lists = _find_lists(data, place, options)
-        found = _Findings()
-        categories = _parse_categories(lists["categories"], found)
-        images = _parse_images(lists["images"], options, found)
+        lists = find_lists(data, place, options)
+        found = Findings()
+        categories = parse_categories(lists["categories"], found)
+        images = parse_images(lists["images"], options, found)
         if options.reads_images and not lists["annotations"]:
             found.problems.append("the list 'annotations' is empty")
         groups: dict[int, list[CocoAnnotation]] = {image: [] for image in images}
         if not found.lacks_ids:  # without them, every annotation would refer to something unknown
-            _parse_annotations(lists["annotations"], images, categories, groups, options, found)
+            parse_annotations(lists["annotations"], images, categories, groups, options, found)
         if not found.problems:
             _leave_out_bad_objects(place, images, groups, options, found)
         found.report(place, options, has_objects=any(groups.values()))
         if options.crowds is None:
             check_crowds(place, found.crowds, options.spelling)
-        _warn_of_same_names(place, categories, groups)
+        warn_of_same_names(place, categories, groups)
         return cls(
             path,
             tuple(images.values()),
@@ -167,8 +167,8 @@ def read_categories(path: Path) -> tuple[Category, ...]:
     entries = data.get("categories") if isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a COCO file with the list 'categories', got {as_json(data)}")
-    found = _Findings()
-    categories = _parse_categories(entries, found)
+    found = Findings()
+    categories = parse_categories(entries, found)
     found.report(str(path), ReadingOptions(), has_objects=False)
     return tuple(sorted(categories.values(), key=lambda category: category.id))
 
@@ -185,9 +185,9 @@ def images_without_annotations(data: object, path: Path) -> CocoAnnotations:
     if not isinstance(data, dict) or not isinstance(entries, list):
         kind = describe_other_format(data)
         raise DataError(f"{path}: {kind or f'expected a COCO file with the list images, got {as_json(data)}'}")
-    found, named = _Findings(), data.get("categories")
-    categories = _parse_categories(named, found) if isinstance(named, list) and named else {}
-    images = _parse_images(entries, ReadingOptions(), found)
+    found, named = Findings(), data.get("categories")
+    categories = parse_categories(named, found) if isinstance(named, list) and named else {}
+    images = parse_images(entries, ReadingOptions(), found)
     found.report(str(path), ReadingOptions(), has_objects=False)
     ordered = tuple(sorted(categories.values(), key=lambda category: category.id))
     return CocoAnnotations(path, tuple(images.values()), ordered, dict.fromkeys(images, ()))
@@ -206,7 +206,7 @@ def garbage_collection_paused() -> Iterator[None]:
 
 
 @dataclass
-class _Findings:
+class Findings:
     """What is wrong or odd in a file, collected while it is read."""
 
     problems: list[str] = field(default_factory=list)
@@ -233,14 +233,18 @@ class _Findings:
             raise DataError(text + (f"{between}{hint}" if offered else ""))
         if self.bad:
             warn_of_data(f"{place}: left out {count_noun(len(self.bad), 'bad object')}: {first_few(self.bad)}")
+        self.warn_of_left_out_parts(place)
+
+    def warn_of_left_out_parts(self, place: str) -> None:
+        """Warn of objects and parts without any extent, which are left out."""
         if self.flat:
             warn_of_data(f"{place}: left out annotations of objects without any extent: [{first_few(self.flat, 20)}]")
         if self.stray:
             warn_of_data(f"{place}: dropped parts of one or two points of the annotations {first_few(self.stray)}")
 
 
-def _find_lists(data: object, place: str, options: ReadingOptions) -> dict[str, list[Any]]:
-    """The three lists of a COCO file, where it is one."""
+def find_lists(data: object, place: str, options: ReadingOptions) -> dict[str, list[Any]]:
+    """The three lists of a COCO file; ``DataError`` where it is none."""
     values = data if isinstance(data, dict) else {}
     problems = [
         f"{key} is {as_json(values[key])}, expected a list" if key in values else f"lacks the list {key!r}"
@@ -266,7 +270,8 @@ def _find_lists(data: object, place: str, options: ReadingOptions) -> dict[str, 
     return {key: data[key] for key in TOP_LEVEL}
 
 
-def _parse_categories(entries: Sequence[Any], found: _Findings) -> dict[int, Category]:
+def parse_categories(entries: Sequence[Any], found: Findings) -> dict[int, Category]:
+    """The categories by id; what is wrong with them is added to the findings."""
     categories = {}
     for id_, entry in _entries_with_ids("category", "categories", entries, found):
         name = entry.get("name")
@@ -278,7 +283,8 @@ def _parse_categories(entries: Sequence[Any], found: _Findings) -> dict[int, Cat
     return categories
 
 
-def _parse_images(entries: Sequence[Any], options: ReadingOptions, found: _Findings) -> dict[int, CocoImage]:
+def parse_images(entries: Sequence[Any], options: ReadingOptions, found: Findings) -> dict[int, CocoImage]:
+    """The images by id; what is wrong with them is added to the findings."""
     images = {}
     for id_, entry in _entries_with_ids("image", "images", entries, found):
         name, height, width = (
@@ -301,7 +307,7 @@ def _describe_missing_or_wrong(entry: Json, key: str, expected: str) -> str:
     return f"{key} is {as_json(entry[key])}, expected {expected}" if key in entry else f"has no {key!r}"
 
 
-def _entries_with_ids(kind: str, kinds: str, entries: Sequence[Any], found: _Findings) -> Iterator[tuple[int, Json]]:
+def _entries_with_ids(kind: str, kinds: str, entries: Sequence[Any], found: Findings) -> Iterator[tuple[int, Json]]:
     """The images or categories with their ids; those without a usable id are added to the problems."""
     if not entries:
         found.problems.append(f"the list {kinds!r} is empty")
@@ -320,7 +326,7 @@ def _entries_with_ids(kind: str, kinds: str, entries: Sequence[Any], found: _Fin
         yield id_, entry
 
 
-def _parse_id(place: str, entry: Any, found: _Findings) -> int | None:
+def _parse_id(place: str, entry: Any, found: Findings) -> int | None:
     """The id of an image, a category or an annotation; None, and a problem, where it has none."""
     if not isinstance(entry, dict):
         found.problems.append(f"{place}: expected an object, got {as_json(entry)}")
@@ -332,13 +338,13 @@ def _parse_id(place: str, entry: Any, found: _Findings) -> int | None:
     return id_
 
 
-def _parse_annotations(
+def parse_annotations(
     entries: list[Any],
     images: Mapping[int, CocoImage],
     categories: Mapping[int, Category],
     groups: dict[int, list[CocoAnnotation]],
     options: ReadingOptions,
-    found: _Findings,
+    found: Findings,
 ) -> None:
     """Add the annotations to the groups of their images, in the file's order; ``entries`` is emptied."""
     # labelformat writes no ids
@@ -386,7 +392,7 @@ def _describe_unknown_id(entry: Json, key: str, of: str) -> str | None:
 
 
 def _parse_annotation(
-    entry: Json, ids: tuple[int, int], image: CocoImage, options: ReadingOptions, found: _Findings
+    entry: Json, ids: tuple[int, int], image: CocoImage, options: ReadingOptions, found: Findings
 ) -> CocoAnnotation | None:
     """The annotation with these ids, its own and its category's; None where it cannot be used."""
     size = image.height, image.width
@@ -419,7 +425,7 @@ def _leave_out_bad_objects(
     images: Mapping[int, CocoImage],
     groups: dict[int, list[CocoAnnotation]],
     options: ReadingOptions,
-    found: _Findings,
+    found: Findings,
 ) -> None:
     """Move objects that are valid by themselves, but not together with others, from the groups to ``found``."""
     bad = check_objects(place, images, groups, options)
@@ -430,9 +436,10 @@ def _leave_out_bad_objects(
             groups[image] = [annotation for annotation in annotations if annotation["id"] not in bad]
 
 
-def _warn_of_same_names(
+def warn_of_same_names(
     place: str, categories: Mapping[int, Category], groups: Mapping[int, Sequence[CocoAnnotation]]
 ) -> None:
+    """Warn of categories that share their name."""
     counts = Counter(category.name for category in categories.values())
     repeated = [category for category in categories.values() if counts[category.name] > 1]
     if not repeated:

@@ -134,7 +134,12 @@ def read_weights(path: Path) -> StateDict:
     Raises:
         CheckpointError: where the file cannot be read, or holds something else. No code in the file is run.
     """
-    return tensors_of_content(_read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path), path)
+    return tensors_of_content(read_file_of_weights(path), path)
+
+
+def read_file_of_weights(path: Path) -> object:
+    """The content of a file of torch.save or of safetensors; ``CheckpointError`` as of ``read_weights``."""
+    return _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
 
 
 def tensors_of_content(content: object, path: Path) -> StateDict:
@@ -143,6 +148,18 @@ def tensors_of_content(content: object, path: Path) -> StateDict:
     Raises:
         CheckpointError: where the content is something else, or a tensor has a value that is NaN or infinite.
     """
+    state = find_state_dict(content, path)
+    if is_of_detectron2(state):
+        raise _detectron2_error(path)
+    if bad := nonfinite_tensors(state):
+        raise CheckpointError(
+            f"{path}: holds weights that are not finite ({first_few(bad, 1)}), as a training that diverged leaves them"
+        )
+    return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def find_state_dict(content: object, path: Path) -> StateDict:
+    """The names and tensors in a file's content, unchecked; ``CheckpointError`` where it is something else."""
     for level in ("state", "model"):  # as Composer nests them; torchvision's reference training has "model" alone
         if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
             content = content[level]
@@ -157,14 +174,17 @@ def tensors_of_content(content: object, path: Path) -> StateDict:
         raise CheckpointError(
             f"{path}: expected a state dict (names and tensors) or a Composer checkpoint, found {found}"
         )
-    if any(name.startswith(DETECTRON2) for name in content):
-        raise _detectron2_error(path)
-    bad = [name for name, tensor in content.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if bad:
-        raise CheckpointError(
-            f"{path}: holds weights that are not finite ({first_few(bad, 1)}), as a training that diverged leaves them"
-        )
-    return {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in content.items()}
+    return dict(content)
+
+
+def is_of_detectron2(state: StateDict) -> bool:
+    """Whether the tensors have names of Detectron2's."""
+    return any(name.startswith(DETECTRON2) for name in state)
+
+
+def nonfinite_tensors(state: StateDict) -> list[str]:
+    """The names of tensors with a value that is NaN or infinite."""
+    return [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
 
 
 def _detectron2_error(path: Path) -> CheckpointError:

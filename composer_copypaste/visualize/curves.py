@@ -21,6 +21,17 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#99
 
 def plot_curves(metrics: Path, png: Path) -> None:
     """Draw the content of ``metrics.jsonl``; a plot says "nothing logged" where there is nothing to draw."""
+    save_figure(draw_training(metrics), png)
+
+
+def save_figure(figure: Figure, png: Path) -> None:
+    """Write a figure as a PNG; it is complete whenever it is there."""
+    with atomic_write(png) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")
+
+
+def draw_training(metrics: Path) -> Figure:
+    """Losses, scores and learning rate of ``metrics.jsonl`` side by side."""
     series = read_series(metrics)
     figure = Figure(figsize=(16, 5), layout="constrained")
     losses, scores, rates = figure.subplots(1, 3, width_ratios=(5, 5, 3))
@@ -34,13 +45,7 @@ def plot_curves(metrics: Path, png: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color="grey")
-    save_figure(figure, png)
-
-
-def save_figure(figure: Figure, png: Path) -> None:
-    """Write a figure as a PNG; it is complete whenever it is there."""
-    with atomic_write(png) as unfinished:
-        figure.savefig(unfinished, dpi=100, format="png")
+    return figure
 
 
 def training_figures(metrics: Path) -> list[Figure]:

@@ -21,50 +21,83 @@ SMALL_AREA, LARGE_AREA = 32**2, 96**2
 
 def area_plot(areas: Mapping[str, Float[ndarray, " _n"]]) -> Figure:
     """Number of objects by area in pixels, on a logarithmic axis."""
-    figure, axes = _new_plot("area in pixels", "objects")
+    figure, axes = _new_plot()
+    draw_areas(axes, areas)
+    return _with_legend(figure)
+
+
+def number_plot(numbers: Mapping[str, Int64[ndarray, " _n"]]) -> Figure:
+    """Number of images by their number of objects."""
+    figure, axes = _new_plot()
+    draw_numbers(axes, numbers)
+    return _with_legend(figure)
+
+
+def category_plot(labels: Mapping[str, Int64[ndarray, " _n"]], names: Sequence[str], most: int = 20) -> Figure:
+    """Number of objects by category, for the ``most`` categories with the most objects in the first set."""
+    count = min(most, len(names))
+    figure, axes = _new_plot(height=1.2 + 0.22 * count * max(2, len(labels)) / 2)
+    draw_categories(axes, labels, names, most)
+    return _with_legend(figure)
+
+
+# ---- on given axes
+
+
+def draw_areas(axes: Axes, areas: Mapping[str, Float[ndarray, " _n"]]) -> None:
+    """Number of objects by area in pixels, on a logarithmic axis; dashed lines are COCO's limits."""
+    _begin(axes, "area in pixels", "objects")
     everything = np.concatenate([*areas.values(), np.array([1.0])])
     bins = np.geomspace(max(1.0, everything.min()), max(10.0, everything.max()) * 1.001, BINS + 1)
     _draw_steps(axes, {name: values.clip(1) for name, values in areas.items()}, bins)
     for limit in (SMALL_AREA, LARGE_AREA):
         axes.axvline(limit, color="grey", linewidth=0.8, linestyle="--")
     axes.set_xscale("log")
-    return _with_legend(figure)
 
 
-def number_plot(numbers: Mapping[str, Int64[ndarray, " _n"]]) -> Figure:
+def draw_numbers(axes: Axes, numbers: Mapping[str, Int64[ndarray, " _n"]]) -> None:
     """Number of images by their number of objects."""
-    figure, axes = _new_plot("objects in an image", "images")
+    _begin(axes, "objects in an image", "images")
     most = max(int(values.max(initial=1)) for values in numbers.values())
     width = -(-(most + 1) // BINS)
     _draw_steps(axes, numbers, np.arange(0, most + width + 1, width) - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _with_legend(figure)
 
 
-def category_plot(labels: Mapping[str, Int64[ndarray, " _n"]], names: Sequence[str], most: int = 20) -> Figure:
+def draw_categories(
+    axes: Axes, labels: Mapping[str, Int64[ndarray, " _n"]], names: Sequence[str], most: int = 20
+) -> None:
     """Number of objects by category, for the ``most`` categories with the most objects in the first set."""
+    _begin(axes, "objects", "")
     counts = {name: np.bincount(values, minlength=len(names) + 1)[1:] for name, values in labels.items()}
     first = next(iter(counts.values()))
     order = np.argsort(-first, kind="stable")[:most]
-    figure, axes = _new_plot("objects", "", height=1.2 + 0.22 * len(order) * max(2, len(counts)) / 2)
     thickness = 0.8 / len(counts)
     places = np.arange(len(order))
     for number, (color, (name, values)) in enumerate(zip(_colors(counts), counts.items(), strict=True)):
         axes.barh(places + (number + 0.5) * thickness - 0.4, values[order], thickness, color=color, label=name)
     axes.set_yticks(places, [names[label] for label in order])
     axes.invert_yaxis()
-    return _with_legend(figure)
 
 
-def _new_plot(x: str, y: str, height: float = 3.2) -> tuple[Figure, Axes]:
+def draw_scores(axes: Axes, scores: Float[ndarray, " _n"]) -> None:
+    """Number of detections by their score."""
+    _begin(axes, "score", "detections")
+    low, high = float(scores.min(initial=0)), float(scores.max(initial=1))
+    _draw_steps(axes, {"": scores}, np.linspace(low, high, BINS + 1))
+
+
+def _new_plot(height: float = 3.2) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.5, height), layout="constrained")
-    axes = figure.subplots()
+    return figure, figure.subplots()
+
+
+def _begin(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _with_legend(figure: Figure) -> Figure:

@@ -53,9 +53,8 @@ def numbers_table(findings: Findings) -> Table:
 def errors_table(findings: Findings) -> Table:
     """What each kind of error costs, and how many there are."""
     kinds = list(findings.kinds)
-    headers = ["error", *(f"{KINDS[kind]}: costs AP50, points" for kind in kinds)]
-    headers += [f"{KINDS[kind]}: number" for kind in kinds]
-    headers += [f"{KINDS[kind]}: number, score from {findings.min_score:.2f}" for kind in kinds]
+    columns = ("cost", "number", f"from {findings.min_score:.2f}")
+    headers = ["error", *(f"{KINDS[kind]}: {column}" for column in columns for kind in kinds)]
     rows: list[list[Value]] = [
         [
             ERROR_NAMES[error],
@@ -65,7 +64,8 @@ def errors_table(findings: Findings) -> Table:
         ]
         for error in ERROR_KINDS
     ]
-    return headers, rows, ""
+    caption = "Cost, in points of AP50; number of all errors; number of those with higher scores."
+    return headers, rows, caption
 
 
 def sizes_table(findings: Findings) -> Table:

@@ -1,0 +1,161 @@
+"""What a file of weights holds."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy import ndarray
+
+from composer_copypaste.errors import first_few
+from composer_copypaste.models.recognise import CLASS_SCORES, recognise_torchvision_model
+from composer_copypaste.models.weights import (
+    StateDict,
+    find_state_dict,
+    is_of_detectron2,
+    nonfinite_tensors,
+    read_file_of_weights,
+)
+from composer_copypaste.runs.data import read_trained_categories
+from composer_copypaste.runs.folder import RunFolder, run_folder_of
+from composer_copypaste.runs.info.description import Description, InfoTable, Value
+
+DEPTH = 2
+"""Parts of a model are named by this many names: "backbone.body"."""
+SAMPLED = 200_000
+"""At most this many weights of a part are drawn."""
+
+
+def describe_checkpoint(path: Path) -> Description:
+    """What a checkpoint of a run, a state dict or a safetensors file holds.
+
+    Raises:
+        CheckpointError: where it cannot be read, or is none. No code in it is run.
+    """
+    content = read_file_of_weights(path)
+    found = find_state_dict(content, path)
+    state = {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in found.items()}
+    run = run_folder_of(path)
+    facts = _model_facts(state, path) | _training_facts(content) | _run_facts(run)
+    problems = []
+    if bad := nonfinite_tensors(state):
+        problems.append(f"weights that are not finite, as a training that diverged leaves them: {first_few(bad)}")
+    if is_of_detectron2(state):
+        problems.append(
+            "of Detectron2, whose layers and colors are not in torchvision's order: it cannot be loaded here"
+        )
+    tables = [_part_table(state), *_category_tables(run)]
+    return Description(path, _kind(content, path), facts, tables, problems, draw=partial(_draw, state))
+
+
+def _kind(content: object, path: Path) -> str:
+    if path.suffix == ".safetensors":
+        return "weights (safetensors)"
+    if isinstance(content, Mapping) and isinstance(content.get("state"), Mapping):
+        return "a checkpoint of Composer"
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        return "a checkpoint of torchvision's reference training"
+    return "a state dict"
+
+
+def _model_facts(state: StateDict, path: Path) -> dict[str, Value]:
+    known = recognise_torchvision_model(state)
+    detector = CLASS_SCORES in state
+    what = f"torchvision's {known[0]}" if known else "a Mask R-CNN" if detector else "no Mask R-CNN"
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
+    facts: dict[str, Value] = {
+        "model": what,
+        "classes, background included": len(state[CLASS_SCORES]) if detector else None,
+        "tensors": len(state),
+        "numbers": sum(tensor.numel() for tensor in state.values()),
+        "types": ", ".join(types),
+        "file, MB": round(path.stat().st_size / 1e6, 1),
+    }
+    return facts
+
+
+def _training_facts(content: object) -> dict[str, Value]:
+    """What a checkpoint of Composer says of its training."""
+    state = content.get("state") if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
+        return {}
+    facts: dict[str, Value] = {}
+    time = state.get("timestamp")
+    time = time.get("Timestamp") if isinstance(time, Mapping) else None
+    if isinstance(time, Mapping):
+        facts |= {f"trained {unit}": time.get(name) for unit, name in (("batches", "batch"), ("images", "sample"))}
+        facts["epoch"] = time.get("epoch")
+        duration = time.get("total_wct")
+        facts["trained for"] = None if duration is None else str(duration).partition(".")[0]
+    if "run_name" in state:
+        facts["run"] = str(state["run_name"])
+    for name in ("algorithms", "optimizers"):
+        entries = state.get(name)
+        names = list(entries) if isinstance(entries, Mapping) else [entry[0] for entry in entries or ()]
+        facts[name] = ", ".join(map(str, names)) or "none"
+    metadata = state.get("metadata")
+    if isinstance(metadata, Mapping):
+        versions = metadata.get("composer_env_info") or {}
+        facts |= {"Composer": versions.get("composer_version"), "torch": metadata.get("torch_version")}
+    return facts
+
+
+def _run_facts(run: RunFolder | None) -> dict[str, Value]:
+    return {} if run is None else {"in the folder of the run": str(run.root)}
+
+
+def _category_tables(run: RunFolder | None) -> list[InfoTable]:
+    if run is None or not run.categories.exists():
+        return []
+    categories = read_trained_categories(run.categories)
+    rows: list[list[Value]] = [
+        [category.name, label, category.id] for label, category in enumerate(categories, start=1)
+    ]
+    return [InfoTable("categories", ["category", "label", "id"], rows)]
+
+
+def _part_table(state: StateDict) -> InfoTable:
+    rows: list[list[Value]] = []
+    for part, tensors in _parts(state).items():
+        numbers = [tensor.double().abs() for tensor in tensors if tensor.is_floating_point()]
+        count = sum(tensor.numel() for tensor in tensors)
+        mean = float(sum(each.sum() for each in numbers) / max(1, sum(each.numel() for each in numbers)))
+        megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+        rows.append([part, len(tensors), count, round(megabytes, 2), mean if numbers else None])
+    return InfoTable("parts", ["part", "tensors", "numbers", "MB", "mean of absolute values"], rows)
+
+
+def _parts(state: StateDict) -> dict[str, list[torch.Tensor]]:
+    parts: dict[str, list[torch.Tensor]] = {}
+    for name, tensor in state.items():
+        parts.setdefault(".".join(name.split(".")[:-1][:DEPTH]) or name, []).append(tensor)
+    return parts
+
+
+def _draw(state: StateDict) -> Figure:
+    """The size of each part, and how its weights are distributed."""
+    parts = _parts(state)
+    sizes = {part: sum(tensor.numel() for tensor in tensors) / 1e6 for part, tensors in parts.items()}
+    largest = dict(sorted(sizes.items(), key=lambda item: -item[1])[:12])
+    figure = Figure(figsize=(14, max(4.5, 1 + 0.4 * len(largest))), layout="constrained")
+    of_sizes, of_values = figure.subplots(1, 2)
+    of_sizes.barh(list(largest), list(largest.values()), color="black")
+    of_sizes.invert_yaxis()
+    of_sizes.set_xlabel("numbers, millions")
+    edges = np.geomspace(1e-6, 1e2, 121)
+    for part in list(largest)[:6]:
+        counts, _ = np.histogram(np.abs(_sampled(parts[part])), edges)
+        of_values.stairs(counts / max(1, counts.sum()), edges, label=part, linewidth=1.6)
+    of_values.set_xscale("log")
+    of_values.set_xlabel("absolute value")
+    of_values.set_ylabel("share of the numbers")
+    if largest:
+        of_values.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _sampled(tensors: list[torch.Tensor]) -> ndarray:
+    values = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
+    return values[:: max(1, len(values) // SAMPLED)].nan_to_num(0).numpy()

@@ -1,0 +1,59 @@
+"""``describe_file``: what a file or a folder is, and what is in it."""
+
+from pathlib import Path
+
+from composer_copypaste.errors import DataError, RecipeError
+from composer_copypaste.files import check_regular_file, read_json
+from composer_copypaste.runs.info.checkpoints import describe_checkpoint
+from composer_copypaste.runs.info.data_sets import describe_annotations, describe_results
+from composer_copypaste.runs.info.description import Description
+from composer_copypaste.runs.info.folders import describe_folder
+
+WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+
+
+def describe_file(path: Path | str, *, images: Path | str | None = None) -> Description:
+    """What a checkpoint, a COCO file or a folder of a run, an ablation or a data set holds, and what is wrong with it.
+
+    Everything is read, and nothing of it is run. Problems are collected, all of them: the first does not hide others.
+
+    Args:
+        path: a checkpoint or state dict; a COCO file of annotations, of images alone or of results; or a folder that
+            this package has written.
+        images: the folder of a data set's images: the header of each is read too.
+
+    Raises:
+        UserError: where it is none of these, or cannot be read at all.
+
+    Example:
+        >>> print(describe_file("train.json"))
+        >>> describe_file("runs/mine").to_json()["facts"]["complete"]
+    """
+    path, folder = Path(path), None if images is None else Path(images)
+    if path.is_dir():
+        return describe_folder(path, folder)
+    if path.suffix.lower() in WEIGHTS or _is_archive(path):
+        if folder is not None:
+            raise RecipeError(f"{path}: weights have no images; leave out the folder")
+        return describe_checkpoint(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise DataError(f"{path}: a YAML file; 'copypaste recipe show {path}' shows recipes")
+    content = read_json(path, "file")
+    return describe_results(content, path) if _is_results(content) else describe_annotations(content, path, folder)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do."""
+    try:
+        check_regular_file(path)
+        with path.open("rb") as file:
+            return file.read(4) in (b"PK\x03\x04", b"\x80\x02ci", b"\x80\x02\x8a\x0a")
+    except OSError:
+        return False  # the reader of JSON says why
+
+
+def _is_results(content: object) -> bool:
+    """Whether JSON is a list of results; an empty list is one in which nothing was found."""
+    if not isinstance(content, list):
+        return False
+    return not content or (isinstance(content[0], dict) and {"image_id", "category_id", "score"} <= content[0].keys())

@@ -1,0 +1,121 @@
+"""What a file or a folder is: facts, tables, problems, and a plot of distributions."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from composer_copypaste.errors import OutputError, count_noun, group_problems
+from composer_copypaste.visualize.curves import save_figure
+
+Value = str | int | float | bool | None
+MOST_ROWS = 100
+"""The console shows this many rows of a table; JSON has all."""
+NAME_WIDTH = 32
+
+
+@dataclass(frozen=True)
+class InfoTable:
+    """A table; the first column names its rows."""
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+
+    def to_json(self) -> list[dict[str, Value]]:
+        """A dict of each row."""
+        return [dict(zip(self.headers, map(_finite, row), strict=True)) for row in self.rows]
+
+    def __str__(self) -> str:
+        shown = [[_shown(value) for value in row] for row in self.rows[:MOST_ROWS]]
+        alignment = [
+            "left" if all(isinstance(row[column], str) for row in self.rows) else "right"
+            for column in range(len(self.headers))
+        ]
+        text = tabulate(shown, list(self.headers), tablefmt="simple", colalign=alignment, disable_numparse=True)
+        more = len(self.rows) - MOST_ROWS
+        return f"{self.title}\n{text}" + (f"\n... and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``copypaste info`` says of a file or a folder.
+
+    Attributes:
+        path: of it.
+        kind: what it is.
+        facts: values by name.
+        tables: those with rows.
+        problems: why it cannot be used as it is; none where it can.
+        warnings: what is probably a mistake.
+        draw: draws the distributions; None where there is nothing to draw.
+    """
+
+    path: Path
+    kind: str
+    facts: dict[str, Value]
+    tables: Sequence[InfoTable] = ()
+    problems: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    draw: Callable[[], Figure] | None = field(default=None, repr=False)
+
+    def to_json(self) -> dict[str, object]:
+        """The same as JSON has it, with each problem; ``tables`` by title, each a list of rows."""
+        return {
+            "path": str(self.path),
+            "kind": self.kind,
+            "facts": {name: _finite(value) for name, value in self.facts.items()},
+            "tables": {table.title: table.to_json() for table in self.tables},
+            "problems": list(self.problems),
+            "warnings": list(self.warnings),
+        }
+
+    def __str__(self) -> str:
+        facts = [[name, _shown(value)] for name, value in self.facts.items()]
+        parts = [f"{self.path}: {self.kind}", tabulate(facts, tablefmt="plain", disable_numparse=True)]
+        parts += [str(table) for table in self.tables if table.rows]
+        for noun, texts in (("problem", self.problems), ("warning", self.warnings)):
+            if texts:
+                title = count_noun(len(texts), noun)
+                parts.append("\n".join([title, *(f"  {line}" for line in group_problems(texts))]))
+        if not self.problems and not self.warnings:
+            parts.append("no problems found")
+        return "\n\n".join(parts)
+
+    def save_png(self, path: Path | str) -> None:
+        """Write the plot of distributions.
+
+        Raises:
+            OutputError: where there is nothing to draw, or the file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise OutputError(f"{path}: expected the name of a PNG file, such as info.png")
+        if self.draw is None:
+            raise OutputError(f"{self.path}: has nothing to draw: {self.kind}; leave out the image")
+        figure = self.draw()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_figure(figure, path)
+        except OSError as error:
+            raise OutputError(f"{error.filename or path}: cannot be written: {error.strerror}") from error
+
+
+def _finite(value: Value) -> Value:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: Value) -> str:
+    """A value as the console shows it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return value if len(value) <= NAME_WIDTH * 4 else f"{value[: NAME_WIDTH * 4 - 3]}..."

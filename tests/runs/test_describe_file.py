@@ -1,0 +1,160 @@
+"""What ``describe_file`` says of files and folders."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from composer_copypaste import describe_file
+from composer_copypaste.data.streaming.write import write_shards
+from composer_copypaste.errors import CheckpointError, DataError, OutputError, UserError
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.runs.augment.run import augment_data_set
+from composer_copypaste.settings import AugmentSettings, MaskRCNNSettings
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def square(number, side, category=3, image=1, **changes):
+    corners = [0, 0, side, 0, side, side, 0, side]
+    box = {"id": number, "image_id": image, "category_id": category, "bbox": [0, 0, side, side], "area": side * side}
+    return box | {"iscrowd": 0, "segmentation": [corners]} | changes
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """Two images, one of them empty; a small, a medium and a large nut, a bolt, and a crowd of nuts."""
+    images = [{"id": n, "file_name": f"{n}.png", "width": 200, "height": 150} for n in (1, 2)]
+    objects = [square(1, 10), square(2, 40), square(3, 100), square(4, 12, category=7), square(5, 90, iscrowd=1)]
+    categories = [{"id": 3, "name": "nut"}, {"id": 7, "name": "bolt"}, {"id": 9, "name": "gear"}]
+    (tmp_path / "images").mkdir()
+    for image in images:
+        Image.new("RGB", (200, 150)).save(tmp_path / "images" / image["file_name"])
+    return write(tmp_path / "val.json", {"images": images, "annotations": objects, "categories": categories})
+
+
+def table(described, title):
+    return {next(iter(row.values())): row for row in described.to_json()["tables"][title]}
+
+
+def test_a_data_set_is_counted_by_category_and_size_without_its_crowds(data_set):
+    found = describe_file(data_set)
+    assert found.kind == "a COCO data set"
+    facts = found.facts
+    assert (facts["images"], facts["images without objects"], facts["objects"], facts["crowds"]) == (2, 1, 4, 1)
+    assert facts["categories without objects"] == 1
+    nut = table(found, "categories")["nut"]
+    assert [nut[name] for name in ("id", "objects", "images", "crowds", "small", "medium", "large")] == [
+        3,
+        3,
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]
+    assert table(found, "categories")["gear"]["objects"] == 0
+    assert found.problems == []
+
+
+def test_images_are_looked_at_where_their_folder_is_given(data_set):
+    assert describe_file(data_set, images=data_set.parent / "images").problems == []
+    (data_set.parent / "images" / "2.png").unlink()
+    (problem,) = describe_file(data_set, images=data_set.parent / "images").problems
+    assert "2.png (image 2)" in problem
+
+
+def test_images_of_a_test_set_are_described(data_set):
+    content = json.loads(data_set.read_text())
+    del content["annotations"]
+    found = describe_file(write(data_set, content))
+    assert found.kind.startswith("images of a COCO file without annotations")
+    assert found.facts["images"] == 2
+
+
+def test_results_are_described_without_their_annotations(tmp_path):
+    results = [{"image_id": 4, "category_id": 3, "score": score, "bbox": [0, 0, 9, 9]} for score in (0.2, 0.8, 1.5)]
+    found = describe_file(write(tmp_path / "results.json", [*results, {**results[0], "score": "high"}]))
+    assert found.kind == "COCO results"
+    assert (found.facts["results"], found.facts["highest score"], found.facts["masks"]) == (3, 1.5, False)
+    assert found.problems == ['result number 4: score is "high" (text), expected a number']
+    assert found.warnings == ["scores are not between 0 and 1"]
+
+
+def test_a_state_dict_is_described_with_weights_that_are_not_finite(tmp_path):
+    state = build_mask_rcnn(4, MaskRCNNSettings(backbone="small")).state_dict()
+    state["backbone.fpn.inner_blocks.0.0.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "my.pt")
+    found = describe_file(tmp_path / "my.pt")
+    assert found.kind == "a state dict"
+    assert found.facts["classes, background included"] == 4
+    assert found.facts["numbers"] == sum(tensor.numel() for tensor in state.values())
+    assert "backbone.fpn.inner_blocks.0.0.weight" in found.problems[0]
+    assert set(table(found, "parts")) >= {"backbone.body", "roi_heads.mask_head"}
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "my.pt").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(CheckpointError, match=r"my\.pt: damaged, or no file"):
+        describe_file(tmp_path / "my.pt")
+    with pytest.raises(DataError, match="there is no such file"):
+        describe_file(tmp_path / "none.json")
+
+
+def test_a_run_is_described_with_its_evaluations_and_losses_that_are_not_finite(tmp_path):
+    run = tmp_path / "run"
+    write(run / "categories.json", [{"id": 3, "name": "nut"}])
+    (run / "recipe.yaml").write_text("base: quickstart\nname: mine\n")
+    scores = {"metrics/eval/segm/AP": 0.25, "metrics/eval/bbox/AP": None}
+    rows = [{"batch": 1, "loss/train/total": 2.0}, {"batch": 2, "loss/train/total": None}, {"batch": 2, **scores}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = describe_file(run)
+    assert found.kind == "a training run"
+    assert (found.facts["name"], found.facts["complete"], found.facts["trained batches"]) == ("mine", False, 2)
+    assert table(found, "evaluations, in %")["2"]["masks AP"] == 25
+    assert found.problems[0] == "the loss was not finite in 1 batch, first in 2"
+    assert "there is no checkpoint" in found.problems[1]
+
+
+def test_an_ablation_is_described_with_its_results(tmp_path):
+    (tmp_path / "ablation.yaml").write_text("runs: {plain: {}, pasted: {}}\nseeds: [1, 2]\nfractions: [0.5, 1]\n")
+    assert describe_file(tmp_path).facts["trainings"] == 8
+    run = {"name": "plain", "fraction": 0.5, "seeds": [1, 2], "images": 8, "scores": {"segm": {"AP": {"mean": 0.3}}}}
+    report = {"runs": [run], "failed": [], "missing": ["pasted at 50 %, seed 1"], "baseline": "plain"}
+    write(tmp_path / "results.json", report)
+    found = describe_file(tmp_path)
+    assert table(found, "results, mean of the seeds")["plain"]["masks AP, %"] == 30
+    assert found.warnings == ["not finished: pasted at 50 %, seed 1"]
+
+
+def test_an_offline_data_set_and_shards_are_described_by_their_annotations(data_set, tmp_path):
+    augment_data_set(tmp_path / "twice", data_set.parent / "images", data_set, settings=AugmentSettings(share=0.5))
+    found = describe_file(tmp_path / "twice")
+    assert (found.kind, found.facts["images"], found.problems) == ("an offline data set", 3, [])
+    assert any(name.startswith("made from: ") for name in found.facts)
+    write_shards(tmp_path / "shards", data_set.parent / "images", data_set)
+    assert describe_file(tmp_path / "shards").kind == "shards of a data set"
+
+
+def test_another_folder_is_refused_with_what_is_in_it(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UserError, match=r"expected the folder of a run.*found photo\.jpg"):
+        describe_file(tmp_path)
+
+
+def test_the_plot_is_a_png_and_files_without_one_say_so(data_set, tmp_path):
+    found = describe_file(data_set)
+    found.save_png(tmp_path / "seen" / "val.png")
+    assert Image.open(tmp_path / "seen" / "val.png").width > 500
+    with pytest.raises(OutputError, match="expected the name of a PNG file"):
+        found.save_png(tmp_path / "val.pdf")
+    content = json.loads(data_set.read_text())
+    del content["annotations"]
+    with pytest.raises(OutputError, match="has nothing to draw"):
+        describe_file(write(data_set, content)).save_png(tmp_path / "nothing.png")
+    assert not (tmp_path / "nothing.png").exists()
