@@ -81,6 +81,14 @@ def rle_of_mask(cropped: CroppedMask, size: tuple[int, int]) -> Rle:
     return {"size": list(size), "counts": _compressed(counts).tobytes()}
 
 
+def without_holes(cropped: CroppedMask) -> CroppedMask:
+    """The mask with its holes filled: all pixels from which no way leads out of the mask, not even between corners."""
+    mask = cropped.mask
+    padded = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), np.uint8)
+    padded[1:-1, 1:-1] = mask
+    return CroppedMask(cropped.top, cropped.left, _filled_holes(padded)[1:-1, 1:-1])
+
+
 def annotation_fields(mask: CroppedMask, size: tuple[int, int], *, polygons: bool = True) -> dict[str, Any]:
     """Outline, box and area of a mask, as an annotation of a COCO file has them.
 
@@ -140,6 +148,25 @@ def _trace(padded, column, row, rightward, starts):
             outlines += 1
             starts[outlines] = n
     return outlines
+
+
+@compiled
+@no_type_check
+def _filled_holes(padded):
+    """A mask that has a margin of one pixel, with all pixels set that are not connected to the margin outside it."""
+    height, width = padded.shape
+    filled = np.ones((height, width), np.uint8)
+    waiting, n = np.empty(height * width, np.int64), 1
+    waiting[0], filled[0, 0] = 0, 0
+    while n:
+        n -= 1
+        y, x = waiting[n] // width, waiting[n] % width
+        for near_y in range(max(y - 1, 0), min(y + 2, height)):
+            for near_x in range(max(x - 1, 0), min(x + 2, width)):
+                if filled[near_y, near_x] and not padded[near_y, near_x]:
+                    filled[near_y, near_x] = 0
+                    waiting[n], n = near_y * width + near_x, n + 1
+    return filled
 
 
 @compiled

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.data import outlines
-from composer_copypaste.data.outlines import mask_of_rle, rle_of_mask
+from composer_copypaste.data.outlines import mask_of_rle, rle_of_mask, without_holes
 from composer_copypaste.data.rle import CroppedMask, cropped_mask_of_rle
 
 
@@ -137,3 +137,28 @@ def test_large_coordinates_are_written_whole():
     mask = CroppedMask(98_765, 1_000_000, np.ones((1, 2), dtype=np.uint8))
     square = [1_000_000, 98_765, 1_000_002, 98_765, 1_000_002, 98_766, 1_000_000, 98_766]
     assert polygons_of_mask(mask) == [square]
+
+
+def test_holes_are_filled_and_nothing_else():
+    mask = np.array(
+        [
+            [1, 1, 1, 1, 0, 1, 1],
+            [1, 0, 0, 1, 0, 1, 0],
+            [1, 1, 1, 1, 0, 0, 1],
+        ],
+        np.uint8,
+    )
+    expected = mask.copy()
+    expected[1, 1:3] = 1  # the pixel at the right is open, between the corners of two pixels
+    filled = without_holes(CroppedMask(5, 6, mask))
+    assert np.array_equal(filled.mask, expected)
+    assert (filled.top, filled.left) == (5, 6)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 1)))
+@settings(max_examples=100, deadline=None)
+def test_a_mask_has_no_hole_once_they_are_filled_and_stays_as_it_is_if_it_has_none(mask):
+    filled = without_holes(CroppedMask(0, 0, mask)).mask
+    assert not has_hole(filled)
+    assert (filled >= mask).all()
+    assert has_hole(mask) or np.array_equal(filled, mask)

@@ -7,11 +7,14 @@ import pytest
 import torch
 from forked_runs import killed_in_a_child
 from PIL import Image
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from small_runs import FIG, NUT, small_run
 
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.images import read_image
+from composer_copypaste.data.outlines import without_holes
+from composer_copypaste.data.rle import CroppedMask
 from composer_copypaste.errors import DataError, DataWarning, OutputError
 from composer_copypaste.runs.predict import run as predict_run
 from composer_copypaste.runs.predict.run import predict_files
@@ -37,6 +40,10 @@ def photos(tmp_path):
 
 def results(folder):
     return json.loads((folder / "results.json").read_text())
+
+
+def mask_area(polygon, size):
+    return int(coco_mask.area(coco_mask.frPyObjects([polygon], *size))[0])
 
 
 def files_of(folder):
@@ -148,8 +155,11 @@ def test_annotations_have_the_pixels_of_the_masks_and_the_scores(model, photos, 
     drawn = [mask for mask in drawn if mask.any()]
     assert len(theirs.anns) == len(drawn) > 10
     for entry, mask in zip(theirs.dataset["annotations"], drawn, strict=True):
-        assert np.array_equal(theirs.annToMask(entry), mask)
-        assert (entry["area"], entry["iscrowd"]) == (mask.sum(), 0)
+        filled = without_holes(CroppedMask(0, 0, mask)).mask
+        assert np.array_equal(theirs.annToMask(entry), filled)
+        assert (entry["area"], entry["iscrowd"]) == (filled.sum(), 0)
+        areas = [mask_area(part, mask.shape) for part in entry["segmentation"]]
+        assert areas == sorted(areas, reverse=True)
     scores = [entry["score"] for entry in ours.dataset["annotations"] if ours.annToMask(entry).any()]
     assert [entry["score"] for entry in theirs.dataset["annotations"]] == scores
     assert CocoAnnotations.load(path, bad_objects="leave_out").categories[0].name == "fig"

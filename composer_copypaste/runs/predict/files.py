@@ -1,16 +1,19 @@
 """The files of predictions: COCO results, annotations for labelling tools, and images with the objects drawn."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
 from composer_copypaste.data.annotation_json import Category, Json
 from composer_copypaste.data.coco_write import EncodedJson, encode_entry, write_coco, write_coco_results
 from composer_copypaste.data.image_inputs import ImageInputs, InputImage
-from composer_copypaste.data.outlines import annotation_fields, mask_of_rle
+from composer_copypaste.data.outlines import annotation_fields, mask_of_rle, without_holes
+from composer_copypaste.errors import count_noun, warn_of_data
 from composer_copypaste.models.prediction import Prediction
 from composer_copypaste.runs.predict.records import ImageRecord
 from composer_copypaste.visualize.draw import draw_instances, save_png
@@ -55,14 +58,19 @@ def write_annotations(
 ) -> None:
     """Write the objects of at least this score as a COCO annotation file; an object without a pixel is left out.
 
-    Masks are polygons that pycocotools draws as the same pixels, or run lengths where a mask has a hole. What else the
-    COCO file of the images has stays in it. Each annotation also has its score.
+    Masks are polygons that pycocotools draws as the same pixels, with the largest part of an object first. Holes are
+    filled, of which a warning tells: labelling tools know no polygons with holes, and some cannot read run lengths.
+    What else the COCO file of the images has stays in it. Each annotation also has its score.
     """
     kept = {key: value for key, value in inputs.content.items() if key not in ("images", "categories")}
+    annotations = list(_annotation_entries(done(), score))
+    filled = sum(had_holes for _, had_holes in annotations)
+    if filled:
+        warn_of_data(f"{path}: filled the holes of {count_noun(filled, 'object')}, which polygons cannot have")
     lists = {
         "categories": _category_entries(categories, inputs),
         "images": _image_entries(done(), inputs),
-        "annotations": list(_annotation_entries(done(), score)),
+        "annotations": [entry for entry, _ in annotations],
     }
     write_coco(path, kept | lists)
 
@@ -85,7 +93,8 @@ def _image_entries(done: Iterable[Done], inputs: ImageInputs) -> list[Json]:
     ]
 
 
-def _annotation_entries(done: Iterable[Done], score: float) -> Iterator[EncodedJson]:
+def _annotation_entries(done: Iterable[Done], score: float) -> Iterator[tuple[EncodedJson, bool]]:
+    """The annotations, and whether holes were filled in each."""
     number = 0
     for _, record in done:
         for result in record.results:
@@ -95,8 +104,23 @@ def _annotation_entries(done: Iterable[Done], score: float) -> Iterator[EncodedJ
                 continue
             number += 1
             ids = {"id": number, "image_id": result["image_id"], "category_id": result["category_id"], "iscrowd": 0}
-            fields = annotation_fields(mask, (code["size"][0], code["size"][1]))
-            yield encode_entry(ids | {"score": result["score"]} | fields)
+            solid = without_holes(mask)
+            fields = annotation_fields(solid, (code["size"][0], code["size"][1]))
+            fields["segmentation"] = _largest_first(fields["segmentation"])
+            yield encode_entry(ids | {"score": result["score"]} | fields), solid.area > mask.area
+
+
+def _largest_first(outline: EncodedJson) -> EncodedJson:
+    """The polygons [[x1, y1, x2, y2, ...], ...] as JSON, with the largest first: some tools read no others."""
+    if outline.count("[") <= 2:
+        return outline
+    parts = sorted(json.loads(outline), key=_polygon_area, reverse=True)
+    return EncodedJson(json.dumps(parts, separators=(",", ":")))
+
+
+def _polygon_area(points: Sequence[float | int]) -> float:
+    x, y = np.array(points[::2]), np.array(points[1::2])
+    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
 
 
 def overlay_names(images: Sequence[InputImage]) -> dict[int, str]:
