@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from pydantic import TypeAdapter
+from small_runs import small_run
 
 from composer_copypaste.cli import main
 from composer_copypaste.runs.ablation import run as ablate
@@ -75,6 +76,7 @@ def workplace(tmp_path_factory):
     for split in ("train", "val"):
         write_shards(folder / "shards" / split, folder / "photos" / split, folder / f"{split}.json")
     write_matches(folder)
+    small_run(folder / "runs" / "shapes")
     (folder / "my_recipe.yaml").write_text(blocks("yaml")[0])
     return folder
 

@@ -2,9 +2,13 @@
 
 In the part of an image that two tiles share, both should find the same objects. So two detections are of one object
 where their masks agree inside that part, also where an object is larger than it: then each tile has a piece.
+
+SAHI, the usual library, compares whole masks: pieces that share less than half of the smaller stay apart, and small
+objects that touch are joined. It also needs OpenCV and Shapely, and its masks have no holes.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -137,16 +141,16 @@ def _groups(found: Sequence[_Found], windows: Sequence[Window]) -> list[list[int
 
 def _overlaps(found: Sequence[_Found], windows: Sequence[Window]) -> Iterator[tuple[float, int, int]]:
     """The pairs of detections of one object, with how much they overlap."""
-    for one, other in combinations(range(len(windows)), 2):
+    in_tile = defaultdict(list)
+    for index, each in enumerate(found):
+        in_tile[each.tile].append(index)
+    boxes = {tile: torch.stack([found[index].box for index in indices]) for tile, indices in in_tile.items()}
+    for one, other in combinations(in_tile, 2):
         shared = _intersection(windows[one], windows[other])
         if shared is None:
             continue
-        firsts, seconds = ([i for i, each in enumerate(found) if each.tile == tile] for tile in (one, other))
-        if not firsts or not seconds:
-            continue
-        boxes = (torch.stack([found[i].box for i in indices]) for indices in (firsts, seconds))
-        for i, j in torch.nonzero(box_iou(*boxes) > 0).tolist():
-            first, second = firsts[i], seconds[j]
+        for i, j in torch.nonzero(box_iou(boxes[one], boxes[other]) > 0).tolist():
+            first, second = in_tile[one][i], in_tile[other][j]
             if found[first].label == found[second].label:
                 overlap = _overlap_in(shared, found[first], found[second])
                 if overlap >= SAME_OBJECT:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from visible_objects import colors_predictor, image_of
 
-from composer_copypaste.models.tiles import tile_windows, with_tiles
+from composer_copypaste.models.tiles import join_tiles, tile_windows, with_tiles
 
 
 def masks(found):
@@ -127,3 +127,34 @@ def test_tiles_go_to_the_model_in_batches_and_a_small_image_as_it_is():
 def test_masks_are_those_of_the_whole_image(side):
     found = in_tiles(image_of(90, 120, ((5, 5, 115, 60), (90, 1, 7)), ((70, 65, 100, 85), (60, 2, 7))), side=side)
     assert [int(mask.sum()) for mask in masks(found)] == [110 * 55, 30 * 20]
+
+
+LEFT, RIGHT = (0, 0, 60, 40), (40, 0, 100, 40)
+"""The windows of two tiles of an image that is 100 wide and 40 high."""
+
+
+def joined(left, right):
+    """What is left of the objects in two tiles; each object is a box in the image, a percentage and a label."""
+    tiles = []
+    for (x1, _, x2, _), objects in ((LEFT, left), (RIGHT, right)):
+        image = image_of(40, x2 - x1, *(((a - x1, b, c - x1, d), color) for (a, b, c, d), color in objects))
+        tiles += colors_predictor().detect([image])
+    return join_tiles(tiles, [LEFT, RIGHT], (40, 100))
+
+
+def test_two_objects_of_one_tile_are_never_joined_by_a_piece_that_touches_both():
+    found = joined(
+        left=[((45, 0, 60, 40), (70, 1, 7))], right=[((45, 0, 70, 20), (90, 1, 7)), ((45, 20, 70, 40), (80, 1, 7))]
+    )
+    assert found["boxes"].tolist() == [[45, 0, 70, 20], [45, 20, 70, 40]]
+
+
+def test_a_small_object_inside_a_large_one_stays_one_of_its_own():
+    found = joined(left=[((48, 10, 52, 14), (80, 1, 7))], right=[((42, 2, 58, 30), (90, 1, 7))])
+    assert found["boxes"].tolist() == [[42, 2, 58, 30], [48, 10, 52, 14]]
+
+
+def test_a_whole_object_is_kept_before_a_piece_with_a_better_score():
+    found = joined(left=[((45, 10, 60, 30), (90, 1, 7))], right=[((45, 10, 70, 30), (50, 1, 7))])
+    assert found["boxes"].tolist() == [[45, 10, 70, 30]]
+    assert found["scores"].tolist() == [0.5]
