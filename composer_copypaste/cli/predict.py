@@ -18,7 +18,8 @@ from composer_copypaste.cli import RESUME_COMMAND
 @click.argument("images", metavar="IMAGES... [KEY=VALUE]...", nargs=-1, required=True)
 @click.option("--weights", type=click.Path(path_type=Path), required=True,
               help="Folder of a run, whose newest checkpoint is taken; a checkpoint; or an .onnx file.")  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="A new folder for what is found.")
+@click.option("--output", type=click.Path(path_type=Path),
+              help="New folder for what is found; default: predictions/NAME, as the weights are named.")  # fmt: skip
 @click.option("--images", "folder", type=click.Path(path_type=Path), help="Folder of the images of a COCO file.")
 @click.option("--recipe", help="How the model is built, where the checkpoint is in no run folder.")
 @click.option("--categories", type=click.Path(path_type=Path),
@@ -40,7 +41,7 @@ from composer_copypaste.cli import RESUME_COMMAND
 def command(  # noqa: PLR0913 - click gives each option by its name
     images: tuple[str, ...],
     weights: Path,
-    output: Path,
+    output: Path | None,
     folder: Path | None,
     recipe: str | None,
     categories: Path | None,
@@ -62,7 +63,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     \b
     Example:
-      copypaste predict photos/test --weights runs/quickstart-20260131-120000 --output found --draw
+      copypaste predict photos/test --weights runs/quickstart-20260131-120000 --draw
       copypaste predict test.json --images photos/test --weights model.onnx --output found
 
     It writes OUTPUT/results.json; unless a COCO file is given, OUTPUT/images.json, with the ids of the images and
@@ -72,6 +73,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     from composer_copypaste.runs.predict.run import predict_files
     from composer_copypaste.settings import PredictSettings
 
+    output = output or Path("predictions") / (weights.name if weights.is_dir() else weights.stem)
     context = click.get_current_context()
     context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "predict", *_given_arguments(context)])
     overrides = [argument for argument in images if _is_override(argument)]

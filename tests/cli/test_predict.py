@@ -45,6 +45,10 @@ def test_it_says_what_it_found_and_writes_it(model, photos):
     assert names == {"annotations.json", "copypaste.json", "drawn", "images.json", "results.json"}
 
 
+def test_the_output_is_named_after_the_weights(model, photos):
+    assert predict("photos", "--weights", model).stdout == "predictions/run: 6 objects in 2 images\n"
+
+
 def test_unreadable_images_are_listed_at_the_end_with_exit_code_1(model, photos):
     (photos / "c.png").write_bytes(b"no image")
     result = predict("photos", "--weights", model, "--output", "found")
