@@ -420,6 +420,11 @@ class MaskRCNNSettings:
     for images of any size, such as "timm/convnext_tiny". A tag in the name, as in "timm/resnet50.a1_in1k", says which
     published weights are meant; images are normalised as they were when these were trained."""
 
+    heads: Literal["standard", "small"] | None = None
+    """How large the feature pyramid and the heads are: as in torchvision's models ("standard"), or with a quarter of
+    the channels, half of the mask head's layers and fewer proposals ("small"), which is several times as fast on a CPU.
+    None: "small" for the backbone "small", else "standard"."""
+
     weights: str = "none"
     """Where training starts: "none" (random weights), "imagenet" (weights of the backbone) or "coco" (weights of the
     whole detector), which torchvision downloads once; a name of torchvision's, such as
@@ -427,6 +432,15 @@ class MaskRCNNSettings:
     checkpoint. For a backbone of timm: "imagenet" (the weights that timm uses by default, or those of the tag in the
     backbone's name), a tag of timm's, such as "a1_in1k", which timm downloads once; or a file of the network's
     weights, as timm publishes them, with a classifier or without."""
+
+    keep_categories: bool = False
+    """Where the weights are those of a detector: whether its last layers' rows are kept for categories that it knows by
+    the same name. The other categories' rows start at random. False: the last layers are loaded as they are if they
+    have the same number of classes, and start at random otherwise."""
+
+    weights_categories: str | None = None
+    """With ``keep_categories``: a COCO file with the categories that the weights were trained on. None: they are those
+    of the run in whose folder the weights are, or, for 91 classes as in torchvision's weights, COCO's."""
 
     trainable_backbone_layers: Annotated[int | None, Ge(0), Le(5)] = None
     """How many of the backbone's five parts are trained, counted from the last: the stem, and the stages that give
@@ -468,6 +482,10 @@ class MaskRCNNSettings:
     def __post_init__(self) -> None:
         if self.anchor_sizes is not None and len(self.anchor_sizes) != 5:
             raise ValueError(f"anchor_sizes: expected five, one for each level of the pyramid, got {self.anchor_sizes}")
+        if self.weights_categories is not None and not self.keep_categories:
+            raise ValueError("weights_categories: expected None without keep_categories, which uses it")
+        if self.keep_categories and self.weights == "none":
+            raise ValueError("keep_categories: expected False without weights; give them with weights=FILE")
         if self.min_size and self.max_size and self.min_size > self.max_size:
             raise ValueError(f"max_size: expected at least min_size, {self.min_size}, got {self.max_size}")
 

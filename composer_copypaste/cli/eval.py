@@ -18,6 +18,7 @@ from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP
     type=click.Path(path_type=Path),
     help="Score these COCO results (JSON, with masks or boxes alone) instead of a model.",
 )
+@click.option("--best", is_flag=True, help="Take the run's best checkpoint, which training.best_checkpoint keeps.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the images; default: the run's data.val.")
 @click.option("--annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: the recipe's.")
@@ -34,6 +35,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     model: Path | None,
     overrides: tuple[str, ...],
     predictions: Path | None,
+    best: bool,
     images: Path | None,
     annotations: Path | None,
     crowds: Literal["objects", "ignore"] | None,
@@ -51,6 +53,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     \b
     Example:
       copypaste eval runs/quickstart-20260131-120000 --output scores
+      copypaste eval runs/mine --best
       copypaste eval my.pt --recipe finetune --images photos/test --annotations test.json --output test_results
       copypaste eval --predictions results.json --annotations test.json --images photos/test --output test_results
 
@@ -58,6 +61,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     each kind costs, curves, confused categories, and the best and worst images. Predictions need no images; the page
     then shows none.
     """
+    from composer_copypaste.errors import RecipeError
     from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
     from composer_copypaste.metrics.report import Report, score_tables
     from composer_copypaste.runs.folder import RunFolder
@@ -66,6 +70,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     with errors_raised_once():
         limits = None if max_dets is None else _parse_limits(max_dets)
         _check_arguments(model, overrides, predictions, images, annotations, recipe)
+        if best and model is None:
+            raise RecipeError("command line: expected --best with the folder of a run, got --predictions")
     if predictions is not None and annotations is not None:
         from composer_copypaste.runs.evaluation.results import MAX_DETS, evaluate_predictions
 
@@ -83,13 +89,13 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     elif model is not None:
         from composer_copypaste.recipes.schema import CocoFiles
         from composer_copypaste.runs.evaluation.run import evaluate_checkpoint, recipe_of_checkpoint
-        from composer_copypaste.runs.predictor import find_checkpoint
+        from composer_copypaste.runs.predictor import find_best_checkpoint, find_checkpoint
 
         changes = [f"data.crowds={crowds}"] if crowds else []
         changes += [f"data.bad_objects={bad_objects}"] if bad_objects else []
         changes += [f"evaluation.max_dets={list(limits)}"] if limits else []
         with errors_raised_once():
-            checkpoint, run = find_checkpoint(model)
+            checkpoint, run = find_checkpoint(find_best_checkpoint(model) if best else model)
             files = CocoFiles(images=images, annotations=annotations) if images is not None else None
             loaded = recipe_of_checkpoint(checkpoint, run, recipe, [*overrides, *changes], files)
         report = evaluate_checkpoint(checkpoint, loaded, files, output, min_score=min_score)

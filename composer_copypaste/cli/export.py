@@ -20,6 +20,7 @@ import click
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Images to check the file on; default: the run's data.val."
 )
+@click.option("--best", is_flag=True, help="Take the run's best checkpoint, which training.best_checkpoint keeps.")
 @click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
 @click.option("--categories", type=click.Path(path_type=Path), help="COCO file of its categories; default: the run's.")
 @click.option("--max-box-difference", type=float, help="In pixels; default: 0.1.")
@@ -32,6 +33,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     overrides: tuple[str, ...],
     masks: Literal["crops", "pasted"] | None,
     images: Path | None,
+    best: bool,
     recipe: str | None,
     categories: Path | None,
     **limits: float | None,
@@ -52,6 +54,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     """
     from composer_copypaste.errors import RecipeError
     from composer_copypaste.runs.export import export_run
+    from composer_copypaste.runs.predictor import find_best_checkpoint
     from composer_copypaste.settings import ExportSettings
 
     given = {name: value for name, value in limits.items() if value is not None}
@@ -61,6 +64,12 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         name, _, problem = str(error).partition(":")
         raise RecipeError(f"command line: --{name.replace('_', '-')}:{problem}") from None
     differences = export_run(
-        model, output, recipe=recipe, overrides=overrides, categories=categories, images=images, settings=settings
+        find_best_checkpoint(model) if best else model,
+        output,
+        recipe=recipe,
+        overrides=overrides,
+        categories=categories,
+        images=images,
+        settings=settings,
     )
     click.echo(f"{output}: {output.stat().st_size / 1e6:,.1f} MB; {differences}")

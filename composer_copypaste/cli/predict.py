@@ -18,6 +18,7 @@ from composer_copypaste.cli import RESUME_COMMAND
 @click.argument("images", metavar="IMAGES... [KEY=VALUE]...", nargs=-1, required=True)
 @click.option("--weights", type=click.Path(path_type=Path), required=True,
               help="Folder of a run, whose newest checkpoint is taken; a checkpoint; or an .onnx file.")  # fmt: skip
+@click.option("--best", is_flag=True, help="Take the run's best checkpoint, which training.best_checkpoint keeps.")
 @click.option("--output", type=click.Path(path_type=Path),
               help="New folder for what is found; default: predictions/NAME, as the weights are named.")  # fmt: skip
 @click.option("--images", "folder", type=click.Path(path_type=Path), help="Folder of the images of a COCO file.")
@@ -41,6 +42,7 @@ from composer_copypaste.cli import RESUME_COMMAND
 def command(  # noqa: PLR0913 - click gives each option by its name
     images: tuple[str, ...],
     weights: Path,
+    best: bool,
     output: Path | None,
     folder: Path | None,
     recipe: str | None,
@@ -71,6 +73,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     """
     from composer_copypaste.errors import RecipeError, count_noun
     from composer_copypaste.runs.predict.run import predict_files
+    from composer_copypaste.runs.predictor import find_best_checkpoint
     from composer_copypaste.settings import PredictSettings
 
     output = output or Path("predictions") / (weights.name if weights.is_dir() else weights.stem)
@@ -83,7 +86,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
             "command line: expected images, or a COCO file that lists them. See: copypaste predict --help"
         )
     files = predict_files(
-        weights,
+        find_best_checkpoint(weights) if best else weights,
         given,
         output,
         PredictSettings(

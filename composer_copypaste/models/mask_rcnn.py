@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import no_type_check
@@ -78,14 +78,24 @@ SMALL = Architecture(
 ARCHITECTURES = {"resnet50_v2": V2, "small": SMALL}
 
 
+def _architecture(settings: MaskRCNNSettings) -> Architecture:
+    """The sizes that the settings ask for; those of anchors and images are the backbone's, whatever its heads."""
+    own = ARCHITECTURES.get(settings.backbone, STANDARD)
+    if settings.heads is None or (settings.heads == "small") == (own is SMALL):
+        return own
+    return replace(
+        SMALL if settings.heads == "small" else STANDARD, anchor_sizes=own.anchor_sizes, min_size=own.min_size
+    )
+
+
 def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> TorchvisionMaskRCNN:
     """Torchvision's Mask R-CNN as the settings describe it, with random weights: ``settings.weights`` are not loaded.
 
     ``num_classes`` includes the background. Parameters have torchvision's names. Under autocast, boxes stay float32.
     """
-    architecture = ARCHITECTURES.get(settings.backbone, STANDARD)
+    architecture = _architecture(settings)
     norm = _norm_layer(settings)
-    head_norm = norm if architecture.normalised else None
+    head_norm = _head_norm(settings, norm) if architecture.normalised else None
     min_size, max_size = resized_sides(settings)
     sizes = settings.anchor_sizes or architecture.anchor_sizes
     mean, std = image_statistics(settings) if is_timm(settings.backbone) else (None, None)  # None: ImageNet's
@@ -155,7 +165,7 @@ class ResizeTransform(GeneralizedRCNNTransform):
 
 def resized_sides(settings: MaskRCNNSettings) -> tuple[int, int]:
     """The length in pixels that an image's shorter side is resized to, and the largest of its longer side."""
-    min_size = settings.min_size or ARCHITECTURES.get(settings.backbone, STANDARD).min_size
+    min_size = settings.min_size or _architecture(settings).min_size
     return min_size, settings.max_size or min_size * 5 // 3
 
 
@@ -180,6 +190,11 @@ def _norm_layer(settings: MaskRCNNSettings) -> Norm:
     if name == "frozen_batch" and settings.backbone == "resnet50" and settings.weights in TRAINED_WITHOUT_EPSILON:
         return partial(FrozenBatchNorm2d, eps=0.0)
     return NORMS[name]
+
+
+def _head_norm(settings: MaskRCNNSettings, norm: Norm) -> Norm:
+    """The normalisation of pyramid and heads, which start at random: frozen statistics would not normalise them."""
+    return group_norm if settings.heads == "small" and settings.norm is None else norm
 
 
 def _proposal_numbers(architecture: Architecture, detections: int) -> dict[str, int]:
@@ -247,7 +262,9 @@ def _build_backbone(
     settings: MaskRCNNSettings, architecture: Architecture, norm: Norm
 ) -> BackboneWithFPN | TimmBackbone:
     if is_timm(settings.backbone):
-        backbone = build_timm_backbone(settings, architecture.channels)
+        backbone = build_timm_backbone(
+            settings, architecture.channels, _head_norm(settings, norm) if architecture.normalised else None
+        )
         _warn_of_unused_freezing(settings)
         return backbone
     body = _build_body(settings.backbone, norm)
@@ -257,7 +274,7 @@ def _build_backbone(
         return_layers={name: str(level) for level, name in enumerate(body.levels)},
         in_channels_list=list(body.channels),
         out_channels=architecture.channels,
-        norm_layer=norm if architecture.normalised else None,
+        norm_layer=_head_norm(settings, norm) if architecture.normalised else None,
     )
 
 

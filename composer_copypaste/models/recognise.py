@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from composer_copypaste.models.class_rows import CLASS_SCORES as CLASS_SCORES
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.predictor import COCO_NAMES
 from composer_copypaste.models.weights import COCO_MODELS, StateDict, read_torch_file, tensors_of_content
 from composer_copypaste.settings import MaskRCNNSettings
 
-CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
-"""The tensor with a row for each class."""
 COUNTER = "num_batches_tracked"
 """Ends the names of tensors that only normalisation has which was trained; frozen normalisation lacks them."""
 

@@ -5,7 +5,7 @@ timm is an optional package, and imported here only.
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -47,13 +47,22 @@ class TimmBackbone(nn.Module):
         body: gives the features at strides 4, 8, 16 and 32 as a list.
         channels: the number of channels of each.
         out_channels: the number of channels of the pyramid.
+        norm: the normalisation of the pyramid's layers; None: none.
         channels_last: whether the features are (n, h, w, c), as some transformers give them.
     """
 
-    def __init__(self, body: nn.Module, channels: Sequence[int], out_channels: int, *, channels_last: bool) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        channels: Sequence[int],
+        out_channels: int,
+        norm: Callable[[int], nn.Module] | None,
+        *,
+        channels_last: bool,
+    ) -> None:
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(list(channels), out_channels, extra_blocks=LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(list(channels), out_channels, extra_blocks=LastLevelMaxPool(), norm_layer=norm)
         self.out_channels = out_channels
         self.channels_last = channels_last
 
@@ -65,8 +74,15 @@ class TimmBackbone(nn.Module):
         return self.fpn(levels)
 
 
-def build_timm_backbone(settings: MaskRCNNSettings, out_channels: int) -> TimmBackbone:
+def build_timm_backbone(
+    settings: MaskRCNNSettings, out_channels: int, pyramid_norm: Callable[[int], nn.Module] | None = None
+) -> TimmBackbone:
     """The backbone that the settings name, with random weights; layers that do not train are frozen.
+
+    Args:
+        settings: the model's.
+        out_channels: the number of channels of the pyramid.
+        pyramid_norm: the normalisation of the pyramid's layers; None: none.
 
     Raises:
         RecipeError: where timm is missing or has no such network, or where the network cannot be Mask R-CNN's backbone.
@@ -82,7 +98,8 @@ def build_timm_backbone(settings: MaskRCNNSettings, out_channels: int) -> TimmBa
         body = _timm("timm.layers").freeze_batch_norm_2d(body)  # keeps the epsilon of each layer
     if settings.weights != "none":
         _freeze_stages(body, settings)
-    return TimmBackbone(body, body.feature_info.channels(), out_channels, channels_last=channels_last)
+    channels = body.feature_info.channels()
+    return TimmBackbone(body, channels, out_channels, pyramid_norm, channels_last=channels_last)
 
 
 def image_statistics(settings: MaskRCNNSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:

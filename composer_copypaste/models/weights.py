@@ -6,7 +6,7 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,14 @@ from torchvision.models import WeightsEnum, get_model_weights
 
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
 from composer_copypaste.files import check_regular_file, describe_wrapped_file
+from composer_copypaste.models.class_rows import (
+    CLASS_SCORES,
+    KeptRows,
+    find_kept_rows,
+    is_of_classes,
+    keep_rows,
+    names_in_weights,
+)
 from composer_copypaste.models.timm import (
     cached_file,
     describe_timm_download,
@@ -38,9 +46,6 @@ _UNREADABLE = (
 )  # fmt: skip
 
 COCO_MODELS = {"resnet50": "maskrcnn_resnet50_fpn", "resnet50_v2": "maskrcnn_resnet50_fpn_v2"}
-NUMBER_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
-"""Prefixes of the layers whose sizes depend on the number of classes; they may keep their random weights."""
-
 CLASSIFIER = ("fc.", "classifier.")
 """Prefixes of ImageNet's classifier in a backbone's file, which is not used."""
 
@@ -49,21 +54,36 @@ DETECTRON2 = ("backbone.bottom_up.", "proposal_generator.", "__author__", "match
 """Names that only Detectron2's files have: of tensors and of other entries."""
 
 
-def load_pretrained(module: nn.Module, settings: MaskRCNNSettings) -> str:
+def load_pretrained(
+    module: nn.Module, settings: MaskRCNNSettings, category_names: Sequence[str] | None = None
+) -> list[str]:
     """Load the weights named by ``settings.weights`` into a Mask R-CNN that was built from the same settings.
 
-    Heads made for another number of classes keep their random weights, which is logged once.
+    Last layers made for another number of classes keep their random weights, but for the rows that
+    ``settings.keep_categories`` keeps.
+
+    Args:
+        module: the model.
+        settings: the model's.
+        category_names: the names of its labels 1, 2, ...; needed to keep rows of categories.
 
     Returns:
-        What was loaded, in words.
+        What was loaded, what was not, and why, a line each.
 
     Raises:
         CheckpointError: where the weights cannot be obtained, or do not fit for another reason.
     """
     check_weights_name(settings)
     if settings.weights == "none":
-        return "everything starts at random"
-    return _load_detector_or_backbone(module, _named_weights(settings), settings)
+        return ["everything starts at random"]
+    state, source = _named_weights(settings), f"weights {settings.weights!r}, backbone {settings.backbone!r}"
+    if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
+        return _load_detector(module, state, settings, category_names, source)
+    if settings.keep_categories:
+        raise CheckpointError(
+            f"keep_categories: expected the weights of a detector, found those of a backbone: {source}"
+        )
+    return [_load_backbone(module, state, settings, source)]
 
 
 def _named_weights(settings: MaskRCNNSettings) -> StateDict:
@@ -292,17 +312,68 @@ def _download_weights(weights: WeightsEnum) -> StateDict:
     return state
 
 
-def _load_detector_or_backbone(module: nn.Module, state: StateDict, settings: MaskRCNNSettings) -> str:
-    """Load a detector's tensors into the model, or a backbone's into its backbone; what was loaded, in words."""
-    source = f"weights {settings.weights!r}, backbone {settings.backbone!r}"
-    if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
-        unfitting = _names_that_do_not_fit(module, state)
-        fresh = [name for name in unfitting if name.startswith(NUMBER_OF_CLASSES)]
-        _load_tensors_except(module, state, fresh, source)
-        if fresh:
-            log.warning("%s: for another number of classes; these start at random: %s", source, ", ".join(fresh))
-        last = "; the last layers, made for another number of classes, start at random" if fresh else ""
-        return f"the detector, {count_noun(len(state) - len(fresh), 'tensor')}{last}"
+def _load_detector(
+    module: nn.Module,
+    state: StateDict,
+    settings: MaskRCNNSettings,
+    category_names: Sequence[str] | None,
+    source: str,
+) -> list[str]:
+    """Load a detector's tensors into the model; what was loaded and what was not, a line each."""
+    if settings.keep_categories:
+        kept = _find_kept_rows(state, settings, category_names)
+        try:
+            rows = keep_rows(module.state_dict(), state, kept)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: made for another model: {error}") from error
+        _load_tensors_except(module, state | rows, [], source)
+        return [f"the detector, {count_noun(len(state), 'tensor')}", *kept.describe()]
+    unfitting = _names_that_do_not_fit(module, state)
+    fresh = [name for name in unfitting if is_of_classes(name)]
+    _load_tensors_except(module, state, fresh, source)
+    loaded = f"the detector, {count_noun(len(state) - len(fresh), 'tensor')}"
+    if not fresh:
+        return [loaded, *_lines_of_other_names(state, settings, category_names)]
+    classes = len(state[CLASS_SCORES]) if CLASS_SCORES in state else "another number of"
+    log.warning("%s: made for %s classes; these start at random: %s", source, classes, ", ".join(fresh))
+    return [loaded, f"last layers: made for {classes} classes, start at random; model.keep_categories=true keeps rows"]
+
+
+def _find_kept_rows(state: StateDict, settings: MaskRCNNSettings, category_names: Sequence[str] | None) -> KeptRows:
+    if category_names is None:
+        raise CheckpointError("keep_categories: expected the names of the model's categories: category_names=[...]")
+    if CLASS_SCORES not in state:
+        raise CheckpointError(f"keep_categories: expected the weights of a Mask R-CNN, found no {CLASS_SCORES}")
+    names = names_in_weights(settings, len(state[CLASS_SCORES]))
+    if names is None:
+        raise CheckpointError(
+            f"keep_categories: nothing says what the {len(state[CLASS_SCORES]) - 1} labels of {settings.weights} stand "
+            "for; give a COCO file with their categories: model.weights_categories=FILE"
+        )
+    return find_kept_rows(category_names, names)
+
+
+def _lines_of_other_names(
+    state: StateDict, settings: MaskRCNNSettings, category_names: Sequence[str] | None
+) -> list[str]:
+    """A line where last layers that fit were trained on other categories than the model's, as far as is known."""
+    if category_names is None or CLASS_SCORES not in state:
+        return []
+    there = names_in_weights(settings, len(state[CLASS_SCORES])) or {}
+    others = [
+        f"{name} has those of {there[label]}"
+        for label, name in enumerate(category_names, start=1)
+        if label in there and there[label].casefold() != name.casefold()
+    ]
+    if not others:
+        return []
+    return [
+        f"last layers: rows are those of other categories: {first_few(others)}; model.keep_categories=true goes by name"
+    ]
+
+
+def _load_backbone(module: nn.Module, state: StateDict, settings: MaskRCNNSettings, source: str) -> str:
+    """Load the tensors of a backbone into the model's; what was loaded, in words."""
     body = module.get_submodule("backbone.body")
     if is_timm(settings.backbone):
         features = features_of_network(state, settings, source)

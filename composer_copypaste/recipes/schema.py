@@ -231,6 +231,39 @@ class ScheduleSettings:
             raise ValueError("milestones: multistep needs at least one, such as ['8ep', '11ep']")
 
 
+MetricName = Annotated[
+    str,
+    TextPattern(
+        r"^(bbox|segm)/A(P(50|75|s|m|l)?|R([0-9]{1,7}|s|m|l))$",
+        "a number of the evaluation such as 'segm/AP', 'bbox/AP50' or 'segm/AR100'",
+    ),
+]
+
+
+@settings_class
+class EmaSettings:
+    """An exponential moving average of the weights (Composer's EMA), which evaluations, predictions and exports use."""
+
+    half_life: Duration = "100ba"
+    """The time after which a step's weights count half, such as '100ba' or '1ep'. The average begins with the first
+    weights: it should be a tenth of the training or less."""
+
+
+@settings_class
+class EarlyStopSettings:
+    """When a training ends before its duration."""
+
+    metric: MetricName = "segm/AP"
+    """The number of the evaluation that has to rise."""
+
+    patience: Duration = "5ep"
+    """The training ends after an evaluation by which the metric has not risen for this time. Evaluations are those of
+    ``eval_interval``."""
+
+    min_gain: Fraction = 0.0
+    """A rise by this much or less does not count; 0.001 is a tenth of a point of AP."""
+
+
 @settings_class
 class TrainingSettings:
     """How long and on which device the model trains, and how often it is evaluated and saved."""
@@ -260,6 +293,17 @@ class TrainingSettings:
 
     checkpoint_interval: Duration = "1ep"
     """Time between checkpoints. There is one at the end in any case."""
+
+    best_checkpoint: MetricName | None = None
+    """The number of the evaluation, such as 'segm/AP', by which the best checkpoint is kept besides the newest ones, as
+    checkpoints/best-*.pt. null: none is kept."""
+
+    ema: EmaSettings | None = None
+    """An average of the weights, which evaluations use, and which checkpoints hold as the model's weights (besides
+    those that are trained). {}: with the defaults. null: none."""
+
+    early_stop: EarlyStopSettings | None = None
+    """Whether the training ends when its evaluations no longer get better. {}: with the defaults. null: never."""
 
     stop_after_nonfinite_losses: Count | None = 3
     """Training stops when the loss was NaN or infinite in this many batches in a row. null: it goes on. A checkpoint
@@ -318,6 +362,17 @@ class Recipe:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
+        early_stop = self.training.early_stop
+        for key, name in (
+            ("best_checkpoint", self.training.best_checkpoint),
+            ("early_stop.metric", None if early_stop is None else early_stop.metric),
+        ):
+            limit = (name or "").partition("/AR")[2]
+            if limit.isdecimal() and int(limit) not in self.evaluation.max_dets:
+                raise ValueError(
+                    f"training.{key}: expected AR at one of evaluation.max_dets, {list(self.evaluation.max_dets)}, got "
+                    f"{name!r}"
+                )
         if self.copy_paste is None and self.data.pool is not None:
             raise ValueError("data.pool: expected null where there is no copy-paste; copy_paste={} switches it on")
         alone = self.data.batch_size < 2 and self.data.pool is None

@@ -46,12 +46,13 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
     settings = copy_paste_settings(recipe, names)
     pasting = "off" if settings is None else _describe_pasting(settings, names)
     device = "GPU" if runs_on_gpu(recipe) else "CPU"
+    loaded, *rest = _describe_weights(recipe.model, names)
     return "\n".join(
         (
             f"recipe      {recipe.name}",
             f"data        {images}",
-            f"model       Mask R-CNN, backbone {recipe.model.backbone}, "
-            f"weights {recipe.model.weights}: {_describe_weights(recipe.model, len(names))}",
+            f"model       Mask R-CNN, backbone {recipe.model.backbone}, weights {recipe.model.weights}: {loaded}",
+            *(f"            {line}" for line in rest),
             f"copy-paste  {pasting}",
             f"training    {recipe.training.duration} on {number_of_processes()} {device}, "
             f"batches of {recipe.data.batch_size} on each",
@@ -61,10 +62,12 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
     )
 
 
-def _describe_weights(settings: MaskRCNNSettings, categories: int) -> str:
-    """What weights the model would start with; those on this machine are loaded, to see that they fit."""
+def _describe_weights(settings: MaskRCNNSettings, names: Sequence[str]) -> list[str]:
+    """What weights the model would start with, a line each; those on this machine are loaded, to see that they fit."""
     with errors_name_section("model"):
-        return describe_download(settings) or load_pretrained(build_mask_rcnn(categories + 1, settings), settings)
+        if download := describe_download(settings):
+            return [download]
+        return load_pretrained(build_mask_rcnn(len(names) + 1, settings), settings, names)
 
 
 def _describe_pasting(settings: CopyPasteSettings, names: Sequence[str]) -> str:

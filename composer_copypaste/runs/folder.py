@@ -39,6 +39,12 @@ class RunFolder:
         return self.checkpoints / "latest-rank0.pt"  # as `integrations.composer.checkpoints` names it
 
     @property
+    def best_checkpoint(self) -> Path | None:
+        """The best checkpoint, which ``training.best_checkpoint`` keeps; None where there is none."""
+        found = self.checkpoints.glob("best-ep*-ba*.pt")  # as `integrations.composer.best` names it
+        return max(found, key=lambda path: int(path.stem.rpartition("-ba")[2]), default=None)
+
+    @property
     def metrics(self) -> Path:
         """A row of numbers for each batch and each evaluation."""
         return self.root / "metrics.jsonl"

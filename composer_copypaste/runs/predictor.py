@@ -91,6 +91,21 @@ def load_model(
     return LoadedModel(module, labels, loaded)
 
 
+def find_best_checkpoint(path: Path) -> Path:
+    """The best checkpoint of the run in a folder.
+
+    Raises:
+        CheckpointError: where the run kept none.
+    """
+    best = RunFolder(path).best_checkpoint
+    if best is None:
+        raise CheckpointError(
+            f"{path}: expected the folder of a run that kept its best checkpoint (training.best_checkpoint=segm/AP), "
+            "found none; leave --best out for the newest"
+        )
+    return best
+
+
 def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
     """The newest checkpoint of the run in a folder, or the checkpoint itself; and the run in whose folder it is.
 

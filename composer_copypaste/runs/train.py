@@ -8,6 +8,7 @@ from pathlib import Path
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.rle import rle_of_segmentation
 from composer_copypaste.errors import DivergedError, OutputError, UserError
+from composer_copypaste.integrations.composer.best import BestCheckpoint, StopsEarly
 from composer_copypaste.integrations.composer.callbacks import (
     EvaluationFiles,
     SkipsWhatIsDone,
@@ -19,6 +20,7 @@ from composer_copypaste.integrations.composer.callbacks import (
 from composer_copypaste.integrations.composer.checkpoints import (
     CheckpointLoader,
     CheckpointWriter,
+    averaged_weights,
     last_good_checkpoint,
     load_checkpoint,
     train_and_evaluate,
@@ -93,6 +95,8 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
     training = recipe.training
     divergence = StopsAtNonFiniteLoss(training.stop_after_nonfinite_losses)
     writer = CheckpointWriter(folder.checkpoints, training.checkpoint_interval, divergence)
+    best = None if training.best_checkpoint is None else BestCheckpoint(folder.checkpoints, training.best_checkpoint)
+    stopper = None if training.early_stop is None else StopsEarly(training.early_stop)
     interval, pictures = training.picture_interval, []
     if interval is not None:
         pictures = [TrainingPictures(names, interval=interval, folder=folder.more_training_pictures)]
@@ -112,6 +116,8 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
             *build_monitors(on_gpu=runs_on_gpu(recipe)),
             TrainingSheet(folder.training_pictures, names),
             *pictures,
+            *([] if best is None else [best]),
+            *([] if stopper is None else [stopper]),  # before the files of the last evaluation, which it may make so
             EvaluationFiles(folder.evaluation, folder.matches),
             writer,
         ],
@@ -119,11 +125,16 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
     done, total = trainer.state.timestamp.batch.value, total_batches(trainer.state)
     of_total = f" of {total}" if total else ""
     print_once(f"resuming {folder.root} at batch {done}{of_total}" if done else f"training into {folder.root}")
+    if not done and recipe.model.weights != "none":
+        print_once("\n".join(f"weights: {line}" for line in model.loaded))
     with _errors_say_how_to_go_on(folder, recipe):
-        train_and_evaluate(trainer, writer)
+        train_and_evaluate(trainer, writer, stopper)
+        if best is not None and (described := best.describe()):
+            print_once(described)
         if is_first_process():
             plot_curves(folder.metrics, folder.curves)
-            save_predictions(model, data.val, folder.predictions)
+            with averaged_weights(trainer.state):
+                save_predictions(model, data.val, folder.predictions)
     trainer.close()
 
 

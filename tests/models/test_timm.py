@@ -102,7 +102,7 @@ def test_what_was_loaded_is_said(network, tmp_path):
     settings = MaskRCNNSettings(backbone="timm/test_resnet", weights=str(tmp_path / "weights.pth"))
     said = load_pretrained(build_mask_rcnn(3, settings), settings)
 
-    assert said == "the backbone, 90 of the network's 92 tensors; the rest starts at random"
+    assert said == ["the backbone, 90 of the network's 92 tensors; the rest starts at random"]
 
 
 @pytest.mark.parametrize(

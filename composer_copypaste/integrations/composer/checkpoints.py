@@ -3,16 +3,20 @@
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from composer import Algorithm, Callback, Event, Logger, State, Trainer
+from composer.algorithms import EMA
+from composer.algorithms.ema.ema import EMAParameters
 from composer.utils import create_interval_scheduler, dist, reproducibility
 
 from composer_copypaste.errors import CheckpointError, DivergedError, count_noun
 from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished_files
+from composer_copypaste.integrations.composer.best import StopsEarly
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
 from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.integrations.composer.model import MaskRCNN
@@ -111,27 +115,54 @@ class CheckpointWriter(Callback):
         self.save(state)
 
     def save(self, state: State) -> None:
-        """Saves now; every process takes part, the first writes. The weights must be finite."""
-        content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
-        if dist.get_global_rank() == 0:
-            now = state.timestamp
-            self._folder.mkdir(exist_ok=True)
-            _write_checkpoint(content, self._folder / f"ep{now.epoch.value}-ba{now.batch.value}-rank0.pt")
-            delete_old_checkpoints(self._folder)
+        """Saves now; every process takes part, the first writes. The weights must be finite.
+
+        Where weights are averaged, the averaged ones are the model's in the checkpoint, so that whatever reads it uses
+        them; those that are trained are in the state of Composer's ``EMA``, which takes them up again.
+        """
+        with averaged_weights(state):
+            content = {"state": state.state_dict(), "rng": reproducibility.get_rng_state()}
+            if dist.get_global_rank() == 0:
+                now = state.timestamp
+                self._folder.mkdir(exist_ok=True)
+                _write_checkpoint(content, self._folder / f"ep{now.epoch.value}-ba{now.batch.value}-rank0.pt")
+                delete_old_checkpoints(self._folder)
         dist.barrier()
 
 
-def train_and_evaluate(trainer: Trainer, writer: CheckpointWriter) -> None:
+@contextmanager
+def averaged_weights(state: State) -> Iterator[None]:
+    """Let the model have the averaged weights, where a training has ``EMA``, and then those it had before."""
+    ema = next((algorithm for algorithm in state.algorithms if isinstance(algorithm, EMA)), None)
+    if ema is None or ema.ema_model is None or not ema.ema_started or ema.ema_weights_active:
+        yield
+        return
+    _swap_weights(ema, state, active=True)
+    try:
+        yield
+    finally:
+        _swap_weights(ema, state, active=False)
+
+
+def _swap_weights(ema: EMA, state: State, *, active: bool) -> None:
+    cast(EMAParameters, ema.ema_model).swap_params(model=state.model)
+    ema.ema_weights_active = active
+
+
+def train_and_evaluate(trainer: Trainer, writer: CheckpointWriter, stopper: StopsEarly | None = None) -> None:
     """Train to the end, evaluate, and save after both; go on from where the loaded checkpoint was saved."""
     try:
         if writer.evaluation_due:  # the run was interrupted during an evaluation
             trainer.eval()
+        if stopper is not None:
+            stopper.stop_if_stopped(trainer.state)
         if not training_is_over(trainer.state):  # a trainer at the end would refuse to fit
             with warnings.catch_warnings():  # a checkpoint at the end of an epoch leaves no batches of it
                 warnings.filterwarnings("ignore", "No batches were trained")
                 trainer.fit()
-            writer.save_before_evaluation(trainer.state)
-            trainer.eval()
+            if stopper is None or not stopper.has_stopped:  # else the last weights have just been evaluated
+                writer.save_before_evaluation(trainer.state)
+                trainer.eval()
         writer.save(trainer.state)
     except Exception:
         trainer.engine.close()  # not the trainer, which would wait for the other processes

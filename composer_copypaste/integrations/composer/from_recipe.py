@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from composer import Algorithm, Callback, Event, State, Trainer
-from composer.algorithms import GradientClipping
+from composer.algorithms import EMA, GradientClipping
 from composer.core import Time
 from composer.loggers import LoggerDestination, MLFlowLogger, TensorboardLogger, WandBLogger
 from composer.optim import (
@@ -95,7 +95,10 @@ def build_model(
     with torch.random.fork_rng(devices=[]), errors_name_section("model"):
         torch.manual_seed(recipe.seed)  # layers take their first weights from torch's global generator
         classes = annotations.num_classes if labels is None else len(labels) + 1
-        return MaskRCNN(classes, recipe.model, metric=metric, load_weights=load_weights, labels=labels)
+        names = None if labels is not None else [category.name for category in annotations.categories]
+        return MaskRCNN(
+            classes, recipe.model, metric=metric, load_weights=load_weights, labels=labels, category_names=names
+        )
 
 
 def build_algorithms(recipe: Recipe, copy_paste: CopyPasteSettings | None, pool: Pool | None) -> list[Algorithm]:
@@ -109,6 +112,8 @@ def build_algorithms(recipe: Recipe, copy_paste: CopyPasteSettings | None, pool:
     algorithms: list[Algorithm] = []
     if recipe.training.clip_norm is not None:
         algorithms.append(GradientClipping("norm", recipe.training.clip_norm))
+    if recipe.training.ema is not None:
+        algorithms.append(EMA(half_life=recipe.training.ema.half_life))
     if copy_paste is not None:
         algorithms.append(CopyPaste(copy_paste, pool=pool))
     if recipe.data.jitter is not None and recipe.data.jitter_on == "device":

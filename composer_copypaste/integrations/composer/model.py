@@ -45,6 +45,7 @@ class MaskRCNN(ComposerModel):
             them.
         labels: The label that detections of each class get, where the model's classes are not the data's categories;
             None for classes whose detections are left out.
+        category_names: The names of labels 1, 2, ..., by which ``keep_categories`` keeps rows of the weights.
         overrides: The fields of ``MaskRCNNSettings``.
 
     Raises:
@@ -64,6 +65,7 @@ class MaskRCNN(ComposerModel):
         metric: "CocoMeanAveragePrecision | None" = None,
         load_weights: bool = True,
         labels: Mapping[int, int | None] | None = None,
+        category_names: Sequence[str] | None = None,
         **overrides: object,
     ) -> None:
         super().__init__()
@@ -78,8 +80,10 @@ class MaskRCNN(ComposerModel):
         self.metric = metric
         self.labels = labels
         self.module = build_mask_rcnn(num_classes, self.settings)
+        self.loaded: list[str] = []
+        """What was loaded of ``settings.weights``, what was not, and why, a line each."""
         if load_weights:
-            load_pretrained(self.module, self.settings)
+            self.loaded = load_pretrained(self.module, self.settings, category_names)
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[DetectionDict]:
         """In training, torchvision's dict of losses; else the detections.
