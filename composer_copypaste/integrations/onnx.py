@@ -117,7 +117,7 @@ def load_onnx_predictor(path: Path) -> Predictor:
         UserError: where onnxruntime is missing.
     """
     model = OnnxMaskRCNN(path)
-    return Predictor(model.detect, model.metadata.categories)
+    return Predictor(model.detect, model.metadata.categories, model.metadata.image_settings)
 
 
 def _encode_outputs(found: ExportedOutputs, size: tuple[int, int]) -> DetectionDict:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from composer_copypaste import __version__
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import count_noun
 from composer_copypaste.models.postprocess import RawDetectionDict
-from composer_copypaste.settings import ExportSettings
+from composer_copypaste.settings import ExportSettings, ImageSettings
 
 SAME_OBJECT_IOU = 0.9
 """Boxes of one label that overlap by at least this much are taken for the same object."""
@@ -43,6 +43,9 @@ class ExportMetadata:
 
     masks: Literal["crops", "pasted"]
 
+    image_settings: ImageSettings = field(default_factory=ImageSettings)
+    """How the images are read that the model is trained on."""
+
     def as_texts(self) -> dict[str, str]:
         """Texts by name, as ONNX stores them."""
         categories = {str(label): asdict(category) for label, category in self.categories.items()}
@@ -50,6 +53,7 @@ class ExportMetadata:
             "composer_copypaste": __version__,
             "categories": json.dumps(categories, ensure_ascii=False),
             "masks": self.masks,
+            "image_settings": json.dumps(asdict(self.image_settings)),
         }
 
     @classmethod
@@ -59,7 +63,11 @@ class ExportMetadata:
             return None
         categories = json.loads(texts["categories"])
         masks: Literal["crops", "pasted"] = "pasted" if texts["masks"] == "pasted" else "crops"
-        return cls({int(label): Category(**category) for label, category in categories.items()}, masks)
+        return cls(
+            {int(label): Category(**category) for label, category in categories.items()},
+            masks,
+            ImageSettings(**json.loads(texts["image_settings"])),
+        )
 
 
 def describe_outputs(metadata: ExportMetadata) -> str:

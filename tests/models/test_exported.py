@@ -9,7 +9,7 @@ from composer_copypaste.models.exported import (
     describe_outputs,
     largest_differences,
 )
-from composer_copypaste.settings import ExportSettings
+from composer_copypaste.settings import ExportSettings, ImageSettings
 
 SIZE = (40, 50)
 
@@ -95,7 +95,9 @@ def test_a_difference_over_its_limit_is_named_with_both_numbers(changes, message
 
 
 def test_metadata_are_read_as_they_were_written():
-    metadata = ExportMetadata({1: Category(7, "Äpfel"), 3: Category(2, "fig")}, "pasted")
+    metadata = ExportMetadata(
+        {1: Category(7, "Äpfel"), 3: Category(2, "fig")}, "pasted", ImageSettings(value_range=(0, 4095))
+    )
     assert ExportMetadata.from_texts(metadata.as_texts()) == metadata
     assert ExportMetadata.from_texts({"names": "{0: 'person'}"}) is None
 
