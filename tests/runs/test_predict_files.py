@@ -165,7 +165,15 @@ def test_annotations_have_the_pixels_of_the_masks_and_the_scores(model, photos, 
     assert CocoAnnotations.load(path, bad_objects="leave_out").categories[0].name == "fig"
 
 
-def test_annotations_and_overlays_have_sure_objects_only(model, photos, tmp_path):
+def test_objects_of_lower_scores_are_left_out(model, photos, tmp_path):
+    predict_files(model, photos, tmp_path / "all")
+    every = results(tmp_path / "all")
+    middle = sorted(entry["score"] for entry in every)[15]
+    predict_files(model, photos, tmp_path / "found", PredictSettings(min_score=middle))
+    assert results(tmp_path / "found") == [entry for entry in every if entry["score"] >= middle]
+
+
+def test_annotations_have_sure_objects_only(model, photos, tmp_path):
     predict_files(model, photos, tmp_path / "found", PredictSettings(as_annotations=True))
     sure = [entry for entry in results(tmp_path / "found") if entry["score"] >= 0.5]
     entries = json.loads((tmp_path / "found" / "annotations.json").read_text())["annotations"]
