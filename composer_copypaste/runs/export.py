@@ -1,7 +1,8 @@
 """Write a Mask R-CNN as an ONNX or TorchScript file, which is kept only if it finds what the model finds."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.image_inputs import find_images
 from composer_copypaste.data.images import read_image, size_as_shown
-from composer_copypaste.errors import DataError, ExportError, OutputError, RecipeError, count_noun
+from composer_copypaste.errors import CheckpointError, DataError, ExportError, OutputError, RecipeError, count_noun
 from composer_copypaste.files import atomic_write
 from composer_copypaste.integrations.onnx import OnnxMaskRCNN, check_onnx_installed, write_onnx
 from composer_copypaste.models.exported import Differences, ExportedOutputs, ExportMetadata, largest_differences
@@ -130,15 +131,29 @@ def _export(
             f"{path}: not written, as the model finds nothing in {count_noun(len(checked), 'image')}, so that nothing "
             "can be compared; give images with objects, or lower its box_score_thresh"
         )
-    with atomic_write(path) as unfinished:
-        run = write(SingleImageMaskRCNN(reference, paste=pasted), images[0], metadata, unfinished)
+    single = SingleImageMaskRCNN(reference, paste=pasted)
+    with atomic_write(path) as unfinished, _errors_of_engines(path, unfinished):
+        run = write(single, images[0], metadata, unfinished)
+        run(torch.zeros_like(images[0]))  # must run too; all places of it are alike, so that rounding decides
         found = (run(image) for image in tqdm(checked, desc="checking", unit="image", disable=None))
         sizes = ((image.shape[1], image.shape[2]) for image in checked)
-        run(torch.zeros_like(images[0]))  # must run too; all places of it are alike, so that rounding decides
         differences = largest_differences(zip(expected, found, sizes, strict=True), pasted=pasted)
         if beyond := differences.beyond(settings):
             raise ExportError(f"{path}: not kept, as it does not find what the model finds: {'; '.join(beyond)}")
     return differences
+
+
+@contextmanager
+def _errors_of_engines(path: Path, unfinished: Path) -> Iterator[None]:
+    """Turn into an ``ExportError`` what torch raises for a model that it cannot trace or compile, or onnxruntime."""
+    try:
+        yield
+    except (RuntimeError, CheckpointError) as error:  # of which torch's errors of both are
+        lines = [line.strip() for line in str(error).replace(f"{unfinished}: ", "").splitlines() if line.strip()]
+        raise ExportError(
+            f"{path}: not kept, as this model cannot be written in this format, or run: "
+            f"{lines[0] if lines else type(error).__name__}"
+        ) from error
 
 
 def check_new_file(path: Path) -> None:

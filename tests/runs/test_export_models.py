@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from composer_copypaste import MaskRCNN, export_onnx
+from composer_copypaste import MaskRCNN, export_onnx, export_torchscript
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import DataError, ExportError, OutputError, RecipeError
 from composer_copypaste.models.exported import ExportedOutputs
@@ -55,6 +55,21 @@ def test_a_file_that_finds_something_else_is_not_kept(model, images, tmp_path, m
     with pytest.raises(ExportError, match=expected) as raised:
         export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=images)
     assert raised.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_torch_cannot_compile_is_one_line(images, tmp_path):
+    class Odd(torch.nn.Identity):
+        def forward(self, x):
+            return super().forward(x)
+
+    model = MaskRCNN(num_classes=3, backbone="small", box_score_thresh=0.0, detections_per_image=5)
+    model.module.backbone.body.relu = Odd()
+    with pytest.raises(
+        ExportError, match=r"m\.torchscript: not kept, as this model cannot be written in this"
+    ) as raised:
+        export_torchscript(model, tmp_path / "m.torchscript", categories=["disc", "star"], images=images)
+    assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
 
