@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from composer_copypaste import evaluate_predictions
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -167,6 +169,26 @@ def test_bootstrap_prints_its_time_beside_that_of_the_engine(load, capsys):
         rf"0.00 MB\n3 resamples from the matches {seconds}; by running the engine again \d+ s\n",
         capsys.readouterr().out,
     )
+
+
+def evaluate_here(place):
+    """Without a process, which would import everything again; gives no times."""
+    evaluate_predictions(place / "results.json", place / "val.json", output=place / "scores")
+    return 1.0, 1.0, 1.0
+
+
+def test_the_error_analysis_is_measured_on_files_that_are_drawn(load, capsys, monkeypatch):
+    analysis = load("error_analysis")
+    names = [*analysis.TIDE_NAMES.values(), "FalsePos", "FalseNeg"]
+    monkeypatch.setattr(analysis, "tidecv_costs", lambda place, kind: dict.fromkeys(names, 0))
+    monkeypatch.setattr(analysis, "evaluate", evaluate_here)
+    analysis.main(["--images", "3", "--detections", "5", "--categories", "2", "--tidecv"])
+    printed = capsys.readouterr().out
+    first = (
+        r"3 images, 5 detections in each, 2 categories: \d+ s \(\d+ s of a core\), peak \d\.\d\d GB, page \d\.\d MB\n"
+    )
+    assert re.match(first, printed)
+    assert len(rows(printed, "bbox: Cls", "segm: Cls")) == 2
 
 
 @pytest.mark.parametrize("case", ["class ids", "bank, log"])

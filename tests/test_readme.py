@@ -3,6 +3,7 @@
 ``python tests/test_readme.py`` writes the table again.
 """
 
+import json
 import re
 import shlex
 from dataclasses import fields
@@ -76,9 +77,18 @@ def workplace(tmp_path_factory):
     for split in ("train", "val"):
         write_shards(folder / "shards" / split, folder / "photos" / split, folder / f"{split}.json")
     write_matches(folder)
+    write_results(folder)
     small_run(folder / "runs" / "shapes")
     (folder / "my_recipe.yaml").write_text(blocks("yaml")[0])
     return folder
+
+
+def write_results(folder):
+    """COCO results that find each object exactly."""
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    objects = json.loads((folder / "val.json").read_text())["annotations"]
+    results = [{key: one[key] for key in keys} | {"score": 0.9} for one in objects]
+    (folder / "results.json").write_text(json.dumps(results))
 
 
 def write_matches(folder):

@@ -239,10 +239,12 @@ def widen_boxes_to_masks(
 
     Args:
         boxes: the annotated boxes.
-        segmentations: the outline of each.
+        segmentations: the outline of each; empty where it is not known, and the box stays.
         size: height and width of the image.
     """
-    masks = mask_boxes(segmentations)
+    masks = boxes.copy()
+    outlined = [number for number, outline in enumerate(segmentations) if not isinstance(outline, list) or outline]
+    masks[outlined] = mask_boxes([segmentations[number] for number in outlined])
     beyond = (np.ceil(masks[:, :2] - 0.5) < np.floor(boxes[:, :2])) | (
         np.floor(masks[:, 2:] + 0.5) > np.ceil(boxes[:, 2:])
     )

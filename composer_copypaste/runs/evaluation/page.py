@@ -65,6 +65,7 @@ def evaluation_page(findings: Findings, subject: Subject, data: InstanceData | N
     Raises:
         DataError: where an image cannot be read.
     """
+    images = [*_images(findings, data)]  # first: one of them may be damaged
     sections = [
         Section("Scores", [*_scores(findings)]),
         Section("What went wrong", [*_errors(findings)]),
@@ -72,7 +73,7 @@ def evaluation_page(findings: Findings, subject: Subject, data: InstanceData | N
         Section("Size", [*_sizes(findings)]),
         Section("Categories", [*_categories(findings)]),
         *_confusions(findings),
-        *_images(findings, data),
+        *images,
         *_training(subject.metrics),
     ]
     lead = [html.bullets([*subject.described, *_sentences(findings)]), *map(html.warning, _warnings(findings))]
