@@ -188,3 +188,26 @@ def test_masks_are_resized_as_torchvision_resizes_them(dtype, size):
     (ours,), (expected,) = (each([torch.rand(3, *size)], [dict(target)])[1] for each in (module.transform, theirs))
     for key, values in expected.items():
         assert torch.equal(ours[key].to(values.dtype), values)
+
+
+def test_small_heads_are_those_of_the_small_backbone_and_normalise_whatever_the_backbones_weights(caplog):
+    with torch.device("meta"):
+        small = build_mask_rcnn(4, MaskRCNNSettings(backbone="small"))
+        other = build_mask_rcnn(4, MaskRCNNSettings(backbone="resnet18", weights="imagenet", heads="small"))
+        timms = build_mask_rcnn(4, MaskRCNNSettings(backbone="timm/test_resnet", heads="small"))
+    for model in (other, timms):
+        assert shapes(model.roi_heads) == shapes(small.roi_heads)
+        assert shapes(model.rpn) == shapes(small.rpn)
+        assert shapes(model.backbone.fpn).keys() == shapes(small.backbone.fpn).keys()
+        norms = {type(part) for part in [*model.backbone.fpn.modules(), *model.roi_heads.modules()]}
+        assert norms & {torch.nn.GroupNorm, torch.nn.BatchNorm2d, FrozenBatchNorm2d} == {torch.nn.GroupNorm}
+
+
+def test_heads_leave_anchors_and_sizes_of_images_to_the_backbone():
+    with torch.device("meta"):
+        small_heads = build_mask_rcnn(4, MaskRCNNSettings(backbone="resnet18", heads="small"))
+        large_heads = build_mask_rcnn(4, MaskRCNNSettings(backbone="small", heads="standard"))
+    assert (small_heads.transform.min_size, large_heads.transform.min_size) == ((800,), (128,))
+    assert small_heads.rpn.anchor_generator.sizes[0] == (32,)
+    assert large_heads.rpn.anchor_generator.sizes[0] == (8,)
+    assert large_heads.backbone.out_channels == 256

@@ -9,7 +9,7 @@ import pytest
 from composer_copypaste.recipes.load import describe_recipe, load_recipe, recipe_schema, recipe_to_yaml, shipped_recipes
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-NAMES = ["finetune", "mask_rcnn_r50", "mask_rcnn_r50_copy_paste", "quickstart", "tiny_voc"]
+NAMES = ["finetune", "finetune_imagenet", "mask_rcnn_r50", "mask_rcnn_r50_copy_paste", "quickstart", "tiny_voc"]
 
 
 def test_these_recipes_are_shipped():
