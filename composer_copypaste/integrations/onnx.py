@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from jaxtyping import UInt8
 from pycocotools import mask as coco_masks
 from torch import Tensor
 
+from composer_copypaste import __version__
 from composer_copypaste.errors import CheckpointError, UserError
 from composer_copypaste.files import check_regular_file, describe_wrapped_file
 from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata, describe_outputs
@@ -29,16 +31,13 @@ PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 """What may run a file, the fastest first."""
 
 
-def check_onnx_installed() -> None:
-    """Raise ``UserError`` where onnx or onnxruntime is missing."""
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(
-            f"ONNX files need onnx and onnxruntime: pip install 'composer-copypaste[onnx]' ({error})"
-        ) from error
-    del onnx, onnxruntime
+def check_onnx_installed(*packages: str) -> None:
+    """Raise ``UserError`` where one of these packages cannot be imported; running a file needs onnxruntime alone."""
+    for package in packages or ("onnx", "onnxruntime"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise UserError(f"ONNX files need {package}: pip install 'composer-copypaste[onnx]' ({error})") from error
 
 
 # ---- writing
@@ -129,7 +128,7 @@ def _encode_outputs(found: ExportedOutputs, size: tuple[int, int]) -> DetectionD
 
 
 def _open_session(path: Path) -> "InferenceSession":
-    check_onnx_installed()
+    check_onnx_installed("onnxruntime")
     import onnxruntime
 
     _check_readable(path)
@@ -168,7 +167,13 @@ def _errors_of_onnxruntime(path: Path) -> Iterator[None]:
 
 
 def _read_metadata(session: "InferenceSession", path: Path) -> ExportMetadata:
-    metadata = ExportMetadata.from_texts(session.get_modelmeta().custom_metadata_map)
+    try:
+        metadata = ExportMetadata.from_texts(session.get_modelmeta().custom_metadata_map)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected the metadata that copypaste export of version {__version__} writes, found others "
+            f"({type(error).__name__}: {error}); export the model again"
+        ) from error
     outputs = [output.name for output in session.get_outputs()]
     if metadata is None or outputs != list(OUTPUTS):
         inputs = [f"{each.name} {each.type}{_shape(each.shape)}" for each in session.get_inputs()]

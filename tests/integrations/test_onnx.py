@@ -9,7 +9,7 @@ from pycocotools import mask as coco_masks
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import CheckpointError, UserError
-from composer_copypaste.integrations.onnx import OnnxMaskRCNN, load_onnx_predictor, write_onnx
+from composer_copypaste.integrations.onnx import OnnxMaskRCNN, check_onnx_installed, load_onnx_predictor, write_onnx
 from composer_copypaste.models.exported import ExportMetadata
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.postprocess import detect, detect_raw
@@ -115,6 +115,14 @@ def test_a_file_of_another_program_is_refused_with_its_inputs_and_outputs(tmp_pa
         load_onnx_predictor(tmp_path / "yolo.onnx")
 
 
+def test_metadata_of_another_version_are_one_line(tmp_path):
+    model = foreign_model()
+    onnx.helper.set_model_props(model, {"composer_copypaste": "9", "categories": "{}", "masks": "crops"})
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(CheckpointError, match=r"m\.onnx: expected the metadata .* 'image_settings'\); export"):
+        load_onnx_predictor(tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -143,10 +151,15 @@ def test_a_file_that_was_cut_off_is_refused(files, tmp_path, part):
 
 def test_without_onnxruntime_one_line_names_the_extra(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(
-        UserError, match=r"^ONNX files need onnx and onnxruntime: pip install 'composer-copypaste\[onnx\]'"
-    ):
+    with pytest.raises(UserError, match=r"^ONNX files need onnxruntime: pip install 'composer-copypaste\[onnx\]'"):
         load_onnx_predictor(files / "crops.onnx")
+
+
+def test_running_a_file_needs_onnxruntime_alone(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert load_onnx_predictor(files / "crops.onnx").categories == CATEGORIES
+    with pytest.raises(UserError, match=r"^ONNX files need onnx: pip install"):
+        check_onnx_installed()
 
 
 def test_pixels_are_read_as_rgb_in_rows(files):
