@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 from click.exceptions import NoArgsIsHelpError
 
 from composer_copypaste import __version__
@@ -158,6 +159,26 @@ def _format_warning(
 def _exit_with(error: UserError) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     sys.exit(error.exit_code)
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether a parameter has been given, on the command line or otherwise, and is not the default."""
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def given_arguments(context: click.Context) -> list[str]:
+    """The arguments of a command line as they could be given again, positional ones first."""
+    positional: list[str] = []
+    options: list[str] = []
+    for parameter in context.command.params:
+        value = context.params[str(parameter.name)]
+        values = [*map(str, value)] if isinstance(value, tuple) else [str(value)]
+        if isinstance(parameter, click.Argument):
+            positional += values
+        elif is_given(context, str(parameter.name)):
+            is_flag = isinstance(parameter, click.Option) and parameter.is_flag
+            options += [parameter.opts[0], *([] if is_flag else values)]
+    return [*positional, *options]
 
 
 def _append_command(what: str, command: str | None) -> str:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from click.core import ParameterSource
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, RESUME_COMMAND
+from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, RESUME_COMMAND, given_arguments, is_given
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -78,7 +77,7 @@ def command(  # noqa: PLR0913 - click hands over each option
     from composer_copypaste.runs.augment.run import augment_data_set
 
     context = click.get_current_context()
-    given = {name: value for name, value in settings.items() if _is_given(context, name)}
+    given = {name: value for name, value in settings.items() if is_given(context, name)}
     pool = None
     if pool_folder or pool_images or pool_annotations:
         try:
@@ -88,7 +87,7 @@ def command(  # noqa: PLR0913 - click hands over each option
                 "command line: expected either --pool-folder, or --pool-annotations and --pool-images"
             ) from None
     inputs = inputs_of_command(recipe, images, annotations, pool, given, overrides)
-    context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "augment", *_given_arguments(context)])
+    context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "augment", *given_arguments(context)])
     data = augment_data_set(
         output,
         inputs.images,
@@ -111,20 +110,3 @@ def command(  # noqa: PLR0913 - click hands over each option
     )
     if data.unchanged:
         click.echo(f"{data.unchanged} of the {count_noun(data.new, 'new image')} received no object")
-
-
-def _is_given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
-
-
-def _given_arguments(context: click.Context) -> list[str]:
-    """The arguments of this command line, those that follow a name last."""
-    arguments: list[str] = []
-    options: list[str] = []
-    for parameter in context.command.params:
-        value = context.params[str(parameter.name)]
-        if isinstance(parameter, click.Argument):
-            arguments += map(str, value if isinstance(value, tuple) else [value])
-        elif _is_given(context, str(parameter.name)):
-            options += [parameter.opts[0], str(value)]
-    return [*arguments, *options]

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from click.core import ParameterSource
 
-from composer_copypaste.cli import RESUME_COMMAND
+from composer_copypaste.cli import RESUME_COMMAND, given_arguments
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -78,7 +77,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     output = output or Path("predictions") / (weights.name if weights.is_dir() else weights.stem)
     context = click.get_current_context()
-    context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "predict", *_given_arguments(context)])
+    context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "predict", *given_arguments(context)])
     overrides = [argument for argument in images if _is_override(argument)]
     given = [argument for argument in images if not _is_override(argument)]
     if not given:
@@ -116,20 +115,3 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 def _is_override(argument: str) -> bool:
     """Whether an argument is KEY=VALUE, as model.box_score_thresh=0.3, and not the name of a file."""
     return re.match(r"\w+(\.\w+)+=", argument) is not None and not Path(argument).exists()
-
-
-def _given_arguments(context: click.Context) -> list[str]:
-    """The arguments of this command line, those that follow a name last."""
-    arguments: list[str] = []
-    for parameter in context.command.params:
-        value = context.params[str(parameter.name)]
-        if context.get_parameter_source(str(parameter.name)) is ParameterSource.DEFAULT:
-            continue
-        if isinstance(parameter, click.Argument):
-            arguments += value
-        elif isinstance(parameter, click.Option) and parameter.is_flag:
-            arguments.append(parameter.opts[0])
-        else:
-            values = value if isinstance(value, tuple) else [value]
-            arguments += [parameter.opts[0], *map(str, values)]
-    return arguments

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from composer_copypaste import __version__
 from composer_copypaste.errors import CheckpointError, UserError
-from composer_copypaste.files import check_regular_file, describe_wrapped_file
 from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata, describe_outputs
 from composer_copypaste.models.postprocess import DetectionDict, RawDetectionDict, encode_detection
 from composer_copypaste.models.predictor import Predictor
 from composer_copypaste.models.single_image import INPUT, OUTPUTS, SingleImageMaskRCNN
+from composer_copypaste.models.weights import check_readable
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -131,7 +131,7 @@ def _open_session(path: Path) -> "InferenceSession":
     check_onnx_installed("onnxruntime")
     import onnxruntime
 
-    _check_readable(path)
+    check_readable(path, "an ONNX file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # nothing: errors are raised
@@ -140,17 +140,6 @@ def _open_session(path: Path) -> "InferenceSession":
         return onnxruntime.InferenceSession(
             path, options, providers=[provider for provider in PROVIDERS if provider in available]
         )
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        check_regular_file(path)
-        with path.open("rb") as file:
-            kind = describe_wrapped_file(file.read(512))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if kind is not None:
-        raise CheckpointError(f"{path}: expected an ONNX file, got {kind}")
 
 
 @contextmanager

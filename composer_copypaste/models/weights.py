@@ -220,7 +220,7 @@ def read_torch_file(path: Path) -> object:
     Raises:
         CheckpointError: where the file cannot be read, or holds anything else. No code in the file is run.
     """
-    _check_readable(path)
+    check_readable(path)
     try:
         with allow_plain_values(), warnings.catch_warnings():
             warnings.filterwarnings(
@@ -243,7 +243,8 @@ def read_torch_file(path: Path) -> object:
         raise CheckpointError(f"{path}: damaged, or no file of torch.save{reason}") from error
 
 
-def _check_readable(path: Path) -> None:
+def check_readable(path: Path, expected: str = "weights") -> None:
+    """Raise ``CheckpointError`` where a path leads to no file, or to a page or an archive in its place."""
     try:
         check_regular_file(path)
         with path.open("rb") as file:
@@ -251,7 +252,7 @@ def _check_readable(path: Path) -> None:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if kind is not None:
-        raise CheckpointError(f"{path}: expected weights, got {kind}")
+        raise CheckpointError(f"{path}: expected {expected}, got {kind}")
 
 
 def _is_pickle_of_detectron2(path: Path) -> bool:
@@ -283,7 +284,7 @@ def _plain_value_types() -> list[Callable[..., object] | tuple[Callable[..., obj
 
 
 def _read_safetensors(path: Path) -> StateDict:
-    _check_readable(path)
+    check_readable(path)
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 
 from composer_copypaste.visualize.curves import COLORS
+from composer_copypaste.visualize.object_plots import label_axes
 
 CELL_COLOR = "#0072B2"
 MOST_CELL_NAMES = 24
@@ -104,11 +105,7 @@ def _limit_to_shares(axes: Axes) -> None:
 def _new_plot(x: str, y: str, height: float = 3.4) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    label_axes(axes, x, y)
     return figure, axes
 
 

@@ -46,7 +46,7 @@ def category_plot(labels: Mapping[str, Int64[ndarray, " _n"]], names: Sequence[s
 
 def draw_areas(axes: Axes, areas: Mapping[str, Float[ndarray, " _n"]]) -> None:
     """Number of objects by area in pixels, on a logarithmic axis; dashed lines are COCO's limits."""
-    _begin(axes, "area in pixels", "objects")
+    label_axes(axes, "area in pixels", "objects")
     everything = np.concatenate([*areas.values(), np.array([1.0])])
     bins = np.geomspace(max(1.0, everything.min()), max(10.0, everything.max()) * 1.001, BINS + 1)
     _draw_steps(axes, {name: values.clip(1) for name, values in areas.items()}, bins)
@@ -57,7 +57,7 @@ def draw_areas(axes: Axes, areas: Mapping[str, Float[ndarray, " _n"]]) -> None:
 
 def draw_numbers(axes: Axes, numbers: Mapping[str, Int64[ndarray, " _n"]]) -> None:
     """Number of images by their number of objects."""
-    _begin(axes, "objects in an image", "images")
+    label_axes(axes, "objects in an image", "images")
     most = max(int(values.max(initial=1)) for values in numbers.values())
     width = -(-(most + 1) // BINS)
     _draw_steps(axes, numbers, np.arange(0, most + width + 1, width) - 0.5)
@@ -68,7 +68,7 @@ def draw_categories(
     axes: Axes, labels: Mapping[str, Int64[ndarray, " _n"]], names: Sequence[str], most: int = 20
 ) -> None:
     """Number of objects by category, for the ``most`` categories with the most objects in the first set."""
-    _begin(axes, "objects", "")
+    label_axes(axes, "objects", "")
     counts = {name: np.bincount(values, minlength=len(names) + 1)[1:] for name, values in labels.items()}
     first = next(iter(counts.values()))
     order = np.argsort(-first, kind="stable")[:most]
@@ -82,22 +82,23 @@ def draw_categories(
 
 def draw_scores(axes: Axes, scores: Float[ndarray, " _n"]) -> None:
     """Number of detections by their score."""
-    _begin(axes, "score", "detections")
+    label_axes(axes, "score", "detections")
     low, high = float(scores.min(initial=0)), float(scores.max(initial=1))
     _draw_steps(axes, {"": scores}, np.linspace(low, high, BINS + 1))
 
 
-def _new_plot(height: float = 3.2) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.5, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _begin(axes: Axes, x: str, y: str) -> None:
+def label_axes(axes: Axes, x: str, y: str) -> None:
+    """Name both axes, with a faint grid behind what is drawn."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _new_plot(height: float = 3.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.5, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _with_legend(figure: Figure) -> Figure:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from command_errors import refused
 from metric_scenes import random_scene
 from shapes_recipe import on_files, tiny, tiny_recipe
 
@@ -40,15 +41,6 @@ def files(run, tmp_path):
 
 def evaluate(*arguments):
     return CliRunner().invoke(main, ["eval", *map(str, arguments)])
-
-
-def refused(result, *parts):
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    for part in parts:
-        assert part in result.stderr
-    assert result.stdout == ""
 
 
 def own(files):

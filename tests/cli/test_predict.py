@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 from click.testing import CliRunner
+from command_errors import refused
 from PIL import Image
 from small_runs import small_run
 
@@ -28,14 +29,6 @@ def photos(tmp_path, monkeypatch):
 
 def predict(*arguments):
     return CliRunner().invoke(main, ["predict", *map(str, arguments)])
-
-
-def refused(result, *parts):
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    for part in parts:
-        assert part in result.stderr
 
 
 def test_it_says_what_it_found_and_writes_it(model, photos):

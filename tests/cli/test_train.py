@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from click.testing import CliRunner
+from command_errors import refused
 from forked_runs import start
 from PIL import Image
 from shapes_recipe import on_files, tiny
@@ -38,16 +39,6 @@ def output(tmp_path):
 
 def train(*arguments):
     return CliRunner().invoke(main, ["train", *arguments])
-
-
-def refused(result, *parts, lines=1):
-    """Asserts exit code 2 and one message on stderr that has the parts."""
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == lines
-    for part in parts:
-        assert part in result.stderr
-    assert result.stdout == ""
 
 
 def on_mine(files, output, *overrides):
@@ -91,7 +82,8 @@ def test_a_dry_run_opens_the_weights_and_says_what_of_them_is_loaded(files, outp
     tensors, own = len(other.state_dict()), len(other.backbone.body.state_dict())
     for weights, said in {
         "none": "everything starts at random",
-        str(tmp_path / "other.pt"): f"the detector, {tensors - 6} tensors; the last layers, made for another number of",
+        str(tmp_path / "other.pt"): f"the detector, {tensors - 6} tensors\n            last layers: made for 3 "
+        "classes, start at random",
         str(tmp_path / "backbone.pt"): f"the backbone, {own} tensors; the rest starts at random",
     }.items():
         assert f"weights {weights}: {said}" in on_mine(files, output, "--dry-run", f"model.weights={weights}").stdout
