@@ -12,7 +12,7 @@ trap 'rm -rf "$folder"' EXIT
 python3.11 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet uv==0.9.13
 "$folder/venv/bin/uv" pip install --quiet --python "$folder/venv/bin/python" torch==2.7.0 torchvision==0.22.0 numpy==2.2.6
-"$folder/venv/bin/python" - <<'PYTHON' | tee "$folder/seen"
+cat > "$folder/resize.py" <<'PYTHON'
 import warnings
 
 import torch
@@ -42,6 +42,7 @@ for name, kind in kinds.items():
     others = [(tuple(one[1:]), tuple(other[1:])) for one, other in pairs if one != other]
     print(f"{name}: another size for {len(others)} of {len(pairs)} images, the first {others[:1]}")
 PYTHON
+"$folder/venv/bin/python" "$folder/resize.py" | tee "$folder/seen"  # from a file: torch.jit.script reads the source
 diff "$folder/seen" - <<'SEEN'
 torchvision 0.22.0
 traced: another size for 20 of 180 images, the first [((645, 1333), (644, 1332))]
