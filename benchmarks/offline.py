@@ -234,7 +234,7 @@ def time_ours(images: Path, annotations: Path, jitter: dict[str, Any], output: P
             ("draw masks", offline_images.OutlinedObjects, "masks"),
             ("paste", augment, "make_new_image"),
             ("encode image", offline_images, "encode_and_write"),
-            ("encode masks", offline_images, "mask_fields"),
+            ("encode masks", offline_images, "annotation_fields"),
         )
     ]
     with ExitStack() as stack:

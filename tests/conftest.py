@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from PIL import Image
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the module with the kernels is imported
+
+
+@pytest.fixture(autouse=True)
+def handler_of_ended_processes():
+    """Keeps torch's handler of loading processes that end, which a command that ends with one takes away."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, handler)
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def test_an_evaluation_of_the_checkpoint_gives_the_numbers_of_the_training(run, 
     assert report == json.loads(run.evaluation.read_text())
     assert json.loads((tmp_path / "scores" / "evaluation.json").read_text()) == report
     assert (tmp_path / "scores" / "matches.npz").read_bytes() == run.matches.read_bytes()
-    names = {"evaluation.json", "matches.npz", "predictions.png"}
+    names = {"evaluation.json", "matches.npz", "predictions.png", "report.html"}
     assert {path.name for path in (tmp_path / "scores").iterdir()} == names
 
 
