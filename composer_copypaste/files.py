@@ -198,8 +198,9 @@ _WRAPPINGS = {
     b"Rar!": "a rar archive; unpack it, and name what is in it",
 }
 """First bytes of what may stand in place of a file of any kind."""
+ZIP = b"PK\x03\x04"
 _OTHER_FILES = {
-    b"PK\x03\x04": "a zip archive; unpack it, and name what is in it",
+    ZIP: "a zip archive; unpack it, and name what is in it",
     b"PAR1": "a Parquet file; export COCO instance annotations (JSON)",
     b"\x89PNG": "an image (PNG)",
     b"\xff\xd8\xff": "an image (JPEG)",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from coco_files import annotation
 from PIL import Image
+from torch.utils.data._utils import signal_handling
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the module with the kernels is imported
@@ -18,10 +19,10 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(autouse=True)
 def handler_of_ended_processes():
-    """Keeps torch's handler of loading processes that end, which a command that ends with one takes away."""
-    handler = signal.getsignal(signal.SIGCHLD)
+    """Lets torch handle loading processes that end again, after a command that was stopped has taken that away."""
     yield
-    signal.signal(signal.SIGCHLD, handler)
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
+        signal_handling._SIGCHLD_handler_set = False
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
-from composer_copypaste.files import check_regular_file, describe_wrapped_file
+from composer_copypaste.files import ZIP, check_regular_file, describe_non_json, describe_wrapped_file
 from composer_copypaste.models.class_rows import (
     CLASS_SCORES,
     KeptRows,
@@ -221,6 +222,8 @@ def read_torch_file(path: Path) -> object:
         CheckpointError: where the file cannot be read, or holds anything else. No code in the file is run.
     """
     check_readable(path)
+    if (kind := _describe_other_kind(path)) is not None:
+        raise CheckpointError(f"{path}: expected weights, got {kind}")
     try:
         with allow_plain_values(), warnings.catch_warnings():
             warnings.filterwarnings(
@@ -253,6 +256,22 @@ def check_readable(path: Path, expected: str = "weights") -> None:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if kind is not None:
         raise CheckpointError(f"{path}: expected {expected}, got {kind}")
+
+
+def _describe_other_kind(path: Path) -> str | None:
+    """What a readable file is, and what to do about it, where that is known and it holds no weights; else None."""
+    with path.open("rb") as file:
+        begin = file.read(512)
+    if not begin.startswith(ZIP):
+        return "JSON" if begin.lstrip()[:1] in (b"{", b"[") else describe_non_json(begin)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return "a file that is cut off or damaged"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript model, which torch.jit.load reads; give the checkpoint that it was exported from"
+    return "NumPy's arrays" if any(name.endswith(".npy") for name in names) else None
 
 
 def _is_pickle_of_detectron2(path: Path) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from composer import Trainer
+from PIL import Image
 from torchvision.models import mobilenet_v3_large, resnet18
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.ops import FrozenBatchNorm2d
@@ -279,6 +280,17 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, content):
     with pytest.raises(CheckpointError, match=r"weights\.pth: ") as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_named_for_what_it_is(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.jpg")
+    (tmp_path / "results.json").write_text("[]")
+    np.savez(tmp_path / "matches.npz", scores=np.zeros(3))
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "scripted.pt")
+    kinds = {"photo.jpg": r"an image \(JPEG\)", "results.json": "JSON", "matches.npz": "NumPy's arrays"}
+    for name, kind in {**kinds, "scripted.pt": "a TorchScript model"}.items():
+        with pytest.raises(CheckpointError, match=rf"{name}: expected weights, got {kind}"):
+            read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize(

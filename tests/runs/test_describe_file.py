@@ -100,8 +100,11 @@ def test_a_state_dict_is_described_with_weights_that_are_not_finite(tmp_path):
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "my.pt").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(CheckpointError, match=r"my\.pt: damaged, or no file"):
+    with pytest.raises(CheckpointError, match=r"my\.pt: expected weights, got a file that is cut off"):
         describe_file(tmp_path / "my.pt")
+    (tmp_path / "my.onnx").write_bytes(b"\x08\x08")
+    with pytest.raises(DataError, match=r"my\.onnx: an ONNX model, which copypaste predict --weights .*my\.onnx runs"):
+        describe_file(tmp_path / "my.onnx")
     with pytest.raises(DataError, match="there is no such file"):
         describe_file(tmp_path / "none.json")
 

@@ -38,6 +38,10 @@ def describe_file(path: Path | str, *, images: Path | str | None = None) -> Desc
         return describe_checkpoint(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         raise DataError(f"{path}: a YAML file; 'copypaste recipe show {path}' shows recipes")
+    if path.suffix.lower() == ".onnx":
+        raise DataError(
+            f"{path}: an ONNX model, which copypaste predict --weights {path} runs; what is in it is not read"
+        )
     content = read_json(path, "file")
     return describe_results(content, path) if _is_results(content) else describe_annotations(content, path, folder)
 
