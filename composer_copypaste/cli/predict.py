@@ -60,7 +60,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     IMAGES are image files, folders, patterns such as "photos/*.jpg", or a COCO file, of which only the list of images
     is read; KEY=VALUE changes a key of the model's recipe. The same command goes on where it was interrupted. Images
-    that cannot be read are listed at the end, and the exit code is then 1.
+    that cannot be read are listed at the end, and the exit code is then 1; the same command looks at repaired ones.
 
     \b
     Example:
@@ -109,6 +109,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     if files.unreadable:
         click.echo(f"{count_noun(len(files.unreadable), 'image')} could not be read:", err=True)
         click.echo("\n".join(f"  {line}" for line in files.unreadable), err=True)
+        click.echo("once they are repaired, the same command looks at them alone", err=True)
         sys.exit(1)
 
 

@@ -42,13 +42,16 @@ def test_the_output_is_named_after_the_weights(model, photos):
     assert predict("photos", "--weights", model).stdout == "predictions/run: 6 objects in 2 images\n"
 
 
+REPAIRED = "once they are repaired, the same command looks at them alone"
+
+
 def test_unreadable_images_are_listed_at_the_end_with_exit_code_1(model, photos):
     (photos / "c.png").write_bytes(b"no image")
     result = predict("photos", "--weights", model, "--output", "found")
     assert result.exit_code == 1
     assert result.stdout == "found: 6 objects in 2 images\n"
     why = "photos/c.png: the image cannot be decoded: not an image in a known format"
-    assert result.stderr.endswith(f"1 image could not be read:\n  {why}\n")
+    assert result.stderr.endswith(f"1 image could not be read:\n  {why}\n{REPAIRED}\n")
 
 
 def test_keys_of_the_recipe_can_be_changed(model, photos):

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,15 +116,23 @@ def test_an_image_that_changed_before_the_end_is_looked_at_again(model, photos, 
 
 
 def test_unreadable_images_are_named_and_do_not_stop_it(model, photos, tmp_path):
+    predict_files(model, photos, tmp_path / "whole")
+    repaired = {name: (photos / name).read_bytes() for name in ("0.png", "3.png")}
     (photos / "0.png").write_bytes(b"no image")
-    (photos / "3.png").write_bytes((photos / "3.png").read_bytes()[:2000])  # whose header is good
+    (photos / "3.png").write_bytes(repaired["3.png"][:2000])  # whose header is good
     files = predict_files(model, photos, tmp_path / "found")
     assert files.images == 3
     assert [line.partition(": ")[0] for line in files.unreadable] == [str(photos / "0.png"), str(photos / "3.png")]
     assert sorted({entry["image_id"] for entry in results(tmp_path / "found")}) == [2, 3, 5]
     listed = json.loads((tmp_path / "found" / "images.json").read_text())["images"]
     assert [image["id"] for image in listed] == [2, 3, 5]
-    assert predict_files(model, photos, tmp_path / "found").unreadable == files.unreadable  # complete; says it again
+    assert predict_files(model, photos, tmp_path / "found") == replace(files, kept=5)  # says it again
+
+    for name, content in repaired.items():
+        (photos / name).write_bytes(content)
+    again = predict_files(model, photos, tmp_path / "found")
+    assert (again.images, again.kept, again.unreadable) == (5, 1, ())  # in batches of two, each with a repaired one
+    assert results(tmp_path / "found") == results(tmp_path / "whole")
 
 
 def test_complete_predictions_are_left_as_they_are(model, photos, tmp_path):

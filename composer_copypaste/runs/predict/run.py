@@ -59,7 +59,8 @@ def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
 ) -> PredictedFiles:
     """Find objects in image files and write a COCO results file; continue if that was interrupted.
 
-    Images that cannot be read are left out and named in what is returned.
+    Images that cannot be read are left out and named in what is returned. Once they are repaired, the same call looks
+    at them, and writes the files again.
 
     Args:
         weights: the folder of a run, a checkpoint or an .onnx file, as for ``load_predictor``.
@@ -100,7 +101,8 @@ def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
             inputs = with_headers(inputs, reading)
             work = _Work(predictor, inputs, settings, reading, output, overlay_names(inputs.images))
             files = _predict_missing(work, place)
-            write_manifest(source, files)
+            if not files.unreadable:  # else the same call looks at the repaired ones
+                write_manifest(source, files)
             return files
     except OSError as error:
         raise OutputError(
