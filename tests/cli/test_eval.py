@@ -201,6 +201,24 @@ def test_results_are_scored_without_a_model_and_without_images(predictions, tmp_
     assert "the evaluation did not have the images" in page
 
 
+def test_results_whose_ids_stand_for_other_images_are_refused(predictions, tmp_path):
+    shutil.copytree(predictions, tmp_path, dirs_exist_ok=True)
+    images = json.loads((tmp_path / "val.json").read_text())["images"]
+    (tmp_path / "copypaste.json").write_text("{}")  # as copypaste predict leaves it
+    arguments = [
+        "--predictions",
+        tmp_path / "results.json",
+        "--annotations",
+        tmp_path / "val.json",
+        "--crowds",
+        "ignore",
+    ]
+    (tmp_path / "images.json").write_text(json.dumps({"images": [images[0]]}))
+    assert evaluate(*arguments).exit_code == 0
+    (tmp_path / "images.json").write_text(json.dumps({"images": [images[0] | {"file_name": "sub/other.jpg"}]}))
+    refused(evaluate(*arguments), f"images.json: image {images[0]['id']} is other.jpg, but", "have other ids")
+
+
 def test_results_of_boxes_alone_are_scored_by_boxes(predictions):
     arguments = ["--predictions", predictions / "boxes.json", "--annotations", predictions / "val.json"]
     result = evaluate(*arguments, "--crowds", "ignore", "--max-dets", "1,5")

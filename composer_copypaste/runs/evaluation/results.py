@@ -3,12 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from composer_copypaste.data.annotation_json import BadObjects, Crowds, ReadingOptions, SettingSpelling, python_spelling
-from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
+from composer_copypaste.data.coco_json import (
+    CocoAnnotations,
+    garbage_collection_paused,
+    images_without_annotations,
+)
 from composer_copypaste.data.dataset import CocoInstances
-from composer_copypaste.errors import UserError, count_noun, warn_of_data
+from composer_copypaste.errors import DataError, UserError, count_noun, warn_of_data
 from composer_copypaste.files import read_json
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.metrics.report import Report, evaluation_report
@@ -17,6 +21,8 @@ from composer_copypaste.runs.evaluation.findings import collect_findings
 from composer_copypaste.runs.evaluation.output import begin_output, check_output, write_output
 from composer_copypaste.runs.evaluation.page import Subject
 from composer_copypaste.runs.folder import RunFolder
+from composer_copypaste.runs.predict.files import IMAGES
+from composer_copypaste.runs.predict.manifest import MANIFEST
 
 MAX_DETS = (1, 10, 100)
 
@@ -91,7 +97,21 @@ def _read_truth_and_results(
         truth = CocoAnnotations.of_content(
             read_json(annotations, "annotation file"), annotations, replace(reading, outlines=has_masks)
         )
+        if predictions.with_name(MANIFEST).exists() and predictions.with_name(IMAGES).exists():
+            _check_same_images(predictions.with_name(IMAGES), truth)
         return truth, CocoResults.of_content(results, predictions, truth)
+
+
+def _check_same_images(listed: Path, truth: CocoAnnotations) -> None:
+    """Raise ``DataError`` where ``copypaste predict`` has given an image's id to another one, in its list of images."""
+    names = {image.id: PurePosixPath(image.file_name).name for image in truth.images}
+    for image in images_without_annotations(read_json(listed, "list of images"), listed).images:
+        name = PurePosixPath(image.file_name).name
+        if names.get(image.id, name) != name:
+            raise DataError(
+                f"{listed}: image {image.id} is {name}, but {names[image.id]} in {truth.path}: the results have other "
+                f"ids. copypaste predict {truth.path} --images FOLDER gives them the ids of that file"
+            )
 
 
 def _warn_of_many_objects(truth: CocoAnnotations, limit: int) -> None:
