@@ -13,13 +13,13 @@ from composer_copypaste.integrations.composer.distributed import number_of_proce
 from composer_copypaste.integrations.composer.from_recipe import errors_name_section, runs_on_gpu
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
 from composer_copypaste.models.weights import describe_download, load_pretrained
-from composer_copypaste.recipes.schema import Recipe
+from composer_copypaste.recipes.schema import Recipe, TrainingSettings
 from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.nested_categories import nesting_advice
 from composer_copypaste.runs.resume import check_run_data, check_run_folder, describe_next_run
 from composer_copypaste.runs.train import check_requirements
-from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings
+from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings, parse_time
 
 
 def describe_run(recipe: Recipe, folder: RunFolder) -> str:
@@ -56,6 +56,7 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
             f"copy-paste  {pasting}",
             f"training    {recipe.training.duration} on {number_of_processes()} {device}, "
             f"batches of {recipe.data.batch_size} on each",
+            *(f"            {line}" for line in _describe_checkpoints(recipe.training)),
             *advice,
             f"output      {folder.root}, {describe_next_run(folder)}",
         )
@@ -68,6 +69,19 @@ def _describe_weights(settings: MaskRCNNSettings, names: Sequence[str]) -> list[
         if download := describe_download(settings):
             return [download]
         return load_pretrained(build_mask_rcnn(len(names) + 1, settings), settings, names)
+
+
+def _describe_checkpoints(training: TrainingSettings) -> Iterator[str]:
+    """Which weights are evaluated and kept besides the newest, and when the training ends early."""
+    if training.best_checkpoint is not None:
+        yield f"the checkpoint with the best {training.best_checkpoint} is kept"
+    if training.ema is not None:
+        (half_life, unit), (whole, unit_of_whole) = map(parse_time, (training.ema.half_life, training.duration))
+        is_long = unit == unit_of_whole and 10 * float(half_life) > float(whole)
+        long = ", longer than a tenth of the training: they hold much of the first weights" if is_long else ""
+        yield f"averaged weights are evaluated, with a half-life of {training.ema.half_life}{long}"
+    if (stop := training.early_stop) is not None:
+        yield f"ends early where {stop.metric} has not risen for {stop.patience}"
 
 
 def _describe_pasting(settings: CopyPasteSettings, names: Sequence[str]) -> str:

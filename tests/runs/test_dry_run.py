@@ -13,6 +13,7 @@ from composer_copypaste.errors import DataWarning
 from composer_copypaste.runs import dry_run
 from composer_copypaste.runs.data import warn_of_many_objects
 from composer_copypaste.runs.dry_run import batch_memory
+from composer_copypaste.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -93,3 +94,11 @@ def test_images_that_are_trained_and_evaluated_on_are_named(tmp_path):
     ]
     (tmp_path / "val" / "c.png").write_bytes(b"fog")
     assert list(dry_run.leak_advice(train, val)) == []
+
+
+def test_best_checkpoint_averaged_weights_and_early_stop_are_said(tmp_path):
+    keys = ["training.best_checkpoint=segm/AP", "training.ema={half_life: 3ba}", "training.early_stop={patience: 2ep}"]
+    said = dry_run.describe_run(tiny_recipe(tmp_path, *keys, "training.duration=20ba"), RunFolder(tmp_path / "run"))
+    assert "\n            the checkpoint with the best segm/AP is kept\n" in said
+    assert "with a half-life of 3ba, longer than a tenth of the training" in said
+    assert "\n            ends early where segm/AP has not risen for 2ep\n" in said
