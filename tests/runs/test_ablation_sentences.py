@@ -144,8 +144,9 @@ def test_what_lies_beyond_the_baselines_images_is_said_so():
     assert describe_needed_images(comparison(), "plain") is None
 
 
-def test_that_more_images_than_there_are_would_be_needed_is_not_said():
-    needed = ImageFactor(float("inf"), float("inf"), float("inf"), 0.1, 1.0)
+@pytest.mark.parametrize(("value", "smallest", "largest"), [(float("inf"), 0.1, 1.0), (0.0, 1.0, 10.0)])
+def test_that_more_or_fewer_images_than_there_are_would_be_needed_is_not_said(value, smallest, largest):
+    needed = ImageFactor(value, value, value, smallest, largest)
     assert describe_needed_images(comparison(needed=needed), "plain") is None
 
 

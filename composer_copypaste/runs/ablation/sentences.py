@@ -79,10 +79,12 @@ def own_limits(comparison: Comparison, summary: AblationSummary) -> list[str]:
 def describe_needed_images(comparison: Comparison, baseline: str) -> str | None:
     """How many times the run's images the baseline needs to reach its AP.
 
-    None where that was not computed, or says no more than the difference: the baseline had no more images.
+    None where that was not computed, or says no more than the difference: the baseline had no more images, or no fewer.
     """
     factor = comparison.needed
-    if factor is None or math.isnan(factor.value) or (math.isinf(factor.value) and factor.largest <= 1):
+    if factor is None or math.isnan(factor.value):
+        return None
+    if (math.isinf(factor.value) and factor.largest <= 1) or (factor.value == 0 and factor.smallest >= 1):
         return None
     reached = f"the {MAIN_NAME} of {comparison.name} at {format_fraction(comparison.fraction)}"
     low, high = (format_factor(end, factor) for end in (factor.low, factor.high))
