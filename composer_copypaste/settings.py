@@ -496,7 +496,7 @@ class ExportSettings:
 
     masks: Literal["crops", "pasted"] = "crops"
     """"crops": 28 x 28 probabilities for each object, to be resized to its box and thresholded at 0.5. "pasted": masks
-    of 0 and 1 at the image's size, which take a byte for each object and pixel, and six while they are computed."""
+    of 0 and 1 at the image's size, which take a byte for each object and pixel."""
 
     max_box_difference: Annotated[float, Ge(0)] = 0.1
     """Largest difference of a box's coordinate, in pixels."""
