@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all gpu lint clean
+.PHONY: quickstart test test-all test-detectron2 gpu lint clean
 
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
@@ -19,6 +19,11 @@ test: .venv/developing
 # the slow tests as well; `make test test-all` runs nothing twice
 test-all: test
 	$(PYTEST) -m slow
+
+# the tests that need Detectron2, in an environment of their own
+test-detectron2: .detectron2/installed
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+	.detectron2/bin/python -m pytest -n 2 tests/integrations/detectron2
 
 gpu: .venv/developing
 	$(BIN)/python benchmarks/gpu.py
@@ -40,5 +45,17 @@ lint: .venv/developing
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
 	touch $@
 
+# Detectron2 is built from source by those who use it. Its Python files are also in a wheel of a third party, whose
+# compiled part, for Python 3.10, is not loaded here: Detectron2 does without. Of the paths that the environment adds to
+# .venv's packages the wheel's is the last, since it brings a package named `tools`.
+.detectron2/installed: .venv/developing tests/integrations/detectron2/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .detectron2
+	$(BIN)/uv pip install --quiet --require-hashes --no-deps --python-version 3.10 --target .detectron2/packages \
+	-r tests/integrations/detectron2/requirements.txt
+	$(BIN)/python -c 'import site, sysconfig; packages = sysconfig.get_path("purelib"); \
+	print(f"import site; site.addsitedir({packages!r})", "$(CURDIR)/.detectron2/packages", sep="\n")' \
+	> $$(.detectron2/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/packages.pth
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .detectron2

@@ -18,7 +18,7 @@ FRAMEWORKS = {
     "composer": "integrations/composer/",
     "dask": "integrations/dask.py",
     "distributed": "integrations/dask.py",
-    "detectron2": "integrations/detectron2.py",
+    "detectron2": "integrations/detectron2/",
     "lightning": "integrations/lightning.py",
     "streaming": "data/streaming/",
     "onnx": "integrations/onnx.py",
