@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from composer_copypaste.integrations.composer.data_spec import evaluation_loader as evaluation_loader
     from composer_copypaste.integrations.composer.data_spec import training_loader as training_loader
     from composer_copypaste.integrations.composer.model import MaskRCNN as MaskRCNN
+    from composer_copypaste.integrations.detectron2.model import Detectron2Model as Detectron2Model
     from composer_copypaste.metrics.bootstrap import bootstrap_difference as bootstrap_difference
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
@@ -82,6 +83,7 @@ _HOMES = {
     "CopyPasteSettings": "settings",
     "CutOutPool": "data.cutouts",
     "describe_file": "runs.info.describe",
+    "Detectron2Model": "integrations.detectron2.model",
     "draw_fractions": "data.splits",
     "evaluate_predictions": "runs.evaluation.results",
     "evaluation_dataloader": "data.loaders",
@@ -126,7 +128,10 @@ _HOMES = {
     "write_subset": "data.subsets",
 }
 
-__all__ = [*_HOMES]
+_NEED_OTHER_PACKAGES = {"Detectron2Model"}
+"""Names that ``from composer_copypaste import *`` leaves out: they cannot be had where their package is missing."""
+
+__all__ = [name for name in _HOMES if name not in _NEED_OTHER_PACKAGES]
 
 
 def __getattr__(name: str) -> object:

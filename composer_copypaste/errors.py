@@ -38,6 +38,10 @@ class CheckpointError(UserError):
     """A checkpoint or a file of weights cannot be used."""
 
 
+class MissingPackageError(UserError, ImportError):
+    """An optional package is not installed: the message says how it is."""
+
+
 class DivergedError(UserError):
     """A training's loss or weights are no longer finite; ``batch`` is the first whose loss was not."""
 

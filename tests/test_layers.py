@@ -15,7 +15,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 LAYERS = ["cli", "runs", "integrations", "recipes", "visualize", "metrics", "models", "data", "functional", ""]
 """Each imports only from itself and from those after it; the last is the modules of the package's own folder."""
 FRAMEWORKS = {
-    "composer": "integrations/composer/",
+    "composer": ("integrations/composer/", "integrations/detectron2/model.py"),
     "dask": "integrations/dask.py",
     "distributed": "integrations/dask.py",
     "detectron2": "integrations/detectron2/",

@@ -1,7 +1,7 @@
 """Trains a recipe in a folder, evaluates it, and draws what it learned."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ from composer_copypaste.integrations.composer.from_recipe import (
     runs_on_gpu,
 )
 from composer_copypaste.integrations.composer.loggers import JsonLinesLogger, ProgressBar, total_batches
-from composer_copypaste.integrations.composer.model import MaskRCNN
+from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.models.weights import check_weights_name
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import RunData, category_names, copy_paste_settings, open_data
@@ -127,7 +127,7 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
     print_once(f"resuming {folder.root} at batch {done}{of_total}" if done else f"training into {folder.root}")
     if not done and recipe.model.weights != "none":
         print_once("\n".join(f"weights: {line}" for line in model.loaded))
-    with _errors_say_how_to_go_on(folder, recipe):
+    with _errors_say_how_to_go_on(folder, recipe, lambda: trainer.state.timestamp.batch.value):
         train_and_evaluate(trainer, writer, stopper)
         if best is not None and (described := best.describe()):
             print_once(described)
@@ -138,7 +138,7 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
     trainer.close()
 
 
-def _training_data_and_model(recipe: Recipe) -> tuple[RunData, MaskRCNN]:
+def _training_data_and_model(recipe: Recipe) -> tuple[RunData, InstanceSegmentationModel]:
     data = open_data(recipe)
     return data, build_model(recipe, data.val.annotations)
 
@@ -152,10 +152,15 @@ def check_requirements(recipe: Recipe) -> None:
 
 
 @contextmanager
-def _errors_say_how_to_go_on(folder: RunFolder, recipe: Recipe) -> Iterator[None]:
+def _errors_say_how_to_go_on(folder: RunFolder, recipe: Recipe, trained: Callable[[], int]) -> Iterator[None]:
     """Turn what a user can put right while a run trains into one line that says how to go on.
 
     Other errors keep their traceback, and say it in a note.
+
+    Args:
+        folder: of the run.
+        recipe: its recipe.
+        trained: gives the number of batches that were trained.
 
     Raises:
         UserError: for a damaged image, for a folder that can no longer be written, and for a training that diverges.
@@ -163,10 +168,11 @@ def _errors_say_how_to_go_on(folder: RunFolder, recipe: Recipe) -> Iterator[None
     how = f"{folder.root} holds what was done so far; then the same command with output={folder.root} goes on"
     try:
         yield
-    except DivergedError as error:
-        advice = divergence_advice(recipe, last_good_checkpoint(folder.checkpoints, error.batch))
+    except (DivergedError, FloatingPointError) as error:  # the latter is Detectron2's, of boxes that are not finite
+        batch = error.batch if isinstance(error, DivergedError) else trained() + 1
+        advice = divergence_advice(recipe, last_good_checkpoint(folder.checkpoints, batch))
         with errors_raised_once():
-            raise DivergedError(f"{folder.root}: {error}. {advice}", error.batch) from error
+            raise DivergedError(f"{folder.root}: {str(error).removesuffix('.')}. {advice}", batch) from error
     except UserError as error:  # an image whose header is in order, and the rest is not
         raise type(error)(f"{error}. Put it right: {how}") from error
     except Exception as error:
@@ -197,7 +203,7 @@ def divergence_advice(recipe: Recipe, last_good: Path | None) -> str:
     return f"{kept}. Try, with output=ANOTHER_FOLDER, {', '.join(tries[:-1])} or {tries[-1]}{on}"
 
 
-def save_predictions(model: MaskRCNN, data: InstanceData, path: Path) -> None:
+def save_predictions(model: InstanceSegmentationModel, data: InstanceData, path: Path) -> None:
     """Draw a sheet of predictions beside the truth, for a few images spread over the data set."""
     count = min(PREDICTION_COUNT, len(data))
     images, truths, predictions = [], [], []

@@ -34,7 +34,7 @@ from composer_copypaste.functional.sampling import JITTER_STREAM, batch_generato
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import sequence_like
 from composer_copypaste.instances import Target
-from composer_copypaste.integrations.composer.model import MaskRCNN
+from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings, parse_time, settings_from
 
 Images = Tensor | Sequence[Tensor]
@@ -126,7 +126,9 @@ class BatchAlgorithm(Algorithm):
                 f"algorithms: expected {kind.__name__} once, got it {count} times: each would {self.duplicate_error}; "
                 "give its settings to one"
             )
-        if isinstance(state.model, MaskRCNN):  # of another model, only a batch shows whether targets are detections
+        if isinstance(
+            state.model, InstanceSegmentationModel
+        ):  # of another model, only a batch shows whether targets are detections
             check_compatible(state.algorithms)
         # Composer runs algorithms in the reverse of their order on events that are called "after" something
         state.algorithms = sorted(

@@ -19,7 +19,7 @@ from composer_copypaste.files import atomic_link, atomic_write, remove_unfinishe
 from composer_copypaste.integrations.composer.best import StopsEarly
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
 from composer_copypaste.integrations.composer.distributed import print_once
-from composer_copypaste.integrations.composer.model import MaskRCNN
+from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.models.weights import load_tensors, read_torch_file, tensors_of_content
 
 KEPT_CHECKPOINTS = 2
@@ -238,7 +238,7 @@ Checkpoint = dict[str, Any]
 """The content of a checkpoint: Composer's ``state``, and under ``rng`` each process's random state."""
 
 
-def load_checkpoint(path: Path, model: MaskRCNN, algorithms: Sequence[Algorithm]) -> Checkpoint:
+def load_checkpoint(path: Path, model: InstanceSegmentationModel, algorithms: Sequence[Algorithm]) -> Checkpoint:
     """A checkpoint to resume from, whose weights are now the model's.
 
     Raises:

@@ -33,7 +33,7 @@ from composer_copypaste.integrations.composer.algorithms import CopyPaste, Large
 from composer_copypaste.integrations.composer.checkpoints import training_is_over
 from composer_copypaste.integrations.composer.data_spec import evaluation_loader, training_loader
 from composer_copypaste.integrations.composer.loggers import ProgressBar
-from composer_copypaste.integrations.composer.model import MaskRCNN
+from composer_copypaste.integrations.composer.model import InstanceSegmentationModel, MaskRCNN
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.recipes.schema import OptimizerSettings, Recipe, ScheduleSettings
 from composer_copypaste.settings import CopyPasteSettings, parse_time
@@ -79,7 +79,7 @@ def build_model(
     *,
     load_weights: bool = True,
     labels: Mapping[int, int | None] | None = None,
-) -> MaskRCNN:
+) -> InstanceSegmentationModel:
     """The recipe's model, with a metric that scores it by these annotations; new weights depend on its seed alone.
 
     Args:
@@ -123,7 +123,7 @@ def build_algorithms(recipe: Recipe, copy_paste: CopyPasteSettings | None, pool:
 
 def build_trainer(
     recipe: Recipe,
-    model: MaskRCNN,
+    model: InstanceSegmentationModel,
     train: InstanceData,
     val: InstanceData,
     *,
@@ -160,7 +160,7 @@ def build_trainer(
     )
 
 
-def build_evaluator(recipe: Recipe, model: MaskRCNN, data: InstanceData) -> Trainer:
+def build_evaluator(recipe: Recipe, model: InstanceSegmentationModel, data: InstanceData) -> Trainer:
     """Composer's trainer for an evaluation alone, with a progress bar."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No optimizer was specified")  # an evaluation needs none
@@ -177,7 +177,7 @@ def build_evaluator(recipe: Recipe, model: MaskRCNN, data: InstanceData) -> Trai
         )
 
 
-def build_optimizer(model: MaskRCNN, settings: OptimizerSettings, total_batch_size: int) -> Optimizer:
+def build_optimizer(model: InstanceSegmentationModel, settings: OptimizerSettings, total_batch_size: int) -> Optimizer:
     """The optimizer of the weights that train; ``total_batch_size`` counts the images of a step on all devices."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     lr = settings.lr_for(total_batch_size)

@@ -1,12 +1,13 @@
-"""``MaskRCNN``: torchvision's Mask R-CNN as a Composer model."""
+"""``MaskRCNN``: torchvision's Mask R-CNN as a Composer model; what every such model has."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from composer.models import ComposerModel
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from composer_copypaste.models.inputs import TrainingTarget, check_targets, float_images, target_without_crowds
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
@@ -30,7 +31,70 @@ LOSSES = {
 """The parts of the loss as they are logged (``loss/train/mask``), and torchvision's names for them."""
 
 
-class MaskRCNN(ComposerModel):
+class InstanceSegmentationModel(ComposerModel):
+    """A detector in ``module`` that trains on torchvision's targets and is scored by COCO's rules.
+
+    Subclasses have ``forward``, which gives the dict of ``module``'s losses in training, and ``detect``.
+
+    Args:
+        num_classes: The number of classes, the background included.
+        metric: Scores the detections of evaluations; its scalars are what Composer logs.
+        labels: The label that detections of each class get, where the model's classes are not the data's categories;
+            None for classes whose detections are left out.
+
+    Raises:
+        ValueError: fewer than two classes.
+        TypeError: a number of classes that is none.
+    """
+
+    module: nn.Module
+    loss_names: Mapping[str, str]
+    """The parts of the loss as they are logged (``loss/train/mask``), and the names of ``module`` for them."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        metric: "CocoMeanAveragePrecision | None" = None,
+        labels: Mapping[int, int | None] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(num_classes, int | np.integer) or isinstance(num_classes, bool):
+            raise TypeError(f"num_classes: expected a whole number, got {num_classes!r}")
+        if num_classes < 2:
+            raise ValueError(f"num_classes: expected at least 2, the background and one category, got {num_classes}")
+        self.num_classes = num_classes
+        self.metric = metric
+        self.labels = labels
+        self.loaded: list[str] = []
+        """What was loaded of the weights, what was not, and why, a line each."""
+
+    def detect(self, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
+        """The detections in each image with the model's own labels, in evaluation mode; images as in a batch."""
+        raise NotImplementedError
+
+    def loss(  # type: ignore[override]  # the trainer takes a dict, though its annotation does not say so
+        self, outputs: dict[str, Tensor], batch: Batch
+    ) -> dict[str, Tensor]:
+        """The parts of the loss; Composer logs each, and trains on their sum."""
+        names = {own: name for name, own in self.loss_names.items()}
+        return {names.get(own, own.removeprefix("loss_")): part for own, part in outputs.items()}
+
+    def eval_forward(self, batch: Batch, outputs: object = None) -> list[DetectionDict]:
+        """The detections in each of the batch's images."""
+        found = self.detect(batch[0])
+        return found if self.labels is None else [with_labels_of(each, self.labels) for each in found]
+
+    def get_metrics(self, is_train: bool) -> dict[str, Metric]:
+        """The scalars of the metric, for evaluations only: a training step detects nothing."""
+        return {} if is_train or self.metric is None else dict(self.metric.scalars())
+
+    def update_metric(self, batch: Batch, outputs: list[DetectionDict], metric: Metric) -> None:
+        """Give detections and truth to one of ``get_metrics``; scalars that share a metric count them once."""
+        metric.update(outputs, batch[1])
+
+
+class MaskRCNN(InstanceSegmentationModel):
     """Torchvision's Mask R-CNN for Composer's ``Trainer``.
 
     A batch is ``(images, targets)``: images (N, 3, H, W) or a list of (3, H, W), RGB, uint8 or float in [0, 1]; targets
@@ -39,7 +103,7 @@ class MaskRCNN(ComposerModel):
 
     Args:
         num_classes: The number of classes, the background included.
-        settings: The model's settings; or give them by name, as ``knobs``.
+        settings: The model's settings; or give them by name, as ``overrides``.
         metric: Scores the detections of evaluations; its scalars are what Composer logs.
         load_weights: False builds the same layers without loading ``settings.weights``, for a checkpoint that replaces
             them.
@@ -57,6 +121,9 @@ class MaskRCNN(ComposerModel):
         >>> model = MaskRCNN(num_classes=4, backbone="small")
     """
 
+    module: TorchvisionMaskRCNN
+    loss_names = LOSSES
+
     def __init__(
         self,
         num_classes: int = 81,
@@ -68,20 +135,11 @@ class MaskRCNN(ComposerModel):
         category_names: Sequence[str] | None = None,
         **overrides: object,
     ) -> None:
-        super().__init__()
         if settings is not None and overrides:
             raise TypeError(f"MaskRCNN takes settings, or the fields of it ({', '.join(overrides)}), not both")
-        if not isinstance(num_classes, int | np.integer) or isinstance(num_classes, bool):
-            raise TypeError(f"num_classes: expected a whole number, got {num_classes!r}")
-        if num_classes < 2:
-            raise ValueError(f"num_classes: expected at least 2, the background and one category, got {num_classes}")
+        super().__init__(num_classes, metric=metric, labels=labels)
         self.settings = settings or MaskRCNNSettings(**overrides)  # type: ignore[arg-type]
-        self.num_classes = num_classes
-        self.metric = metric
-        self.labels = labels
         self.module = build_mask_rcnn(num_classes, self.settings)
-        self.loaded: list[str] = []
-        """What was loaded of ``settings.weights``, what was not, and why, a line each."""
         if load_weights:
             self.loaded = load_pretrained(self.module, self.settings, category_names)
 
@@ -102,21 +160,6 @@ class MaskRCNN(ComposerModel):
         )
         return losses
 
-    def loss(  # type: ignore[override]  # the trainer takes a dict, though its annotation does not say so
-        self, outputs: dict[str, Tensor], batch: Batch
-    ) -> dict[str, Tensor]:
-        """The parts of the loss; Composer logs each, and trains on their sum."""
-        return {name: outputs[key] for name, key in LOSSES.items()}
-
-    def eval_forward(self, batch: Batch, outputs: object = None) -> list[DetectionDict]:
-        """The detections in each of the batch's images."""
-        found = detect(self.module, batch[0])
-        return found if self.labels is None else [with_labels_of(each, self.labels) for each in found]
-
-    def get_metrics(self, is_train: bool) -> dict[str, Metric]:
-        """The scalars of the metric, for evaluations only: a training step detects nothing."""
-        return {} if is_train or self.metric is None else dict(self.metric.scalars())
-
-    def update_metric(self, batch: Batch, outputs: list[DetectionDict], metric: Metric) -> None:
-        """Give detections and truth to one of ``get_metrics``; scalars that share a metric count them once."""
-        metric.update(outputs, batch[1])
+    def detect(self, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
+        """The detections in each image with the model's own labels, in evaluation mode; images as in a batch."""
+        return detect(self.module, images)

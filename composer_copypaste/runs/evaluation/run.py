@@ -13,7 +13,7 @@ from composer_copypaste.integrations.composer.from_recipe import (
     check_device,
     limit_threads,
 )
-from composer_copypaste.integrations.composer.model import MaskRCNN
+from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.metrics.report import Report
 from composer_copypaste.models.predictor import COCO_NAMES, match_categories
 from composer_copypaste.models.recognise import CLASS_SCORES, read_torchvision_model
@@ -120,7 +120,7 @@ def _subject(checkpoint: Path, data: InstanceData) -> Subject:
 
 def _evaluation_data_and_model(
     checkpoint: Path, recipe: Recipe, files: CocoFiles | None, results: RunFolder | None, min_score: float | None
-) -> tuple[InstanceData, MaskRCNN]:
+) -> tuple[InstanceData, InstanceSegmentationModel]:
     check_device(recipe)
     limit_threads(recipe)
     if min_score is not None and not 0 <= min_score <= 1:

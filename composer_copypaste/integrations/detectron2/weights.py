@@ -1,0 +1,142 @@
+"""Weights of Detectron2's models: those that a configuration names, the zoo's, or those of a file."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import urlopen
+
+import torch
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.model_zoo import get_checkpoint_url
+from detectron2.utils.file_io import Detectron2Handler, PathManager
+from iopath.common.file_io import get_cache_dir
+from torch import nn
+
+from composer_copypaste.errors import CheckpointError, count_noun, first_few
+from composer_copypaste.models.weights import StateDict, find_state_dict, nonfinite_tensors, read_torch_file
+
+Content = Mapping[str, Any]
+"""A file's content: tensors or arrays in ``model``, and how their names are meant."""
+
+CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")
+"""Layers that have a row for each category."""
+
+SECONDS_TO_ANSWER = 30
+
+HINTS = ("matching_heuristics", "__author__")
+"""Entries of a file that say that its names are not the model's, and whose they are."""
+
+OLD_BUFFERS = re.compile(r"pixel_(mean|std)|.*anchor_generator\.cell_anchors\.\d+")
+"""Names in older files of what models now have from their configuration."""
+
+
+def load_weights(module: nn.Module, source: str) -> list[str]:
+    """Load the tensors of a file, or of an address, which is downloaded once.
+
+    Last layers made for another number of categories keep their random weights.
+
+    Returns:
+        What was loaded, what was not, and why, a line each.
+
+    Raises:
+        CheckpointError: where they cannot be obtained, or do not fit for another reason. No code in a file is run.
+    """
+    content, own = _read(local_file(source)), module.state_dict()
+    tensors = {name: torch.as_tensor(value) for name, value in content["model"].items()}
+    tensors = {name: value for name, value in tensors.items() if not OLD_BUFFERS.fullmatch(name)}
+    if bad := nonfinite_tensors(tensors):
+        raise CheckpointError(f"{source}: holds weights that are not finite ({first_few(bad, 1)})")
+    if content.get("matching_heuristics"):
+        from_caffe2 = content.get("__author__") == "Caffe2"
+        matched = align_and_update_state_dicts(own, tensors, c2_conversion=from_caffe2)
+        return _load_matched(module, {name: value for name, value in matched.items() if name in own}, source)
+    return _load_detector(module, tensors, source)
+
+
+def _load_matched(module: nn.Module, state: StateDict, source: str) -> list[str]:
+    """Load what others' networks share with the model, mostly the backbone."""
+    if not state:
+        raise CheckpointError(f"{source}: made for another model: none of its tensors is one of the model's")
+    module.load_state_dict(state, strict=False)
+    parts = sorted({name.partition(".")[0] for name in state})
+    return [f"{count_noun(len(state), 'tensor')} of {', '.join(parts)}; the rest starts at random"]
+
+
+def _load_detector(module: nn.Module, state: StateDict, source: str) -> list[str]:
+    """Load a whole model of the same kind; its last layers only if they have as many rows."""
+    own = module.state_dict()
+    other = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+    unfitting = [name for name in other if not name.startswith(CLASS_LAYERS)]
+    if unfitting:
+        name = unfitting[0]
+        raise CheckpointError(
+            f"{source}: made for another model: {name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        )
+    given = {name: value for name, value in state.items() if name not in other}
+    missing, unknown = module.load_state_dict(given, strict=False)
+    lacking = [name for name in missing if name not in other]
+    if lacking or unknown:
+        what = f"lacks {first_few(lacking, 1)}" if lacking else f"has {first_few(unknown, 1)}"
+        raise CheckpointError(f"{source}: made for another model: {what}")
+    loaded = f"the detector, {count_noun(len(given), 'tensor')}"
+    if not other:
+        return [loaded]
+    return [loaded, f"last layers: made for another number of categories, start at random: {first_few(other)}"]
+
+
+def _read(file: Path) -> Content:
+    """The content of a file of Detectron2's, of Composer's, or of a state dict."""
+    if file.suffix == ".pkl":
+        raise NotImplementedError
+    content = read_torch_file(file)
+    state = find_state_dict(content, file)
+    hints = {key: content[key] for key in HINTS if isinstance(content, Mapping) and key in content}
+    return {"model": {name.removeprefix("module."): value for name, value in state.items()}, **hints}
+
+
+def local_file(source: str) -> Path:
+    """The file itself, or the one that an address is downloaded to, once.
+
+    Raises:
+        CheckpointError: where it is not there, and cannot be downloaded.
+    """
+    if not is_download(source):
+        return Path(PathManager.get_local_path(source))
+    address = web_address(source)
+    try:
+        with urlopen(address, timeout=SECONDS_TO_ANSWER):  # asked first: Detectron2's download has several lines
+            pass
+        return Path(PathManager.get_local_path(source))
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        raise CheckpointError(
+            f"weights: {address} could not be downloaded ({reason}). Without network, download it elsewhere, and give "
+            "that file"
+        ) from error
+
+
+def is_download(source: str) -> bool:
+    """Whether these weights are not on this machine yet."""
+    parts = urlparse(web_address(source))
+    return bool(parts.netloc) and not Path(get_cache_dir(), parts.path.lstrip("/")).exists()
+
+
+def web_address(source: str) -> str:
+    """The address that a browser takes."""
+    return source.replace(Detectron2Handler.PREFIX, Detectron2Handler.S3_DETECTRON2_PREFIX, 1)
+
+
+def trained_weights(config: object) -> str:
+    """The address of the weights that the zoo trained with its configuration of this name.
+
+    Raises:
+        CheckpointError: where there are none.
+    """
+    try:
+        return str(get_checkpoint_url(str(config)))
+    except RuntimeError:
+        raise CheckpointError(
+            f"weights: Detectron2's model zoo has no trained weights for {config!s}; give a file"
+        ) from None
