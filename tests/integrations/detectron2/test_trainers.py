@@ -1,0 +1,264 @@
+"""Copy-paste and large-scale jitter as hooks of Detectron2's trainers, with a model that keeps what it is given."""
+
+import warnings
+from itertools import cycle
+
+import numpy as np
+import pytest
+import torch
+import toy_trainings
+from detectron2.checkpoint import Checkpointer
+from detectron2.engine import SimpleTrainer, TrainerBase, hooks
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.utils.events import JSONWriter
+from hooked_trainings import Seen, made_batches, same_batches, train
+
+from composer_copypaste import CopyPaste, LargeScaleJitter
+from composer_copypaste.errors import DataError, RecipeError, UserError
+from composer_copypaste.functional.copypaste import NothingPastedWarning
+from composer_copypaste.integrations.detectron2.batches import images_and_targets
+from composer_copypaste.integrations.detectron2.hooks import BatchHook
+from composer_copypaste.integrations.detectron2.trainers import CopyPasteHook, LargeScaleJitterHook
+
+
+def objects(batch):
+    return [len(entry["instances"]) for entry in batch]
+
+
+def test_the_model_gets_what_was_pasted():
+    [batch] = train(CopyPasteHook(p=1.0, seed=5), iterations=1).batches
+    before = next(made_batches())
+    assert objects(batch) != objects(before) == [2] * 4
+    assert not same_batches([batch], [before])
+
+
+def test_the_loaders_batch_stays_as_it_is():
+    before = next(made_batches())
+    train(CopyPasteHook(p=1.0, seed=5), iterations=1, batches=[before])
+    assert same_batches([before], [next(made_batches())])
+
+
+@pytest.mark.parametrize("jitters", [False, True])
+def test_seed_and_iteration_give_what_they_give_in_composer(jitters):
+    algorithms, own = [CopyPaste(p=0.8, jitter="instance")], [CopyPasteHook(p=0.8, jitter="instance", seed=5)]
+    if jitters:
+        algorithms.insert(0, LargeScaleJitter(size=(48, 80)))
+        own.append(LargeScaleJitterHook(size=(48, 80), seed=5))
+    composers = toy_trainings.fit(*algorithms).seen
+    for batch, (images, targets) in zip(train(*own).batches, composers, strict=True):
+        found_images, found = images_and_targets(batch)
+        assert torch.equal(torch.stack(found_images), images)
+        for one, other in zip(found, targets, strict=True):
+            assert one["boxes"].tolist() == other["boxes"].tolist()
+            assert one["labels"].tolist() == other["labels"].tolist()
+            assert torch.equal(one["masks"], other["masks"].bool())
+
+
+def test_another_seed_pastes_otherwise():
+    one, other = (train(CopyPasteHook(p=1.0, seed=seed)).batches for seed in (5, 6))
+    assert not same_batches(one, other)
+
+
+def test_without_a_seed_two_trainings_differ_unless_the_configuration_has_one(monkeypatch):
+    class Cfg:
+        SEED = 5
+
+    with_seed = train(CopyPasteHook(p=1.0, seed=5)).batches
+    assert not same_batches(train(CopyPasteHook(p=1.0)).batches, train(CopyPasteHook(p=1.0)).batches)
+    monkeypatch.setattr(SimpleTrainer, "cfg", Cfg, raising=False)
+    assert same_batches(train(CopyPasteHook(p=1.0)).batches, with_seed)
+
+
+def test_a_hook_that_does_not_paste_changes_nothing():
+    assert same_batches(train(CopyPasteHook(p=0.0)).batches, train().batches)
+
+
+def test_p_follows_the_iterations():
+    used = []
+
+    class Noted(CopyPasteHook):
+        def p(self, iteration):
+            used.append(super().p(iteration))
+            return used[-1]
+
+    batches = train(Noted(p=0.8, warmup="4ba", stop="0.9dur", seed=5), iterations=10).batches
+    assert used == [0.0, 0.2, 0.4, 0.6000000000000001, *[0.8] * 5, 0.0]
+    pasted = [sum(objects(batch)) > 8 for batch in batches]
+    assert not pasted[0]
+    assert not pasted[9]
+    assert any(pasted)
+
+
+def test_times_in_epochs_are_refused():
+    with pytest.raises(RecipeError, match=r"^stop: .* know no epochs, got '2ep'; '500ba' is 500 iterations"):
+        CopyPasteHook(stop="2ep")
+
+
+def test_jitter_gives_every_image_one_size_and_copy_paste_then_resizes_nothing():
+    size = (48, 80)
+    batches = train(CopyPasteHook(p=1.0, seed=5), LargeScaleJitterHook(size=size, seed=5)).batches
+    assert {tuple(entry["image"].shape[1:]) for batch in batches for entry in batch} == {size}
+    assert {entry["instances"].image_size for batch in batches for entry in batch} == {size}
+    resized = train(CopyPasteHook(p=1.0, seed=5, scale_range=(0.1, 2)), LargeScaleJitterHook(size=size, seed=5)).batches
+    assert not same_batches(batches, resized)
+
+
+def test_padding_is_imagenets_mean_in_the_order_of_the_loaders_colors():
+    options = {"size": (64, 128), "scale_range": (1, 1), "seed": 5}
+    for image_format, expected in (("BGR", [104, 116, 124]), ("RGB", [124, 116, 104])):
+        [batch] = train(LargeScaleJitterHook(**options, image_format=image_format), iterations=1).batches
+        assert batch[0]["image"][:, 0, -1].tolist() == expected
+
+
+def of_polygons():
+    """Two images, each a batch's: of one polygon, and of none, as Detectron2's loader makes them by default."""
+    square = [np.array([10.0, 10, 30, 10, 30, 30, 10, 30])]
+    instances = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[10.0, 10, 30, 30]])))
+    instances.gt_classes, instances.gt_masks = torch.tensor([3]), PolygonMasks([square])
+    empty = Instances((64, 48), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+    colors = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return [{"image": colors, "instances": instances}, {"image": colors[:, :, :48] * 0, "instances": empty}]
+
+
+def test_an_image_without_objects_receives_bit_masks_and_others_keep_their_polygons():
+    batch = of_polygons()
+    hook = CopyPasteHook(p=1.0, seed=0, scale_range=(1, 1), p_flip=0, p_instance=1)
+    [(one, other)] = train(hook, iterations=1, batches=[batch]).batches
+    assert one["instances"] is batch[0]["instances"]
+    assert isinstance(other["instances"].gt_masks, BitMasks)
+    mask = torch.zeros(64, 48, dtype=torch.bool)
+    mask[10:30, 10:30] = True
+    assert torch.equal(other["instances"].gt_masks.tensor, mask[None])
+    assert other["instances"].gt_classes.tolist() == [3]
+    assert torch.equal(other["image"][:, mask], batch[0]["image"][:, :, :48][:, mask])
+
+
+def test_fields_follow_their_objects():
+    batch = next(made_batches())
+    for i, entry in enumerate(batch):
+        numbers = torch.arange(2) + 10 * i
+        entry["instances"].gt_numbers, entry["instances"].words = numbers, list(map(str, numbers.tolist()))
+        entry["instances"].gt_classes = numbers
+    [after] = train(CopyPasteHook(p=1.0, seed=5), iterations=1, batches=[batch]).batches
+    assert sum(objects(after)) > 8
+    for entry in after:
+        expected = entry["instances"].gt_classes.tolist()
+        assert entry["instances"].gt_numbers.tolist() == expected
+        assert entry["instances"].words == list(map(str, expected))
+
+
+def test_each_batch_of_an_iteration_is_drawn_anew():
+    class TwoBatches(SimpleTrainer):
+        def run_step(self):
+            super().run_step()
+            super().run_step()
+
+    model = Seen()
+    trainer = TwoBatches(model, cycle([next(made_batches())]), torch.optim.SGD(model.parameters(), lr=0.01))
+    trainer.register_hooks([CopyPasteHook(p=1.0, seed=5)])
+    trainer.train(0, 2)
+    assert len(model.batches) == 4
+    first = train(CopyPasteHook(p=1.0, seed=5), iterations=1).batches
+    assert same_batches(model.batches[:1], first)
+    assert not any(same_batches([model.batches[i]], [model.batches[j]]) for i in range(4) for j in range(i))
+
+
+def test_a_loader_that_takes_the_place_of_the_first_is_pasted_too():
+    class Replaced(hooks.HookBase):
+        def after_step(self):
+            self.trainer.reset_data_loader(lambda: made_batches(1 + self.trainer.iter))
+
+    assert same_batches(train(CopyPasteHook(seed=5), Replaced()).batches, train(CopyPasteHook(seed=5)).batches)
+
+
+def test_two_trainings_in_a_row_paste_once():
+    model, hook = Seen(), CopyPasteHook(p=1.0, seed=5)
+    trainer = SimpleTrainer(model, made_batches(), torch.optim.SGD(model.parameters(), lr=0.01))
+    trainer.register_hooks([hook])
+    trainer.train(0, 2)
+    trainer.train(2, 4)
+    assert same_batches(model.batches, train(CopyPasteHook(p=1.0, seed=5)).batches)
+
+
+def checkpointed(folder, *added, stop=4):
+    """The batches of a training that saves a checkpoint after each iteration, and goes on with the last."""
+    model = Seen()
+    folder.mkdir(exist_ok=True)
+    trainer = SimpleTrainer(model, made_batches(), torch.optim.SGD(model.parameters(), lr=0.01))
+    checkpointer = Checkpointer(model, str(folder), trainer=trainer)
+    trainer.register_hooks([*added, hooks.PeriodicCheckpointer(checkpointer, 1)])
+    checkpointer.resume_or_load("", resume=True)
+    start = trainer.iter + 1 if checkpointer.has_checkpoint() else 0
+    trainer.reset_data_loader(lambda: made_batches(start))
+    trainer.train(start, stop)
+    return model
+
+
+@pytest.mark.parametrize("settings", [{}, {"bank_size": 9}])
+def test_a_resumed_training_goes_on_as_one_that_was_not_stopped(tmp_path, settings):
+    whole = checkpointed(tmp_path / "whole", CopyPasteHook(p=1.0, seed=5, **settings))
+    first = checkpointed(tmp_path / "parts", CopyPasteHook(p=1.0, seed=5, **settings), stop=2)
+    second = checkpointed(tmp_path / "parts", CopyPasteHook(p=1.0, seed=5, **settings))
+    assert same_batches(whole.batches, first.batches + second.batches)
+    assert torch.equal(whole.weight, second.weight)
+
+
+def test_a_drawn_seed_is_kept_by_the_checkpoint(tmp_path):
+    hooks = [CopyPasteHook(p=1.0), CopyPasteHook(p=1.0)]
+    checkpointed(tmp_path, hooks[0], stop=2)
+    resumed = checkpointed(tmp_path, hooks[1])
+    seed = hooks[0].state_dict()["seed"]
+    assert hooks[1].state_dict()["seed"] == seed
+    assert same_batches(resumed.batches, train(CopyPasteHook(p=1.0, seed=seed), start=2, iterations=2).batches)
+
+
+def test_what_was_pasted_is_logged(tmp_path):
+    writer = hooks.PeriodicWriter([JSONWriter(str(tmp_path / "metrics.json"))], period=1)
+    batches = train(CopyPasteHook(p=1.0, seed=5), writer, iterations=1).batches
+    text = (tmp_path / "metrics.json").read_text()
+    added = sum(objects(batches[0])) - 8  # nothing is hidden wholly
+    assert f'"copy_paste/instances_per_image": {added / 4}' in text
+    assert '"copy_paste/p": 1.0' in text
+
+
+def test_a_second_hook_is_refused():
+    with pytest.raises(ValueError, match=r"expected CopyPasteHook once, .* would paste what the first pasted"):
+        train(CopyPasteHook(), CopyPasteHook())
+
+
+def test_a_trainer_without_a_loader_is_named():
+    trainer = TrainerBase()
+    trainer.register_hooks([CopyPasteHook(seed=1)])
+    with pytest.raises(UserError, match=r"expected a DefaultTrainer, SimpleTrainer or AMPTrainer .*, got TrainerBase"):
+        trainer.train(0, 1)
+
+
+def test_lists_are_refused_where_objects_of_a_bank_lack_them():
+    batch = next(made_batches())
+    for entry in batch:
+        entry["instances"].words = ["a", "b"]
+    with pytest.raises(DataError, match="objects of bank and pool have no 'words'"):
+        train(CopyPasteHook(bank_size=9), batches=[batch])
+
+
+def test_batches_of_one_image_are_told_once_that_they_lack_a_source():
+    single = [batch[:1] for batch, _ in zip(made_batches(), range(4), strict=False)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NothingPastedWarning)
+        train(CopyPasteHook(p=1.0), batches=single)
+    assert ["a batch of one image has no other image" in str(each.message) for each in caught] == [True]
+
+
+def test_arguments_out_of_their_limits_are_refused():
+    for hook in (CopyPasteHook, LargeScaleJitterHook):
+        with pytest.raises(ValueError, match=r"^seed: expected a whole number, 0 or more, .* got -1"):
+            hook(seed=-1)
+    with pytest.raises(ValueError, match=r"^image_format: expected 'BGR', 'RGB' or None .*, got 'bgr'"):
+        BatchHook(None, "bgr")
+
+
+def test_jitter_refuses_images_whose_colors_are_not_uint8():
+    batch = next(made_batches())
+    batch[0]["image"] = batch[0]["image"].float()
+    with pytest.raises(DataError, match=r"batch\[0\]: large-scale jitter expects uint8 images, got torch.float32"):
+        train(LargeScaleJitterHook(size=(64, 64)), batches=[batch])
