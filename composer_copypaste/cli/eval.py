@@ -30,6 +30,8 @@ from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP
     help="Of the detections that the page counts and shows; default: the score from which on F1 is highest.",
 )
 @click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
+@click.option("--style", type=click.Choice(["coco", "detectron2"]), default="coco",
+              help="Whose tables are printed: all of COCO's numbers (default), or as Detectron2's.")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the page, scores, matches and predictions.")
 def command(  # noqa: PLR0913 - click gives each option by its name
     model: Path | None,
@@ -43,6 +45,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     max_dets: str | None,
     min_score: float | None,
     recipe: str | None,
+    style: Literal["coco", "detectron2"],
     output: Path | None,
 ) -> None:
     """Score a checkpoint, or COCO results, on a data set, by COCO's rules.
@@ -101,7 +104,12 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         report = evaluate_checkpoint(checkpoint, loaded, files, output, min_score=min_score)
     if not is_first_process():
         return
-    click.echo(f"\n{score_tables(report)}")
+    if style == "detectron2":
+        from composer_copypaste.metrics.detectron2_tables import detectron2_tables
+
+        click.echo(f"\n{detectron2_tables(report)}")
+    else:
+        click.echo(f"\n{score_tables(report)}")
     if output is not None:
         click.echo(f"\n{output}:\n{RunFolder(output).describe()}")
 

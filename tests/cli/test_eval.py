@@ -201,6 +201,14 @@ def test_results_are_scored_without_a_model_and_without_images(predictions, tmp_
     assert "the evaluation did not have the images" in page
 
 
+def test_the_tables_of_detectron2_are_printed_where_asked_for(predictions):
+    files = ["--predictions", predictions / "results.json", "--annotations", predictions / "val.json"]
+    result = evaluate(*files, "--crowds", "ignore", "--style", "detectron2")
+    assert result.exit_code == 0, result.output
+    assert "Evaluation results for bbox:\n|" in result.stdout
+    assert result.stdout.count("\ncopypaste: AP,AP50,AP75,APs,APm,APl\n") == 2
+
+
 def test_results_whose_ids_stand_for_other_images_are_refused(predictions, tmp_path):
     shutil.copytree(predictions, tmp_path, dirs_exist_ok=True)
     images = json.loads((tmp_path / "val.json").read_text())["images"]
