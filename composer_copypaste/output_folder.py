@@ -4,8 +4,9 @@ While it is being filled, a folder inside it holds what the command needs to go 
 """
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import cast
 
 from filelock import FileLock, Timeout
 
-from composer_copypaste.errors import OutputError, as_json
+from composer_copypaste.errors import OutputError, as_json, as_recipe_value, first_few
 from composer_copypaste.files import atomic_write, read_json
 
 WORKING_FOLDER = ".unfinished"
@@ -21,6 +22,8 @@ WORKING_FOLDER = ".unfinished"
 
 _SOURCE_FILE = "source.json"
 _LOCK_SECONDS = 5.0
+_SHORT = 40
+"""Longer values, such as checksums, are not shown in messages."""
 
 Source = Mapping[str, object]
 """All that the bytes of the output depend on, by name, as JSON has it."""
@@ -34,16 +37,21 @@ class OutputFolder:
         path: a new or an empty folder, or one that the same command began or completed.
         content: what the folder is for, in messages: "shards".
         source: what it is made from.
+        completed_from: gives the source of the complete content; None where the content is not complete.
         may_change: the key of the source that may change before the folder is complete, as damaged images do that are
             repaired.
-        completed_from: gives the source of the complete content; None where the content is not complete.
+        extends: says of the source in the folder, and of the one given, whether this only adds to that; None: nothing
+            may be added.
+        is_own: whether a file, by its path relative to the folder, is one that is written there.
     """
 
     path: Path
     content: str
     source: Source
-    may_change: str
     completed_from: Callable[[], Source | None]
+    is_own: Callable[[Path], bool]
+    may_change: str | None = None
+    extends: Callable[[Source, Source], bool] | None = None
 
     @property
     def working(self) -> Path:
@@ -63,50 +71,114 @@ class OutputFolder:
             with FileLock(self.working / "lock", timeout=_LOCK_SECONDS):
                 self.check()
                 if self.completed_from() is None:
-                    with atomic_write(self.working / _SOURCE_FILE) as unfinished:
-                        unfinished.write_text(json.dumps(self.source))
+                    self.write_source()
                 yield
         except Timeout:
             raise OutputError(f"{self.path}: another process is writing {self.content} there; wait for it") from None
         if self.completed_from() is not None:
             shutil.rmtree(self.working, ignore_errors=True)  # another process may be removing it at the same time
 
+    def write_source(self) -> None:
+        """Record what is being written, for those who continue."""
+        with atomic_write(self.working / _SOURCE_FILE) as unfinished:
+            unfinished.write_text(json.dumps(self.source))
+
     def check(self) -> None:
         """Raise ``OutputError`` where this is no folder, or holds anything else than what is made from the source."""
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(
-                f"{self.path}: expected a folder for the {self.content}, found a file; give another folder"
-            )
-        record = self.working / _SOURCE_FILE
+        check_is_no_file(self.path, self.content)
         found = self.completed_from()
+        began_from = began_source(self.path)
         if found is not None:
             self._check_same_source(found)
-        elif record.exists():
-            began_from = read_json(record, "record of the source")
-            if not isinstance(began_from, dict):
-                raise OutputError(
-                    f"{record}: expected the record of a source, found {as_json(began_from)}; remove {self.path}"
-                )
-            self._check_same_source(began_from | {self.may_change: self.source[self.may_change]})
+            if found != self.source:
+                self._check_own_files()
+        elif began_from is not None:
+            changing = {} if self.may_change is None else {self.may_change: self.source[self.may_change]}
+            self._check_same_source({**began_from, **changing})
+            self._check_own_files()
         elif self.path.exists() and any(path.name != WORKING_FOLDER for path in self.path.iterdir()):
             raise OutputError(
                 f"{self.path}: expected a new or an empty folder for the {self.content}; give another folder"
             )
 
     def _check_same_source(self, found: Source) -> None:
-        differing = list(_differing_keys(self.source, found))
-        if differing:
+        differing = list(_differences(found, self.source))
+        if differing and not (self.extends is not None and self.extends(found, self.source)):
             raise OutputError(
                 f"{self.path}: holds {self.content} of another source, which differs in {', '.join(differing)}; give "
                 "another folder, or remove this one"
             )
 
+    def _check_own_files(self) -> None:
+        """Raise ``OutputError`` where a file was put into the folder; hidden ones, as file managers make, may be."""
+        visible = (path.relative_to(self.path) for path in _visible_files(self.path))
+        foreign = sorted(str(path) for path in visible if not self.is_own(path))
+        if foreign:
+            raise OutputError(
+                f"{self.path}: holds unfinished {self.content}, and files that are not of them: "
+                f"{first_few(foreign, 3)}; move those away, or give another folder"
+            )
 
-def _differing_keys(one: Source, other: Source, section: str = "") -> Iterator[str]:
-    """The keys in which two sources differ; those of a section as "section.key"."""
-    for key in {**one, **other}:
-        values = (one.get(key), other.get(key))
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent) / name for name in names if not name.startswith("."))
+
+
+def check_is_no_file(path: Path, content: str) -> None:
+    """Raise ``OutputError`` where a file has the name of the folder, or of one that it would be in."""
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise OutputError(f"{place}: expected a folder for the {content}, found a file; give another folder")
+            return
+
+
+def began_source(folder: Path) -> Source | None:
+    """What the unfinished content of a folder is made from; None where nothing is unfinished there."""
+    record = folder / WORKING_FOLDER / _SOURCE_FILE
+    if not record.exists():
+        return None
+    source = read_json(record, "record of the source")
+    if not isinstance(source, dict):
+        raise OutputError(f"{record}: expected the record of a source, found {as_json(source)}; remove {folder}")
+    return source
+
+
+# ---- differences
+
+
+def _differences(there: Source, given: Source, section: str = "") -> Iterator[str]:
+    """The keys in which two sources differ, and how; those of a section as "section.key"."""
+    for key in {**given, **there}:
+        values = (there.get(key), given.get(key))
         if all(isinstance(value, Mapping) for value in values):
-            yield from _differing_keys(*cast(tuple[Source, Source], values), f"{section}{key}.")
+            yield from _differences(*cast(tuple[Source, Source], values), f"{section}{key}.")
         elif values[0] != values[1]:
-            yield f"{section}{key}"
+            yield f"{section}{key}{_how(*values)}"
+
+
+def _how(there: object, given: object) -> str:
+    """How two values differ, in brackets; nothing where they are checksums."""
+    texts = [as_recipe_value(value) for value in (there, given)]
+    if max(map(len, texts)) <= _SHORT:
+        return f" ({texts[0]} there, {texts[1]} given)"
+    if isinstance(there, list) and isinstance(given, list):
+        return _how_lists(_by_name(there), _by_name(given))
+    return ""
+
+
+def _by_name(entries: Sequence[object]) -> Mapping[str, object]:
+    """The entries of a list by their names: themselves, or the first item of those that are lists."""
+    return {str(entry[0]) if isinstance(entry, list) and entry else str(entry): entry for entry in entries}
+
+
+def _how_lists(there: Mapping[str, object], given: Mapping[str, object]) -> str:
+    found = {
+        "not given": [name for name in there if name not in given],
+        "not there": [name for name in given if name not in there],
+        "changed": [name for name in there if name in given and there[name] != given[name]],
+    }
+    parts = [f"{what}: {first_few(names, 3)}" for what, names in found.items() if names]
+    return f" ({'; '.join(parts)})" if parts else " (in another order)"

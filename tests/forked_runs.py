@@ -36,7 +36,9 @@ def killed_in_a_child(step):
     """Run a step that kills its process, in a copy of this one."""
     child = os.fork()
     if child == 0:
-        step()
-        os._exit(0)
+        try:
+            step()
+        finally:  # else an error in the step would let the copy go on with the tests
+            os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL

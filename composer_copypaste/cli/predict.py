@@ -59,8 +59,9 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     """Find objects in images, and write them as a COCO results file.
 
     IMAGES are image files, folders, patterns such as "photos/*.jpg", or a COCO file, of which only the list of images
-    is read; KEY=VALUE changes a key of the model's recipe. The same command goes on where it was interrupted. Images
-    that cannot be read are listed at the end, and the exit code is then 1; the same command looks at repaired ones.
+    is read; KEY=VALUE changes a key of the model's recipe. The same command goes on where it was interrupted, and
+    with more images, --draw or --as-annotations it adds them to what is there. Images that cannot be read are listed at
+    the end, and the exit code is then 1; the same command looks at repaired ones.
 
     \b
     Example:

@@ -135,3 +135,20 @@ def prediction_of(
     boxes, scores, labels = detection["boxes"], detection["scores"], detection["labels"]
     found = Prediction(size, boxes, scores, labels, detection["rles"], categories, path)
     return found[named & (scores >= min_score)]
+
+
+def prediction_of_results(
+    results: Sequence[Mapping[str, Any]], size: Size, categories: Mapping[int, Category]
+) -> Prediction:
+    """The prediction whose ``coco_results`` these are."""
+    labels = {category.id: label for label, category in categories.items()}
+    boxes = torch.tensor([result["bbox"] for result in results], dtype=torch.float32).reshape(-1, 4)
+    masks = [result["segmentation"] for result in results]
+    return Prediction(
+        size,
+        torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
+        torch.tensor([result["score"] for result in results], dtype=torch.float32),
+        torch.tensor([labels[result["category_id"]] for result in results], dtype=torch.int64),
+        [{"size": mask["size"], "counts": mask["counts"].encode()} for mask in masks],
+        categories,
+    )

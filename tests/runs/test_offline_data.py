@@ -467,11 +467,28 @@ def test_a_folder_that_holds_anything_else_is_refused_and_kept(data_set, written
         write(data_set, tmp_path)
     assert contents(tmp_path) == {"mine.txt": b"mine"}
     before = contents(written)
-    with pytest.raises(OutputError, match="holds new images of another source, which differs in seed; give another"):
+    with pytest.raises(OutputError, match=r"of another source, which differs in seed \(3 there, 4 given\); give"):
         write(data_set, written, AugmentSettings(format="png", per_image=2, seed=4, copy_paste=PNG.copy_paste))
-    with pytest.raises(OutputError, match=r"differs in format, copy_paste\.rotation"):
+    with pytest.raises(OutputError, match=r"differs in format \('png' there, .* copy_paste\.rotation \("):
         write(data_set, written, AugmentSettings(per_image=2, seed=3))
     assert contents(written) == before
+
+
+def test_a_file_that_was_put_into_an_unfinished_data_set_is_named_and_kept(data_set, written, tmp_path):
+    shutil.copytree(written, tmp_path / "out")
+    (tmp_path / "out" / "annotations.json").unlink()
+    source = json.loads((tmp_path / "out" / "copypaste.json").read_text())["source"]
+    (tmp_path / "out" / "copypaste.json").unlink()
+    (tmp_path / "out" / ".unfinished").mkdir()
+    (tmp_path / "out" / ".unfinished" / "source.json").write_text(json.dumps(source))
+    (tmp_path / "out" / "images" / ".DS_Store").write_text("of a file manager")
+    for name in ("mine.txt", "images/mine.png"):
+        (tmp_path / "out" / name).write_text("mine")
+        with pytest.raises(OutputError, match=f"unfinished new images, and files that are not of them: {name}; move"):
+            write(data_set, tmp_path / "out")
+        (tmp_path / "out" / name).unlink()
+    assert write(data_set, tmp_path / "out").made == 24
+    assert (tmp_path / "out" / "annotations.json").read_bytes() == (written / "annotations.json").read_bytes()
 
 
 def test_data_of_which_nothing_may_be_pasted_is_refused(data_set, tmp_path):

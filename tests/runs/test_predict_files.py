@@ -84,11 +84,11 @@ def test_a_killed_prediction_goes_on_and_writes_the_same_files(model, photos, tm
     predict_files(model, photos, tmp_path / "whole", settings)
     batches, predict_batch = [], predict_run._predict_batch
 
-    def predict(work, predictor, batch):
+    def predict(work, predictor, batch, stamps):
         batches.append([read.image.file_name for read in batch])
         if len(batches) == 2 and os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
-        return predict_batch(work, predictor, batch)
+        return predict_batch(work, predictor, batch, stamps)
 
     parent = os.getpid()
     monkeypatch.setattr(predict_run, "_predict_batch", predict)
@@ -142,17 +142,130 @@ def test_complete_predictions_are_left_as_they_are(model, photos, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "found").rglob("*")} == times
 
 
-def test_a_folder_with_other_predictions_or_other_files_is_refused(model, photos, tmp_path):
-    predict_files(model, photos, tmp_path / "found")
-    with pytest.raises(OutputError, match=r"found: holds predictions of another source, which differs in min_score"):
-        predict_files(model, photos, tmp_path / "found", PredictSettings(min_score=0.3))
-    with pytest.raises(OutputError, match=r"differs in recipe"):
-        predict_files(model, photos, tmp_path / "found", overrides=["model.detections_per_image=3"])
+def test_a_folder_with_other_predictions_or_other_files_is_refused_with_what_differs(model, photos, tmp_path):
+    def refused(why, *arguments, **options):
+        with pytest.raises(OutputError, match=why):
+            predict_files(model, *arguments, **options)
+
+    predict_files(model, photos, found := tmp_path / "found")
+    differs = r"found: holds predictions of another source, which differs in"
+    refused(rf"{differs} min_score \(null there, 0\.3 given\); give", photos, found, PredictSettings(min_score=0.3))
+    changes = ["model.detections_per_image=3"]
+    refused(rf"{differs} recipe \(\[\] there, \['model", photos, found, overrides=changes)
+    refused(rf"{differs} images \(not given: 0\.png, 2\.png\)", [photos / f"{n}.png" for n in (1, 3, 4)], found)
+    refused(rf"{differs} images \(not given: 0\.png, 1\.png, 2\.png and 1 more\)", photos / "3.png", found)
+    Image.new("RGB", (60, 40), "white").save(photos / "2.png")
+    refused(rf"{differs} images \(changed: 2\.png\)", photos, found)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "results.json").write_text("[]")
-    with pytest.raises(OutputError, match=r"mine: expected a new or an empty folder for the predictions"):
-        predict_files(model, photos, tmp_path / "mine")
-    assert len(results(tmp_path / "found")) == 30
+    refused(r"mine: expected a new or an empty folder for the predictions", photos, tmp_path / "mine")
+    refused(r"0\.png: expected a folder for the predictions, found a file", photos, photos / "0.png" / "found")
+    assert len(results(found)) == 30
+
+
+# ---- what is added to complete predictions
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """The names of the images that a model is given."""
+    names, predict_batch = [], predict_run._predict_batch
+
+    def predict(work, predictor, batch, stamps):
+        names.extend(read.image.file_name for read in batch)
+        return predict_batch(work, predictor, batch, stamps)
+
+    monkeypatch.setattr(predict_run, "_predict_batch", predict)
+    return names
+
+
+def test_new_images_are_added_to_complete_predictions(model, photos, tmp_path, looked_at):
+    last = photos / "4.png"
+    last.rename(tmp_path / "4.png")
+    predict_files(model, photos, tmp_path / "found", PredictSettings(draw=True))
+    (tmp_path / "4.png").rename(last)
+    predict_files(model, photos, tmp_path / "afresh", PredictSettings(draw=True))
+    looked_at.clear()
+    assert predict_files(model, photos, tmp_path / "found").kept == 4  # also draws, as the folder's others are drawn
+    assert looked_at == ["4.png"]
+    assert files_of(tmp_path / "found") == files_of(tmp_path / "afresh")
+
+
+def test_results_follow_their_images_where_one_is_added_before_them(model, photos, tmp_path, looked_at):
+    predict_files(model, photos, tmp_path / "found")
+    before = results(tmp_path / "found")
+    looked_at.clear()
+    Image.new("RGB", (50, 50), "white").save(photos / "00.png")
+    predict_files(model, photos, tmp_path / "found")
+    assert looked_at == ["0.png", "00.png"]  # a batch of two
+    listed = json.loads((tmp_path / "found" / "images.json").read_text())["images"]
+    assert [image["file_name"] for image in listed] == ["0.png", "00.png", "1.png", "2.png", "3.png", "4.png"]
+    moved = [entry | {"image_id": entry["image_id"] + 1} for entry in before if entry["image_id"] > 1]
+    assert [entry for entry in results(tmp_path / "found") if entry["image_id"] > 2] == moved
+
+
+def test_overlays_and_annotations_are_added_without_the_model(model, photos, tmp_path, looked_at):
+    written = PredictSettings(draw=True, as_annotations=True, min_score=0.0)
+    predict_files(model, photos, tmp_path / "afresh", written)
+    predict_files(model, photos, tmp_path / "found", PredictSettings(min_score=0.0))
+    looked_at.clear()
+    assert predict_files(model, photos, tmp_path / "found", written).kept == 5
+    assert looked_at == []
+    assert files_of(tmp_path / "found") == files_of(tmp_path / "afresh")
+
+
+def test_an_addition_that_is_killed_goes_on_and_loses_nothing(model, photos, tmp_path, looked_at, monkeypatch):
+    predict_files(model, photos, tmp_path / "found")
+    before = results(tmp_path / "found")
+    for number in (5, 6):
+        Image.new("RGB", (50, 50), "white").save(photos / f"{number}.png")
+    for name in ("_reopen", "_write_files"):
+        function = getattr(predict_run, name)
+
+        def then_killed(*arguments, function=function):
+            function(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        with monkeypatch.context() as context:
+            context.setattr(predict_run, name, then_killed)
+            killed_in_a_child(lambda: predict_files(model, photos, tmp_path / "found"))
+        assert results(tmp_path / "found")[: len(before) - 6] == before[:-6]  # 4.png is in the batch of 5.png
+    looked_at.clear()
+    predict_files(model, photos, tmp_path / "found")
+    predict_files(model, photos, tmp_path / "afresh")
+    assert files_of(tmp_path / "found") == files_of(tmp_path / "afresh")
+
+
+def test_files_that_were_corrected_by_hand_are_not_written_again(model, photos, tmp_path):
+    settings = PredictSettings(as_annotations=True)
+    (photos / "5.png").write_bytes(b"no image")
+    for unreadable in (True, False):
+        predict_files(model, photos, tmp_path / "found", settings)
+        corrected = tmp_path / "found" / "annotations.json"
+        written = corrected.read_bytes()
+        corrected.write_text("{}")
+        Image.new("RGB", (50, 50)).save(photos / ("5.png" if unreadable else "6.png"))
+        with pytest.raises(OutputError, match=r"annotations\.json: was changed or removed since it was written"):
+            predict_files(model, photos, tmp_path / "found", settings)
+        assert corrected.read_text() == "{}"
+        corrected.write_bytes(written)
+    assert predict_files(model, photos, tmp_path / "found", settings).images == 7
+
+
+def test_a_file_that_was_put_among_unfinished_predictions_is_named(model, photos, tmp_path):
+    (photos / "5.png").write_bytes(b"no image")
+    predict_files(model, photos, tmp_path / "found")
+    (tmp_path / "found" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"unfinished predictions, and files that are not of them: notes\.txt; move"):
+        predict_files(model, photos, tmp_path / "found")
+
+
+def test_an_overlay_gets_the_ending_of_its_image_once_another_has_its_name(model, photos, tmp_path):
+    predict_files(model, photos, tmp_path / "found", PredictSettings(draw=True))
+    Image.new("RGB", (50, 40), "white").save(photos / "4.jpg")
+    predict_files(model, photos, tmp_path / "found")
+    drawn = {path.name for path in (tmp_path / "found" / "drawn").iterdir()}
+    assert drawn == {"0.png", "1.png", "2.png", "3.png", "4.jpg.png", "4.png.png"}
 
 
 def test_annotations_have_the_pixels_of_the_masks_and_the_scores(model, photos, tmp_path):
@@ -230,6 +343,24 @@ def test_results_of_a_coco_file_have_the_ids_of_its_images(model, photos, tmp_pa
     assert not (tmp_path / "found" / "images.json").exists()
     loaded = COCO(str(path)).loadRes(str(tmp_path / "found" / "results.json"))
     assert {entry["image_id"] for entry in loaded.dataset["annotations"]} == {70}
+
+
+def test_images_are_added_to_results_of_a_coco_file_whose_ids_stay(model, photos, tmp_path, looked_at):
+    predict_files(model, image_list(tmp_path), tmp_path / "found", folder=photos)
+    entries = [{"id": id_, "file_name": f"{name}.png", "height": 50, "width": 50} for id_, name in ((7, 0), (70, 1))]
+    for image in (photos / "0.png", photos / "1.png"):
+        stat = image.stat()
+        pixels = Image.open(image).resize((50, 50))
+        if image.name == "0.png":
+            pixels.save(image)
+        assert image.name == "0.png" or image.stat().st_mtime_ns == stat.st_mtime_ns
+    path = image_list(tmp_path, images=entries)
+    looked_at.clear()
+    predict_files(model, path, tmp_path / "found", folder=photos)
+    assert {entry["image_id"] for entry in results(tmp_path / "found")} == {7, 70}
+    path = image_list(tmp_path, images=[entry | {"id": entry["id"] + 1} for entry in entries])
+    with pytest.raises(OutputError, match=r"differs in ids \(.*"):
+        predict_files(model, path, tmp_path / "found", folder=photos)
 
 
 def test_results_of_a_coco_file_without_categories_have_those_of_the_model_beside_them(model, photos, tmp_path):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,11 @@ class Shard:
 def shard_name(number: int) -> str:
     """The file name of a shard."""
     return f"shard.{number:05}.mds"
+
+
+def is_file_of_shards(path: Path) -> bool:
+    """Whether a file, by its path in the folder, is one that ``copypaste shard`` writes."""
+    return str(path) in (INDEX, MANIFEST, ANNOTATIONS) or _SHARD_NAME.fullmatch(str(path)) is not None
 
 
 def encode_sample(image: CocoImage, content: bytes, annotations: Sequence[CocoAnnotation]) -> Sample:

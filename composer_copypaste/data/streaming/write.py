@@ -33,6 +33,7 @@ from composer_copypaste.data.streaming.format import (
     Shard,
     check_streaming_installed,
     encode_sample,
+    is_file_of_shards,
     shard_name,
 )
 from composer_copypaste.errors import DataError, OutputError, format_problems
@@ -209,7 +210,9 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     image_settings = image_settings or ImageSettings()
     check_images(data, images, image_settings)
     source = _describe_source(data, images, shard_size, image_settings, reading)
-    folder = OutputFolder(output, "shards", source, "pictures", partial(_completed_source, output))
+    folder = OutputFolder(
+        output, "shards", source, partial(_completed_source, output), is_file_of_shards, may_change="pictures"
+    )
     try:
         with folder.locked():
             if (output / INDEX).exists():

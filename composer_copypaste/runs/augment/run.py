@@ -91,7 +91,10 @@ def augment_data_set(  # noqa: PLR0913 - by name, and each of its own kind
     """
     output, settings = Path(output), settings or AugmentSettings()
     work = open_work(Path(images), Path(annotations), settings, pool, reading, image_settings)
-    folder = OutputFolder(output, "new images", work.source, "image files", partial(_completed_source, output))
+    own = {Path(IMAGES, name) for name in [*work.originals, *(planned.file_name for planned in work.planned)]}
+    own |= {Path(ANNOTATIONS), Path(MANIFEST)}
+    completed = partial(_completed_source, output)
+    folder = OutputFolder(output, "new images", work.source, completed, own.__contains__, may_change="image files")
     try:
         with folder.locked():
             if _completed_source(output) is not None and (output / ANNOTATIONS).exists():

@@ -128,12 +128,21 @@ def overlay_names(images: Sequence[InputImage]) -> dict[int, str]:
 
     Where two would be the same, as of a.jpg and a.tif, the ending is appended.
     """
-    names = {image.id: PurePosixPath(image.file_name.replace("\\", "/")) for image in images}
-    taken = Counter(name.with_suffix(".png") for name in names.values())
-    return {
-        id_: f"{name}.png" if taken[name.with_suffix(".png")] > 1 else str(name.with_suffix(".png"))
-        for id_, name in names.items()
-    }
+    names = {image.id: _overlay_candidates(image) for image in images}
+    taken = Counter(short for short, _ in names.values())
+    return {id_: long if taken[short] > 1 else short for id_, (short, long) in names.items()}
+
+
+def _overlay_candidates(image: InputImage) -> tuple[str, str]:
+    """An overlay's name without and with the ending of its image."""
+    name = PurePosixPath(image.file_name.replace("\\", "/"))
+    return str(name.with_suffix(".png")), f"{name}.png"
+
+
+def remove_former_overlays(folder: Path, images: Iterable[InputImage], overlays: Mapping[int, str]) -> None:
+    """Remove overlays under names that images had before one of the same name, but for the ending, was added."""
+    for name in {name for image in images for name in _overlay_candidates(image)} - set(overlays.values()):
+        (folder / name).unlink(missing_ok=True)
 
 
 def draw_prediction(image: UInt8[Tensor, "3 h w"], found: Prediction, path: Path) -> None:

@@ -1,10 +1,10 @@
-"""What is kept of each batch of images that is done, so that an interrupted prediction goes on after it."""
+"""What is kept of each image that is done, so that an interrupted prediction goes on after it."""
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from composer_copypaste.data.annotation_json import Json
@@ -19,6 +19,9 @@ Stamp = tuple[int, int] | None
 class ImageRecord:
     """One image that is done."""
 
+    file_name: str
+    stamp: Stamp
+    """Of the file at that time: if it has changed, the image is done again."""
     size: tuple[int, int] | None
     """Height and width; None for an image that could not be read."""
     problem: str | None
@@ -26,27 +29,19 @@ class ImageRecord:
     results: tuple[Json, ...]
     """Its entries for the COCO results file."""
 
+    def with_id(self, image_id: int) -> "ImageRecord":
+        """The record for an image that now has this id: ids count files, of which there may be more than before."""
+        return replace(self, results=tuple(result | {"image_id": image_id} for result in self.results))
 
-@dataclass(frozen=True)
-class BatchRecord:
-    """A batch of images that is done."""
-
-    number: int
-    stamps: tuple[Stamp, ...]
-    """Of the files at that time: if they have changed, the batch is done again."""
-    images: tuple[ImageRecord, ...]
-
-    def to_line(self) -> str:
-        """The record as a line of JSON."""
-        images = [[image.size, image.problem, image.results] for image in self.images]
-        return json.dumps([self.number, self.stamps, images], separators=(",", ":"))
+    def to_json(self) -> Json:
+        """The record as JSON has it."""
+        return vars(self)
 
     @classmethod
-    def from_line(cls, line: bytes) -> "BatchRecord":
-        """The record in a line; ``ValueError`` for one that is cut off."""
-        number, stamps, images = json.loads(line)
-        records = (ImageRecord(size and (size[0], size[1]), why, tuple(found)) for size, why, found in images)
-        return cls(number, tuple(stamp and (stamp[0], stamp[1]) for stamp in stamps), tuple(records))
+    def from_json(cls, values: Json) -> "ImageRecord":
+        """The record of what ``to_json`` gave."""
+        pairs = {name: values[name] and (values[name][0], values[name][1]) for name in ("stamp", "size")}
+        return cls(**(values | pairs | {"results": tuple(values["results"])}))
 
 
 def file_stamp(image: InputImage) -> Stamp:
@@ -64,42 +59,49 @@ class RecordFile:
 
     path: Path
 
-    def begins(self) -> dict[int, int]:
-        """Where the last line of each batch begins, by the batch's number."""
-        return {record.number: begin for begin, record in self._records()}
-
     def done(self, batches: Sequence[Sequence[InputImage]]) -> set[int]:
-        """The numbers of the batches that are done, and whose files have not changed since."""
-        stamps = {record.number: record.stamps for _, record in self._records()}
-        return {number for number, found in stamps.items() if found == tuple(map(file_stamp, batches[number]))}
+        """The numbers of the batches whose images are done, if also in other batches, and have not changed since."""
+        stamps = {record.file_name: record.stamp for _, _, record in self._records()}
+        return {
+            number
+            for number, batch in enumerate(batches)
+            if all(image.file_name in stamps and stamps[image.file_name] == file_stamp(image) for image in batch)
+        }
 
     @contextmanager
-    def appending(self) -> Iterator[Callable[[BatchRecord], None]]:
-        """Gives a function that appends a record."""
+    def appending(self) -> Iterator[Callable[[Sequence[ImageRecord]], None]]:
+        """Gives a function that appends the records of a batch: all, or none where the process is killed."""
         with name_path_in_errors(self.path), self.path.open("ab", buffering=0) as file:
 
-            def append(record: BatchRecord) -> None:
-                file.write(f"\n{record.to_line()}\n".encode())  # after a line that a killed process may have cut off
+            def append(records: Sequence[ImageRecord]) -> None:
+                line = json.dumps([record.to_json() for record in records], separators=(",", ":"))
+                file.write(f"\n{line}\n".encode())  # after a line that a killed process may have cut off
 
             yield append
 
-    def read(self, begins: Iterable[int]) -> Iterator[BatchRecord]:
-        """The records of the lines that begin there."""
+    def read(self, images: Iterable[InputImage]) -> Iterator[ImageRecord]:
+        """The last record of each image, with its id of now."""
+        places = {record.file_name: (begin, index) for begin, index, record in self._records()}
         with self.path.open("rb") as file:
-            for begin in begins:
-                file.seek(begin)
-                yield BatchRecord.from_line(file.readline())
+            line: list[Json] = []
+            line_begin = -1
+            for image in images:
+                begin, index = places[image.file_name]
+                if begin != line_begin:
+                    file.seek(begin)
+                    line, line_begin = json.loads(file.readline()), begin
+                yield ImageRecord.from_json(line[index]).with_id(image.id)
 
-    def _records(self) -> Iterator[tuple[int, BatchRecord]]:
-        """The complete records, and where the line of each begins."""
+    def _records(self) -> Iterator[tuple[int, int, ImageRecord]]:
+        """The complete records, where the line of each begins, and its place in the line."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
             begin = 0
             for line in file:
-                record = None
+                records: list[ImageRecord] = []
                 with suppress(ValueError):  # of a line that is empty, or cut off, as its process was killed
-                    record = BatchRecord.from_line(line)
-                if record is not None:
-                    yield begin, record
+                    records = [ImageRecord.from_json(values) for values in json.loads(line)]
+                for index, record in enumerate(records):
+                    yield begin, index, record
                 begin += len(line)

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from composer_copypaste.data.image_inputs import ImageInputs, InputImage, find_images, with_headers
 from composer_copypaste.errors import OutputError, RecipeError
 from composer_copypaste.models.postprocess import DetectionDict
-from composer_copypaste.models.prediction import prediction_of
+from composer_copypaste.models.prediction import prediction_of, prediction_of_results
 from composer_copypaste.models.predictor import Predictor, with_ids_of
-from composer_copypaste.output_folder import OutputFolder
+from composer_copypaste.output_folder import OutputFolder, began_source
 from composer_copypaste.runs.predict.files import (
     ANNOTATIONS,
     DRAWN,
@@ -24,24 +24,29 @@ from composer_copypaste.runs.predict.files import (
     Done,
     draw_prediction,
     overlay_names,
+    remove_former_overlays,
     write_annotations,
     write_image_list,
     write_results,
 )
 from composer_copypaste.runs.predict.images import ReadImage, batches_read_ahead
 from composer_copypaste.runs.predict.manifest import (
+    MANIFEST,
+    RECORDS,
     PredictedFiles,
+    check_noted_files,
     completed_files,
     completed_source,
     describe_source,
+    extends,
+    note_written_files,
     write_manifest,
+    write_records_of_complete,
 )
 from composer_copypaste.runs.predict.predict import images_at_once, with_options
-from composer_copypaste.runs.predict.records import BatchRecord, ImageRecord, RecordFile, file_stamp
+from composer_copypaste.runs.predict.records import ImageRecord, RecordFile, Stamp, file_stamp
 from composer_copypaste.runs.predictor import load_predictor
 from composer_copypaste.settings import ImageSettings, PredictSettings
-
-_RECORDS = "records.jsonl"
 
 
 def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
@@ -60,12 +65,13 @@ def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
     """Find objects in image files and write a COCO results file; continue if that was interrupted.
 
     Images that cannot be read are left out and named in what is returned. Once they are repaired, the same call looks
-    at them, and writes the files again.
+    at them, and writes the files again. A call that gives more images, or asks for overlays or annotations too, adds
+    them to what is there: only the batches in which images are new are looked at.
 
     Args:
         weights: the folder of a run, a checkpoint or an .onnx file, as for ``load_predictor``.
         images: files, folders, patterns such as "photos/*.jpg", or one COCO file, whose annotations are not looked at.
-        output: a new or an empty folder, or one that the same call began or completed.
+        output: a new or an empty folder, or one that the same call, or one that this adds to, began or completed.
         settings: how objects are found, and what is written; None: the default settings.
         folder: the folder that the names of the COCO file are relative to.
         recipe: as for ``load_predictor``.
@@ -91,23 +97,41 @@ def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
         except ValueError as error:
             raise RecipeError(f"images: {error}") from None
     settings = replace(settings, batch_size=settings.batch_size or predictor.batch_size)
+    found = completed_source(output) or began_source(output)
+    if found is not None:  # what was asked for before stays
+        draw, annotations = (bool(found.get(name)) for name in ("draw", "as_annotations"))
+        settings = replace(settings, draw=settings.draw or draw, as_annotations=settings.as_annotations or annotations)
     options = [*([] if recipe is None else [str(recipe)]), *overrides]
     source = describe_source(Path(weights), options, predictor, inputs, settings, reading)
-    place = OutputFolder(output, "predictions", source, "image files", partial(completed_source, output))
+    overlays = overlay_names(inputs.images)
+    own = {Path(name) for name in (RESULTS, IMAGES, ANNOTATIONS, MANIFEST)}
+    place = OutputFolder(
+        output,
+        "predictions",
+        source,
+        partial(completed_source, output),
+        lambda path: path in own or path.parts[0] == DRAWN,
+        extends=lambda found, given: extends(found, given, complete=(output / MANIFEST).exists()),
+    )
     try:
         with place.locked():
-            if completed_source(output) is not None:
+            if completed_source(output) == source:
                 return completed_files(output)
+            if completed_source(output) is not None:
+                _reopen(place)
             inputs = with_headers(inputs, reading)
-            work = _Work(predictor, inputs, settings, reading, output, overlay_names(inputs.images))
-            files = _predict_missing(work, place)
-            if not files.unreadable:  # else the same call looks at the repaired ones
-                write_manifest(source, files)
-            return files
+            return _predict_missing(_Work(predictor, inputs, settings, reading, output, overlays), place)
     except OSError as error:
         raise OutputError(
             f"{error.filename or output}: cannot be written: {error.strerror}; the same command continues"
         ) from error
+
+
+def _reopen(place: OutputFolder) -> None:
+    """Let complete predictions be unfinished ones again, to which more is added. Killed anywhere, it loses nothing."""
+    write_records_of_complete(place.path)
+    place.write_source()
+    (place.path / MANIFEST).unlink()
 
 
 @dataclass(frozen=True)
@@ -135,24 +159,49 @@ class _Work:
 
 def _predict_missing(work: _Work, place: OutputFolder) -> PredictedFiles:
     """Find objects in the batches that are not done, then write all files."""
-    batches, records = work.batches(), RecordFile(place.working / _RECORDS)
+    batches, records = work.batches(), RecordFile(place.working / RECORDS)
     done = records.done(batches)
     missing = [number for number in range(len(batches)) if number not in done]
-    kept = sum(len(batches[number]) for number in done)
+    kept = [image for number in sorted(done) for image in batches[number]]
+    if work.settings.draw:
+        _draw_records(work, records, kept)
     predictor = with_options(work.predictor, work.settings)
     with (
         records.appending() as append,
-        tqdm(total=len(work.inputs.images), initial=kept, desc="finding objects", unit=" images", disable=None) as bar,
+        tqdm(
+            total=len(work.inputs.images), initial=len(kept), desc="finding objects", unit=" images", disable=None
+        ) as bar,
     ):
         read = batches_read_ahead((batches[number] for number in missing), work.reading)
-        for number, batch in zip(missing, read, strict=True):
-            stamps = tuple(file_stamp(each.image) for each in batch)
-            append(BatchRecord(number, stamps, _predict_batch(work, predictor, batch)))
+        for batch in read:
+            stamps = [file_stamp(each.image) for each in batch]
+            append(_predict_batch(work, predictor, batch, stamps))
             bar.update(len(batch))
-    return _write_files(work, records, batches, kept)
+    files = _write_files(work, records, len(kept))
+    if files.unreadable:  # then the same call looks at the repaired ones
+        note_written_files(work.output)
+    else:
+        write_manifest(place.source, files, records.read(work.inputs.images))
+    return files
 
 
-def _predict_batch(work: _Work, predictor: Predictor, batch: Sequence[ReadImage]) -> tuple[ImageRecord, ...]:
+def _draw_records(work: _Work, records: RecordFile, images: Sequence[InputImage]) -> None:
+    """Draw the objects of images that are done on those that have no overlay yet."""
+    folder = work.output / DRAWN
+    missing = [image for image in images if not (folder / work.overlays[image.id]).exists()]
+    if not missing:
+        return
+    read = batches_read_ahead([(image,) for image in missing], work.reading)
+    pairs = zip(records.read(missing), read, strict=True)
+    for record, (image,) in tqdm(pairs, total=len(missing), desc="drawing", unit=" images", disable=None):
+        if record.size is not None and image.pixels is not None:
+            found = prediction_of_results(record.results, record.size, work.predictor.categories)
+            draw_prediction(image.pixels, found.at_least(work.shown_score), folder / work.overlays[image.image.id])
+
+
+def _predict_batch(
+    work: _Work, predictor: Predictor, batch: Sequence[ReadImage], stamps: Sequence[Stamp]
+) -> list[ImageRecord]:
     pixels = [read.pixels for read in batch if read.pixels is not None]
     try:
         detections = iter(predictor.detect(pixels) if pixels else [])
@@ -161,37 +210,38 @@ def _predict_batch(work: _Work, predictor: Predictor, batch: Sequence[ReadImage]
             f"{batch[0].image.path}: the GPU's memory is too small for this batch; give a smaller --batch-size, or "
             "--tiles for large images; the same command with it begins again"
         ) from error
-    return tuple(
-        ImageRecord(None, read.problem, ())
+    return [
+        ImageRecord(read.image.file_name, stamp, None, read.problem, ())
         if read.pixels is None
-        else _predict_image(work, read.image, read.pixels, next(detections))
-        for read in batch
-    )
+        else _predict_image(work, read.image, stamp, read.pixels, next(detections))
+        for read, stamp in zip(batch, stamps, strict=True)
+    ]
 
 
-def _predict_image(work: _Work, image: InputImage, pixels: Tensor, detection: DetectionDict) -> ImageRecord:
+def _predict_image(
+    work: _Work, image: InputImage, stamp: Stamp, pixels: Tensor, detection: DetectionDict
+) -> ImageRecord:
     size = pixels.shape[1], pixels.shape[2]
     found = prediction_of(detection, size, work.predictor.categories, min_score=work.settings.min_score or 0.0)
     if work.settings.draw:
         draw_prediction(pixels, found.at_least(work.shown_score), work.output / DRAWN / work.overlays[image.id])
-    return ImageRecord(size, None, tuple(found.coco_results(image.id)))
+    return ImageRecord(image.file_name, stamp, size, None, tuple(found.coco_results(image.id)))
 
 
-def _write_files(
-    work: _Work, records: RecordFile, batches: Sequence[Sequence[InputImage]], kept: int
-) -> PredictedFiles:
-    begins = records.begins()
-    ordered = [begins[number] for number in range(len(batches))]
+def _write_files(work: _Work, records: RecordFile, kept: int) -> PredictedFiles:
+    images = work.inputs.images
 
     def done() -> Iterator[Done]:
-        for record in records.read(ordered):
-            yield from zip(batches[record.number], record.images, strict=True)
+        yield from zip(images, records.read(images), strict=True)
 
     output, categories = work.output, work.predictor.categories
+    check_noted_files(output)
     objects = write_results(output / RESULTS, done())
     if not work.inputs.categories:  # pycocotools needs them beside the images
         write_image_list(output / IMAGES, done(), work.inputs, categories)
     if work.settings.as_annotations:
         write_annotations(output / ANNOTATIONS, done, work.inputs, categories, work.shown_score)
+    if work.settings.draw:
+        remove_former_overlays(output / DRAWN, images, work.overlays)
     problems = [f"{image.path}: {record.problem}" for image, record in done() if record.problem is not None]
-    return PredictedFiles(output, len(work.inputs.images) - len(problems), objects, kept, tuple(problems))
+    return PredictedFiles(output, len(images) - len(problems), objects, kept, tuple(problems))

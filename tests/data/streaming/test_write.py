@@ -164,7 +164,7 @@ def test_a_changed_source_is_refused(tmp_path, finished):
     else:
         data_set.write(output)
     before = contents(output)
-    with pytest.raises(OutputError, match="differs in shard size; give another folder"):
+    with pytest.raises(OutputError, match=r"differs in shard size \(20000 there, 20001 given\); give another folder"):
         data_set.write(output, shard_size=SMALL + 1)
     data_set.annotations.write_text(data_set.annotations.read_text() + "\n")
     with pytest.raises(OutputError, match="holds shards of another source, which differs in annotations"):
