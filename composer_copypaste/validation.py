@@ -5,10 +5,12 @@ pydantic is imported when the first object is made, so that importing a settings
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from copy import copy
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
@@ -49,6 +51,19 @@ def settings_class(kind: type[Kind]) -> type[Kind]:
 
     made.__init__ = __init__
     return made
+
+
+def with_inherited_descriptions(kind: type[Kind]) -> type[Kind]:
+    """A settings class that inherits from another, whose JSON Schema describes the inherited settings too.
+
+    pydantic finds the strings below the fields in the class itself only.
+    """
+    declared: dict[str, Field[Any]] = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    for base in filter(is_dataclass, kind.__mro__[1:]):
+        for name, described in type_adapter(base).json_schema()["properties"].items():
+            declared[name] = copy(declared[name])
+            declared[name].metadata = MappingProxyType({"description": described["description"]})
+    return kind
 
 
 @cache

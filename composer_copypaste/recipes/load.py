@@ -144,9 +144,15 @@ def schema_for_editors(kind: type) -> dict[str, Any]:
 
 
 def shipped_recipes(kind: str = "") -> dict[str, Path]:
-    """The recipes that come with the package, by name; ``kind`` "ablations": the ablations."""
+    """The recipes that come with the package, by name; ``kind`` "ablations": the ablations.
+
+    Those for Detectron2 are in a folder of their own, which is part of their names.
+    """
     folder = next((folder / kind for folder in _SHIPPED if any((folder / kind).glob("*.yaml"))), None)
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))} if folder else {}
+    if folder is None:
+        return {}
+    files = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("detectron2/*.yaml"))]
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
 def describe_recipe(file: Path) -> str:

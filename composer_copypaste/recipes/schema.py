@@ -6,7 +6,7 @@ this module imports no framework.
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator
@@ -23,7 +23,7 @@ from composer_copypaste.settings import (
     Time,
     ValueRange,
 )
-from composer_copypaste.validation import TextPattern, settings_class
+from composer_copypaste.validation import Check, TextPattern, settings_class, with_inherited_descriptions
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
@@ -337,6 +337,91 @@ class EvaluationSettings:
             raise ValueError(f"max_dets: expected ascending numbers such as [1, 10, 100], got {list(self.max_dets)}")
 
 
+CONFIGURED_ELSEWHERE = {
+    "MODEL.WEIGHTS": "model.weights",
+    "train.init_checkpoint": "model.weights",
+    "MODEL.DEVICE": "training.device",
+    "train.device": "training.device",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "the data, whose categories are counted",
+    "model.roi_heads.num_classes": "the data, whose categories are counted",
+    "TEST.DETECTIONS_PER_IMAGE": "model.detections_per_image",
+    "model.roi_heads.box_predictor.test_topk_per_image": "model.detections_per_image",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "model.box_score_thresh",
+    "model.roi_heads.box_predictor.test_score_thresh": "model.box_score_thresh",
+    "SOLVER.": "optimizer, schedule and training",
+    "optimizer.": "optimizer",
+    "lr_multiplier.": "schedule",
+    "train.": "training",
+    "DATASETS.": "data",
+    "DATALOADER.": "data",
+    "dataloader.train.total_batch_size": "data.batch_size",
+    "TEST.": "evaluation and training",
+    "INPUT.CROP.": "data.jitter",
+    "INPUT.RANDOM_FLIP": "data.p_flip",
+    "SEED": "seed",
+    "OUTPUT_DIR": "output",
+}
+"""Keys of Detectron2's configurations, or what they begin with, and what says the same in a recipe."""
+
+OF_TORCHVISION = (
+    "backbone", "heads", "keep_categories", "weights_categories", "trainable_backbone_layers", "norm", "box_dropout",
+    "mask_dropout", "anchor_sizes", "min_size", "max_size",
+)  # fmt: skip
+"""Settings of a model that Detectron2's configurations have in their own form."""
+
+
+def _flat_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """The values by keys with dots, whether sections are nested or written so."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = (
+            {f".{name}": each for name, each in _flat_keys(value).items()} if isinstance(value, dict) else {"": value}
+        )
+        flat |= {f"{key}{rest}": each for rest, each in inner.items()}
+    return flat
+
+
+@with_inherited_descriptions
+@settings_class
+class ModelSettings(MaskRCNNSettings):
+    """Which Mask R-CNN is built, where its weights come from, and how it trains and detects.
+
+    With ``detectron2``, ``weights`` is "none" (random weights), "config" (those that its configuration names, in
+    Detectron2's zoo mostly of a backbone trained on ImageNet), "coco" (those that the zoo has trained with the named
+    configuration), which Detectron2 downloads once, or a file of Detectron2's.
+    """
+
+    detectron2: Annotated[str, MinLen(1)] | None = None
+    """A Mask R-CNN of Detectron2, which you build from source, in place of torchvision's: a name of its model zoo, such
+    as "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml" or "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py", or a
+    .yaml or .py file. Of the configuration, the model and the sizes of images are used. null: torchvision's."""
+
+    overrides: Annotated[dict[str, Any], Check(_flat_keys)] = field(default_factory=dict)
+    """With ``detectron2``: keys of its configuration and their values, such as
+    {MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE: 128}, or model.roi_heads.batch_size_per_image in .py files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.detectron2 is None:
+            if self.overrides:
+                raise ValueError("overrides: expected none without detectron2, whose configuration they change")
+            return
+        defaults = MaskRCNNSettings()
+        for name in OF_TORCHVISION:
+            if getattr(self, name) != getattr(defaults, name):
+                raise ValueError(
+                    f"{name}: expected none with detectron2, whose configuration says it; change that with overrides"
+                )
+        for key in self.overrides:
+            elsewhere = next((CONFIGURED_ELSEWHERE[name] for name in CONFIGURED_ELSEWHERE if _begins(key, name)), None)
+            if elsewhere is not None:
+                raise ValueError(f"overrides: {key}: has no effect here; it is said by {elsewhere}")
+
+
+def _begins(key: str, name: str) -> bool:
+    return key.startswith(name) if name.endswith(".") else key == name
+
+
 @settings_class
 class Recipe:
     """A training: data, model, augmentation, optimizer, schedule and evaluation."""
@@ -351,7 +436,7 @@ class Recipe:
     """Folder of the run. null: runs/<name>-<time>."""
 
     data: DataSettings
-    model: MaskRCNNSettings = field(default_factory=MaskRCNNSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
 
     copy_paste: CopyPasteSettings | None = None
     """Copy-paste augmentation on the training device. {}: with the paper's settings. null: none."""

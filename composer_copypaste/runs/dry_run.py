@@ -13,13 +13,13 @@ from composer_copypaste.integrations.composer.distributed import number_of_proce
 from composer_copypaste.integrations.composer.from_recipe import errors_name_section, runs_on_gpu
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
 from composer_copypaste.models.weights import describe_download, load_pretrained
-from composer_copypaste.recipes.schema import Recipe, TrainingSettings
+from composer_copypaste.recipes.schema import ModelSettings, Recipe, TrainingSettings
 from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.nested_categories import nesting_advice
 from composer_copypaste.runs.resume import check_run_data, check_run_folder, describe_next_run
 from composer_copypaste.runs.train import check_requirements
-from composer_copypaste.settings import CopyPasteSettings, MaskRCNNSettings, parse_time
+from composer_copypaste.settings import CopyPasteSettings, parse_time
 
 
 def describe_run(recipe: Recipe, folder: RunFolder) -> str:
@@ -51,7 +51,7 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
         (
             f"recipe      {recipe.name}",
             f"data        {images}",
-            f"model       Mask R-CNN, backbone {recipe.model.backbone}, weights {recipe.model.weights}: {loaded}",
+            f"model       {_describe_model(recipe.model)}, weights {recipe.model.weights}: {loaded}",
             *(f"            {line}" for line in rest),
             f"copy-paste  {pasting}",
             f"training    {recipe.training.duration} on {number_of_processes()} {device}, "
@@ -63,9 +63,20 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
     )
 
 
-def _describe_weights(settings: MaskRCNNSettings, names: Sequence[str]) -> list[str]:
+def _describe_model(settings: ModelSettings) -> str:
+    if settings.detectron2 is None:
+        return f"Mask R-CNN, backbone {settings.backbone}"
+    return f"Detectron2's {settings.detectron2}"
+
+
+def _describe_weights(settings: ModelSettings, names: Sequence[str]) -> list[str]:
     """What weights the model would start with, a line each; those on this machine are loaded, to see that they fit."""
     with errors_name_section("model"):
+        if settings.detectron2 is not None:
+            from composer_copypaste.integrations.detectron2 import from_recipe as detectron2
+
+            download = detectron2.describe_download(settings)
+            return [download] if download else detectron2.build_detectron2_model(settings, len(names) + 1).loaded
         if download := describe_download(settings):
             return [download]
         return load_pretrained(build_mask_rcnn(len(names) + 1, settings), settings, names)
@@ -157,7 +168,12 @@ def _batch_bytes(annotations: CocoAnnotations, recipe: Recipe) -> tuple[int, int
 
 def _resized_pixels(size: tuple[int, int], recipe: Recipe) -> int:
     """Number of pixels of an image after the model has resized it."""
-    shorter, longer = resized_sides(recipe.model)
+    if recipe.model.detectron2 is not None:
+        from composer_copypaste.integrations.detectron2.from_recipe import resized_sides as sides_of_detectron2
+
+        shorter, longer = sides_of_detectron2(recipe.model) or (min(size), max(size))
+    else:
+        shorter, longer = resized_sides(recipe.model)
     return round(math.prod(size) * min(shorter / min(size), longer / max(size)) ** 2)
 
 

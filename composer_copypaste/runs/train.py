@@ -40,13 +40,12 @@ from composer_copypaste.integrations.composer.from_recipe import (
     build_trainer,
     check_device,
     check_loggers,
-    errors_name_section,
+    check_model,
     limit_threads,
     runs_on_gpu,
 )
 from composer_copypaste.integrations.composer.loggers import JsonLinesLogger, ProgressBar, total_batches
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
-from composer_copypaste.models.weights import check_weights_name
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import RunData, category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.folder import RunFolder
@@ -147,8 +146,7 @@ def check_requirements(recipe: Recipe) -> None:
     """Raise ``UserError`` where this machine lacks what the recipe needs besides its data: GPU, packages or weights."""
     check_device(recipe)
     check_loggers(recipe)
-    with errors_name_section("model"):
-        check_weights_name(recipe.model)
+    check_model(recipe)
 
 
 @contextmanager

@@ -9,7 +9,11 @@ import pytest
 from composer_copypaste.recipes.load import describe_recipe, load_recipe, recipe_schema, recipe_to_yaml, shipped_recipes
 
 FOLDER = Path(__file__).parents[2] / "recipes"
-NAMES = ["finetune", "finetune_imagenet", "mask_rcnn_r50", "mask_rcnn_r50_copy_paste", "quickstart", "tiny_voc"]
+DETECTRON2 = [f"detectron2/{name}" for name in ("finetune", "mask_rcnn_R_101_FPN_3x_eval", "mask_rcnn_R_50_FPN_1x")]
+NAMES = [
+    *DETECTRON2,
+    *("finetune", "finetune_imagenet", "mask_rcnn_r50", "mask_rcnn_r50_copy_paste", "quickstart", "tiny_voc"),
+]
 
 
 def test_these_recipes_are_shipped():
@@ -24,16 +28,17 @@ def test_the_exported_schema_is_current():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_survives_being_written_out(name, tmp_path):
     recipe = load_recipe(name)
-    (tmp_path / f"{name}.yaml").write_text(recipe_to_yaml(recipe))
-    assert load_recipe(tmp_path / f"{name}.yaml") == recipe
+    (tmp_path / f"{recipe.name}.yaml").write_text(recipe_to_yaml(recipe))
+    assert load_recipe(tmp_path / f"{recipe.name}.yaml") == recipe
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_begins_with_its_schema_its_purpose_and_a_command_that_loads(name):
     text = (FOLDER / f"{name}.yaml").read_text()
-    assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+    schema = "../schema.json" if name in DETECTRON2 else "schema.json"
+    assert text.startswith(f"# yaml-language-server: $schema={schema}\n")
     assert describe_recipe(FOLDER / f"{name}.yaml").endswith(".")
-    commands = re.findall(rf"train {name}((?: [\w.]+=\w+)*)", text)
+    commands = re.findall(rf"(?:train|eval --recipe) {name}((?: [\w.]+=\w+)*)", text)
     assert commands
     for overrides in commands:
         load_recipe(name, overrides.split())
@@ -58,6 +63,17 @@ def test_the_papers_recipe_jitters_target_and_source_once_and_never_resizes_agai
     assert recipe.copy_paste.scale_range == (1, 1)
     assert recipe.copy_paste.p_flip == 0
     assert recipe.model.resize_training is False
+
+
+def test_detectron2s_schedule_for_batches_of_2_trains_as_many_images_at_as_many_times_the_rate():
+    recipe, former = load_recipe("detectron2/mask_rcnn_R_50_FPN_1x"), {"images": 16, "lr": 0.02}
+    times = former["images"] / recipe.data.batch_size
+    assert recipe.optimizer.lr == former["lr"] / times
+    schedule = recipe.schedule
+    assert [schedule.warmup, *schedule.milestones, recipe.training.duration] == [
+        f"{iterations * times:.0f}ba" for iterations in (1000, 60_000, 80_000, 90_000)
+    ]
+    assert schedule.gamma == 0.1
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "resnet101", "resnet152"])

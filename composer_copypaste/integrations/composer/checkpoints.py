@@ -20,7 +20,7 @@ from composer_copypaste.integrations.composer.best import StopsEarly
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
 from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
-from composer_copypaste.models.weights import load_tensors, read_torch_file, tensors_of_content
+from composer_copypaste.models.weights import load_tensors, read_torch_file
 
 KEPT_CHECKPOINTS = 2
 """The newest one may already give losses that are not finite, when the one before does not."""
@@ -247,7 +247,7 @@ def load_checkpoint(path: Path, model: InstanceSegmentationModel, algorithms: Se
     """
     try:
         content = read_torch_file(path)
-        tensors = tensors_of_content(content, path)
+        tensors = model.tensors_of_content(content, path)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. Remove this file, and the same command goes on from the checkpoint before, or from the beginning"

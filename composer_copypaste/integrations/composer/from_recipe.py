@@ -35,6 +35,7 @@ from composer_copypaste.integrations.composer.data_spec import evaluation_loader
 from composer_copypaste.integrations.composer.loggers import ProgressBar
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel, MaskRCNN
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
+from composer_copypaste.models.weights import check_weights_name
 from composer_copypaste.recipes.schema import OptimizerSettings, Recipe, ScheduleSettings
 from composer_copypaste.settings import CopyPasteSettings, parse_time
 
@@ -55,6 +56,17 @@ def check_device(recipe: Recipe) -> None:
         raise RecipeError(f"training.precision: {training.precision} needs a GPU, found none; give fp32")
     if training.microbatch == "auto":
         raise RecipeError("training.microbatch: 'auto' needs a GPU, found none; give a number, or null")
+
+
+def check_model(recipe: Recipe) -> None:
+    """Raise ``UserError`` where this machine lacks the model's package, or where its weights name nothing."""
+    with errors_name_section("model"):
+        if recipe.model.detectron2 is None:
+            check_weights_name(recipe.model)
+            return
+        from composer_copypaste.integrations.detectron2.from_recipe import check_detectron2_settings
+
+        check_detectron2_settings(recipe.model)
 
 
 def limit_threads(recipe: Recipe) -> None:
@@ -95,6 +107,12 @@ def build_model(
     with torch.random.fork_rng(devices=[]), errors_name_section("model"):
         torch.manual_seed(recipe.seed)  # layers take their first weights from torch's global generator
         classes = annotations.num_classes if labels is None else len(labels) + 1
+        if recipe.model.detectron2 is not None:
+            from composer_copypaste.integrations.detectron2.from_recipe import build_detectron2_model
+
+            return build_detectron2_model(
+                recipe.model, classes, metric=metric, load_weights=load_weights, labels=labels
+            )
         names = None if labels is not None else [category.name for category in annotations.categories]
         return MaskRCNN(
             classes, recipe.model, metric=metric, load_weights=load_weights, labels=labels, category_names=names

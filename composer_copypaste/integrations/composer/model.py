@@ -1,6 +1,7 @@
 """``MaskRCNN``: torchvision's Mask R-CNN as a Composer model; what every such model has."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from composer_copypaste.models.inputs import TrainingTarget, check_targets, float_images, target_without_crowds
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.postprocess import DetectionDict, detect, with_labels_of
-from composer_copypaste.models.weights import load_pretrained
+from composer_copypaste.models.weights import StateDict, load_pretrained, tensors_of_content
 from composer_copypaste.settings import MaskRCNNSettings
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class InstanceSegmentationModel(ComposerModel):
         self.labels = labels
         self.loaded: list[str] = []
         """What was loaded of the weights, what was not, and why, a line each."""
+
+    @staticmethod
+    def tensors_of_content(content: object, path: Path) -> StateDict:
+        """The tensors of ``module`` in a file's content; ``path`` is used in messages."""
+        return tensors_of_content(content, path)
 
     def detect(self, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
         """The detections in each image with the model's own labels, in evaluation mode; images as in a batch."""

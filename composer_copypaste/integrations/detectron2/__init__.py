@@ -4,7 +4,8 @@ from importlib.util import find_spec
 
 from composer_copypaste.errors import MissingPackageError
 
-if find_spec("detectron2") is None:
+found = find_spec("detectron2")
+if found is None or found.origin is None:  # without a file it is any folder of that name, as in a clone
     raise MissingPackageError(
         "Detectron2 is not installed, and is not on PyPI: build it from source as "
         "https://detectron2.readthedocs.io/en/latest/tutorials/install.html says"

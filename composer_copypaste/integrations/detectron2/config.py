@@ -73,6 +73,13 @@ class YacsConfig:
     def num_classes(self, number: int) -> None:
         self.cfg.MODEL.ROI_HEADS.NUM_CLASSES = number
 
+    def limit_detections(self, number: int | None, min_score: float | None) -> None:
+        """Set the number of detections in an image, and the score from which on they are kept."""
+        if number is not None:
+            self.cfg.TEST.DETECTIONS_PER_IMAGE = number
+        if min_score is not None:
+            self.cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = float(min_score)
+
     @property
     def weights(self) -> str:
         """The weights that it names, a file or an address; empty for none."""
@@ -124,6 +131,13 @@ class LazyModelConfig:
     @num_classes.setter
     def num_classes(self, number: int) -> None:
         self.cfg.model.roi_heads.num_classes = number
+
+    def limit_detections(self, number: int | None, min_score: float | None) -> None:
+        """Set the number of detections in an image, and the score from which on they are kept."""
+        if number is not None:
+            self.override("model.roi_heads.box_predictor.test_topk_per_image", number)
+        if min_score is not None:
+            self.override("model.roi_heads.box_predictor.test_score_thresh", float(min_score))
 
     @property
     def weights(self) -> str:

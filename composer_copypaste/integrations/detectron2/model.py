@@ -19,9 +19,10 @@ from composer_copypaste.errors import RecipeError
 from composer_copypaste.integrations.composer.model import Batch, InstanceSegmentationModel
 from composer_copypaste.integrations.detectron2.config import EXAMPLE, Overrides, open_config
 from composer_copypaste.integrations.detectron2.inputs import model_inputs, training_inputs
-from composer_copypaste.integrations.detectron2.weights import load_weights, trained_weights
+from composer_copypaste.integrations.detectron2.weights import load_weights_of, tensors_of_model, weights_source
 from composer_copypaste.models.inputs import check_targets
 from composer_copypaste.models.postprocess import DetectionDict
+from composer_copypaste.models.weights import StateDict
 
 if TYPE_CHECKING:
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
@@ -56,6 +57,8 @@ class Detectron2Model(InstanceSegmentationModel):
             machine is downloaded once.
         resize_training: Whether training images are resized as the configuration says; False for those that
             large-scale jitter has resized.
+        detections_per_image: At most this many objects are detected; None: as the configuration says.
+        box_score_thresh: Detections with a lower score are left out; None: as the configuration says.
         metric: Scores the detections of evaluations; its scalars are what Composer logs.
         load_weights: False builds the same layers without weights, for a checkpoint that replaces them.
         labels: The label that detections of each class get, where the model's classes are not the data's categories;
@@ -81,6 +84,8 @@ class Detectron2Model(InstanceSegmentationModel):
         overrides: Overrides = (),
         weights: str | Path = "config",
         resize_training: bool = True,
+        detections_per_image: int | None = None,
+        box_score_thresh: float | None = None,
         metric: "CocoMeanAveragePrecision | None" = None,
         load_weights: bool = True,
         labels: Mapping[int, int | None] | None = None,
@@ -88,6 +93,7 @@ class Detectron2Model(InstanceSegmentationModel):
         opened = open_config(config, overrides)
         super().__init__(opened.num_classes + 1 if num_classes is None else num_classes, metric=metric, labels=labels)
         opened.num_classes = self.num_classes - 1
+        opened.limit_detections(detections_per_image, box_score_thresh)
         self.config = opened.cfg
         """The configuration, with all changes."""
         self._input_format = opened.input_format
@@ -95,9 +101,14 @@ class Detectron2Model(InstanceSegmentationModel):
         if not resize_training:
             self._sizes[True] = None
         self.module = _without_synchronisation(opened.build())
-        _check_masks(self.module)
+        check_masks(self.module)
         if load_weights:
-            self.loaded = _load_named_weights(self.module, str(weights), opened.weights, config)
+            self.loaded = load_weights_of(self.module, weights_source(str(weights), config, opened.weights))
+
+    @staticmethod
+    def tensors_of_content(content: object, path: Path) -> StateDict:
+        """The tensors of ``module`` in a file's content; ``path`` is used in messages."""
+        return tensors_of_model(content, path)
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[DetectionDict]:
         """In training, Detectron2's dict of losses; else the detections. Errors are those of ``MaskRCNN``."""
@@ -128,16 +139,8 @@ def detection_dict(found: Instances) -> DetectionDict:
     )
 
 
-def _load_named_weights(module: nn.Module, weights: str, of_config: str, config: object) -> list[str]:
-    source = {"none": "", "config": of_config}.get(weights, weights)
-    if weights == "coco":
-        source = trained_weights(config)
-    if not source:
-        return ["everything starts at random"]
-    return load_weights(module, source)
-
-
-def _check_masks(module: nn.Module) -> None:
+def check_masks(module: nn.Module) -> None:
+    """Raise ``RecipeError`` where a model is no Mask R-CNN."""
     heads = getattr(module, "roi_heads", None)
     if not isinstance(module, GeneralizedRCNN) or not getattr(heads, "mask_on", False):
         raise RecipeError(

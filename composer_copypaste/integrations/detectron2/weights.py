@@ -3,11 +3,9 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 from urllib.request import urlopen
 
-import torch
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.model_zoo import get_checkpoint_url
 from detectron2.utils.file_io import Detectron2Handler, PathManager
@@ -15,25 +13,49 @@ from iopath.common.file_io import get_cache_dir
 from torch import nn
 
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
-from composer_copypaste.models.weights import StateDict, find_state_dict, nonfinite_tensors, read_torch_file
-
-Content = Mapping[str, Any]
-"""A file's content: tensors or arrays in ``model``, and how their names are meant."""
+from composer_copypaste.files import check_regular_file
+from composer_copypaste.models.weights import StateDict, find_state_dict, nonfinite_tensors, read_file_of_weights
 
 CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")
 """Layers that have a row for each category."""
 
 SECONDS_TO_ANSWER = 30
 
-HINTS = ("matching_heuristics", "__author__")
-"""Entries of a file that say that its names are not the model's, and whose they are."""
-
 OLD_BUFFERS = re.compile(r"pixel_(mean|std)|.*anchor_generator\.cell_anchors\.\d+")
 """Names in older files of what models now have from their configuration."""
 
 
-def load_weights(module: nn.Module, source: str) -> list[str]:
-    """Load the tensors of a file, or of an address, which is downloaded once.
+def weights_source(weights: str, config: object, of_config: str) -> str:
+    """The file or the address of a model's weights; empty for none.
+
+    Args:
+        weights: "none", "config", "coco", a file or an address.
+        config: the name of the configuration.
+        of_config: the weights that it names.
+
+    Raises:
+        CheckpointError: where the zoo has no weights for the configuration.
+    """
+    if weights == "coco":
+        return trained_weights(config)
+    return {"none": "", "config": of_config}.get(weights, weights)
+
+
+def check_source(source: str, weights: str) -> None:
+    """Raise ``CheckpointError`` where a file of weights is none; ``weights`` is what the user gave."""
+    if not source or urlparse(web_address(source)).netloc:
+        return
+    try:
+        check_regular_file(source)
+    except OSError as error:
+        raise CheckpointError(
+            f"weights: expected an existing file, or none, config or coco with detectron2; got {weights!r} "
+            f"({error.strerror})"
+        ) from None
+
+
+def load_weights_of(module: nn.Module, source: str) -> list[str]:
+    """Load the tensors of a file, or of an address, which is downloaded once; empty: none.
 
     Last layers made for another number of categories keep their random weights.
 
@@ -43,16 +65,33 @@ def load_weights(module: nn.Module, source: str) -> list[str]:
     Raises:
         CheckpointError: where they cannot be obtained, or do not fit for another reason. No code in a file is run.
     """
-    content, own = _read(local_file(source)), module.state_dict()
-    tensors = {name: torch.as_tensor(value) for name, value in content["model"].items()}
-    tensors = {name: value for name, value in tensors.items() if not OLD_BUFFERS.fullmatch(name)}
-    if bad := nonfinite_tensors(tensors):
-        raise CheckpointError(f"{source}: holds weights that are not finite ({first_few(bad, 1)})")
-    if content.get("matching_heuristics"):
-        from_caffe2 = content.get("__author__") == "Caffe2"
+    if not source:
+        return ["everything starts at random"]
+    check_source(source, source)
+    file = local_file(source)
+    content = read_file_of_weights(file)
+    tensors = tensors_of_model(content, file)
+    of_another = isinstance(content, Mapping) and content.get("matching_heuristics")
+    from_caffe2 = isinstance(content, Mapping) and content.get("__author__") == "Caffe2"
+    if of_another or from_caffe2:
+        own = module.state_dict()
         matched = align_and_update_state_dicts(own, tensors, c2_conversion=from_caffe2)
         return _load_matched(module, {name: value for name, value in matched.items() if name in own}, source)
     return _load_detector(module, tensors, source)
+
+
+def tensors_of_model(content: object, file: Path) -> StateDict:
+    """The tensors in a file of Detectron2's or of a Composer run, by the names in the model.
+
+    Raises:
+        CheckpointError: where the content is something else, or a value is NaN or infinite.
+    """
+    state = {name.removeprefix("module."): value for name, value in find_state_dict(content, file).items()}
+    if bad := nonfinite_tensors(state):
+        raise CheckpointError(
+            f"{file}: holds weights that are not finite ({first_few(bad, 1)}), as a training that diverged leaves them"
+        )
+    return {name: value for name, value in state.items() if not OLD_BUFFERS.fullmatch(name)}
 
 
 def _load_matched(module: nn.Module, state: StateDict, source: str) -> list[str]:
@@ -84,16 +123,6 @@ def _load_detector(module: nn.Module, state: StateDict, source: str) -> list[str
     if not other:
         return [loaded]
     return [loaded, f"last layers: made for another number of categories, start at random: {first_few(other)}"]
-
-
-def _read(file: Path) -> Content:
-    """The content of a file of Detectron2's, of Composer's, or of a state dict."""
-    if file.suffix == ".pkl":
-        raise NotImplementedError
-    content = read_torch_file(file)
-    state = find_state_dict(content, file)
-    hints = {key: content[key] for key in HINTS if isinstance(content, Mapping) and key in content}
-    return {"model": {name.removeprefix("module."): value for name, value in state.items()}, **hints}
 
 
 def local_file(source: str) -> Path:

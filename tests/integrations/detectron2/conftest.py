@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-MISSING = importlib.util.find_spec("detectron2") is None
+FOUND = importlib.util.find_spec("detectron2")
+MISSING = FOUND is None or FOUND.origin is None  # without a file it is this folder
 
 
 def pytest_pycollect_makemodule(module_path: Path):
