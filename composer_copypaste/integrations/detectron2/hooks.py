@@ -14,13 +14,16 @@ from detectron2.engine import HookBase, TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from composer_copypaste.errors import UserError
+from composer_copypaste.errors import DataError, UserError
 from composer_copypaste.functional.sampling import JITTER_STREAM, batch_generator
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.detectron2.batches import Entry, ImageFormat, images_and_targets
 from composer_copypaste.settings import parse_time
 
 Batch = Sequence[Entry]
+
+POLYGONS_EXPECTED = "Failed to use mask_format=='polygon'"
+"""What Detectron2 says where a mask is no polygon."""
 
 
 class ChangedBatches(Iterator[Batch]):
@@ -32,13 +35,24 @@ class ChangedBatches(Iterator[Batch]):
         self._last = (-1, 0)  # the iteration of the last batch, and which of its batches that was
 
     def __next__(self) -> Batch:
-        batch = next(self.batches)
+        batch = self._next_of_loader()
         iteration = self.hooks[0].trainer.iter
         last, number = self._last
         self._last = (iteration, number + 1 if iteration == last else 0)
         for hook in self.hooks:
             batch = hook.changed(batch, *self._last)
         return batch
+
+    def _next_of_loader(self) -> Batch:
+        try:
+            return next(self.batches)
+        except ValueError as error:  # a loader's process adds its own words to the message
+            if POLYGONS_EXPECTED not in str(error):
+                raise
+            raise DataError(
+                "the loader's data: some masks are run lengths, and Detectron2's default is to expect polygons; set "
+                'INPUT.MASK_FORMAT to "bitmask" (in a lazy configuration, instance_mask_format of the mapper)'
+            ) from error
 
     def add(self, hook: "BatchHook") -> None:
         """Let one more hook change the batches, in the order of their priorities.
@@ -70,14 +84,18 @@ class BatchHook(HookBase):
             raise ValueError(f"image_format: expected 'BGR', 'RGB' or None for that of the model, got {image_format!r}")
         self.seed = seed
         self.image_format = image_format
-        self._drawn_seed: int | None = None
-        """What takes the place of a seed where there is none."""
+        self._found_seed: int | None = None
+        """The seed where none was given."""
 
     def before_train(self) -> None:
-        """Agree with the other processes on a seed, where neither the hook nor the configuration has one."""
-        if self.seed is None and self._drawn_seed is None:
+        """Agree with the other processes on a seed, where neither the hook nor a checkpoint has one.
+
+        It is the configuration's, or the one that torch was given; no random number is drawn, so that a loader draws
+        what it draws without this hook.
+        """
+        if self.seed is None and self._found_seed is None:
             of_cfg = getattr(getattr(self.trainer, "cfg", None), "SEED", -1)
-            self._drawn_seed = of_cfg if of_cfg >= 0 else comm.shared_random_seed()
+            self._found_seed = comm.all_gather(of_cfg if of_cfg >= 0 else torch.initial_seed())[0]
 
     def before_step(self) -> None:
         """Stand between the loader and the model, also where another loader has taken the place of the former one."""
@@ -94,9 +112,9 @@ class BatchHook(HookBase):
 
     def generator(self, iteration: int, number: int, stream: int) -> torch.Generator:
         """The random numbers of this process's batch: in an iteration's first batch those of Composer's algorithms."""
-        seed = self._drawn_seed if self.seed is None else self.seed
+        seed = self._found_seed if self.seed is None else self.seed
         if seed is None:
-            raise RuntimeError("expected a seed, which before_train draws")
+            raise RuntimeError("expected a seed, which before_train finds")
         stream += (JITTER_STREAM + 1) * number
         return batch_generator(seed, comm.get_rank(), iteration, *([stream] if stream else []))
 
@@ -119,11 +137,11 @@ class BatchHook(HookBase):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint stores: the seed, with which a resumed training goes on."""
-        return {"seed": self._drawn_seed if self.seed is None else self.seed}
+        return {"seed": self._found_seed if self.seed is None else self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the seed of a checkpoint, unless this hook was given one."""
-        self._drawn_seed = state["seed"]
+        self._found_seed = state["seed"]
 
 
 def training_loop(trainer: TrainerBase) -> Any:

@@ -12,6 +12,8 @@ from composer_copypaste.data.annotation_json import SegmentationError, parse_seg
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError
 
+PADDING_COLOR = 128
+"""The color that Detectron2's FixedSizeCrop pads images with where none is asked for."""
 PADDING_ADVICE = (
     "as Detectron2's FixedSizeCrop pads masks with 255 where none is asked for "
     "(github.com/facebookresearch/detectron2/issues/5107); give it seg_pad_value=0"
@@ -72,17 +74,19 @@ def _binary_planes(planes: Shaped[Tensor, "..."], place: str) -> Bool[Tensor, ".
 
 
 def check_padding(planes: Bool[Tensor, "n h w"], image: Shaped[Tensor, "c h w"], place: str) -> None:
-    """Raise ``DataError`` where all of several masks contain the padding of their image.
+    """Raise ``DataError`` where all masks contain the padding of their image.
 
     ``BitMasks`` do not tell 255 from 1. But padding is at the right or at the bottom, has one color, and is part of
-    every mask. Looks at the last row and the last column only; not on a device, which would have to be waited for.
+    every mask. A single object may be all there is in the last row; then the color must be that of the padding, too.
+    Not done on a device, which would have to be waited for.
     """
-    if len(planes) < 2 or not planes.is_cpu or not image.is_cpu:
+    if not (len(planes) and planes.is_cpu and image.is_cpu):
         return
     for edge, colors in ((planes[:, -1], image[:, -1]), (planes[:, :, -1], image[:, :, -1])):
-        if bool(edge.all()) and bool((colors == colors[:, :1]).all()):
+        color = colors[:, :1] if len(planes) > 1 else PADDING_COLOR
+        if bool(edge.all()) and bool((colors == color).all()):
             raise DataError(
-                f"{place}: all of its {len(planes)} masks contain the image's border of one color, {PADDING_ADVICE}"
+                f"{place}: the image's border of one color is part of each mask ({len(planes)}), {PADDING_ADVICE}"
             )
 
 

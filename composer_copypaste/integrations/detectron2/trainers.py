@@ -81,7 +81,7 @@ class CopyPasteHook(BatchHook):
 
     Args:
         settings: all settings in one value.
-        seed: what the drawn numbers depend on; left out, ``cfg.SEED``, or a number that the checkpoint keeps.
+        seed: what the drawn numbers depend on; left out, the checkpoint's, else ``cfg.SEED``, else torch's.
         pool: cut-outs as further sources, such as a :class:`CutOutPool`.
         category_names: the names of the classes, such as the metadata's ``thing_classes``, for ``categories`` and
             ``category_weights``. Labels count from 1: class 0 has label 1.

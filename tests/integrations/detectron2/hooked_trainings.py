@@ -33,13 +33,13 @@ def made_batches(first=0):
         first += 1
 
 
-def train(*hooks, iterations=4, start=0, model=None, batches=None, max_iter=None):
+def train(*hooks, iterations=4, start=0, model=None, batches=None, wrapped=lambda model: model):
     """The model after a training by Detectron2's ``SimpleTrainer``."""
     model = model or Seen()
     batches = made_batches(start) if batches is None else batches
-    trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.01))
+    trainer = SimpleTrainer(wrapped(model), batches, torch.optim.SGD(model.parameters(), lr=0.01))
     trainer.register_hooks(list(hooks))
-    trainer.train(start, max_iter or start + iterations)
+    trainer.train(start, start + iterations)
     return model
 
 

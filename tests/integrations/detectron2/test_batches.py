@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.data.detection_utils import annotations_to_instances
+from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
+from detectron2.data.transforms import FixedSizeCrop
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 from pycocotools import mask as coco_mask
 
@@ -160,14 +161,28 @@ def test_targets_of_other_loaders_lose_crowds_and_objects_without_a_box():
     assert torch.equal(after["instances"].gt_masks.tensor, planes()[:1])
 
 
-def test_padding_of_255_is_refused_whatever_form_it_has():
-    padded = planes().byte()
-    padded[:, :, 11] = 255
-    for masks in (padded, BitMasks(padded)):
-        before = entry(gt_masks=masks)
-        before["image"][:, :, 11] = 128
-        with pytest.raises(DataError, match=r"^batch\[0\] \(7.png\): .*give it seg_pad_value=0$"):
-            images_and_targets([before])
+@pytest.mark.parametrize("objects", [1, 2])
+@pytest.mark.parametrize("form", ["uint8", "BitMasks"])
+def test_masks_that_contain_the_padding_of_fixed_size_crop_are_refused(form, objects):
+    annotations = [
+        {"bbox": [0, 0, 4, 4], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "segmentation": rle(mask)}
+        for mask in planes()[:objects]
+    ]
+
+    def batch(**options):
+        crop = FixedSizeCrop((8, 16), **options).get_transform(np.zeros((*SIZE, 3), dtype=np.uint8))
+        image = crop.apply_image(np.arange(8 * 12 * 3, dtype=np.uint8).reshape(*SIZE, 3))
+        made = [transform_instance_annotations(dict(each), [crop], (8, 16)) for each in annotations]
+        instances = annotations_to_instances(made, (8, 16), mask_format="bitmask")
+        if form == "uint8":
+            instances.gt_masks = torch.stack([torch.from_numpy(each["segmentation"]) for each in made])
+        return [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), "instances": instances}]
+
+    with pytest.raises(DataError, match=r"^batch\[0\] \(no file_name\): .*; give it seg_pad_value=0$"):
+        images_and_targets(batch())
+    _, [target] = images_and_targets(batch(seg_pad_value=0))
+    assert torch.equal(target["masks"][:, :, :12], planes()[:objects])
+    assert not target["masks"][:, :, 12:].any()
 
 
 def test_masks_at_a_border_of_one_color_are_no_padding_if_not_all_have_it():

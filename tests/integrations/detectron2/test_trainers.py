@@ -1,5 +1,8 @@
 """Copy-paste and large-scale jitter as hooks of Detectron2's trainers, with a model that keeps what it is given."""
 
+import multiprocessing
+import os
+import signal
 import warnings
 from itertools import cycle
 
@@ -7,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 import toy_trainings
+from composer.utils import dist
 from detectron2.checkpoint import Checkpointer
 from detectron2.engine import SimpleTrainer, TrainerBase, hooks
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
-from hooked_trainings import Seen, made_batches, same_batches, train
+from forked_runs import killed_in_a_child
+from hooked_trainings import Seen, fields_of, made_batches, same_batches, train
+from torch.nn.parallel import DistributedDataParallel
 
 from composer_copypaste import CopyPaste, LargeScaleJitter
 from composer_copypaste.errors import DataError, RecipeError, UserError
@@ -59,14 +66,67 @@ def test_another_seed_pastes_otherwise():
     assert not same_batches(one, other)
 
 
-def test_without_a_seed_two_trainings_differ_unless_the_configuration_has_one(monkeypatch):
+def test_the_seed_is_the_configurations_or_torchs_where_none_is_given(monkeypatch):
     class Cfg:
         SEED = 5
 
     with_seed = train(CopyPasteHook(p=1.0, seed=5)).batches
-    assert not same_batches(train(CopyPasteHook(p=1.0)).batches, train(CopyPasteHook(p=1.0)).batches)
+    torch.manual_seed(5)
+    assert same_batches(train(CopyPasteHook(p=1.0)).batches, with_seed)
+    torch.manual_seed(6)
+    assert not same_batches(train(CopyPasteHook(p=1.0)).batches, with_seed)
     monkeypatch.setattr(SimpleTrainer, "cfg", Cfg, raising=False)
     assert same_batches(train(CopyPasteHook(p=1.0)).batches, with_seed)
+
+
+def test_random_numbers_of_others_are_not_used_up():
+    drawn = []
+    for hooks_of_training in ([], [CopyPasteHook(p=1.0)]):
+        seed_all_rng(4)
+        train(*hooks_of_training)
+        drawn.append((torch.rand(()).item(), np.random.rand()))  # noqa: NPY002 - what Detectron2's loaders draw from
+    assert drawn[0] == drawn[1]
+
+
+def trained_as_rank(rank, folder):
+    """Train as one of two processes; keeps what the model was given."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = Seen()
+    train(CopyPasteHook(p=1.0, seed=5), model=model, wrapped=DistributedDataParallel)
+    torch.save([[fields_of(entry) for entry in batch] for batch in model.batches], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_of_a_distributed_training_paste_each_their_own(tmp_path, monkeypatch):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=trained_as_rank, args=(rank, tmp_path)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    for rank in (0, 1):
+        monkeypatch.setattr(dist, "get_global_rank", lambda rank=rank: rank)
+        composers = toy_trainings.fit(CopyPaste(p=1.0)).seen
+        for batch, (images, targets) in zip(torch.load(tmp_path / f"{rank}.pt"), composers, strict=True):
+            for (image, boxes, *_), expected, target in zip(batch, images, targets, strict=True):
+                assert torch.equal(image.flip(0), expected)
+                assert torch.equal(boxes, target["boxes"])
+
+
+def test_batches_of_evaluations_are_not_changed():
+    evaluated, model = [], Seen()
+
+    def evaluate():
+        batch = next(made_batches())
+        with torch.no_grad():
+            model.eval()(batch)
+        evaluated.append(model.batches.pop())
+        model.train()
+        return {}
+
+    train(CopyPasteHook(p=1.0, seed=5), hooks.EvalHook(2, evaluate), model=model)
+    assert same_batches(evaluated, [next(made_batches())] * 2)
+    assert same_batches(model.batches, train(CopyPasteHook(p=1.0, seed=5)).batches)
 
 
 def test_a_hook_that_does_not_paste_changes_nothing():
@@ -194,22 +254,29 @@ def checkpointed(folder, *added, stop=4):
     return model
 
 
+class Killed(hooks.HookBase):
+    """Kills the process after the third step, before its checkpoint is written."""
+
+    def after_step(self):
+        if self.trainer.iter == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.parametrize("settings", [{}, {"bank_size": 9}])
-def test_a_resumed_training_goes_on_as_one_that_was_not_stopped(tmp_path, settings):
+def test_a_killed_training_goes_on_as_one_that_was_not_stopped(tmp_path, settings):
     whole = checkpointed(tmp_path / "whole", CopyPasteHook(p=1.0, seed=5, **settings))
-    first = checkpointed(tmp_path / "parts", CopyPasteHook(p=1.0, seed=5, **settings), stop=2)
-    second = checkpointed(tmp_path / "parts", CopyPasteHook(p=1.0, seed=5, **settings))
-    assert same_batches(whole.batches, first.batches + second.batches)
-    assert torch.equal(whole.weight, second.weight)
+    killed_in_a_child(lambda: checkpointed(tmp_path / "parts", CopyPasteHook(p=1.0, seed=5, **settings), Killed()))
+    resumed = checkpointed(tmp_path / "parts", CopyPasteHook(p=1.0, seed=5, **settings))
+    assert same_batches(whole.batches[2:], resumed.batches)
+    assert torch.equal(whole.weight, resumed.weight)
 
 
-def test_a_drawn_seed_is_kept_by_the_checkpoint(tmp_path):
-    hooks = [CopyPasteHook(p=1.0), CopyPasteHook(p=1.0)]
-    checkpointed(tmp_path, hooks[0], stop=2)
-    resumed = checkpointed(tmp_path, hooks[1])
-    seed = hooks[0].state_dict()["seed"]
-    assert hooks[1].state_dict()["seed"] == seed
-    assert same_batches(resumed.batches, train(CopyPasteHook(p=1.0, seed=seed), start=2, iterations=2).batches)
+def test_a_seed_that_was_not_given_is_kept_by_the_checkpoint(tmp_path):
+    torch.manual_seed(7)
+    checkpointed(tmp_path, CopyPasteHook(p=1.0), stop=2)
+    torch.manual_seed(8)
+    resumed = checkpointed(tmp_path, CopyPasteHook(p=1.0))
+    assert same_batches(resumed.batches, train(CopyPasteHook(p=1.0, seed=7), start=2, iterations=2).batches)
 
 
 def test_what_was_pasted_is_logged(tmp_path):
