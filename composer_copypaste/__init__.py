@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from composer_copypaste.integrations.composer.data_spec import training_loader as training_loader
     from composer_copypaste.integrations.composer.model import MaskRCNN as MaskRCNN
     from composer_copypaste.integrations.detectron2.model import Detectron2Model as Detectron2Model
+    from composer_copypaste.integrations.detectron2.trainers import CopyPasteHook as CopyPasteHook
+    from composer_copypaste.integrations.detectron2.trainers import LargeScaleJitterHook as LargeScaleJitterHook
     from composer_copypaste.metrics.bootstrap import bootstrap_difference as bootstrap_difference
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
@@ -80,6 +82,7 @@ _HOMES = {
     "CocoMeanAveragePrecision": "metrics.coco_map",
     "CopyPaste": "integrations.composer.algorithms",
     "copypaste_batch": "functional.copypaste",
+    "CopyPasteHook": "integrations.detectron2.trainers",
     "CopyPasteSettings": "settings",
     "CutOutPool": "data.cutouts",
     "describe_file": "runs.info.describe",
@@ -99,6 +102,7 @@ _HOMES = {
     "keypoint_pairs": "functional.keypoints",
     "large_scale_jitter_batch": "functional.large_scale_jitter",
     "LargeScaleJitter": "integrations.composer.algorithms",
+    "LargeScaleJitterHook": "integrations.detectron2.trainers",
     "LargeScaleJitterSettings": "settings",
     "LargeScaleJitterTransform": "data.transforms",
     "load_ablation": "recipes.ablation",
@@ -128,7 +132,7 @@ _HOMES = {
     "write_subset": "data.subsets",
 }
 
-_NEED_OTHER_PACKAGES = {"Detectron2Model"}
+_NEED_OTHER_PACKAGES = {"CopyPasteHook", "Detectron2Model", "LargeScaleJitterHook"}
 """Names that ``from composer_copypaste import *`` leaves out: they cannot be had where their package is missing."""
 
 __all__ = [name for name in _HOMES if name not in _NEED_OTHER_PACKAGES]
