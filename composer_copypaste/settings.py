@@ -25,6 +25,8 @@ BACKBONES = (
     "resnet18", "resnet34", "resnet50", "resnet50_v2", "resnet101", "resnet152", "mobilenet_v3_large", "small"
 )  # fmt: skip
 """The backbones that are built from torchvision's parts."""
+DETECTRON2_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""The backbones of models of Detectron2's style."""
 TIMM = "timm/"
 """Begins the names of timm's backbones."""
 Backbone = Annotated[
@@ -428,10 +430,16 @@ class MaskRCNNSettings:
     weights: str = "none"
     """Where training starts: "none" (random weights), "imagenet" (weights of the backbone) or "coco" (weights of the
     whole detector), which torchvision downloads once; a name of torchvision's, such as
-    ``ResNet50_Weights.IMAGENET1K_V2``; or a file: the weights of a detector or of a backbone, or a Composer
-    checkpoint. For a backbone of timm: "imagenet" (the weights that timm uses by default, or those of the tag in the
-    backbone's name), a tag of timm's, such as "a1_in1k", which timm downloads once; or a file of the network's
-    weights, as timm publishes them, with a classifier or without."""
+    ``ResNet50_Weights.IMAGENET1K_V2``; or a file: the weights of a detector or of a backbone, a Composer checkpoint, or
+    a file of Detectron2's (see ``style``). For a backbone of timm: "imagenet" (the weights that timm uses by default,
+    or those of the tag in the backbone's name), a tag of timm's, such as "a1_in1k", which timm downloads once; or a
+    file of the network's weights, as timm publishes them, with a classifier or without."""
+
+    style: Literal["torchvision", "detectron2"] | None = None
+    """Whose Mask R-CNN it is, where the two differ: how images are resized and normalised, and where the backbone
+    reduces them; anchors, pooled features, which detections are kept, and where masks lie between pixels. "detectron2":
+    Detectron2's, for the weights of its zoo and of its trainings; the backbone is a ResNet. None: "detectron2" where
+    ``weights`` is a file .pkl, else "torchvision"."""
 
     keep_categories: bool = False
     """Where the weights are those of a detector: whether its last layers' rows are kept for categories that it knows by
@@ -488,6 +496,19 @@ class MaskRCNNSettings:
             raise ValueError("keep_categories: expected False without weights; give them with weights=FILE")
         if self.min_size and self.max_size and self.min_size > self.max_size:
             raise ValueError(f"max_size: expected at least min_size, {self.min_size}, got {self.max_size}")
+        if self.is_detectron2_style and (self.backbone not in DETECTRON2_BACKBONES or self.heads == "small"):
+            what = (
+                "heads: expected standard"
+                if self.backbone in DETECTRON2_BACKBONES
+                else (f"backbone: expected {' or '.join(DETECTRON2_BACKBONES)}")
+            )
+            why = "style is detectron2" if self.style else f"weights are {self.weights!r}, of Detectron2's style"
+            raise ValueError(f"{what}, as {why}; got {self.heads if self.heads == 'small' else self.backbone!r}")
+
+    @property
+    def is_detectron2_style(self) -> bool:
+        """Whether it is built as Detectron2's Mask R-CNN."""
+        return self.style == "detectron2" or (self.style is None and self.weights.endswith(".pkl"))
 
 
 @settings_class

@@ -19,7 +19,7 @@ from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata, 
 from composer_copypaste.models.postprocess import DetectionDict, RawDetectionDict, encode_detection
 from composer_copypaste.models.predictor import Predictor
 from composer_copypaste.models.single_image import INPUT, OUTPUTS, SingleImageMaskRCNN
-from composer_copypaste.models.weights import check_readable
+from composer_copypaste.models.weight_files import check_readable
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -105,7 +105,11 @@ class OnnxMaskRCNN:
 
     def detect(self, images: Sequence[UInt8[Tensor, "3 _h _w"]]) -> list[DetectionDict]:
         """The detections in each image."""
-        return [_encode_outputs(self(image), (image.shape[1], image.shape[2])) for image in images]
+        between_pixels = self.metadata.style == "detectron2"
+        return [
+            _encode_outputs(self(image), (image.shape[1], image.shape[2]), between_pixels=between_pixels)
+            for image in images
+        ]
 
 
 def load_onnx_predictor(path: Path) -> Predictor:
@@ -119,10 +123,11 @@ def load_onnx_predictor(path: Path) -> Predictor:
     return Predictor(model.detect, model.metadata.categories, model.metadata.image_settings)
 
 
-def _encode_outputs(found: ExportedOutputs, size: tuple[int, int]) -> DetectionDict:
+def _encode_outputs(found: ExportedOutputs, size: tuple[int, int], *, between_pixels: bool) -> DetectionDict:
     boxes, scores, labels, masks = found
     if masks.dtype != torch.uint8:
-        return encode_detection(RawDetectionDict(boxes=boxes, scores=scores, labels=labels, masks=masks), size)
+        raw = RawDetectionDict(boxes=boxes, scores=scores, labels=labels, masks=masks)
+        return encode_detection(raw, size, between_pixels=between_pixels)
     planes = np.asfortranarray(masks.permute(1, 2, 0).numpy())
     return DetectionDict(boxes=boxes, scores=scores, labels=labels, rles=coco_masks.encode(planes))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from composer_copypaste.data.coco_json import read_categories
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
-from composer_copypaste.models.predictor import COCO_NAMES, match_categories
+from composer_copypaste.models.predictor import coco_labels, match_categories
 from composer_copypaste.settings import MaskRCNNSettings
 
 ROWS_OF_A_CLASS = {
@@ -100,8 +100,8 @@ def keep_rows(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kept: Kept
 def names_in_weights(settings: MaskRCNNSettings, num_classes: int) -> dict[int, str] | None:
     """The names of the labels of the weights, by label; None where nothing says them.
 
-    They are those of ``settings.weights_categories``, of the run in whose folder the weights are, or, for 91 classes,
-    those of torchvision's weights.
+    They are those of ``settings.weights_categories``, of the run in whose folder the weights are, or COCO's, for the
+    91 classes of torchvision's weights and the 81 of Detectron2's.
 
     Raises:
         DataError: where the file cannot be read.
@@ -109,8 +109,7 @@ def names_in_weights(settings: MaskRCNNSettings, num_classes: int) -> dict[int, 
     """
     file = _file_of_names(settings)
     if file is None:
-        known = {label: name for label, name in enumerate(COCO_NAMES) if label and name != "N/A"}
-        return known if num_classes == len(COCO_NAMES) else None
+        return coco_labels(num_classes, is_detectron2_style=settings.is_detectron2_style)
     categories = read_categories(file)
     matched = match_categories(categories, num_classes)
     if matched is None:

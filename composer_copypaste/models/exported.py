@@ -1,7 +1,7 @@
 """What an exported file of a Mask R-CNN says of itself, and how far its detections are from those of the model."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from torchvision.ops import box_iou
 from composer_copypaste import __version__
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import count_noun
+from composer_copypaste.models.detectron2_style import paste_probabilities
 from composer_copypaste.models.postprocess import RawDetectionDict
 from composer_copypaste.settings import ExportSettings, ImageSettings
 
@@ -46,6 +47,9 @@ class ExportMetadata:
     image_settings: ImageSettings = field(default_factory=ImageSettings)
     """How the images are read that the model is trained on."""
 
+    style: Literal["torchvision", "detectron2"] = "torchvision"
+    """Whose rules say how masks are resized to their boxes."""
+
     def as_texts(self) -> dict[str, str]:
         """Texts by name, as ONNX stores them."""
         categories = {str(label): asdict(category) for label, category in self.categories.items()}
@@ -54,6 +58,7 @@ class ExportMetadata:
             "categories": json.dumps(categories, ensure_ascii=False),
             "masks": self.masks,
             "image_settings": json.dumps(asdict(self.image_settings)),
+            "style": self.style,
         }
 
     @classmethod
@@ -67,6 +72,7 @@ class ExportMetadata:
             {int(label): Category(**category) for label, category in categories.items()},
             masks,
             ImageSettings(**json.loads(texts["image_settings"])),
+            "detectron2" if texts.get("style") == "detectron2" else "torchvision",
         )
 
 
@@ -78,6 +84,8 @@ def describe_outputs(metadata: ExportMetadata) -> str:
         if metadata.masks == "pasted"
         else "probabilities inside the boxes, float32 (n, 28, 28), to be resized to the boxes and thresholded at 0.5"
     )
+    if metadata.masks == "crops" and metadata.style == "detectron2":
+        masks += " (interpolated at the middles of pixels, boxes not rounded, as in Detectron2's paste_masks_in_image)"
     return (
         "Mask R-CNN. image: RGB, uint8 (height, width, 3), of any size. boxes: (x1, y1, x2, y2) in pixels of the "
         f"image, float32 (n, 4), best first. scores: float32 (n,). labels: int64 (n,). masks: {masks}. "
@@ -124,14 +132,19 @@ class Differences:
 
 
 def largest_differences(
-    pairs: Iterable[tuple[RawDetectionDict, ExportedOutputs, tuple[int, int]]], *, pasted: bool
+    pairs: Iterable[tuple[RawDetectionDict, ExportedOutputs, tuple[int, int]]],
+    *,
+    pasted: bool,
+    between_pixels: bool = False,
 ) -> Differences:
     """The largest differences over several images.
 
     Args:
         pairs: for each image, what the model finds, what the exported file finds, and its (height, width).
         pasted: whether the file gives masks at the image's size.
+        between_pixels: whether they are resized by the rules of Detectron2's style.
     """
+    paste = (paste_probabilities if between_pixels else paste_masks_in_image) if pasted else None
     images = objects = unmatched = 0
     largest = np.zeros(3)
     for expected, found, size in pairs:
@@ -141,7 +154,7 @@ def largest_differences(
         values = [
             (expected["boxes"][ours] - found.boxes[theirs]).abs(),
             (expected["scores"][ours] - found.scores[theirs]).abs(),
-            _mask_differences(expected["masks"][ours], found.boxes[theirs], found.masks[theirs], size, pasted=pasted),
+            _mask_differences(expected["masks"][ours], found.boxes[theirs], found.masks[theirs], size, paste),
         ]
         largest = np.maximum(largest, [float(value.max()) if value.numel() else 0.0 for value in values])
     return Differences(images, objects, unmatched, *largest.tolist())
@@ -171,18 +184,17 @@ def _mask_differences(
     boxes: Float[Tensor, "n 4"],
     found: Shaped[Tensor, "n _h _w"],
     size: tuple[int, int],
-    *,
-    pasted: bool,
+    paste: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] | None,
 ) -> Float[Tensor, "..."]:
-    """The differences between probabilities; for pasted masks, at the pixels that are not as the model says.
+    """The differences between probabilities; for masks that ``paste`` makes, at the pixels that are not as it says.
 
     The expected crops are pasted into the boxes that were found: a box whose border moves past the middle of a pixel
     by rounding would else give a mask that is a pixel wider.
     """
-    if not pasted:
+    if paste is None:
         return (expected - found).abs()
     differences = [
-        _difference_of_pasted_mask(paste_masks_in_image(crop[None, None], box[None], size)[0, 0], mask)
+        _difference_of_pasted_mask(paste(crop[None, None], box[None], size)[0, 0], mask)
         for crop, box, mask in zip(expected, boxes, found, strict=True)
     ]
     return torch.tensor(differences)

@@ -22,6 +22,11 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
+from composer_copypaste.models.detectron2_style import (
+    Detectron2Anchors,
+    Detectron2FrozenBatchNorm,
+    apply_detectron2_style,
+)
 from composer_copypaste.models.timm import TimmBackbone, build_timm_backbone, image_statistics, is_timm
 from composer_copypaste.settings import MaskRCNNSettings
 
@@ -75,12 +80,13 @@ SMALL = Architecture(
         }
     ),
 )
+DETECTRON2 = Architecture(sampling=MappingProxyType({"rpn_post_nms_top_n_train": 1000}))
 ARCHITECTURES = {"resnet50_v2": V2, "small": SMALL}
 
 
 def _architecture(settings: MaskRCNNSettings) -> Architecture:
     """The sizes that the settings ask for; those of anchors and images are the backbone's, whatever its heads."""
-    own = ARCHITECTURES.get(settings.backbone, STANDARD)
+    own = ARCHITECTURES.get(settings.backbone, DETECTRON2 if settings.is_detectron2_style else STANDARD)
     if settings.heads is None or (settings.heads == "small") == (own is SMALL):
         return own
     return replace(
@@ -98,6 +104,7 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
     head_norm = _head_norm(settings, norm) if architecture.normalised else None
     min_size, max_size = resized_sides(settings)
     sizes = settings.anchor_sizes or architecture.anchor_sizes
+    anchors = Detectron2Anchors if settings.is_detectron2_style else AnchorGenerator
     mean, std = image_statistics(settings) if is_timm(settings.backbone) else (None, None)  # None: ImageNet's
     model = TorchvisionMaskRCNN(
         _build_backbone(settings, architecture, norm),
@@ -105,7 +112,7 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
         max_size=max_size,
         image_mean=mean,
         image_std=std,
-        rpn_anchor_generator=AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes)),
+        rpn_anchor_generator=anchors(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes)),
         box_roi_pool=_roi_pool(POOLED_SIZE, architecture),
         mask_roi_pool=_roi_pool(2 * POOLED_SIZE, architecture),
         rpn_head=RPNHead(architecture.channels, 3, conv_depth=architecture.rpn_convs),
@@ -125,6 +132,8 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
         model.transform.image_std,
         _skip_resize=not settings.resize_training,
     )
+    if settings.is_detectron2_style:
+        apply_detectron2_style(model)
     _keep_boxes_in_float32(model)
     return model
 
@@ -189,6 +198,8 @@ def _norm_layer(settings: MaskRCNNSettings) -> Norm:
         name = "batch" if settings.backbone == "resnet50_v2" or settings.weights == "none" else "frozen_batch"
     if name == "frozen_batch" and settings.backbone == "resnet50" and settings.weights in TRAINED_WITHOUT_EPSILON:
         return partial(FrozenBatchNorm2d, eps=0.0)
+    if name == "frozen_batch" and settings.is_detectron2_style:
+        return Detectron2FrozenBatchNorm
     return NORMS[name]
 
 

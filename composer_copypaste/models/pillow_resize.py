@@ -1,41 +1,58 @@
-"""Resize images on any device to the very values that Pillow computes."""
+"""Images resized to the very values that Pillow computes (bilinear), on any device and in exported files.
 
+Pillow averages over the pixels that a new pixel covers, first along rows and then along columns, and rounds after each.
+It rounds the weights of pixels to 22 bits: sums of weighted pixels are whole numbers, which float64 adds exactly.
+"""
+
+from typing import no_type_check
+
+import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
+from PIL import Image
 from torch import Tensor
 
-PRECISION = 2**22
-"""Pillow rounds weights of pixels to multiples of 1 / PRECISION."""
+
+def resize_as_pillow(image: Shaped[Tensor, "c h w"], size: tuple[int, int]) -> Float[Tensor, "c _h _w"]:
+    """The image at another (height, width): whole numbers from 0 to 255, float32. Those of ``image`` are whole too."""
+    if tuple(image.shape[1:]) == size:
+        return image.float()
+    if image.device.type == "cpu":
+        resized = [np.array(_resize_plane(plane, size)) for plane in image.byte()]
+        return torch.from_numpy(np.stack(resized)).float()
+    return resize_by_weights(image.double(), torch.tensor(image.shape[1:]), torch.tensor(size)).float()
 
 
-def resize_as_pillow(image: UInt8[Tensor, "c h w"], size: tuple[int, int]) -> Float[Tensor, "c _h _w"]:
-    """The image at another (height, width), as Pillow's bilinear filter gives it: whole numbers from 0 to 255.
+def _resize_plane(plane: Tensor, size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(plane.contiguous().numpy()).resize((size[1], size[0]), Image.Resampling.BILINEAR)
 
-    Columns are resized first, then rows, each rounded. Sums of weighted pixels are whole numbers below 2^53, which
-    float64 adds without rounding: the result is the same on each device.
+
+@no_type_check  # TorchScript compiles it and ONNX traces it
+def resize_by_weights(pixels: Tensor, size: Tensor, resized: Tensor) -> Tensor:
+    """The same for float64 pixels; sizes before and after are int64 (height, width), so that they can be traced."""
+    rows = _rounded(pixels @ _weights(size[1:], resized[1:]).to(pixels.device).t())
+    return _rounded(_weights(size[:1], resized[:1]).to(pixels.device) @ rows)
+
+
+@no_type_check
+def _rounded(sums: Tensor) -> Tensor:
+    return torch.floor(sums / 4194304.0 + 0.5).clamp(0, 255)
+
+
+@no_type_check
+def _weights(length: Tensor, resized: Tensor) -> Tensor:
+    """The weight of each pixel of a line in each pixel of the resized line: float64 (resized, length).
+
+    Weights are whole numbers whose sum is about 4,194,304, 22 bits, as Pillow's PRECISION_BITS say. They fall off as a
+    triangle as wide as two pixels of the line before or after, whichever are larger. Both lengths are vectors of one
+    number: torch.onnx computes in float32 with float64 numbers that are no vectors.
     """
-    pixels = image.double()
-    height, width = image.shape[1:]
-    if width != size[1]:
-        pixels = _rounded(pixels @ _weights(width, size[1]).to(image.device).T)
-    if height != size[0]:
-        pixels = _rounded(_weights(height, size[0]).to(image.device) @ pixels)
-    return pixels.float()
-
-
-def _rounded(sums: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
-    return ((sums + PRECISION / 2) / PRECISION).floor().clamp(0, 255)
-
-
-def _weights(before: int, after: int) -> Float[Tensor, "_after _before"]:
-    """The weight of each pixel of a line for each pixel of the resized line, in units of 1 / PRECISION.
-
-    A triangle as wide as two pixels, of the line before or after, whichever are larger.
-    """
-    scale = before / after
-    support = max(scale, 1.0)
-    centers = (torch.arange(after, dtype=torch.float64) + 0.5)[:, None] * scale
-    pixels = torch.arange(before, dtype=torch.float64)
-    inside = (pixels >= (centers - support + 0.5).trunc()) & (pixels < (centers + support + 0.5).trunc())
-    weights = (1 - ((pixels - centers + 0.5) / support).abs()).clamp(min=0) * inside
-    return (weights / weights.sum(dim=1, keepdim=True) * PRECISION + 0.5).floor()
+    scale = length.double() / resized.double()
+    reach = scale.clamp(min=1.0)
+    centre = ((torch.arange(resized[0]).double() + 0.5) * scale)[:, None]
+    pixel = torch.arange(length[0]).double()[None]
+    first = torch.floor(centre - reach + 0.5)
+    end = torch.floor(centre + reach + 0.5)
+    weights = (1 - ((pixel - centre + 0.5) * (1 / reach)).abs()).clamp(min=0)
+    weights = weights * ((pixel >= first) & (pixel < end)).double()
+    return torch.floor(weights / weights.sum(1, keepdim=True) * 4194304.0 + 0.5)

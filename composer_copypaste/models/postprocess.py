@@ -15,6 +15,7 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 from torchvision.models.detection.transform import resize_boxes
 
 from composer_copypaste.data.rle import Rle
+from composer_copypaste.models.detectron2_style import boxes_in_image, is_detectron2_style, sample_mask
 from composer_copypaste.models.inputs import float_images
 
 
@@ -49,8 +50,9 @@ def detect(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> lis
         model: as ``build_mask_rcnn`` makes it.
         images: RGB, (n, 3, h, w) or a list of (3, h, w), uint8 or floating point in [0, 1], on the model's device.
     """
+    between_pixels = is_detectron2_style(model)
     return [
-        encode_detection(detected, (image.shape[1], image.shape[2]))
+        encode_detection(detected, (image.shape[1], image.shape[2]), between_pixels=between_pixels)
         for detected, image in zip(detect_raw(model, images), images, strict=True)
     ]
 
@@ -64,14 +66,26 @@ def detect_raw(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) ->
     proposals, _ = model.rpn(batch, features)
     found, _ = model.roi_heads(features, proposals, batch.image_sizes)
     return [
-        RawDetectionDict(
-            boxes=resize_boxes(detected["boxes"], resized, (image.shape[1], image.shape[2])).cpu(),
-            scores=detected["scores"].cpu(),
-            labels=detected["labels"].cpu(),
-            masks=detected["masks"][:, 0].cpu(),
-        )
+        _in_image(detected, resized, (image.shape[1], image.shape[2]), clip=is_detectron2_style(model))
         for detected, resized, image in zip(found, batch.image_sizes, given, strict=True)
     ]
+
+
+def _in_image(
+    detected: Mapping[str, Tensor], resized: tuple[int, int], size: tuple[int, int], *, clip: bool
+) -> RawDetectionDict:
+    """The detections in a resized image, in pixels of the image; with ``clip``, those that have an area inside it."""
+    kept: Tensor | slice = slice(None)
+    if clip:
+        boxes, kept = boxes_in_image(detected["boxes"], resized, size)
+    else:
+        boxes = resize_boxes(detected["boxes"], resized, size)
+    return RawDetectionDict(
+        boxes=boxes.cpu(),
+        scores=detected["scores"][kept].cpu(),
+        labels=detected["labels"][kept].cpu(),
+        masks=detected["masks"][kept, 0].cpu(),
+    )
 
 
 def with_labels_of(found: DetectionDict, labels: Mapping[int, int | None]) -> DetectionDict:
@@ -86,39 +100,61 @@ def with_labels_of(found: DetectionDict, labels: Mapping[int, int | None]) -> De
     )
 
 
-def encode_detection(detected: RawDetectionDict, size: tuple[int, int]) -> DetectionDict:
-    """The detections with their masks encoded, for an image of this (height, width)."""
+def encode_detection(
+    detected: RawDetectionDict, size: tuple[int, int], *, between_pixels: bool = False
+) -> DetectionDict:
+    """The detections with their masks encoded, for an image of this (height, width); see ``encode_masks``."""
     return DetectionDict(
         boxes=detected["boxes"],
         scores=detected["scores"],
         labels=detected["labels"],
-        rles=encode_masks(detected["masks"][:, None], detected["boxes"], size),
+        rles=encode_masks(detected["masks"][:, None], detected["boxes"], size, between_pixels=between_pixels),
     )
 
 
 def encode_masks(
-    probabilities: Float[Tensor, "n 1 m m"], boxes: Float[Tensor, "n 4"], size: tuple[int, int]
+    probabilities: Float[Tensor, "n 1 m m"],
+    boxes: Float[Tensor, "n 4"],
+    size: tuple[int, int],
+    *,
+    between_pixels: bool = False,
 ) -> list[Rle]:
     """Masks of ``m`` x ``m`` probabilities, resized to their boxes and thresholded at 0.5, for an image of ``size``.
 
-    The bytes equal those of torchvision's ``paste_masks_in_image`` and pycocotools, but only the part of the image
-    inside a box is computed.
+    The bytes equal those of torchvision's ``paste_masks_in_image``, or with ``between_pixels``, where boxes are not
+    rounded, of Detectron2's, and pycocotools, but only the part of the image inside a box is computed.
     """
+    if between_pixels:
+        crops = [sample_mask(mask, box, size) for mask, box in zip(probabilities, boxes, strict=True)]
+        return _compress([_rle_of_crop(crop.numpy(), corner, size) for crop, corner in crops], size)
     padded, scale = expand_masks(probabilities, padding=1)
     corners = expand_boxes(boxes, scale).long().tolist()
     runs = [_uncompressed_rle(mask, box, size) for mask, box in zip(padded, corners, strict=True)]
+    return _compress(runs, size)
+
+
+def _compress(runs: list[dict[str, object]], size: tuple[int, int]) -> list[Rle]:
     encoded: list[Rle] = coco_masks.frPyObjects(runs, *size) if runs else []
     return encoded
 
 
 def _uncompressed_rle(mask: Tensor, box: list[int], size: tuple[int, int]) -> dict[str, object]:
-    """The uncompressed encoding: lengths of runs down the image's columns, beginning with a run outside the mask."""
+    """The uncompressed encoding of a mask in a box of whole pixels."""
     height, width = size
     x, y = box[0], box[1]
     shape = (max(box[3] - y + 1, 1), max(box[2] - x + 1, 1))
     resized = functional.interpolate(mask[None], size=shape, mode="bilinear", align_corners=False)[0, 0]
     visible = resized[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)] > 0.5
-    edges = _run_edges(visible.numpy(), (max(y, 0), max(x, 0)), height)
+    return _rle_of_crop(visible.numpy(), (max(y, 0), max(x, 0)), size)
+
+
+def _rle_of_crop(crop: Bool[ndarray, "h w"], corner: tuple[int, int], size: tuple[int, int]) -> dict[str, object]:
+    """The uncompressed encoding: lengths of runs down the image's columns, beginning with a run outside the mask.
+
+    ``crop`` is the part of the mask whose top left pixel is ``corner``, (row, column).
+    """
+    height, width = size
+    edges = _run_edges(crop, corner, height)
     lengths = np.diff(edges, prepend=0, append=height * width)
     return {"size": [height, width], "counts": lengths[: len(lengths) - (lengths[-1] == 0)].tolist()}
 

@@ -75,16 +75,34 @@ def categories_of_labels(num_classes: int) -> dict[int, Category]:
     return {label: Category(label, str(label)) for label in range(1, num_classes)}
 
 
-def match_categories(categories: Sequence[Category], num_classes: int) -> dict[int, Category] | None:
+def coco_labels(num_classes: int, *, is_detectron2_style: bool) -> dict[int, str] | None:
+    """The name of each label in published weights of COCO's 80 categories; None for another number of classes.
+
+    Torchvision's have 91 classes, with the ids as labels, those of Detectron2 have 81.
+    """
+    names = {id_: name for id_, name in enumerate(COCO_NAMES) if id_ and name != "N/A"}
+    if num_classes == len(COCO_NAMES):
+        return names
+    return dict(enumerate(names.values(), start=1)) if is_detectron2_style and num_classes == len(names) + 1 else None
+
+
+def match_categories(
+    categories: Sequence[Category], num_classes: int, *, is_detectron2_style: bool = False
+) -> dict[int, Category] | None:
     """The category of each label of a model with ``num_classes`` classes; None where the numbers do not fit.
 
     Labels 1, 2, ... are the categories in their order. A model with more classes has the ids themselves as labels.
-    Torchvision's models of COCO's 80 categories have 91 classes, which are matched by name, whatever the ids are here.
+    Published models of COCO's 80 categories, of 91 classes or, of Detectron2's, of 81, are matched by name, whatever
+    the ids are here.
     """
+    published = coco_labels(num_classes, is_detectron2_style=is_detectron2_style) or {}
+    labels = {name: label for label, name in published.items()}
+    if is_detectron2_style and labels and all(category.name in labels for category in categories):
+        return {labels[category.name]: category for category in categories}
     if len(categories) == num_classes - 1:
         return dict(enumerate(categories, start=1))
-    if num_classes == len(COCO_NAMES) and all(category.name in COCO_NAMES for category in categories):
-        return {COCO_NAMES.index(category.name): category for category in categories}
+    if labels and all(category.name in labels for category in categories):
+        return {labels[category.name]: category for category in categories}
     by_id = {category.id: category for category in categories}
     return by_id if all(1 <= id_ < num_classes for id_ in by_id) else None
 

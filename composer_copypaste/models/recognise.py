@@ -1,4 +1,4 @@
-"""Tell torchvision's published Mask R-CNN models by the tensors of a state dict."""
+"""Tell the Mask R-CNN models that torchvision and Detectron2 publish by the tensors of a state dict."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from composer_copypaste.models.class_rows import CLASS_SCORES as CLASS_SCORES
+from composer_copypaste.models.detectron2_weights import known_style
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.predictor import COCO_NAMES
-from composer_copypaste.models.weights import COCO_MODELS, StateDict, read_torch_file, tensors_of_content
+from composer_copypaste.models.weight_files import StateDict, read_file_of_weights, tensors_of_content
+from composer_copypaste.models.weights import COCO_MODELS
 from composer_copypaste.settings import MaskRCNNSettings
 
 COUNTER = "num_batches_tracked"
 """Ends the names of tensors that only normalisation has which was trained; frozen normalisation lacks them."""
 
 
-def read_torchvision_model(path: Path) -> tuple[str, MaskRCNNSettings] | None:
-    """The name and the settings of the torchvision model whose state dict a file holds; None: it holds another one.
+def read_known_model(path: Path) -> tuple[str, MaskRCNNSettings] | None:
+    """The name and the settings of the model whose state dict a file holds; None: it holds another one.
 
     A Composer checkpoint is none: its run may have had other sizes of images or anchors, which weights do not show.
 
@@ -27,16 +29,18 @@ def read_torchvision_model(path: Path) -> tuple[str, MaskRCNNSettings] | None:
     """
     if path.suffix == ".safetensors":
         return None
-    content = read_torch_file(path)
+    content = read_file_of_weights(path)
     if isinstance(content, Mapping) and isinstance(content.get("state"), Mapping):
         return None
-    return recognise_torchvision_model(tensors_of_content(content, path))
+    return recognise_model(tensors_of_content(content, path))
 
 
-def recognise_torchvision_model(state: StateDict) -> tuple[str, MaskRCNNSettings] | None:
-    """The name and the settings of the torchvision model that has exactly these tensors; None: there is none."""
+def recognise_model(state: StateDict) -> tuple[str, MaskRCNNSettings] | None:
+    """The name and the settings of the published model that has exactly these tensors; None: there is none."""
     if CLASS_SCORES not in state:
         return None
+    if (detectron2 := known_style(state)) is not None:
+        return detectron2
     classes = len(state[CLASS_SCORES])
     norm = "batch" if any(name.endswith(COUNTER) for name in state) else "frozen_batch"
     shapes = _shapes(state)
@@ -44,8 +48,14 @@ def recognise_torchvision_model(state: StateDict) -> tuple[str, MaskRCNNSettings
         if shapes == _shapes_of_model(backbone, classes):
             # published weights of the first version were trained without the epsilon of today's normalisation
             weights = "coco" if norm == "frozen_batch" and classes == len(COCO_NAMES) else "none"
-            return name, MaskRCNNSettings(backbone=backbone, weights=weights, norm=norm)  # type: ignore[arg-type]
+            return f"torchvision's {name}", MaskRCNNSettings(backbone=backbone, weights=weights, norm=norm)  # type: ignore[arg-type]
     return None
+
+
+def recipe_of_model(settings: MaskRCNNSettings) -> list[str]:
+    """The keys of a recipe, with their values, that say how a published model is built."""
+    own = {key: getattr(settings, key) for key in ("backbone", "weights", "norm", "style")}
+    return [f"model.{key}={'null' if value is None else value}" for key, value in own.items()]
 
 
 @cache

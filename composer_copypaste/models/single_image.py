@@ -15,6 +15,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import maskrcnn_inference
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from composer_copypaste.models.detectron2_style import is_detectron2_style, sample_grid
+from composer_copypaste.models.pillow_resize import resize_by_weights
+
 INPUT = "image"
 OUTPUTS = ("boxes", "scores", "labels", "masks")
 
@@ -30,6 +33,9 @@ class SingleImageMaskRCNN(nn.Module):
         paste: whether masks are given at the image's size, or as the crops that the model computes.
     """
 
+    sides: Tensor
+    """The shorter side of a resized image, and the largest of its longer side."""
+
     def __init__(self, model: TorchvisionMaskRCNN, *, paste: bool) -> None:
         super().__init__()
         model = copy.deepcopy(model).cpu().float().eval()
@@ -41,6 +47,7 @@ class SingleImageMaskRCNN(nn.Module):
         sides = [model.transform.min_size[-1], model.transform.max_size]
         # torchvision's own, since ours cannot be compiled
         self.transform = GeneralizedRCNNTransform(*sides, model.transform.image_mean, model.transform.image_std)
+        self.is_detectron2_style = is_detectron2_style(model)
         self.stride: int = model.transform.size_divisible
         self.paste = paste
         self.register_buffer("sides", torch.tensor(sides, dtype=torch.float64), persistent=False)
@@ -57,11 +64,15 @@ class SingleImageMaskRCNN(nn.Module):
             int64 (n,); and masks: if pasted, of 0 and 1, uint8 (n, height, width), else probabilities inside the
             boxes, float32 (n, 28, 28).
         """
-        pixels = self.transform.normalize(image.permute(2, 0, 1).float() / 255)
         original = torch._shape_as_tensor(image)[:2]
-        resized = self._resized_size(original)
+        resized = self._rounded_size(original) if self.is_detectron2_style else self._resized_size(original)
         height, width = _as_numbers(resized)
-        pixels = interpolate(pixels[None], size=[height, width], mode="bilinear", align_corners=False)
+        if self.is_detectron2_style:
+            pixels = resize_by_weights(image.permute(2, 0, 1).double(), original, resized)
+            pixels = self.transform.normalize(pixels.float().flip(0))[None]
+        else:
+            pixels = self.transform.normalize(image.permute(2, 0, 1).float() / 255)
+            pixels = interpolate(pixels[None], size=[height, width], mode="bilinear", align_corners=False)
         pixels = pad(pixels, [0, -width % self.stride, 0, -height % self.stride])
         images = ImageList(pixels, [(height, width)])
         features = self.backbone(images.tensors)
@@ -69,10 +80,20 @@ class SingleImageMaskRCNN(nn.Module):
         found = self.roi_heads(features, proposals, images.image_sizes)[0][0]
         ratio = (original.float() / resized.float()).to(image.device)
         boxes = found["boxes"] * torch.cat([ratio, ratio]).flip(0)
-        masks = self._compute_masks(features, found["boxes"], found["labels"], images.image_sizes)
+        scores, labels = found["scores"], found["labels"]
+        masks = self._compute_masks(features, found["boxes"], labels, images.image_sizes)
+        if self.is_detectron2_style:
+            edges = torch.cat([original, original]).flip(0).to(boxes)
+            boxes = torch.minimum(boxes.clamp(min=0), edges)
+            kept = torch.where(((boxes[:, 2:] - boxes[:, :2]) > 0).all(1))[0]
+            boxes, scores, labels, masks = boxes[kept], scores[kept], labels[kept], masks[kept]
         if self.paste:
-            masks = paste_masks(masks, boxes, original)
-        return boxes, found["scores"], found["labels"], masks
+            masks = (
+                paste_masks_between_pixels(masks, boxes, original)
+                if self.is_detectron2_style
+                else paste_masks(masks, boxes, original)
+            )
+        return boxes, scores, labels, masks
 
     def _compute_masks(
         self, features: dict[str, Tensor], boxes: Tensor, labels: Tensor, sizes: list[tuple[int, int]]
@@ -96,6 +117,15 @@ class SingleImageMaskRCNN(nn.Module):
         shorter_and_longer = torch.cat([size.amin(0, keepdim=True), size.amax(0, keepdim=True)])
         factor = (self.sides / shorter_and_longer).amin(0, keepdim=True)
         return (size * factor).floor().long()
+
+    def _rounded_size(self, original: Tensor) -> Tensor:
+        """The same as ``resized_size`` of Detectron2's style, in float64."""
+        size = original.double()
+        shorter, longest = self.sides[:1], self.sides[1:]
+        scaled = size * (shorter / size.amin(0, keepdim=True))
+        scaled = torch.where(size == size.amin(0, keepdim=True), shorter, scaled)
+        largest = scaled.amax(0, keepdim=True)
+        return torch.floor(torch.where(largest > longest, scaled * (longest / largest), scaled) + 0.5).long()
 
 
 @no_type_check
@@ -141,5 +171,24 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
         rest = size - end[i]
         planes.append(pad(visible, [int(begin[i, 1]), int(rest[1]), int(begin[i, 0]), int(rest[0])]))
     # one more plane: nothing cannot be stacked
+    planes.append(torch.zeros([int(size[0]), int(size[1])], dtype=torch.uint8, device=probabilities.device))
+    return torch.stack(planes)[:-1]
+
+
+@torch.jit.script
+@no_type_check
+def paste_masks_between_pixels(probabilities: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
+    """The same for Detectron2's style, where boxes are not rounded, as ``sample_mask`` computes them."""
+    corners = boxes.to(torch.device("cpu"))
+    begin = (torch.floor(corners[:, :2]) - 1).clamp(min=0).flip(1).long()  # (row, column)
+    end = torch.minimum((torch.ceil(corners[:, 2:]) + 1).flip(1).long(), size)
+    planes: list[Tensor] = []
+    for i in range(probabilities.size(0)):
+        top, left, bottom, right = int(begin[i, 0]), int(begin[i, 1]), int(end[i, 0]), int(end[i, 1])
+        rows = torch.arange(top, bottom, device=boxes.device).to(boxes.dtype)
+        columns = torch.arange(left, right, device=boxes.device).to(boxes.dtype)
+        visible = (sample_grid(probabilities[i][None], boxes[i], rows, columns) >= 0.5).to(torch.uint8)
+        rest = size - end[i]
+        planes.append(pad(visible, [left, int(rest[1]), top, int(rest[0])]))
     planes.append(torch.zeros([int(size[0]), int(size[1])], dtype=torch.uint8, device=probabilities.device))
     return torch.stack(planes)[:-1]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from composer_copypaste.data.images import read_image, size_as_shown
 from composer_copypaste.errors import CheckpointError, DataError, ExportError, OutputError, RecipeError, count_noun
 from composer_copypaste.files import atomic_write
 from composer_copypaste.integrations.onnx import OnnxMaskRCNN, check_onnx_installed, write_onnx
+from composer_copypaste.models.detectron2_style import is_detectron2_style
 from composer_copypaste.models.exported import Differences, ExportedOutputs, ExportMetadata, largest_differences
 from composer_copypaste.models.postprocess import detect_raw
 from composer_copypaste.models.single_image import SingleImageMaskRCNN
@@ -124,6 +126,8 @@ def _export(
     _check_images(images)
     check_new_file(path)
     checked, pasted = [*images, *variants(images[0])], settings.masks == "pasted"
+    between_pixels = is_detectron2_style(module)
+    metadata = replace(metadata, style="detectron2" if between_pixels else "torchvision")
     reference = copy.deepcopy(module).cpu().float().eval()
     expected = [detect_raw(reference, [image])[0] for image in checked]
     if not any(len(found["boxes"]) for found in expected):
@@ -137,7 +141,8 @@ def _export(
         run(torch.zeros_like(images[0]))  # must run too; all places of it are alike, so that rounding decides
         found = (run(image) for image in tqdm(checked, desc="checking", unit="image", disable=None))
         sizes = ((image.shape[1], image.shape[2]) for image in checked)
-        differences = largest_differences(zip(expected, found, sizes, strict=True), pasted=pasted)
+        pairs = zip(expected, found, sizes, strict=True)
+        differences = largest_differences(pairs, pasted=pasted, between_pixels=between_pixels)
         if beyond := differences.beyond(settings):
             raise ExportError(f"{path}: not kept, as it does not find what the model finds: {'; '.join(beyond)}")
     return differences

@@ -15,11 +15,13 @@ from composer_copypaste.models.predictor import (
     COCO_NAMES,
     Predictor,
     categories_of_labels,
+    coco_labels,
     match_categories,
     predictor_of_module,
 )
-from composer_copypaste.models.recognise import CLASS_SCORES, read_torchvision_model
-from composer_copypaste.models.weights import StateDict, load_tensors, read_weights
+from composer_copypaste.models.recognise import CLASS_SCORES, read_known_model, recipe_of_model
+from composer_copypaste.models.weight_files import StateDict, read_weights
+from composer_copypaste.models.weights import load_tensors
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import read_trained_categories
@@ -44,11 +46,12 @@ def load_predictor(
     Args:
         path: the folder of a run, whose newest checkpoint is taken; a checkpoint; or a file of ``copypaste export``.
         recipe: how the model is built, where the checkpoint is not in the folder of a run. An .onnx file needs none,
-            and a state dict of torchvision's ``maskrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2`` neither.
+            and a state dict of torchvision's ``maskrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2``, or a file of
+            Detectron2's zoo, neither.
         overrides: keys of the recipe with their values, such as "model.detections_per_image=300".
         categories: a COCO file whose categories are those of the model. By default they are read from the run or the
-            .onnx file; torchvision's 91 classes are COCO's categories; any other checkpoint without a run has its
-            labels as ids, which a warning says.
+            .onnx file; torchvision's 91 classes and 80 of Detectron2's are COCO's categories; any other checkpoint
+            without a run has its labels as ids, which a warning says.
 
     Raises:
         UserError: where one of them cannot be used, or they do not fit each other.
@@ -77,15 +80,16 @@ def load_model(
     """The model of a run or a checkpoint; arguments and errors are those of ``load_predictor``."""
     named = None if categories is None else read_categories(Path(categories))
     checkpoint, run = find_checkpoint(path)
-    if run is None and recipe is None and (known := read_torchvision_model(checkpoint)) is not None:
-        own = {"backbone": known[1].backbone, "weights": known[1].weights, "norm": known[1].norm}
-        loaded = load_recipe("finetune", [*(f"model.{key}={value}" for key, value in own.items()), *overrides])
+    known = read_known_model(checkpoint) if run is None and recipe is None else None
+    if known is not None:
+        loaded = load_recipe("finetune", [*recipe_of_model(known[1]), *overrides])
     else:
         loaded = load_recipe(recipe_source(checkpoint, run, recipe), overrides)
     weights = read_weights(checkpoint)
     if named is None and run is not None and run.categories.exists():
         named = tuple(read_trained_categories(run.categories))
-    labels = _categories_of_weights(weights, checkpoint, named)
+    is_published = known is not None and known[1].is_detectron2_style
+    labels = _categories_of_weights(weights, checkpoint, named, is_detectron2_style=is_published)
     module = build_mask_rcnn(len(weights[CLASS_SCORES]), loaded.model)
     load_tensors(module, weights, checkpoint)
     return LoadedModel(module, labels, loaded)
@@ -147,15 +151,15 @@ def _load_exported(
 
 
 def _categories_of_weights(
-    weights: StateDict, checkpoint: Path, named: tuple[Category, ...] | None
+    weights: StateDict, checkpoint: Path, named: tuple[Category, ...] | None, *, is_detectron2_style: bool
 ) -> Mapping[int, Category]:
     if CLASS_SCORES not in weights:
         raise CheckpointError(f"{checkpoint}: expected the weights of a Mask R-CNN, found no tensor {CLASS_SCORES}")
     num_classes = len(weights[CLASS_SCORES])
     if named is not None:
-        return _match(named, num_classes, checkpoint)
-    if num_classes == len(COCO_NAMES):
-        return {id_: Category(id_, name) for id_, name in enumerate(COCO_NAMES) if id_ and name != "N/A"}
+        return _match(named, num_classes, checkpoint, is_detectron2_style=is_detectron2_style)
+    if (names := coco_labels(num_classes, is_detectron2_style=is_detectron2_style)) is not None:
+        return {label: Category(COCO_NAMES.index(name), name) for label, name in names.items()}
     warn_of_data(
         f"{checkpoint}: does not say what its {count_noun(num_classes - 1, 'label')} stand for: category ids are its "
         f"labels, 1 to {num_classes - 1}, without names. --categories FILE takes them from a COCO file"
@@ -163,8 +167,10 @@ def _categories_of_weights(
     return categories_of_labels(num_classes)
 
 
-def _match(named: tuple[Category, ...], num_classes: int, source: Path) -> Mapping[int, Category]:
-    matched = match_categories(named, num_classes)
+def _match(
+    named: tuple[Category, ...], num_classes: int, source: Path, *, is_detectron2_style: bool = False
+) -> Mapping[int, Category]:
+    matched = match_categories(named, num_classes, is_detectron2_style=is_detectron2_style)
     if matched is None:
         raise DataError(
             f"{source}: the model has {count_noun(num_classes - 1, 'label')}, the categories given are {len(named)}, "

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from composer_copypaste.models.pillow_resize import resize_as_pillow
+from composer_copypaste.models.pillow_resize import resize_as_pillow, resize_by_weights
 
 SIZES = [((97, 131), (160, 210)), ((97, 131), (40, 33)), ((50, 60), (50, 80)), ((50, 60), (25, 60)), ((1, 7), (5, 3))]
 
@@ -24,3 +24,11 @@ def test_each_value_is_that_of_pillow(before, after):
 def test_an_image_of_that_size_stays_as_it_is():
     image = torch.arange(0, 48, dtype=torch.uint8).view(3, 4, 4)
     assert torch.equal(resize_as_pillow(image, (4, 4)), image.float())
+
+
+@pytest.mark.parametrize(("before", "after"), SIZES)
+def test_where_pillow_cannot_run_each_value_is_the_same(before, after):
+    image = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (3, *before), dtype=np.uint8))
+    computed = resize_by_weights(image.double(), torch.tensor(before), torch.tensor(after))
+
+    assert torch.equal(computed.float(), resize_as_pillow(image, after))

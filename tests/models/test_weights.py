@@ -13,7 +13,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from composer_copypaste import MaskRCNN
 from composer_copypaste.errors import CheckpointError
-from composer_copypaste.models.weights import DETECTRON2, check_weights_name, describe_download, read_weights
+from composer_copypaste.models.weight_files import read_weights
+from composer_copypaste.models.weights import check_weights_name, describe_download
 from composer_copypaste.settings import MaskRCNNSettings
 
 CLASS_DEPENDENT = (
@@ -179,31 +180,6 @@ def test_tensors_of_another_size_are_refused_with_both_sizes_and_the_number_of_o
         with pytest.raises(CheckpointError) as caught:
             MaskRCNN(3, backbone="small", weights=str(tmp_path / "other.pth"))
         assert str(caught.value).endswith(f"{name} is (7,), expected {tuple(state[name].shape)}{more}")
-
-
-@pytest.mark.parametrize("names", [("conv1.weight", "layer1.0.conv1.weight"), ("backbone.body.conv1.weight",)])
-def test_a_state_dict_is_none_of_detectron2(names):
-    assert not any(name.startswith(DETECTRON2) for name in names)
-
-
-@pytest.mark.parametrize(
-    ("content", "save"),
-    [
-        ({"model": {"backbone.bottom_up.stem.conv1.weight": np.zeros(3)}}, "pickle"),
-        ({"model": {"stem.conv1.weight": np.zeros(3)}, "__author__": "torchvision"}, "pickle"),
-        ({"blobs": {"res2_0_branch2a_w": np.zeros(3)}}, "pickle"),
-        ({"model": {"proposal_generator.rpn_head.conv.weight": torch.zeros(3)}, "iteration": 9}, "torch"),
-    ],
-)
-def test_a_file_of_detectron2_is_named_for_what_it_is(tmp_path, content, save, recwarn):
-    path = tmp_path / "model_final.pkl"
-    if save == "torch":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content))
-    with pytest.raises(CheckpointError, match=r"model_final\.pkl: a file of Detectron2, whose layers and colors are"):
-        read_weights(path)
-    assert not recwarn  # of torch, on the protocol of pickles
 
 
 def test_a_pipe_or_a_folder_in_place_of_weights_is_named_and_never_opened(tmp_path):

@@ -20,7 +20,8 @@ from composer_copypaste.integrations.composer.best import StopsEarly
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
 from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
-from composer_copypaste.models.weights import load_tensors, read_torch_file
+from composer_copypaste.models.weight_files import read_torch_file
+from composer_copypaste.models.weights import load_tensors
 
 KEPT_CHECKPOINTS = 2
 """The newest one may already give losses that are not finite, when the one before does not."""

@@ -13,7 +13,8 @@ from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from composer_copypaste.models.inputs import TrainingTarget, check_targets, float_images, target_without_crowds
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.postprocess import DetectionDict, detect, with_labels_of
-from composer_copypaste.models.weights import StateDict, load_pretrained, tensors_of_content
+from composer_copypaste.models.weight_files import StateDict, tensors_of_content
+from composer_copypaste.models.weights import load_pretrained
 from composer_copypaste.settings import MaskRCNNSettings
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from composer_copypaste.integrations.detectron2.inputs import model_inputs, trai
 from composer_copypaste.integrations.detectron2.weights import load_weights_of, tensors_of_model, weights_source
 from composer_copypaste.models.inputs import check_targets
 from composer_copypaste.models.postprocess import DetectionDict
-from composer_copypaste.models.weights import StateDict
+from composer_copypaste.models.weight_files import StateDict
 
 if TYPE_CHECKING:
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision

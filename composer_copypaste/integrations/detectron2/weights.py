@@ -14,7 +14,7 @@ from torch import nn
 
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
 from composer_copypaste.files import check_regular_file
-from composer_copypaste.models.weights import StateDict, find_state_dict, nonfinite_tensors, read_file_of_weights
+from composer_copypaste.models.weight_files import StateDict, find_state_dict, nonfinite_tensors, read_file_of_weights
 
 CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")
 """Layers that have a row for each category."""

@@ -15,9 +15,11 @@ from composer_copypaste.integrations.composer.from_recipe import (
 )
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.metrics.report import Report
-from composer_copypaste.models.predictor import COCO_NAMES, match_categories
-from composer_copypaste.models.recognise import CLASS_SCORES, read_torchvision_model
-from composer_copypaste.models.weights import StateDict, load_tensors, read_weights
+from composer_copypaste.models.detectron2_style import MARK
+from composer_copypaste.models.predictor import coco_labels, match_categories
+from composer_copypaste.models.recognise import CLASS_SCORES, read_known_model, recipe_of_model
+from composer_copypaste.models.weight_files import StateDict, read_weights
+from composer_copypaste.models.weights import load_tensors
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.recipes.schema import CocoFiles, Recipe
 from composer_copypaste.runs.data import (
@@ -86,29 +88,26 @@ def recipe_of_checkpoint(
     overrides: Sequence[str] = (),
     files: CocoFiles | None = None,
 ) -> Recipe:
-    """The recipe that was given, or that of the run, or one for a state dict of torchvision's models.
+    """The recipe that was given, or that of the run, or one for a published model of torchvision's or Detectron2's.
 
     Args:
         checkpoint: the weights.
         run: in whose folder they lie.
         recipe: as given.
         overrides: keys of the recipe with their values.
-        files: the data set to evaluate on, which a model of torchvision's needs.
+        files: the data set to evaluate on, which a published model needs.
 
     Raises:
         RecipeError: where there is none.
     """
-    known = read_torchvision_model(checkpoint) if recipe is None and run is None else None
+    known = read_known_model(checkpoint) if recipe is None and run is None else None
     if known is None:
         return load_recipe(recipe_source(checkpoint, run, recipe), overrides)
     name, settings = known
     if files is None:
-        raise RecipeError(
-            f"{checkpoint}: torchvision's {name}; give --images and --annotations, the data to score it on"
-        )
-    print_once(f"{checkpoint}: torchvision's {name}, built with its own settings; --recipe RECIPE gives others")
-    own = {"backbone": settings.backbone, "weights": settings.weights, "norm": settings.norm}
-    return load_recipe("finetune", [*(f"model.{key}={value}" for key, value in own.items()), *overrides])
+        raise RecipeError(f"{checkpoint}: {name}; give --images and --annotations, the data to score it on")
+    print_once(f"{checkpoint}: {name}, built with its own settings; --recipe RECIPE gives others")
+    return load_recipe("finetune", [*recipe_of_model(settings), *overrides])
 
 
 def _subject(checkpoint: Path, data: InstanceData) -> Subject:
@@ -150,9 +149,13 @@ def _labels_of_classes(weights: StateDict, checkpoint: Path, data: InstanceData)
         CheckpointError: where the model's classes cannot be those of the data.
     """
     classes = len(weights[CLASS_SCORES]) if CLASS_SCORES in weights else data.annotations.num_classes
-    if classes == data.annotations.num_classes:
+    is_detectron2 = MARK in weights
+    published = coco_labels(classes, is_detectron2_style=is_detectron2)
+    if classes == data.annotations.num_classes and (published is None or not is_detectron2):
         return None
-    matched = match_categories(data.categories, classes) if classes == len(COCO_NAMES) else None
+    matched = None
+    if published is not None:
+        matched = match_categories(data.categories, classes, is_detectron2_style=is_detectron2)
     if matched is None:
         raise CheckpointError(
             f"{checkpoint}: made for another model, or another number of classes: it has "

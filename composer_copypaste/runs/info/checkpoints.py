@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from composer_copypaste.errors import first_few
-from composer_copypaste.models.recognise import CLASS_SCORES, recognise_torchvision_model
-from composer_copypaste.models.weights import (
+from composer_copypaste.errors import CheckpointError, first_few
+from composer_copypaste.models.detectron2_weights import from_detectron2, is_of_detectron2
+from composer_copypaste.models.recognise import CLASS_SCORES, recognise_model
+from composer_copypaste.models.weight_files import (
     StateDict,
     find_state_dict,
-    is_of_detectron2,
     nonfinite_tensors,
     read_file_of_weights,
 )
@@ -29,7 +29,7 @@ SAMPLED = 200_000
 
 
 def describe_checkpoint(path: Path) -> Description:
-    """What a checkpoint of a run, a state dict or a safetensors file holds.
+    """What a checkpoint of a run, a state dict, a safetensors file or a file of Detectron2's holds.
 
     Raises:
         CheckpointError: where it cannot be read, or is none. No code in it is run.
@@ -37,17 +37,19 @@ def describe_checkpoint(path: Path) -> Description:
     content = read_file_of_weights(path)
     found = find_state_dict(content, path)
     state = {name.removeprefix("module.").removeprefix("module."): tensor for name, tensor in found.items()}
-    run = run_folder_of(path)
+    run, problems, kind = run_folder_of(path), [], _kind(content, path)
+    if is_of_detectron2(state):
+        kind = "weights of Detectron2"
+        author = content.get("__author__") if isinstance(content, Mapping) else None
+        try:
+            state = from_detectron2(state, path, author)
+        except CheckpointError as error:
+            problems.append(f"cannot be loaded here: {str(error).removeprefix(f'{path}: ')}")
     facts = _model_facts(state, path) | _training_facts(content) | _run_facts(run)
-    problems = []
     if bad := nonfinite_tensors(state):
         problems.append(f"weights that are not finite, as a training that diverged leaves them: {first_few(bad)}")
-    if is_of_detectron2(state):
-        problems.append(
-            "of Detectron2, whose layers and colors are not in torchvision's order: it cannot be loaded here"
-        )
     tables = [_part_table(state), *_category_tables(run)]
-    return Description(path, _kind(content, path), facts, tables, problems, draw=partial(_draw, state))
+    return Description(path, kind, facts, tables, problems, draw=partial(_draw, state))
 
 
 def _kind(content: object, path: Path) -> str:
@@ -61,9 +63,9 @@ def _kind(content: object, path: Path) -> str:
 
 
 def _model_facts(state: StateDict, path: Path) -> dict[str, Value]:
-    known = recognise_torchvision_model(state)
+    known = recognise_model(state)
     detector = CLASS_SCORES in state
-    what = f"torchvision's {known[0]}" if known else "a Mask R-CNN" if detector else "no Mask R-CNN"
+    what = known[0] if known else "a Mask R-CNN" if detector else "no Mask R-CNN"
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
     facts: dict[str, Value] = {
         "model": what,

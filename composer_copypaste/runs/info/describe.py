@@ -9,7 +9,7 @@ from composer_copypaste.runs.info.data_sets import describe_annotations, describ
 from composer_copypaste.runs.info.description import Description
 from composer_copypaste.runs.info.folders import describe_folder
 
-WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl")
 
 
 def describe_file(path: Path | str, *, images: Path | str | None = None) -> Description:
