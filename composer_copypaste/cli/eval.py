@@ -29,6 +29,7 @@ from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP
     type=click.FloatRange(0, 1),
     help="Of the detections that the page counts and shows; default: the score from which on F1 is highest.",
 )
+@click.option("--allow-missing", is_flag=True, help="Score predictions also where most images have none.")
 @click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
 @click.option("--style", type=click.Choice(["coco", "detectron2"]), default="coco",
               help="Whose tables are printed: all of COCO's numbers (default), or as Detectron2's.")  # fmt: skip
@@ -44,6 +45,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     bad_objects: Literal["refuse", "leave_out"] | None,
     max_dets: str | None,
     min_score: float | None,
+    allow_missing: bool,
     recipe: str | None,
     style: Literal["coco", "detectron2"],
     output: Path | None,
@@ -75,6 +77,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         _check_arguments(model, overrides, predictions, images, annotations, recipe)
         if best and model is None:
             raise RecipeError("command line: expected --best with the folder of a run, got --predictions")
+        if allow_missing and predictions is None:
+            raise RecipeError("command line: expected --allow-missing with --predictions, got a model")
     if predictions is not None and annotations is not None:
         from composer_copypaste.runs.evaluation.results import MAX_DETS, evaluate_predictions
 
@@ -85,6 +89,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
             output=output,
             max_dets=limits or MAX_DETS,
             min_score=min_score,
+            allow_missing=allow_missing,
             crowds=crowds,
             bad_objects=bad_objects or "refuse",
             spelling=lambda name, value: f"--{name.replace('_', '-')} {value}",

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from metric_scenes import random_scene
 from shapes_recipe import on_files, tiny, tiny_recipe
 
 from composer_copypaste.cli import main
+from composer_copypaste.errors import DataWarning
 from composer_copypaste.integrations.composer import distributed as processes
 from composer_copypaste.integrations.composer.from_recipe import build_model
 from composer_copypaste.integrations.composer.model import MaskRCNN
@@ -225,6 +227,28 @@ def test_results_whose_ids_stand_for_other_images_are_refused(predictions, tmp_p
     assert evaluate(*arguments).exit_code == 0
     (tmp_path / "images.json").write_text(json.dumps({"images": [images[0] | {"file_name": "sub/other.jpg"}]}))
     refused(evaluate(*arguments), f"images.json: image {images[0]['id']} is other.jpg, but", "have other ids")
+
+
+def test_results_on_a_few_images_are_refused_unless_that_is_allowed_or_the_images_were_looked_at(predictions, tmp_path):
+    shutil.copytree(predictions, tmp_path, dirs_exist_ok=True)
+    content = json.loads((tmp_path / "val.json").read_text())
+    objects = {entry["image_id"] for entry in content["annotations"]}
+    results = json.loads((tmp_path / "results.json").read_text())
+    first = results[0]["image_id"]
+    (tmp_path / "results.json").write_text(json.dumps([each for each in results if each["image_id"] == first]))
+    arguments = ["--predictions", tmp_path / "results.json", "--annotations", tmp_path / "val.json"]
+    arguments += ["--crowds", "ignore"]
+    found = f"results.json: no result on {len(objects - {first})} of {len(objects)} images with objects"
+    refused(evaluate(*arguments), found, "--allow-missing")
+    with pytest.warns(DataWarning, match=f"{found}: their objects count as missed"):
+        allowed = evaluate(*arguments, "--allow-missing")
+    assert allowed.exit_code == 0
+    (tmp_path / "copypaste.json").write_text("{}")  # as copypaste predict leaves it
+    (tmp_path / "images.json").write_text(json.dumps({"images": content["images"]}))
+    with warnings.catch_warnings(action="error"):
+        looked_at = evaluate(*arguments)
+    assert (looked_at.exit_code, looked_at.stdout) == (0, allowed.stdout)
+    refused(evaluate("runs/x", "--allow-missing"), "expected --allow-missing with --predictions, got a model")
 
 
 def test_results_of_boxes_alone_are_scored_by_boxes(predictions):

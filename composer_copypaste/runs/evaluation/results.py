@@ -26,6 +26,9 @@ from composer_copypaste.runs.predict.manifest import MANIFEST
 
 MAX_DETS = (1, 10, 100)
 
+_SHARE_REFUSED, _SHARE_NAMED = 0.5, 0.1
+"""If more of the images with objects have no result, the file is refused, or that is said."""
+
 
 def evaluate_predictions(  # noqa: PLR0913 - by name, and each of its own kind
     predictions: Path | str,
@@ -35,6 +38,7 @@ def evaluate_predictions(  # noqa: PLR0913 - by name, and each of its own kind
     output: Path | str | None = None,
     max_dets: Sequence[int] = MAX_DETS,
     min_score: float | None = None,
+    allow_missing: bool = False,
     crowds: Crowds = None,
     bad_objects: BadObjects = "refuse",
     spelling: SettingSpelling = python_spelling,
@@ -42,7 +46,8 @@ def evaluate_predictions(  # noqa: PLR0913 - by name, and each of its own kind
     """Score COCO results by COCO's rules; the numbers are those of ``evaluation.json``.
 
     Boxes are scored, and masks where the results have them. All images of the annotations are scored, also those
-    without results.
+    without results: their objects count as missed. A file that has none for most images is refused, unless a list of
+    images beside it, as ``copypaste predict`` writes it, says that they were looked at.
 
     Args:
         predictions: a JSON of COCO results.
@@ -52,6 +57,7 @@ def evaluate_predictions(  # noqa: PLR0913 - by name, and each of its own kind
             nothing is written.
         max_dets: limits to the number of detections that count per image and category; ascending. AP uses the last.
         min_score: of the detections that the page counts and shows; None: the score from which on F1 is highest.
+        allow_missing: score the file also where most images with objects have no result.
         crowds: see ``CocoAnnotations.load``.
         bad_objects: see ``CocoAnnotations.load``.
         spelling: how the user gives the two settings before, for messages.
@@ -70,6 +76,7 @@ def evaluate_predictions(  # noqa: PLR0913 - by name, and each of its own kind
         raise UserError(f"min_score: expected a number from 0 to 1, got {min_score:g}")
     reading = ReadingOptions(crowds, bad_objects, spelling, reads_images=images is not None)
     truth, found = _read_truth_and_results(Path(annotations), Path(predictions), reading)
+    _check_coverage(found, truth, allow_missing=allow_missing)
     data = None if images is None else CocoInstances(images, truth, masks=False)
     _warn_of_many_objects(truth, max_dets[-1])
     metric = CocoMeanAveragePrecision(
@@ -97,9 +104,36 @@ def _read_truth_and_results(
         truth = CocoAnnotations.of_content(
             read_json(annotations, "annotation file"), annotations, replace(reading, outlines=has_masks)
         )
-        if predictions.with_name(MANIFEST).exists() and predictions.with_name(IMAGES).exists():
+        if _has_image_list(predictions):
             _check_same_images(predictions.with_name(IMAGES), truth)
         return truth, CocoResults.of_content(results, predictions, truth)
+
+
+def _has_image_list(predictions: Path) -> bool:
+    """Whether ``copypaste predict`` wrote a list of images beside the results."""
+    return predictions.with_name(MANIFEST).exists() and predictions.with_name(IMAGES).exists()
+
+
+def _check_coverage(found: CocoResults, truth: CocoAnnotations, *, allow_missing: bool) -> None:
+    """Raise ``DataError`` where most images with objects have no result, though nothing says that they were looked at.
+
+    Their objects count as missed: the score of a part of a data set would be taken for a score of the whole.
+    """
+    annotated = [image for image, objects in truth.annotations.items() if objects]
+    looked_at = set(found.images)
+    if _has_image_list(found.path):
+        listed = found.path.with_name(IMAGES)
+        looked_at |= {image.id for image in images_without_annotations(read_json(listed, "image list"), listed).images}
+    missing = len(annotated) - len(looked_at.intersection(annotated))
+    text = f"{found.path}: no result on {missing} of {count_noun(len(annotated), 'image')} with objects"
+    if missing > _SHARE_REFUSED * len(annotated) and not allow_missing:
+        raise DataError(
+            f"{text}, which would count as missed. Were they made for other images, or for a part of these? Score them "
+            f"by annotations of that part alone (copypaste subset), or all the same with --allow-missing (in Python, "
+            "allow_missing=True)"
+        )
+    if missing > _SHARE_NAMED * len(annotated):
+        warn_of_data(f"{text}: their objects count as missed")
 
 
 def _check_same_images(listed: Path, truth: CocoAnnotations) -> None:
