@@ -16,8 +16,9 @@ import click
 def command(file: Path, images: Path | None, as_json: bool, output: Path | None) -> None:
     """Say what a checkpoint, a data set or a run is, and what is in it.
 
-    FILE is a checkpoint or state dict; a COCO file of annotations, of images alone or of results; or the folder of a
-    run, an ablation, an offline data set or shards. All problems of a data set are listed, not only the first.
+    FILE is a checkpoint or state dict; an ONNX or TorchScript file; a COCO file of annotations, of images alone or of
+    results; evaluation.json or matches.npz of an evaluation; or the folder of a run, an ablation, an evaluation,
+    predictions, an offline data set or shards. All problems of a data set are listed, not only the first.
 
     \b
     Example:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,31 @@ def write_onnx(
 
 
 # ---- running
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What an ONNX file says of itself."""
+
+    inputs: tuple[str, ...]
+    """Name, type and shape of each."""
+    outputs: tuple[str, ...]
+    producer: str
+    description: str
+    metadata: ExportMetadata | None
+    """None: the file was not written by ``copypaste export``."""
+    version: str | None
+    """Of this package, with which it was written."""
+
+
+def read_onnx_file(path: Path) -> OnnxFile:
+    """What an ONNX file of any program says of itself; errors are those of ``OnnxMaskRCNN``."""
+    session = _open_session(path)
+    meta = session.get_modelmeta()
+    version = meta.custom_metadata_map.get("composer_copypaste")
+    metadata = None if version is None else _read_metadata(session, path)
+    inputs, outputs = (tuple(map(_signature, ends)) for ends in (session.get_inputs(), session.get_outputs()))
+    return OnnxFile(inputs, outputs, meta.producer_name, meta.description, metadata, version)
 
 
 class OnnxMaskRCNN:
@@ -170,7 +196,7 @@ def _read_metadata(session: "InferenceSession", path: Path) -> ExportMetadata:
         ) from error
     outputs = [output.name for output in session.get_outputs()]
     if metadata is None or outputs != list(OUTPUTS):
-        inputs = [f"{each.name} {each.type}{_shape(each.shape)}" for each in session.get_inputs()]
+        inputs = map(_signature, session.get_inputs())
         raise CheckpointError(
             f"{path}: expected a file that copypaste export wrote, found one of something else, with the input "
             f"{', '.join(inputs)} and the outputs {', '.join(outputs)}"
@@ -178,5 +204,7 @@ def _read_metadata(session: "InferenceSession", path: Path) -> ExportMetadata:
     return metadata
 
 
-def _shape(shape: Sequence[Any]) -> str:
-    return f" ({', '.join(map(str, shape))})" if shape else ""
+def _signature(end: Any) -> str:
+    """Name, type and shape of an input or output."""
+    shape = f" ({', '.join(map(str, end.shape))})" if end.shape else ""
+    return f"{end.name} {end.type}{shape}"

@@ -70,9 +70,7 @@ def export_onnx(
         >>> differences = export_onnx(model, "model.onnx", categories=["disc", "star"], images=images)
     """
     chosen = settings_from(ExportSettings, settings, overrides)
-    module = _torchvision_module(model)
-    metadata = ExportMetadata(_categories_by_label(categories, module), chosen.masks)
-    return _export(module, Path(path), metadata, images, chosen, _write_onnx)
+    return _export_model(model, Path(path), categories, images, chosen, _write_onnx)
 
 
 def export_torchscript(
@@ -90,9 +88,7 @@ def export_torchscript(
     image as a tensor, uint8 (height, width, 3), and gives a tuple (boxes, scores, labels, masks).
     """
     chosen = settings_from(ExportSettings, settings, overrides)
-    module = _torchvision_module(model)
-    metadata = ExportMetadata(_categories_by_label(categories, module), chosen.masks)
-    return _export(module, Path(path), metadata, images, chosen, _write_torchscript)
+    return _export_model(model, Path(path), categories, images, chosen, _write_torchscript)
 
 
 Write = Callable[[SingleImageMaskRCNN, Tensor, ExportMetadata, Path], Run]
@@ -111,6 +107,19 @@ def _write_torchscript(module: SingleImageMaskRCNN, example: Tensor, metadata: E
 
 FORMATS: Mapping[str, Write] = {".onnx": _write_onnx, ".torchscript": _write_torchscript}
 """What writes a file, by the end of its name."""
+
+
+def _export_model(
+    model: nn.Module,
+    path: Path,
+    categories: Sequence[Category | str] | Mapping[int, Category],
+    images: Sequence[Tensor],
+    settings: ExportSettings,
+    write: Write,
+) -> Differences:
+    module = _torchvision_module(model)
+    metadata = ExportMetadata(_categories_by_label(categories, module), settings.masks)
+    return _export(module, path, metadata, images, settings, write)
 
 
 def _export(

@@ -2,15 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from metric_scenes import random_scene
 from PIL import Image
+from small_runs import small_run
 
-from composer_copypaste import describe_file
+from composer_copypaste import MaskRCNN, describe_file, evaluate_predictions, export_onnx, export_torchscript
+from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.streaming.write import write_shards
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, UserError
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.runs.augment.run import augment_data_set
+from composer_copypaste.runs.predict.run import predict_files
 from composer_copypaste.settings import AugmentSettings, MaskRCNNSettings
 
 
@@ -103,7 +108,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"my\.pt: expected weights, got a file that is cut off"):
         describe_file(tmp_path / "my.pt")
     (tmp_path / "my.onnx").write_bytes(b"\x08\x08")
-    with pytest.raises(DataError, match=r"my\.onnx: an ONNX model, which copypaste predict --weights .*my\.onnx runs"):
+    with pytest.raises(UserError, match=r"my\.onnx: onnxruntime cannot run it|ONNX files need onnxruntime"):
         describe_file(tmp_path / "my.onnx")
     with pytest.raises(DataError, match="there is no such file"):
         describe_file(tmp_path / "none.json")
@@ -142,6 +147,91 @@ def test_an_offline_data_set_and_shards_are_described_by_their_annotations(data_
     assert any(name.startswith("made from: ") for name in found.facts)
     write_shards(tmp_path / "shards", data_set.parent / "images", data_set)
     assert describe_file(tmp_path / "shards").kind == "shards of a data set"
+
+
+def test_unfinished_folders_are_described_by_what_they_are_made_from(tmp_path):
+    working = tmp_path / "twice" / ".unfinished"
+    write(working / "source.json", {"per_image": 1, "seed": 3})
+    found = describe_file(tmp_path / "twice")
+    assert (found.kind, found.facts) == (
+        "an offline data set, not complete",
+        {"made from: per_image": 1, "made from: seed": 3},
+    )
+    assert found.warnings == ["not complete: the command that began it goes on"]
+
+
+# ---- what a model finds, and how it is scored
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("info") / "run", found=3)
+
+
+def test_predictions_are_described_whether_they_are_complete_or_not(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.png").write_bytes(b"damaged")
+    predict_files(run, tmp_path / "photos", tmp_path / "found")
+    found = describe_file(tmp_path / "found")
+    assert (found.kind, found.facts["images"], found.facts["images done"]) == ("predictions, not complete", 2, 2)
+    assert found.facts["results"] == 3
+    assert found.problems == ["could not be read: b.png: the image cannot be decoded: not an image in a known format"]
+    (tmp_path / "photos" / "b.png").unlink()
+    predict_files(run, tmp_path / "photos", tmp_path / "complete")
+    found = describe_file(tmp_path / "complete")
+    assert (found.kind, found.facts["images"], found.facts["results"]) == ("predictions", 1, 3)
+    assert table(found, "categories").keys() <= {"fig", "nut"}
+    assert sum(row["results"] for row in table(found, "categories").values()) == 3
+
+
+def test_scores_and_matches_of_an_evaluation_are_described(tmp_path):
+    scene = random_scene(1)
+    write(tmp_path / "results.json", [
+        {**each, "segmentation": {**each["segmentation"], "counts": each["segmentation"]["counts"].decode()}}
+        for each in scene.results
+    ])  # fmt: skip
+    write(tmp_path / "val.json", scene.dataset)
+    report = evaluate_predictions(
+        tmp_path / "results.json", tmp_path / "val.json", output=tmp_path / "scores", crowds="ignore"
+    )
+    for name in ("evaluation.json", "matches.npz", ""):
+        found = describe_file(tmp_path / "scores" / name)
+        assert found.facts["images"] == report["images"] == len(scene.dataset["images"])
+        scores = table(found, "scores, in %")
+        assert scores["masks"]["AP50"] == pytest.approx(100 * report["segm"]["AP50"], abs=0.051)
+        assert scores["boxes"]["APs"] == pytest.approx(100 * report["bbox"]["APs"], abs=0.051)
+        for category, numbers in report["segm"]["per_category"].items():
+            row = table(found, "categories")[category]
+            assert row["objects"] == numbers["instances"]
+            assert row["masks AP, %"] == pytest.approx(100 * numbers["AP"], abs=0.051)
+    describe_file(tmp_path / "scores" / "matches.npz").save_png(tmp_path / "scores.png")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(DataError, match=r"other\.npz: expected the matches that an evaluation writes"):
+        describe_file(tmp_path / "other.npz")
+
+
+def test_exported_models_are_described_by_what_they_say_of_themselves(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    model = MaskRCNN(num_classes=3, backbone="small", box_score_thresh=0.0, detections_per_image=5)
+    given = {"categories": [Category(5, "nut"), Category(3, "fig")], "images": [torch.zeros(3, 60, 90).byte()]}
+    for name, export in (("m.onnx", export_onnx), ("m.torchscript", export_torchscript)):
+        export(model, tmp_path / name, **given, masks="pasted", max_unmatched=1.0)
+        found = describe_file(tmp_path / name)
+        assert found.kind == f"a Mask R-CNN as {'an ONNX' if name == 'm.onnx' else 'a TorchScript'} file"
+        assert (found.facts["masks"], len(found.warnings)) == ("0 and 1, at the image's size", 0)
+        assert {name: row["id"] for name, row in table(found, "categories").items()} == {"nut": 5, "fig": 3}
+    ends = [
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 640, 640])]
+        for name in ("x", "output0")
+    ]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["output0"])], "yolo", *ends)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "yolo.onnx")
+    found = describe_file(tmp_path / "yolo.onnx")
+    assert (found.kind, found.facts["inputs"]) == ("an ONNX file", "x tensor(float) (1, 3, 640, 640)")
+    assert found.warnings == ["not written by copypaste export, which copypaste predict needs: it cannot be run here"]
 
 
 def test_another_folder_is_refused_with_what_is_in_it(tmp_path):

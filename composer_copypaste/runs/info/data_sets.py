@@ -182,8 +182,8 @@ def _draw(objects: _Objects) -> Figure:
 # ---- results
 
 
-def describe_results(content: object, path: Path) -> Description:
-    """What a file of COCO results holds.
+def describe_results(content: object, path: Path, names: Mapping[int, str] | None = None) -> Description:
+    """What a file of COCO results holds; ``names`` are those of its categories by id, where they are known.
 
     Raises:
         DataError: where it is no list of results.
@@ -202,7 +202,7 @@ def describe_results(content: object, path: Path) -> Description:
         "median score": float(np.median(scores)) if len(scores) else None,
         "highest score": float(scores.max()) if len(scores) else None,
     }
-    table = _result_table(scores, categories, areas)
+    table = _result_table(scores, categories, areas, names or {})
     warnings = list(found.warnings)
     if len(scores) and (scores.max() > 1 or scores.min() < 0):
         warnings.append("scores are not between 0 and 1")
@@ -222,13 +222,13 @@ def _result_columns(results: CocoResults) -> tuple[ndarray, ndarray, ndarray, nd
     )
 
 
-def _result_table(scores: ndarray, categories: ndarray, areas: ndarray) -> InfoTable:
+def _result_table(scores: ndarray, categories: ndarray, areas: ndarray, names: Mapping[int, str]) -> InfoTable:
     sizes = np.digitize(areas, (SMALL_AREA, LARGE_AREA))
     rows: list[list[Value]] = []
     for category in np.unique(categories).tolist():
         own = categories == category
         counts = np.bincount(sizes[own], minlength=3).tolist()
-        rows.append([f"id {category}", int(own.sum()), float(np.median(scores[own])), *counts])
+        rows.append([names.get(category, f"id {category}"), int(own.sum()), float(np.median(scores[own])), *counts])
     headers = ["category", "results", "median score", *SIZE_NAMES]
     return InfoTable("categories", headers, sorted(rows, key=lambda row: -int(row[1] or 0)))
 

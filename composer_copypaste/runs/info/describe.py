@@ -7,19 +7,21 @@ from composer_copypaste.files import check_regular_file, read_json
 from composer_copypaste.runs.info.checkpoints import describe_checkpoint
 from composer_copypaste.runs.info.data_sets import describe_annotations, describe_results
 from composer_copypaste.runs.info.description import Description
+from composer_copypaste.runs.info.evaluations import describe_matches, describe_report, is_report
+from composer_copypaste.runs.info.exported import describe_onnx, describe_torchscript, is_torchscript
 from composer_copypaste.runs.info.folders import describe_folder
 
 WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl")
 
 
 def describe_file(path: Path | str, *, images: Path | str | None = None) -> Description:
-    """What a checkpoint, a COCO file or a folder of a run, an ablation or a data set holds, and what is wrong with it.
+    """What a checkpoint, an exported model, a COCO file or a folder holds, and what is wrong with it.
 
     Everything is read, and nothing of it is run. Problems are collected, all of them: the first does not hide others.
 
     Args:
-        path: a checkpoint or state dict; a COCO file of annotations, of images alone or of results; or a folder that
-            this package has written.
+        path: a checkpoint or state dict; an ONNX or TorchScript file; a COCO file of annotations, of images alone or of
+            results; the scores or matches of an evaluation; or a folder that this package has written.
         images: the folder of a data set's images: the header of each is read too.
 
     Raises:
@@ -32,17 +34,21 @@ def describe_file(path: Path | str, *, images: Path | str | None = None) -> Desc
     path, folder = Path(path), None if images is None else Path(images)
     if path.is_dir():
         return describe_folder(path, folder)
+    if path.suffix.lower() == ".npz":
+        return describe_matches(path)
+    if path.suffix.lower() == ".onnx":
+        return describe_onnx(path)
+    if is_torchscript(path):
+        return describe_torchscript(path)
     if path.suffix.lower() in WEIGHTS or _is_archive(path):
         if folder is not None:
             raise RecipeError(f"{path}: weights have no images; leave out the folder")
         return describe_checkpoint(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         raise DataError(f"{path}: a YAML file; 'copypaste recipe show {path}' shows recipes")
-    if path.suffix.lower() == ".onnx":
-        raise DataError(
-            f"{path}: an ONNX model, which copypaste predict --weights {path} runs; what is in it is not read"
-        )
-    content = read_json(path, "file")
+    content = read_json(path, "COCO file, weights, matches or exported model")
+    if is_report(content):
+        return describe_report(content, path)
     return describe_results(content, path) if _is_results(content) else describe_annotations(content, path, folder)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from composer_copypaste.errors import OutputError, count_noun, group_problems
+from composer_copypaste.errors import OutputError, as_recipe_value, count_noun, group_problems
 from composer_copypaste.visualize.curves import save_figure
 
 Value = str | int | float | bool | None
@@ -102,6 +102,11 @@ class Description:
             save_figure(figure, path)
         except OSError as error:
             raise OutputError(f"{error.filename or path}: cannot be written: {error.strerror}") from error
+
+
+def as_fact(value: object) -> Value:
+    """A value of JSON as a fact."""
+    return value if isinstance(value, str | int | float | None) else as_recipe_value(value)
 
 
 def _finite(value: Value) -> Value:

@@ -1,4 +1,4 @@
-"""What the folder of a run, an ablation, an offline data set or shards holds."""
+"""What a folder that this package has written holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +18,9 @@ from composer_copypaste.recipes.yaml12 import YamlError, parse_yaml
 from composer_copypaste.runs.data import read_trained_categories
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.info.data_sets import describe_annotations
-from composer_copypaste.runs.info.description import Description, InfoTable, Value
+from composer_copypaste.runs.info.description import Description, InfoTable, Value, as_fact
+from composer_copypaste.runs.info.evaluations import describe_matches, is_evaluation
+from composer_copypaste.runs.info.predictions import describe_predictions, describe_unfinished, is_predictions
 from composer_copypaste.settings import parse_time
 from composer_copypaste.visualize.curves import draw_training
 from composer_copypaste.visualize.evaluation_plots import plot_bars
@@ -39,13 +41,18 @@ def describe_folder(path: Path, images: Path | None = None) -> Description:
         return _describe_run(RunFolder(path))
     if (path / ABLATION).is_file():
         return _describe_ablation(path)
+    if is_predictions(path):
+        return describe_predictions(path)
     if (path / MANIFEST).is_file() and (path / ANNOTATIONS).is_file():
         return _describe_made_data_set(path, images)
     if (path / WORKING_FOLDER).is_dir():
-        raise UserError(f"{path}: a data set that is not complete; the command that began it goes on")
+        return describe_unfinished(path)
+    if is_evaluation(path):
+        return describe_matches(RunFolder(path).matches)
     names = sorted(each.name for each in path.iterdir())[:5]
     raise UserError(
-        f"{path}: expected the folder of a run, an ablation, an offline data set or shards, found "
+        f"{path}: expected the folder of a run, an ablation, an evaluation, predictions, an offline data set or "
+        f"shards, found "
         f"{', '.join(names) or 'an empty one'}; of a data set, name the annotation file"
     )
 
@@ -185,10 +192,6 @@ def _describe_made_data_set(path: Path, images: Path | None) -> Description:
     annotations = path / ANNOTATIONS
     described = describe_annotations(read_json(annotations, "annotation file"), annotations, folder)
     source = manifest.get("source") if isinstance(manifest, dict) else None
-    facts = {f"made from: {key}": _as_fact(value) for key, value in (source or {}).items()}
+    facts = {f"made from: {key}": as_fact(value) for key, value in (source or {}).items()}
     kind = "shards of a data set" if is_shards else "an offline data set"
     return replace(described, path=path, kind=kind, facts=described.facts | facts)
-
-
-def _as_fact(value: object) -> Value:
-    return value if isinstance(value, str | int | float | None) else as_recipe_value(value)

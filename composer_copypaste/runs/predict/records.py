@@ -68,6 +68,10 @@ class RecordFile:
             if all(image.file_name in stamps and stamps[image.file_name] == file_stamp(image) for image in batch)
         }
 
+    def last_records(self) -> dict[str, ImageRecord]:
+        """The last record of each image, by the name of its file."""
+        return {record.file_name: record for _, _, record in self._records()}
+
     @contextmanager
     def appending(self) -> Iterator[Callable[[Sequence[ImageRecord]], None]]:
         """Gives a function that appends the records of a batch: all, or none where the process is killed."""
