@@ -17,7 +17,7 @@ from torch import Tensor
 
 from composer_copypaste.errors import DataError, count_noun
 from composer_copypaste.functional.batch_objects import POSITION_KEYS
-from composer_copypaste.functional.tensors import areas_and_boxes, on_device
+from composer_copypaste.functional.tensors import extents, on_device
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.detectron2.masks import check_padding, mask_planes, masks_like
 
@@ -152,8 +152,9 @@ def enclosing_boxes(boxes: Float[Tensor, "n 4"], masks: Shaped[Tensor, "n h w"])
     boxes = on_device(boxes, masks.device)
     if not len(boxes):
         return boxes
-    x1, y1, x2, y2 = areas_and_boxes(masks.view(torch.uint8))[:, 1:].to(boxes.dtype).unbind(1)
-    first, last = torch.stack([x1, y1], dim=1), torch.stack([x2, y2], dim=1)
+    planes = masks.view(torch.uint8)
+    (x1, x2), (y1, y2) = extents(planes.amax(dim=1)), extents(planes.amax(dim=2))
+    first, last = (torch.stack(corner, dim=1).to(boxes.dtype) for corner in ((x1, y1), (x2, y2)))
     left, right = boxes.split(2, dim=1)
     has_pixels = (x2 > x1)[:, None]
     left = torch.where(has_pixels & (first < left.floor()), first, left)
