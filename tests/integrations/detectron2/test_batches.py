@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
 from detectron2.data.transforms import FixedSizeCrop
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.errors import DataError
@@ -96,7 +96,7 @@ def test_an_image_without_objects_has_no_masks_instead_of_lacking_them():
 
 def test_boxes_are_widened_to_masks_that_reach_beyond_them():
     before = entry(gt_masks=BitMasks(planes()))
-    before["instances"].gt_boxes = Boxes(torch.tensor([[3.4, 1.5, 5.5, 5], [8, 7, 11, 8]]))
+    before["instances"].gt_boxes = Boxes(torch.tensor([[3.4, 1.5, 5.5, 5], [8, 7, 9.5, 8]]))
     _, [target] = images_and_targets([before])
     assert target["boxes"].tolist() == [[2.0, 1.5, 5.5, 5.0], [8.0, 7.0, 11.0, 8.0]]
 
@@ -196,6 +196,12 @@ def test_masks_at_a_border_of_one_color_are_no_padding_if_not_all_have_it():
 def test_objects_without_masks_beside_those_with_masks_are_refused():
     with pytest.raises(DataError, match=r"batch\[1\] \(7.png\): its 2 objects have no gt_masks.* first annotation"):
         images_and_targets([entry(gt_masks=BitMasks(planes())), entry()])
+
+
+def test_objects_without_keypoints_beside_those_with_keypoints_are_refused():
+    with_keypoints = entry(gt_keypoints=Keypoints(torch.zeros(2, 3, 3)))
+    with pytest.raises(DataError, match=r"batch\[1\] \(7.png\): its 2 objects have no gt_keypoints"):
+        images_and_targets([with_keypoints, entry()])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 import toy_trainings
 from composer.utils import dist
 from detectron2.checkpoint import Checkpointer
+from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.engine import SimpleTrainer, TrainerBase, hooks
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.env import seed_all_rng
@@ -129,8 +130,10 @@ def test_batches_of_evaluations_are_not_changed():
     assert same_batches(model.batches, train(CopyPasteHook(p=1.0, seed=5)).batches)
 
 
-def test_a_hook_that_does_not_paste_changes_nothing():
-    assert same_batches(train(CopyPasteHook(p=0.0)).batches, train().batches)
+def test_a_hook_that_does_not_paste_passes_the_loaders_batches_on():
+    batch = next(made_batches())
+    model = train(CopyPasteHook(p=0.0), batches=[batch], iterations=1)
+    assert model.batches[0] is batch
 
 
 def test_p_follows_the_iterations():
@@ -168,6 +171,32 @@ def test_padding_is_imagenets_mean_in_the_order_of_the_loaders_colors():
     for image_format, expected in (("BGR", [104, 116, 124]), ("RGB", [124, 116, 104])):
         [batch] = train(LargeScaleJitterHook(**options, image_format=image_format), iterations=1).batches
         assert batch[0]["image"][:, 0, -1].tolist() == expected
+
+
+def test_the_models_order_of_colors_counts_where_none_is_given():
+    model = Seen()
+    model.input_format = "RGB"
+    [batch] = train(LargeScaleJitterHook(size=(64, 128), scale_range=(1, 1)), model=model, iterations=1).batches
+    assert batch[0]["image"][:, 0, -1].tolist() == [124, 116, 104]
+
+
+def failing(message):
+    """A loader whose data cannot be read."""
+    raise ValueError(message)
+    yield
+
+
+def test_run_lengths_where_the_loader_expects_polygons_are_named_with_the_setting():
+    with pytest.raises(ValueError) as caught:
+        annotations_to_instances(
+            [{"bbox": [0, 0, 1, 1], "bbox_mode": 0, "category_id": 0, "segmentation": {"counts": b"", "size": [1, 1]}}],
+            (1, 1),
+        )
+    said = f"Caught ValueError in DataLoader worker process 0.\n{caught.value}"
+    with pytest.raises(DataError, match=r'run lengths, .* set INPUT.MASK_FORMAT to "bitmask"'):
+        train(CopyPasteHook(), batches=failing(said))
+    with pytest.raises(ValueError, match=r"^something else$"):
+        train(CopyPasteHook(), batches=failing("something else"))
 
 
 def of_polygons():
