@@ -202,3 +202,28 @@ def test_an_ablation_runs_on_the_workers_of_a_cluster(tmp_path):
         summary = run_ablation(small_ablation(tmp_path, seeds=[1], fractions=[1.0]), dask=cluster.scheduler_address)
     assert [run.name for run in summary.runs] == ["baseline", "pasted"]
     assert not summary.failed
+
+
+@pytest.mark.slow
+def test_an_ablation_on_a_cluster_is_interrupted_and_goes_on_without_repetition(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    file = write_ablation(tmp_path, seeds=[1], fractions=[1.0])
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        arguments = (file, "--dask", cluster.scheduler_address)
+        running = command(*arguments)
+        while not list(tmp_path.glob("out/trainings/*/checkpoints/*.pt")):
+            assert running.poll() is None
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, error = running.communicate(timeout=60)
+        assert running.returncode == 130
+        assert error.splitlines()[-1].startswith(f"interrupted; to go on: copypaste ablate {file} --dask tcp://")
+        assert "Traceback" not in error
+        running = command(*arguments)
+        _, error = running.communicate(timeout=200)
+    assert running.returncode == 0, error
+    runs = plan_runs(small_ablation(tmp_path, seeds=[1], fractions=[1.0]))
+    for run in runs:
+        batches = [json.loads(line)["batch"] for line in run.folder.metrics.read_text().splitlines() if "loss/" in line]
+        assert batches == sorted(set(batches))
+    assert any("resuming" in run.log.read_text() for run in runs)

@@ -112,6 +112,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         describe_file(tmp_path / "my.onnx")
     with pytest.raises(DataError, match="there is no such file"):
         describe_file(tmp_path / "none.json")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: expected a COCO file, weights, .* got an image \(PNG\)"):
+        describe_file(tmp_path / "a.png")
 
 
 def test_a_run_is_described_with_its_evaluations_and_losses_that_are_not_finite(tmp_path):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from composer_copypaste.errors import DataError, RecipeError
-from composer_copypaste.files import check_regular_file, read_json
+from composer_copypaste.files import check_regular_file, describe_non_json, read_json
 from composer_copypaste.runs.info.checkpoints import describe_checkpoint
 from composer_copypaste.runs.info.data_sets import describe_annotations, describe_results
 from composer_copypaste.runs.info.description import Description
@@ -46,10 +46,22 @@ def describe_file(path: Path | str, *, images: Path | str | None = None) -> Desc
         return describe_checkpoint(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         raise DataError(f"{path}: a YAML file; 'copypaste recipe show {path}' shows recipes")
-    content = read_json(path, "COCO file, weights, matches or exported model")
+    if (kind := _describe_other_file(path)) is not None:
+        raise DataError(f"{path}: expected a COCO file, weights, or an exported model, got {kind}")
+    content = read_json(path, "file")
     if is_report(content):
         return describe_report(content, path)
     return describe_results(content, path) if _is_results(content) else describe_annotations(content, path, folder)
+
+
+def _describe_other_file(path: Path) -> str | None:
+    """What a file is that is no JSON, as far as its first bytes tell; None: JSON, or not known."""
+    try:
+        check_regular_file(path)
+        with path.open("rb") as file:
+            return describe_non_json(file.read(4096))
+    except OSError:
+        return None  # the reader of JSON says why
 
 
 def _is_archive(path: Path) -> bool:
