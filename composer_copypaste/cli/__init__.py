@@ -5,12 +5,14 @@ is listed in ``COMMANDS`` with the first line of its help.
 """
 
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -164,6 +166,11 @@ def _exit_with(error: UserError) -> NoReturn:
 def is_given(context: click.Context, name: str) -> bool:
     """Whether a parameter has been given, on the command line or otherwise, and is not the default."""
     return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def is_override(argument: str) -> bool:
+    """Whether an argument is KEY=VALUE, as model.box_score_thresh=0.3, and not the name of a file."""
+    return re.match(r"\w+(\.\w+)+=", argument) is not None and not Path(argument).exists()
 
 
 def given_arguments(context: click.Context) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP
+from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, is_override
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -54,12 +54,14 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     MODEL is the folder of a run, whose newest checkpoint is taken, a checkpoint, or the state dict of torchvision's
     maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2, which needs no recipe. KEY=VALUE changes a key of the recipe.
+    Without MODEL, the weights that RECIPE names are scored.
 
     \b
     Example:
       copypaste eval runs/quickstart-20260131-120000 --output scores
       copypaste eval runs/mine --best
       copypaste eval my.pt --recipe finetune --images photos/test --annotations test.json --output test_results
+      copypaste eval --recipe detectron2/mask_rcnn_R_101_FPN_3x_eval --style detectron2
       copypaste eval --predictions results.json --annotations test.json --images photos/test --output test_results
 
     It prints COCO's numbers. Only where --output says, it writes them, and report.html: a page with the errors and what
@@ -72,11 +74,13 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     from composer_copypaste.runs.folder import RunFolder
 
     report: Report
+    if model is not None and is_override(str(model)):
+        model, overrides = None, (str(model), *overrides)
     with errors_raised_once():
         limits = None if max_dets is None else _parse_limits(max_dets)
         _check_arguments(model, overrides, predictions, images, annotations, recipe)
         if best and model is None:
-            raise RecipeError("command line: expected --best with the folder of a run, got --predictions")
+            raise RecipeError("command line: expected --best with the folder of a run, got none")
         if allow_missing and predictions is None:
             raise RecipeError("command line: expected --allow-missing with --predictions, got a model")
     if predictions is not None and annotations is not None:
@@ -94,18 +98,27 @@ def command(  # noqa: PLR0913 - click gives each option by its name
             bad_objects=bad_objects or "refuse",
             spelling=lambda name, value: f"--{name.replace('_', '-')} {value}",
         )
-    elif model is not None:
+    else:
+        from composer_copypaste.recipes.load import load_recipe
         from composer_copypaste.recipes.schema import CocoFiles
-        from composer_copypaste.runs.evaluation.run import evaluate_checkpoint, recipe_of_checkpoint
+        from composer_copypaste.runs.evaluation.run import (
+            checkpoint_of_recipe,
+            evaluate_checkpoint,
+            recipe_of_checkpoint,
+        )
         from composer_copypaste.runs.predictor import find_best_checkpoint, find_checkpoint
 
         changes = [f"data.crowds={crowds}"] if crowds else []
         changes += [f"data.bad_objects={bad_objects}"] if bad_objects else []
         changes += [f"evaluation.max_dets={list(limits)}"] if limits else []
         with errors_raised_once():
-            checkpoint, run = find_checkpoint(find_best_checkpoint(model) if best else model)
             files = CocoFiles(images=images, annotations=annotations) if images is not None else None
-            loaded = recipe_of_checkpoint(checkpoint, run, recipe, [*overrides, *changes], files)
+            if model is None:
+                loaded = load_recipe(str(recipe), [*overrides, *changes])
+                checkpoint = checkpoint_of_recipe(loaded)
+            else:
+                checkpoint, run = find_checkpoint(find_best_checkpoint(model) if best else model)
+                loaded = recipe_of_checkpoint(checkpoint, run, recipe, [*overrides, *changes], files)
         report = evaluate_checkpoint(checkpoint, loaded, files, output, min_score=min_score)
     if not is_first_process():
         return
@@ -131,8 +144,11 @@ def _check_arguments(
     from composer_copypaste.errors import RecipeError
 
     if predictions is None:
-        if model is None:
-            raise RecipeError("command line: expected MODEL, a run's folder or a checkpoint, or --predictions FILE")
+        if model is None and recipe is None:
+            raise RecipeError(
+                "command line: expected MODEL, a run's folder or a checkpoint, or --recipe RECIPE, whose weights are "
+                "scored, or --predictions FILE"
+            )
         if (images is None) != (annotations is None):
             raise RecipeError("command line: expected --images and --annotations, or neither")
         return

@@ -1,6 +1,5 @@
 """``copypaste predict``."""
 
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import RESUME_COMMAND, given_arguments
+from composer_copypaste.cli import RESUME_COMMAND, given_arguments, is_override
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -79,8 +78,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     output = output or Path("predictions") / (weights.name if weights.is_dir() else weights.stem)
     context = click.get_current_context()
     context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "predict", *given_arguments(context)])
-    overrides = [argument for argument in images if _is_override(argument)]
-    given = [argument for argument in images if not _is_override(argument)]
+    overrides = [argument for argument in images if is_override(argument)]
+    given = [argument for argument in images if not is_override(argument)]
     if not given:
         raise RecipeError(
             "command line: expected images, or a COCO file that lists them. See: copypaste predict --help"
@@ -112,8 +111,3 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         click.echo("\n".join(f"  {line}" for line in files.unreadable), err=True)
         click.echo("once they are repaired, the same command looks at them alone", err=True)
         sys.exit(1)
-
-
-def _is_override(argument: str) -> bool:
-    """Whether an argument is KEY=VALUE, as model.box_score_thresh=0.3, and not the name of a file."""
-    return re.match(r"\w+(\.\w+)+=", argument) is not None and not Path(argument).exists()

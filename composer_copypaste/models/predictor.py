@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
-from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from composer_copypaste.data.annotation_json import Category
@@ -41,7 +41,11 @@ class Predictor:
 
 
 def predictor_of_module(
-    module: TorchvisionMaskRCNN, categories: Mapping[int, Category], *, precision: torch.dtype | None = None
+    module: nn.Module,
+    categories: Mapping[int, Category],
+    *,
+    precision: torch.dtype | None = None,
+    detect: Callable[[Any, Sequence[Tensor]], list[DetectionDict]] = detect,
 ) -> Predictor:
     """A predictor that runs a Mask R-CNN on the device where its weights are.
 
@@ -51,6 +55,7 @@ def predictor_of_module(
         module: as ``build_mask_rcnn`` makes it.
         categories: the category of each label.
         precision: half precision for autocast; None: none, all is computed as the weights are.
+        detect: finds the objects in images, with a module of another kind.
     """
 
     def find(images: Sequence[Tensor]) -> list[DetectionDict]:
@@ -64,6 +69,12 @@ def predictor_of_module(
             module.train(was_training)
 
     return Predictor(find, categories)
+
+
+def detect_by_itself(module: Any, images: Sequence[Tensor]) -> list[DetectionDict]:
+    """The detections of a module that has a method ``detect``, such as ``Detectron2Model``."""
+    found: list[DetectionDict] = module.detect(images)
+    return found
 
 
 def _autocast(device: torch.device, precision: torch.dtype | None) -> AbstractContextManager[object]:

@@ -252,10 +252,15 @@ def export_run(  # noqa: PLR0913 - how the model is loaded, and how it is export
     if output.suffix == ".onnx":
         check_onnx_installed()
     model = load_model(source, recipe=recipe, overrides=overrides, categories=categories)
+    if model.recipe.model.detectron2 is not None:
+        raise ExportError(
+            f"{source}: a model of Detectron2, which has its own tools for this; torchvision's can be exported, also "
+            "with weights of a .pkl file of Detectron2's"
+        )
     data, settings = model.recipe.data, settings or ExportSettings()
     checked = _evaluated_images(data) if images is None else _read_images(images, data.image_settings)
     metadata = ExportMetadata(model.categories, settings.masks, data.image_settings)
-    return _export(model.module, output, metadata, checked, settings, FORMATS[output.suffix])
+    return _export(_torchvision_module(model.module), output, metadata, checked, settings, FORMATS[output.suffix])
 
 
 def _spread(number: int) -> list[int]:

@@ -5,17 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torch import nn
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import read_categories
 from composer_copypaste.errors import CheckpointError, DataError, RecipeError, count_noun, warn_of_data
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.postprocess import detect as detect_objects
 from composer_copypaste.models.predictor import (
     COCO_NAMES,
     Predictor,
     categories_of_labels,
     coco_labels,
+    detect_by_itself,
     match_categories,
     predictor_of_module,
 )
@@ -67,7 +69,8 @@ def load_predictor(
 class LoadedModel:
     """A Mask R-CNN with its weights, on the CPU."""
 
-    module: TorchvisionMaskRCNN
+    module: nn.Module
+    """Torchvision's, or a ``Detectron2Model``."""
     categories: Mapping[int, Category]
     """The category of each label."""
     recipe: Recipe
@@ -85,14 +88,30 @@ def load_model(
         loaded = load_recipe("finetune", [*recipe_of_model(known[1]), *overrides])
     else:
         loaded = load_recipe(recipe_source(checkpoint, run, recipe), overrides)
-    weights = read_weights(checkpoint)
+    weights = weights_for(loaded, checkpoint)
     if named is None and run is not None and run.categories.exists():
         named = tuple(read_trained_categories(run.categories))
-    is_published = known is not None and known[1].is_detectron2_style
+    is_published = loaded.model.detectron2 is not None or (known is not None and known[1].is_detectron2_style)
     labels = _categories_of_weights(weights, checkpoint, named, is_detectron2_style=is_published)
-    module = build_mask_rcnn(len(weights[CLASS_SCORES]), loaded.model)
+    classes = len(weights[CLASS_SCORES])
+    if loaded.model.detectron2 is not None:
+        from composer_copypaste.integrations.detectron2.from_recipe import build_detectron2_model
+
+        model = build_detectron2_model(loaded.model, classes, load_weights=False)
+        load_tensors(model.module, weights, checkpoint)
+        return LoadedModel(model, labels, loaded)
+    module = build_mask_rcnn(classes, loaded.model)
     load_tensors(module, weights, checkpoint)
     return LoadedModel(module, labels, loaded)
+
+
+def weights_for(recipe: Recipe, checkpoint: Path) -> StateDict:
+    """The tensors of a file by the names in the recipe's model; ``CheckpointError`` as of ``read_weights``."""
+    if recipe.model.detectron2 is None:
+        return read_weights(checkpoint)
+    from composer_copypaste.integrations.detectron2.weights import read_model_file
+
+    return read_model_file(checkpoint)
 
 
 def find_best_checkpoint(path: Path) -> Path:
@@ -188,6 +207,7 @@ def _predictor_of_model(model: LoadedModel) -> Predictor:
     on_gpu = torch.cuda.is_available() and training.device != "cpu"
     module.to("cuda" if on_gpu else "cpu")
     precision = PRECISIONS[training.precision] if on_gpu else None
-    predictor = predictor_of_module(module, model.categories, precision=precision)
+    detect = detect_objects if model.recipe.model.detectron2 is None else detect_by_itself
+    predictor = predictor_of_module(module, model.categories, precision=precision, detect=detect)
     data = model.recipe.data
     return replace(predictor, image_settings=data.image_settings, batch_size=data.eval_batch_size)

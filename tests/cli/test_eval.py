@@ -263,7 +263,8 @@ def test_results_of_boxes_alone_are_scored_by_boxes(predictions):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected MODEL, a run's folder or a checkpoint, or --predictions FILE"),
+        ([], "expected MODEL, a run's folder or a checkpoint, or --recipe RECIPE, whose weights are scored, or --pred"),
+        (["--recipe", "finetune"], "model.weights: expected a file to evaluate, got 'coco'; or give MODEL"),
         (["--predictions", "r.json"], "expected --annotations FILE, by which the predictions are scored"),
         (
             ["runs/x", "--predictions", "r.json"],

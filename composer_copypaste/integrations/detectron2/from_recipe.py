@@ -1,11 +1,19 @@
 """A Detectron2 model as a recipe describes it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from composer_copypaste.errors import CheckpointError
 from composer_copypaste.integrations.detectron2.config import open_config
 from composer_copypaste.integrations.detectron2.model import Detectron2Model
-from composer_copypaste.integrations.detectron2.weights import check_source, is_download, web_address, weights_source
+from composer_copypaste.integrations.detectron2.weights import (
+    check_source,
+    is_download,
+    local_file,
+    web_address,
+    weights_source,
+)
 from composer_copypaste.recipes.schema import ModelSettings
 
 if TYPE_CHECKING:
@@ -46,6 +54,20 @@ def describe_download(settings: ModelSettings) -> str | None:
     opened = open_config(str(settings.detectron2), settings.overrides)
     source = weights_source(settings.weights, settings.detectron2, opened.weights)
     return f"to be downloaded from {web_address(source)}" if is_download(source) else None
+
+
+def weights_file(settings: ModelSettings) -> Path:
+    """The file of the recipe's weights, downloaded if need be.
+
+    Raises:
+        CheckpointError: where there are none, or they cannot be obtained.
+    """
+    opened = open_config(str(settings.detectron2), settings.overrides)
+    source = weights_source(settings.weights, settings.detectron2, opened.weights)
+    if not source:
+        raise CheckpointError(f"weights: expected coco or a file, which can be evaluated, got {settings.weights!r}")
+    check_source(source, settings.weights)
+    return local_file(source)
 
 
 def resized_sides(settings: ModelSettings) -> tuple[int, int] | None:

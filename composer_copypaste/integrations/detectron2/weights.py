@@ -21,8 +21,8 @@ CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.")
 
 SECONDS_TO_ANSWER = 30
 
-OLD_BUFFERS = re.compile(r"pixel_(mean|std)|.*anchor_generator\.cell_anchors\.\d+")
-"""Names in older files of what models now have from their configuration."""
+NO_WEIGHTS = re.compile(r"pixel_(mean|std)|.*anchor_generator\.cell_anchors\.\d+|.*_momentum")
+"""Names in older files of what models now have from their configuration, and of an optimizer's state."""
 
 
 def weights_source(weights: str, config: object, of_config: str) -> str:
@@ -71,13 +71,18 @@ def load_weights_of(module: nn.Module, source: str) -> list[str]:
     file = local_file(source)
     content = read_file_of_weights(file)
     tensors = tensors_of_model(content, file)
-    of_another = isinstance(content, Mapping) and content.get("matching_heuristics")
-    from_caffe2 = isinstance(content, Mapping) and content.get("__author__") == "Caffe2"
-    if of_another or from_caffe2:
+    said = content if isinstance(content, Mapping) else {}
+    of_caffe2 = said.get("__author__") == "Caffe2" or (file.suffix == ".pkl" and "model" not in said)
+    if of_caffe2 or said.get("matching_heuristics"):
         own = module.state_dict()
-        matched = align_and_update_state_dicts(own, tensors, c2_conversion=from_caffe2)
+        matched = align_and_update_state_dicts(own, tensors, c2_conversion=of_caffe2)
         return _load_matched(module, {name: value for name, value in matched.items() if name in own}, source)
     return _load_detector(module, tensors, source)
+
+
+def read_model_file(file: Path) -> StateDict:
+    """The tensors in a file, as of ``tensors_of_model``."""
+    return tensors_of_model(read_file_of_weights(file), file)
 
 
 def tensors_of_model(content: object, file: Path) -> StateDict:
@@ -91,7 +96,7 @@ def tensors_of_model(content: object, file: Path) -> StateDict:
         raise CheckpointError(
             f"{file}: holds weights that are not finite ({first_few(bad, 1)}), as a training that diverged leaves them"
         )
-    return {name: value for name, value in state.items() if not OLD_BUFFERS.fullmatch(name)}
+    return {name: value for name, value in state.items() if not NO_WEIGHTS.fullmatch(name)}
 
 
 def _load_matched(module: nn.Module, state: StateDict, source: str) -> list[str]:

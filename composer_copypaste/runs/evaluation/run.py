@@ -11,6 +11,7 @@ from composer_copypaste.integrations.composer.from_recipe import (
     build_evaluator,
     build_model,
     check_device,
+    errors_name_section,
     limit_threads,
 )
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
@@ -18,7 +19,7 @@ from composer_copypaste.metrics.report import Report
 from composer_copypaste.models.detectron2_style import MARK
 from composer_copypaste.models.predictor import coco_labels, match_categories
 from composer_copypaste.models.recognise import CLASS_SCORES, read_known_model, recipe_of_model
-from composer_copypaste.models.weight_files import StateDict, read_weights
+from composer_copypaste.models.weight_files import StateDict
 from composer_copypaste.models.weights import load_tensors
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.recipes.schema import CocoFiles, Recipe
@@ -38,7 +39,7 @@ from composer_copypaste.runs.evaluation.output import (
 )
 from composer_copypaste.runs.evaluation.page import Subject
 from composer_copypaste.runs.folder import RunFolder, run_folder_of
-from composer_copypaste.runs.predictor import recipe_source
+from composer_copypaste.runs.predictor import recipe_source, weights_for
 from composer_copypaste.runs.train import save_predictions
 
 
@@ -110,6 +111,22 @@ def recipe_of_checkpoint(
     return load_recipe("finetune", [*recipe_of_model(settings), *overrides])
 
 
+def checkpoint_of_recipe(recipe: Recipe) -> Path:
+    """The file of a recipe's own weights, to evaluate them as they are; Detectron2's are downloaded if need be.
+
+    Raises:
+        CheckpointError: where they cannot be obtained, or are no file and not of Detectron2's zoo.
+    """
+    with errors_name_section("model"):
+        if recipe.model.detectron2 is not None:
+            from composer_copypaste.integrations.detectron2.from_recipe import weights_file
+
+            return weights_file(recipe.model)
+        if not Path(recipe.model.weights).is_file():
+            raise CheckpointError(f"weights: expected a file to evaluate, got {recipe.model.weights!r}; or give MODEL")
+        return Path(recipe.model.weights)
+
+
 def _subject(checkpoint: Path, data: InstanceData) -> Subject:
     run = run_folder_of(checkpoint)
     name = checkpoint.name if run is None else run.root.name
@@ -126,14 +143,15 @@ def _evaluation_data_and_model(
         raise RecipeError(f"min_score: expected a number from 0 to 1, got {min_score:g}")
     if results is not None:
         check_output(results)
-    weights = read_weights(checkpoint)
+    weights = weights_for(recipe, checkpoint)
     data = evaluation_data(files or coco_files(recipe.data)[1], recipe.data)
     run = run_folder_of(checkpoint)
     labels = None
     if run is not None and run.categories.exists():
         data = with_trained_labels(data, read_trained_categories(run.categories), str(checkpoint))
     else:
-        labels = _labels_of_classes(weights, checkpoint, data)
+        is_detectron2 = recipe.model.detectron2 is not None or MARK in weights
+        labels = _labels_of_classes(weights, checkpoint, data, is_detectron2=is_detectron2)
     warn_of_many_objects(data.annotations, recipe)
     model = build_model(recipe, data.annotations, load_weights=False, labels=labels)
     load_tensors(model.module, weights, checkpoint)
@@ -142,14 +160,15 @@ def _evaluation_data_and_model(
     return data, model
 
 
-def _labels_of_classes(weights: StateDict, checkpoint: Path, data: InstanceData) -> Mapping[int, int | None] | None:
+def _labels_of_classes(
+    weights: StateDict, checkpoint: Path, data: InstanceData, *, is_detectron2: bool
+) -> Mapping[int, int | None] | None:
     """The data's label of each of the model's classes, None for those that the data lacks; None: they are the same.
 
     Raises:
         CheckpointError: where the model's classes cannot be those of the data.
     """
     classes = len(weights[CLASS_SCORES]) if CLASS_SCORES in weights else data.annotations.num_classes
-    is_detectron2 = MARK in weights
     published = coco_labels(classes, is_detectron2_style=is_detectron2)
     if classes == data.annotations.num_classes and (published is None or not is_detectron2):
         return None

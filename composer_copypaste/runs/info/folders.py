@@ -72,7 +72,11 @@ def _describe_run(run: RunFolder) -> Description:
         "complete": run.is_complete,
         "trained batches": batches,
         "duration": f"{count} {'batches' if unit == 'ba' else 'epochs'}",
-        "backbone": str(recipe.model.backbone),
+        **(
+            {"backbone": str(recipe.model.backbone)}
+            if recipe.model.detectron2 is None
+            else {"model of Detectron2": recipe.model.detectron2}
+        ),
         "weights at the start": recipe.model.weights,
         "copy-paste": recipe.copy_paste is not None,
         "seed": recipe.seed,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from composer_copypaste.data.image_inputs import find_images, with_headers
 from composer_copypaste.errors import DataError, format_problems
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.models.flip import with_flips
+from composer_copypaste.models.postprocess import detect as detect_objects
 from composer_copypaste.models.prediction import Prediction, prediction_of
 from composer_copypaste.models.predictor import (
     Predictor,
     categories_of_labels,
+    detect_by_itself,
     match_categories,
     predictor_of_module,
 )
@@ -48,8 +50,8 @@ def predict(  # noqa: PLR0913 - by name, and each of its own kind
     """The objects that a model finds in each image, in the order of the images.
 
     Args:
-        model: the folder of a run, a checkpoint in it or an .onnx file; what ``load_predictor`` gave; or a ``MaskRCNN``
-            or torchvision's model, which runs where its weights are.
+        model: the folder of a run, a checkpoint in it or an .onnx file; what ``load_predictor`` gave; or a
+            ``MaskRCNN``, a ``Detectron2Model`` or torchvision's model, which runs where its weights are.
         images: files, folders, patterns such as "photos/*.jpg"; images of PIL; uint8 arrays (height, width, 3) or
             tensors (3, height, width), RGB; or a list of any of them. cv2's images are BGR: give ``image[..., ::-1]``.
         min_score: objects with a lower score are left out; the model has a limit of its own.
@@ -96,22 +98,24 @@ def _as_predictor(model: Model, categories: Sequence[Category] | None) -> Predic
         return model
     if isinstance(model, Path | str):
         return load_predictor(model)
-    module = getattr(model, "module", model)  # of MaskRCNN, Composer's form of it
-    if not isinstance(module, TorchvisionMaskRCNN):
+    module: Any = getattr(model, "module", model)  # of MaskRCNN, Composer's form of it
+    is_of_torchvision = isinstance(module, TorchvisionMaskRCNN)
+    if not is_of_torchvision and not hasattr(model, "detect"):  # of Detectron2Model
         raise TypeError(f"model: expected a Mask R-CNN, a Predictor or a path, got {type(model).__name__}")
+    run, detect = (module, detect_objects) if is_of_torchvision else (model, detect_by_itself)
     num_classes = module.roi_heads.box_predictor.cls_score.out_features
     metric = getattr(model, "metric", None)
     if categories is None and isinstance(metric, CocoMeanAveragePrecision):
         categories = metric.categories
     if categories is None:
-        return predictor_of_module(module, categories_of_labels(num_classes))
+        return predictor_of_module(run, categories_of_labels(num_classes), detect=detect)
     matched = match_categories(categories, num_classes)
     if matched is None:
         raise ValueError(
             f"categories: expected one for each of the model's {num_classes - 1} labels, or ids below {num_classes}, "
             f"got {len(categories)}"
         )
-    return predictor_of_module(module, matched)
+    return predictor_of_module(run, matched, detect=detect)
 
 
 # ---- images
