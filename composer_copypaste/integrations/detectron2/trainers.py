@@ -142,6 +142,8 @@ class CopyPasteHook(BatchHook):
         start, p = time.perf_counter(), self.p(iteration)
         if p == 0 and self.bank is None:
             return batch
+        if self._lacks_fields_of_bank(batch):
+            return batch
         images, targets = self.convert(batch)
         settings = self._settings_for(batch, p)
         sources = ExtraSources(self.bank, self.pool)
@@ -154,6 +156,11 @@ class CopyPasteHook(BatchHook):
         return [
             entry if i in received else {**entry, "instances": batch[i]["instances"]} for i, entry in enumerate(after)
         ]
+
+    def _lacks_fields_of_bank(self, batch: Batch) -> bool:
+        """Whether no image has objects, which would tell of what kind the fields are that objects of the bank have."""
+        has_objects = any(len(entry["instances"]) for entry in batch if "instances" in entry)
+        return not has_objects and self.bank is not None and len(self.bank) > 0 and bool(self.bank.newest.fields.extras)
 
     def _settings_for(self, batch: Batch, p: float) -> CopyPasteSettings:
         """The settings for a batch; after large-scale jitter, those of resizing and flipping are off unless given."""

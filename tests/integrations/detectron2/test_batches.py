@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
 from detectron2.data.transforms import FixedSizeCrop
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks, RotatedBoxes
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.errors import DataError
@@ -90,8 +90,10 @@ def test_labels_leave_0_to_the_background_and_colors_are_exchanged():
 def test_an_image_without_objects_has_no_masks_instead_of_lacking_them():
     _, targets = images_and_targets([entry(gt_masks=BitMasks(planes())), entry_without_objects(5, 9)])
     assert targets[1]["masks"].shape == (0, 5, 9)
-    _, targets = images_and_targets([entry_without_objects(5, 9), entry_without_objects(5, 9)])
-    assert "masks" not in targets[0]
+    _, targets = images_and_targets([entry_without_objects(5, 9)])
+    assert targets[0]["masks"].shape == (0, 5, 9)
+    _, targets = images_and_targets([entry(), entry_without_objects(5, 9)])
+    assert not any("masks" in target for target in targets)
 
 
 def test_boxes_are_widened_to_masks_that_reach_beyond_them():
@@ -209,6 +211,10 @@ def test_objects_without_keypoints_beside_those_with_keypoints_are_refused():
     [
         ({"sem_seg": torch.zeros(SIZE)}, "has 'sem_seg', which would have to change"),
         ({"instances": Instances(SIZE)}, r"expected instances with gt_boxes \(Boxes\) and gt_classes, got {}"),
+        (
+            {"instances": Instances(SIZE, gt_boxes=RotatedBoxes([[1, 1, 2, 2, 30.0]]))},
+            "got {'gt_boxes': 'RotatedBoxes'}",
+        ),
         ({"instances": entry(gt_corners=planes())["instances"]}, r"instances have 'gt_corners' \(Tensor\)"),
         ({"instances": entry(gt_amodal=Boxes(torch.zeros(2, 4)))["instances"]}, r"'gt_amodal' \(Boxes\)"),
         ({"instances": entry(gt_masks=planes()[:, 1:])["instances"]}, r"of the image's size \(8, 12\), got"),

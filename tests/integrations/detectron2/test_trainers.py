@@ -222,6 +222,23 @@ def test_an_image_without_objects_receives_bit_masks_and_others_keep_their_polyg
     assert torch.equal(other["image"][:, mask], batch[0]["image"][:, :, :48][:, mask])
 
 
+def test_a_batch_without_objects_receives_those_of_the_bank_with_masks():
+    with_objects, empty = next(made_batches()), [of_polygons()[1]]
+    hook = CopyPasteHook(p=1.0, seed=0, bank_size=9, scale_range=(1, 1))
+    batches = train(hook, batches=iter([with_objects, *[empty] * 9]), iterations=10).batches[1:]
+    assert sum(map(sum, map(objects, batches))) > 0
+    assert all(batch[0]["instances"].has("gt_masks") for batch in batches if objects(batch) != [0])
+
+
+def test_a_batch_without_objects_passes_where_those_of_the_bank_have_further_fields():
+    with_fields, empty = next(made_batches()), [of_polygons()[1]]
+    for entry in with_fields:
+        entry["instances"].gt_numbers = torch.arange(2)
+    hook = CopyPasteHook(p=1.0, seed=0, bank_size=9)
+    [_, after] = train(hook, batches=iter([with_fields, empty]), iterations=2).batches
+    assert after is empty
+
+
 def test_fields_follow_their_objects():
     batch = next(made_batches())
     for i, entry in enumerate(batch):
