@@ -15,7 +15,10 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from composer_copypaste.validation import Check, TextPattern, settings_class
 
-DURATION = TextPattern(r"^[1-9][0-9]{0,8}(ep|ba)$", "epochs or batches such as '12ep' or '800ba', of at most 9 digits")
+DURATION = TextPattern(
+    r"^[1-9][0-9]{0,8}(ep|ba)$",
+    "epochs or batches above 0, with the unit, such as '12ep' or '800ba', of at most 9 digits",
+)
 TIME = TextPattern(
     r"^([0-9]{1,9}(ep|ba)|(0?\.[0-9]+|0|1)dur|(100|[0-9]{1,2}(\.[0-9]+)?)%dur)$",
     "a time such as '8ep', '500ba', '0.9dur' or '90%dur' (of the duration), of at most 9 digits",

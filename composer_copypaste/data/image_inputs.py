@@ -18,7 +18,7 @@ from composer_copypaste.data.image_files import (
     with_file_names_in_folder,
 )
 from composer_copypaste.data.images import ImageHeader, Size, read_header, size_as_shown
-from composer_copypaste.errors import DataError, RecipeError, as_json, first_few, warn_of_data
+from composer_copypaste.errors import DataError, RecipeError, as_json, count_noun, first_few, warn_of_data
 from composer_copypaste.files import read_json
 from composer_copypaste.settings import ImageSettings
 
@@ -67,6 +67,10 @@ def find_images(
     """
     listed = [argument for argument in arguments if Path(argument).suffix.lower() == ".json"]
     if listed:
+        if len(arguments) == 1 and folder is None:
+            raise RecipeError(
+                f"{listed[0]}: a COCO file lists the names of images; give --images FOLDER, the folder of these"
+            )
         if len(arguments) > 1 or folder is None:
             raise RecipeError(
                 f"command line: expected a COCO file alone and --images FOLDER, which its names are relative to, got "
@@ -95,6 +99,11 @@ def _images_of_coco_file(path: Path, folder: Path) -> ImageInputs:
         InputImage(image.id, image.file_name, folder / image.file_name, (image.height, image.width))
         for image in located.images
     ]
+    if images and not any(image.path.exists() for image in images):
+        raise DataError(
+            f"{folder}: has none of the {count_noun(len(images), 'image')} of {path}, such as "
+            f"{as_json(images[0].file_name)}; give the folder that their names are relative to"
+        )
     kept = {key: value for key, value in content.items() if key != "annotations"}
     return ImageInputs(tuple(images), listed.categories, kept)
 

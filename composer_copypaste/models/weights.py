@@ -1,6 +1,7 @@
 """Load weights into a Mask R-CNN: weights that torchvision publishes, or those of a file."""
 
 import logging
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,11 @@ from composer_copypaste.models.timm import (
 )
 from composer_copypaste.models.weight_files import StateDict, first_line, read_weights
 from composer_copypaste.settings import MaskRCNNSettings
+
+_COUNTER = "num_batches_tracked"
+"""Ends the names of tensors that frozen normalisation lacks."""
+_BODY = "backbone.body."
+"""Begins the names of a backbone's tensors in a detector."""
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +127,24 @@ def check_weights_name(settings: MaskRCNNSettings) -> None:
     try:
         check_regular_file(settings.weights)
     except OSError as error:
+        found = _checkpoints_of_run(Path(settings.weights))
+        if found:
+            raise CheckpointError(
+                f"weights: expected a file, got the folder of a run, {settings.weights!r}; give one of its "
+                f"checkpoints: {' or '.join(map(str, found))}"
+            ) from None
         raise CheckpointError(
             f"weights: expected an existing file or, for the {'style' if settings.is_detectron2_style else 'backbone'} "
             f"{'detectron2' if settings.is_detectron2_style else settings.backbone!r}, "
             f"{' or '.join(choices)}; got {settings.weights!r} ({error.strerror})"
         ) from None
+
+
+def _checkpoints_of_run(path: Path) -> list[Path]:
+    """The best and the newest checkpoint of the run in a folder; none where there is no run."""
+    if not os.path.isdir(path):  # also where the name is too long for a file's
+        return []
+    return [*sorted(path.glob("checkpoints/best-*.pt")), *path.glob("checkpoints/latest-rank0.pt")]
 
 
 def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
@@ -177,6 +196,7 @@ def _load_detector(
     source: str,
 ) -> list[str]:
     """Load a detector's tensors into the model; what was loaded and what was not, a line each."""
+    _check_same_backbone(module, state, settings, source)
     if settings.keep_categories:
         kept = _find_kept_rows(state, settings, category_names)
         try:
@@ -194,6 +214,20 @@ def _load_detector(
     classes = len(state[CLASS_SCORES]) if CLASS_SCORES in state else "another number of"
     log.warning("%s: made for %s classes; these start at random: %s", source, classes, ", ".join(fresh))
     return [loaded, f"last layers: made for {classes} classes, start at random; model.keep_categories=true keeps rows"]
+
+
+def _check_same_backbone(module: nn.Module, state: StateDict, settings: MaskRCNNSettings, source: str) -> None:
+    """Raise ``CheckpointError`` where the weights are those of a detector with another backbone."""
+    own = {name: tensor.shape for name, tensor in module.state_dict().items() if name.startswith(_BODY)}
+    there = {name: tensor.shape for name, tensor in state.items() if name.startswith(_BODY)}
+    different = [name for name in {**own, **there} if own.get(name) != there.get(name) and not name.endswith(_COUNTER)]
+    if 2 * len(different) > len(own):
+        recipe = Path(settings.weights).absolute().parent.parent / "recipe.yaml"
+        says = f": {recipe} names it" if recipe.exists() else ""
+        raise CheckpointError(
+            f"{source}: made with another backbone ({len(different)} of its tensors differ, such as "
+            f"{different[0]}); give model.backbone=, and model.heads= where they differ, as it was made with{says}"
+        )
 
 
 def _find_kept_rows(state: StateDict, settings: MaskRCNNSettings, category_names: Sequence[str] | None) -> KeptRows:

@@ -120,6 +120,11 @@ def find_best_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: where the run kept none.
     """
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(
+            f"{path}: a file; --best takes a checkpoint of a run from the run's folder. Leave --best out, or give the "
+            "folder"
+        )
     best = RunFolder(path).best_checkpoint
     if best is None:
         raise CheckpointError(

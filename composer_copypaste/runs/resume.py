@@ -23,6 +23,7 @@ from composer_copypaste.integrations.composer.checkpoints import (
     saved_checkpoints,
 )
 from composer_copypaste.integrations.composer.distributed import print_once
+from composer_copypaste.output_folder import check_is_no_file
 from composer_copypaste.recipes.load import load_recipe, recipe_differences, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import RunData, pool_digest, pool_settings
@@ -54,6 +55,7 @@ def check_run_folder(folder: RunFolder, recipe: Recipe) -> None:
                 f"{folder.root}: expected a folder for the run, found a file, or a link to nothing; "
                 "give output=ANOTHER_FOLDER"
             )
+        check_is_no_file(folder.root.parent, "run")
         if folder.recipe.exists():
             _check_file_kinds(folder)
             _check_same_recipe(folder, recipe)

@@ -95,11 +95,17 @@ def test_mistakes_are_one_line(model, photos, tmp_path):
     refused(predict("photos", "model.size=64", "--weights", model, "--output", "found"), "model.size")
     refused(predict("photos", "--weights", model, "--output", "found", "--tiles", "8"), "--tiles")
     (tmp_path / "my.json").write_text(json.dumps({"images": []}))
-    refused(predict("my.json", "--weights", model, "--output", "found"), "--images FOLDER")
+    refused(predict("my.json", "--weights", model, "--output", "found"), "my.json: a COCO file", "--images FOLDER")
     refused(predict("photos", "--weights", model, "--output", "found", "--value-range", "9", "9"), "value_range")
     (tmp_path / "model.onnx").write_bytes(b"")
     refused(
         predict("photos", "--weights", "model.onnx", "--output", "found", "--recipe", "finetune"),
         "leave out the recipe",
+    )
+    refused(predict("photos", "--weights", "model.onnx", "--output", "found", "--best"), "a file; --best takes")
+    lists_others = {"images": [{"id": 1, "file_name": "z.png", "width": 40, "height": 30}]}
+    (tmp_path / "my.json").write_text(json.dumps(lists_others))
+    refused(
+        predict("my.json", "--images", "photos", "--weights", model, "--output", "found"), "has none of the 1 image"
     )
     assert not (tmp_path / "found").exists()

@@ -264,7 +264,12 @@ def test_a_value_out_of_range_is_named_with_its_limit(drawn, output):
 
 def test_several_mistakes_are_a_line_each(drawn, output):
     result = train(*tiny(drawn.parent), f"output={output}", "copy_paste.p=1.5", "training.duration=2days")
-    refused(result, "quickstart.yaml: 2 problems\n  ", "expected epochs or batches such as '12ep'", lines=3)
+    refused(
+        result,
+        "quickstart.yaml: 2 problems\n  ",
+        "expected epochs or batches above 0, with the unit",
+        lines=3,
+    )
 
 
 def test_weights_that_do_not_exist_are_named_before_anything_is_drawn(tmp_path, output):
@@ -301,7 +306,9 @@ def test_an_output_that_is_a_file_is_left_alone(drawn, output):
 
 def test_an_output_inside_a_file_is_refused(drawn, output):
     output.write_text("mine")
-    refused(train(*tiny(drawn.parent), f"output={output}/run"), f"{output}/run: cannot be written: Not a directory")
+    refused(
+        train(*tiny(drawn.parent), f"output={output}/run"), f"{output}: expected a folder for the run, found a file"
+    )
 
 
 @pytest.mark.parametrize(

@@ -147,10 +147,14 @@ def test_a_file_without_images_is_refused(photos):
 
 def test_a_coco_file_comes_alone_and_with_the_folder_of_its_images(photos):
     path = listed(photos, "b.png")
-    for arguments, folder in (([path], None), ([path, photos], photos)):
-        with pytest.raises(RecipeError, match=r"expected a COCO file alone and --images FOLDER"):
-            find_images(arguments, folder=folder)
+    with pytest.raises(RecipeError, match=r"json: a COCO file lists the names of images; give --images FOLDER"):
+        find_images([path])
+    with pytest.raises(RecipeError, match=r"expected a COCO file alone and --images FOLDER"):
+        find_images([path, photos], folder=photos)
     with pytest.raises(RecipeError, match=r"--images names the folder of a COCO file's images"):
         find_images([photos], folder=photos)
+    (photos / "empty").mkdir()
+    with pytest.raises(DataError, match=r'empty: has none of the 1 image of .*json, such as "b\.png"; give the folder'):
+        find_images([path], folder=photos / "empty")
     with pytest.raises(DataError, match=r"nowhere: there is no such folder of images"):
         find_images([path], folder=photos / "nowhere")

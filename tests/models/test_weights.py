@@ -191,6 +191,20 @@ def test_a_pipe_or_a_folder_in_place_of_weights_is_named_and_never_opened(tmp_pa
         read_weights(tmp_path)
 
 
+def test_a_detector_with_another_backbone_is_named_as_such(tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    file = tmp_path / "run" / "checkpoints" / "latest-rank0.pt"
+    torch.save(MaskRCNN(num_classes=3, backbone="small").module.state_dict(), file)
+    with pytest.raises(CheckpointError, match=r"made with another backbone \(\d+ of its tensors differ, such as back"):
+        MaskRCNN(num_classes=5, backbone="resnet18", weights=str(file))
+    (tmp_path / "run" / "recipe.yaml").write_text("base: quickstart\n")
+    with pytest.raises(CheckpointError, match=r"as it was made with: .*run/recipe\.yaml names it"):
+        MaskRCNN(num_classes=5, backbone="resnet18", weights=str(file))
+    with pytest.raises(CheckpointError, match=r"got the folder of a run, .*; give one of its checkpoints: .*latest"):
+        MaskRCNN(num_classes=3, backbone="small", weights=str(tmp_path / "run"))
+
+
 def test_missing_tensors_are_refused_by_name(small_model, tmp_path):
     state = small_model.module.state_dict()
     del state["rpn.head.cls_logits.bias"]

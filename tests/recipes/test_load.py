@@ -204,11 +204,13 @@ def test_all_problems_are_listed_together(recipe_file):
         ("training.microbatch=0", "training.microbatch: expected at least 1 or 'auto', got 0 (command line)"),
         (
             "training.duration=12",
-            "training.duration: expected epochs or batches such as '12ep' or '800ba', of at most 9 digits, got 12 (",
+            "training.duration: expected epochs or batches above 0, with the unit, such as '12ep' or '800ba', "
+            "of at most 9 digits, got 12 (",
         ),
         (
             "training.duration=9999999999ep",
-            "training.duration: expected epochs or batches such as '12ep' or '800ba', of at most 9 digits, got '999",
+            "training.duration: expected epochs or batches above 0, with the unit, such as '12ep' or '800ba', "
+            "of at most 9 digits, got '999",
         ),
         ("copy_paste.stop=9999999999ba", "copy_paste.stop: expected a time such as"),
         ("data.batch_size=1000000000000000000000", "data.batch_size: expected at most 65536, got 10000000000000000000"),

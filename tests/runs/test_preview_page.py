@@ -241,7 +241,7 @@ def test_a_folder_that_holds_something_else_is_left_as_it_is(place, tmp_path, na
 
 def test_a_file_is_no_folder(place, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OutputError, match=r"file: expected a folder, found a file; name another with --output$"):
+    with pytest.raises(OutputError, match=r"file: expected a folder for the preview, found a file; give"):
         shown(place, output=tmp_path / "file")
 
 

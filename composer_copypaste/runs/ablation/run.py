@@ -17,6 +17,7 @@ from composer_copypaste.errors import OutputError, count_noun
 from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.integrations.dask import open_executor
 from composer_copypaste.metrics.report import KINDS, format_percent
+from composer_copypaste.output_folder import check_is_no_file
 from composer_copypaste.processes import run_tasks
 from composer_copypaste.recipes.ablation import Ablation, ablation_to_yaml
 from composer_copypaste.runs.ablation.plan import PlannedRun, describe_equal_work, plan_runs
@@ -87,8 +88,7 @@ def report_ablation(ablation: Ablation) -> AblationSummary:
 def _check_folder(folder: AblationFolder) -> None:
     """Raise ``OutputError`` where the folder is none, or holds anything but an ablation."""
     root = folder.root
-    if root.exists() and not root.is_dir():
-        raise OutputError(f"{root}: expected a folder for the ablation, found a file; give output=ANOTHER_FOLDER")
+    check_is_no_file(root, "ablation")
     if root.exists() and any(root.iterdir()) and not folder.settings.exists():
         raise OutputError(f"{root}: expected a new or an empty folder for the ablation; give output=ANOTHER_FOLDER")
 

@@ -7,6 +7,7 @@ from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.errors import OutputError
 from composer_copypaste.metrics.matches import EvaluationMatches
 from composer_copypaste.metrics.report import write_json
+from composer_copypaste.output_folder import check_is_no_file
 from composer_copypaste.runs.evaluation.findings import Findings
 from composer_copypaste.runs.evaluation.page import Subject, evaluation_page
 from composer_copypaste.runs.folder import RunFolder
@@ -28,8 +29,7 @@ def begin_output(results: RunFolder) -> None:
 
 def check_output(results: RunFolder) -> None:
     """Raise ``OutputError`` where the path is no folder, or holds an evaluation already."""
-    if results.root.exists() and not results.root.is_dir():
-        raise OutputError(f"{results.root}: expected a folder for the results, found a file; name another folder")
+    check_is_no_file(results.root, "results")
     for file in (results.evaluation, results.matches, results.predictions, results.report_page):
         if file.exists():
             raise OutputError(f"{file}: is there already; name another folder, or remove it")

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from composer_copypaste.errors import OutputError
 from composer_copypaste.files import is_unfinished_file
+from composer_copypaste.output_folder import check_is_no_file
 from composer_copypaste.runs.preview.page import VariantPreview, all_warnings, measured_table, preview_page
 from composer_copypaste.visualize import html
 from composer_copypaste.visualize.draw import save_png
@@ -49,8 +50,7 @@ class Preview:
 
 def check_preview_folder(folder: Path) -> None:
     """Raise ``OutputError`` for a folder that holds anything but an earlier preview."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: expected a folder, found a file; name another with --output")
+    check_is_no_file(folder, "preview")
     others = [path.name for path in sorted(folder.iterdir()) if not _is_of_preview(path)] if folder.exists() else []
     if others:
         raise OutputError(f"{folder}: holds {others[0]}, which is no preview's; name another folder with --output")

@@ -131,5 +131,8 @@ def test_other_processes_draw_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("interval", ["0ba", "2.5ep", "soon", "10sp"])
 def test_an_invalid_interval_is_refused(interval):
-    with pytest.raises(ValueError, match=f"expected epochs or batches such as '12ep' or '800ba', .*got '{interval}'"):
+    with pytest.raises(
+        ValueError,
+        match=f"expected epochs or batches above 0, with the unit, such as '12ep' or '800ba', .*got '{interval}'",
+    ):
         TrainingPictures(NAMES, interval=interval)
