@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from composer_copypaste.runs.evaluation.results import evaluate_predictions as evaluate_predictions
     from composer_copypaste.runs.export import export_onnx as export_onnx
     from composer_copypaste.runs.export import export_torchscript as export_torchscript
+    from composer_copypaste.runs.export_detectron2 import export_detectron2 as export_detectron2
     from composer_copypaste.runs.info.describe import describe_file as describe_file
     from composer_copypaste.runs.predict.predict import predict as predict
     from composer_copypaste.runs.predict.run import predict_files as predict_files
@@ -92,6 +93,7 @@ _HOMES = {
     "evaluation_dataloader": "data.loaders",
     "evaluation_loader": "integrations.composer.data_spec",
     "EvaluationMatches": "metrics.matches",
+    "export_detectron2": "runs.export_detectron2",
     "export_onnx": "runs.export",
     "export_torchscript": "runs.export",
     "ExportSettings": "settings",

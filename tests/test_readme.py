@@ -78,6 +78,7 @@ def workplace(tmp_path_factory):
         write_shards(folder / "shards" / split, folder / "photos" / split, folder / f"{split}.json")
     write_matches(folder)
     write_results(folder)
+    write_zoo_file(folder / "model_final.pkl")
     small_run(folder / "runs" / "shapes")
     (folder / "my_recipe.yaml").write_text(blocks("yaml")[0])
     return folder
@@ -89,6 +90,17 @@ def write_results(folder):
     objects = json.loads((folder / "val.json").read_text())["annotations"]
     results = [{key: one[key] for key in keys} | {"score": 0.9} for one in objects]
     (folder / "results.json").write_text(json.dumps(results))
+
+
+def write_zoo_file(path):
+    """Random weights in the form of Detectron2's zoo."""
+    from composer_copypaste.models.detectron2_pickle import write_pickle
+    from composer_copypaste.models.detectron2_weights import to_detectron2
+    from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+    from composer_copypaste.settings import MaskRCNNSettings
+
+    settings = MaskRCNNSettings(style="detectron2", norm="frozen_batch")
+    write_pickle(to_detectron2(build_mask_rcnn(81, settings).state_dict()), path)
 
 
 def write_matches(folder):

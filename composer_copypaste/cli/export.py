@@ -38,22 +38,25 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     categories: Path | None,
     **limits: float | None,
 ) -> None:
-    """Write a trained model as an ONNX or TorchScript file.
+    """Write a trained model as an ONNX or TorchScript file, or its weights for Detectron2.
 
-    MODEL is the folder of a run, whose newest checkpoint is taken, or a checkpoint. OUTPUT ends with .onnx or
-    .torchscript. KEY=VALUE changes a key of the recipe, such as model.box_score_thresh=0.5.
+    MODEL is the folder of a run, whose newest checkpoint is taken, or a checkpoint. OUTPUT ends with .onnx,
+    .torchscript or .pkl. KEY=VALUE changes a key of the recipe, such as model.box_score_thresh=0.5.
 
     \b
     Example:
       copypaste export runs/quickstart-20260131-120000 model.onnx
       copypaste predict photos --weights model.onnx
+      copypaste export runs/of_detectron2s_style model.pkl
 
-    The file takes an RGB image of any size, uint8 (height, width, 3), and gives boxes in its pixels, scores, labels and
-    masks. It is checked on 8 images, changed in size and form, and kept only if it finds what the model finds; the
-    largest differences are printed.
+    A file .pkl has the weights of a model of Detectron2's style by its names; the keys of its configuration are
+    printed. Any other file takes an RGB image of any size, uint8 (height, width, 3), and gives boxes in its pixels,
+    scores, labels and masks. It is checked on 8 images, changed in size and form, and kept only if it finds what the
+    model finds; the largest differences are printed.
     """
     from composer_copypaste.errors import RecipeError
     from composer_copypaste.runs.export import export_run
+    from composer_copypaste.runs.export_detectron2 import describe_keys, export_run_to_detectron2
     from composer_copypaste.runs.predictor import find_best_checkpoint
     from composer_copypaste.settings import ExportSettings
 
@@ -63,8 +66,15 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     except ValueError as error:
         name, _, problem = str(error).partition(":")
         raise RecipeError(f"command line: --{name.replace('_', '-')}:{problem}") from None
+    source = find_best_checkpoint(model) if best else model
+    if output.suffix == ".pkl":
+        if masks is not None or images is not None or given:
+            raise RecipeError(f"{output}: weights for Detectron2 have no masks, images and differences to give")
+        keys = export_run_to_detectron2(source, output, recipe=recipe, overrides=overrides, categories=categories)
+        click.echo(f"{output}: {output.stat().st_size / 1e6:,.1f} MB; Detectron2 reads it with {describe_keys(keys)}")
+        return
     differences = export_run(
-        find_best_checkpoint(model) if best else model,
+        source,
         output,
         recipe=recipe,
         overrides=overrides,

@@ -100,8 +100,8 @@ def _shape_in_detectron2(name: str, shape: tuple[int, ...], classes: int) -> tup
     """The shape of a tensor of ``classes`` categories and the background there."""
     if name in CLASS_ROWS:
         return (classes + 1, *shape[1:])
-    rows = 4 if name.startswith(BOX_ROWS) else 1 if name.startswith(MASK_ROWS) else None
-    return shape if rows is None else (rows * classes, *shape[1:])
+    rows = background_rows(name)
+    return (rows * classes, *shape[1:]) if rows else shape
 
 
 def _number_of_classes(state: Mapping[str, Tensor], source: Path | str) -> int:
@@ -237,11 +237,15 @@ def _reordered(state: Mapping[str, Tensor], direction: Literal["in", "out"]) -> 
     for name, tensor in state.items():
         if name in CLASS_ROWS:
             tensors[name] = tensor.roll(1 if direction == "in" else -1, 0)
-        elif name.startswith((BOX_ROWS, MASK_ROWS)):
-            rows = 4 if name.startswith(BOX_ROWS) else 1
+        elif rows := background_rows(name):
             background = tensor.new_zeros((rows, *tensor.shape[1:]))
             tensors[name] = torch.cat([background, tensor]) if direction == "in" else tensor[rows:]
     return tensors
+
+
+def background_rows(name: str) -> int:
+    """How many rows of a tensor, named as in torchvision, are of the background in torchvision alone."""
+    return 4 if name.startswith(BOX_ROWS) else 1 if name.startswith(MASK_ROWS) else 0
 
 
 @cache

@@ -55,6 +55,7 @@ def recognise_model(state: StateDict) -> tuple[str, MaskRCNNSettings] | None:
 def recipe_of_model(settings: MaskRCNNSettings) -> list[str]:
     """The keys of a recipe, with their values, that say how a published model is built."""
     own = {key: getattr(settings, key) for key in ("backbone", "weights", "norm", "style")}
+    own["trainable_backbone_layers"] = None  # nothing is trained
     return [f"model.{key}={'null' if value is None else value}" for key, value in own.items()]
 
 

@@ -117,8 +117,8 @@ def _export_model(
     settings: ExportSettings,
     write: Write,
 ) -> Differences:
-    module = _torchvision_module(model)
-    metadata = ExportMetadata(_categories_by_label(categories, module), settings.masks)
+    module = torchvision_module(model)
+    metadata = ExportMetadata(categories_by_label(categories, module), settings.masks)
     return _export(module, path, metadata, images, settings, write)
 
 
@@ -183,7 +183,8 @@ def variants(image: UInt8[Tensor, "3 h w"]) -> list[UInt8[Tensor, "3 _h _w"]]:
     return [image.transpose(1, 2), image[:, ::3, ::3], image[:, :, : (image.shape[2] + 1) // 2]]
 
 
-def _torchvision_module(model: nn.Module) -> TorchvisionMaskRCNN:
+def torchvision_module(model: nn.Module) -> TorchvisionMaskRCNN:
+    """Torchvision's model, or that in ``MaskRCNN``; ``TypeError`` for another."""
     module = getattr(model, "module", model)
     if not isinstance(module, TorchvisionMaskRCNN):
         raise TypeError(f"model: expected MaskRCNN, or torchvision's model in it, got {type(model).__name__}")
@@ -199,9 +200,10 @@ def _check_images(images: object) -> None:
             raise TypeError(f"images[{number}]: expected uint8 (3, height, width), RGB, as a tensor, got {found}")
 
 
-def _categories_by_label(
+def categories_by_label(
     categories: Sequence[Category | str] | Mapping[int, Category], module: TorchvisionMaskRCNN
 ) -> dict[int, Category]:
+    """The category of each label, with the label as its id where it is given by name."""
     if isinstance(categories, Mapping):
         return dict(categories)
     labels = module.roi_heads.box_predictor.cls_score.out_features - 1
@@ -247,7 +249,7 @@ def export_run(  # noqa: PLR0913 - how the model is loaded, and how it is export
         UserError: where one of them cannot be used, or the file does not find what the model finds; it is not kept.
     """
     if output.suffix not in FORMATS:
-        raise RecipeError(f"{output}: expected a name that ends with {' or '.join(FORMATS)}")
+        raise RecipeError(f"{output}: expected a name that ends with {', '.join(FORMATS)} or .pkl (for Detectron2)")
     check_new_file(output)
     if output.suffix == ".onnx":
         check_onnx_installed()

@@ -61,7 +61,7 @@ def test_a_run_is_written_as_a_file_that_predicts_with_its_categories(run, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["m.pt"], "m.pt: expected a name that ends with .onnx or .torchscript"),
+        (["m.pt"], "m.pt: expected a name that ends with .onnx, .torchscript or .pkl (for Detectron2)"),
         (["none/m.onnx"], "there is no folder none"),
         (["m.onnx", "--max-unmatched", "2"], "command line: --max-unmatched: expected at most 1, got 2.0"),
         (["m.onnx", "--images", "none"], "none: there is no such file or folder"),

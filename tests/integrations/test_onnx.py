@@ -168,3 +168,24 @@ def test_pixels_are_read_as_rgb_in_rows(files):
     session = ort.InferenceSession(files / "crops.onnx")
     boxes, *_ = session.run(None, {"image": np.ascontiguousarray(image.numpy().transpose(1, 2, 0))})
     assert np.array_equal(boxes, OnnxMaskRCNN(files / "crops.onnx")(image).boxes.numpy())
+
+
+def test_a_file_of_detectron2s_style_finds_what_its_model_finds_masks_too(tmp_path):
+    torch.manual_seed(0)
+    settings = MaskRCNNSettings(
+        backbone="resnet18", style="detectron2", norm="frozen_batch", min_size=64, detections_per_image=9
+    )
+    module = build_mask_rcnn(3, settings).eval()
+    with torch.no_grad():
+        module.backbone.body.bn1.weight.mul_(0.02)
+        module.roi_heads.box_predictor.cls_score.weight.mul_(20)
+    metadata = ExportMetadata(CATEGORIES, "crops", style="detectron2")
+    single = SingleImageMaskRCNN(module, paste=False)
+    write_onnx(single, noise((64, 96)).permute(1, 2, 0), metadata, tmp_path / "crops.onnx")
+    predictor = load_onnx_predictor(tmp_path / "crops.onnx")
+    for size in ((90, 120), (31, 200)):
+        [expected], [found] = detect(module, [noise(size)]), predictor.detect([noise(size)])
+        assert len(expected["scores"]) == len(found["scores"]) > 0
+        torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-2)
+        masks = [coco_masks.decode(each["rles"]).astype(int) for each in (expected, found)]
+        assert np.abs(masks[0] - masks[1]).mean() < 1e-4

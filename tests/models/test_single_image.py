@@ -76,3 +76,30 @@ def test_a_torchscript_file_gives_what_the_model_gives_and_names_its_categories(
     extra = {"categories": "", "masks": ""}
     torch.jit.load(path, _extra_files=extra)
     assert extra == {"categories": b'{"1": {"id": 7, "name": "nut"}}', "masks": b"pasted"}
+
+
+def detectron2_module():
+    """A model of Detectron2's style that finds objects; its colors are not those of noise, nor its scores alike."""
+    torch.manual_seed(0)
+    settings = MaskRCNNSettings(
+        backbone="resnet18", style="detectron2", norm="frozen_batch", min_size=64, detections_per_image=9
+    )
+    module = build_mask_rcnn(3, settings).eval()
+    with torch.no_grad():
+        module.backbone.body.bn1.weight.mul_(0.02)
+        module.roi_heads.box_predictor.cls_score.weight.mul_(20)
+    return module
+
+
+def test_a_torchscript_file_of_detectron2s_style_gives_what_the_model_gives(tmp_path):
+    module = detectron2_module()
+    metadata = ExportMetadata({1: Category(5, "a"), 2: Category(9, "b")}, "pasted")
+    write_torchscript(SingleImageMaskRCNN(module, paste=True), metadata, tmp_path / "m.torchscript")
+    compiled = TorchScriptMaskRCNN(tmp_path / "m.torchscript")
+    for size in ((90, 120), (31, 200)):
+        [expected], found = detect_raw(module, [noise(size)]), compiled(noise(size))
+        assert len(found.boxes) > 0
+        for key in ("boxes", "scores", "labels"):
+            torch.testing.assert_close(getattr(found, key), expected[key], rtol=0, atol=1e-5)
+        rles = encode_masks(expected["masks"][:, None], expected["boxes"], size, between_pixels=True)
+        assert np.array_equal(found.masks.permute(1, 2, 0).numpy(), coco_masks.decode(rles))

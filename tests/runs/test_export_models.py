@@ -103,5 +103,5 @@ def test_what_cannot_be_exported_is_named(model, images, tmp_path):
 
 
 def test_a_name_of_no_known_format_is_refused_first(tmp_path):
-    with pytest.raises(RecipeError, match=r"m\.pt: expected a name that ends with \.onnx or \.torchscript"):
+    with pytest.raises(RecipeError, match=r"m\.pt: expected a name that ends with \.onnx, \.torchscript or \.pkl"):
         export_run(tmp_path / "none", tmp_path / "m.pt")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from composer_copypaste.errors import CheckpointError, first_few
+from composer_copypaste.models.detectron2_style import MARK
 from composer_copypaste.models.detectron2_weights import from_detectron2, is_of_detectron2
 from composer_copypaste.models.recognise import CLASS_SCORES, recognise_model
 from composer_copypaste.models.weight_files import (
@@ -48,6 +49,7 @@ def describe_checkpoint(path: Path) -> Description:
     facts = _model_facts(state, path) | _training_facts(content) | _run_facts(run)
     if bad := nonfinite_tensors(state):
         problems.append(f"weights that are not finite, as a training that diverged leaves them: {first_few(bad)}")
+    state = {name: tensor for name, tensor in state.items() if name != MARK}
     tables = [_part_table(state), *_category_tables(run)]
     return Description(path, kind, facts, tables, problems, draw=partial(_draw, state))
 
@@ -64,6 +66,7 @@ def _kind(content: object, path: Path) -> str:
 
 def _model_facts(state: StateDict, path: Path) -> dict[str, Value]:
     known = recognise_model(state)
+    state = {name: tensor for name, tensor in state.items() if name != MARK}
     detector = CLASS_SCORES in state
     what = known[0] if known else "a Mask R-CNN" if detector else "no Mask R-CNN"
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
