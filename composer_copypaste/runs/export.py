@@ -262,7 +262,7 @@ def export_run(  # noqa: PLR0913 - how the model is loaded, and how it is export
     data, settings = model.recipe.data, settings or ExportSettings()
     checked = _evaluated_images(data) if images is None else _read_images(images, data.image_settings)
     metadata = ExportMetadata(model.categories, settings.masks, data.image_settings)
-    return _export(_torchvision_module(model.module), output, metadata, checked, settings, FORMATS[output.suffix])
+    return _export(torchvision_module(model.module), output, metadata, checked, settings, FORMATS[output.suffix])
 
 
 def _spread(number: int) -> list[int]:
