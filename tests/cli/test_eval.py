@@ -243,8 +243,9 @@ def test_results_on_a_few_images_are_refused_unless_that_is_allowed_or_the_image
     with pytest.warns(DataWarning, match=f"{found}: their objects count as missed"):
         allowed = evaluate(*arguments, "--allow-missing")
     assert allowed.exit_code == 0
-    (tmp_path / "copypaste.json").write_text("{}")  # as copypaste predict leaves it
-    (tmp_path / "images.json").write_text(json.dumps({"images": content["images"]}))
+    ids = [[image["file_name"], image["id"]] for image in content["images"]]
+    source = {"images": [[name, 1, 1] for name, _ in ids], "ids": ids}
+    (tmp_path / "copypaste.json").write_text(json.dumps({"source": source}))  # as copypaste predict leaves it
     with warnings.catch_warnings(action="error"):
         looked_at = evaluate(*arguments)
     assert (looked_at.exit_code, looked_at.stdout) == (0, allowed.stdout)

@@ -22,7 +22,7 @@ from composer_copypaste.runs.evaluation.output import begin_output, check_output
 from composer_copypaste.runs.evaluation.page import Subject
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.predict.files import IMAGES
-from composer_copypaste.runs.predict.manifest import MANIFEST
+from composer_copypaste.runs.predict.manifest import MANIFEST, predicted_images
 
 MAX_DETS = (1, 10, 100)
 
@@ -46,8 +46,8 @@ def evaluate_predictions(  # noqa: PLR0913 - by name, and each of its own kind
     """Score COCO results by COCO's rules; the numbers are those of ``evaluation.json``.
 
     Boxes are scored, and masks where the results have them. All images of the annotations are scored, also those
-    without results: their objects count as missed. A file that has none for most images is refused, unless a list of
-    images beside it, as ``copypaste predict`` writes it, says that they were looked at.
+    without results: their objects count as missed. A file that has none for most images is refused, unless it lies in
+    a folder of ``copypaste predict`` that says that they were looked at.
 
     Args:
         predictions: a JSON of COCO results.
@@ -120,10 +120,7 @@ def _check_coverage(found: CocoResults, truth: CocoAnnotations, *, allow_missing
     Their objects count as missed: the score of a part of a data set would be taken for a score of the whole.
     """
     annotated = [image for image, objects in truth.annotations.items() if objects]
-    looked_at = set(found.images)
-    if _has_image_list(found.path):
-        listed = found.path.with_name(IMAGES)
-        looked_at |= {image.id for image in images_without_annotations(read_json(listed, "image list"), listed).images}
+    looked_at = found.images.keys() | predicted_images(found.path.parent)
     missing = len(annotated) - len(looked_at.intersection(annotated))
     text = f"{found.path}: no result on {missing} of {count_noun(len(annotated), 'image')} with objects"
     if missing > _SHARE_REFUSED * len(annotated) and not allow_missing:

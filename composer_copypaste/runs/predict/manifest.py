@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from composer_copypaste.data.annotation_json import Json
 from composer_copypaste.data.image_inputs import ImageInputs
@@ -133,6 +133,23 @@ def read_manifest(output: Path) -> dict[str, Any]:
     raise OutputError(f"{path}: expected the record of predictions; remove {output}, or give another folder")
 
 
+def predicted_images(folder: Path) -> set[int]:
+    """The ids of the images that complete predictions in a folder have looked at; none where there are no such ones."""
+    if not (folder / MANIFEST).exists():
+        return set()
+    content = read_json(folder / MANIFEST, "record of predictions")
+    source = content.get("source") if isinstance(content, dict) else None
+    if not isinstance(source, dict) or not isinstance(source.get("images"), list):
+        return set()  # a record of something else
+    return set(_image_ids(source))
+
+
+def _image_ids(source: Source) -> list[int]:
+    """The id of each image: that of the COCO file, or its place among the files, counted from 1."""
+    images, ids = cast(list[Any], source["images"]), cast(list[Any] | None, source.get("ids"))
+    return list(range(1, len(images) + 1)) if ids is None else [id_ for _, id_ in ids]
+
+
 # ---- complete predictions that more is added to
 
 
@@ -153,10 +170,9 @@ def write_records_of_complete(output: Path) -> None:
 
 def _records_of_complete(output: Path, manifest: Mapping[str, Any]) -> Iterator[ImageRecord]:
     source = manifest["source"]
-    ids = [id_ for _, id_ in source["ids"] or ()] or range(1, len(source["images"]) + 1)
     results = _results_by_image(output / RESULTS)
     found = next(results, None)
-    for id_, (name, *stamp), size in zip(ids, source["images"], manifest["sizes"], strict=True):
+    for id_, (name, *stamp), size in zip(_image_ids(source), source["images"], manifest["sizes"], strict=True):
         entries: list[Json] = []
         if found is not None and found[0] == id_:
             entries, found = found[1], next(results, None)
