@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from composer_copypaste.data.annotation_json import Category
-from composer_copypaste.errors import CheckpointError, ExportError
+from composer_copypaste.errors import CheckpointError, ExportError, RecipeError
 from composer_copypaste.files import atomic_write
 from composer_copypaste.models.detectron2_pickle import write_pickle
 from composer_copypaste.models.detectron2_weights import background_rows, known_style, to_detectron2
@@ -68,6 +68,11 @@ def export_run_to_detectron2(
     """The same for the model of a run or a checkpoint; arguments are those of ``export_run``."""
     check_new_file(output)
     model = load_model(source, recipe=recipe, overrides=overrides, categories=categories)
+    if model.recipe.model.detectron2 is not None:
+        raise RecipeError(
+            f"{source}: a model of Detectron2 itself, whose DetectionCheckpointer writes its weights; expected one of "
+            "torchvision's with model.style=detectron2"
+        )
     return export_detectron2(model.module, output, categories=model.categories)
 
 

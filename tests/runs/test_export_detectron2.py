@@ -10,6 +10,8 @@ from composer_copypaste.cli import main
 from composer_copypaste.errors import ExportError, OutputError
 from composer_copypaste.models.detectron2_pickle import read_pickle
 from composer_copypaste.models.weight_files import read_weights
+from composer_copypaste.recipes.load import load_recipe
+from composer_copypaste.runs.predictor import LoadedModel
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,14 @@ def test_the_command_writes_a_file_and_prints_the_keys(model, tmp_path):
     assert "MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.ROI_HEADS.NUM_CLASSES 2" in result.stdout
     one, two = read_weights(tmp_path / "one.pkl"), read_weights(tmp_path / "two.pkl")
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_of_detectron2s_own_model_is_refused_with_what_writes_it(model, tmp_path, monkeypatch):
+    recipe = load_recipe("detectron2/finetune")
+    loaded = LoadedModel(model.module, {}, recipe)
+    monkeypatch.setattr("composer_copypaste.runs.export_detectron2.load_model", lambda *args, **options: loaded)
+    result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "m.pkl")])
+
+    assert result.exit_code == 2
+    assert "a model of Detectron2 itself, whose DetectionCheckpointer writes its weights" in result.stderr
+    assert not (tmp_path / "m.pkl").exists()
