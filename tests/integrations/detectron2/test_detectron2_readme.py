@@ -23,7 +23,7 @@ def test_an_example_for_detectron2_runs(code, tmp_path, monkeypatch):
     cfg.merge_from_list(["MODEL.PIXEL_STD", [1e3] * 3])
     names = set(DatasetCatalog)
     try:
-        exec(compile(code, "README.md", "exec"), {"cfg": cfg})
+        exec(compile(code, "README.md", "exec"), {"cfg": cfg, "loader": None})
     finally:
         for name in {"train", *DatasetCatalog} - (names - {"train"}):
             DatasetCatalog.remove(name)

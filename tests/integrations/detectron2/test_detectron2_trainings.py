@@ -94,6 +94,8 @@ def by_amp_trainer(cfg, *added):
 
 
 def by_distributed_model(cfg, *added):
+    if torch.distributed.is_initialized():  # by a training of Composer before
+        torch.distributed.destroy_process_group()
     store = Path(cfg.OUTPUT_DIR) / "store"
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     try:

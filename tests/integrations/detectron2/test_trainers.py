@@ -91,6 +91,8 @@ def test_random_numbers_of_others_are_not_used_up():
 
 def trained_as_rank(rank, folder):
     """Train as one of two processes; keeps what the model was given."""
+    if torch.distributed.is_initialized():  # by a training of Composer in the process that this one is a copy of
+        torch.distributed.destroy_process_group()
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = Seen()
     train(CopyPasteHook(p=1.0, seed=5), model=model, wrapped=DistributedDataParallel)
