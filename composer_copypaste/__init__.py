@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from composer_copypaste.compact_masks import CompactMasks as CompactMasks
     from composer_copypaste.data.annotation_file import AnnotationFile as AnnotationFile
     from composer_copypaste.data.coco_json import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
@@ -81,6 +82,7 @@ _HOMES = {
     "CocoAnnotations": "data.coco_json",
     "CocoInstances": "data.dataset",
     "CocoMeanAveragePrecision": "metrics.coco_map",
+    "CompactMasks": "compact_masks",
     "CopyPaste": "integrations.composer.algorithms",
     "copypaste_batch": "functional.copypaste",
     "CopyPasteHook": "integrations.detectron2.trainers",

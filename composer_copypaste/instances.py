@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int64, Integer, Shaped, UInt8
+from jaxtyping import Float, Int64, Integer, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks, Masks
 from composer_copypaste.errors import count_noun
 
 Target = dict[str, object]
@@ -41,13 +42,13 @@ Values = TypeVar("Values")
 class Instances:
     """The ``n`` objects of one image; a row of every field for each.
 
-    ``boxes`` are (x1, y1, x2, y2) in pixels, x2 one past the last pixel. ``masks`` are 0 outside the object. ``extras``
-    are further tensors with a row for each object.
+    ``boxes`` are (x1, y1, x2, y2) in pixels, x2 one past the last pixel. ``masks`` are 0 outside the object; they can
+    only be indexed, taken, split and mapped as planes. ``extras`` are further tensors with a row for each object.
     """
 
     boxes: Shaped[Tensor, "n 4"]
     labels: Integer[Tensor, " n"]
-    masks: UInt8[Tensor, "n h w"]
+    masks: Masks
     area: Shaped[Tensor, " n"]
     iscrowd: Shaped[Tensor, " n"]
     extras: Mapping[str, Shaped[Tensor, "n ..."]] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class Instances:
 
     def take(self, numbers: Sequence[int] | Int64[ndarray, " k"]) -> "Instances":
         """The objects with these indices. Each field gets them on its own device, as only that waits for no device."""
-        fields = (self.boxes, self.labels, self.masks, self.area, self.iscrowd, *self.extras.values())
+        fields = self._planes_and_fields()
         index = {
             device: torch.as_tensor(numbers, dtype=torch.int64).to(device, non_blocking=device.type != "cpu")
             for device in {values.device for values in fields}
@@ -71,11 +72,16 @@ class Instances:
 
     def split(self, counts: Sequence[int]) -> "list[Instances]":
         """The objects in groups of these sizes, in order."""
-        fields = (self.boxes, self.labels, self.masks, self.area, self.iscrowd, *self.extras.values())
+        fields = self._planes_and_fields()
         return [
             Instances(boxes, labels, masks, area, iscrowd, dict(zip(self.extras, extras, strict=True)))
             for boxes, labels, masks, area, iscrowd, *extras in zip(*(f.split(counts) for f in fields), strict=True)
         ]
+
+    def _planes_and_fields(self) -> "tuple[Tensor, ...]":
+        """All fields, with masks that are planes."""
+        masks = cast(Tensor, self.masks)
+        return (self.boxes, self.labels, masks, self.area, self.iscrowd, *self.extras.values())
 
     def without_masks(self) -> "Instances":
         """The same objects with masks of size 0 x 0, which cost nothing to index."""
@@ -87,7 +93,7 @@ class Instances:
         return Instances(
             boxes=function(self.boxes),
             labels=function(self.labels),
-            masks=function(self.masks),
+            masks=function(cast(Tensor, self.masks)),
             area=function(self.area),
             iscrowd=function(self.iscrowd),
             extras={name: function(values) for name, values in self.extras.items()},
@@ -124,6 +130,12 @@ def instances_of(
             f"targets[{lacking[0]}]: has no 'masks', which other targets of the batch have. "
             "Give masks to all of them, or to none: then boxes are pasted."
         )
+    planes = [i for i, target in enumerate(targets) if not isinstance(target.get("masks"), CompactMasks)]
+    if planes and len(planes) < len(targets):
+        raise ValueError(
+            f"targets[{planes[0]}]: has no CompactMasks, which other targets of the batch have; "
+            "CompactMasks.from_dense makes them of a tensor"
+        )
     height, width = map(max, zip(*sizes, canvas, strict=True))
     return [
         _instances(f"targets[{i}]", target, sizes[i], object_keys, (height, width)) for i, target in enumerate(targets)
@@ -142,7 +154,10 @@ def _instances(
             n = len(_checked_field(name, target, "labels"))
             raise ValueError(f"{name}: lacks {key!r}, which other targets of the batch have for each object ({n} here)")
     keys = [*REQUIRED_FIELDS, *(key for key in ("masks", "area", "iscrowd") if key in target), *object_keys]
-    fields = {key: _checked_field(name, target, key) for key in keys}
+    fields: dict[str, Any] = {
+        key: values if isinstance(values := target[key], CompactMasks) else _checked_field(name, target, key)
+        for key in keys
+    }
     boxes, labels = fields["boxes"], fields["labels"]
     n = len(labels)
     if "masks" not in fields:
@@ -158,14 +173,14 @@ def _instances(
     return Instances(
         boxes=in_type(corner, _type_for(corner.dtype, max(largest))),
         labels=plain(labels),
-        masks=plain(fields["masks"]).view(torch.uint8),
+        masks=masks if isinstance(masks := fields["masks"], CompactMasks) else plain(masks).view(torch.uint8),
         area=in_type(plain(area), _type_for(area.dtype, math.prod(largest))),
         iscrowd=plain(iscrowd),
         extras=extras,
     )
 
 
-def _check_shapes(name: str, fields: Mapping[str, Tensor], size: tuple[int, int], object_keys: Sequence[str]) -> None:
+def _check_shapes(name: str, fields: Mapping[str, Any], size: tuple[int, int], object_keys: Sequence[str]) -> None:
     """Raise ``ValueError`` where a field has not a row for each label, or masks are not of the image's size."""
     n = len(fields["labels"])
     for key, shape in {"boxes": (n, 4), "masks": (n, *size), "area": (n,), "iscrowd": (n,)}.items():
@@ -251,13 +266,22 @@ def target_of(
         "iscrowd": instances.iscrowd,
         **instances.extras,
     }
-    if isinstance(masks := target.get("masks"), Tensor):
-        fields["masks"] = instances.masks.view(masks.dtype)
     types = _types(target, instances, largest, fractions=fractions)
-    return {
+    after: Target = {
         key: as_tv_tensor(in_type(fields[key], types.get(key)), former, canvas) if key in fields else former
         for key, former in target.items()
     }
+    if (former := target.get("masks")) is not None:
+        after["masks"] = _in_form_of(former, instances.masks, canvas)
+    return after
+
+
+def _in_form_of(former: object, masks: Masks, canvas: tuple[int, int] | None) -> Tensor | CompactMasks:
+    """The masks as cut-outs or planes, and of the type, as the former ones are."""
+    if not isinstance(former, Tensor):
+        return masks
+    planes = masks.dense() if isinstance(masks, CompactMasks) else masks
+    return as_tv_tensor(planes.view(former.dtype), former, canvas)
 
 
 def in_types_of(target: Target, instances: Instances, largest: tuple[int, int]) -> Target:

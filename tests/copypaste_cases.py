@@ -1,7 +1,7 @@
 """Batches for the tests of copy-paste: hand-made ones of 8 x 8 pixels, and drawn ones."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from unittest import mock
 
 import hypothesis
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reference import box_around, numpy
 from torchvision import tv_tensors
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.engines import engine
@@ -181,6 +182,11 @@ class Case:
     def paste(self):
         return paste_seeded(self.images, self.targets, self.settings, self.seed, self.bank(), self.pool)
 
+    def with_compact_masks(self):
+        """The same batches with masks as cut-outs, in windows that fit or are wider."""
+        earlier = (self.earlier[0], compact_targets(self.earlier[1], self.seed)) if self.earlier else ()
+        return replace(self, targets=compact_targets(self.targets, self.seed), earlier=earlier)
+
     def bank(self):
         """A bank that has seen the earlier batch, if there was one."""
         if not self.earlier:
@@ -188,6 +194,35 @@ class Case:
         bank = InstanceBank(self.bank_size)
         batch.paste(*self.earlier, self.settings, PastePlan.from_rows([]), ExtraSources(bank))
         return bank
+
+
+def compact_targets(targets, seed):
+    """The targets with masks, if they have any, as cut-outs."""
+    if "masks" not in targets[0]:
+        return targets
+    return [
+        fields | {"masks": compact_masks(plane_masks(fields["masks"]), np.random.default_rng((seed, i)))}
+        for i, fields in enumerate(targets)
+    ]
+
+
+def compact_masks(masks, rng):
+    """Cut-outs whose windows are up to two pixels wider than they must be."""
+    tight = CompactMasks.from_dense(masks)
+    wider = tight.windows + rng.integers(0, 3, (len(tight), 4)) * [-1, -1, 1, 1]
+    return tight.in_windows(np.clip(wider, 0, np.tile(tight.size, 2)))
+
+
+def plane_masks(masks):
+    """Masks of either form as a plain tensor."""
+    return masks.dense() if isinstance(masks, CompactMasks) else torch.as_tensor(masks)
+
+
+def with_plane_masks(targets):
+    """Targets whose masks are uint8 planes, whatever they were; others stay."""
+    return [
+        fields | {"masks": plane_masks(fields["masks"]).byte()} if "masks" in fields else fields for fields in targets
+    ]
 
 
 DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)

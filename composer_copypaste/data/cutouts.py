@@ -20,7 +20,7 @@ from composer_copypaste.data.image_files import check_images, map_in_threads, wi
 from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, format_problems
-from composer_copypaste.functional.layout import SourceObjects, box_windows
+from composer_copypaste.functional.layout import SourceObjects, UndrawnMasks, box_windows
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import ImageSettings
 
@@ -56,11 +56,9 @@ class CutOut:
 
     @property
     def place(self) -> SourceObjects:
-        """Its box in its window, with a mask that takes no memory and must not be read."""
+        """Its box in its window; its mask is not drawn."""
         corner = np.array([self.window.x1, self.window.y1] * 2)
-        return SourceObjects(
-            torch.zeros((), dtype=torch.uint8).expand(1, *self.window.shape), (self.box - corner)[None]
-        )
+        return SourceObjects(UndrawnMasks.anywhere(1, self.window.shape), (self.box - corner)[None])
 
 
 class CutOutPool:

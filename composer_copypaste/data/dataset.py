@@ -5,17 +5,19 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from composer_copypaste.compact_masks import as_compact
 from composer_copypaste.data.annotation_json import Category, CocoImage, Crowds
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import with_file_names_in_folder
 from composer_copypaste.data.images import read_image
-from composer_copypaste.data.rle import AnnotatedObjects, draw_masks
+from composer_copypaste.data.rle import AnnotatedObjects, draw_masks, draw_planes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, seeded_generator
 from composer_copypaste.instances import Instances, Target
 from composer_copypaste.settings import ImageSettings
@@ -24,6 +26,9 @@ from composer_copypaste.settings import ImageSettings
 def checksum(parts: Iterable[bytes]) -> str:
     """A SHA-256 of several byte strings; it depends on their order, and on where one ends and the next begins."""
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+MaskForm = bool | Literal["compact"]
 
 
 class InstanceData(Dataset[tuple[Tensor, Target]]):
@@ -37,7 +42,11 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
     """Tells loaders to index with (epoch, index)."""
 
     def __init__(
-        self, transform: LargeScaleJitterTransform | FlipTransform | None = None, *, masks: bool = True, seed: int = 0
+        self,
+        transform: LargeScaleJitterTransform | FlipTransform | None = None,
+        *,
+        masks: MaskForm = True,
+        seed: int = 0,
     ) -> None:
         if transform is not None and not masks:
             raise ValueError("masks=False is for evaluation, without a transform: transforms need the masks")
@@ -99,13 +108,20 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
-        image, pixels, objects = self.read(index)
+        image, pixels, annotated = self.read(index)
+        objects: AnnotatedObjects | Instances = annotated
         if self.transform is not None:
-            pixels, instances = self.transform(pixels, objects, seeded_generator(self.seed, epoch, index))
-            return pixels, _torchvision_target(image, instances, masks=instances.masks)
-        return pixels.contiguous(), _torchvision_target(
-            image, objects, masks=draw_masks(objects) if self.masks else None
-        )
+            pixels, objects = self.transform(pixels, annotated, seeded_generator(self.seed, epoch, index))
+        target: Target = {
+            "boxes": objects.boxes,
+            "labels": objects.labels,
+            "area": objects.area,
+            "iscrowd": objects.iscrowd,
+        }
+        if self.masks:
+            masks = draw_masks(objects) if isinstance(objects, AnnotatedObjects) else as_compact(objects.masks)
+            target["masks"] = masks if self.masks == "compact" else draw_planes(masks)
+        return pixels.contiguous(), target | {"image_id": torch.tensor(image.id)}
 
 
 class CocoInstances(InstanceData):
@@ -115,7 +131,8 @@ class CocoInstances(InstanceData):
         images: the folder that the file names are relative to.
         annotations: a COCO instance JSON, or annotations that are already loaded.
         transform: applied to image and target; None: no transform.
-        masks: False leaves out the masks and the time to draw them: evaluations take the masks from the file.
+        masks: "compact" gives them as ``CompactMasks``, a thirtieth of the memory of planes, which True gives. False
+            leaves them out, and the time to draw them: evaluations take the masks from the file.
         seed: of the transforms.
         image_settings: how the images' files are read; None: the default settings.
         crowds: how annotations marked as crowds are read, see ``CocoAnnotations.load``; only with a file.
@@ -131,7 +148,7 @@ class CocoInstances(InstanceData):
         annotations: Path | str | CocoAnnotations,
         transform: LargeScaleJitterTransform | FlipTransform | None = None,
         *,
-        masks: bool = True,
+        masks: MaskForm = True,
         seed: int = 0,
         image_settings: ImageSettings | None = None,
         crowds: Crowds = None,
@@ -174,15 +191,3 @@ class CocoInstances(InstanceData):
         image = self.annotations.images[index]
         pixels = read_image(self.images / image.file_name, (image.height, image.width), settings=self.image_settings)
         return image, pixels, self.annotations.objects_of(image)
-
-
-def _torchvision_target(image: CocoImage, objects: Instances | AnnotatedObjects, *, masks: Tensor | None) -> Target:
-    target: Target = {
-        "boxes": objects.boxes,
-        "labels": objects.labels,
-        "area": objects.area,
-        "iscrowd": objects.iscrowd,
-    }
-    if masks is not None:
-        target["masks"] = masks
-    return target | {"image_id": torch.tensor(image.id)}

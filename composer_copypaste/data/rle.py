@@ -17,6 +17,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from composer_copypaste.compact_masks import CompactMasks
+
 
 class Rle(TypedDict):
     """COCO's compressed run-length encoding, column by column; ``size`` is [height, width]."""
@@ -174,15 +176,29 @@ def cropped_mask(segmentation: Segmentation, size: tuple[int, int]) -> CroppedMa
     return cropped_mask_of_rle(rle_of_segmentation(segmentation, size))
 
 
+def compact_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[int, int]) -> CompactMasks:
+    """The masks in an image of this (height, width), each in the window that it was cut to."""
+    windows = np.zeros((len(cropped_masks), 4), dtype=np.int64)
+    for row, drawn in zip(windows, cropped_masks, strict=True):
+        if drawn is not None:
+            row[:] = np.array(drawn.box)[[1, 0, 3, 2]]
+    parts = [drawn.mask.reshape(-1) for drawn in cropped_masks if drawn is not None]
+    pixels = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
+    return CompactMasks(torch.from_numpy(pixels), windows, size)
+
+
 def draw_cropped_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
     """The masks of 0 and 1 in an image of this (height, width); memory is written only inside the objects' boxes."""
-    masks = _lazy_zeros((len(cropped_masks), *size))
-    planes = masks.numpy()
-    for plane, drawn in zip(planes, cropped_masks, strict=True):
-        if drawn is not None:
-            x1, y1, x2, y2 = drawn.box
-            plane[y1:y2, x1:x2] = drawn.mask
-    return masks
+    return draw_planes(compact_masks(cropped_masks, size))
+
+
+def draw_planes(masks: CompactMasks) -> UInt8[Tensor, "n h w"]:
+    """The masks in their image, as ``dense``; memory is written only inside the windows."""
+    planes = _lazy_zeros(masks.shape)
+    pixels = planes.numpy()
+    for plane, crop, (y1, x1, y2, x2) in zip(pixels, masks.crops(), masks.windows.tolist(), strict=True):
+        plane[y1:y2, x1:x2] = crop.numpy()
+    return planes
 
 
 def _lazy_zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
@@ -201,9 +217,9 @@ def cropped_masks_of(objects: AnnotatedObjects) -> list[CroppedMask | None]:
     return [cropped_mask(outline, objects.size) for outline in objects.segmentations]
 
 
-def draw_masks(objects: AnnotatedObjects) -> UInt8[Tensor, "n h w"]:
-    """The objects' masks in their image; every pixel is as pycocotools draws it."""
-    return draw_cropped_masks(cropped_masks_of(objects), objects.size)
+def draw_masks(objects: AnnotatedObjects) -> CompactMasks:
+    """The objects' masks, cut to the objects; every pixel is as pycocotools draws it."""
+    return compact_masks(cropped_masks_of(objects), objects.size)
 
 
 _OUTLINES_AT_ONCE = 50_000

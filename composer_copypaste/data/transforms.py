@@ -16,9 +16,9 @@ from composer_copypaste.data.rle import (
     CroppedMask,
     Polygons,
     Rle,
+    compact_masks,
     cropped_mask_of_rle,
     cropped_masks_of,
-    draw_cropped_masks,
     rle_of_polygons,
 )
 from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, draw_crop_resize
@@ -49,7 +49,7 @@ class SampledFlip:
             width = objects.size[1]
             boxes = _mirror_boxes(boxes, width)
             cropped_masks = [drawn and drawn.mirrored(width) for drawn in cropped_masks]
-        masks = draw_cropped_masks(cropped_masks, objects.size)
+        masks = compact_masks(cropped_masks, objects.size)
         return Instances(boxes=boxes, labels=objects.labels, masks=masks, area=objects.area, iscrowd=objects.iscrowd)
 
 
@@ -84,7 +84,7 @@ class SampledJitter(CropResize):
         return Instances(
             boxes=torch.tensor([drawn.box for drawn in kept.values()], dtype=torch.float32).reshape(-1, 4),
             labels=objects.labels[index],
-            masks=draw_cropped_masks(list(kept.values()), self.canvas),
+            masks=compact_masks(list(kept.values()), self.canvas),
             area=torch.tensor([drawn.area for drawn in kept.values()], dtype=torch.float32),
             iscrowd=objects.iscrowd[index],
         )

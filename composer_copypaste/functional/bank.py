@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import as_compact
 from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.batch_objects import ImageObjects, asks_for_areas, copy_weights
 from composer_copypaste.functional.layout import MARGIN, box_windows
@@ -162,7 +163,8 @@ def bank_image(image: Shaped[Tensor, "c h w"], objects: ImageObjects, at_most: i
     kept = kept[max(0, len(kept) - at_most) :]
     windows = [Window(*rows[k].tolist()) for k in kept]
     if objects.class_ids is None:
-        masks = [copied(objects.instances.masks[k][window.slices]) for k, window in zip(kept, windows, strict=True)]
+        own = as_compact(objects.instances.masks)
+        masks = [own.part(k, window) for k, window in zip(kept, windows, strict=True)]
     else:
         labelled = zip(objects.labels[kept].tolist(), windows, strict=True)
         masks = [(objects.class_ids[window.slices] == label).view(torch.uint8) for label, window in labelled]

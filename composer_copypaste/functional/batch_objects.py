@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.semantic_maps import Classes, classes_in_maps, masks_of_classes
 from composer_copypaste.functional.tensors import Images, on_device, read_back
@@ -252,7 +253,8 @@ def _areas(targets: Sequence[Target], batch: Sequence[Instances]) -> Float[ndarr
         if "area" in target:
             areas.append(instances.area.detach())
         elif "masks" in target:
-            areas.append(instances.masks.count_nonzero(dim=(1, 2)))
+            masks = instances.masks
+            areas.append(masks.areas if isinstance(masks, CompactMasks) else masks.count_nonzero(dim=(1, 2)))
         else:
             areas.append((instances.boxes[:, 2:] - instances.boxes[:, :2]).prod(dim=1).detach())
     device = next((area.device for area in areas if not area.is_cpu), areas[0].device)

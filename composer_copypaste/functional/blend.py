@@ -11,6 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.layout import PastedObject, PastedObjects
 from composer_copypaste.functional.resample import resample_colors, resample_mask, size_of
 from composer_copypaste.functional.tensors import Images, copied_to_paint, erode, rounded
@@ -55,12 +56,12 @@ class WarpedMask:
     mask: UInt8[Tensor, "h w"]
 
 
-def warped_mask(pasted: PastedObject, masks: UInt8[Tensor, "n _h _w"], erosion: int) -> WarpedMask:
+def warped_mask(pasted: PastedObject, masks: CompactMasks, erosion: int) -> WarpedMask:
     """The mask of a pasted object, given the masks of its source, eroded by that number of pixels of the target.
 
     Where the object goes on beyond the target's edge, it is not eroded there.
     """
-    uncut, mask = resample_mask(masks[pasted.instance], pasted.to_source, pasted.window.grown(erosion))
+    uncut, mask = resample_mask(masks.crop(pasted.instance), pasted.to_mask, pasted.window.grown(erosion))
     window = uncut & pasted.window
     if window.is_empty:  # no pixel of the object: any window of the target serves
         return WarpedMask(pasted, Window(0, 0, 1, 1), mask.new_zeros((1, 1)))
@@ -71,10 +72,10 @@ def warped_mask(pasted: PastedObject, masks: UInt8[Tensor, "n _h _w"], erosion: 
 
 
 def stack_masks(
-    warped: Sequence[WarpedMask], below: UInt8[Tensor, "n h w"]
+    warped: Sequence[WarpedMask], below: CompactMasks
 ) -> tuple[list[UInt8[Tensor, "_h _w"]], UInt8[Tensor, "h w"]]:
     """The visible mask of each object pasted on one image, the last on top; and 1 where none of them lies, else 0."""
-    free = below.new_ones(size_of(below))
+    free = below.pixels.new_ones(below.size)
     visible = []
     for each in reversed(warped):
         left = free[each.window.slices]

@@ -11,6 +11,7 @@ from jaxtyping import Int64, Integer
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks, Masks, as_compact
 from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.bank import CroppedObject, InstanceBank
 from composer_copypaste.functional.batch_objects import (
@@ -240,14 +241,14 @@ def _carry_out(
         copied, numbered = batch, plan
         if isinstance(targets, Tensor):
             numbered, copied = only_copied_classes(plan, batch)
-        objects = [SourceObjects(image.instances.masks, image.info.boxes) for image in copied]
+        objects = [SourceObjects(as_compact(image.instances.masks), image.info.boxes) for image in copied]
         crops: list[CroppedObject] = []
         if extra.bank is not None or extra.pool is not None:
             used = numbered.sources_from(n)
             numbered = numbered.renumbered(used, n)
             example = next((image.instances for image in copied if len(image.labels)), copied[0].instances)
             crops = [extra.read(number - n, images[0], example) for number in used]
-            objects += [SourceObjects(crop.mask[None], crop.box[None]) for crop in crops]
+            objects += [SourceObjects(CompactMasks.of_planes(crop.mask[None]), crop.box[None]) for crop in crops]
         layout = layout_of(numbered, objects)
         if len(layout.pasted.target):
             paste_on = _paste_classes if isinstance(targets, Tensor) else _paste_objects
@@ -280,7 +281,8 @@ def _paste_objects(
     stacked = engine_for(before.images[0].device).stack(layout, settings)
     measures, owners = stacked.measure(None if placed is None else placed.pixels)
     iscrowd = np.concatenate([*(image.iscrowd for image in batch), np.zeros(len(crops))])
-    kept = decide_kept_objects(layout, measures, iscrowd, settings)
+    cut_out = isinstance(targets[0].get("masks"), CompactMasks)
+    kept = decide_kept_objects(layout, measures, iscrowd, settings, cut_out=cut_out)
     keypoint_fields = {} if placed is None else placed.fields_after(objects.extras, kept, owners)
     masks = stacked.write_masks(kept) if "masks" in targets[0] else {}
     after = assemble_kept_objects(objects, kept, measures, masks, keypoint_fields)
@@ -336,10 +338,10 @@ def _without_pasting(images: Images, targets: Targets, settings: CopyPasteSettin
     return replace(nothing, targets=changed)
 
 
-def _with_binary_masks(target: Target, masks: Tensor, boxes: np.ndarray) -> Target:
+def _with_binary_masks(target: Target, masks: Masks, boxes: np.ndarray) -> Target:
     """The target with masks of 0 and 1, as those have on which something was pasted; the same if it has no others."""
     own = target.get("masks")
-    if not isinstance(own, Tensor) or own.dtype == torch.bool:
+    if not isinstance(own, Tensor) or own.dtype == torch.bool or isinstance(masks, CompactMasks):
         return target
     found = binary_masks(masks, boxes)
     return target if found is masks else {**target, "masks": as_tv_tensor(found, own)}
@@ -409,7 +411,7 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
         if isinstance(target, Tensor) and target.dtype not in WHOLE_NUMBERS:
             raise TypeError(f"targets[{i}]: expected class ids of {WHOLE}, got {target.dtype}; .long() gives some")
         masks = target if isinstance(target, Tensor) else target.get("masks")
-        if isinstance(masks, Tensor) and masks.device != image.device:
+        if isinstance(masks, Tensor | CompactMasks) and masks.device != image.device:
             found = f"expected masks where their image is, on {image.device}, got {masks.device}"
             raise ValueError(f"targets[{i}]: {found}")
     if len({isinstance(target, Tensor) for target in targets}) > 1:

@@ -6,10 +6,11 @@ from functools import reduce
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64, Integer, Shaped
+from jaxtyping import Float, Int, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.batch_objects import (
     check_boxes,
     object_keys_of,
@@ -17,7 +18,14 @@ from composer_copypaste.functional.batch_objects import (
 )
 from composer_copypaste.functional.copypaste import check_batch
 from composer_copypaste.functional.keypoints import kept_inside, pairs_of, swapped, with_keypoints
-from composer_copypaste.functional.resample import FRACTION_BITS, resample_colors, resample_planes, size_of
+from composer_copypaste.functional.resample import (
+    FRACTION_BITS,
+    PIXEL,
+    resample_colors,
+    resample_mask,
+    resample_planes,
+    size_of,
+)
 from composer_copypaste.functional.sampling import generator_or_default, uniforms
 from composer_copypaste.functional.tensors import (
     Images,
@@ -233,22 +241,58 @@ def _by_pixels(
     batch: Sequence[Instances], crop_resizes: Sequence[CropResize], settings: LargeScaleJitterSettings
 ) -> list[Instances]:
     """The objects that stay, with the masks, boxes and areas of their pixels."""
-    shown = [
-        resample_planes(each.part_of(own.masks), each.to_window(), each.resized).clamp(max=1)
-        for own, each in zip(batch, crop_resizes, strict=True)
-    ]
+    shown = [_shown_masks(own.masks, each) for own, each in zip(batch, crop_resizes, strict=True)]
     rows = [
-        torch.cat([areas_and_boxes(masks), on_device(own.iscrowd, masks.device, torch.int32)[:, None]], dim=1)
+        torch.cat([_measured(masks), on_device(own.iscrowd, masks.device, torch.int32)[:, None]], dim=1)
         for masks, own in zip(shown, batch, strict=True)
     ]
     numbers = _by_image(read_back(torch.cat(rows)), batch)
     after = []
     for own, masks, measured, crop_resize in zip(batch, shown, numbers, crop_resizes, strict=True):
         kept = _kept(measured, settings.min_area)
-        canvas = masks.new_zeros((len(kept), *crop_resize.canvas))
-        _filled_part(canvas, crop_resize).copy_(masks.index_select(0, on_device(kept, masks.device)))
-        after.append(replace(_kept_objects(own, measured[kept], kept, crop_resize, settings), masks=canvas))
+        objects = _kept_objects(own, measured[kept], kept, crop_resize, settings)
+        after.append(replace(objects, masks=_kept_masks(masks, kept, measured[kept, 1:5], crop_resize)))
     return after
+
+
+ShownMasks = UInt8[Tensor, "_n _h _w"] | CompactMasks
+"""Planes of the part of the canvas that the image takes, or cut-outs in the whole canvas."""
+
+
+def _shown_masks(masks: ShownMasks, crop_resize: CropResize) -> ShownMasks:
+    """All masks, of 0 and 1, as the canvas shows them in the part that the image takes."""
+    if not isinstance(masks, CompactMasks):
+        part, resized = crop_resize.part_of(masks), crop_resize.resized
+        return resample_planes(part, crop_resize.to_window(), resized).clamp(max=1)
+    top, left, *_ = crop_resize.window
+    shown = []
+    for crop, (y1, x1, *_) in zip(masks.crops(), masks.windows.tolist(), strict=True):
+        to_mask = crop_resize.to_window() - np.array([[0, 0, x1 - left], [0, 0, y1 - top]]) * PIXEL
+        shown.append(resample_mask(crop, to_mask, Window(0, 0, *crop_resize.resized)))
+    parts = [mask.reshape(-1) for _, mask in shown]
+    windows = np.array([window for window, _ in shown], dtype=np.int64).reshape(-1, 4)
+    return CompactMasks(torch.cat(parts) if parts else masks.pixels[:0], windows, crop_resize.canvas)
+
+
+def _measured(masks: ShownMasks) -> Int[Tensor, "n 5"]:
+    """The area of each mask, and the box around its pixels."""
+    if not isinstance(masks, CompactMasks):
+        return areas_and_boxes(masks)
+    none = torch.zeros((1, 5), dtype=torch.int32, device=masks.device)
+    found = torch.cat([none[:0], *(areas_and_boxes(crop[None]) if crop.numel() else none for crop in masks.crops())])
+    found[:, 1:] += on_device(masks.windows[:, [1, 0, 1, 0]], masks.device, found.dtype)
+    return found
+
+
+def _kept_masks(
+    masks: ShownMasks, kept: Int[ndarray, " k"], boxes: Int[ndarray, "k 4"], crop_resize: CropResize
+) -> ShownMasks:
+    """The masks of the objects that stay, on the canvas; cut-outs in the boxes around their pixels."""
+    if isinstance(masks, CompactMasks):
+        return masks[kept].in_windows(boxes[:, [1, 0, 3, 2]].astype(np.int64))
+    canvas = masks.new_zeros((len(kept), *crop_resize.canvas))
+    _filled_part(canvas, crop_resize).copy_(masks.index_select(0, on_device(kept, masks.device)))
+    return canvas
 
 
 def _by_boxes(

@@ -4,13 +4,13 @@ Arrays have a row for each object of the whole batch: a Python object for each w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
-from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.plan import BOX_CORNERS, PastePlan
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.windows import Window
@@ -20,10 +20,23 @@ MARGIN = np.array([-1, -1, 1, 1])
 
 
 @dataclass(frozen=True)
+class UndrawnMasks:
+    """What a layout needs of masks that are drawn later: where it says that they are needed."""
+
+    windows: Int64[ndarray, "n 4"]
+    size: tuple[int, int]
+
+    @classmethod
+    def anywhere(cls, n: int, size: tuple[int, int]) -> "UndrawnMasks":
+        """Masks that may be anywhere in an image of this (height, width)."""
+        return cls(np.tile([0, 0, *size], (n, 1)), size)
+
+
+@dataclass(frozen=True)
 class SourceObjects:
     """The masks of one source's objects, and their boxes (x1, y1, x2, y2) on the host."""
 
-    masks: UInt8[Tensor, "n h w"]
+    masks: CompactMasks | UndrawnMasks
     boxes: Float[ndarray, "n 4"]
 
 
@@ -34,6 +47,7 @@ class PastedObject:
     source: int
     instance: int
     to_source: Int64[ndarray, "2 3"]
+    to_mask: Int64[ndarray, "2 3"]
     color: Float[ndarray, "3"]
     window: Window
 
@@ -54,6 +68,8 @@ class PastedObjects:
     """Object index within the layout."""
     to_source: Int64[ndarray, "m 2 3"]
     """The maps from target to source, in steps of 2**-32 pixels."""
+    to_mask: Int64[ndarray, "m 2 3"]
+    """The maps from target to the window in which the source keeps the object's mask."""
     color: Float[ndarray, "m 3"]
     """Factors of brightness, contrast and saturation."""
     windows: Int64[ndarray, "m 4"]
@@ -75,6 +91,7 @@ class PastedObjects:
             int(self.source[m]),
             int(self.instance[m]),
             self.to_source[m],
+            self.to_mask[m],
             self.color[m],
             Window(*self.windows[m].tolist()),
         )
@@ -84,21 +101,30 @@ class PastedObjects:
 class Layout:
     """The objects of all sources in a row, first those of the batch's images, and the objects pasted."""
 
-    masks: Sequence[UInt8[Tensor, "_n _h _w"]]
-    """The masks of each source's objects."""
+    masks: Sequence[CompactMasks]
+    """The masks of each source's objects, where they are drawn."""
     sizes: Int64[ndarray, "s 2"]
     """Height and width of each source."""
     source: Int64[ndarray, " g"]
     """Index of each object's source."""
     instance: Int64[ndarray, " g"]
     """Object index within the source."""
+    mask_windows: Int64[ndarray, "g 4"]
+    """The window of its source in which each object's mask is kept."""
     windows: Int64[ndarray, "g 4"]
-    """The window of its source that holds each object's mask."""
+    """The part of that window near the object's box, where its pixels are."""
     image_receives: Bool[ndarray, " g"]
     """Whether anything is pasted on the image that the object belongs to."""
     overlapped: Int64[ndarray, " k"]
     """Indices of the objects whose window shares a pixel with that of an object pasted on their image, ascending."""
     pasted: PastedObjects
+
+    def with_masks_of_first(self, masks: CompactMasks, others: Sequence[CompactMasks]) -> "Layout":
+        """The layout with masks that are drawn by now: of the first source, of which nothing is pasted, and others."""
+        mask_windows, windows = self.mask_windows.copy(), self.windows.copy()
+        mask_windows[: len(masks)] = masks.windows
+        windows[: len(masks)] = _common_part(windows[: len(masks)], masks.windows)
+        return replace(self, masks=[masks, *others], mask_windows=mask_windows, windows=windows)
 
 
 def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
@@ -107,19 +133,21 @@ def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
 
     counts = np.array([len(image.boxes) for image in objects])
     first, source = np.cumsum(counts) - counts, np.repeat(np.arange(len(objects)), counts)
-    sizes = np.array([image.masks.shape[1:] for image in objects])
+    sizes = np.array([image.masks.size for image in objects])
+    mask_windows = np.concatenate([image.masks.windows for image in objects])
     boxes = np.concatenate([image.boxes for image in objects])
-    windows = box_windows(boxes + MARGIN, sizes[source])
-    pasted = _pasted_objects(plan, boxes, first, sizes)
+    windows = _common_part(box_windows(boxes + MARGIN), mask_windows)
+    pasted = _pasted_objects(plan, boxes, mask_windows, first, sizes)
     receives, overlapped = np.full(len(objects), False), np.full(len(source), False)
     receives[pasted.receiving] = True
     own = np.stack([first, first + counts], axis=1)[pasted.receiving]
     mark_overlapped(own, windows, pasted.ranges, pasted.windows, overlapped)
     return Layout(
-        masks=[image.masks for image in objects],
+        masks=[image.masks for image in objects if isinstance(image.masks, CompactMasks)],
         sizes=sizes,
         source=source,
         instance=np.arange(len(source)) - first[source],
+        mask_windows=mask_windows,
         windows=windows,
         image_receives=receives[source],
         overlapped=np.flatnonzero(overlapped),
@@ -128,9 +156,13 @@ def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
 
 
 def _pasted_objects(
-    plan: PastePlan, boxes: Float[ndarray, "g 4"], first: Int64[ndarray, " s"], sizes: Int64[ndarray, "s 2"]
+    plan: PastePlan,
+    boxes: Float[ndarray, "g 4"],
+    mask_windows: Int64[ndarray, "g 4"],
+    first: Int64[ndarray, " s"],
+    sizes: Int64[ndarray, "s 2"],
 ) -> PastedObjects:
-    """The pasted objects, given the boxes of all sources' objects and the index of each source's first one."""
+    """The pasted objects, given boxes and windows of all sources' objects and the index of each source's first one."""
     columns = (plan.target, plan.source, plan.instance, plan.to_source, plan.color)
     target, source, instance, to_source, color = (column.numpy() for column in columns)
     origin = first[source] + instance
@@ -145,13 +177,17 @@ def _pasted_objects(
     receiving = np.flatnonzero(counts)
     counts = counts[receiving]
     start = np.cumsum(counts) - counts
+    fixed = np.rint(to_source[order] * float(PIXEL)).astype(np.int64)
+    to_mask = fixed.copy()
+    to_mask[:, :, 2] -= PIXEL * mask_windows[origin[order]][:, [1, 0]]
     return PastedObjects(
         row=order,
         target=target,
         source=source[order],
         instance=instance[order],
         origin=origin[order],
-        to_source=np.rint(to_source[order] * float(PIXEL)).astype(np.int64),
+        to_source=fixed,
+        to_mask=to_mask,
         color=color[order],
         windows=windows[order],
         unbounded_windows=unbounded[order],
@@ -159,6 +195,11 @@ def _pasted_objects(
         receiving=receiving,
         ranges=np.stack([start, start + counts], axis=1),
     )
+
+
+def _common_part(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "n 4"]) -> Int64[ndarray, "n 4"]:
+    """The pixels that windows share with others; an empty window inside the other one where there are none."""
+    return np.clip(windows, np.tile(others[:, :2], 2), np.tile(others[:, 2:], 2))
 
 
 def box_windows(

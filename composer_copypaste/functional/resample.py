@@ -50,6 +50,8 @@ def resample_mask(
 ) -> tuple[Window, UInt8[Tensor, "_h _w"]]:
     """The mask as the target shows it, in the part of the window where the source has pixels."""
     height, width = mask.shape
+    if not (height and width):
+        return Window(window.y1, window.x1, window.y1, window.x1), mask.new_zeros((0, 0))
     if is_rotated(to_source):
         y, x = (_half_steps(row, window) >> (FRACTION_BITS + 1) for row in to_source[::-1])
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Integer, Shaped, UInt8
+from jaxtyping import Int64, Integer, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.tensors import on_device
 from composer_copypaste.instances import Instances, exact_up_to
@@ -58,14 +59,22 @@ class KeptObjects:
     """Row of the plan; -1 for an image's own."""
     measure: Int64[ndarray, " r"]
     """Row of the measures with its box and area; -1 where these did not change."""
+    windows: Int64[ndarray, "r 4"]
+    """The window of its image in which the object's mask is kept."""
 
 
 def decide_kept_objects(
-    layout: Layout, measures: Measures, iscrowd: Shaped[ndarray, " g"], settings: CopyPasteSettings
+    layout: Layout,
+    measures: Measures,
+    iscrowd: Shaped[ndarray, " g"],
+    settings: CopyPasteSettings,
+    *,
+    cut_out: bool,
 ) -> KeptObjects:
     """Which objects stay, given the measures of the pasted objects, followed by those of the overlapped objects.
 
-    Objects that lost no pixel stay, whatever their size. Crowd regions stay while one of their pixels is visible.
+    Objects that lost no pixel stay, whatever their size. Crowd regions stay while one of their pixels is visible. With
+    ``cut_out`` masks are kept in windows around their pixels, else in the whole image.
     """
     pasted, overlapped, m = layout.pasted, layout.overlapped, len(layout.pasted.target)
     least = settings.min_visibility * measures.former - AREA_TOLERANCE
@@ -81,6 +90,11 @@ def decide_kept_objects(
     target = target[order]
     ends = np.stack([np.searchsorted(target, pasted.receiving, side) for side in ("left", "right")], axis=1)
     origin, none = np.concatenate([own, pasted.origin[joined]])[order], np.full(len(own), -1)
+    measure = np.concatenate([measure[own], joined])[order]
+    if cut_out:
+        windows = np.where(measure[:, None] < 0, layout.mask_windows[origin], measures.boxes[measure][:, [1, 0, 3, 2]])
+    else:
+        windows = np.concatenate([np.zeros_like(origin, shape=(len(target), 2)), layout.sizes[target]], axis=1)
     return KeptObjects(
         images=pasted.receiving,
         ends=ends,
@@ -90,7 +104,8 @@ def decide_kept_objects(
         instance=layout.instance[origin],
         pasted=np.concatenate([none, joined])[order],
         row=np.concatenate([none, pasted.row[joined]])[order],
-        measure=np.concatenate([measure[own], joined])[order],
+        measure=measure,
+        windows=windows,
     )
 
 
@@ -98,7 +113,7 @@ def assemble_kept_objects(
     objects: Instances,
     kept: KeptObjects,
     measures: Measures,
-    masks: Mapping[int, UInt8[Tensor, "_k _h _w"]],
+    masks: Mapping[int, CompactMasks],
     keypoint_fields: Mapping[str, Shaped[Tensor, "r ..."]],
 ) -> dict[int, Instances]:
     """The objects that images have after pasting, by the batch index of the image.

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from composer_copypaste.compact_masks import as_planes
 from composer_copypaste.data.annotation_json import CocoImage, ReadingOptions, Size, as_whole_number
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.data.rle import count_encoded_pixels
@@ -300,7 +301,7 @@ def _encoded_masks(fields: Fields, count: int, where: str) -> EncodedMasks:
     if "rles" in fields:
         masks = _masks_from_rles(fields["rles"], where)
     elif "masks" in fields:
-        masks = _masks_from_pixels(fields["masks"], where)
+        masks = _masks_from_pixels(as_planes(fields["masks"]), where)
     elif count == 0:
         masks = EncodedMasks(size=None, counts=())
     else:

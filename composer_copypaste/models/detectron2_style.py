@@ -5,7 +5,7 @@ pooled, which proposals and detections are kept, and how masks are put into the 
 """
 
 import math
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,6 +28,7 @@ from torchvision.ops import (
 )
 from torchvision.ops._utils import convert_boxes_to_roi_format
 
+from composer_copypaste.models.mask_loss import TrainsOnCompactMasks, resized_masks
 from composer_copypaste.models.pillow_resize import resize_as_pillow
 
 MARK = "detectron2_style"
@@ -70,7 +71,7 @@ def apply_detectron2_style(model: TorchvisionMaskRCNN) -> None:
     )
     model.rpn.min_size = SMALLEST_SIDE
     heads = model.roi_heads
-    model.roi_heads = Detectron2RoIHeads(
+    model.roi_heads = Detectron2CompactRoIHeads(
         Detectron2RoIPool(heads.box_roi_pool.output_size[0]),
         heads.box_head,
         heads.box_predictor,
@@ -122,7 +123,7 @@ class Detectron2Transform(GeneralizedRCNNTransform):
             raise TypeError(f"image: expected floating point in [0, 1], got {image.dtype}")
         return image
 
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+    def resize(self, image: Tensor, target: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any] | None]:
         """The image, resized and normalised, and its target."""
         size = (image.shape[1], image.shape[2])
         resized = size
@@ -137,8 +138,7 @@ class Detectron2Transform(GeneralizedRCNNTransform):
             return image, target
         target = {**target, "boxes": resize_boxes(target["boxes"], list(size), list(resized))}
         if "masks" in target:
-            masks = target["masks"].view(torch.uint8)
-            target["masks"] = functional.interpolate(masks[:, None], resized)[:, 0]
+            target["masks"] = resized_masks(target["masks"], resized)
         return image, target
 
     def postprocess(
@@ -315,6 +315,12 @@ class Detectron2RoIHeads(RoIHeads):
             scores_of.append(scores[kept])
             labels_of.append(classes[kept] + 1)
         return boxes_of, scores_of, labels_of
+
+
+class Detectron2CompactRoIHeads(TrainsOnCompactMasks, Detectron2RoIHeads):
+    """The same heads, which take the masks of training targets as planes and as cut-outs."""
+
+    compilable = Detectron2RoIHeads
 
 
 # ---- masks

@@ -4,15 +4,18 @@ Torchvision trains on wrong labels, boxes and masks without an error.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.errors import count_noun
 from composer_copypaste.instances import NUMBERS, WHOLE, WHOLE_NUMBERS, box_format
 
-TrainingTarget = Mapping[str, Tensor]
+TrainingTarget = Mapping[str, Any]
+"""Of tensors; ``masks`` may be cut-outs."""
 
 
 def float_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -20,9 +23,12 @@ def float_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [image if image.is_floating_point() else image.float() / 255 for image in images]
 
 
-def target_without_crowds(target: TrainingTarget) -> dict[str, Tensor]:
+def target_without_crowds(target: TrainingTarget) -> dict[str, Any]:
     """The boxes, labels and masks to train on, in torchvision's types; crowds are no examples of one object."""
-    fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long(), "masks": target["masks"]}
+    masks = target["masks"]
+    if isinstance(masks, CompactMasks):
+        masks = masks.to(target["boxes"].device, non_blocking=True)  # which Composer does with tensors alone
+    fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long(), "masks": masks}
     crowds = target.get("iscrowd")
     if crowds is None or not crowds.any():
         return fields
@@ -51,7 +57,7 @@ def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classe
     wrong = [
         torch.cat([_wrong_labels(target, num_classes) for target in targets]).any(),
         torch.cat([_wrong_boxes(target) for target in targets]).any(),
-        *(_has_other_values(target["masks"]) for target in targets),
+        *(_has_other_values(_pixels(target["masks"])) for target in targets),
     ]
     if any(torch.stack(wrong).tolist()):
         raise ValueError(next(_find_wrong_values(targets, num_classes)))
@@ -64,7 +70,7 @@ def _check_target_types(name: str, target: object) -> None:
     if missing:
         raise ValueError(f"{name}: lacks {missing[0]!r}, which Mask R-CNN is trained on; it has {sorted(target)}")
     for key in ("boxes", "labels", "masks", "iscrowd"):
-        if key in target and not isinstance(target[key], Tensor):
+        if key in target and not isinstance(target[key], Tensor | CompactMasks if key == "masks" else Tensor):
             raise TypeError(f"{name}: expected {key!r} to be a tensor, got {type(target[key]).__name__}")
     if target["labels"].dtype not in WHOLE_NUMBERS:
         raise TypeError(f"{name}: expected 'labels' of {WHOLE}, got {target['labels'].dtype}; .long() gives that")
@@ -101,6 +107,11 @@ def _wrong_boxes(target: TrainingTarget) -> Bool[Tensor, " n"]:
     return ~right if "iscrowd" not in target else ~right & (target["iscrowd"] == 0)
 
 
+def _pixels(masks: Tensor | CompactMasks) -> Tensor:
+    """The values of planes or cut-outs."""
+    return masks.pixels if isinstance(masks, CompactMasks) else masks
+
+
 def _has_other_values(masks: Tensor) -> Bool[Tensor, ""]:
     """Whether the masks hold anything but 0 and 1."""
     if masks.dtype == torch.bool or not masks.numel():
@@ -126,8 +137,7 @@ def _find_wrong_values(targets: Sequence[TrainingTarget], num_classes: int) -> I
                 f"targets[{i}]: expected 'boxes' (x1, y1, x2, y2) of finite numbers with x1 < x2 and y1 < y2, got "
                 f"{boxes[0].tolist()}; leave such objects out, or set their iscrowd to 1"
             )
-        if _has_other_values(target["masks"]):
-            masks = target["masks"]
+        if _has_other_values(masks := _pixels(target["masks"])):
             other = masks[(masks != 0) & (masks != 1)].unique()[:3].tolist()
             yield (
                 f"targets[{i}]: expected 'masks' of 0 and 1, got {', '.join(map(str, other))}; "

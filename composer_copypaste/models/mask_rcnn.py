@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import no_type_check
+from typing import Any, no_type_check
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.functional import interpolate
 from torchvision.models import mobilenet, resnet
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -22,11 +20,13 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
+from composer_copypaste.functional.resample import size_of
 from composer_copypaste.models.detectron2_style import (
     Detectron2Anchors,
     Detectron2FrozenBatchNorm,
     apply_detectron2_style,
 )
+from composer_copypaste.models.mask_loss import CompactMaskRoIHeads, resized_masks
 from composer_copypaste.models.timm import TimmBackbone, build_timm_backbone, image_statistics, is_timm
 from composer_copypaste.settings import MaskRCNNSettings
 
@@ -132,6 +132,7 @@ def build_mask_rcnn(num_classes: int, settings: MaskRCNNSettings) -> Torchvision
         model.transform.image_std,
         _skip_resize=not settings.resize_training,
     )
+    model.roi_heads.__class__ = CompactMaskRoIHeads
     if settings.is_detectron2_style:
         apply_detectron2_style(model)
     _keep_boxes_in_float32(model)
@@ -158,18 +159,15 @@ def _float32_outputs(module: nn.Module, inputs: object, outputs: object) -> obje
 
 
 class ResizeTransform(GeneralizedRCNNTransform):
-    """Torchvision's, but masks are resized as uint8: as float32 they would take four times the memory."""
+    """Torchvision's, but for masks, which may be cut-outs."""
 
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+    def resize(self, image: Tensor, target: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any] | None]:
         """The image and its target, resized for the model."""
         if target is None or "masks" not in target:
             return super().resize(image, target)
         others = {name: values for name, values in target.items() if name != "masks"}
         resized, others = super().resize(image, others)
-        masks = target["masks"]
-        if masks.shape[1:] != resized.shape[1:]:
-            masks = interpolate(masks.view(torch.uint8)[:, None], resized.shape[1:])[:, 0]
-        return resized, {**others, "masks": masks}
+        return resized, {**others, "masks": resized_masks(target["masks"], size_of(resized))}
 
 
 def resized_sides(settings: MaskRCNNSettings) -> tuple[int, int]:

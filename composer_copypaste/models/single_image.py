@@ -41,6 +41,7 @@ class SingleImageMaskRCNN(nn.Module):
         model = copy.deepcopy(model).cpu().float().eval()
         _remove_hooks(model)
         self.backbone, self.rpn, self.roi_heads = model.backbone, model.rpn, model.roi_heads
+        self.roi_heads.__class__ = self.roi_heads.compilable  # training, which cannot be compiled, is left behind
         self.mask_pool, self.roi_heads.mask_roi_pool = self.roi_heads.mask_roi_pool, None  # masks are computed below
         self.mask_head = nn.Sequential(self.roi_heads.mask_head, self.roi_heads.mask_predictor)
         self.roi_heads.mask_head = self.roi_heads.mask_predictor = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from composer_copypaste.data.annotation_json import Category, ReadingOptions
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.dataset import CocoInstances, InstanceData, checksum
+from composer_copypaste.data.dataset import CocoInstances, InstanceData, MaskForm, checksum
 from composer_copypaste.data.image_files import check_images
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
@@ -209,7 +209,9 @@ def open_data(recipe: Recipe) -> RunData:
     """
     read = cache(partial(read_annotations, settings=recipe.data))  # evaluation and pool may name the training's file
     train_files, val_files = coco_files(recipe.data)
-    train = _open_data_set(train_files, recipe.data, read, _loader_transform(recipe.data), masks=True, seed=recipe.seed)
+    train = _open_data_set(
+        train_files, recipe.data, read, _loader_transform(recipe.data), masks="compact", seed=recipe.seed
+    )
     source = str(train_files.annotations or train_files.streaming)
     val = _open_data_set(val_files, recipe.data, read, None, masks=False, seed=0)
     val = with_trained_labels(val, train.categories, source)
@@ -233,7 +235,7 @@ def _open_data_set(
     read: ReadAnnotations,
     transform: LargeScaleJitterTransform | FlipTransform | None,
     *,
-    masks: bool,
+    masks: MaskForm,
     seed: int,
 ) -> InstanceData:
     if files.streaming is not None:
@@ -250,7 +252,7 @@ def _open_shards(
     settings: DataSettings,
     transform: LargeScaleJitterTransform | FlipTransform | None,
     *,
-    masks: bool,
+    masks: MaskForm,
     seed: int,
 ) -> InstanceData:
     """The data set of shards; raise ``DataError`` where they were written for other values or crowds than asked for."""

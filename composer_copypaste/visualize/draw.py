@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.errors import count_noun
 from composer_copypaste.files import atomic_write
 from composer_copypaste.instances import corners
@@ -75,7 +76,9 @@ def _decoded_masks(objects: Objects, size: tuple[int, int]) -> Iterator[Bool[nda
     if "rles" in objects:
         yield from (coco_mask.decode(rle).astype(bool) for rle in objects["rles"])
     elif "masks" in objects:
-        for mask in objects["masks"].detach().reshape(-1, *size):
+        masks = objects["masks"]
+        planes = masks.planes() if isinstance(masks, CompactMasks) else masks.detach().reshape(-1, *size)
+        for mask in planes:
             mask = mask.cpu()
             yield (mask > 0.5 if mask.is_floating_point() else mask != 0).numpy()
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from composer_copypaste.data.rle import AnnotatedObjects
+from composer_copypaste.data.rle import AnnotatedObjects, draw_planes
 from composer_copypaste.data.transforms import (
     PADDING,
     FlipTransform,
@@ -96,7 +96,7 @@ def test_masks_boxes_and_areas_follow_a_window(outline):
     shown = crop.transform_instances(objects(outline(*BOX)), min_area=1)
     expected = torch.zeros(1, 6, 7, dtype=torch.uint8)
     expected[0, 0:3, 0:3] = 1
-    assert torch.equal(shown.masks, expected)
+    assert torch.equal(shown.masks.dense(), expected)
     assert shown.boxes.tolist() == [[0, 0, 3, 3]]
     assert shown.area.tolist() == [9]
 
@@ -106,7 +106,7 @@ def test_masks_boxes_and_areas_follow_a_mirrored_enlargement(outline):
     shown = crop.transform_instances(objects(outline(*BOX)), min_area=1)
     expected = torch.zeros(1, 16, 24, dtype=torch.uint8)
     expected[0, 2:10, 10:18] = 1  # columns 2..10 of 20, mirrored
-    assert torch.equal(shown.masks, expected)
+    assert torch.equal(shown.masks.dense(), expected)
     assert shown.boxes.tolist() == [[10, 2, 18, 10]]
     assert shown.area.tolist() == [64]
 
@@ -115,7 +115,7 @@ def test_masks_boxes_and_areas_follow_a_reduction(outline):
     shown = whole(resized=(4, 6)).transform_instances(objects(outline(2, 2, 6, 6)), min_area=1)
     expected = torch.zeros(1, *SIZE, dtype=torch.uint8)
     expected[0, 1:3, 1:3] = 1
-    assert torch.equal(shown.masks, expected)
+    assert torch.equal(shown.masks.dense(), expected)
 
 
 def test_an_object_one_pixel_wide_has_a_box_one_pixel_wide(outline):
@@ -133,7 +133,7 @@ def test_objects_outside_the_window_are_dropped_with_all_their_fields(outline):
 def test_all_objects_may_be_outside(outline):
     crop = SampledJitter(window=(0, 6, 8, 6), resized=(8, 6), canvas=SIZE, flip=False)
     shown = crop.transform_instances(objects(outline(*BOX)), min_area=1)
-    assert (tuple(shown.boxes.shape), tuple(shown.masks.shape)) == ((0, 4), (0, *SIZE))
+    assert (tuple(shown.boxes.shape), tuple(shown.masks.dense().shape)) == ((0, 4), (0, *SIZE))
 
 
 def test_objects_stay_from_min_area_pixels_on(outline):
@@ -158,8 +158,8 @@ def test_a_flip_mirrors_image_masks_and_annotated_boxes(outline):
     flip = SampledFlip(horizontal=True)
     shown = flip.transform_instances(objects(outline(*BOX)))
     assert torch.equal(flip.transform_image(image), image.flip(-1))
-    assert torch.equal(shown.masks[0, 1:5, 6:10], torch.ones(4, 4, dtype=torch.uint8))
-    assert shown.masks.sum() == 16
+    assert torch.equal(shown.masks.dense()[0, 1:5, 6:10], torch.ones(4, 4, dtype=torch.uint8))
+    assert shown.masks.dense().sum() == 16
     assert shown.boxes.tolist() == [[7, 2, 11, 7]]
     assert shown.area.tolist() == [0.5]
 
@@ -234,7 +234,7 @@ def test_a_mask_covers_its_object_s_pixels_after_any_jitter(outline, seed):
     crop = transform.draw(size, seeded_generator(seed))
     shown, instances = crop.transform_image(image), crop.transform_instances(objects(drawn, size=size), min_area=1)
     bright = shown[0, : crop.resized[0], : crop.resized[1]] > 127
-    mask_shown = instances.masks[0, : crop.resized[0], : crop.resized[1]].bool()
+    mask_shown = instances.masks.dense()[0, : crop.resized[0], : crop.resized[1]].bool()
     assert (bright ^ mask_shown).sum() <= 2 * (bright.shape[0] + bright.shape[1])  # at most a line along the outline
     assert (bright & mask_shown).sum() > 0.95 * bright.sum()
 
@@ -250,4 +250,6 @@ def test_masks_of_a_large_image_take_memory_only_where_objects_are(horizontal):
     before = resident_bytes()
     shown = SampledFlip(horizontal).transform_instances(many)
     assert resident_bytes() - before < 60e6
-    assert shown.masks.shape == (40, 3000, 4000)  # 480 MB where all of it is written
+    planes = draw_planes(shown.masks)
+    assert resident_bytes() - before < 60e6
+    assert planes.shape == (40, 3000, 4000)  # 480 MB where all of it is written

@@ -6,11 +6,23 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import HEALTH, SIDE, Case, cases, make_images, many, paste_seeded, plain, target
+from copypaste_cases import (
+    HEALTH,
+    SIDE,
+    Case,
+    cases,
+    make_images,
+    many,
+    paste_seeded,
+    plain,
+    target,
+    with_plane_masks,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import bank_crops, box_around, crowds, cut_outs, fixed, nearest, numpy, reference
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch, plan_batch
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.settings import CopyPasteSettings
@@ -24,11 +36,27 @@ def assert_equals_reference(case: Case):
     crops += cut_outs(case.pool, case.images[0].dtype) if case.pool else []
     images, targets = reference(case.images, case.targets, pasted.plan, case.settings, crops)
     for image, expected in zip(pasted.images, images, strict=True):
-        assert image.dtype == expected.dtype
-        difference = (image.detach().double() - expected.double()).abs().max().item()
-        assert difference <= TOLERANCE[image.dtype]
+        assert_same_colors(image, expected)
     for result, expected in zip(pasted.targets, targets, strict=True):
         assert_same_target(result, expected)
+    assert_cut_outs_give_the_same(case, pasted)
+
+
+def assert_same_colors(image, expected):
+    assert image.dtype == expected.dtype
+    difference = (image.detach().double() - expected.double()).abs().max().item()
+    assert difference <= TOLERANCE[image.dtype]
+
+
+def assert_cut_outs_give_the_same(case: Case, expected):
+    """With masks as cut-outs, the batch is the same, colors up to rounding, and its masks are cut-outs again."""
+    pasted = case.with_compact_masks().paste()
+    for image, other in zip(pasted.images, expected.images, strict=True):
+        assert_same_colors(image, other)
+    for result, other in zip(pasted.targets, with_plane_masks(expected.targets), strict=True):
+        assert ("masks" in result) == isinstance(result.get("masks"), CompactMasks)
+        torch.testing.assert_close(with_plane_masks([result])[0], other, rtol=0, atol=0, equal_nan=True)
+    assert (pasted.added, pasted.dropped, pasted.reason) == (expected.added, expected.dropped, expected.reason)
 
 
 def assert_same_target(result, expected):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from copypaste_cases import Pool, block, make_images, target
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.data.cutouts import CutOut, CutOutPool
 from composer_copypaste.functional.bank import BankImage, InstanceBank
 from composer_copypaste.functional.copypaste import copypaste_batch
@@ -33,7 +34,7 @@ def test_finding_overlapped_objects_among_many_takes_no_memory_for_pairs_of_them
     n, side = 2000, 64
     corners = np.random.default_rng(0).integers(0, side - 2, (n, 2))
     boxes = np.concatenate([corners, corners + 2], axis=1).astype(np.float64)
-    objects = [SourceObjects(torch.zeros(1, dtype=torch.uint8).expand(n, side, side), boxes)] * 2
+    objects = [SourceObjects(CompactMasks.of_planes(torch.zeros(n, side, side, dtype=torch.uint8)), boxes)] * 2
     identity = ((1, 0, 0), (0, 1, 0))
     plan = PastePlan.from_rows([(0, 1, k, identity) for k in range(n)])
     assert peak_of(lambda: layout_of(plan, objects).overlapped) < n * n
@@ -41,7 +42,7 @@ def test_finding_overlapped_objects_among_many_takes_no_memory_for_pairs_of_them
 
 def test_objects_are_overlapped_where_their_windows_share_a_pixel_with_a_pasted_one():
     boxes = np.array([[0, 0, 4, 4], [10, 10, 14, 14], [5, 0, 9, 4]], dtype=np.float64)  # windows end a pixel beyond
-    objects = [SourceObjects(torch.zeros(3, 16, 16, dtype=torch.uint8), boxes)] * 3
+    objects = [SourceObjects(CompactMasks.of_planes(torch.zeros(3, 16, 16, dtype=torch.uint8)), boxes)] * 3
     landed = PastePlan.from_rows([(2, 1, 0, ((1, 0, 0), (0, 1, 0)))])
     assert layout_of(landed, objects).overlapped.tolist() == [6, 8]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import many
+from copypaste_cases import compact_targets, many, with_plane_masks
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
@@ -236,7 +236,21 @@ def test_the_same_draw_gives_what_the_loaders_transform_gives(batch):
         assert (given.int() - expected_image.int()).abs().max() <= 1
         for key in ("boxes", "labels", "area", "iscrowd"):
             assert torch.equal(result[key], getattr(expected, key))
-        assert torch.equal(result["masks"].byte(), expected.masks)
+        assert torch.equal(result["masks"].byte(), expected.masks.dense())
+
+
+@many(60)
+@given(batches())
+def test_masks_as_cut_outs_give_the_same(batch):
+    images, targets, settings, seed = batch
+    expected_images, expected = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
+    cut_out = compact_targets(targets, seed)
+    shown, found = large_scale_jitter_batch(images, cut_out, generator=generator(seed), settings=settings)
+    assert torch.equal(shown, expected_images)
+    torch.testing.assert_close(with_plane_masks(found), with_plane_masks(expected), rtol=0, atol=0)
+    for result in found:
+        y1, x1, y2, x2 = result["masks"].windows.T
+        np.testing.assert_array_equal(np.stack([x1, y1, x2, y2], axis=1), result["boxes"].numpy())
 
 
 @many(20)

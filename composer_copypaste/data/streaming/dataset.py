@@ -20,7 +20,7 @@ from composer_copypaste.data.annotation_json import (
     labels_by_category_id,
 )
 from composer_copypaste.data.coco_json import CocoAnnotations
-from composer_copypaste.data.dataset import InstanceData
+from composer_copypaste.data.dataset import InstanceData, MaskForm
 from composer_copypaste.data.images import read_image
 from composer_copypaste.data.rle import AnnotatedObjects
 from composer_copypaste.data.streaming.cache import FolderInPlace, open_shard_files
@@ -55,7 +55,7 @@ class StreamingCocoInstances(InstanceData):
     Args:
         source: the folder of shards, or its URL in an object store.
         transform: applied to image and target; None: no transform.
-        masks: False leaves out the masks and the time to draw them: evaluations take the masks from the file.
+        masks: "compact", True or False, as of ``CocoInstances``.
         seed: of the transforms.
         cache: a folder on this machine's disk for fetched shards; None: shards are read where they are.
         cache_gigabytes: approximate limit to the size of the cache, which keeps the shards used last; None: no limit.
@@ -69,7 +69,7 @@ class StreamingCocoInstances(InstanceData):
         source: Path | str,
         transform: LargeScaleJitterTransform | FlipTransform | None = None,
         *,
-        masks: bool = True,
+        masks: MaskForm = True,
         seed: int = 0,
         cache: Path | None = None,
         cache_gigabytes: float | None = None,

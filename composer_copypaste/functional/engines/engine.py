@@ -13,10 +13,11 @@ from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int64, Integer, Shaped, UInt8
+from jaxtyping import Int64, Integer, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.engines.kernel_engine import KernelEngine
 from composer_copypaste.functional.engines.kernels import Kernels
 from composer_copypaste.functional.engines.torch_engine import TorchEngine
@@ -37,8 +38,8 @@ class ObjectStack(Protocol):
         pasted object on top of it, -1 where there is none.
         """
 
-    def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
-        """The masks of the objects that stay, of 0 and 1, for each image that receives any."""
+    def write_masks(self, kept: KeptObjects) -> dict[int, CompactMasks]:
+        """The masks of the objects that stay, of 0 and 1, in their windows, for each image that receives any."""
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """New class-id maps with the labels of the pasted objects, given those of all objects of the layout."""

@@ -6,10 +6,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Int16, Int64, Integer, Shaped, UInt8
+from jaxtyping import Int16, Int64, Integer, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks, window_areas
 from composer_copypaste.functional.blend import WarpedMask, paint_objects, warped_mask
 from composer_copypaste.functional.engines.kernels import (
     BY_X,
@@ -25,6 +26,7 @@ from composer_copypaste.functional.engines.kernels import (
     TO_X,
     TO_Y,
     X1,
+    X2,
     Y1,
     Y2,
     Kernels,
@@ -45,22 +47,22 @@ class KernelEngine:
 
     def stack(self, layout: Layout, settings: CopyPasteSettings) -> "KernelStack":
         """As of :class:`Engine`."""
-        masks, pasted = [each.contiguous() for each in layout.masks], layout.pasted
-        areas = layout.sizes.prod(axis=1)
-        shares = areas[pasted.receiving].tolist()
-        owners = torch.empty(sum(shares), dtype=torch.int16, device=masks[0].device)
+        pasted = layout.pasted
+        shares = layout.sizes[pasted.receiving].prod(axis=1).tolist()
+        owners = torch.empty(sum(shares), dtype=torch.int16, device=layout.masks[0].device)
         images = np.zeros(len(shares), IMAGE_ROW)
         images["owners"] = _addresses(owners.split(shares))
         images["height"], images["width"] = layout.sizes[pasted.receiving].T
         images["first"], images["end"] = pasted.ranges.T
-        addresses = _addresses(masks)[layout.source] + layout.instance * areas[layout.source]
+        addresses = np.concatenate([masks.pixels.data_ptr() + masks.ends[:-1] for masks in layout.masks])
         table = np.zeros(len(pasted.target), PASTED_ROW)
         table["image"], table["level"] = np.searchsorted(pasted.receiving, pasted.target), pasted.level
-        table["to_source"], table["window"] = pasted.to_source, pasted.windows
+        table["to_source"], table["window"] = pasted.to_mask, pasted.windows
         table["rotated"] = pasted.to_source[:, [TO_X, TO_Y], [BY_Y, BY_X]].any(axis=1)
         table["pixels"] = addresses[pasted.origin]
-        table["height"], table["width"] = layout.sizes[pasted.source].T
-        stacked = KernelStack(layout, settings, self.kernels, masks, addresses, owners, images, table)
+        kept_in = layout.mask_windows[pasted.origin]
+        table["height"], table["width"] = (kept_in[:, Y2:] - kept_in[:, :Y2]).T
+        stacked = KernelStack(layout, settings, self.kernels, addresses, owners, images, table)
         self.kernels.stack(images, stacked.eroded_masks() if settings.erosion else table)
         return stacked
 
@@ -76,8 +78,6 @@ class KernelStack:
     layout: Layout
     settings: CopyPasteSettings
     kernels: Kernels
-    masks: Sequence[UInt8[Tensor, "_n _h _w"]]
-    """The masks of each source, contiguous."""
     addresses: Int64[ndarray, " g"]
     """The address of each object's mask."""
     owners: Int16[Tensor, " p"]
@@ -91,7 +91,7 @@ class KernelStack:
     def warped(self) -> list[WarpedMask]:
         """The whole mask of each pasted object, for what is done object after object."""
         pasted, erosion = self.layout.pasted, self.settings.erosion
-        warped = [warped_mask(pasted[m], self.masks[pasted.source[m]], erosion) for m in range(len(pasted))]
+        warped = [warped_mask(pasted[m], self.layout.masks[pasted.source[m]], erosion) for m in range(len(pasted))]
         return [replace(each, mask=each.mask.contiguous()) for each in warped]
 
     def eroded_masks(self) -> Table:
@@ -113,7 +113,7 @@ class KernelStack:
         objects["level"][:m], objects["level"][m:] = pasted.level, NOBODY
         images = self.images[np.searchsorted(pasted.receiving, np.concatenate([pasted.target, layout.source[own]]))]
         objects["owners"], objects["owners_width"] = images["owners"], images["width"]
-        objects["mask"][m:], objects["mask_width"][m:] = self.addresses[own], images["width"][m:]
+        objects["mask"][m:], objects["mask_width"][m:] = _origins(self.addresses[own], layout.mask_windows[own])
         uncovered = self.pasted[:0]
         if self.settings.min_visibility:
             uncovered = self.pasted.copy()
@@ -127,28 +127,34 @@ class KernelStack:
         boxes = np.stack([results[name] for name in ("x1", "y1", "x2", "y2")], axis=1)
         return Measures(results["area"], results["former"], boxes), numbers[end:]
 
-    def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+    def write_masks(self, kept: KeptObjects) -> dict[int, CompactMasks]:
         """As of :class:`ObjectStack`."""
-        layout, joined = self.layout, kept.pasted >= 0
-        counts, images = (
-            np.diff(kept.ends)[:, 0],
-            self.images[np.searchsorted(self.layout.pasted.receiving, kept.target)],
-        )
-        written = [
-            self.masks[image].new_empty((count, *layout.sizes[image].tolist()))
-            for image, count in zip(kept.images.tolist(), counts.tolist(), strict=True)
-        ]
+        layout, joined, measured = self.layout, kept.pasted >= 0, kept.measure >= 0
+        images = self.images[np.searchsorted(layout.pasted.receiving, kept.target)]
+        written = {}
+        for image, (begin, end) in zip(kept.images.tolist(), kept.ends.tolist(), strict=True):
+            windows, own = kept.windows[begin:end], layout.masks[image]
+            written[image] = CompactMasks.unchecked(
+                own.pixels.new_empty(window_areas(windows).sum()), windows, own.size
+            )
         table = np.zeros(len(kept.target), MASK_ROW)
-        table["written"] = np.repeat(_addresses(written), counts) + kept.place * images["height"] * images["width"]
-        table["former"] = np.where(joined, NO_TENSOR, self.addresses[kept.origin])
-        for column in ("owners", "height", "width"):
-            table[column] = images[column]
-        table["level"] = np.where(joined, layout.pasted.level[kept.pasted], NOBODY)
-        shrunk = ~joined & (kept.measure >= 0)
+        table["written"] = np.concatenate([masks.pixels.data_ptr() + masks.ends[:-1] for masks in written.values()])
+        table["kept_in"], table["is_copy"] = kept.windows, ~measured
+        table["former"], table["former_width"] = self.addresses[kept.origin], kept.windows[:, X2] - kept.windows[:, X1]
+        shrunk = measured & ~joined
+        origin = kept.origin[shrunk]
+        table["former"][shrunk], table["former_width"][shrunk] = _origins(
+            self.addresses[origin], layout.mask_windows[origin]
+        )
+        table["window"][shrunk] = layout.windows[origin]
+        table["former"][joined] = NO_TENSOR
         table["window"][joined] = layout.pasted.windows[kept.pasted[joined]]
-        table["window"][shrunk] = layout.windows[kept.origin[shrunk]]
+        table["window"][:, [Y1, X1]] = np.maximum(table["window"], kept.windows)[:, [Y1, X1]]
+        table["window"][:, [Y2, X2]] = np.minimum(table["window"], kept.windows)[:, [Y2, X2]]
+        table["owners"], table["owners_width"] = images["owners"], images["width"]
+        table["level"] = np.where(joined, layout.pasted.level[kept.pasted], NOBODY)
         self.kernels.write_masks(table)
-        return dict(zip(kept.images.tolist(), written, strict=True))
+        return written
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """As of :class:`ObjectStack`."""
@@ -173,11 +179,21 @@ class KernelStack:
         sources = [image.contiguous() for image in sources]
         table, objects = self.images.copy(), self.pasted.copy()
         table["pixels"], objects["pixels"] = _addresses(canvases), _addresses(sources)[pasted.source]
+        objects["to_source"] = pasted.to_source
+        objects["height"], objects["width"] = self.layout.sizes[pasted.source].T
         self.kernels.paint(table, objects, images[0].dtype, len(images[0]))
         for image, canvas in zip(received, canvases, strict=True):
             if canvas is not image:
                 image.copy_(canvas)
         return painted
+
+
+def _origins(
+    addresses: Int64[ndarray, " n"], windows: Int64[ndarray, "n 4"]
+) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " n"]]:
+    """Where pixel (0, 0) of the image would be, if the windows that begin at these addresses went on; their widths."""
+    widths = windows[:, X2] - windows[:, X1]
+    return addresses - windows[:, Y1] * widths - windows[:, X1], widths
 
 
 def _addresses(tensors: Sequence[Tensor]) -> Int64[ndarray, " n"]:

@@ -42,10 +42,14 @@ image of its source."""
 MEASURE_ROW = _row_type(window=4, level=(), owners=(), owners_width=(), mask=(), mask_width=())
 """An object to measure in a window. Visible pixels of a pasted object, which has a level, are those that it owns. Any
 other object has a mask, whose pixels are counted as former ones, and those without an owner as visible."""
-MASK_ROW = _row_type(written=(), former=(), owners=(), height=(), width=(), window=4, level=())
-"""A mask to write, by its address. It is 0 outside the window. Inside, the mask of a pasted object, which has a level,
-is 1 at the pixels that it owns; any other is 1 where the former mask is not 0 and no pasted object covers the pixel.
-Where the window is empty, the mask is a copy: 1 where the former one is not 0."""
+MASK_ROW = _row_type(
+    written=(), kept_in=4, is_copy=(), former=(), former_width=(), owners=(), owners_width=(), window=4, level=()
+)
+"""A mask to write: its address, and the window of the image that it is kept in. A copy is 1 where the mask of the same
+window, at the address ``former``, is not 0. Any other is 0 outside ``window``, which lies in the window that it is kept
+in. Inside, the mask of a pasted object, which has a level, is 1 at the pixels that it owns; that of an image's own is 1
+where the former mask is not 0 and no pasted object covers the pixel, and ``former`` is where that mask would have pixel
+(0, 0) of the image."""
 RESULT_ROW = _row_type(area=(), former=(), x1=(), y1=(), x2=(), y2=())
 """What is visible of an object: the area, the former area, and the box, of no meaning where the area is 0."""
 

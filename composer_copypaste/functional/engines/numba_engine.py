@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from composer_copypaste.compact_masks import window_areas
 from composer_copypaste.functional.engines import numba_masks, numba_paint
 from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, RESULT_ROW, TO_X, TO_Y, Table
 from composer_copypaste.functional.resample import PIXEL
@@ -40,7 +41,7 @@ class NumbaKernels:
 
     def write_masks(self, masks: Table) -> None:
         """As of :class:`Kernels`."""
-        numba_masks.write_masks(masks, (masks["height"] * masks["width"]).sum() > LARGEST_CACHED)
+        numba_masks.write_masks(masks, window_areas(masks["kept_in"]).sum() > LARGEST_CACHED)
 
     def paint(self, images: Table, pasted: Table, dtype: torch.dtype, channels: int) -> None:
         """As of :class:`Kernels`."""

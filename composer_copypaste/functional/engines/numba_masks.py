@@ -258,27 +258,28 @@ def write_masks(masks, streams):
     """
     zeros = np.zeros(LINE, np.uint8)
     for each in masks:
-        written, n, is_copy = each.written, each.height * each.width, each.window[Y1] == each.window[Y2]
+        written, (y1, x1, y2, x2) = each.written, each.kept_in
+        n, width = (y2 - y1) * (x2 - x1), x2 - x1
         first, last = -written % LINE, (written + n) // LINE * LINE - written
         if not streams or first >= last:
             first, last = n, n
-        _write_bytes(each, ZERO, first, is_copy)
-        former, step = (each.former + first, LINE) if is_copy else (np.int64(zeros.ctypes.data), 0)
+        _write_bytes(each, ZERO, first)
+        former, step = (each.former + first, LINE) if each.is_copy else (np.int64(zeros.ctypes.data), 0)
         for address in range(written + first, written + last, LINE):
             _stream_line(address, former)
             former += step
-        _write_bytes(each, last, n, is_copy)
+        _write_bytes(each, last, n)
         for y in range(each.window[Y1], each.window[Y2]):
-            _write_row(each, y)
+            _write_row(each, y, (y - y1) * width - x1)
     _finish_streams()
 
 
 @compiled
 @no_type_check
-def _write_bytes(each, first, end, is_copy):
-    """Write bytes of a mask: 1 where the former ones are not 0, or zeros."""
+def _write_bytes(each, first, end):
+    """Write bytes of a mask: 1 where those that it is a copy of are not 0, or zeros."""
     written = values_at(each.written, first, end - first, MASK)
-    if is_copy:
+    if each.is_copy:
         former = values_at(each.former, first, end - first, MASK)
         for k in range(len(written)):
             written[k] = former[k] != 0
@@ -289,17 +290,17 @@ def _write_bytes(each, first, end, is_copy):
 
 @compiled
 @no_type_check
-def _write_row(each, y):
-    """Write a row of a mask inside its window."""
+def _write_row(each, y, row):
+    """Write a row of a mask inside its window; ``row`` is where column 0 of the image would be in the mask."""
     x1, n = each.window[X1], each.window[X2] - each.window[X1]
-    written = values_at(each.written, y * each.width + x1, n, MASK)
-    owners = values_at(each.owners, y * each.width + x1, n, OWNERS)
+    written = values_at(each.written, row + x1, n, MASK)
+    owners = values_at(each.owners, y * each.owners_width + x1, n, OWNERS)
     level = np.int16(each.level)
     if each.former == NO_TENSOR:
         for k in range(n):
             written[k] = owners[k] == level
     else:
-        former = values_at(each.former, y * each.width + x1, n, MASK)
+        former = values_at(each.former, y * each.former_width + x1, n, MASK)
         for k in range(n):
             is_object, is_free = former[k] != 0, owners[k] == NOBODY
             written[k] = is_object & is_free

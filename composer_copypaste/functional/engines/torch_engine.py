@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Int16, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks, window_areas
 from composer_copypaste.functional.blend import WarpedMask, paint_objects, stack_masks, warped_mask
 from composer_copypaste.functional.layout import Layout
-from composer_copypaste.functional.resample import resampled_area, size_of
+from composer_copypaste.functional.resample import resampled_area
 from composer_copypaste.functional.tensors import Images, areas_and_boxes, on_device, read_back
 from composer_copypaste.functional.visibility import KeptObjects, Measures
 from composer_copypaste.functional.windows import Window
@@ -65,36 +65,37 @@ class TorchStack:
         if not self.settings.min_visibility:
             return [self.warped[0].mask.new_zeros((), dtype=torch.int64)] * len(pasted)
         places = zip(pasted.source.tolist(), pasted.instance.tolist(), strict=True)
-        masks = [self.layout.masks[source][instance] for source, instance in places]
+        masks = [self.layout.masks[source].crop(instance) for source, instance in places]
         windows = [Window(*window) for window in pasted.unbounded_windows.tolist()]
-        return list(map(resampled_area, masks, pasted.to_source, windows))
+        return list(map(resampled_area, masks, pasted.to_mask, windows))
 
     def _owners(self) -> Int16[Tensor, " p"]:
         """The owner of each pixel of the images that receive any object."""
         planes, pasted = [], self.layout.pasted
         for target, (begin, end) in zip(pasted.receiving.tolist(), pasted.ranges.tolist(), strict=True):
             masks = self.layout.masks[target]
-            owners = masks.new_full(size_of(masks), -1, dtype=torch.int16)
+            owners = masks.pixels.new_full(masks.size, -1, dtype=torch.int16)
             for level, each in enumerate(self.warped[begin:end]):
                 owners[each.window.slices].masked_fill_(each.mask.view(torch.bool), level)
             planes.append(owners.flatten())
         return torch.cat(planes)
 
-    def write_masks(self, kept: KeptObjects) -> dict[int, UInt8[Tensor, "_k _h _w"]]:
+    def write_masks(self, kept: KeptObjects) -> dict[int, CompactMasks]:
         """As of :class:`ObjectStack`."""
         written = {}
         for target, ends in zip(kept.images.tolist(), kept.ends.tolist(), strict=True):
-            rows = slice(*ends)
-            own = self.layout.masks[target]
-            masks = own.new_zeros((rows.stop - rows.start, *own.shape[1:]))
-            same = kept.measure[rows] < 0
-            numbers = self.layout.instance[kept.origin[rows][same]]
-            to, from_ = (on_device(index, own.device) for index in (np.flatnonzero(same), numbers))
-            masks.index_copy_(0, to, own.index_select(0, from_).clamp_(max=1))
-            for mask, number in zip(masks, kept.measure[rows].tolist(), strict=True):
-                if number >= 0:
+            rows, own = slice(*ends), self.layout.masks[target]
+            windows = kept.windows[rows]
+            masks = CompactMasks(own.pixels.new_zeros(window_areas(windows).sum()), windows, own.size)
+            objects = zip(kept.measure[rows].tolist(), kept.instance[rows].tolist(), strict=True)
+            for place, (number, instance) in enumerate(objects):
+                if number < 0:
+                    masks.crop(place).copy_(own.crop(instance).clamp(max=1))
+                else:
                     window, visible = self.visible[number]
-                    mask[window.slices] = visible
+                    mask, kept_in = masks.crop(place), Window(*windows[place].tolist())
+                    shared = window & kept_in
+                    mask[shared.within(kept_in).slices] = visible[shared.within(window).slices]
             written[target] = masks
         return written
 
@@ -115,4 +116,5 @@ class TorchStack:
 def _own_mask(layout: Layout, number: int) -> tuple[Window, UInt8[Tensor, "h w"]]:
     """The window and the mask that an object has in its own source."""
     window = Window(*layout.windows[number].tolist())
-    return window, layout.masks[layout.source[number]][layout.instance[number]][window.slices].clamp(max=1)
+    crop = layout.masks[layout.source[number]].crop(int(layout.instance[number]))
+    return window, crop[window.within(Window(*layout.mask_windows[number].tolist())).slices].clamp(max=1)

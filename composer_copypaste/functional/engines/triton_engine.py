@@ -18,6 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 from triton.runtime.errors import TritonError
 
+from composer_copypaste.compact_masks import window_areas
 from composer_copypaste.functional.engines import triton_kernels as kernels
 from composer_copypaste.functional.engines.kernels import (
     BY_X,
@@ -79,8 +80,9 @@ class TritonKernels:
         """As of :class:`Kernels`."""
         for first in range(0, len(masks), MOST):
             part = masks[first : first + MOST]
-            areas = part["height"] * part["width"]
-            aligned = not any((numbers % 16).any() for numbers in (part["written"], part["former"], areas))
+            areas = window_areas(part["kept_in"])
+            copied = part["former"] * part["is_copy"]
+            aligned = not any((numbers % 16).any() for numbers in (part["written"], copied, areas))
             with self._current():
                 kernels.write_masks[(triton.cdiv(int(areas.max()), kernels.RUN.value), len(part))](
                     self._table(part), ALIGNMENT=16 if aligned else 1, num_warps=WARPS
@@ -118,7 +120,7 @@ def can_run(device: torch.device) -> bool:
     """
     plane = torch.ones(1, dtype=torch.uint8, device=device)
     mask = np.zeros(1, MASK_ROW)
-    mask["written"], mask["height"], mask["width"], mask["level"] = plane.data_ptr(), 1, 1, NOBODY
+    mask["written"], mask["kept_in"], mask["level"] = plane.data_ptr(), [0, 0, 1, 1], NOBODY
     try:
         TritonKernels(device).write_masks(mask)
     except (RuntimeError, OSError, AssertionError, CalledProcessError, TritonError) as error:

@@ -56,9 +56,10 @@ PASTED_TO_Y = tl.constexpr(PASTED_TO_X.value + 3)  # a row of a map has 3 number
 MEASURE_WINDOW, MEASURE_LEVEL, MEASURE_OWNERS, MEASURE_OWNERS_WIDTH, MEASURE_MASK, MEASURE_MASK_WIDTH = _columns(
     kernels.MEASURE_ROW, "window", "level", "owners", "owners_width", "mask", "mask_width"
 )
-MASK_WRITTEN, MASK_FORMER, MASK_OWNERS, MASK_HEIGHT, MASK_WIDTH, MASK_WINDOW, MASK_LEVEL = _columns(
-    kernels.MASK_ROW, "written", "former", "owners", "height", "width", "window", "level"
+MASK_WRITTEN, MASK_KEPT_IN, MASK_IS_COPY, MASK_FORMER, MASK_FORMER_WIDTH, MASK_WINDOW, MASK_LEVEL = _columns(
+    kernels.MASK_ROW, "written", "kept_in", "is_copy", "former", "former_width", "window", "level"
 )
+MASK_OWNERS, MASK_OWNERS_WIDTH = _columns(kernels.MASK_ROW, "owners", "owners_width")
 RESULT_AREA, RESULT_FORMER, RESULT_X1, RESULT_Y1, RESULT_X2, RESULT_Y2 = _columns(
     kernels.RESULT_ROW, "area", "former", "x1", "y1", "x2", "y2"
 )
@@ -186,23 +187,26 @@ def count_uncovered(pasted, which, first_programs, results):
 @triton.jit
 @no_type_check
 def write_masks(masks, ALIGNMENT: tl.constexpr):
-    """Write a run of one mask, where all addresses and lengths are multiples of the alignment."""
+    """Write a run of one mask, where all addresses and lengths that are copied are multiples of the alignment."""
     each = masks + tl.program_id(1) * MASK
-    window = each + MASK_WINDOW
-    height, width = tl.load(each + MASK_HEIGHT).to(tl.int32), tl.load(each + MASK_WIDTH).to(tl.int32)
-    level, former = tl.load(each + MASK_LEVEL), tl.load(each + MASK_FORMER)
+    window, kept_in = each + MASK_WINDOW, each + MASK_KEPT_IN
+    y1, x1 = tl.load(kept_in + Y1), tl.load(kept_in + X1)
+    height, width = (tl.load(kept_in + Y2) - y1).to(tl.int32), (tl.load(kept_in + X2) - x1).to(tl.int32)
+    level, former, is_copy = tl.load(each + MASK_LEVEL), tl.load(each + MASK_FORMER), tl.load(each + MASK_IS_COPY)
     begin = tl.program_id(0) * RUN
     place = begin + tl.arange(0, RUN)
     inside = place < tl.multiple_of(height * width, ALIGNMENT)
-    top, bottom = tl.load(window + Y1) * width, tl.load(window + Y2) * width
-    meets = (begin < bottom) & (begin + RUN > top)
     copied = tl.multiple_of(former.to(tl.pointer_type(tl.uint8)), ALIGNMENT)
-    value = tl.load(copied + place, mask=inside & (former != NO_TENSOR) & (meets | (top == bottom)), other=0) != 0
-    if meets:  # dividing is dear, and most of a mask lies outside its window
-        within = _within(window, place // width, place % width)
+    value = tl.load(copied + place, mask=inside & (is_copy != 0), other=0) != 0
+    top, bottom = (tl.load(window + Y1) - y1) * width, (tl.load(window + Y2) - y1) * width
+    if (begin < bottom) & (begin + RUN > top) & (is_copy == 0):  # dividing is dear, and much of a mask lies outside
+        y, x = y1 + place // width, x1 + place % width
+        within = inside & _within(window, y, x)
         owners = tl.load(each + MASK_OWNERS).to(tl.pointer_type(tl.int16))
-        owner = tl.load(owners + place, mask=inside & within, other=OUTSIDE)
-        value = tl.where(level >= 0, owner == level, value & (owner == NOBODY))
+        owner = tl.load(owners + y * tl.load(each + MASK_OWNERS_WIDTH) + x, mask=within, other=OUTSIDE)
+        before = former.to(tl.pointer_type(tl.uint8)) + y * tl.load(each + MASK_FORMER_WIDTH) + x
+        was = tl.load(before, mask=within & (level < 0), other=0) != 0
+        value = tl.where(level >= 0, owner == level, was & (owner == NOBODY))
     written = tl.multiple_of(tl.load(each + MASK_WRITTEN).to(tl.pointer_type(tl.uint8)), ALIGNMENT)
     tl.store(written + place, value.to(tl.uint8), mask=inside)
 

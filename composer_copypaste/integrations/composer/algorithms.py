@@ -26,6 +26,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import NothingPastedWarning, paste, with_pasted_flags
@@ -136,6 +137,14 @@ class BatchAlgorithm(Algorithm):
         )
 
 
+def _moved_masks(target: Target, device: Device) -> Target:
+    """The target's masks on the device, if it has any; Composer itself moves tensors alone."""
+    masks = target.get("masks")
+    if isinstance(masks, CompactMasks):
+        return {"masks": CompactMasks(device.tensor_to_device(masks.pixels), masks.windows, masks.size)}
+    return {"masks": device.batch_to_device(masks)} if masks is not None else {}
+
+
 def _masks_to_device(targets: Targets, device: Device) -> Targets:
     """Targets whose masks are on the device; boxes and labels stay on the host, where plans are drawn from them."""
     if isinstance(targets, Tensor):
@@ -145,8 +154,7 @@ def _masks_to_device(targets: Targets, device: Device) -> Targets:
         if isinstance(target, Tensor):
             moved.append(device.batch_to_device(target))
         else:
-            masks = {"masks": device.batch_to_device(target["masks"])} if "masks" in target else {}
-            moved.append({**target, **masks})
+            moved.append({**target, **_moved_masks(target, device)})
     return cast(Targets, sequence_like(moved, targets))
 
 

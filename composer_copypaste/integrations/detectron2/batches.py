@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, Instances, Keypoints, RotatedBoxes
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks, as_planes
 from composer_copypaste.errors import DataError, count_noun
 from composer_copypaste.functional.batch_objects import POSITION_KEYS
 from composer_copypaste.functional.tensors import extents, on_device
@@ -237,7 +238,8 @@ def detectron2_batch(
 
 
 def _instances(image: Tensor, target: Target, former: Sequence[Entry] | None) -> Instances:
-    device, values = image.device, {key: value for key, value in target.items() if isinstance(value, Tensor)}
+    device = image.device
+    values = {key: as_planes(value) for key, value in target.items() if isinstance(value, Tensor | CompactMasks)}
     if former is None:
         values = _trained_objects(values)
     boxes = values["boxes"].to(device, non_blocking=True)

@@ -9,6 +9,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from composer_copypaste.compact_masks import as_planes
 from composer_copypaste.integrations.detectron2.config import Resizing
 from composer_copypaste.models.inputs import TrainingTarget, target_without_crowds
 from composer_copypaste.models.pillow_resize import resize_as_pillow
@@ -49,10 +50,10 @@ def training_inputs(
     return inputs
 
 
-def _instances(target: dict[str, Tensor], size: tuple[int, int], resized: tuple[int, int]) -> Instances:
+def _instances(target: dict[str, Any], size: tuple[int, int], resized: tuple[int, int]) -> Instances:
     """The objects of an image of this (height, width), after it was resized."""
     height, width = resized
-    masks, scale = target["masks"], target["boxes"].new_tensor([width / size[1], height / size[0]] * 2)
+    masks, scale = as_planes(target["masks"]), target["boxes"].new_tensor([width / size[1], height / size[0]] * 2)
     if resized != size:
         masks = interpolate(masks.to(torch.uint8)[:, None], resized, mode="nearest-exact")[:, 0]
     return Instances(

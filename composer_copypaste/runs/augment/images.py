@@ -6,8 +6,8 @@ their annotation.
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +19,17 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.data.cutouts import CutOut
 from composer_copypaste.data.images import read_image
 from composer_copypaste.data.outlines import annotation_fields, mask_of_rle
-from composer_copypaste.data.rle import CroppedMask, Segmentation, draw_cropped_masks, rle_of_segmentation
+from composer_copypaste.data.rle import CroppedMask, Segmentation, compact_masks, rle_of_segmentation
 from composer_copypaste.files import UNFINISHED, name_path_in_errors
 from composer_copypaste.functional.engines.kernel_engine import KernelEngine, KernelStack
 from composer_copypaste.functional.engines.kernels import NOBODY
 from composer_copypaste.functional.engines.numba_engine import NumbaKernels
 from composer_copypaste.functional.keypoints import place_keypoints
-from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
+from composer_copypaste.functional.layout import Layout, SourceObjects, UndrawnMasks, layout_of
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.visibility import KeptObjects, decide_kept_objects
 from composer_copypaste.settings import AugmentSettings, CopyPasteSettings, ImageSettings
@@ -62,14 +63,13 @@ class OutlinedObjects:
         outlines = tuple(self.segmentations[number] for number in numbers.tolist())
         return OutlinedObjects(self.boxes[numbers], outlines, self.iscrowd[numbers], self.keypoints[numbers])
 
-    def places(self, size: tuple[int, int]) -> SourceObjects:
-        """Their boxes, with masks that take no memory and must not be read, in their image of this (height, width)."""
-        return SourceObjects(torch.zeros((), dtype=torch.uint8).expand(len(self.boxes), *size), self.boxes)
-
-    def masks(self, size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
-        """Their masks in their image, which has this (height, width)."""
-        masks = [mask_of_rle(rle_of_segmentation(outline, size)) for outline in self.segmentations]
-        return draw_cropped_masks(masks, size)
+    def masks(self, size: tuple[int, int], only: Collection[int] | None = None) -> CompactMasks:
+        """Their masks in their image, which has this (height, width); those not among ``only`` have no pixel."""
+        drawn = [
+            mask_of_rle(rle_of_segmentation(outline, size)) if only is None or number in only else None
+            for number, outline in enumerate(self.segmentations)
+        ]
+        return compact_masks(drawn, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def make_new_image(
     if not len(layout.pasted):
         return None
     pixels = [cut_out.read(cut_out.window) for cut_out in new.cut_outs]
-    layout = _with_masks(layout, new, [mask for _, mask in pixels])
+    layout = _with_masks(layout, new, [CompactMasks.of_planes(mask[None]) for _, mask in pixels])
     stack = KernelEngine(NumbaKernels()).stack(layout, copy_paste)
     found = _objects_after(new, layout, stack, settings.masks, copy_paste)
     if found is None:
@@ -134,22 +134,17 @@ def make_new_image(
 
 
 def _places(new: NewImage) -> list[SourceObjects]:
-    """Where the objects of all sources lie, without their masks."""
-    places = [new.objects.places(new.base.size)]
+    """Where the objects of all sources lie, with the masks of those of the source image."""
+    places = [SourceObjects(UndrawnMasks.anywhere(len(new.objects.boxes), new.base.size), new.objects.boxes)]
     if new.source is not None:
-        places.append(new.copied.places(new.source.size))
+        places.append(SourceObjects(new.copied.masks(new.source.size), new.copied.boxes))
     return [*places, *(cut_out.place for cut_out in new.cut_outs)]
 
 
-def _with_masks(layout: Layout, new: NewImage, cut_outs: Sequence[UInt8[Tensor, "_h _w"]]) -> Layout:
+def _with_masks(layout: Layout, new: NewImage, cut_outs: Sequence[CompactMasks]) -> Layout:
     """The layout with the masks that are needed: of what is pasted, and of the base image's overlapped objects."""
-    overlapped = layout.overlapped[layout.overlapped < len(new.objects.boxes)]
-    instance = layout.instance.copy()
-    instance[overlapped] = np.arange(len(overlapped))
-    masks = [new.objects.take(overlapped).masks(new.base.size)]
-    if new.source is not None:
-        masks.append(new.copied.masks(new.source.size))
-    return replace(layout, masks=[*masks, *(mask[None] for mask in cut_outs)], instance=instance)
+    own = new.objects.masks(new.base.size, only=set(layout.overlapped.tolist()))
+    return layout.with_masks_of_first(own, [*layout.masks, *cut_outs])
 
 
 def _objects_after(
@@ -164,7 +159,7 @@ def _objects_after(
     measures, owners = stack.measure(None if placed is None else placed.pixels)
     iscrowd = np.zeros(len(layout.source), np.int64)
     iscrowd[: len(new.objects.iscrowd)] = new.objects.iscrowd
-    kept = decide_kept_objects(layout, measures, iscrowd, settings)
+    kept = decide_kept_objects(layout, measures, iscrowd, settings, cut_out=True)
     if not (kept.pasted >= 0).any():
         return None
     rows = _plan_rows(new, layout)
@@ -194,7 +189,7 @@ def _visible_mask(layout: Layout, stack: KernelStack, kept: KeptObjects, place: 
     if kept.pasted[place] >= 0:
         visible = owners == layout.pasted.level[kept.pasted[place]]
     else:
-        former = layout.masks[0][layout.instance[kept.origin[place]]].numpy()[y1:y2, x1:x2]
+        former = layout.masks[0].part(int(kept.origin[place]), (y1, x1, y2, x2)).numpy()
         visible = (owners == NOBODY) & (former != 0)
     return CroppedMask(y1, x1, visible.view(np.uint8))
 

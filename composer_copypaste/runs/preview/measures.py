@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import Masks, as_compact
 from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch_objects import ImageObjects, batch_objects
@@ -248,7 +249,7 @@ def _areas(target: Target) -> Float[ndarray, " n"]:
     if "area" in target:
         area = cast(Tensor, target["area"])
     elif "masks" in target:
-        area = cast(Tensor, target["masks"]).flatten(1).count_nonzero(dim=1)
+        area = as_compact(cast(Masks, target["masks"])).areas
     else:
         boxes = cast(Tensor, target["boxes"])
         area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)

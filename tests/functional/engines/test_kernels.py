@@ -11,12 +11,23 @@ import numba
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, cases, make_images, many, plan_of, target, window_after_window
+from copypaste_cases import (
+    IDENTITY,
+    block,
+    cases,
+    make_images,
+    many,
+    plan_of,
+    target,
+    window_after_window,
+    with_plane_masks,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composer_copypaste import CopyPasteSettings
+from composer_copypaste.compact_masks import CompactMasks, as_compact
 from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.batch_objects import batch_objects, only_copied_classes
 from composer_copypaste.functional.engines import engine, numba_engine, numba_memory
@@ -44,7 +55,7 @@ def tritons_kernels():
 
 
 def on_device(values):
-    if isinstance(values, torch.Tensor):
+    if isinstance(values, torch.Tensor | CompactMasks):
         return values.to(DEVICE)
     if isinstance(values, dict):
         return {key: on_device(value) for key, value in values.items()}
@@ -70,15 +81,26 @@ def pasted_past_the_caches(case):
 def assert_it_gives_what_torch_gives(case, paste):
     case.images = [i.detach() for i in case.images] if isinstance(case.images, list) else case.images.detach()
     with window_after_window():
-        expected = case.paste()
+        expected, expected_cut_outs = case.paste(), case.with_compact_masks().paste()
+    cut_outs = paste(case.with_compact_masks())
     kernels = paste(case)
     torch.testing.assert_close(list(kernels.targets), list(expected.targets), rtol=0, atol=0, check_device=False)
-    for there, here in zip(kernels.images, expected.images, strict=True):
+    assert_same_windows(cut_outs.targets, expected_cut_outs.targets)
+    same = [with_plane_masks(found.targets) for found in (cut_outs, expected_cut_outs, expected)]
+    torch.testing.assert_close(same[0], same[1], rtol=0, atol=0, check_device=False)
+    torch.testing.assert_close(same[1], same[2], rtol=0, atol=0, check_device=False)
+    for there, here in zip([*kernels.images, *cut_outs.images], [*expected.images] * 2, strict=True):
         assert (there.dtype, there.shape) == (here.dtype, here.shape)
         # rounded to the other neighbour at worst; of 16 bits, values up to 1 have steps of 2**-11 and 2**-8
         atol = {torch.uint8: 1.0, torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.float32: 1e-5}[here.dtype]
         torch.testing.assert_close(there.cpu().float(), here.float(), rtol=0, atol=atol)
     assert (kernels.added, kernels.dropped) == (expected.added, expected.dropped)
+
+
+def assert_same_windows(targets, others):
+    for own, other in zip(targets, others, strict=True):
+        if "masks" in own:
+            np.testing.assert_array_equal(own["masks"].windows, other["masks"].windows)
 
 
 ACROSS_TILES = {"sides": st.integers(60, 150), "counts": st.integers(1, 4), "p": 1.0, "p_instance": 1.0}
@@ -155,7 +177,7 @@ def test_pasting_class_ids_reads_no_value_from_the_device():
     with tritons_kernels():
         held = batch_objects(on_device(make_images()), ids, CopyPasteSettings())
         plan, held = only_copied_classes(plan_of((0, 1, 1, IDENTITY)), held)
-        layout = layout_of(plan, [SourceObjects(image.instances.masks, image.info.boxes) for image in held])
+        layout = layout_of(plan, [SourceObjects(as_compact(image.instances.masks), image.info.boxes) for image in held])
         stacked = engine.engine_for(torch.device(DEVICE)).stack(layout, CopyPasteSettings())
     labels = torch.cat([image.instances.labels for image in held])
     with NothingWaits():
@@ -177,16 +199,26 @@ def launches_of(n, **columns):
 
 
 @pytest.mark.parametrize(
-    ("written", "former", "height", "width", "alignment"),
-    [(512, 1024, 4, 4, 16), (512, 0, 4, 8, 16), (520, 1024, 4, 4, 1), (512, 1024, 5, 5, 1)],
+    ("written", "former", "is_copy", "height", "width", "alignment"),
+    [
+        (512, 1024, 1, 4, 4, 16),
+        (512, 0, 0, 4, 8, 16),
+        (512, 1025, 0, 4, 8, 16),
+        (512, 1025, 1, 4, 8, 1),
+        (520, 1024, 1, 4, 4, 1),
+        (512, 1024, 1, 5, 5, 1),
+    ],
 )
-def test_16_bytes_are_written_at_a_time_where_masks_begin_and_end_so(written, former, height, width, alignment):
-    (_, _, found), *_ = launches_of(1, written=written, former=former, height=height, width=width)
+def test_16_bytes_are_written_at_a_time_where_masks_begin_and_end_so(
+    written, former, is_copy, height, width, alignment
+):
+    kept_in = [3, 7, 3 + height, 7 + width]
+    (_, _, found), *_ = launches_of(1, written=written, former=former, is_copy=is_copy, kept_in=kept_in)
     assert found == alignment
 
 
 def test_more_masks_than_a_grid_has_rows_are_written_in_parts():
-    launches = launches_of(70_000, written=512, height=1, width=1, level=-1)
+    launches = launches_of(70_000, written=512, kept_in=[0, 0, 1, 1], level=-1)
     assert [grid for grid, _, _ in launches] == [(1, 65535), (1, 4465)]
     assert [len(table) for _, table, _ in launches] == [65535, 4465]
 

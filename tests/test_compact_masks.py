@@ -1,0 +1,129 @@
+"""Masks as cut-outs: the same pixels as planes, in less memory, in any process and on any device."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from torch.utils.data import DataLoader
+
+from composer_copypaste import CompactMasks
+from composer_copypaste.compact_masks import as_compact
+from composer_copypaste.data.rle import compact_masks, cropped_mask, draw_planes
+
+
+@pytest.fixture
+def planes():
+    """Three masks of 6 x 9: a rectangle with a hole, one without a pixel, and one of two parts that touch edges."""
+    masks = torch.zeros(3, 6, 9, dtype=torch.uint8)
+    masks[0, 1:5, 2:7] = 1
+    masks[0, 2, 3] = 0
+    masks[2, 0, 0] = masks[2, 5, 8] = 1
+    return masks
+
+
+def test_only_the_windows_around_the_pixels_are_kept(planes):
+    masks = CompactMasks.from_dense(planes)
+    assert masks.windows.tolist() == [[1, 2, 5, 7], [0, 0, 0, 0], [0, 0, 6, 9]]
+    assert len(masks.pixels) == 4 * 5 + 0 + 6 * 9
+    assert (len(masks), masks.shape, masks.size) == (3, (3, 6, 9), (6, 9))
+    assert masks.areas.tolist() == [19, 0, 2]
+    assert masks.crop(0).tolist() == planes[0, 1:5, 2:7].tolist()
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.bool, torch.Tensor.byte, lambda masks: masks * 255])
+def test_dense_gives_back_the_planes(planes, form):
+    assert torch.equal(CompactMasks.from_dense(form(planes)).dense(), planes)
+    assert torch.equal(draw_planes(CompactMasks.from_dense(form(planes))), planes)
+
+
+def test_planes_become_cut_outs_of_the_whole_image_without_a_copy(planes):
+    masks = as_compact(planes)
+    assert masks.pixels.data_ptr() == masks.dense().data_ptr() == planes.data_ptr()
+    assert as_compact(masks) is masks
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[2, 0], [], slice(1, None), np.array([True, False, True]), torch.tensor([0, 0]), torch.tensor([False] * 3)],
+)
+def test_objects_are_selected_as_those_of_a_tensor_are(planes, index):
+    expected = planes[torch.from_numpy(index) if isinstance(index, np.ndarray) else index]
+    assert torch.equal(CompactMasks.from_dense(planes)[index].dense(), expected)
+
+
+def test_one_object_is_no_selection(planes):
+    with pytest.raises(TypeError, match=r"masks\.crop\(k\)"):
+        CompactMasks.from_dense(planes)[1]
+
+
+def test_other_windows_show_what_lies_in_them(planes):
+    windows = np.array([[0, 0, 3, 4], [1, 1, 2, 2], [4, 4, 6, 9]])
+    masks = CompactMasks.from_dense(planes).in_windows(windows)
+    for number, (y1, x1, y2, x2) in enumerate(windows.tolist()):
+        assert torch.equal(masks.crop(number), planes[number, y1:y2, x1:x2])
+
+
+def test_no_objects_are_masks_too():
+    masks = CompactMasks.from_dense(torch.zeros(0, 6, 9, dtype=torch.uint8))
+    assert (len(masks), masks.areas.tolist(), tuple(masks.dense().shape)) == (0, [], (0, 6, 9))
+
+
+def test_a_segmentation_becomes_the_pixels_that_pycocotools_draws():
+    outlines = [[np.array([1.0, 1, 8, 1, 8, 5])], {"size": [6, 9], "counts": b"X11"}]
+    code = coco_mask.encode(np.asfortranarray(np.eye(6, 9, dtype=np.uint8)))
+    masks = compact_masks([cropped_mask(outline, (6, 9)) for outline in (outlines[0], code)], (6, 9))
+    expected = [coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines[0], 6, 9))), np.eye(6, 9)]
+    assert np.array_equal(masks.dense().numpy(), expected)
+
+
+def test_a_copy_is_the_same_and_shares_nothing(planes):
+    masks = CompactMasks.from_dense(planes)
+    for other in (pickle.loads(pickle.dumps(masks)), copy.deepcopy(masks)):
+        assert other.pixels.data_ptr() != masks.pixels.data_ptr()
+        assert torch.equal(other.dense(), planes)
+        assert other.size == masks.size
+
+
+def test_a_loading_process_hands_over_only_the_windows(planes):
+    wide = torch.zeros(3, 600, 900, dtype=torch.uint8)
+    wide[:, :6, :9] = planes
+    (masks,) = next(iter(DataLoader([CompactMasks.from_dense(wide)], num_workers=1, collate_fn=list)))
+    assert masks.pixels.is_shared()
+    assert masks.nbytes < wide.numel() / 100
+    assert torch.equal(masks.dense(), wide)
+
+
+def test_a_move_to_another_device_moves_the_pixels_alone(planes):
+    masks = CompactMasks.from_dense(planes)
+    moved = masks.to("meta", non_blocking=True)
+    assert (moved.device.type, moved.windows.tolist()) == ("meta", masks.windows.tolist())
+    assert masks.to("cpu") is masks
+    with pytest.raises(TypeError, match=r"expected a device, got torch\.float32"):
+        masks.to(torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_pinned_masks_are_the_same_on_a_gpu(planes):
+    masks = CompactMasks.from_dense(planes).pin_memory()
+    assert masks.pixels.is_pinned()
+    assert torch.equal(masks.to("cuda", non_blocking=True).dense().cpu(), planes)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "windows", "error", "message"),
+    [
+        (torch.zeros(3), [[0, 0, 1, 3]], TypeError, "expected bool or uint8, got torch.float32"),
+        (torch.zeros(3).byte(), [[0, 0, 1, 4]], ValueError, "expected 4 in a row, as the windows have, got"),
+        (torch.zeros(1, 4).byte(), [[0, 0, 1, 4]], ValueError, "expected 4 in a row"),
+        (torch.zeros(4).byte(), [[6, 0, 7, 4]], ValueError, r"expected \(y1, x1, y2, x2\) in an image of \(6, 9\)"),
+        (torch.zeros(4).byte(), [[0, -1, 1, 3]], ValueError, "windows: expected"),
+        (torch.zeros(4).byte(), [[4, 4, 2, 2]], ValueError, "windows: expected"),
+    ],
+)
+def test_windows_and_pixels_that_do_not_fit_are_an_error(pixels, windows, error, message):
+    with pytest.raises(error, match=message):
+        CompactMasks(pixels, np.array(windows), (6, 9))
