@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -282,9 +282,12 @@ class OfflineCopyPasteSettings(CopyPasteSettings):
     p: Fraction = 1.0
     """Probability that a new image receives objects. Below 1, some new images are copies of their base image."""
 
+    OF_TRAININGS: ClassVar[Mapping[str, object]] = {"stop": None, "warmup": None, "bank_size": 0}
+    """Keys of trainings only, and the one value that each has here."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, of_no_training in (("stop", None), ("warmup", None), ("bank_size", 0)):
+        for name, of_no_training in self.OF_TRAININGS.items():
             if getattr(self, name) != of_no_training:
                 raise ValueError(
                     f"{name}: expected {of_no_training}, as it is for trainings only, got {getattr(self, name)!r}"

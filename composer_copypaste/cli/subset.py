@@ -46,16 +46,15 @@ def command(  # noqa: PLR0913 - click hands over each option
     It writes OUTPUT, a COCO annotation file. All else stays as it is, ids too. A file that is there is not overwritten.
     """
     from composer_copypaste.data.annotation_file import AnnotationFile, keeps_crowds
-    from composer_copypaste.data.subsets import read_image_list, subset_annotations
+    from composer_copypaste.data.subsets import subset_annotations
     from composer_copypaste.errors import RecipeError, count_noun
 
     if images_list is None and categories is None and fraction is None:
         raise RecipeError("command line: expected --images-list, --categories or --fraction: they say what is kept")
-    images = None if images_list is None else read_image_list(images_list)
     written = subset_annotations(
         AnnotationFile.read(annotations, keeps_crowds(bad_objects)),
         output,
-        images=images,
+        images=images_list,
         categories=None if categories is None else [name.strip() for name in categories.split(",")],
         empty_images=empty_images,
         fraction=fraction,

@@ -35,7 +35,7 @@ def subset_annotations(  # noqa: PLR0913 - by name, and each of its own kind
     annotations: Path | str | AnnotationFile,
     output: Path | str,
     *,
-    images: Sequence[str | int] | None = None,
+    images: Sequence[str | int] | Path | None = None,
     categories: Collection[str] | None = None,
     empty_images: bool = False,
     fraction: float | None = None,
@@ -49,7 +49,8 @@ def subset_annotations(  # noqa: PLR0913 - by name, and each of its own kind
     Args:
         annotations: a COCO file.
         output: the file to write.
-        images: ids or file names of the images to be kept. A name may lack its folder, or its extension too.
+        images: ids or file names of the images to be kept, or a text file with one in each line. A name may lack its
+            folder, or its extension too.
         categories: names of the categories to be kept. Images that show none of them are left out.
         empty_images: keep these too, if ``categories`` are given.
         fraction: of the images, stratified by category as ``draw_fractions`` does it.
@@ -76,40 +77,48 @@ def subset_annotations(  # noqa: PLR0913 - by name, and each of its own kind
     return file
 
 
-def read_image_list(path: Path | str) -> list[str]:
-    """The ids or file names in the lines of a text file.
+def read_image_list(path: Path | str) -> dict[int, str]:
+    """The ids or file names in the lines of a text file, by the number of the line.
 
     Raises:
         DataError: where there is no such text file.
     """
     try:
         check_regular_file(path)
-        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{path}: no list of images: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: expected a text file with an id or a file name in each line") from None
+    return {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
 
 
-def find_images(file: AnnotationFile, wanted: Sequence[str | int]) -> list[int]:
-    """The ids of images that are given as ids or as file names.
+def find_images(file: AnnotationFile, wanted: Sequence[str | int] | Path) -> list[int]:
+    """The ids of images that are given as ids or as file names, in a list or in a text file.
 
     Raises:
-        DataError: listing those that the file does not have, and names that several images have.
+        DataError: listing those that the file does not have, and names that several images have, with their lines.
     """
     ids_by_name = _ids_by_name(file.annotations.images)
     found, problems = [], []
-    for given in wanted:
-        ids = _ids_of(str(given).strip(), ids_by_name, file)
+    for place, given in _listed_images(wanted):
+        ids = _ids_of(given, ids_by_name, file)
         if len(ids) == 1:
             found += ids
         elif ids:
-            problems.append(f"{as_json(given)} is the name of several images: {first_few(ids)}; give ids")
+            problems.append(f"{place}{as_json(given)} is the name of several images: {first_few(ids)}; give ids")
         else:
-            problems.append(f"has no image with the id or file name {as_json(given)}")
+            problems.append(f"{place}no image has the id or file name {as_json(given)}")
     if problems:
         raise DataError(format_problems(str(file.path), problems))
     return found
+
+
+def _listed_images(wanted: Sequence[str | int] | Path) -> list[tuple[str, str]]:
+    """Where each image is named, as a message begins with it, and its id or file name."""
+    if isinstance(wanted, Path):
+        return [(f"{wanted}:{number}: ", given) for number, given in read_image_list(wanted).items()]
+    return [("", str(given).strip()) for given in wanted]
 
 
 def _ids_of(given: str, ids_by_name: dict[str, list[int]], file: AnnotationFile) -> list[int]:

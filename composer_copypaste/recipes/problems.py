@@ -69,7 +69,9 @@ def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Ma
 
 def _describe_unknown_key(place: Place, root: type) -> str:
     """What is allowed instead, and the key most likely meant: a similar one here, or the same in another section."""
-    allowed = _section_keys(_section_at(place[:-1], root))
+    section = _section_at(place[:-1], root)
+    of_trainings = getattr(section, "OF_TRAININGS", ())
+    allowed = [key for key in _section_keys(section) if key not in of_trainings]
     similar = [".".join((*place[:-1], key)) for key in get_close_matches(place[-1], allowed, n=1)]
     elsewhere = (".".join(path) for path in _key_places((), root) if path[-1] == place[-1])
     guess = next(iter([*similar, *elsewhere]), None)

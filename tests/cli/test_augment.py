@@ -64,6 +64,13 @@ def test_what_is_wrong_is_one_line(files, tmp_path, arguments, message):
     assert line.startswith(f"error: {message}")
 
 
+def test_keys_of_trainings_only_are_not_offered(files, tmp_path):
+    allowed = augment(tmp_path / "out", *files, "zzz=1").stderr.partition("allowed: ")[2].split(", ")
+    assert {"p", "rotation"} <= set(allowed)
+    assert not {"stop", "warmup", "bank_size"} & set(allowed)
+    assert "did you mean" not in augment(tmp_path / "out", *files, "bank_siz=1").stderr
+
+
 def test_without_files_and_recipe_it_says_what_is_missing(tmp_path):
     result = augment(tmp_path / "out")
     expected = "error: command line: expected --images and --annotations, or a --recipe that names them in data.train\n"

@@ -79,6 +79,14 @@ def test_an_unknown_image_is_named(whole, tmp_path):
     assert not (tmp_path / "part.json").exists()
 
 
+def test_a_wrong_entry_of_a_text_file_is_named_with_its_line(named, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("7\n\nthree\n")
+    with pytest.raises(DataError) as caught:
+        subset_annotations(named, tmp_path / "part.json", images=path)
+    assert str(caught.value) == f'{named}: {path}:3: no image has the id or file name "three"'
+
+
 def test_a_broken_file_is_named(whole, tmp_path):
     whole.write_text(json.dumps(CONTENT | {"annotations": [annotation(4, image_id=7, segmentation=[[1, 2, 3, 4]])]}))
     with pytest.raises(DataError, match=r"whole.json: annotation 4 \(image 7\): polygon has 4 numbers, needs at least"):
@@ -152,8 +160,8 @@ def test_images_that_cannot_be_told_are_listed(named, tmp_path):
     assert str(caught.value).splitlines() == [
         f"{named}: 3 problems",
         '  "two.jpg" is the name of several images: 7, 8; give ids',
-        '  has no image with the id or file name "three"',
-        '  has no image with the id or file name "10"',
+        '  no image has the id or file name "three"',
+        '  no image has the id or file name "10"',
     ]
     assert not (tmp_path / "part.json").exists()
 
@@ -196,7 +204,7 @@ def test_an_unknown_category_is_named(whole, tmp_path):
 def test_a_list_of_images_is_a_text_file(tmp_path):
     path = tmp_path / "ids.txt"
     path.write_bytes(b"\xef\xbb\xbf7\r\n\r\n 2007_000032 \n")
-    assert read_image_list(path) == ["7", "2007_000032"]
+    assert read_image_list(path) == {1: "7", 3: "2007_000032"}
     with pytest.raises(DataError, match=r"none.txt: no list of images: No such file or directory$"):
         read_image_list(tmp_path / "none.txt")
     path.write_bytes(b"\xff\xd8\xff\xe0")

@@ -111,7 +111,18 @@ def test_a_shipped_ablation_loads_on_its_base_and_as_a_smoke_test(name):
     assert len(ablation.settings.seeds) >= 5
     assert {recipe.data.shapes.folder for recipe in smoke.recipes.values()} == {"data/shapes-smoke"}
     assert {recipe.training.duration for recipe in smoke.recipes.values()} == {"30ba"}
+    assert {(recipe.model.backbone, recipe.model.min_size) for recipe in smoke.recipes.values()} == {("small", 128)}
     assert len(smoke.settings.fractions) <= 2
+
+
+def test_a_smoke_test_is_short_whatever_its_runs_say(tmp_path):
+    (tmp_path / "heavy.yaml").write_text(
+        "base: finetune\nruns:\n  heavy: {model: {backbone: resnet152, norm: frozen_batch, min_size: 800}, "
+        "data: {batch_size: 64, p_flip: 0}, training: {duration: 90ep}}"
+    )
+    heavy = load_ablation(tmp_path / "heavy.yaml", smoke=True).recipes["heavy"]
+    assert (heavy.model.backbone, heavy.model.min_size, heavy.data.batch_size) == ("small", 128, 4)
+    assert (heavy.training.duration, heavy.data.p_flip) == ("30ba", 0)
 
 
 @pytest.mark.parametrize("file", [path for path in RESULTS.glob("*.yaml") if "runs:" in path.read_text()])
