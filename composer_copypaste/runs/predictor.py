@@ -93,16 +93,24 @@ def load_model(
         named = tuple(read_trained_categories(run.categories))
     is_published = loaded.model.detectron2 is not None or (known is not None and known[1].is_detectron2_style)
     labels = _categories_of_weights(weights, checkpoint, named, is_detectron2_style=is_published)
-    classes = len(weights[CLASS_SCORES])
-    if loaded.model.detectron2 is not None:
-        from composer_copypaste.integrations.detectron2.from_recipe import build_detectron2_model
-
-        model = build_detectron2_model(loaded.model, classes, load_weights=False)
-        load_tensors(model.module, weights, checkpoint)
-        return LoadedModel(model, labels, loaded)
-    module = build_mask_rcnn(classes, loaded.model)
-    load_tensors(module, weights, checkpoint)
+    module = _module_with_weights(loaded, weights, checkpoint)
+    if labels is None:
+        labels = _labels_as_categories(len(weights[CLASS_SCORES]), checkpoint)  # warns, so after all errors
     return LoadedModel(module, labels, loaded)
+
+
+def _module_with_weights(recipe: Recipe, weights: StateDict, checkpoint: Path) -> nn.Module:
+    """The recipe's model with the weights; ``CheckpointError`` where they are those of another."""
+    classes = len(weights[CLASS_SCORES])
+    if recipe.model.detectron2 is None:
+        module = build_mask_rcnn(classes, recipe.model)
+        load_tensors(module, weights, checkpoint)
+        return module
+    from composer_copypaste.integrations.detectron2.from_recipe import build_detectron2_model
+
+    model = build_detectron2_model(recipe.model, classes, load_weights=False)
+    load_tensors(model.module, weights, checkpoint)
+    return model
 
 
 def weights_for(recipe: Recipe, checkpoint: Path) -> StateDict:
@@ -176,7 +184,8 @@ def _load_exported(
 
 def _categories_of_weights(
     weights: StateDict, checkpoint: Path, named: tuple[Category, ...] | None, *, is_detectron2_style: bool
-) -> Mapping[int, Category]:
+) -> Mapping[int, Category] | None:
+    """The category of each label; None where neither ``named`` nor the number of classes says what they are."""
     if CLASS_SCORES not in weights:
         raise CheckpointError(f"{checkpoint}: expected the weights of a Mask R-CNN, found no tensor {CLASS_SCORES}")
     num_classes = len(weights[CLASS_SCORES])
@@ -184,6 +193,11 @@ def _categories_of_weights(
         return _match(named, num_classes, checkpoint, is_detectron2_style=is_detectron2_style)
     if (names := coco_labels(num_classes, is_detectron2_style=is_detectron2_style)) is not None:
         return {label: Category(COCO_NAMES.index(name), name) for label, name in names.items()}
+    return None
+
+
+def _labels_as_categories(num_classes: int, checkpoint: Path) -> Mapping[int, Category]:
+    """A category without a name for each label; warns of it."""
     warn_of_data(
         f"{checkpoint}: does not say what its {count_noun(num_classes - 1, 'label')} stand for: category ids are its "
         f"labels, 1 to {num_classes - 1}, without names. --categories FILE takes them from a COCO file"

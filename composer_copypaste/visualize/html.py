@@ -254,7 +254,7 @@ nav { padding: .6rem 1rem; }
 nav ul { margin: 0; padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; max-width: none; }
 .warning { background: var(--alert); border-left: .3rem solid var(--alert-line); padding: .6rem .9rem; }
 .scroll { overflow-x: auto; margin: 1rem 0; width: fit-content; max-width: 100%; }
-table { border-collapse: collapse; width: max-content; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .6rem .8rem .2rem; color: var(--faint); }
 th, td { padding: .35rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }

@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import pytest
 import torch
@@ -62,6 +63,12 @@ def test_a_checkpoint_without_categories_has_its_labels_as_ids_and_a_warning_say
     with pytest.warns(DataWarning, match=r"category ids are its labels, 1 to 2, without names"):
         predictor = load_predictor(checkpoint, recipe="quickstart")
     assert predictor.categories == {1: Category(1, "1"), 2: Category(2, "2")}
+
+
+def test_of_a_checkpoint_of_another_model_only_the_error_is_said(checkpoint):
+    with warnings.catch_warnings(record=True) as said, pytest.raises(CheckpointError, match="made for another model"):
+        load_predictor(checkpoint, recipe="quickstart", overrides=["model.backbone=resnet18"])
+    assert not [warning for warning in said if warning.category is DataWarning]
 
 
 def test_categories_of_a_coco_file_are_the_labels_in_the_order_of_their_ids(checkpoint, tmp_path):

@@ -165,3 +165,8 @@ def test_a_page_is_written_whole_into_a_new_folder(tmp_path):
     html.write_page(tmp_path / "new" / "a.html", html.page("half a character: \udcff", []))
     assert "half a character: \\udcff" in (tmp_path / "new" / "a.html").read_text()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.html"]
+
+
+def test_cells_of_a_table_wrap_before_it_is_wider_than_the_page():
+    rule = re.search(r"\ntable \{(.*?)\}", html.page("p", [])).group(1)
+    assert "width" not in rule.replace("max-width", "")
