@@ -37,6 +37,8 @@ INK: Color = (40, 40, 40)
 RED: Color = (230, 30, 30)
 SHEET_WIDTH = 1600
 MARGIN = 10
+_MOST_HIDDEN = 0.05
+"""The share of another object's box that a label may hide: the name of a cup may lie on the table, not on a spoon."""
 MAX_IMAGES = 16
 """The most images on a training sheet."""
 
@@ -50,13 +52,14 @@ def draw_instances(
     """The image with every object's mask, outline, box and label.
 
     Each category has a color, or each object if there is only one category. Crowds are hatched in grey; pasted objects
-    have a thick dashed outline. A label is left out where there is no room for it or it is too large for its object.
+    have a thick dashed outline. A label is left out where there is no room for it. One that is large for its object is
+    outside of its box, where it hides no other object, and left out if there is only one category.
 
     Args:
         image: RGB.
         objects: a detection target, or detections.
         names: the names of label 1, label 2 and so on; a label without a name is written as its number.
-        largest_label: the largest area of a label, as a share of the area of its object's box.
+        largest_label: the area from which on a label is large, as a share of the area of its object's box.
     """
     canvas = image.permute(1, 2, 0).cpu().numpy().copy()
     masks = _decoded_masks(objects, (canvas.shape[0], canvas.shape[1]))
@@ -150,7 +153,7 @@ def _draw_in_red(image: Image.Image, boxes: list[list[float]], line: int, *, dia
 def _draw_labels(
     image: Image.Image, objects: Objects, colors: list[Color], names: Sequence[str], largest: float
 ) -> None:
-    """Write names and scores above, below or inside the boxes where there is room, large objects first."""
+    """Write names and scores at the boxes where there is room, large objects first."""
     pen = ImageDraw.Draw(image)
     font = _label_font(max(11, max(image.size) // 34))
     texts = _label_texts(objects, names)
@@ -158,10 +161,17 @@ def _draw_labels(
     areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
     taken: list[Rectangle] = []
     for number in sorted(range(len(boxes)), key=lambda number: -areas[number]):
-        width, height = pen.textlength(texts[number], font=font) + 4, font.size * 1.25
-        if not texts[number] or width * height > largest * areas[number]:
+        size = pen.textlength(texts[number], font=font) + 4, font.size * 1.25
+        if not texts[number]:
             continue
-        place = _free_label_place(boxes[number], (width, height), image.size, taken)
+        is_large = size[0] * size[1] > largest * areas[number]
+        if is_large and len(names) == 1:
+            continue  # a score alone is not worth the place
+        places = (_places_beside if is_large else _label_places)(boxes[number], size, image.size)
+        others = boxes[:number] + boxes[number + 1 :]
+        free = [place for place in places if _is_free(place, image.size, taken)]
+        best = next((place for place in free if _hides_little(place, others)), None)
+        place = best if best is not None or is_large else next(iter(free), None)
         if place is not None:
             taken.append(place)
             pen.rectangle(place, fill=colors[number])
@@ -188,18 +198,37 @@ def _category_name(label: int, names: Sequence[str]) -> str:
     return names[label - 1] if len(names) > 1 else ""
 
 
-def _free_label_place(
-    box: list[float], size: tuple[float, float], image: tuple[int, int], taken: list[Rectangle]
-) -> Rectangle | None:
-    """The rectangle of a label of this size at a box, inside the image and overlapping none of those taken; or None."""
+def _label_places(box: Sequence[float], size: tuple[float, float], image: tuple[int, int]) -> list[Rectangle]:
+    """Where a label of this size may be: above, below or inside the box."""
     left = min(max(0.0, box[0]), image[0] - size[0])
-    for top in (box[1] - size[1], box[3], box[1]):
-        place = left, top, left + size[0], top + size[1]
-        fits = left >= 0 and top >= 0 and place[3] <= image[1]
-        overlaps = any(left < x2 and x1 < place[2] and top < y2 and y1 < place[3] for x1, y1, x2, y2 in taken)
-        if fits and not overlaps:
-            return place
-    return None
+    return [(left, top, left + size[0], top + size[1]) for top in (box[1] - size[1], box[3], box[1])]
+
+
+def _places_beside(box: Sequence[float], size: tuple[float, float], image: tuple[int, int]) -> list[Rectangle]:
+    """Where the label of a small object may be: on each side of the box."""
+    (above, below, _), (width, height) = _label_places(box, size, image), size
+    top = min(max(0.0, (box[1] + box[3] - height) / 2), image[1] - height)
+    sides = [(left, top, left + width, top + height) for left in (box[2], box[0] - width)]
+    return [above, below, *sides]
+
+
+def _is_free(place: Rectangle, image: tuple[int, int], taken: Sequence[Rectangle]) -> bool:
+    """Whether a label is inside the image, and overlaps none of those taken."""
+    x1, y1, x2, y2 = place
+    inside = x1 >= 0 and y1 >= 0 and x2 <= image[0] and y2 <= image[1]
+    return inside and not any(_overlap(place, other) > 0 for other in taken)
+
+
+def _hides_little(place: Rectangle, boxes: Sequence[Sequence[float]]) -> bool:
+    """Whether a label covers little of each of these boxes."""
+    return all(_overlap(place, box) <= _MOST_HIDDEN * (box[2] - box[0]) * (box[3] - box[1]) for box in boxes)
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """The area that two rectangles share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
 
 
 def _readable_text_color(color: Color) -> Color:

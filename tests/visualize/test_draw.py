@@ -136,9 +136,33 @@ def test_labels_do_not_cover_each_other():
         assert own.sum() > 300  # a label's background, more than the box's lines alone
 
 
-def test_a_small_object_is_not_buried_under_its_label():
+def test_the_label_of_a_small_object_is_outside_of_its_box():
     target = a_target((40, 30, 46, 36))
-    marks = changed(draw_instances(an_image(), target, NAMES), an_image())
+    labels = changed(draw_instances(an_image(), target, NAMES), draw_instances(an_image(), target, ["disc"]))
+    assert labels.sum() > 200
+    assert not labels[30:36, 40:46].any()
+
+
+@pytest.mark.parametrize(
+    ("neighbors", "top"),
+    [
+        ([], 16),
+        ([(30, 12, 60, 29)], 36),  # below
+        ([(10, 14, 75, 29), (10, 37, 75, 58)], None),
+        ([(0, 0, 160, 120)], 16),  # on a table that it hides little of
+    ],
+)
+def test_the_label_of_a_small_object_is_where_it_hides_no_other(neighbors, top, monkeypatch):
+    written = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda pen, place, text, **options: written.append((text, place)))
+    target = a_target((40, 30, 46, 36), *neighbors, labels=[2, *[1] * len(neighbors)], size=(120, 160))
+    draw_instances(an_image(120, 160), target, NAMES)
+    assert [round(place[1]) for text, place in written if text == "star"] == ([] if top is None else [top + 1])
+
+
+def test_a_small_object_of_the_only_category_has_no_label():
+    target = a_target((40, 30, 46, 36), scores=torch.tensor([0.9]))
+    marks = changed(draw_instances(an_image(), target, ["disc"]), an_image())
     assert marks.sum() <= 36
 
 

@@ -24,7 +24,7 @@ SURE_SCORE = 0.5
 """Annotations and overlays have the objects of at least this score, unless the user gives another."""
 
 _LARGEST_LABEL = 0.5
-"""As a share of its object: a drawn name and score must not hide a small object."""
+"""As a share of its object: larger names and scores are drawn outside of it, so as not to hide it."""
 
 Done = tuple[InputImage, ImageRecord]
 
