@@ -36,7 +36,7 @@ COMMANDS = {
     "train": "Train a recipe, evaluate it, and leave everything in one folder.",
     "eval": "Score a checkpoint, or COCO results, on a data set, by COCO's rules.",
     "predict": "Find objects in images, and write them as a COCO results file.",
-    "export": "Write a trained model as an ONNX or TorchScript file.",
+    "export": "Write a trained model as an ONNX, TorchScript or Detectron2 file.",
     "info": "Say what a checkpoint, a data set or a run is, and what is in it.",
     "ablate": "Train runs that differ in a few keys, and compare them.",
     "split": "Divide a data set into parts, such as train and val.",

@@ -38,7 +38,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     categories: Path | None,
     **limits: float | None,
 ) -> None:
-    """Write a trained model as an ONNX or TorchScript file, or its weights for Detectron2.
+    """Write a trained model as an ONNX, TorchScript or Detectron2 file.
 
     MODEL is the folder of a run, whose newest checkpoint is taken, or a checkpoint. OUTPUT ends with .onnx,
     .torchscript or .pkl. KEY=VALUE changes a key of the recipe, such as model.box_score_thresh=0.5.

@@ -106,7 +106,7 @@ def assert_same_windows(targets, others):
 ACROSS_TILES = {"sides": st.integers(60, 150), "counts": st.integers(1, 4), "p": 1.0, "p_instance": 1.0}
 
 
-@many(40)
+@many(25)
 @given(cases(counts=st.integers(0, 5), bank=True, **PLAIN))
 def test_tritons_kernels_give_what_torch_gives(case):
     assert_it_gives_what_torch_gives(case, pasted_by_triton)
@@ -136,7 +136,7 @@ def test_masks_written_past_the_caches_are_the_same(case):
     assert_it_gives_what_torch_gives(case, pasted_past_the_caches)
 
 
-@many(60)
+@many(40)
 @given(cases(counts=st.integers(0, 5)))
 def test_numbas_kernels_give_the_same_targets_where_torch_paints(case):
     assert_it_gives_what_torch_gives(case, pasted_by_numba)
