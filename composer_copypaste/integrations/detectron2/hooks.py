@@ -101,7 +101,9 @@ class BatchHook(HookBase):
         """Stand between the loader and the model, also where another loader has taken the place of the former one."""
         loop = training_loop(self.trainer)
         if not isinstance(loop._data_loader_iter, ChangedBatches):
-            loop._data_loader_iter_obj = ChangedBatches(loop._data_loader_iter)
+            name = "_data_loader_iter_obj"  # a plain attribute behind a property; up to release 0.6 there was only one
+            name = name if hasattr(loop, name) else "_data_loader_iter"
+            setattr(loop, name, ChangedBatches(loop._data_loader_iter))
         batches = loop._data_loader_iter
         if self not in batches.hooks:
             batches.add(self)
