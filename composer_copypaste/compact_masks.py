@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Shaped, UInt8
+from jaxtyping import Bool, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -38,21 +38,22 @@ class CompactMasks:
     def __init__(
         self,
         pixels: Tensor,
-        windows: Int64[ndarray, "n 4"],
+        windows: Integer[ndarray, "n 4"] | Sequence[Sequence[int]],
         size: tuple[int, int],
     ) -> None:
         if pixels.dtype not in (torch.bool, torch.uint8):
             raise TypeError(f"pixels: expected bool or uint8, got {pixels.dtype}")
         self.pixels: UInt8[Tensor, " p"] = pixels.view(torch.uint8)
-        self.windows: Int64[ndarray, "n 4"] = windows
+        self.windows: Int64[ndarray, "n 4"] = np.asarray(windows, dtype=np.int64).reshape(-1, 4)
         self.size = size
         if pixels.ndim != 1 or not pixels.is_contiguous() or len(pixels) != self.ends[-1]:
             raise ValueError(
                 f"pixels: expected {self.ends[-1]} in a row, as the windows have, got shape {tuple(pixels.shape)}"
             )
         # kernels read memory by these numbers
-        if (windows < 0).any() or (windows[:, :2] > windows[:, 2:]).any() or (windows[:, 2:] > size).any():
-            raise ValueError(f"windows: expected (y1, x1, y2, x2) in an image of {size}, got {windows.tolist()}")
+        first, last = self.windows[:, :2], self.windows[:, 2:]
+        if (first < 0).any() or (first > last).any() or (last > size).any():
+            raise ValueError(f"windows: expected (y1, x1, y2, x2) in an image of {size}, got {self.windows.tolist()}")
 
     @classmethod
     def unchecked(

@@ -113,8 +113,9 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     Args:
         images: ``(N, C, H, W)``, or a list or tuple of ``(C, H_i, W_i)``; floating point or uint8.
         targets: for each image torchvision's detection dict: ``boxes`` (x1, y1, x2, y2) in pixels, ``labels``,
-            ``masks`` (bool, or uint8, where all but 0 is the object; they come back as 0 and 1, in every image) and,
-            optionally, ``area``, ``iscrowd`` and others. ``keypoints`` (x, y, visibility) move with their objects, left
+            ``masks`` (bool, or uint8, where all but 0 is the object; they come back as 0 and 1, in every image; or
+            :class:`CompactMasks` in all targets, which come back as such) and, optionally, ``area``, ``iscrowd`` and
+            others. ``keypoints`` (x, y, visibility) move with their objects, left
             and right exchanged in mirrored ones (``keypoint_pairs``); those outside become zeros, and visibility is 1
             at most where something is pasted on them. Of
             other keys those that torchvision and COCO have of each object, such as ``scores``, and those that

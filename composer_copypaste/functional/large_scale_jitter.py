@@ -143,12 +143,12 @@ def large_scale_jitter_batch(
     Args:
         images: ``(N, C, H, W)``, or a list of ``(C, H_i, W_i)``; uint8, or floating point in [0, 1].
         targets: a detection dict of torchvision for each image, as :func:`copypaste_batch` takes it. Masks come back
-            as 0 and 1, with the boxes and areas of the pixels that are left. Where no target has masks, boxes are moved
-            to a fraction of a pixel, and areas are those of the boxes. ``keypoints`` move with the image; left and
-            right are exchanged if it is mirrored (``keypoint_pairs``), and those outside become zeros. Other fields
-            that torchvision or COCO give each object, and those that ``object_keys`` names, follow their objects;
-            anything else passes through. Or class ids: ``(N, H, W)``, or a list of ``(H_i, W_i)``. Types come back as
-            from :func:`copypaste_batch`.
+            as 0 and 1, in the form that they had, with the boxes and areas of the pixels that are left. Where no target
+            has masks, boxes are moved to a fraction of a pixel, and areas are those of the boxes. ``keypoints``
+            move with the image; left and right are exchanged if it is mirrored (``keypoint_pairs``), and those outside
+            become zeros. Other fields that torchvision or COCO give each object, and those that ``object_keys`` names,
+            follow their objects; anything else passes through. Or class ids: ``(N, H, W)``, or a list of
+            ``(H_i, W_i)``. Types come back as from :func:`copypaste_batch`.
         generator: a CPU generator from which everything random is drawn; torch's default one if left out.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`LargeScaleJitterSettings`.

@@ -109,8 +109,7 @@ def resized_masks(masks: Tensor | CompactMasks, size: tuple[int, int]) -> Tensor
     )
     windows, parts = np.zeros_like(masks.windows), []
     for window, crop, (y1, x1, y2, x2) in zip(windows, masks.crops(), masks.windows.tolist(), strict=True):
-        window[:] = *np.searchsorted(rows, [y1, y2]), *np.searchsorted(columns, [x1, x2])
-        window[:] = window[[0, 2, 1, 3]]
+        window[[0, 2]], window[[1, 3]] = np.searchsorted(rows, [y1, y2]), np.searchsorted(columns, [x1, x2])
         shown = take(crop, rows[window[0] : window[2]] - y1, 0)
         parts.append(take(shown, columns[window[1] : window[3]] - x1, 1).reshape(-1))
     return CompactMasks(torch.cat(parts) if parts else masks.pixels, windows, size)

@@ -209,9 +209,10 @@ def open_data(recipe: Recipe) -> RunData:
     """
     read = cache(partial(read_annotations, settings=recipe.data))  # evaluation and pool may name the training's file
     train_files, val_files = coco_files(recipe.data)
-    train = _open_data_set(
-        train_files, recipe.data, read, _loader_transform(recipe.data), masks="compact", seed=recipe.seed
-    )
+    transform = _loader_transform(recipe.data)
+    # without a transform, images are jittered on the device, which takes many steps for each cut-out, few for planes
+    masks: MaskForm = True if transform is None else "compact"
+    train = _open_data_set(train_files, recipe.data, read, transform, masks=masks, seed=recipe.seed)
     source = str(train_files.annotations or train_files.streaming)
     val = _open_data_set(val_files, recipe.data, read, None, masks=False, seed=0)
     val = with_trained_labels(val, train.categories, source)

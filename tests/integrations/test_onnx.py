@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_masks
+from small_models import detectron2_module
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import CheckpointError, UserError
@@ -171,14 +172,7 @@ def test_pixels_are_read_as_rgb_in_rows(files):
 
 
 def test_a_file_of_detectron2s_style_finds_what_its_model_finds_masks_too(tmp_path):
-    torch.manual_seed(0)
-    settings = MaskRCNNSettings(
-        backbone="resnet18", style="detectron2", norm="frozen_batch", min_size=64, detections_per_image=9
-    )
-    module = build_mask_rcnn(3, settings).eval()
-    with torch.no_grad():
-        module.backbone.body.bn1.weight.mul_(0.02)
-        module.roi_heads.box_predictor.cls_score.weight.mul_(20)
+    module = detectron2_module()
     metadata = ExportMetadata(CATEGORIES, "crops", style="detectron2")
     single = SingleImageMaskRCNN(module, paste=False)
     write_onnx(single, noise((64, 96)).permute(1, 2, 0), metadata, tmp_path / "crops.onnx")

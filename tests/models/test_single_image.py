@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_masks
+from small_models import detectron2_module
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from composer_copypaste.data.annotation_json import Category
@@ -76,19 +77,6 @@ def test_a_torchscript_file_gives_what_the_model_gives_and_names_its_categories(
     extra = {"categories": "", "masks": ""}
     torch.jit.load(path, _extra_files=extra)
     assert extra == {"categories": b'{"1": {"id": 7, "name": "nut"}}', "masks": b"pasted"}
-
-
-def detectron2_module():
-    """A model of Detectron2's style that finds objects; its colors are not those of noise, nor its scores alike."""
-    torch.manual_seed(0)
-    settings = MaskRCNNSettings(
-        backbone="resnet18", style="detectron2", norm="frozen_batch", min_size=64, detections_per_image=9
-    )
-    module = build_mask_rcnn(3, settings).eval()
-    with torch.no_grad():
-        module.backbone.body.bn1.weight.mul_(0.02)
-        module.roi_heads.box_predictor.cls_score.weight.mul_(20)
-    return module
 
 
 def test_a_torchscript_file_of_detectron2s_style_gives_what_the_model_gives(tmp_path):
