@@ -97,6 +97,7 @@ def test_batches_without_masks_equal_the_slow_reference(case):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 @settings(max_examples=4000, deadline=None, suppress_health_check=HEALTH)
 @given(cases(bank=True))
 def test_thousands_of_batches_equal_the_slow_reference(case):

@@ -63,7 +63,8 @@ def process(rank, folder):
 def of_two_processes(tmp_path_factory):
     """What each process computed."""
     folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.start_processes(process, (folder,), nprocs=2, start_method="forkserver")  # without Composer's group
+    # not copies of this process, which may be in a group of Composer's
+    multiprocessing.start_processes(process, (folder,), nprocs=2, daemon=True, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") | {"matches": (folder / f"{rank}.npz").read_bytes()} for rank in range(2)]
 
 

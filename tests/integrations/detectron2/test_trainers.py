@@ -1,9 +1,9 @@
 """Copy-paste and large-scale jitter as hooks of Detectron2's trainers, with a model that keeps what it is given."""
 
-import multiprocessing
 import os
 import signal
 import warnings
+from datetime import timedelta
 from itertools import cycle
 
 import numpy as np
@@ -19,6 +19,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
 from forked_runs import killed_in_a_child
 from hooked_trainings import Seen, fields_of, made_batches, same_batches, train
+from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from composer_copypaste import CopyPaste, LargeScaleJitter
@@ -91,22 +92,16 @@ def test_random_numbers_of_others_are_not_used_up():
 
 def trained_as_rank(rank, folder):
     """Train as one of two processes; keeps what the model was given."""
-    if torch.distributed.is_initialized():  # by a training of Composer in the process that this one is a copy of
-        torch.distributed.destroy_process_group()
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     model = Seen()
     train(CopyPasteHook(p=1.0, seed=5), model=model, wrapped=DistributedDataParallel)
     torch.save([[fields_of(entry) for entry in batch] for batch in model.batches], folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    distributed.destroy_process_group()
 
 
 def test_processes_of_a_distributed_training_paste_each_their_own(tmp_path, monkeypatch):
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=trained_as_rank, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    multiprocessing.start_processes(trained_as_rank, (tmp_path,), nprocs=2, daemon=True, start_method="forkserver")
     for rank in (0, 1):
         monkeypatch.setattr(dist, "get_global_rank", lambda rank=rank: rank)
         composers = toy_trainings.fit(CopyPaste(p=1.0)).seen
