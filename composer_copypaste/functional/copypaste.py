@@ -26,10 +26,11 @@ from composer_copypaste.functional.batch_objects import (
 )
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.engines.engine import engine_for
+from composer_copypaste.functional.generators import generator_or_default
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
 from composer_copypaste.functional.plan import PastePlan
-from composer_copypaste.functional.sampling import draw_plan, generator_or_default
+from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
 from composer_copypaste.functional.visibility import (

@@ -17,6 +17,7 @@ from composer_copypaste.functional.batch_objects import (
     warn_of_unnamed_keys,
 )
 from composer_copypaste.functional.copypaste import check_batch
+from composer_copypaste.functional.generators import generator_or_default, uniforms
 from composer_copypaste.functional.keypoints import kept_inside, pairs_of, swapped, with_keypoints
 from composer_copypaste.functional.resample import (
     FRACTION_BITS,
@@ -26,7 +27,6 @@ from composer_copypaste.functional.resample import (
     resample_planes,
     size_of,
 )
-from composer_copypaste.functional.sampling import generator_or_default, uniforms
 from composer_copypaste.functional.tensors import (
     Images,
     areas_and_boxes,

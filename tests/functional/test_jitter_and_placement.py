@@ -6,8 +6,9 @@ import torch
 from copypaste_cases import make_images, target
 
 from composer_copypaste.functional.copypaste import copypaste_batch
+from composer_copypaste.functional.placement import covered_fraction
 from composer_copypaste.functional.plan import ImageInfo
-from composer_copypaste.functional.sampling import covered_fraction, draw_plan
+from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.settings import CopyPasteSettings
 
 IMAGE = ImageInfo(40, 60, np.array([[5.0, 6.0, 13.0, 18.0]]), np.ones(1))

@@ -37,6 +37,24 @@ def test_the_same_seed_draws_the_same_plan(settings, seed):
         assert torch.equal(*(getattr(plan, field.name) for plan in plans))
 
 
+@pytest.mark.parametrize(
+    ("settings", "rows", "instances", "maps"),
+    [
+        ({}, 146, 658, 696.093),
+        ({"jitter": "instance", "rotation": 20.0, "p": 1.0}, 274, 1235, 5238.114),
+        ({"placement": "random", "p_instance": 0.7, "brightness": 0.3}, 186, 784, 5016.131),
+        ({"placement": "anywhere", "aspect_range": (0.5, 2.0), "max_copied_instances": 2}, 53, 207, 1050.414),
+        ({"placement": "random", "max_overlap": 0.2, "jitter": "instance"}, 146, 658, 4353.146),
+        ({"placement": "anywhere", "max_overlap": 0.2, "scale_distribution": "log_uniform"}, 146, 658, -1466.378),
+    ],
+)
+def test_a_seed_draws_what_it_drew_before_sources_and_places_had_further_settings(settings, rows, instances, maps):
+    plans = [drawn(IMAGES, seed, **settings) for seed in range(20)]
+    assert sum(map(len, plans)) == rows
+    assert sum(int(plan.instance.sum()) for plan in plans) == instances
+    assert sum(float(plan.to_source.sum()) for plan in plans) == pytest.approx(maps, abs=1e-3)
+
+
 @many(60)
 @given(knobs(), SEEDS)
 def test_no_image_is_its_own_source_and_each_has_one(settings, seed):

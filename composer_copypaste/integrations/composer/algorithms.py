@@ -30,8 +30,8 @@ from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import NothingPastedWarning, paste, with_pasted_flags
+from composer_copypaste.functional.generators import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.functional.sampling import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import sequence_like
 from composer_copypaste.instances import Target

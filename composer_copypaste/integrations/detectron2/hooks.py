@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from composer_copypaste.errors import DataError, UserError
-from composer_copypaste.functional.sampling import JITTER_STREAM, batch_generator
+from composer_copypaste.functional.generators import JITTER_STREAM, batch_generator
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.detectron2.batches import Entry, ImageFormat, images_and_targets
 from composer_copypaste.settings import parse_time

@@ -13,8 +13,8 @@ from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import NothingPastedWarning, paste
+from composer_copypaste.functional.generators import JITTER_STREAM
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.functional.sampling import JITTER_STREAM
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.detectron2.batches import ImageFormat, detectron2_batch, further_fields

@@ -20,8 +20,9 @@ from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.cutouts import CutOut, CutOutPool
 from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.functional.batch_objects import copy_weights
+from composer_copypaste.functional.generators import uniforms
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
-from composer_copypaste.functional.sampling import draw_plan, uniforms
+from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.runs.augment.images import ImageFile, NewImage, OutlinedObjects
 from composer_copypaste.settings import CopyPasteSettings
 

@@ -17,9 +17,9 @@ from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch_objects import ImageObjects, batch_objects
 from composer_copypaste.functional.copypaste import Pasted, paste, plan_batch
+from composer_copypaste.functional.generators import batch_generator
 from composer_copypaste.functional.layout import MARGIN, box_windows
 from composer_copypaste.functional.plan import BOX_CORNERS, PastePlan
-from composer_copypaste.functional.sampling import batch_generator
 from composer_copypaste.functional.sources import ExtraSources, Pool
 from composer_copypaste.instances import Target
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from composer_copypaste.data.loaders import Batch, training_dataloader
 from composer_copypaste.errors import RecipeError, UserError, count_noun
 from composer_copypaste.functional.category_names import with_labels
+from composer_copypaste.functional.generators import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.functional.sampling import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.instances import Target
 from composer_copypaste.models.mask_rcnn import resized_sides

@@ -20,7 +20,7 @@ from toy_trainings import (
 )
 
 from composer_copypaste import CopyPaste, LargeScaleJitter, LargeScaleJitterSettings, MaskRCNN
-from composer_copypaste.functional.sampling import JITTER_STREAM
+from composer_copypaste.functional.generators import JITTER_STREAM
 from composer_copypaste.integrations.composer.algorithms import current_batch_generator, without_second_jitter
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 from composer_copypaste.settings import CopyPasteSettings
