@@ -35,10 +35,10 @@ lint: .venv/developing
 	$(BIN)/mypy tests/typed_usage.py
 
 .venv/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "composer-copypaste needs Python 3.11 or 3.12, found " + sys.version.split()[0])'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "Composer needs Python 3.11 or 3.12, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable .
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[composer]'
 	touch $@
 
 .venv/developing: .venv/installed

@@ -1,6 +1,6 @@
-"""Copy-paste augmentation on the training device, and Mask R-CNN with COCO mAP, for MosaicML Composer.
+"""Copy-paste augmentation on the training device, and Mask R-CNN with COCO mAP, for MosaicML Composer and other loops.
 
-The public names are loaded on first use: importing Composer takes seconds, and ``copypaste --help`` does not need it.
+The public names are loaded on first use: importing torch takes seconds, and ``copypaste --help`` does not need it.
 """
 
 from importlib import import_module
@@ -136,17 +136,38 @@ _HOMES = {
     "write_subset": "data.subsets",
 }
 
-_NEED_OTHER_PACKAGES = {"CopyPasteHook", "Detectron2Model", "LargeScaleJitterHook"}
-"""Names that ``from composer_copypaste import *`` leaves out: they cannot be had where their package is missing."""
-
-__all__ = [name for name in _HOMES if name not in _NEED_OTHER_PACKAGES]
+_NEED = {
+    "composer": {
+        "CopyPaste",
+        "Detectron2Model",
+        "evaluation_loader",
+        "LargeScaleJitter",
+        "MaskRCNN",
+        "run_ablation",
+        "SkipsWhatIsDone",
+        "training_loader",
+        "TrainingPictures",
+    },
+    "detectron2": {"CopyPasteHook", "Detectron2Model", "LargeScaleJitterHook"},
+}
+"""Packages that not every installation has, and the names that need them: ``from composer_copypaste import *`` leaves
+these out where the package is missing; when one of them is asked for, one line says what brings it."""
 
 
 def __getattr__(name: str) -> object:
+    if name == "__all__":  # here, so that importing this package looks for no other
+        return _available_names()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
+def _available_names() -> list[str]:
+    from composer_copypaste.extras import is_installed
+
+    lacking = set[str]().union(*(names for package, names in _NEED.items() if not is_installed(package)))
+    return [name for name in _HOMES if name not in lacking]
+
+
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *_available_names()]

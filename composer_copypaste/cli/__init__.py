@@ -20,13 +20,13 @@ from click.core import ParameterSource
 from click.exceptions import NoArgsIsHelpError
 
 from composer_copypaste import __version__
-from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, UserError
-from composer_copypaste.integrations.composer.distributed import (
+from composer_copypaste.distributed import (
     errors_raised_once,
     is_first_process_of_node,
     is_lost_connection,
     why_loading_ended,
 )
+from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, UserError
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 

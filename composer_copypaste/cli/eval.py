@@ -68,8 +68,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     each kind costs, curves, confused categories, and the best and worst images. Predictions need no images; the page
     then shows none.
     """
+    from composer_copypaste.distributed import errors_raised_once, is_first_process
     from composer_copypaste.errors import RecipeError
-    from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
     from composer_copypaste.metrics.report import Report, score_tables
     from composer_copypaste.runs.folder import RunFolder
 

@@ -32,7 +32,7 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_
     of every batch, COCO's numbers, curves, and sheets of training images and of predictions. A training that was
     interrupted goes on where it was when the same command names its folder with output=DIR.
     """
-    from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process
+    from composer_copypaste.distributed import errors_raised_once, is_first_process
     from composer_copypaste.recipes.load import load_recipe
     from composer_copypaste.runs.folder import run_folder_for
 

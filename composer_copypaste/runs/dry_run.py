@@ -8,8 +8,8 @@ from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import CocoInstances, InstanceData
 from composer_copypaste.data.leaks import find_equal_images
 from composer_copypaste.data.shapes import CATEGORIES
+from composer_copypaste.distributed import number_of_processes
 from composer_copypaste.errors import count_noun, first_few
-from composer_copypaste.integrations.composer.distributed import number_of_processes
 from composer_copypaste.integrations.composer.from_recipe import errors_name_section, runs_on_gpu
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
 from composer_copypaste.models.weights import describe_download, load_pretrained

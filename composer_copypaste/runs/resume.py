@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.distributed import print_once
 from composer_copypaste.errors import DataError, OutputError, RecipeError, as_recipe_value
 from composer_copypaste.files import (
     atomic_write,
@@ -22,7 +23,6 @@ from composer_copypaste.integrations.composer.checkpoints import (
     delete_old_checkpoints,
     saved_checkpoints,
 )
-from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.output_folder import check_is_no_file
 from composer_copypaste.recipes.load import load_recipe, recipe_differences, recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe

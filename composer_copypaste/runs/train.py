@@ -7,6 +7,13 @@ from pathlib import Path
 
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.data.rle import rle_of_segmentation
+from composer_copypaste.distributed import (
+    all_processes_succeed,
+    errors_raised_once,
+    first_process_decides,
+    is_first_process,
+    print_once,
+)
 from composer_copypaste.errors import DivergedError, OutputError, UserError
 from composer_copypaste.integrations.composer.best import BestCheckpoint, StopsEarly
 from composer_copypaste.integrations.composer.callbacks import (
@@ -25,14 +32,6 @@ from composer_copypaste.integrations.composer.checkpoints import (
     load_checkpoint,
     train_and_evaluate,
 )
-from composer_copypaste.integrations.composer.distributed import (
-    all_processes_succeed,
-    connect_processes,
-    errors_raised_once,
-    first_process_decides,
-    is_first_process,
-    print_once,
-)
 from composer_copypaste.integrations.composer.from_recipe import (
     build_algorithms,
     build_loggers,
@@ -41,6 +40,7 @@ from composer_copypaste.integrations.composer.from_recipe import (
     check_device,
     check_loggers,
     check_model,
+    connect_processes,
     limit_threads,
     runs_on_gpu,
 )

@@ -14,9 +14,9 @@ from command_errors import refused
 from metric_scenes import random_scene
 from shapes_recipe import on_files, tiny, tiny_recipe
 
+from composer_copypaste import distributed as processes
 from composer_copypaste.cli import main
 from composer_copypaste.errors import DataWarning
-from composer_copypaste.integrations.composer import distributed as processes
 from composer_copypaste.integrations.composer.from_recipe import build_model
 from composer_copypaste.integrations.composer.model import MaskRCNN
 from composer_copypaste.metrics.matches import EvaluationMatches

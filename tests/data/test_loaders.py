@@ -22,10 +22,10 @@ from composer_copypaste.data import loaders
 from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.data.loaders import EpochSampler
 from composer_copypaste.data.transforms import LargeScaleJitterTransform
+from composer_copypaste.distributed import why_loading_ended
 from composer_copypaste.errors import DataError, UserError
 from composer_copypaste.integrations.composer.callbacks import SkipsWhatIsDone
 from composer_copypaste.integrations.composer.data_spec import evaluation_loader, split_batch, training_loader
-from composer_copypaste.integrations.composer.distributed import why_loading_ended
 from composer_copypaste.settings import LargeScaleJitterSettings
 
 IMAGES = 5

@@ -9,9 +9,9 @@ from composer import Callback, Logger, State
 from composer.core import Timestamp
 from composer.utils import dist
 
+from composer_copypaste.distributed import print_once
 from composer_copypaste.errors import count_noun
 from composer_copypaste.files import atomic_write
-from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.recipes.schema import EarlyStopSettings
 from composer_copypaste.settings import parse_time
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from composer_copypaste.data.loaders import EpochSampler
+from composer_copypaste.distributed import first_process_decides
 from composer_copypaste.errors import DivergedError
 from composer_copypaste.files import atomic_write
 from composer_copypaste.instances import Target
-from composer_copypaste.integrations.composer.distributed import first_process_decides
 from composer_copypaste.integrations.composer.model import LOSSES
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision, CocoScalar
 from composer_copypaste.metrics.matches import EvaluationMatches

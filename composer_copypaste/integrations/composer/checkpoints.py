@@ -14,11 +14,11 @@ from composer.algorithms import EMA
 from composer.algorithms.ema.ema import EMAParameters
 from composer.utils import create_interval_scheduler, dist, reproducibility
 
+from composer_copypaste.distributed import print_once
 from composer_copypaste.errors import CheckpointError, DivergedError, count_noun
 from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished_files
 from composer_copypaste.integrations.composer.best import StopsEarly
 from composer_copypaste.integrations.composer.callbacks import StopsAtNonFiniteLoss
-from composer_copypaste.integrations.composer.distributed import print_once
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.models.weight_files import read_torch_file
 from composer_copypaste.models.weights import load_tensors

@@ -69,6 +69,11 @@ def check_model(recipe: Recipe) -> None:
         check_detectron2_settings(recipe.model)
 
 
+def connect_processes(*, on_gpu: bool) -> None:
+    """Let the processes of a run exchange data, over GPUs or CPUs."""
+    dist.initialize_dist("gpu" if on_gpu else "cpu")
+
+
 def limit_threads(recipe: Recipe) -> None:
     """Let torch compute with the recipe's number of threads."""
     if recipe.training.cpu_threads is not None:

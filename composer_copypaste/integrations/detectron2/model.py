@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from composer.utils import dist
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Instances
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 from pycocotools import mask as coco_masks
 from torch import Tensor, nn
 
+from composer_copypaste.distributed import number_of_processes
 from composer_copypaste.errors import RecipeError
 from composer_copypaste.integrations.composer.model import Batch, InstanceSegmentationModel
 from composer_copypaste.integrations.detectron2.config import EXAMPLE, Overrides, open_config
@@ -154,7 +154,7 @@ def _without_synchronisation(module: nn.Module) -> nn.Module:
 
     They compute the same then, but the synchronised one refuses to train on a CPU.
     """
-    if dist.get_world_size() > 1:
+    if number_of_processes() > 1:
         return module
     for name, child in module.named_children():
         if isinstance(child, nn.SyncBatchNorm):

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from composer_copypaste.data.dataset import InstanceData
+from composer_copypaste.distributed import errors_raised_once, is_first_process, print_once
 from composer_copypaste.errors import CheckpointError, RecipeError, count_noun
 from composer_copypaste.integrations.composer.callbacks import evaluation_metric, latest_report
-from composer_copypaste.integrations.composer.distributed import errors_raised_once, is_first_process, print_once
 from composer_copypaste.integrations.composer.from_recipe import (
     build_evaluator,
     build_model,

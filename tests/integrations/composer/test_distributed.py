@@ -8,18 +8,18 @@ import pytest
 import torch
 from shapes_recipe import on_files, tiny, tiny_recipe
 
+from composer_copypaste import distributed as processes
 from composer_copypaste.cli import CONNECTION_LOST
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import seeded_generator
-from composer_copypaste.errors import OutputError, UserError
-from composer_copypaste.integrations.composer import distributed as processes
-from composer_copypaste.integrations.composer.distributed import (
+from composer_copypaste.distributed import (
     all_processes_succeed,
     errors_raised_once,
     first_process_decides,
     is_first_process,
     why_loading_ended,
 )
+from composer_copypaste.errors import OutputError, UserError
 from composer_copypaste.settings import ShapesSettings
 
 LAUNCHER = [

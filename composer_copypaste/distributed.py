@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 
 from composer_copypaste.errors import UserError
 
-# Composer is imported where it is needed, not here: the command line needs this module for every command.
+# torch is imported where it is needed, not here: the command line needs this module for every command.
 
 T = TypeVar("T")
 
@@ -40,13 +40,6 @@ def is_first_process_of_node() -> bool:
 def number_of_processes() -> int:
     """How many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def connect_processes(*, on_gpu: bool) -> None:
-    """Let the processes of a run exchange data, over GPUs or CPUs."""
-    from composer.utils import dist
-
-    dist.initialize_dist("gpu" if on_gpu else "cpu")
 
 
 def print_once(text: str) -> None:
@@ -73,10 +66,12 @@ def first_process_decides(decision: Callable[[], T]) -> T:
     Raises:
         UserError: in every process, where it fails in the first.
     """
-    from composer.utils import dist
+    from torch import distributed
 
-    result = [cast(T | UserError, _result_or_error(decision) if dist.get_global_rank() == 0 else None)]
-    dist.broadcast_object_list(result)
+    if not distributed.is_initialized():
+        return decision()
+    result = [cast(T | UserError, _result_or_error(decision) if distributed.get_rank() == 0 else None)]
+    distributed.broadcast_object_list(result)
     return _return_or_raise(result[0])
 
 
@@ -86,10 +81,13 @@ def all_processes_succeed(step: Callable[[], T]) -> T:
     Raises:
         UserError: in every process, where it fails in one of them: the error of the first that fails.
     """
-    from composer.utils import dist
+    from torch import distributed
 
+    if not distributed.is_initialized():
+        return step()
     result = _result_or_error(step)
-    failures = dist.all_gather_object(result if isinstance(result, UserError) else None)
+    failures: list[UserError | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(failures, result if isinstance(result, UserError) else None)
     return _return_or_raise(next((failure for failure in failures if failure is not None), result))
 
 
