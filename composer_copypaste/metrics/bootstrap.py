@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
 from composer_copypaste.errors import DataError
-from composer_copypaste.metrics.engine import Array, IouType
 from composer_copypaste.metrics.matches import EvaluationMatches
+from composer_copypaste.metrics.scores import Array, IouType
 from composer_copypaste.metrics.weighted_precision import NUMBERS, AveragePrecisions, weighted_average_precisions
 
 RESAMPLES = 2000

@@ -1,7 +1,7 @@
 """COCO mean average precision as a torchmetrics ``Metric``, and as the scalars that Composer logs."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -14,15 +14,6 @@ from torchmetrics import Metric
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.errors import count_noun
-from composer_copypaste.metrics.engine import (
-    CocoDict,
-    Evaluation,
-    IouType,
-    category_titles,
-    evaluated_images,
-    metric_names,
-    score_detections,
-)
 from composer_copypaste.metrics.inputs import (
     EncodedMasks,
     Fields,
@@ -33,7 +24,10 @@ from composer_copypaste.metrics.inputs import (
     image_id,
 )
 from composer_copypaste.metrics.matches import EvaluationMatches, build_match_table
+from composer_copypaste.metrics.matching import match_detections
 from composer_copypaste.metrics.overlaps import Overlaps, measure_overlaps
+from composer_copypaste.metrics.precision_recall import scores_of_matches
+from composer_copypaste.metrics.scores import CocoDict, Evaluation, IouType, category_titles, metric_names
 
 T = TypeVar("T")
 
@@ -82,7 +76,7 @@ class CocoMeanAveragePrecision(Metric):
         self.iou_types = _check_iou_types(iou_types)
         self._reader = _input_reader(annotations, category_ids, masks="segm" in iou_types)
         self._images: dict[int, ScoredImage] = {}
-        self._evaluation: Evaluation | None = None
+        self._evaluation: tuple[Evaluation, EvaluationMatches] | None = None
 
     @property
     def categories(self) -> tuple[Category, ...] | None:
@@ -145,19 +139,20 @@ class CocoMeanAveragePrecision(Metric):
         In a distributed run all processes must call this together, every time: they first tell each other whether they
         got images since the last computation, and gather all images if one did.
         """
-        outdated = any(_gather_from_processes(self._evaluation is None))
-        if self._evaluation is None or outdated:
-            self._evaluation = score_images(self._all_images(), self._reader, self.iou_types, self.max_dets)
-        return self._evaluation
+        return self._evaluated()[0]
 
     def matches(self) -> EvaluationMatches:
         """Which detections match objects, of the images of all processes: what a bootstrap over images needs.
 
-        It is collected only here, in about the time that pycocotools would need for scoring; ``compute`` takes no
-        longer for it. In a distributed run all processes must call this together: they gather all images, and all get
-        the same matches.
+        In a distributed run all processes must call this together, as ``evaluation``.
         """
-        return match_images(self._all_images(), self._reader, self.iou_types, self.max_dets)
+        return self._evaluated()[1]
+
+    def _evaluated(self) -> tuple[Evaluation, EvaluationMatches]:
+        outdated = any(_gather_from_processes(self._evaluation is None))
+        if self._evaluation is None or outdated:
+            self._evaluation = score_images(self._all_images(), self._reader, self.iou_types, self.max_dets)
+        return self._evaluation
 
     def overlaps(self, iou_type: IouType) -> Overlaps:
         """How detections and objects of all categories overlap, of the images of all processes: see `find_errors`.
@@ -270,69 +265,32 @@ def _gather_from_processes(value: T) -> list[T]:
 
 def score_images(
     kept: Mapping[int, ScoredImage], reader: InputReader, iou_types: Iterable[IouType], max_dets: tuple[int, ...]
-) -> Evaluation:
-    """Score the images against their official annotations, or else against the ground truth from their targets."""
+) -> tuple[Evaluation, EvaluationMatches]:
+    """The scores of images, against their official annotations or else their targets, and the matches behind them."""
+    images, categories = list(kept.values()), _all_category_ids(kept, reader)
+    names = {} if reader.official is None else reader.official.categories
     with garbage_collection_paused():
-        dataset = _coco_data_set(kept, reader)
-        scores = {}
-        for kind in iou_types:
-            scores[kind] = score_detections(dataset, _all_detections(kept, kind), kind, max_dets)
-    categories = tuple(category["id"] for category in dataset["categories"])
-    instances = Counter(item["category_id"] for item in dataset["annotations"] if not item["iscrowd"])
-    return Evaluation(
-        scores=scores,
-        categories=categories,
-        names={} if reader.official is None else reader.official.categories,
-        instances={category: instances[category] for category in categories},
-        images=len(kept),
-    )
-
-
-def match_images(
-    kept: Mapping[int, ScoredImage], reader: InputReader, iou_types: Iterable[IouType], max_dets: tuple[int, ...]
-) -> EvaluationMatches:
-    """The matches of the images' detections with their official annotations, or else with the targets' ground truth."""
-    numbers = list(kept)
-    with garbage_collection_paused():
-        dataset = _coco_data_set(kept, reader)
+        truths = [reader.ground_truth(number, image) for number, image in kept.items()]
         tables = {
-            kind: build_match_table(evaluated_images(dataset, _all_detections(kept, kind), kind, max_dets), numbers)
+            kind: build_match_table(match_detections(images, truths, categories, kind, max_dets[-1]), len(categories))
             for kind in iou_types
         }
-    categories = tuple(category["id"] for category in dataset["categories"])
-    names = {} if reader.official is None else reader.official.categories
-    return EvaluationMatches(
-        image_ids=np.array(numbers, dtype=np.int64),
-        category_ids=categories,
+    instances = Counter(id_ for truth in truths for id_ in truth.categories[truth.iscrowd == 0].tolist())
+    evaluation = Evaluation(
+        scores={kind: scores_of_matches(table, max_dets) for kind, table in tables.items()},
+        categories=tuple(categories),
+        names=names,
+        instances={category: instances[category] for category in categories},
+        images=len(images),
+    )
+    matches = EvaluationMatches(
+        image_ids=np.array(list(kept), dtype=np.int64),
+        category_ids=tuple(categories),
         category_names=tuple(category_titles(categories, names).values()),
         max_dets=max_dets,
         tables=tables,
     )
-
-
-def _all_detections(images: Mapping[int, ScoredImage], iou_type: IouType) -> list[CocoDict]:
-    """COCO's results of all images."""
-    return [found for number, image in images.items() for found in image.detections.results(number, iou_type)]
-
-
-def _coco_data_set(images: Mapping[int, ScoredImage], reader: InputReader) -> CocoDict:
-    """The ground truth of the images as a COCO data set."""
-    sizes = {image_id: image.size or (0, 0) for image_id, image in images.items()}
-    return {
-        "images": [{"id": image_id, "height": height, "width": width} for image_id, (height, width) in sizes.items()],
-        "annotations": list(_renumbered_annotations(images, reader)),
-        "categories": [{"id": category, "name": str(category)} for category in _all_category_ids(images, reader)],
-    }
-
-
-def _renumbered_annotations(images: Mapping[int, ScoredImage], reader: InputReader) -> Iterator[CocoDict]:
-    """All annotations, renumbered from 1: COCO's matching takes the id 0 for "not matched"."""
-    number = 0
-    for image_number, image in images.items():
-        official = () if reader.official is None else reader.official.annotations(image_number)
-        for annotation in official if image.truth is None else image.truth.annotations():
-            number += 1
-            yield {**annotation, "id": number, "image_id": image_number}
+    return evaluation, matches
 
 
 def _all_category_ids(images: Mapping[int, ScoredImage], reader: InputReader) -> list[int]:

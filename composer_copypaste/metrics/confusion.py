@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Int64
 
-from composer_copypaste.metrics.engine import Array
 from composer_copypaste.metrics.overlaps import MATCHING_IOU, Overlaps, choose_pairs
+from composer_copypaste.metrics.scores import Array
 
 
 def count_confusions(overlaps: Overlaps) -> Int64[Array, "true_category detected_category"]:

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from composer_copypaste.metrics.engine import Array
 from composer_copypaste.metrics.overlaps import BACKGROUND_IOU, MATCHING_IOU, Overlaps, choose_pairs
+from composer_copypaste.metrics.scores import Array
 
 ErrorKind = Literal["class", "location", "both", "duplicate", "background", "missed"]
 """class: an object of another category, well placed. location: of its category, but an IoU below 0.5, from 0.1 on.

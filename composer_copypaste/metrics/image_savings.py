@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from composer_copypaste.metrics.bootstrap import CONFIDENCE, mean_of_seeds
-from composer_copypaste.metrics.engine import Array
+from composer_copypaste.metrics.scores import Array
 
 
 @dataclass(frozen=True)

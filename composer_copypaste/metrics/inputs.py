@@ -1,6 +1,6 @@
 """Predictions, targets and official annotations, checked and brought into the form that the metric keeps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,10 @@ from torch import Tensor
 from composer_copypaste.compact_masks import as_planes
 from composer_copypaste.data.annotation_json import CocoImage, ReadingOptions, Size, as_whole_number
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
-from composer_copypaste.data.rle import count_encoded_pixels
+from composer_copypaste.data.rle import count_encoded_pixels, rle_of_segmentation
 from composer_copypaste.errors import count_noun
 from composer_copypaste.files import read_json
-from composer_copypaste.metrics.engine import Array, CocoDict, IouType
+from composer_copypaste.metrics.scores import Array, CocoDict
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,6 @@ class ScoredDetections:
     categories: Int64[Array, " n"]
     scores: Float64[Array, " n"]
     masks: EncodedMasks | None
-
-    def results(self, image: int, iou_type: IouType) -> list[CocoDict]:
-        """COCO's result of each detection.
-
-        Scored by mask it has no box: COCO would take the area, and with it the size class, from the box.
-        """
-        overlap, name = self.boxes.tolist(), "bbox"
-        if iou_type == "segm" and self.masks is not None:
-            overlap, name = self.masks.rles(), "segmentation"
-        columns = zip(self.categories.tolist(), self.scores.tolist(), overlap, strict=True)
-        return [{"image_id": image, "category_id": label, "score": score, name: o} for label, score, o in columns]
 
 
 @dataclass(frozen=True)
@@ -125,18 +114,26 @@ class FileGroundTruth:
         """The ids of the categories that have an object in the image."""
         return {annotation["category_id"] for annotation in self.source.annotations[image_id]}
 
-    def annotations(self, image_id: int) -> Iterator[CocoDict]:
-        """The image's annotations with the keys that scoring needs: hotcoco is strict about the values of others."""
-        for annotation in self.source.annotations[image_id]:
-            entry: CocoDict = {
-                "category_id": annotation["category_id"],
-                "bbox": [float(number) for number in annotation["bbox"]],
-                "area": annotation["area"],
-                "iscrowd": annotation["iscrowd"],
-            }
-            outline = annotation["segmentation"]
-            code = [part.tolist() for part in outline] if isinstance(outline, list) else dict(outline)
-            yield entry | {"segmentation": code} if self.masks else entry
+    def truth(self, image_id: int) -> GroundTruth:
+        """The image's objects; their masks are drawn once."""
+        if image_id not in self._truths:
+            annotations = self.source.annotations[image_id]
+            size, masks = self.size(image_id), None
+            if self.masks:
+                codes = (rle_of_segmentation(annotation["segmentation"], size) for annotation in annotations)
+                masks = EncodedMasks(size, tuple(code["counts"] for code in codes))
+            self._truths[image_id] = GroundTruth(
+                boxes=np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4),
+                categories=np.array([annotation["category_id"] for annotation in annotations], dtype=np.int64),
+                areas=np.array([annotation["area"] for annotation in annotations], dtype=np.float64),
+                iscrowd=np.array([annotation["iscrowd"] for annotation in annotations], dtype=np.int64),
+                masks=masks,
+            )
+        return self._truths[image_id]
+
+    @cached_property
+    def _truths(self) -> dict[int, GroundTruth]:
+        return {}
 
 
 def file_ground_truth(source: Path | CocoDict | CocoAnnotations, *, masks: bool) -> FileGroundTruth:
@@ -190,6 +187,14 @@ class InputReader:
             raise ValueError(f"prediction for image {number}: expected masks of the original size {size} (height, "
                              f"width), got {found}. Resize predictions to the original image.")  # fmt: skip
         return ScoredImage(size or found, detections, truth)
+
+    def ground_truth(self, number: int, image: ScoredImage) -> GroundTruth:
+        """The objects of an image that was read: the official annotations', if there are any."""
+        if image.truth is not None:
+            return image.truth
+        if self.official is None:
+            raise ValueError(f"image {number} has no ground truth: it was read with official annotations")
+        return self.official.truth(number)
 
     def _size(self, image: int, target: Fields, truth: GroundTruth | None) -> Size | None:
         if self.official is None:

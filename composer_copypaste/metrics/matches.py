@@ -5,9 +5,8 @@ masks, boxes or the engine: see ``weighted_precision.py``.
 """
 
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,9 @@ from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 
 from composer_copypaste.errors import DataError
 from composer_copypaste.files import atomic_write, check_regular_file
-from composer_copypaste.metrics.engine import SIZES, Array, CocoDict, IouType
+from composer_copypaste.metrics.matching import Matching
+from composer_copypaste.metrics.scores import AREAS, IOUS, Array, IouType
 
-AREAS = 1 + len(SIZES)
-"""Number of area ranges: all sizes, small, medium, large."""
-IOUS = 10
-"""Number of IoU thresholds, 0.50:0.05:0.95."""
 FLAG_BYTES = AREAS * IOUS // 8
 
 FORMAT = 1
@@ -160,72 +156,32 @@ def _check_columns(columns: Mapping[str, Array], categories: int, images: int, k
             raise ValueError(f"{kind}_{name}: expected ascending rows from 0 to {count}")
 
 
-@dataclass(frozen=True, eq=False)
-class _CategoryMatches:
-    """The rows of one category."""
-
-    scores: Float64[Array, " detections"]
-    images: Int32[Array, " detections"]
-    matched: UInt8[Array, "detections flag_bytes"]
-    ignored: UInt8[Array, "detections flag_bytes"]
-    truth_images: Int32[Array, " truths"]
-    truth_counts: Int32[Array, "truths areas"]
-
-
-def build_match_table(categories: Iterable[Sequence[Sequence[CocoDict]]], image_ids: Sequence[int]) -> MatchTable:
-    """The table of one IoU type.
-
-    Args:
-        categories: For each category and area range, what COCOeval has in ``evalImgs``, without None.
-        image_ids: The ids of all images, ascending.
-    """
-    number_of = {image_id: number for number, image_id in enumerate(image_ids)}
-    parts = [_read_category(by_area, number_of) for by_area in categories]
-    columns = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in fields(_CategoryMatches)
-        if parts
-    } or vars(_read_category([[]] * AREAS, number_of))
+def build_match_table(matching: Matching, categories: int) -> MatchTable:
+    """The table of one IoU type, given the number of categories."""
+    found, truths = matching.detections, matching.objects.rows
+    order = np.lexsort((-matching.scores, found.categories))  # equal scores stay in the order of their images
+    counting = matching.objects.counted.any(axis=1)
+    pairs, places = np.unique(
+        np.stack([truths.categories, truths.images])[:, counting], axis=1, return_inverse=True
+    )  # of a category and an image with objects
+    counts = np.zeros((pairs.shape[1], AREAS), np.int32)
+    np.add.at(counts, places.reshape(-1), matching.objects.counted[counting])
+    numbers = np.arange(categories + 1)
     return MatchTable(
-        **columns,
-        detection_starts=np.cumsum([0, *(len(part.scores) for part in parts)], dtype=np.int64),
-        truth_starts=np.cumsum([0, *(len(part.truth_images) for part in parts)], dtype=np.int64),
+        detection_starts=np.searchsorted(found.categories[order], numbers),
+        scores=matching.scores[order],
+        images=found.images[order].astype(np.int32),
+        matched=packed_flags(matching.matched)[order],
+        ignored=packed_flags(matching.ignored)[order],
+        truth_starts=np.searchsorted(pairs[0], numbers),
+        truth_images=pairs[1].astype(np.int32),
+        truth_counts=counts,
     )
 
 
-def _read_category(by_area: Sequence[Sequence[CocoDict]], number_of: Mapping[int, int]) -> _CategoryMatches:
-    """What COCOeval found in the images with objects or detections of a category.
-
-    In an image, detections and their order are the same for all area ranges.
-    """
-    by_area = [sorted(entries, key=lambda entry: number_of[entry["image_id"]]) for entries in by_area]
-    entries = by_area[0]
-    numbers = np.array([number_of[entry["image_id"]] for entry in entries], dtype=np.int32)
-    scores = _joined((entry["dtScores"] for entry in entries), np.float64)
-    order = np.argsort(-scores, kind="stable")
-    truths = np.array(
-        [[sum(not ignored for ignored in entry["gtIgnore"]) for entry in of_area] for of_area in by_area],
-        dtype=np.int32,
-    ).T.reshape(-1, AREAS)
-    counted = truths.any(axis=1)
-    return _CategoryMatches(
-        scores=scores[order],
-        images=np.repeat(numbers, [len(entry["dtScores"]) for entry in entries])[order],
-        matched=_packed_flags(by_area, "dtMatches")[order],
-        ignored=_packed_flags(by_area, "dtIgnore")[order],
-        truth_images=numbers[counted],
-        truth_counts=truths[counted],
-    )
-
-
-def _packed_flags(by_area: Sequence[Sequence[CocoDict]], name: str) -> UInt8[Array, "detections flag_bytes"]:
-    """A field of all images, which is not 0 where it holds, as packed bits."""
-    rows = [_joined((entry[name][iou] for entry in of_area), np.float64) for of_area in by_area for iou in range(IOUS)]
-    return np.packbits(np.array(rows).T != 0, axis=1).reshape(-1, FLAG_BYTES)  # without detections it has no columns
-
-
-def _joined(parts: Iterable[Iterable[float]], dtype: type[np.float64]) -> Float64[Array, " n"]:
-    return np.fromiter(chain.from_iterable(parts), dtype=dtype)
+def packed_flags(flags: Bool[Array, "detections areas ious"]) -> UInt8[Array, "detections flag_bytes"]:
+    """The flags of each detection as bits."""
+    return np.packbits(flags.reshape(-1, AREAS * IOUS), axis=1)
 
 
 def unpacked_flags(packed: UInt8[Array, "detections flag_bytes"]) -> Bool[Array, "areas ious detections"]:

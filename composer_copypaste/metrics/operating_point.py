@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from composer_copypaste.metrics.engine import Array
 from composer_copypaste.metrics.error_analysis import RIGHT, DetectionErrors
 from composer_copypaste.metrics.overlaps import Overlaps
+from composer_copypaste.metrics.scores import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 
 from composer_copypaste.data.annotation_json import Size
 from composer_copypaste.data.rle import rle_of_segmentation
-from composer_copypaste.metrics.engine import Array, CocoDict, IouType
 from composer_copypaste.metrics.inputs import InputReader, ScoredImage
+from composer_copypaste.metrics.scores import Array, CocoDict, IouType
 
 MATCHING_IOU = 0.5
 """A detection with at least this intersection over union has found the object."""

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from composer_copypaste.errors import DataError, OutputError, as_recipe_value, count_noun
 from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
-from composer_copypaste.metrics.engine import category_titles
+from composer_copypaste.metrics.scores import category_titles
 
 Report = dict[str, Any]
 """The content of ``evaluation.json``."""

@@ -12,26 +12,18 @@ from dataclasses import dataclass
 from typing import NamedTuple, no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64, UInt8
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from composer_copypaste.functional.engines.numba_memory import compiled
-from composer_copypaste.metrics.engine import ALL_SIZES, IOU_50, IOU_75, SIZES, Array, IouType
-from composer_copypaste.metrics.matches import AREAS, IOUS, EvaluationMatches, MatchTable, unpacked_flags
+from composer_copypaste.metrics.matches import EvaluationMatches, MatchTable
+from composer_copypaste.metrics.precision_recall import EPSILON, RECALLS, RIGHT, WRONG, counts_as
+from composer_copypaste.metrics.scores import ALL_SIZES, AREAS, IOU_50, IOU_75, IOUS, SIZES, Array, IouType
 
 NUMBERS = ("AP", "AP50", "AP75", *(f"AP{size}" for size in SIZES))
 """The names of the numbers, in their order."""
 
-RECALLS = np.linspace(0.0, 1.0, 101)
-"""COCO's recall thresholds."""
-
 BLOCK = 64
 """How many sets of weights are passed over at once: their counters fit into a processor's first cache."""
-
-IGNORED, WRONG, RIGHT = 0, 1, 2
-"""What a detection counts as."""
-
-EPSILON = np.spacing(1)
-"""Which COCO adds to the number of detections before it divides by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +84,8 @@ def _category_precisions(
     positives = table.truth_counts[truths].T.astype(np.int64) @ weights[table.truth_images[truths]]
     precisions = np.full((AREAS, IOUS, weights.shape[1]), np.nan)
     if positives.any():
-        sum_precisions(_counts_as(table, rows), (images, _tied(images, scores)), weights, positives, precisions)
+        sum_precisions(counts_as(table, rows), (images, _tied(images, scores)), weights, positives, precisions)
     return precisions / len(RECALLS)
-
-
-def _counts_as(table: MatchTable, rows: slice) -> UInt8[Array, "areas ious detections"]:
-    """IGNORED, WRONG or RIGHT."""
-    matched, ignored = unpacked_flags(table.matched[rows]), unpacked_flags(table.ignored[rows])
-    return np.where(ignored, IGNORED, np.where(matched, RIGHT, WRONG)).astype(np.uint8)
 
 
 def _tied(images: Int32[Array, " n"], scores: Float64[Array, " n"]) -> Bool[Array, " n"]:

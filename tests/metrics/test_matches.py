@@ -1,7 +1,6 @@
 """What is stored of an evaluation's matches."""
 
 import copy
-import sys
 
 import numpy as np
 import pytest
@@ -80,14 +79,6 @@ def test_objects_that_count_are_counted_by_image_category_and_size():
     assert found == expected
 
 
-def test_hotcoco_and_pycocotools_give_the_same(monkeypatch):
-    scene = random_scene(2)
-    with_hotcoco = matches_of(scene)
-    monkeypatch.setitem(sys.modules, "hotcoco", None)
-
-    assert_same(matches_of(scene), with_hotcoco)
-
-
 def test_what_is_saved_is_loaded(tmp_path):
     matches = matches_of(random_scene(0))
 
@@ -111,9 +102,7 @@ def test_names_are_those_of_the_annotations():
     assert matches.image_ids.tolist() == [10 + 3 * index for index in range(14)]
 
 
-@pytest.mark.parametrize("missing", ["hotcoco", "no engine"])
-def test_without_detections_or_objects_the_tables_are_empty(monkeypatch, tmp_path, missing):
-    monkeypatch.setitem(sys.modules, missing, None)
+def test_without_detections_or_objects_the_tables_are_empty(tmp_path):
     metric = CocoMeanAveragePrecision({**one_object_dataset(), "annotations": []})
     metric.update([as_prediction([])], [{"image_id": torch.tensor(1)}])
 
@@ -130,8 +119,7 @@ def test_before_any_image_without_annotations_there_are_no_categories(tmp_path):
     assert EvaluationMatches.load(tmp_path / "matches.npz").category_ids == ()
 
 
-def test_the_metric_and_its_annotations_stay_as_they_are(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hotcoco", None)  # pycocotools changes what it is given
+def test_the_metric_and_its_annotations_stay_as_they_are():
     scene = random_scene()
     metric, before = scored(scene, scene.dataset), copy.deepcopy(scene.dataset)
     expected = numbers(metric)

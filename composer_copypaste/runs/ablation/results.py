@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from composer_copypaste.errors import DataError
 from composer_copypaste.metrics.bootstrap import draw_images, first_disagreement, image_generator, with_all_images
-from composer_copypaste.metrics.engine import Array, IouType
 from composer_copypaste.metrics.matches import EvaluationMatches
+from composer_copypaste.metrics.scores import Array, IouType
 from composer_copypaste.metrics.weighted_precision import NUMBERS, weighted_average_precisions
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.visualize.curves import Series, read_series

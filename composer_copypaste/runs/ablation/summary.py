@@ -15,8 +15,8 @@ from composer_copypaste.metrics.bootstrap import (
     draw_seeds,
     seed_generator,
 )
-from composer_copypaste.metrics.engine import Array, IouType
 from composer_copypaste.metrics.image_savings import ImageFactor, image_factor
+from composer_copypaste.metrics.scores import Array, IouType
 from composer_copypaste.metrics.weighted_precision import NUMBERS
 from composer_copypaste.runs.ablation.results import (
     AblationResults,

@@ -9,8 +9,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from composer_copypaste.metrics.bootstrap import Difference
-from composer_copypaste.metrics.engine import IouType
 from composer_copypaste.metrics.report import KINDS
+from composer_copypaste.metrics.scores import IouType
 from composer_copypaste.metrics.weighted_precision import NUMBERS
 from composer_copypaste.runs.ablation.results import Costs, format_fraction
 from composer_copypaste.runs.ablation.sentences import format_factor, format_points, verdict_of

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
-from composer_copypaste.metrics.engine import Evaluation, IouType, category_titles
 from composer_copypaste.metrics.error_analysis import DetectionErrors, ErrorCosts, cost_errors, find_errors
 from composer_copypaste.metrics.inputs import ScoredDetections
 from composer_copypaste.metrics.operating_point import best_score, image_qualities
 from composer_copypaste.metrics.overlaps import Overlaps
 from composer_copypaste.metrics.report import Report, evaluation_report
+from composer_copypaste.metrics.scores import Evaluation, IouType, category_titles
 
 WORST, BEST = 6, 3
 """Numbers of images that are shown."""

@@ -8,10 +8,10 @@ import numpy as np
 
 from composer_copypaste.data.dataset import InstanceData
 from composer_copypaste.errors import count_noun
-from composer_copypaste.metrics.engine import ALL_SIZES, IOU_50, IOU_75, IouType
 from composer_copypaste.metrics.error_analysis import ERROR_KINDS, RIGHT
 from composer_copypaste.metrics.operating_point import count_by_category
 from composer_copypaste.metrics.report import KINDS
+from composer_copypaste.metrics.scores import ALL_SIZES, IOU_50, IOU_75, IouType
 from composer_copypaste.runs.evaluation.findings import Findings, KindFindings
 from composer_copypaste.runs.evaluation.images import ShownImage, draw_images
 from composer_copypaste.runs.evaluation.tables import (

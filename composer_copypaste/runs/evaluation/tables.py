@@ -3,10 +3,10 @@
 import numpy as np
 
 from composer_copypaste.metrics.confusion import count_confusions
-from composer_copypaste.metrics.engine import IouType
 from composer_copypaste.metrics.error_analysis import ERROR_KINDS, OF_DETECTIONS, ErrorKind
 from composer_copypaste.metrics.operating_point import Counts, count_by_category
 from composer_copypaste.metrics.report import KINDS
+from composer_copypaste.metrics.scores import IouType
 from composer_copypaste.runs.evaluation.findings import Findings, KindFindings
 from composer_copypaste.visualize.html import Cell, Value
 from composer_copypaste.visualize.object_plots import LARGE_AREA, SMALL_AREA

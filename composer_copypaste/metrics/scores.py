@@ -1,12 +1,7 @@
-"""Scores detections by COCO's rules, with hotcoco, or with pycocotools if hotcoco cannot be imported.
+"""The scores of an evaluation: COCO's arrays of precision and recall, and the numbers that come of them."""
 
-Both have the interface of pycocotools and give the same numbers; hotcoco (Rust) is many times faster.
-"""
-
-import contextlib
-import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,8 +22,12 @@ ALL_SIZES = 0
 SIZES = {"s": 1, "m": 2, "l": 3}
 """Indices on the axis of area ranges in COCO's arrays: all sizes; up to 32² pixels, up to 96², larger."""
 
+AREAS = 1 + len(SIZES)
+"""Number of area ranges."""
+IOUS = 10
+"""Number of IoU thresholds, 0.50:0.05:0.95."""
 IOU_50, IOU_75 = 0, 5
-"""Indices on the axis of IoU thresholds, 0.50:0.05:0.95."""
+"""Indices on their axis."""
 
 
 @dataclass(frozen=True)
@@ -100,86 +99,6 @@ def metric_names(max_dets: Sequence[int]) -> list[str]:
     nothing = np.empty((IOU_75 + 1, 0, 0, len(SIZES) + 1))
     recall = np.empty((IOU_75 + 1, 0, len(SIZES) + 1, len(max_dets)))
     return list(Scores(precision=nothing, recall=recall, max_dets=tuple(max_dets)).numbers())
-
-
-def score_detections(
-    truth: CocoDict, detections: list[CocoDict], iou_type: IouType, max_dets: tuple[int, ...]
-) -> Scores:
-    """The scores of detections on all images of ``truth``.
-
-    Args:
-        truth: The ground truth, a COCO data set. Annotation ids start from 1: COCO takes 0 for "not matched".
-        detections: COCO's results: ``image_id``, ``category_id``, ``score``, and either ``bbox`` or
-            ``segmentation``. They are modified.
-        iou_type: Whether overlaps are those of boxes or of masks.
-        max_dets: Limits to the number of detections that count per image and category, best first; ascending.
-    """
-    with _silent():
-        evaluation = _prepared_evaluation(truth, detections, iou_type, max_dets)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    arrays = evaluation.eval
-    return Scores(precision=arrays["precision"][..., -1].copy(), recall=arrays["recall"], max_dets=max_dets)
-
-
-def evaluated_images(
-    truth: CocoDict, detections: list[CocoDict], iou_type: IouType, max_dets: tuple[int, ...]
-) -> Iterator[list[list[CocoDict]]]:
-    """For each category and each area range, what the engine's ``evalImgs`` says of its images.
-
-    One category at a time: hotcoco makes Python objects of all flags (8 GB for 5,000 images and 80 categories).
-
-    Args:
-        truth: As of ``score_detections``.
-        detections: As of ``score_detections``.
-        iou_type: Whether overlaps are those of boxes or of masks.
-        max_dets: As of ``score_detections``; the last one holds.
-    """
-    with _silent():
-        evaluation = _prepared_evaluation(truth, detections, iou_type, max_dets)
-    for category in truth["categories"]:
-        evaluation.params.catIds = [category["id"]]
-        with _silent():
-            evaluation.evaluate()
-        entries = [entry for entry in evaluation.evalImgs if entry is not None]
-        areas = [list(area) for area in evaluation.params.areaRng]
-        yield [[entry for entry in entries if list(entry["aRng"]) == area] for area in areas]
-
-
-def _silent() -> contextlib.redirect_stdout[io.StringIO]:
-    """Pycocotools prints its progress."""
-    return contextlib.redirect_stdout(io.StringIO())
-
-
-def _prepared_evaluation(
-    truth: CocoDict, detections: list[CocoDict], iou_type: IouType, max_dets: tuple[int, ...]
-) -> Any:
-    """The engine's COCOeval, before it evaluates."""
-    coco, coco_eval = _coco_classes()
-    indexed = _indexed_coco(coco, truth)
-    # loadRes adds the areas; it does not take an empty list
-    results = indexed.loadRes(detections) if detections else _indexed_coco(coco, {**truth, "annotations": []})
-    evaluation = coco_eval(indexed, results, iou_type)
-    evaluation.params.maxDets = list(max_dets)
-    return evaluation
-
-
-def _coco_classes() -> tuple[Any, Any]:
-    """The classes COCO and COCOeval."""
-    try:
-        import hotcoco
-    except ImportError:
-        from pycocotools import coco, cocoeval
-
-        return coco.COCO, cocoeval.COCOeval
-    return hotcoco.COCO, hotcoco.COCOeval
-
-
-def _indexed_coco(coco: Any, dataset: CocoDict) -> Any:
-    indexed = coco()
-    indexed.dataset = dataset
-    indexed.createIndex()
-    return indexed
 
 
 def _mean_of_known(values: Float[Array, "..."]) -> float:
