@@ -148,7 +148,7 @@ class CopyPasteSettings:
 
     p_flip: Annotated[float | None, Ge(0), Le(1)] = None
     """Probability that what is copied is flipped horizontally. None: 0.5, or 0 in a training whose images
-    ``LargeScaleJitter`` has flipped already."""
+    ``LargeScaleJitter`` has flipped already, unless images are their own ``source``."""
 
     p_flip_vertical: Fraction = 0.0
     """Probability that what is copied is flipped vertically."""
@@ -166,6 +166,11 @@ class CopyPasteSettings:
 
     saturation: Fraction = 0.0
     """The differences of each color from its pixel's grey are multiplied by such a factor."""
+
+    source: Literal["batch", "self", "both"] = "batch"
+    """Where the objects come from that an image receives: from another image of the batch ("batch"), from the image
+    itself, mirrored, resized or moved ("self"), or from any image of the batch, itself included ("both"). So a batch of
+    one image receives objects too. A copy that would lie exactly on its original is left out."""
 
     placement: Literal["source", "random", "anywhere"] = "source"
     """Where an object is pasted: where it lies in the jittered source ("source", the paper), at a random place inside
@@ -265,13 +270,35 @@ class CopyPasteSettings:
                 'max_overlap: expected 1 with placement "source", where objects are not moved, got '
                 f'{self.max_overlap}; set placement to "random" or "anywhere"'
             )
+        if self.source == "self":
+            self._check_own_source()
+
+    def _check_own_source(self) -> None:
+        if self.bank_size:
+            raise ValueError(
+                f'bank_size: expected 0 with source "self", which copies no object of earlier batches, '
+                f'got {self.bank_size}; source "both" does'
+            )
+        still = {
+            "placement": "source",
+            "scale_range": (1, 1),
+            "p_flip": 0,
+            "p_flip_vertical": 0,
+            "rotation": 0,
+            "aspect_range": (1, 1),
+        }
+        if all(getattr(self, name) == value for name, value in still.items()):
+            raise ValueError(
+                'source: with "self" every copy would lie exactly on its original; set p_flip, scale_range, '
+                "rotation or placement"
+            )
 
     def after_jitter(self) -> "CopyPasteSettings":
         """These settings for images that large-scale jitter has resized and flipped: neither again, unless given."""
         return replace(
             self,
             scale_range=(1.0, 1.0) if self.scale_range is None else self.scale_range,
-            p_flip=0.0 if self.p_flip is None else self.p_flip,
+            p_flip=0.0 if self.p_flip is None and self.source == "batch" else self.p_flip,
         )
 
 
@@ -326,6 +353,10 @@ class AugmentSettings:
 
     copy_paste: OfflineCopyPasteSettings = field(default_factory=OfflineCopyPasteSettings)
     """How objects are chosen, jittered, placed and blended."""
+
+    def __post_init__(self) -> None:
+        if self.backgrounds is not None and self.copy_paste.source == "self":
+            raise ValueError('copy_paste.source: expected "batch" or "both" with backgrounds, which have no objects')
 
 
 @settings_class

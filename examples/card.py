@@ -164,6 +164,15 @@ def from_bank(caption: str, bank_size: int, seed: int = 0) -> Cell:
     return caption, outlined(batch[0], targets[0])
 
 
+def own(caption: str, seed: int = 0, **settings: object) -> Cell:
+    """A batch of the second image alone, which receives copies of its own objects; all of those stay visible."""
+    image, target = pair()[1]
+    settings = AS_THEY_ARE | {"source": "self"} | settings
+    batch, (after,) = copypaste_batch([image], [target], generator=torch.Generator().manual_seed(seed), **settings)
+    copies = torch.arange(len(after["labels"])) >= len(target["labels"])
+    return caption, outlined(batch[0], after | {"pasted": copies})
+
+
 class Pool:
     """A pool of two cut-outs: the star and the rectangle of the source image."""
 

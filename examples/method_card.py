@@ -26,6 +26,7 @@ from card import (
     jittered,
     jittered_class_ids,
     labelled,
+    own,
     pair,
     sheet,
 )
@@ -53,6 +54,8 @@ def source() -> list[Cell]:
         ("a batch before it", image_of(images()[1])),
         from_bank("bank_size=256: earlier\nimages are sources", 256),
         from_bank("bank_size=1\nthe last object seen", 1),
+        own('source="self"\nits own, mirrored', p_flip=1.0, max_copied_instances=1),
+        own('source="self"\nresized and moved', 1, placement="random", scale_range=(0.4, 0.6)),
         from_pool("p_pool=1: cut-outs\nof a pool (star, rectangle)", 3),
         from_pool("pool_instances=(9, 9)\nnine cut-outs", 1, pool_instances=(9, 9)),
         from_pool("pool_scale_range=\n(0.3, 1.2), for each", 2, pool_instances=(4, 4), pool_scale_range=(0.3, 1.2)),

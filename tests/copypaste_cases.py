@@ -238,6 +238,7 @@ def knobs(draw, **fixed):
         "p": draw(st.sampled_from([1.0, 1.0, 0.5])),
         "max_copied_instances": draw(st.sampled_from([None, None, 1, 3])),
         "p_instance": draw(st.sampled_from([None, 1.0, 0.5])),
+        "source": draw(st.sampled_from(["batch", "batch", "self", "both"])),
         "jitter": draw(st.sampled_from(["image", "instance"])),
         "scale_range": draw(st.sampled_from(SCALES)),
         "p_flip": draw(st.sampled_from([0.5, 0.0, 1.0])),
@@ -265,6 +266,8 @@ def knobs(draw, **fixed):
         "keypoint_pairs": draw(st.sampled_from([(), ((0, 1),)])),
     }
     combined = {**drawn, **fixed}
+    if combined["source"] == "self" and combined["p_flip"] == 0:
+        combined["p_flip"] = 1.0  # else there are settings with which every copy lies on its original
     return combined if combined["placement"] != "source" else {**combined, "max_overlap": 1.0}
 
 

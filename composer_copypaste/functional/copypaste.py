@@ -353,10 +353,10 @@ def _reason(batch: Sequence[ImageObjects], settings: CopyPasteSettings, extra: E
     """Why nothing could be pasted, if nothing could."""
     if settings.p == 0 or len(extra):
         return None
-    if len(batch) == 1 and extra.bank is None:
+    if len(batch) == 1 and extra.bank is None and settings.source == "batch":
         return (
-            "a batch of one image has no other image to copy from; raise the batch size, or give an instance bank "
-            "(bank_size), which remembers objects of earlier batches"
+            "a batch of one image has no other image to copy from; raise the batch size, give an instance bank "
+            '(bank_size), which remembers objects of earlier batches, or set source to "self", for copies of its own'
         )
     objects = sum(len(image.labels) for image in batch)
     if objects and not any(image.info.weights.any() for image in batch):
@@ -388,6 +388,8 @@ def _checked_arguments(
         )
     if bank is not None and settings.bank_size not in (0, bank.size):
         raise ValueError(f"bank_size: expected the size of the bank, {bank.size}, or 0, got {settings.bank_size}")
+    if bank is not None and settings.source == "self":
+        raise ValueError('bank: expected None with source "self", which copies no object of earlier batches')
     if pool is not None:
         check_pool(pool, settings)
     return settings, ExtraSources(bank, pool)

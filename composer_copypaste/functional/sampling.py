@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
 from composer_copypaste.functional.bank import InstanceBank
@@ -61,8 +61,7 @@ def draw_plan(
             continue
         if pool is not None and u_pool < settings.p_pool:
             plans.append(_draw_from_pool(pool, target, images[target], first_cut_out, settings, generator))
-        elif sources > 1:
-            source = (target + int(u_source * (sources - 1)) + 1) % sources
+        elif (source := _source_image(target, sources, u_source, settings)) is not None:
             info = images[source] if source < len(images) else remembered[source - len(images)].info(settings)
             pairings.append(Pairing(target, source, images[target], info))
     if pairings:
@@ -74,6 +73,14 @@ def draw_plan(
     columns = [torch.cat([getattr(plan, field.name) for plan in plans]) for field in fields(PastePlan)]
     order = columns[0].argsort(stable=True)  # by target
     return PastePlan(*(column[order] for column in columns))
+
+
+def _source_image(target: int, sources: int, u: float, settings: CopyPasteSettings) -> int | None:
+    """The image that image ``target`` receives objects from, out of this number of images; None where there is none."""
+    if settings.source == "self":
+        return target
+    first = 1 if settings.source == "batch" else 0
+    return (target + int(u * (sources - first)) + first) % sources if sources > first else None
 
 
 def _draw_from_images(
@@ -100,6 +107,9 @@ def _draw_from_images(
     first = np.cumsum([0, *(len(info.boxes) for info in infos)])
     back = -np.einsum("mij,mj->mi", inverse, shifts)
     to_source = np.concatenate([inverse, back[:, :, None]], axis=2)
+    if settings.source != "batch":
+        own = np.array([pairing.target == pairing.source for pairing in pairings])[pair]
+        has_place = has_place & ~(own & lies_on_original(to_source))
     params = PasteParams(objects - first[pair], to_source, colors)
     if not has_place.all():
         params, pair = PasteParams(*(column[has_place] for column in params)), pair[has_place]
@@ -107,6 +117,11 @@ def _draw_from_images(
     if bank is not None:
         source, params = _from_crops(source, params, n, bank)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in (target, source, *params)))
+
+
+def lies_on_original(to_source: Float[ndarray, "m 2 3"]) -> Bool[ndarray, " m"]:
+    """Whether each map moves nothing, to a step of the fixed-point numbers in which positions are computed."""
+    return np.asarray(np.abs(to_source - np.eye(2, 3)).max(axis=(1, 2), initial=0) * PIXEL < 1)
 
 
 def _from_crops(

@@ -460,10 +460,11 @@ class Recipe:
                 )
         if self.copy_paste is None and self.data.pool is not None:
             raise ValueError("data.pool: expected null where there is no copy-paste; copy_paste={} switches it on")
-        alone = self.data.batch_size < 2 and self.data.pool is None
-        if self.copy_paste is not None and alone and not self.copy_paste.bank_size:
+        alone, copy_paste = self.data.batch_size < 2 and self.data.pool is None, self.copy_paste
+        if alone and copy_paste is not None and copy_paste.source == "batch" and not copy_paste.bank_size:
             raise ValueError(
                 f"data.batch_size: copy-paste needs at least 2 images per batch to have a source to copy from, "
                 f"got {self.data.batch_size}; raise it, keep objects of earlier batches with copy_paste.bank_size=256, "
-                "give a pool of cut-outs with data.pool.folder=FOLDER, or switch copy-paste off with copy_paste=null"
+                "copy objects within their image with copy_paste.source=self, give a pool of cut-outs with "
+                "data.pool.folder=FOLDER, or switch copy-paste off with copy_paste=null"
             )

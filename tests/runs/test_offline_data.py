@@ -65,11 +65,39 @@ def written(data_set, tmp_path_factory) -> Path:
 # ---- what is in it
 
 
+@pytest.fixture(scope="module")
+def written_of_themselves(data_set, tmp_path_factory) -> Path:
+    """A new image of each, which receives its own objects."""
+    folder = tmp_path_factory.mktemp("of_themselves") / "out"
+    copy_paste = OfflineCopyPasteSettings(source="self", scale_range=(1, 1), jitter="instance", placement="random")
+    write(data_set, folder, AugmentSettings(format="png", seed=3, copy_paste=copy_paste))
+    return folder
+
+
 def test_each_new_image_is_the_plan_in_the_annotations_carried_out_on_the_former_data(data_set, written):
+    assert check_new_images(data_set, written) == 24
+
+
+def test_an_images_own_objects_are_pasted_on_it_where_it_is_the_source(data_set, written_of_themselves):
+    assert check_new_images(data_set, written_of_themselves) > 10
+    for image in read(written_of_themselves)["images"]:
+        if "copy_paste" in image:
+            assert image["copy_paste"]["source_image_id"] == image["copy_paste"]["base_image_id"]
+
+
+def test_copies_that_lie_on_their_originals_are_left_out(data_set, tmp_path):
+    still = OfflineCopyPasteSettings(source="both", scale_range=(1, 1), p_flip=0)
+    write(data_set, tmp_path / "out", AugmentSettings(format="png", per_image=3, seed=1, copy_paste=still))
+    found = [image["copy_paste"] for image in read(tmp_path / "out")["images"] if "copy_paste" in image]
+    assert len(found) == 36
+    assert not any(origin["source_image_id"] == origin["base_image_id"] for origin in found if origin["plan"])
+
+
+def check_new_images(data_set, written) -> int:
+    """Check each new image; their number."""
     former, new = CocoInstances(data_set.images, data_set.annotations), COCO(written / "annotations.json")
     places = {image.id: place for place, image in enumerate(former.annotations.images)}
     images = [image for image in new.dataset["images"] if "copy_paste" in image]
-    assert len(images) == 24
     for image in images:
         origin, entries = image["copy_paste"], new.imgToAnns[image["id"]]
         numbers = [places[origin[key]] for key in ("base_image_id", "source_image_id")]
@@ -85,6 +113,7 @@ def test_each_new_image_is_the_plan_in_the_annotations_carried_out_on_the_former
         corners = [[x, y, x + w, y + h] for x, y, w, h in (entry["bbox"] for entry in entries)]
         assert corners == target["boxes"].tolist()
         assert any(map(pasted, entries))
+    return len(images)
 
 
 def test_an_object_says_where_it_comes_from(data_set, written):

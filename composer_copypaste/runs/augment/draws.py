@@ -22,7 +22,7 @@ from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.functional.batch_objects import copy_weights
 from composer_copypaste.functional.generators import uniforms
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
-from composer_copypaste.functional.sampling import draw_plan
+from composer_copypaste.functional.sampling import draw_plan, lies_on_original
 from composer_copypaste.runs.augment.images import ImageFile, NewImage, OutlinedObjects
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -99,7 +99,7 @@ class OfflineDraws:
     keypoints: Mapping[int, Float[ndarray, "k 3"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._certain = replace(self.settings, p=1.0)
+        self._certain = replace(self.settings, p=1.0, source="batch")  # the base image's own source is drawn here
         self._points = max(map(len, self.keypoints.values()), default=0)
         self._none = OutlinedObjects(np.zeros((0, 4)), (), np.zeros(0, np.int64), np.zeros((0, self._points, 3)))
         self._objects = [self._objects_of(image) for image in self.annotations.images]
@@ -126,18 +126,25 @@ class OfflineDraws:
         infos = [self._info(base)] + ([] if source is None else [self._objects[source].info])
         plan = draw_plan(infos, self._certain, generator, pool=self.pool)
         rows = plan.target == 0
+        if source is not None and source == base.index:
+            rows &= ~torch.from_numpy(lies_on_original(plan.to_source.numpy()))
         plan = PastePlan(*(getattr(plan, column.name)[rows] for column in fields(PastePlan)))
         return self.of_plan(base, source, plan, path) if len(plan) else None
 
     def _draw_source(self, base: BaseImage, generator: torch.Generator) -> int | None:
-        """The index of an image with objects that may be copied, other than the base; None where there is none."""
+        """The index of an image with objects that may be copied; None where there is none.
+
+        Whether the base image is one of them, or the only one, is the setting ``source``.
+        """
         place = len(self._sources) if base.index is None else bisect_left(self._sources, base.index)
         is_source = place < len(self._sources) and self._sources[place] == base.index
-        others = len(self._sources) - is_source
+        if self.settings.source == "self":
+            return base.index if is_source else None
+        others = len(self._sources) - (is_source and self.settings.source == "batch")
         if not others:
             return None
         drawn = int(torch.randint(others, (), generator=generator))
-        return self._sources[drawn + (is_source and drawn >= place)]
+        return self._sources[drawn + (is_source and self.settings.source == "batch" and drawn >= place)]
 
     def of_plan(self, base: BaseImage, source: int | None, plan: PastePlan, path: Path) -> DrawnImage:
         """The new image of a plan."""

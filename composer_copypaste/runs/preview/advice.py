@@ -80,7 +80,8 @@ def _skipped_batches(measures: Measures) -> Iterator[str]:
 
 def _few_objects(measures: Measures, settings: CopyPasteSettings) -> Iterator[str]:
     in_batch = measures.own.may_be_copied.sum() / measures.batches
-    if in_batch < FEWEST_IN_BATCH and not settings.bank_size and measures.variant.pool is None and settings.p:
+    only_batch = not settings.bank_size and measures.variant.pool is None and settings.source != "self"
+    if in_batch < FEWEST_IN_BATCH and only_batch and settings.p:
         yield (
             f"a batch has {in_batch:.1f} objects to copy from on average, so there is little to choose from; raise "
             "data.batch_size, or keep objects of earlier batches with copy_paste.bank_size=256"
