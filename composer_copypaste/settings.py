@@ -178,12 +178,22 @@ class CopyPasteSettings:
     ("anywhere")."""
 
     max_overlap: Fraction = 1.0
-    """With a random placement: the largest fraction of a pasted object's box that the boxes of the image's own objects
-    may cover. 1: no limit. It is decided from boxes, so nothing waits for the device."""
+    """The largest fraction of a pasted object, as far as it is inside the image, that may lie on the image's own
+    objects. 1: no limit. With ``placement`` "source" an object that exceeds it is left out; else other places are
+    tried."""
+
+    overlap_by: Literal["box", "mask"] = "box"
+    """Whether that fraction is one of boxes ("box"), which the host knows, or of the pixels of masks ("mask"), for
+    which a device is waited for, once an image, and once more for each try that finds no place."""
+
+    least_overlap_first: bool = False
+    """Of the objects that may be copied, those with the least overlap are: the m of K objects, or up to
+    ``max_copied_instances``, are no longer drawn by weight. And each is put at the place with the least overlap of all
+    that are tried."""
 
     placement_tries: Annotated[int, Ge(1), Le(1000)] = 10
-    """The number of random places that are tried for an object. It is left out where none of them meets
-    ``max_overlap``."""
+    """The number of random places that are tried for an object where overlaps matter. It is left out where none of them
+    meets ``max_overlap``."""
 
     erosion: Annotated[int, Ge(0), Le(50)] = 0
     """This many pixels are removed from the border of what is copied, after resizing, from its mask as from its colors.
@@ -265,10 +275,9 @@ class CopyPasteSettings:
         for by_name, by_label in (("categories", "labels"), ("category_weights", "label_weights")):
             if getattr(self, by_name) is not None and getattr(self, by_label) is not None:
                 raise ValueError(f"{by_label}: expected None where {by_name} is given, which says the same by name")
-        if self.max_overlap < 1 and self.placement == "source":
+        if self.overlap_by == "mask" and self.max_overlap == 1 and not self.least_overlap_first:
             raise ValueError(
-                'max_overlap: expected 1 with placement "source", where objects are not moved, got '
-                f'{self.max_overlap}; set placement to "random" or "anywhere"'
+                'overlap_by: "mask" changes nothing without a max_overlap below 1 or least_overlap_first; set one'
             )
         if self.source == "self":
             self._check_own_source()

@@ -133,6 +133,21 @@ def placement() -> list[Cell]:
         cell("max_overlap=1\nany overlap", 4, placement="random", **half),
         cell("max_overlap=0\nnot over own boxes", 4, placement="random", max_overlap=0.0, placement_tries=99, **half),
         cell(
+            'overlap_by="mask"\nnot over own pixels',
+            4,
+            placement="random",
+            max_overlap=0.0,
+            overlap_by="mask",
+            placement_tries=99,
+            **half,
+        ),
+        cell('max_overlap=0.5 with\nplacement="source"', max_overlap=0.5),
+        cell(
+            "least_overlap_first=True\nmax_copied_instances=1",
+            max_copied_instances=1,
+            least_overlap_first=True,
+        ),
+        cell(
             "placement_tries=1\nleft out if it fails",
             4,
             placement="random",

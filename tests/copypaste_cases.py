@@ -245,6 +245,8 @@ def knobs(draw, **fixed):
         "rotation": draw(st.sampled_from([0.0, 0.0, 20.0, 180.0])),
         "placement": draw(st.sampled_from(["source", "random", "anywhere"])),
         "max_overlap": draw(st.sampled_from([1.0, 1.0, 0.3])),
+        "overlap_by": draw(st.sampled_from(["box", "mask"])),
+        "least_overlap_first": draw(st.sampled_from([False, False, True])),
         "scale_distribution": draw(st.sampled_from(["uniform", "log_uniform"])),
         "aspect_range": draw(st.sampled_from([(1.0, 1.0), (0.5, 3.0)])),
         "p_flip_vertical": draw(st.sampled_from([0.0, 0.5])),
@@ -268,7 +270,9 @@ def knobs(draw, **fixed):
     combined = {**drawn, **fixed}
     if combined["source"] == "self" and combined["p_flip"] == 0:
         combined["p_flip"] = 1.0  # else there are settings with which every copy lies on its original
-    return combined if combined["placement"] != "source" else {**combined, "max_overlap": 1.0}
+    if combined["max_overlap"] == 1 and not combined["least_overlap_first"]:
+        combined["overlap_by"] = "box"
+    return combined
 
 
 @st.composite

@@ -41,13 +41,15 @@ def filled(images, targets):
 
 def bank_crops(images, targets, settings, size):
     """The last objects of a batch that may be copied: images that end a pixel beyond their box, and targets."""
-    if targets and "masks" not in targets[0]:
+    by_box = targets and "masks" not in targets[0]
+    if by_box:
         targets = filled(images, targets)
     crops = []
     for image, target in zip(images, targets, strict=True):
         height, width = image.shape[1:]
         for j, (x1, y1, x2, y2) in enumerate(numpy(target["boxes"]).astype(float)):
-            area = float(target["area"][j]) if "area" in target else (numpy(target["masks"])[j] != 0).sum()
+            area = (x2 - x1) * (y2 - y1) if by_box else (numpy(target["masks"])[j] != 0).sum()
+            area = float(target["area"][j]) if "area" in target else area
             if not may_be_copied(int(target["labels"][j]), area, height * width, settings):
                 continue
             left, top = max(0, int(np.floor(x1 - 1))), max(0, int(np.floor(y1 - 1)))

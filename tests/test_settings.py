@@ -62,7 +62,7 @@ def test_each_end_of_a_range_has_the_limits(scales, expected):
     [
         ({"category_weights": {3: -1.0}}, "category_weights: expected at least 0, got -1.0"),
         ({"category_weights": {3: math.inf}}, "category_weights: expected a finite number, got inf"),
-        ({"max_overlap": 0.5}, 'max_overlap: expected 1 with placement "source".*, got 0.5; set placement to .*'),
+        ({"overlap_by": "mask"}, 'overlap_by: "mask" changes nothing without a max_overlap below 1 or .*; set one'),
         ({"area_range": (9.0, 1.0)}, r"area_range: expected \(smallest, largest\), got \(9.0, 1.0\)"),
         ({"area_range": (1.0, math.inf)}, "area_range: expected a finite number, got inf"),
         ({"relative_area_range": (0.0, 2.0)}, "relative_area_range: expected at most 1, got 2.0"),

@@ -107,7 +107,7 @@ class ImageObjects:
             raise TypeError("expected the objects of a class-id map, got those of a detection target")
         chosen = Classes(self.labels[numbers], self.info.boxes[numbers])
         fields = self.instances.without_masks().take(numbers)
-        info = replace(self.info, boxes=chosen.boxes, weights=self.info.weights[numbers])
+        info = replace(self.info, boxes=chosen.boxes, weights=self.info.weights[numbers], is_object=None)
         instances = replace(fields, masks=masks_of_classes(self.class_ids, chosen))
         return ImageObjects(info, instances, chosen.ids, self.iscrowd[numbers], None, self.class_ids)
 
@@ -281,7 +281,7 @@ def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPas
     none = torch.zeros_like(present)
     no_masks_yet = torch.zeros((), dtype=torch.uint8, device=ids.device).expand(len(labels), *ids.shape)
     instances = Instances(none[:, None].expand(-1, 4), present, no_masks_yet, area=none, iscrowd=none)
-    info = ImageInfo(height, width, classes.boxes, weights)
+    info = ImageInfo(height, width, classes.boxes, weights, is_object)
     return ImageObjects(info, instances, labels, np.zeros(len(labels)), areas, ids)
 
 

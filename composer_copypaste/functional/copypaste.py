@@ -29,6 +29,7 @@ from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.generators import generator_or_default
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
+from composer_copypaste.functional.overlap import BatchMasks
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
@@ -173,7 +174,7 @@ def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     settings, extra = _checked_arguments(settings, overrides, category_names, bank, pool)
     check_batch(images, cast(Targets, targets))
     batch = batch_objects(images, cast(Targets, targets), settings)
-    return draw_plan([image.info for image in batch], settings, generator_or_default(generator), extra.bank, extra.pool)
+    return _drawn_plan(batch, settings, generator_or_default(generator), extra)
 
 
 def paste(
@@ -198,7 +199,7 @@ def paste(
             plan = source
             plan.check([image.info for image in batch], len(extra))
         else:
-            plan = draw_plan([image.info for image in batch], settings, source, extra.bank, extra.pool)
+            plan = _drawn_plan(batch, settings, source, extra)
         result = _carry_out(images, targets, plan, batch, settings, extra)
         if extra.bank is not None and len(images):
             extra.bank.to(images[0].device)
@@ -216,6 +217,14 @@ def paste(
     elif isinstance(given_targets, tuple):
         after_targets = tuple(after_targets)
     return replace(result, images=after_images, targets=after_targets)
+
+
+def _drawn_plan(
+    batch: Sequence[ImageObjects], settings: CopyPasteSettings, generator: torch.Generator, extra: ExtraSources
+) -> PastePlan:
+    by_mask = settings.overlap_by == "mask"
+    masks = BatchMasks(batch, settings, extra.bank, extra.pool) if by_mask else None
+    return draw_plan([image.info for image in batch], settings, generator, extra.bank, extra.pool, masks)
 
 
 def with_pasted_flags(result: Pasted) -> Targets:

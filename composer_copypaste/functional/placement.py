@@ -1,4 +1,4 @@
-"""Where objects are put: their shifts, drawn, and how much of the image's own objects they would cover."""
+"""Where objects are put: their places, drawn."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,11 +9,9 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from numpy import ndarray
 
 from composer_copypaste.functional.generators import uniforms
-from composer_copypaste.functional.plan import BOX_CORNERS, ImageInfo
+from composer_copypaste.functional.overlap import Overlaps, ToPlace, mapped_boxes
+from composer_copypaste.functional.plan import ImageInfo
 from composer_copypaste.settings import CopyPasteSettings
-
-MOST_CELLS = 1 << 18
-"""The largest number of cells between the edges of boxes that are looked at together."""
 
 
 class Pairing(NamedTuple):
@@ -26,66 +24,91 @@ class Pairing(NamedTuple):
     source_info: ImageInfo
 
 
-def draw_shifts(
-    linear: Float[ndarray, "k 2 2"],
-    boxes: Float[ndarray, "m 4"],
+class Places(NamedTuple):
+    """Where objects are put; a row for each."""
+
+    shifts: Float[ndarray, "m 2"]
+    """In whole pixels; they follow the linear maps."""
+    has_place: Bool[ndarray, " m"]
+    """Whether a place was found; the objects of which none was are left out."""
+    overlap: Float[ndarray, " m"]
+    """The fraction of the object that lies on the image's own objects; 0 where nothing depends on it."""
+
+
+def draw_places(
+    objects: ToPlace,
+    pair: Int64[ndarray, " m"],
+    pairings: Sequence[Pairing],
+    generator: torch.Generator,
+    overlaps: Overlaps,
+) -> Places:
+    """Draw where the objects of several images are put.
+
+    Args:
+        objects: of all pairings, in their order.
+        pair: index of each object's pairing, ascending.
+        pairings: of sources and targets.
+        generator: a CPU generator.
+        overlaps: measures overlaps as the settings say, by which all is drawn.
+    """
+    settings = overlaps.settings
+    if settings.placement != "source":
+        drawn = [
+            draw_free_places(objects.rows(pair == k), pairing.target, pairing.target_info, generator, overlaps)
+            for k, pairing in enumerate(pairings)
+        ]
+        return Places(*(np.concatenate(column) for column in zip(*drawn, strict=True)))
+    shifts = _shifts_as_in_source(objects, pair, pairings, settings, generator)
+    if not overlaps.matter:
+        return Places(shifts, np.full(len(shifts), True), np.zeros(len(shifts)))
+    overlap = np.concatenate(
+        [
+            overlaps.fractions(pairing.target, pairing.target_info, objects.rows(pair == k), shifts[pair == k])
+            for k, pairing in enumerate(pairings)
+        ]
+    )
+    return Places(shifts, overlap <= settings.max_overlap, overlap)
+
+
+def _shifts_as_in_source(
+    objects: ToPlace,
     pair: Int64[ndarray, " m"],
     pairings: Sequence[Pairing],
     settings: CopyPasteSettings,
     generator: torch.Generator,
-) -> tuple[Float[ndarray, "m 2"], Bool[ndarray, " m"]]:
-    """Draw the shifts, in whole pixels, that follow the linear maps.
-
-    Args:
-        linear: from source to target; one for each pairing or one for each object, by ``settings.jitter``.
-        boxes: of the objects, in their sources.
-        pair: index of each object's pairing, ascending.
-        pairings: of sources and targets.
-        settings: what to draw.
-        generator: a CPU generator.
-
-    Returns:
-        The shift of each object, and whether it has a place.
-    """
-    everywhere = np.full(len(boxes), True)
-    if settings.placement == "source" and settings.jitter == "image":
-        sides = np.array([(source.width, source.height) for *_, source in pairings], dtype=np.float64)
-        whole = np.concatenate([np.zeros_like(sides), sides], axis=1)
-        return _shift_inside(_extents(linear, whole), sides, uniforms((len(pairings), 2), generator))[pair], everywhere
-    linear = linear[pair] if settings.jitter == "image" else linear
-    if settings.placement == "source":
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        return np.rint(centre - np.einsum("mij,mj->mi", linear, centre)), everywhere
-    drawn = [
-        draw_free_shifts(linear[pair == k], boxes[pair == k], pairing.target_info, settings, generator)
-        for k, pairing in enumerate(pairings)
-    ]
-    return np.concatenate([shifts for shifts, _ in drawn]), np.concatenate([has_place for _, has_place in drawn])
+) -> Float[ndarray, "m 2"]:
+    """The shifts that put each object where the jittered source has it."""
+    if settings.jitter == "instance":
+        centre = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
+        return np.rint(centre - np.einsum("mij,mj->mi", objects.linear, centre))
+    sides = np.array([(source.width, source.height) for *_, source in pairings], dtype=np.float64)
+    u = uniforms((len(pairings), 2), generator)
+    used, first, place = np.unique(pair, return_index=True, return_inverse=True)
+    whole = np.concatenate([np.zeros_like(sides), sides], axis=1)[used]
+    return _shift_inside(mapped_boxes(objects.linear[first], whole), sides[used], u[used])[place]
 
 
-def draw_free_shifts(
-    linear: Float[ndarray, "m 2 2"],
-    boxes: Float[ndarray, "m 4"],
-    target: ImageInfo,
-    settings: CopyPasteSettings,
-    generator: torch.Generator,
-) -> tuple[Float[ndarray, "m 2"], Bool[ndarray, " m"]]:
+def draw_free_places(
+    objects: ToPlace, target: int, info: ImageInfo, generator: torch.Generator, overlaps: Overlaps
+) -> Places:
     """Draw a place in the target for each object, anew where it would hide too much, at most ``placement_tries`` times.
 
-    Objects whose ``placement`` is "source" but that have no place of their own are put inside.
+    Of all tries the one of least overlap is taken if ``least_overlap_first`` says so. Objects whose ``placement`` is
+    "source" but that have no place of their own are put inside.
     """
-    extents, canvas = _extents(linear, boxes), np.array([target.width, target.height])
+    settings, extents, canvas = overlaps.settings, objects.extents, np.array([info.width, info.height])
     shift = _shift_anywhere if settings.placement == "anywhere" else _shift_inside
-    any_will_do = settings.max_overlap == 1
-    shifts, has_place = np.zeros((len(boxes), 2)), np.full(len(boxes), False)
-    for u in uniforms((1 if any_will_do else settings.placement_tries, len(boxes), 2), generator):
+    shifts, least = np.zeros((len(extents), 2)), np.full(len(extents), np.inf)
+    for u in uniforms((settings.placement_tries if overlaps.matter else 1, len(extents), 2), generator):
         tried = shift(extents, canvas, u)
-        waiting = np.flatnonzero(~has_place)
-        visible = (extents + np.tile(tried, 2)).clip(0, np.tile(canvas, 2))[waiting]
-        fits = [any_will_do or covered_fraction(box, target.boxes) <= settings.max_overlap for box in visible]
-        new = waiting[np.array(fits, dtype=bool)]
-        shifts[new], has_place[new] = tried[new], True
-    return shifts, has_place
+        if not overlaps.matter:
+            return Places(tried, np.full(len(tried), True), np.zeros(len(tried)))
+        waiting = np.flatnonzero(least > 0 if settings.least_overlap_first else np.isinf(least))
+        found = overlaps.fractions(target, info, objects.rows(waiting), tried[waiting])
+        better = (found <= settings.max_overlap) & (found < least[waiting])
+        new = waiting[better]
+        shifts[new], least[new] = tried[new], found[better]
+    return Places(shifts, np.isfinite(least), least)
 
 
 def _shift_inside(
@@ -104,43 +127,3 @@ def _shift_anywhere(
 ) -> Float[ndarray, "m 2"]:
     """The shift that puts the middle of each extent at fraction ``u`` of the canvas (width, height)."""
     return np.rint(u * canvas - (extents[:, :2] + extents[:, 2:]) / 2)
-
-
-def _extents(linear: Float[ndarray, "m 2 2"], boxes: Float[ndarray, "m 4"]) -> Float[ndarray, "m 4"]:
-    """The boxes (x1, y1, x2, y2) around the mapped boxes."""
-    corners = np.einsum("mij,mcj->mci", linear, boxes[:, BOX_CORNERS])
-    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-
-
-def covered_fraction(box: Float[ndarray, "4"], others: Float[ndarray, "n 4"]) -> float:
-    """The fraction of a box that other boxes cover together; 0 for a box without area."""
-    parts = np.concatenate([np.maximum(others[:, :2], box[:2]), np.minimum(others[:, 2:], box[2:])], axis=1)
-    parts = parts[(parts[:, :2] < parts[:, 2:]).all(axis=1)]
-    if not len(parts):
-        return 0.0
-    x, y = np.unique(parts[:, ::2]), np.unique(parts[:, 1::2])  # the edges cut the box into cells
-    columns, rows = np.searchsorted(x, parts[:, ::2]).T, np.searchsorted(y, parts[:, 1::2]).T
-    step = max(1, MOST_CELLS // len(x))
-    strips = (
-        _covered_area(columns, rows, x, y[start : start + step + 1], start) for start in range(0, len(y) - 1, step)
-    )
-    return float(sum(strips) / np.prod(box[2:] - box[:2]))
-
-
-def _covered_area(
-    columns: Int64[ndarray, "2 n"],
-    rows: Int64[ndarray, "2 n"],
-    x: Float[ndarray, " w"],
-    y: Float[ndarray, " h"],
-    start: int,
-) -> float:
-    """The area that boxes cover in a strip of cells whose first row is number ``start``.
-
-    ``columns`` and ``rows`` number the edges that begin and end each box; ``x`` and ``y`` are the strip's edges.
-    """
-    begins, ends = (rows - start).clip(0, len(y) - 1)
-    change = np.zeros((len(y), len(x)), dtype=np.int32)  # how many more boxes a cell has than its neighbours before it
-    for row, column, boxes in ((begins, 0, 1), (ends, 0, -1), (begins, 1, -1), (ends, 1, 1)):
-        np.add.at(change, (row, columns[column]), boxes)
-    covered = change.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
-    return float((covered * np.diff(y)[:, None] * np.diff(x)).sum())

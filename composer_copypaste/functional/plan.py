@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -27,6 +27,14 @@ class ImageInfo:
     boxes: Float[ndarray, "n 4"]
     weights: Float[ndarray, " n"]
     """The relative chance of each object to be copied; 0: never."""
+    is_object: Bool[ndarray, " n"] | None = None
+    """Which of them pasted ones should not cover, where a setting limits that: all, or of the classes of a class-id map
+    those that are neither background nor unlabelled."""
+
+    @property
+    def occupied(self) -> Float[ndarray, "k 4"]:
+        """The boxes of the objects that pasted ones should not cover."""
+        return self.boxes if self.is_object is None else self.boxes[self.is_object]
 
 
 Map = Sequence[Sequence[int | float]]

@@ -15,7 +15,8 @@ from numpy import ndarray
 
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.generators import uniforms
-from composer_copypaste.functional.placement import Pairing, draw_free_shifts, draw_shifts
+from composer_copypaste.functional.overlap import IN_POOL, MaskReader, Overlaps, ToPlace, maps_to_source
+from composer_copypaste.functional.placement import Pairing, draw_free_places, draw_places
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.sources import Pool, weighted_categories
@@ -42,6 +43,7 @@ def draw_plan(
     generator: torch.Generator,
     bank: InstanceBank | None = None,
     pool: Pool | None = None,
+    masks: MaskReader | None = None,
 ) -> PastePlan:
     """Draw what each image of a batch receives.
 
@@ -51,7 +53,9 @@ def draw_plan(
         generator: a CPU generator; one state of it gives one plan, wherever the plan is carried out.
         bank: its images are further sources.
         pool: its cut-outs are further sources.
+        masks: reads the masks of images, bank and pool; needed where overlaps are compared by mask.
     """
+    overlaps = Overlaps(settings, masks)
     remembered = () if bank is None else bank.images
     sources, first_cut_out = len(images) + len(remembered), len(images) + (0 if bank is None else len(bank))
     pairings: list[Pairing] = []
@@ -60,12 +64,12 @@ def draw_plan(
         if u_receives >= settings.p:
             continue
         if pool is not None and u_pool < settings.p_pool:
-            plans.append(_draw_from_pool(pool, target, images[target], first_cut_out, settings, generator))
+            plans.append(_draw_from_pool(pool, target, images[target], first_cut_out, overlaps, generator))
         elif (source := _source_image(target, sources, u_source, settings)) is not None:
             info = images[source] if source < len(images) else remembered[source - len(images)].info(settings)
             pairings.append(Pairing(target, source, images[target], info))
     if pairings:
-        plans.append(_draw_from_images(pairings, len(images), bank, settings, generator))
+        plans.append(_draw_from_images(pairings, len(images), bank, overlaps, generator))
     if len(plans) == 1:
         return plans[0]
     if not plans:
@@ -87,33 +91,35 @@ def _draw_from_images(
     pairings: Sequence[Pairing],
     n: int,
     bank: InstanceBank | None,
-    settings: CopyPasteSettings,
+    overlaps: Overlaps,
     generator: torch.Generator,
 ) -> PastePlan:
     """Draw what a batch of ``n`` images receives from images of the batch and of the bank."""
+    settings = overlaps.settings
     infos = [pairing.source_info for pairing in pairings]
-    pair, objects = _choose_objects([info.weights for info in infos], settings, generator)
-    boxes = np.concatenate([info.boxes for info in infos])[objects]
+    pair, objects, most = _choose_objects([info.weights for info in infos], settings, generator)
+    first = np.cumsum([0, *(len(info.boxes) for info in infos)])
+    target, source = np.array([pairing[:2] for pairing in pairings]).T[:, pair]
+    boxes, instance = np.concatenate([info.boxes for info in infos])[objects], objects - first[pair]
     transform = pair if settings.jitter == "image" else np.arange(len(pair))
     transforms = len(pairings) if settings.jitter == "image" else len(pair)
     linear, inverse = _draw_scale_flip_rotation(
         transforms, settings.scale_range or DEFAULT_SCALE_RANGE, settings, generator
     )
-    shifts, has_place = draw_shifts(linear, boxes, pair, pairings, settings, generator)
-    inverse = inverse[transform]
+    to_place = ToPlace(linear[transform], inverse[transform], boxes, source, instance)
+    places = draw_places(to_place, pair, pairings, generator, overlaps)
     colors = np.ones((len(pair), 3))
     if settings.brightness or settings.contrast or settings.saturation:
         colors = _draw_colors(transforms, settings, generator)[transform]
-    first = np.cumsum([0, *(len(info.boxes) for info in infos)])
-    back = -np.einsum("mij,mj->mi", inverse, shifts)
-    to_source = np.concatenate([inverse, back[:, :, None]], axis=2)
+    to_source = maps_to_source(to_place.inverse, places.shifts)
+    kept = places.has_place
     if settings.source != "batch":
-        own = np.array([pairing.target == pairing.source for pairing in pairings])[pair]
-        has_place = has_place & ~(own & lies_on_original(to_source))
-    params = PasteParams(objects - first[pair], to_source, colors)
-    if not has_place.all():
-        params, pair = PasteParams(*(column[has_place] for column in params)), pair[has_place]
-    target, source = np.array([pairing[:2] for pairing in pairings]).T[:, pair]
+        kept = kept & ~((target == source) & lies_on_original(to_source))
+    if settings.least_overlap_first:
+        kept = _least_overlapping(kept, places.overlap, pair, most)
+    params = PasteParams(instance, to_source, colors)
+    if not kept.all():
+        params, target, source = PasteParams(*(column[kept] for column in params)), target[kept], source[kept]
     if bank is not None:
         source, params = _from_crops(source, params, n, bank)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in (target, source, *params)))
@@ -147,10 +153,11 @@ def _draw_from_pool(
     target: int,
     info: ImageInfo,
     first_cut_out: int,
-    settings: CopyPasteSettings,
+    overlaps: Overlaps,
     generator: torch.Generator,
 ) -> PastePlan:
     """Draw what one image receives from the pool, whose first cut-out is source ``first_cut_out``."""
+    settings = overlaps.settings
     low, high = settings.pool_instances
     drawn = low + int(torch.randint(high - low + 1, (), generator=generator))
     m = min(drawn, settings.max_copied_instances or high)
@@ -160,14 +167,13 @@ def _draw_from_pool(
     groups = [categories[k][2] for k in np.searchsorted(cumulative, u_category * cumulative[-1], side="right")]
     chosen = np.array([group[int(u * len(group))] for group, u in zip(groups, u_cut_out, strict=True)], dtype=np.int64)
     linear, inverse = _draw_scale_flip_rotation(m, settings.pool_scale_range, settings, generator)
-    shifts, has_place = draw_free_shifts(linear, pool.boxes[chosen], info, settings, generator)
+    to_place = ToPlace(linear, inverse, pool.boxes[chosen], np.full(m, IN_POOL), chosen)
+    places = draw_free_places(to_place, target, info, generator, overlaps)
     colors = np.ones((m, 3))
     if settings.brightness or settings.contrast or settings.saturation:
         colors = _draw_colors(m, settings, generator)
-    back = -np.einsum("mij,mj->mi", inverse, shifts)
-    to_source = np.concatenate([inverse, back[:, :, None]], axis=2)
-    cut_outs = chosen[has_place]
-    params = PasteParams(np.zeros_like(cut_outs), to_source[has_place], colors[has_place])
+    to_source, cut_outs = maps_to_source(inverse, places.shifts)[places.has_place], chosen[places.has_place]
+    params = PasteParams(np.zeros_like(cut_outs), to_source, colors[places.has_place])
     columns = (np.full_like(cut_outs, target), first_cut_out + cut_outs, *params)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
 
@@ -177,11 +183,12 @@ def _draw_from_pool(
 
 def _choose_objects(
     sources: Sequence[Float[ndarray, " _n"]], settings: CopyPasteSettings, generator: torch.Generator
-) -> tuple[Int64[ndarray, " m"], Int64[ndarray, " m"]]:
+) -> tuple[Int64[ndarray, " m"], Int64[ndarray, " m"], Int64[ndarray, " s"]]:
     """Draw which objects of the sources, given by their weights, are copied.
 
     Returns:
-        For each copied object the index of its source, and its index among all sources' objects; ascending.
+        For each copied object the index of its source, and its index among all sources' objects; ascending. With
+        ``least_overlap_first`` these are all that may be copied. And how many of each source are copied at most.
     """
     weights = np.concatenate(sources)
     source = np.repeat(np.arange(len(sources)), [len(each) for each in sources])
@@ -195,12 +202,30 @@ def _choose_objects(
         most = (uniforms((len(sources),), generator) * (counts + 1)).astype(np.int64)  # uniform in 0..count
     if settings.max_copied_instances is not None:
         most = np.minimum(most, settings.max_copied_instances)
+    if settings.least_overlap_first:
+        return source[chosen], chosen, most
     # the first of several exponential clocks is the i-th with a chance proportional to its rate (Efraimidis, Spirakis)
     clocks = -np.log1p(-uniforms((len(chosen),), generator)) / weights[chosen]
     order = chosen[np.lexsort((clocks, source[chosen]))]
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     kept = np.sort(order[place < most[source[order]]])
-    return source[kept], kept
+    return source[kept], kept, most
+
+
+def _least_overlapping(
+    allowed: Bool[ndarray, " m"],
+    overlap: Float[ndarray, " m"],
+    pair: Int64[ndarray, " m"],
+    most: Int64[ndarray, " k"],
+) -> Bool[ndarray, " m"]:
+    """Which of the allowed objects are copied: of each pairing at most this many, those of least overlap."""
+    rows = np.flatnonzero(allowed)
+    order = rows[np.lexsort((overlap[rows], pair[rows]))]
+    counts = np.bincount(pair[rows], minlength=len(most))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = np.full_like(allowed, False)
+    kept[order[place < most[pair[order]]]] = True
+    return kept
 
 
 # Flip, resize, rotation, colors

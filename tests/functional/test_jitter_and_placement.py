@@ -6,7 +6,7 @@ import torch
 from copypaste_cases import make_images, target
 
 from composer_copypaste.functional.copypaste import copypaste_batch
-from composer_copypaste.functional.placement import covered_fraction
+from composer_copypaste.functional.overlap import covered_fraction
 from composer_copypaste.functional.plan import ImageInfo
 from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.settings import CopyPasteSettings

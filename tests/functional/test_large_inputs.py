@@ -12,7 +12,7 @@ from composer_copypaste.data.cutouts import CutOut, CutOutPool
 from composer_copypaste.functional.bank import BankImage, InstanceBank
 from composer_copypaste.functional.copypaste import copypaste_batch
 from composer_copypaste.functional.layout import SourceObjects, layout_of
-from composer_copypaste.functional.placement import covered_fraction
+from composer_copypaste.functional.overlap import covered_fraction
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -56,7 +56,7 @@ def test_a_place_among_many_boxes_takes_no_memory_for_each_of_them_and_cell():
 def test_the_covered_part_of_a_box_is_the_same_in_strips(monkeypatch):
     boxes = np.array([[0.0, 0, 2, 2], [1, 1, 4, 3], [3, 0, 4, 4], [9, 9, 10, 10]])
     for cells in (1, 4, 10**6):
-        monkeypatch.setattr("composer_copypaste.functional.placement.MOST_CELLS", cells)
+        monkeypatch.setattr("composer_copypaste.functional.overlap.MOST_CELLS", cells)
         assert covered_fraction(np.array([0.0, 0, 4, 4]), boxes) == 11 / 16
 
 

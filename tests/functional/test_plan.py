@@ -30,7 +30,7 @@ IMAGES = [image_info(), image_info(30, 20), image_info(10, 10, objects=0), image
 
 
 @many(60)
-@given(knobs(), SEEDS)
+@given(knobs(overlap_by="box"), SEEDS)
 def test_the_same_seed_draws_the_same_plan(settings, seed):
     plans = [draw_plan(IMAGES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed)) for _ in range(2)]
     for field in fields(PastePlan):
@@ -56,7 +56,7 @@ def test_a_seed_draws_what_it_drew_before_sources_and_places_had_further_setting
 
 
 @many(60)
-@given(knobs(source="batch"), SEEDS)
+@given(knobs(source="batch", overlap_by="box"), SEEDS)
 def test_no_image_is_its_own_source_and_each_has_one(settings, seed):
     plan = draw_plan(IMAGES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
     assert (plan.target != plan.source).all()
@@ -64,7 +64,7 @@ def test_no_image_is_its_own_source_and_each_has_one(settings, seed):
 
 
 @many(60)
-@given(knobs(), SEEDS)
+@given(knobs(overlap_by="box"), SEEDS)
 def test_rows_of_one_target_stand_together_and_no_object_comes_twice(settings, seed):
     plan = draw_plan(IMAGES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed))
     rows = list(zip(plan.target.tolist(), plan.instance.tolist(), strict=True))

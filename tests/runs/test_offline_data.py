@@ -93,6 +93,21 @@ def test_copies_that_lie_on_their_originals_are_left_out(data_set, tmp_path):
     assert not any(origin["source_image_id"] == origin["base_image_id"] for origin in found if origin["plan"])
 
 
+@pytest.mark.parametrize("placement", ["source", "random"])
+def test_by_mask_no_pixel_of_a_base_images_object_is_covered(data_set, tmp_path, placement):
+    apart = OfflineCopyPasteSettings(placement=placement, max_overlap=0, overlap_by="mask", scale_range=(0.2, 0.5))
+    write(data_set, tmp_path / "out", AugmentSettings(format="png", seed=1, copy_paste=apart))
+    former, new = COCO(data_set.annotations), COCO(tmp_path / "out" / "annotations.json")
+    count = 0
+    for image in (image for image in new.dataset["images"] if "copy_paste" in image):
+        base = former.imgToAnns[image["copy_paste"]["base_image_id"]]
+        own = np.any([former.annToMask(entry) for entry in base], axis=0)
+        for entry in filter(pasted, new.imgToAnns[image["id"]]):
+            count += 1
+            assert not (new.annToMask(entry) & own).any()
+    assert count > 5
+
+
 def check_new_images(data_set, written) -> int:
     """Check each new image; their number."""
     former, new = CocoInstances(data_set.images, data_set.annotations), COCO(written / "annotations.json")

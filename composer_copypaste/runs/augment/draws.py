@@ -6,21 +6,25 @@ make any image, and make it again.
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
+from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.data.annotation_json import CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.cutouts import CutOut, CutOutPool
 from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.functional.batch_objects import copy_weights
 from composer_copypaste.functional.generators import uniforms
+from composer_copypaste.functional.overlap import IN_POOL, CroppedMask, any_object
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.sampling import draw_plan, lies_on_original
 from composer_copypaste.runs.augment.images import ImageFile, NewImage, OutlinedObjects
@@ -78,6 +82,33 @@ class _ImageObjects:
     outlined: OutlinedObjects
 
 
+@dataclass(frozen=True)
+class _OutlinedMasks:
+    """Reads masks of a base image and its source from their outlines, and those of cut-outs from their files."""
+
+    images: Sequence[_ImageObjects]
+    pool: CutOutPool | None
+    _own: dict[int, UInt8[Tensor, "h w"]] = field(default_factory=dict)
+
+    def own(self, target: int) -> UInt8[Tensor, "h w"]:
+        """Where an image has an object: 0 elsewhere."""
+        if target not in self._own:  # for each try of a place
+            self._own[target] = any_object(self._masks(target))
+        return self._own[target]
+
+    def of_source(self, source: int, instance: int) -> CroppedMask:
+        """The mask of an object of the source image, or of a cut-out."""
+        if source == IN_POOL:
+            return CroppedMask(cast(CutOutPool, self.pool).read(instance)[1], (0, 0))
+        (window,) = self._masks(source, instance).windows.tolist()
+        return CroppedMask(self._masks(source, instance).crop(0), tuple(window[:2]))
+
+    def _masks(self, number: int, instance: int | None = None) -> CompactMasks:
+        image = self.images[number]
+        outlined = image.outlined if instance is None else image.outlined.take(np.array([instance]))
+        return outlined.masks((image.info.height, image.info.width))
+
+
 @dataclass
 class OfflineDraws:
     """Draws what new images are made of.
@@ -124,7 +155,8 @@ class OfflineDraws:
         generator = seeded_generator(self.seed, *base.key, copy, attempt)
         source = self._draw_source(base, generator)
         infos = [self._info(base)] + ([] if source is None else [self._objects[source].info])
-        plan = draw_plan(infos, self._certain, generator, pool=self.pool)
+        masks = _OutlinedMasks([self._outlined(base), *([] if source is None else [self._objects[source]])], self.pool)
+        plan = draw_plan(infos, self._certain, generator, pool=self.pool, masks=masks)
         rows = plan.target == 0
         if source is not None and source == base.index:
             rows &= ~torch.from_numpy(lies_on_original(plan.to_source.numpy()))
@@ -167,9 +199,12 @@ class OfflineDraws:
         return DrawnImage(plan, None, NewImage(path, base.file, self._none, None, self._none, (), plan))
 
     def _info(self, base: BaseImage) -> ImageInfo:
+        return self._outlined(base).info
+
+    def _outlined(self, base: BaseImage) -> "_ImageObjects":
         if base.index is not None:
-            return self._objects[base.index].info
-        return ImageInfo(*base.file.size, self._none.boxes, np.zeros(0))
+            return self._objects[base.index]
+        return _ImageObjects(ImageInfo(*base.file.size, self._none.boxes, np.zeros(0)), self._none)
 
     def _size(self, index: int) -> tuple[int, int]:
         return self._objects[index].info.height, self._objects[index].info.width

@@ -1,0 +1,168 @@
+"""How much of the image's own objects pasted ones may cover: by box and by mask, wherever they are put."""
+
+import numpy as np
+import pytest
+import torch
+from copypaste_cases import Pool, block, cases, make_images, many, target
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import bank_crops, cut_outs, fixed, nearest, numpy
+
+from composer_copypaste.functional.bank import InstanceBank
+from composer_copypaste.functional.copypaste import copypaste_batch, plan_batch
+from composer_copypaste.functional.overlap import covered_fraction
+
+ALL = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
+"""Settings with which every object is copied as it is."""
+LEFT = (0, 0, 4, 8)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def boxes_after(own, others, **settings):
+    """The boxes of the objects that an image receives from another one, whose objects are rectangles."""
+    images, targets = make_images(), [own, target(*others)]
+    _, after = copypaste_batch(images, targets, generator=seeded(), **ALL | settings)
+    return after[0]["boxes"][len(own["labels"]) :].tolist()
+
+
+def in_corner():
+    """An object whose box is the whole image, and whose mask is its last row and column."""
+    mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    mask[0, 7], mask[0, :, 7] = 1, 1
+    return target((0, 0, 8, 8)) | {"masks": mask}
+
+
+def test_objects_that_stay_at_their_place_are_left_out_where_they_cover_too_much():
+    others = [(0, 0, 2, 2), (3, 3, 5, 5), (5, 0, 7, 2)]
+    assert boxes_after(target(LEFT), others, max_overlap=0.0) == [[5, 0, 7, 2]]
+    assert boxes_after(target(LEFT), others, max_overlap=0.5) == [[3, 3, 5, 5], [5, 0, 7, 2]]
+    assert boxes_after(target(LEFT), others, max_overlap=0.49) == [[5, 0, 7, 2]]
+
+
+def test_by_mask_what_counts_is_the_pixels_that_are_covered():
+    others = [(2, 2, 4, 4), (6, 6, 8, 8), (6, 0, 8, 1)]
+    assert boxes_after(in_corner(), others, max_overlap=0.5) == []
+    assert boxes_after(in_corner(), others, max_overlap=0.5, overlap_by="mask") == [[2, 2, 4, 4], [6, 0, 8, 1]]
+    assert boxes_after(in_corner(), others, max_overlap=0.75, overlap_by="mask") == [list(box) for box in others]
+    assert boxes_after(in_corner(), others, max_overlap=0.49, overlap_by="mask") == [[2, 2, 4, 4]]
+
+
+def test_those_with_the_least_overlap_are_copied_first():
+    others = [(0, 0, 4, 1), (2, 2, 6, 3), (3, 4, 7, 5), (1, 6, 5, 7)]  # 4, 2, 1 and 3 of their 4 pixels
+    for number, expected in ((1, [2]), (2, [1, 2]), (3, [1, 2, 3])):
+        settings = {"least_overlap_first": True, "max_copied_instances": number, "min_visibility": 0.0}
+        for by in ("box", "mask"):
+            found = boxes_after(target((0, 0, 4, 8)), others, overlap_by=by, **settings)
+            assert found == [list(others[k]) for k in expected]
+
+
+def test_the_number_that_is_copied_is_drawn_as_without_an_order():
+    own, others = target(LEFT), target((4, 0, 6, 2), (4, 4, 6, 6), (6, 6, 8, 8))
+    counts = [
+        len(plan_batch(make_images(), [own, others], generator=seeded(seed), p=1.0, least_overlap_first=True).target)
+        for seed in range(100)
+    ]
+    assert set(counts) == {0, 1, 2, 3, 4}  # up to three of the one image and one of the other
+
+
+@pytest.mark.parametrize("by", ["box", "mask"])
+def test_of_all_places_that_are_tried_the_one_with_the_least_overlap_is_taken(by):
+    own = target((0, 0, 8, 6), (0, 6, 6, 8))  # all but four pixels
+    settings = {"placement": "random", "placement_tries": 500, "overlap_by": by}
+    assert boxes_after(own, [(0, 0, 2, 2)], least_overlap_first=True, **settings) == [[6, 6, 8, 8]]
+    assert boxes_after(own, [(0, 0, 2, 2)], max_overlap=0.0, **settings) == [[6, 6, 8, 8]]
+
+
+def test_of_class_id_maps_only_objects_are_in_the_way():
+    maps = torch.zeros(2, 8, 8, dtype=torch.int64)
+    maps[0, :, :4], maps[0, 0, 7] = 3, 255
+    maps[1, 1:3, 2:6] = 5
+    for by, limit, expected in (("box", 0.5, 8), ("box", 0.49, 0), ("mask", 0.5, 8), ("mask", 0.49, 0)):
+        settings = ALL | {"max_overlap": limit, "overlap_by": by}
+        _, after = copypaste_batch(make_images(), maps, generator=seeded(), **settings)
+        assert (after[0] == 5).sum() == expected
+
+
+def test_by_mask_an_own_object_of_a_class_is_where_its_pixels_are():
+    maps = torch.zeros(2, 8, 8, dtype=torch.int64)
+    maps[0, 7], maps[0, :, 7] = 3, 3
+    maps[1, 2:4, 2:4] = 5
+    found = [
+        (copypaste_batch(make_images(), maps, max_overlap=0.0, overlap_by=by, **ALL)[1][0] == 5).sum()
+        for by in ("box", "mask")
+    ]
+    assert found == [0, 4]
+
+
+@pytest.mark.parametrize(("box", "expected"), [((2, 2, 4, 4), 1), ((6, 6, 8, 8), 0)])
+def test_objects_of_a_bank_are_compared_by_mask_too(box, expected):
+    bank = InstanceBank(4)
+    copypaste_batch(make_images(1), [target(box)], bank=bank, p=0.0)
+    settings = ALL | {"max_overlap": 0.5, "overlap_by": "mask", "bank": bank}
+    assert len(plan_batch(make_images(1), [in_corner()], generator=seeded(), **settings)) == expected
+
+
+def test_cut_outs_of_a_pool_are_compared_by_mask_too():
+    ring = block(0, 0, 6, 6) - block(1, 1, 5, 5)
+    pool = Pool((5, torch.zeros(3, 8, 8, dtype=torch.uint8), ring))
+    settings = {"p": 1.0, "p_pool": 1.0, "pool_instances": (1, 1), "pool_scale_range": (1.0, 1.0), "p_flip": 0.0}
+    settings |= {"max_overlap": 0.0, "placement_tries": 100, "pool": pool}
+    own = target((3, 3, 5, 5))  # the ring fits around it
+    assert len(plan_batch(make_images(1), [own], overlap_by="box", **settings)) == 0
+    plan = plan_batch(make_images(1), [own], overlap_by="mask", **settings)
+    assert len(plan) == 1
+    landed = nearest(numpy(ring) != 0, fixed(plan.to_source[0]), (8, 8))
+    assert landed.sum() == 20
+    assert not (landed & numpy(own["masks"][0] != 0)).any()
+
+
+LIMITED = {"max_overlap": 0.3, "counts": st.integers(0, 6), "sides": st.integers(1, 40)}
+
+
+@many(60)
+@given(cases(overlap_by="mask", bank=True, **LIMITED))
+def test_no_mask_of_a_drawn_batch_covers_more_than_allowed(case):
+    pasted = case.paste()
+    crops = bank_crops(*case.earlier, case.settings, case.bank_size) if case.earlier else []
+    crops += cut_outs(case.pool, case.images[0].dtype) if case.pool else []
+    sources = [*case.targets, *(fields for _, fields in crops)]
+    assert all(covered <= 0.3 * area for area, covered in pixels_covered(case, pasted.plan, sources))
+
+
+@many(60)
+@given(cases(overlap_by="mask", placement="source", least_overlap_first=False, p_instance=1.0, **LIMITED))
+def test_left_out_where_objects_stay_are_those_that_cover_more_and_no_others(case):
+    case.knobs |= {"max_copied_instances": None, "label_weights": None}
+    limited, case.knobs["overlap_by"], case.knobs["max_overlap"] = case.paste().plan, "box", 1.0
+    plan = case.paste().plan
+    rows = [
+        row for row, (area, covered) in enumerate(pixels_covered(case, plan, case.targets)) if covered <= 0.3 * area
+    ]
+    assert limited.rows() == [plan.rows()[row] for row in rows]
+
+
+@many(60)
+@given(cases(overlap_by="box", placement="anywhere", rotation=0.0, **LIMITED))
+def test_no_box_of_a_drawn_batch_covers_more_than_allowed(case):
+    for row in case.paste().plan.rows():
+        (xx, _, x), (_, yy, y) = row["to_source"]
+        x1, y1, x2, y2 = case.targets[row["source"]]["boxes"][row["instance"]].double().tolist()
+        across, down = sorted([(x1 - x) / xx, (x2 - x) / xx]), sorted([(y1 - y) / yy, (y2 - y) / yy])
+        height, width = case.images[row["target"]].shape[-2:]
+        box = np.clip([across[0], down[0], across[1], down[1]], 0, [width, height, width, height])
+        own = case.targets[row["target"]]["boxes"].double().numpy()
+        assert covered_fraction(box, own) <= 0.3 + 1e-9
+
+
+def pixels_covered(case, plan, sources):
+    """For each row of a plan the pixels of its mask in the target, and how many of them lie on own objects."""
+    for row in range(len(plan)):
+        number = int(plan.target[row])
+        size = case.images[number].shape[-2:]
+        own = (numpy(case.targets[number]["masks"]) != 0).any(axis=0)
+        mask = numpy(sources[int(plan.source[row])]["masks"])[int(plan.instance[row])] != 0
+        landed = nearest(mask, fixed(plan.to_source[row]), size)
+        yield int(landed.sum()), int((landed & own).sum())
