@@ -66,6 +66,10 @@ class DataWarning(UserWarning):
     """Something in a data set is probably a mistake; it is used as the message says."""
 
 
+class SlowWarning(UserWarning):
+    """Something takes much longer than it need: the message says why."""
+
+
 class OldSettingWarning(DeprecationWarning):
     """A setting is given in the form of the former release, which this release still takes."""
 

@@ -32,6 +32,12 @@ def check_regular_file(path: Path | str) -> None:
         raise OSError(errno.EINVAL, f"expected a file, found {kind}", str(path))
 
 
+def check_exists(path: Path | str, what: str) -> None:
+    """Raise ``DataError`` where nothing has this path; ``what`` says in the message what should, as "COCO file"."""
+    if not Path(path).exists():
+        raise DataError(f"{path}: there is no such {what}")
+
+
 @contextmanager
 def name_path_in_errors(path: Path) -> Iterator[None]:
     """Give this path to an ``OSError`` inside that names no file, as a full disk's does."""

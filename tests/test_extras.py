@@ -59,7 +59,7 @@ def test_what_needs_composer_names_the_extra_in_one_line(answers):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train", "quickstart", "--dry-run"], ["train", "quickstart"], ["ablate", "parts", "--dry-run"]]
+    "arguments", [["train", "quickstart", "--dry-run"], ["train", "quickstart"], ["ablate", "parts", "--smoke"]]
 )
 def test_commands_that_train_name_the_extra_and_write_nothing(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -26,7 +26,8 @@ from composer_copypaste.distributed import (
     is_lost_connection,
     why_loading_ended,
 )
-from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, UserError
+from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, SlowWarning, UserError
+from composer_copypaste.files import check_exists
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -63,6 +64,24 @@ _format_of_python = warnings.formatwarning
 
 CROWDS_HELP = "What annotations marked as crowds are: single objects, or crowds, which no score counts"
 BAD_OBJECTS_HELP = "Whether an object without a usable outline or box is refused (default), or left out with a warning."
+
+
+class ExistingPath(click.Path):
+    """The type of an argument that names a file or a folder: a mistake in it is found before anything is loaded."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(path_type=Path)
+        self.what = what
+        """What has this path, for the message where nothing has: "annotation file"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, of something that is there."""
+        check_exists(value, self.what)
+        return super().convert(value, param, ctx)
+
+
+ANNOTATION_FILE = ExistingPath("annotation file")
+FOLDER_OF_IMAGES = ExistingPath("folder of images")
 
 
 class LazyGroup(click.Group):
@@ -153,7 +172,7 @@ def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """One line for a warning about the user's data or settings, without a place in our code; else Python's format."""
-    if issubclass(category, DataWarning | OldSettingWarning):
+    if issubclass(category, DataWarning | OldSettingWarning | SlowWarning):
         return f"warning: {message}\n"
     return _format_of_python(message, category, filename, lineno, line)
 

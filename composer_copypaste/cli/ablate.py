@@ -37,8 +37,12 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     interrupted, and trains only what has changed or is new.
     """
     from composer_copypaste.recipes.ablation import load_ablation
+    from composer_copypaste.recipes.files import check_named_files
 
     loaded = load_ablation(ablation, overrides, smoke=smoke)
+    if not report:
+        for each in loaded.recipes.values():
+            check_named_files(each)
 
     from composer_copypaste.runs.ablation.run import describe_ablation, report_ablation, run_ablation
 

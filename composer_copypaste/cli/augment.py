@@ -6,7 +6,16 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, RESUME_COMMAND, given_arguments, is_given
+from composer_copypaste.cli import (
+    ANNOTATION_FILE,
+    BAD_OBJECTS_HELP,
+    CROWDS_HELP,
+    FOLDER_OF_IMAGES,
+    RESUME_COMMAND,
+    ExistingPath,
+    given_arguments,
+    is_given,
+)
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -14,8 +23,8 @@ from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, RESUME_COMMAND
 @click.command
 @click.argument("output", type=click.Path(path_type=Path))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images; default: the recipe's.")
-@click.option("--annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
+@click.option("--images", type=FOLDER_OF_IMAGES, help="Folder of the images; default: the recipe's.")
+@click.option("--annotations", type=ANNOTATION_FILE, help="Their COCO instance annotations.")
 @click.option("--recipe", help="Its data.train, data.pool and copy_paste are used: a file, or a shipped recipe's name.")
 @click.option("--per-image", "--per-picture", type=click.IntRange(1, 1000), default=1,
               help="Number of new images of each base image; default: 1.")  # fmt: skip
@@ -24,12 +33,12 @@ from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, RESUME_COMMAND
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="The same seed gives the same files; default: 0."
 )
-@click.option("--backgrounds", type=click.Path(path_type=Path),
+@click.option("--backgrounds", type=FOLDER_OF_IMAGES,
               help="Folder of images without annotations, which become the base images.")  # fmt: skip
-@click.option("--pool-folder", type=click.Path(path_type=Path),
+@click.option("--pool-folder", type=ExistingPath("folder of cut-outs"),
               help="Cut-outs to paste too: images with transparency, in folders named after categories.")  # fmt: skip
-@click.option("--pool-images", type=click.Path(path_type=Path), help="Folder of images whose objects are pasted too.")
-@click.option("--pool-annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
+@click.option("--pool-images", type=FOLDER_OF_IMAGES, help="Folder of images whose objects are pasted too.")
+@click.option("--pool-annotations", type=ANNOTATION_FILE, help="Their COCO instance annotations.")
 @click.option("--originals", type=click.Choice(["keep", "link", "omit"]), default="keep",
               help="The original images: copied (default), linked, or left out.")  # fmt: skip
 @click.option("--format", type=click.Choice(["jpeg", "png"]), default="jpeg", help="Of the new images; default: jpeg.")

@@ -1,11 +1,23 @@
 """``copypaste eval``."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, is_override
+from composer_copypaste.cli import (
+    ANNOTATION_FILE,
+    BAD_OBJECTS_HELP,
+    CROWDS_HELP,
+    FOLDER_OF_IMAGES,
+    ExistingPath,
+    is_override,
+)
+
+if TYPE_CHECKING:
+    from composer_copypaste.metrics.report import Report
+    from composer_copypaste.recipes.schema import CocoFiles
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -15,12 +27,12 @@ from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, is_override
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option(
     "--predictions",
-    type=click.Path(path_type=Path),
+    type=ExistingPath("file of results"),
     help="Score these COCO results (JSON, with masks or boxes alone) instead of a model.",
 )
 @click.option("--best", is_flag=True, help="Take the run's best checkpoint, which training.best_checkpoint keeps.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images; default: the run's data.val.")
-@click.option("--annotations", type=click.Path(path_type=Path), help="Their COCO instance annotations.")
+@click.option("--images", type=FOLDER_OF_IMAGES, help="Folder of the images; default: the run's data.val.")
+@click.option("--annotations", type=ANNOTATION_FILE, help="Their COCO instance annotations.")
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: the recipe's.")
 @click.option("--bad-objects", type=click.Choice(["refuse", "leave_out"]), help=BAD_OBJECTS_HELP)
 @click.option("--max-dets", metavar="1,10,100", help="How many detections of a category count in an image; ascending.")
@@ -70,10 +82,9 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     """
     from composer_copypaste.distributed import errors_raised_once, is_first_process
     from composer_copypaste.errors import RecipeError
-    from composer_copypaste.metrics.report import Report, score_tables
-    from composer_copypaste.runs.folder import RunFolder
+    from composer_copypaste.recipes.schema import CocoFiles
+    from composer_copypaste.runs.folder import RunFolder, find_best_checkpoint, find_checkpoint
 
-    report: Report
     if model is not None and is_override(str(model)):
         model, overrides = None, (str(model), *overrides)
     with errors_raised_once():
@@ -99,27 +110,13 @@ def command(  # noqa: PLR0913 - click gives each option by its name
             spelling=lambda name, value: f"--{name.replace('_', '-')} {value}",
         )
     else:
-        from composer_copypaste.recipes.load import load_recipe
-        from composer_copypaste.recipes.schema import CocoFiles
-        from composer_copypaste.runs.evaluation.run import (
-            checkpoint_of_recipe,
-            evaluate_checkpoint,
-            recipe_of_checkpoint,
-        )
-        from composer_copypaste.runs.predictor import find_best_checkpoint, find_checkpoint
-
         changes = [f"data.crowds={crowds}"] if crowds else []
         changes += [f"data.bad_objects={bad_objects}"] if bad_objects else []
         changes += [f"evaluation.max_dets={list(limits)}"] if limits else []
         with errors_raised_once():
             files = CocoFiles(images=images, annotations=annotations) if images is not None else None
-            if model is None:
-                loaded = load_recipe(str(recipe), [*overrides, *changes])
-                checkpoint = checkpoint_of_recipe(loaded)
-            else:
-                checkpoint, run = find_checkpoint(find_best_checkpoint(model) if best else model)
-                loaded = recipe_of_checkpoint(checkpoint, run, recipe, [*overrides, *changes], files)
-        report = evaluate_checkpoint(checkpoint, loaded, files, output, min_score=min_score)
+            checkpoint = model if model is None else find_checkpoint(find_best_checkpoint(model) if best else model)[0]
+        report = _score_model(checkpoint, recipe, [*overrides, *changes], files, output, min_score)
     if not is_first_process():
         return
     if style == "detectron2":
@@ -127,9 +124,39 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
         click.echo(f"\n{detectron2_tables(report)}")
     else:
+        from composer_copypaste.metrics.report import score_tables
+
         click.echo(f"\n{score_tables(report)}")
     if output is not None:
         click.echo(f"\n{output}:\n{RunFolder(output).describe()}")
+
+
+def _score_model(
+    checkpoint: Path | None,
+    recipe: str | None,
+    overrides: Sequence[str],
+    files: "CocoFiles | None",
+    output: Path | None,
+    min_score: float | None,
+) -> "Report":
+    """Score a checkpoint, or without one the weights that the recipe names; mistakes are found before torch loads."""
+    from composer_copypaste.distributed import errors_raised_once
+    from composer_copypaste.recipes.files import check_coco_files
+    from composer_copypaste.recipes.load import load_recipe
+    from composer_copypaste.runs.folder import run_folder_of
+
+    run = None if checkpoint is None else run_folder_of(checkpoint)
+    source = recipe or (None if run is None else run.recipe)
+    with errors_raised_once():
+        named = None if source is None else load_recipe(source, overrides)
+        check_coco_files(files or (None if named is None else named.data.val))
+
+    from composer_copypaste.runs.evaluation.run import checkpoint_of_recipe, evaluate_checkpoint, recipe_of_weights
+
+    with errors_raised_once():
+        loaded = named or recipe_of_weights(cast(Path, checkpoint), overrides, files)
+        checkpoint = checkpoint or checkpoint_of_recipe(loaded)
+    return evaluate_checkpoint(checkpoint, loaded, files, output, min_score=min_score)
 
 
 def _check_arguments(

@@ -5,6 +5,8 @@ from typing import Literal
 
 import click
 
+from composer_copypaste.cli import ExistingPath
+
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
@@ -18,11 +20,11 @@ import click
     help="28 x 28 probabilities inside each box (crops, default), or masks at the image's size (pasted).",
 )
 @click.option(
-    "--images", type=click.Path(path_type=Path), help="Images to check the file on; default: the run's data.val."
+    "--images", type=ExistingPath("file or folder"), help="Images to check the file on; default: the run's data.val."
 )
 @click.option("--best", is_flag=True, help="Take the run's best checkpoint, which training.best_checkpoint keeps.")
 @click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
-@click.option("--categories", type=click.Path(path_type=Path), help="COCO file of its categories; default: the run's.")
+@click.option("--categories", type=ExistingPath("COCO file"), help="COCO file of its categories; default: the run's.")
 @click.option("--max-box-difference", type=float, help="In pixels; default: 0.1.")
 @click.option("--max-score-difference", type=float, help="Default: 0.001.")
 @click.option("--max-mask-difference", type=float, help="Of a mask's probabilities; default: 0.01.")
@@ -55,9 +57,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     model finds; the largest differences are printed.
     """
     from composer_copypaste.errors import RecipeError
-    from composer_copypaste.runs.export import export_run
-    from composer_copypaste.runs.export_detectron2 import describe_keys, export_run_to_detectron2
-    from composer_copypaste.runs.predictor import find_best_checkpoint
+    from composer_copypaste.runs.folder import find_best_checkpoint, find_checkpoint
     from composer_copypaste.settings import ExportSettings
 
     given = {name: value for name, value in limits.items() if value is not None}
@@ -67,6 +67,11 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         name, _, problem = str(error).partition(":")
         raise RecipeError(f"command line: --{name.replace('_', '-')}:{problem}") from None
     source = find_best_checkpoint(model) if best else model
+    find_checkpoint(source)
+
+    from composer_copypaste.runs.export import export_run
+    from composer_copypaste.runs.export_detectron2 import describe_keys, export_run_to_detectron2
+
     if output.suffix == ".pkl":
         if masks is not None or images is not None or given:
             raise RecipeError(f"{output}: weights for Detectron2 have no masks, images and differences to give")

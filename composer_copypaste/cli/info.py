@@ -5,12 +5,14 @@ from pathlib import Path
 
 import click
 
+from composer_copypaste.cli import FOLDER_OF_IMAGES, ExistingPath
+
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
 @click.command
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of a data set's images: all are looked at too.")
+@click.argument("file", type=ExistingPath("file"))
+@click.option("--images", type=FOLDER_OF_IMAGES, help="Folder of a data set's images: all are looked at too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all problems, instead of tables.")
 @click.option("--output", type=click.Path(path_type=Path), help="A PNG file, for a plot of the distributions.")
 def command(file: Path, images: Path | None, as_json: bool, output: Path | None) -> None:

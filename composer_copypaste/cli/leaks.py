@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
+from composer_copypaste.cli import ANNOTATION_FILE, FOLDER_OF_IMAGES
+
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
 @click.command
-@click.argument("files", metavar="FILE FILE...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", metavar="FILE FILE...", type=ANNOTATION_FILE, nargs=-1, required=True)
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=FOLDER_OF_IMAGES,
     multiple=True,
     help="Folder of the images of all files; or given once for each file, in their order.",
 )

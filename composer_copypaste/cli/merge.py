@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP
+from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, FOLDER_OF_IMAGES
 
 if TYPE_CHECKING:
     from composer_copypaste.data.merge import MergedAnnotations
@@ -33,10 +33,10 @@ class NewName(click.ParamType):
 
 @click.command
 @click.argument("output", type=click.Path(path_type=Path))
-@click.argument("files", metavar="FILE...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", type=ANNOTATION_FILE, nargs=-1, required=True)
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=FOLDER_OF_IMAGES,
     multiple=True,
     help="Folder of the images of all files; or given once for each file, in their order.",
 )

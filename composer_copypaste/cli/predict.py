@@ -2,12 +2,13 @@
 
 import shlex
 import sys
+from glob import has_magic
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from composer_copypaste.cli import RESUME_COMMAND, given_arguments, is_override
+from composer_copypaste.cli import FOLDER_OF_IMAGES, RESUME_COMMAND, ExistingPath, given_arguments, is_override
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -19,9 +20,9 @@ from composer_copypaste.cli import RESUME_COMMAND, given_arguments, is_override
 @click.option("--best", is_flag=True, help="Take the run's best checkpoint, which training.best_checkpoint keeps.")
 @click.option("--output", type=click.Path(path_type=Path),
               help="New folder for what is found; default: predictions/NAME, as the weights are named.")  # fmt: skip
-@click.option("--images", "folder", type=click.Path(path_type=Path), help="Folder of the images of a COCO file.")
+@click.option("--images", "folder", type=FOLDER_OF_IMAGES, help="Folder of the images of a COCO file.")
 @click.option("--recipe", help="How the model is built, where the checkpoint is in no run folder.")
-@click.option("--categories", type=click.Path(path_type=Path),
+@click.option("--categories", type=ExistingPath("COCO file"),
               help="COCO file with the categories of the model; default: those of its run or .onnx file.")  # fmt: skip
 @click.option("--min-score", type=click.FloatRange(0, 1),
               help="Leave out lower scores; default: 0, but 0.5 for annotations and drawn images.")  # fmt: skip
@@ -71,8 +72,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     categories; and where asked for, OUTPUT/annotations.json and the folder OUTPUT/drawn.
     """
     from composer_copypaste.errors import RecipeError, count_noun
-    from composer_copypaste.runs.predict.run import predict_files
-    from composer_copypaste.runs.predictor import find_best_checkpoint
+    from composer_copypaste.files import check_exists
+    from composer_copypaste.runs.folder import find_best_checkpoint, find_checkpoint
     from composer_copypaste.settings import PredictSettings
 
     output = output or Path("predictions") / (weights.name if weights.is_dir() else weights.stem)
@@ -84,8 +85,17 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         raise RecipeError(
             "command line: expected images, or a COCO file that lists them. See: copypaste predict --help"
         )
+    source = find_best_checkpoint(weights) if best else weights
+    if source.suffix != ".onnx":
+        find_checkpoint(source)
+    for argument in given:
+        if not has_magic(argument):
+            check_exists(Path(argument).expanduser(), "file or folder")
+
+    from composer_copypaste.runs.predict.run import predict_files
+
     files = predict_files(
-        find_best_checkpoint(weights) if best else weights,
+        source,
         given,
         output,
         PredictSettings(

@@ -45,6 +45,12 @@ def command(
     what was measured, and warnings; and sheet_1.png and so on, the images of each setting. An earlier preview in the
     folder is replaced.
     """
+    from composer_copypaste.recipes.comparisons import recipes_to_compare
+    from composer_copypaste.recipes.files import check_named_files
+
+    for _, each in recipes_to_compare(recipe, overrides, compare):
+        check_named_files(each)
+
     from composer_copypaste.runs.preview.run import preview
 
     found = preview(recipe, overrides, compare=compare, output=output, images=images, batches=batches)

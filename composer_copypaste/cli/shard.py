@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP, CROWDS_HELP, RESUME_COMMAND
+from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, CROWDS_HELP, FOLDER_OF_IMAGES, RESUME_COMMAND
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -37,8 +37,8 @@ class ByteSize(click.ParamType):
 
 @click.command
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the images.")
-@click.option("--annotations", type=click.Path(path_type=Path), required=True, help="Their COCO instance annotations.")
+@click.option("--images", type=FOLDER_OF_IMAGES, required=True, help="Folder of the images.")
+@click.option("--annotations", type=ANNOTATION_FILE, required=True, help="Their COCO instance annotations.")
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: as marked, checked.")
 @click.option("--bad-objects", type=click.Choice(["refuse", "leave_out"]), default="refuse", help=BAD_OBJECTS_HELP)
 @click.option("--processes", type=click.IntRange(min=1), default=1, help="Number of processes that read and write.")

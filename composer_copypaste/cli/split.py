@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP
+from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, FOLDER_OF_IMAGES
 
 if TYPE_CHECKING:
     from composer_copypaste.data.annotation_file import AnnotationFile
@@ -39,9 +39,9 @@ class Shares(click.ParamType):
 
 @click.command
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--annotations", type=click.Path(path_type=Path), required=True, help="A COCO annotation file.")
+@click.option("--annotations", type=ANNOTATION_FILE, required=True, help="A COCO annotation file.")
 @click.option("--parts", type=Shares(), required=True, help="The parts' names and shares: train=0.8,val=0.1,test=0.1")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images; then equal files stay together.")
+@click.option("--images", type=FOLDER_OF_IMAGES, help="Folder of the images; then equal files stay together.")
 @click.option("--group", metavar="KEY", help="Images with the same value of this key in the JSON stay together.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Another seed gives other parts; default: 0.")
 @click.option("--bad-objects", type=click.Choice(["refuse", "leave_out"]), default="refuse", help=BAD_OBJECTS_HELP)

@@ -5,16 +5,16 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import BAD_OBJECTS_HELP
+from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, ExistingPath
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
 @click.command
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--annotations", type=click.Path(path_type=Path), required=True, help="A COCO annotation file.")
+@click.option("--annotations", type=ANNOTATION_FILE, required=True, help="A COCO annotation file.")
 @click.option(
-    "--images-list", type=click.Path(path_type=Path), help="Text file with an image's id or file name in each line."
+    "--images-list", type=ExistingPath("list of images"), help="Text file with an image's id or file name in each line."
 )
 @click.option("--categories", metavar="NAME,...", help="Keep these categories, and the images that show them.")
 @click.option("--empty-images", is_flag=True, help="With --categories: keep the images that show none of them, too.")

@@ -33,6 +33,7 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_
     interrupted goes on where it was when the same command names its folder with output=DIR.
     """
     from composer_copypaste.distributed import errors_raised_once, is_first_process
+    from composer_copypaste.recipes.files import check_named_files
     from composer_copypaste.recipes.load import load_recipe
     from composer_copypaste.runs.folder import run_folder_for
 
@@ -40,7 +41,9 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_
         processes.stop_at_end_of_input()
     with errors_raised_once():
         loaded = load_recipe(recipe, overrides)
-    folder = run_folder_for(loaded, datetime.now())
+        folder = run_folder_for(loaded, datetime.now())
+        if not (folder.root.exists() and folder.is_complete):
+            check_named_files(loaded)
 
     if dry_run:
         from composer_copypaste.runs.dry_run import describe_run

@@ -72,7 +72,7 @@ def mask_of_rle(rle: Rle) -> CroppedMask | None:
     top, left, bottom, right = _extent(counts, rle["size"][0])
     if top >= bottom:
         return None
-    return CroppedMask(top, left, _filled(counts, rle["size"][0], top, left, bottom, right))
+    return CroppedMask(int(top), int(left), _filled(counts, rle["size"][0], top, left, bottom, right))
 
 
 def rle_of_mask(cropped: CroppedMask, size: tuple[int, int]) -> Rle:

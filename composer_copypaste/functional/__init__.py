@@ -9,8 +9,8 @@
    in torch for each object, by ``resample.py``, ``blend.py`` and ``tensors.py``. ``engines/kernel_engine.py`` runs
    kernels, which read the tables of ``engines/kernels.py``: on a CPU those of ``engines/numba_engine.py``
    (``engines/numba_masks.py`` and ``engines/numba_paint.py``, with ``engines/numba_semantic_maps.py`` for maps of class
-   ids; ``engines/numba_memory.py`` is what they share), on a GPU those of ``engines/triton_engine.py``
-   (``engines/triton_kernels.py``).
+   ids; ``engines/numba_memory.py`` is what they share, and ``engines/compilation.py`` compiles them), on a GPU those of
+   ``engines/triton_engine.py`` (``engines/triton_kernels.py``).
 5. Which objects stay visible, and their fields: ``visibility.py``, ``keypoints.py``.
 
 ``large_scale_jitter.py`` is an augmentation of its own.

@@ -203,12 +203,20 @@ def binary_masks(masks: UInt8[Tensor, "n h w"], boxes: Float[ndarray, "n 4"]) ->
 
     A device would have to be waited for to learn that, and copies in no time that counts.
     """
-    if masks.is_cpu:
-        from composer_copypaste.functional.engines.numba_masks import has_non_binary_values  # 0.5 s to import
-
-        if not has_non_binary_values(masks.contiguous().numpy(), boxes):
-            return masks
+    if masks.is_cpu and not _has_non_binary_values(masks, boxes):
+        return masks
     return masks.clamp(max=1)
+
+
+def _has_non_binary_values(masks: UInt8[Tensor, "n h w"], boxes: Float[ndarray, "n 4"]) -> bool:
+    """Whether masks on the host hold anything but 0 and 1, as far as their boxes matter."""
+    from composer_copypaste.functional.engines.compilation import can_compile  # 0.5 s to import
+
+    if not can_compile():
+        return bool((masks > 1).any())
+    from composer_copypaste.functional.engines.numba_masks import has_non_binary_values
+
+    return bool(has_non_binary_values(masks.contiguous().numpy(), boxes))
 
 
 # How likely objects are to be copied

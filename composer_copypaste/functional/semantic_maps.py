@@ -35,22 +35,26 @@ def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     """
     if not len(maps):
         return []
+    from composer_copypaste.functional.engines.compilation import can_compile  # 0.5 s to import
+
     low, high = read_back(torch.stack(maps.aminmax())).tolist()
     if high - low < LARGEST_SPAN:
         ids = np.arange(low, high + 1)
     else:
         values, maps = maps.unique(return_inverse=True)
         ids, low = read_back(values), 0
-    boxes = (_boxes_on_host if maps.is_cpu else boxes_on_device)(maps, low, len(ids))
+    boxes = (_boxes_on_host if maps.is_cpu and can_compile() else boxes_on_device)(maps, low, len(ids))
     present = boxes[:, :, 2] > 0
     return [Classes(ids[here], found[here].astype(np.float64)) for found, here in zip(boxes, present, strict=True)]
 
 
 def masks_of_classes(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n h w"]:
     """The mask of each of these classes."""
-    if not ids.is_cpu:
+    from composer_copypaste.functional.engines.compilation import can_compile  # 0.5 s to import
+
+    if not (ids.is_cpu and can_compile()):
         return (ids == on_device(classes.ids, ids.device, ids.dtype)[:, None, None]).view(torch.uint8)
-    from composer_copypaste.functional.engines.numba_semantic_maps import class_masks  # 0.5 s to import
+    from composer_copypaste.functional.engines.numba_semantic_maps import class_masks
 
     masks = np.zeros((len(classes.ids), *ids.shape), dtype=np.uint8)  # zeros that nothing is written to take no memory
     class_masks(ids.numpy(), classes.ids.astype(np.int64), masks)

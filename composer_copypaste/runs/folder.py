@@ -1,9 +1,13 @@
-"""The folder of a run: which files it holds."""
+"""The folder of a run: which files it holds.
+
+Importing this module imports no framework.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from composer_copypaste.errors import CheckpointError, RecipeError
 from composer_copypaste.recipes.schema import Recipe
 
 
@@ -121,3 +125,50 @@ def run_folder_of(checkpoint: Path) -> RunFolder | None:
 def run_folder_for(recipe: Recipe, now: datetime) -> RunFolder:
     """The folder for a run: ``recipe.output``, or a new one named after the recipe and the time."""
     return RunFolder(recipe.output or Path("runs") / f"{recipe.name}-{now:%Y%m%d-%H%M%S}")
+
+
+def find_best_checkpoint(path: Path) -> Path:
+    """The best checkpoint of the run in a folder.
+
+    Raises:
+        CheckpointError: where the run kept none.
+    """
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(
+            f"{path}: a file; --best takes a checkpoint of a run from the run's folder. Leave --best out, or give the "
+            "folder"
+        )
+    best = RunFolder(path).best_checkpoint
+    if best is None:
+        raise CheckpointError(
+            f"{path}: expected the folder of a run that kept its best checkpoint (training.best_checkpoint=segm/AP), "
+            "found none; leave --best out for the newest"
+        )
+    return best
+
+
+def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
+    """The newest checkpoint of the run in a folder, or the checkpoint itself; and the run in whose folder it is.
+
+    Raises:
+        CheckpointError: where there is none.
+    """
+    checkpoint = RunFolder(path).latest_checkpoint if path.is_dir() else path
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
+    return checkpoint, run_folder_of(checkpoint)
+
+
+def recipe_source(checkpoint: Path, run: RunFolder | None, recipe: Path | str | None) -> Path | str:
+    """The recipe that was given, or that of the run.
+
+    Raises:
+        RecipeError: where there is neither.
+    """
+    if recipe is not None:
+        return recipe
+    if run is None:
+        raise RecipeError(
+            f"{checkpoint}: is not in the folder of a run; give --recipe RECIPE, which says how its model is built"
+        )
+    return run.recipe

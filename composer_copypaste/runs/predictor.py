@@ -27,7 +27,7 @@ from composer_copypaste.models.weights import load_tensors
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import read_trained_categories
-from composer_copypaste.runs.folder import RunFolder, run_folder_of
+from composer_copypaste.runs.folder import find_checkpoint, recipe_source
 
 PRECISIONS = {"fp32": None, "amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}
 """The types of autocast for the precisions of recipes."""
@@ -120,53 +120,6 @@ def weights_for(recipe: Recipe, checkpoint: Path) -> StateDict:
     from composer_copypaste.integrations.detectron2.weights import read_model_file
 
     return read_model_file(checkpoint)
-
-
-def find_best_checkpoint(path: Path) -> Path:
-    """The best checkpoint of the run in a folder.
-
-    Raises:
-        CheckpointError: where the run kept none.
-    """
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(
-            f"{path}: a file; --best takes a checkpoint of a run from the run's folder. Leave --best out, or give the "
-            "folder"
-        )
-    best = RunFolder(path).best_checkpoint
-    if best is None:
-        raise CheckpointError(
-            f"{path}: expected the folder of a run that kept its best checkpoint (training.best_checkpoint=segm/AP), "
-            "found none; leave --best out for the newest"
-        )
-    return best
-
-
-def find_checkpoint(path: Path) -> tuple[Path, RunFolder | None]:
-    """The newest checkpoint of the run in a folder, or the checkpoint itself; and the run in whose folder it is.
-
-    Raises:
-        CheckpointError: where there is none.
-    """
-    checkpoint = RunFolder(path).latest_checkpoint if path.is_dir() else path
-    if not checkpoint.exists():
-        raise CheckpointError(f"{checkpoint}: expected a checkpoint, or the folder of a run; there is none")
-    return checkpoint, run_folder_of(checkpoint)
-
-
-def recipe_source(checkpoint: Path, run: RunFolder | None, recipe: Path | str | None) -> Path | str:
-    """The recipe that was given, or that of the run.
-
-    Raises:
-        RecipeError: where there is neither.
-    """
-    if recipe is not None:
-        return recipe
-    if run is None:
-        raise RecipeError(
-            f"{checkpoint}: is not in the folder of a run; give --recipe RECIPE, which says how its model is built"
-        )
-    return run.recipe
 
 
 def _load_exported(

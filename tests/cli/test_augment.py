@@ -52,7 +52,7 @@ def test_settings_of_copy_paste_are_given_as_in_a_recipe(files, tmp_path):
         (["categories=[cat]"], "copy_paste.categories: expected names of the data's categories ("),
         (["--share", "0"], "command line: invalid value for '--share': 0.0 is not in the range 0<x<=1. See: "),
         (
-            ["--pool-images", "x"],
+            ["--pool-images", "."],
             "command line: expected either --pool-folder, or --pool-annotations and --pool-images",
         ),
     ],

@@ -265,10 +265,10 @@ def test_results_of_boxes_alone_are_scored_by_boxes(predictions):
     ("arguments", "message"),
     [
         ([], "expected MODEL, a run's folder or a checkpoint, or --recipe RECIPE, whose weights are scored, or --pred"),
-        (["--recipe", "finetune"], "model.weights: expected a file to evaluate, got 'coco'; or give MODEL"),
-        (["--predictions", "r.json"], "expected --annotations FILE, by which the predictions are scored"),
+        (["--recipe", "quickstart"], "model.weights: expected a file to evaluate, got 'none'; or give MODEL"),
+        (["--predictions", __file__], "expected --annotations FILE, by which the predictions are scored"),
         (
-            ["runs/x", "--predictions", "r.json"],
+            ["runs/x", "--predictions", __file__],
             "expected --predictions without a model, recipe and its keys, got runs/x",
         ),
         (["--max-dets", "100,10", "x"], "--max-dets: expected ascending numbers such as 1,10,100, got '100,10'"),

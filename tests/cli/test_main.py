@@ -13,6 +13,8 @@ from composer_copypaste import cli
 from composer_copypaste.cli import COMMANDS, main
 from composer_copypaste.errors import UserError
 
+MINE = [f"data.{part}.{kind}" for part in ("train", "val") for kind in ("images=.", "annotations=none.json")]
+
 
 def run(*arguments):
     return subprocess.run([sys.executable, "-m", "composer_copypaste.cli", *arguments], capture_output=True, text=True)
@@ -35,6 +37,43 @@ def test_help_imports_nothing_heavy(arguments):
     )
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "finetune", *MINE], "none.json: there is no such annotation file"),
+        (["train", "quickstart", "optimizer.lrr=1"], "did you mean 'optimizer.lr'?"),
+        (["preview", "quickstart", "--compare", "rotaton=1"], "copy_paste.rotaton: unknown key"),
+        (["preview", "finetune", *MINE], "none.json: there is no such annotation file"),
+        (["eval"], "expected MODEL"),
+        (["eval", "none"], "none: expected a checkpoint, or the folder of a run; there is none"),
+        (["eval", "none", "--best"], "none: expected the folder of a run that kept its best checkpoint"),
+        (["eval", "--recipe", "finetune", *MINE], "none.json: there is no such annotation file"),
+        (["eval", "--predictions", "none", "--annotations", "none"], "none: there is no such file of results"),
+        (["eval", "none", "--max-dets", "a"], "--max-dets: expected ascending numbers"),
+        (["predict", "none.png", "--weights", "none"], "none: expected a checkpoint, or the folder of a run"),
+        (["predict", "none.png", "--weights", "none.onnx"], "none.png: there is no such file or folder"),
+        (["export", "none", "a.onnx"], "none: expected a checkpoint, or the folder of a run"),
+        (["info", "none"], "none: there is no such file"),
+        (["ablate", "parts", "base=finetune", *(f"common.{key}" for key in MINE)], "none.json: there is no such"),
+        (["split", "parts", "--annotations", "none", "--parts", "a=1"], "none: there is no such annotation file"),
+        (["subset", "a.json", "--annotations", "none"], "none: there is no such annotation file"),
+        (["merge", "a.json", "none", "none"], "none: there is no such annotation file"),
+        (["leaks", "none", "none"], "none: there is no such annotation file"),
+        (["augment", "a", "--images", "none"], "none: there is no such folder of images"),
+        (["shard", "a", "--images", ".", "--annotations", "none"], "none: there is no such annotation file"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_found_before_a_framework_is_loaded(tmp_path, arguments, message):
+    code = (
+        "import sys; from composer_copypaste.cli import main; main(sys.argv[1:], standalone_mode=False)\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'composer', 'numpy'} & set(sys.modules)))"
+    ).replace("import sys;", "import sys\ntry:", 1)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert message in done.stderr
+    assert done.stdout == "2 []\n"
 
 
 def test_help_lists_every_command():
@@ -110,7 +149,7 @@ NO_NAME = "x" * 300
         ["train", "quickstart", f"data.shapes.folder={NO_NAME}", "--dry-run"],
         ["train", "quickstart", f"output={NO_NAME}"],
         ["eval", NO_NAME],
-        ["shard", "a", "--images", "b", "--annotations", NO_NAME],
+        ["shard", "a", "--images", ".", "--annotations", NO_NAME],
     ],
 )
 def test_a_name_that_no_file_can_have_is_one_line(arguments):
@@ -142,7 +181,7 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch):
         (["eval", "a", "--images"], "option '--images' requires an argument. See: copypaste --help"),
         (["recipe", "shw"], "no such command 'shw'"),
         (
-            ["shard", "a", "--images", "b", "--annotations", "c", "--processes", "0"],
+            ["shard", "a", "--images", ".", "--annotations", ".", "--processes", "0"],
             "invalid value for '--processes': 0",
         ),
         (["shard", "a"], "missing option '--images'. See: copypaste shard --help"),

@@ -91,7 +91,7 @@ def test_a_subset_of_listed_images(shapes, tmp_path):
 
 
 def test_a_subset_without_a_choice_is_refused(shapes, tmp_path):
-    result = CliRunner().invoke(main, ["subset", str(tmp_path / "all.json"), "--annotations", "train.json"])
+    result = CliRunner().invoke(main, ["subset", str(tmp_path / "all.json"), "--annotations", str(shapes[1])])
     assert result.exit_code == 2
     assert "expected --images-list, --categories or --fraction" in result.stderr
 

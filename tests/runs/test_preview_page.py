@@ -12,8 +12,8 @@ from toy_trainings import loader
 from composer_copypaste import CopyPasteSettings, preview, preview_batches
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import DataError, OutputError, RecipeError, UserError
+from composer_copypaste.recipes.comparisons import split_comparison
 from composer_copypaste.runs.preview import page as preview_page
-from composer_copypaste.runs.preview.run import split_comparison
 from composer_copypaste.settings import ShapesSettings
 
 

@@ -66,11 +66,15 @@ def engine_for(device: torch.device) -> Engine:
 
 
 def kernels_for(device: torch.device) -> Kernels | None:
-    """The kernels that run on the device: Numba's on a CPU, Triton's on a GPU, where it can compile them.
+    """The kernels that run on the device: Numba's on a CPU, Triton's on a GPU, where these can compile them.
 
     Either is imported here alone: that takes Numba half a second, and Triton one.
     """
     if device.type == "cpu":
+        from composer_copypaste.functional.engines.compilation import can_compile
+
+        if not can_compile():
+            return None
         from composer_copypaste.functional.engines.numba_engine import NumbaKernels
 
         return NumbaKernels()

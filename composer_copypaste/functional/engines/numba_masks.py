@@ -3,10 +3,8 @@
 from typing import no_type_check
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
+from composer_copypaste.functional.engines.compilation import compiled_intrinsic, ir, types
 from composer_copypaste.functional.engines.kernels import BY_X, NO_TENSOR, NOBODY, TO_X, TO_Y, X1, X2, Y1, Y2
 from composer_copypaste.functional.engines.numba_memory import (
     HALF,
@@ -218,7 +216,7 @@ def count_rotated(pasted, results):
 # Phase 3: masks
 
 
-@intrinsic
+@compiled_intrinsic
 @no_type_check
 def _stream_line(context, address, former):
     """Write a line of 0 and 1 past the caches: 1 where that at the other address is not 0.
@@ -237,7 +235,7 @@ def _stream_line(context, address, former):
     return types.void(types.int64, types.int64), code
 
 
-@intrinsic
+@compiled_intrinsic
 @no_type_check
 def _finish_streams(context):
     """Wait until other processors can see what was streamed."""

@@ -5,14 +5,12 @@ The kernels are in ``numba_masks.py``, ``numba_paint.py`` and ``numba_semantic_m
 before they choose one, so that the compiler can do many pixels at once.
 """
 
-from functools import partial
 from typing import no_type_check
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types  # type: ignore[attr-defined]
-from numba.extending import intrinsic
 
+from composer_copypaste.functional.engines.compilation import carray, compiled_intrinsic, ir, types
+from composer_copypaste.functional.engines.compilation import compiled as compiled
 from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, TO_X, X1, X2
 from composer_copypaste.functional.resample import FRACTION_BITS
 
@@ -24,17 +22,7 @@ ZERO = np.int64(0)
 """A zero that is no literal: functions would be compiled once more for a literal argument."""
 
 
-@no_type_check
-def compiled(function):
-    """The function as machine code, made when it is first called, which takes seconds, and kept on the disk."""
-    compile = partial(njit, nogil=True, error_model="numpy")
-    try:
-        return compile(cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
-        return compile()(function)
-
-
-@intrinsic
+@compiled_intrinsic
 @no_type_check
 def _pointer(context, address):
     """The pointer that a number stands for."""

@@ -103,7 +103,11 @@ def open_work(
     Raises:
         DataError: listing what is wrong with annotations or images, or where no object may be pasted.
         RecipeError: where copy-paste names unknown categories, or excludes all cut-outs of the pool.
+        MissingPackageError: where Numba does not work.
     """
+    from composer_copypaste.functional.engines.compilation import check_can_compile  # 0.5 s to import
+
+    check_can_compile("offline data sets")
     reading, image_settings = reading or ReadingOptions(), image_settings or ImageSettings()
     file = AnnotationFile.read(annotations, reading)
     data = with_file_names_in_folder(file.annotations, images)

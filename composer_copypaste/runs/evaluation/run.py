@@ -38,8 +38,8 @@ from composer_copypaste.runs.evaluation.output import (
     write_output,
 )
 from composer_copypaste.runs.evaluation.page import Subject
-from composer_copypaste.runs.folder import RunFolder, run_folder_of
-from composer_copypaste.runs.predictor import recipe_source, weights_for
+from composer_copypaste.runs.folder import RunFolder, recipe_source, run_folder_of
+from composer_copypaste.runs.predictor import weights_for
 from composer_copypaste.runs.train import save_predictions
 
 
@@ -82,28 +82,20 @@ def evaluate_checkpoint(
     return report
 
 
-def recipe_of_checkpoint(
-    checkpoint: Path,
-    run: RunFolder | None,
-    recipe: Path | str | None,
-    overrides: Sequence[str] = (),
-    files: CocoFiles | None = None,
-) -> Recipe:
-    """The recipe that was given, or that of the run, or one for a published model of torchvision's or Detectron2's.
+def recipe_of_weights(checkpoint: Path, overrides: Sequence[str] = (), files: CocoFiles | None = None) -> Recipe:
+    """A recipe for weights in no run's folder: those of a published model of torchvision's or Detectron2's.
 
     Args:
         checkpoint: the weights.
-        run: in whose folder they lie.
-        recipe: as given.
         overrides: keys of the recipe with their values.
         files: the data set to evaluate on, which a published model needs.
 
     Raises:
-        RecipeError: where there is none.
+        RecipeError: where they are those of any other model.
     """
-    known = read_known_model(checkpoint) if recipe is None and run is None else None
+    known = read_known_model(checkpoint)
     if known is None:
-        return load_recipe(recipe_source(checkpoint, run, recipe), overrides)
+        return load_recipe(recipe_source(checkpoint, None, None), overrides)
     name, settings = known
     if files is None:
         raise RecipeError(f"{checkpoint}: {name}; give --images and --annotations, the data to score it on")

@@ -13,9 +13,9 @@ from composer_copypaste.errors import OutputError
 from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.models.predictor import Predictor
 from composer_copypaste.output_folder import WORKING_FOLDER, Source
+from composer_copypaste.runs.folder import find_checkpoint
 from composer_copypaste.runs.predict.files import ANNOTATIONS, IMAGES, RESULTS
 from composer_copypaste.runs.predict.records import ImageRecord, RecordFile, file_stamp
-from composer_copypaste.runs.predictor import find_checkpoint
 from composer_copypaste.settings import ImageSettings, PredictSettings
 from composer_copypaste.validation import type_adapter
 

@@ -1,10 +1,9 @@
 """Shows, before a training, what copy-paste makes of its batches: a page, and sheets of images."""
 
-import re
 import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -22,7 +21,8 @@ from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.instances import Target
 from composer_copypaste.models.mask_rcnn import resized_sides
 from composer_copypaste.recipes import yaml12
-from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
+from composer_copypaste.recipes.comparisons import recipes_to_compare
+from composer_copypaste.recipes.load import recipe_to_yaml
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.runs.data import RunData, category_names, copy_paste_settings, open_data
 from composer_copypaste.runs.nested_categories import nesting_advice
@@ -77,8 +77,7 @@ def preview(
     Example:
         >>> print(preview("quickstart", compare=["p=1", "placement=random max_overlap=0.3"]))
     """
-    recipes = [("recipe", load_recipe(recipe, overrides))]
-    recipes += [(each, load_recipe(recipe, [*overrides, *split_comparison(each)])) for each in compare]
+    recipes = recipes_to_compare(recipe, overrides, compare)
     folder = Path("previews") / recipes[0][1].name if output is None else Path(output)
     _check_request(folder, [name for name, _ in recipes], images, batches)
     sources = _open_sources(recipes)
@@ -142,13 +141,6 @@ def preview_batches(  # noqa: PLR0913 - by name, and each of its own kind
 
 
 # ---- what is asked for
-
-
-def split_comparison(text: str) -> list[str]:
-    """The overrides of a comparison such as "p=0.5 data.batch_size=4"; settings of copy-paste need no section."""
-    parts = re.split(r"\s+(?=\w+(?:\.\w+)*=)", text.strip())
-    keys = {field.name for field in fields(Recipe)}
-    return [part if "=" not in part or re.split(r"[.=]", part)[0] in keys else f"copy_paste.{part}" for part in parts]
 
 
 def _check_request(folder: Path, names: Sequence[str], images: int, batches: int | None) -> None:
