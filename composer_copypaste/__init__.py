@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from composer_copypaste.integrations.composer.callbacks import TrainingPictures as TrainingPictures
     from composer_copypaste.integrations.composer.data_spec import evaluation_loader as evaluation_loader
     from composer_copypaste.integrations.composer.data_spec import training_loader as training_loader
+    from composer_copypaste.integrations.composer.model import Detector as Detector
     from composer_copypaste.integrations.composer.model import MaskRCNN as MaskRCNN
     from composer_copypaste.integrations.detectron2.model import Detectron2Model as Detectron2Model
     from composer_copypaste.integrations.detectron2.trainers import CopyPasteHook as CopyPasteHook
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from composer_copypaste.runs.preview.run import preview_batches as preview_batches
     from composer_copypaste.settings import AugmentSettings as AugmentSettings
     from composer_copypaste.settings import CopyPasteSettings as CopyPasteSettings
+    from composer_copypaste.settings import DetectorSettings as DetectorSettings
     from composer_copypaste.settings import ExportSettings as ExportSettings
     from composer_copypaste.settings import ImageSettings as ImageSettings
     from composer_copypaste.settings import LargeScaleJitterSettings as LargeScaleJitterSettings
@@ -89,6 +91,8 @@ _HOMES = {
     "CopyPasteSettings": "settings",
     "CutOutPool": "data.cutouts",
     "describe_file": "runs.info.describe",
+    "Detector": "integrations.composer.model",
+    "DetectorSettings": "settings",
     "Detectron2Model": "integrations.detectron2.model",
     "draw_fractions": "data.splits",
     "evaluate_predictions": "runs.evaluation.results",

@@ -86,6 +86,14 @@ CanvasSide = Annotated[int, Ge(16), Le(8192)]
 PixelValue = Annotated[float, Ge(-1e30), Le(1e30)]
 ValueRange = Annotated[tuple[PixelValue, PixelValue], Check(_strictly_ascending)]
 Megapixels = Annotated[float, Gt(0), Le(100_000)]
+DetectorName = Literal["mask_rcnn", "faster_rcnn", "retinanet", "fcos"]
+DETECTOR_TITLES: Mapping[DetectorName, str] = {
+    "mask_rcnn": "Mask R-CNN",
+    "faster_rcnn": "Faster R-CNN",
+    "retinanet": "RetinaNet",
+    "fcos": "FCOS",
+}
+"""The detectors as messages name them."""
 
 Settings = TypeVar("Settings")
 
@@ -265,6 +273,11 @@ class CopyPasteSettings:
     object. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, need not be named. Any other
     key passes through, whatever its length."""
 
+    keep_masks: bool = True
+    """Detection targets only: whether targets come back with their masks. False: masks say what is pasted, and are left
+    out afterwards, for a detector that is trained by boxes, which are exact all the same. In a training of such a
+    detector, False in any case."""
+
     background: int = 0
     """Class-id maps only: the id that is no object."""
 
@@ -318,7 +331,7 @@ class OfflineCopyPasteSettings(CopyPasteSettings):
     p: Fraction = 1.0
     """Probability that a new image receives objects. Below 1, some new images are copies of their base image."""
 
-    OF_TRAININGS: ClassVar[Mapping[str, object]] = {"stop": None, "warmup": None, "bank_size": 0}
+    OF_TRAININGS: ClassVar[Mapping[str, object]] = {"stop": None, "warmup": None, "bank_size": 0, "keep_masks": True}
     """Keys of trainings only, and the one value that each has here."""
 
     def __post_init__(self) -> None:
@@ -458,15 +471,20 @@ class ShapesSettings:
 
 
 @settings_class
-class MaskRCNNSettings:
-    """Which Mask R-CNN is built, where its weights come from, and how it trains and detects."""
+class DetectorSettings:
+    """Which of torchvision's detectors is built, where its weights come from, and how it trains and detects."""
+
+    name: DetectorName = "mask_rcnn"
+    """The detector. "mask_rcnn" finds boxes and masks. "faster_rcnn", "retinanet" and "fcos" find boxes alone: where
+    objects are pasted, their masks say which pixels, and the detector is trained by their boxes."""
 
     backbone: Backbone = "resnet50"
-    """The network that computes the feature pyramid. "resnet50" is torchvision's ``maskrcnn_resnet50_fpn``,
-    "resnet50_v2" its ``maskrcnn_resnet50_fpn_v2``. "small" is a network for images of about 128 pixels that a
-    CPU trains in minutes. "timm/NAME" is a network of the package timm that gives features at strides 4, 8, 16 and 32
-    for images of any size, such as "timm/convnext_tiny". A tag in the name, as in "timm/resnet50.a1_in1k", says which
-    published weights are meant; images are normalised as they were when these were trained."""
+    """The network that computes the feature pyramid. "resnet50" is that of torchvision's models, such as
+    ``maskrcnn_resnet50_fpn``, "resnet50_v2" that of their second version, which "fcos" lacks; "faster_rcnn" with
+    "mobilenet_v3_large" is ``fasterrcnn_mobilenet_v3_large_fpn``. "small" is a network for images of about 128 pixels
+    that a CPU trains in minutes. "timm/NAME" is a network of the package timm that gives features at strides 4, 8, 16
+    and 32 for images of any size, such as "timm/convnext_tiny". A tag in the name, as in "timm/resnet50.a1_in1k", says
+    which published weights are meant; images are normalised as they were when these were trained."""
 
     heads: Literal["standard", "small"] | None = None
     """How large the feature pyramid and the heads are: as in torchvision's models ("standard"), or with a quarter of
@@ -507,14 +525,16 @@ class MaskRCNNSettings:
     batch normalisation, if it has any, and "group" is refused."""
 
     box_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
-    """Probability that a feature of the box head is dropped, before the box predictor."""
+    """Probability that a feature of the box head of Mask R-CNN or Faster R-CNN is dropped, before the box predictor."""
 
     mask_dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
-    """Probability that a channel of the mask head is dropped, before the mask predictor."""
+    """Probability that a channel of Mask R-CNN's mask head is dropped, before the mask predictor."""
 
     anchor_sizes: tuple[Annotated[int, Ge(1), Le(8192)], ...] | None = None
     """Side of the anchors, in pixels of the resized image, for each of the pyramid's five levels. None: 32, 64, 128,
-    256 and 512, or a quarter of these for "small"."""
+    256 and 512, or a quarter of these for "small". RetinaNet has two more sizes for each level, 1.26 and 1.59 times as
+    large. For FCOS, which has no anchors: a level finds objects of 4 to 8 times this side; None: its stride, 8, 16, 32,
+    64 and 128, or half of these for "small"."""
 
     min_size: Annotated[int | None, Ge(32), Le(8192)] = None
     """Images are resized so that their shorter side has this many pixels. None: 800, or 128 for "small"."""
@@ -534,6 +554,7 @@ class MaskRCNNSettings:
     """Detections with a lower score are left out. COCO's numbers are exact only with 0.05 or less."""
 
     def __post_init__(self) -> None:
+        self._check_name()
         if self.anchor_sizes is not None and len(self.anchor_sizes) != 5:
             raise ValueError(f"anchor_sizes: expected five, one for each level of the pyramid, got {self.anchor_sizes}")
         if self.weights_categories is not None and not self.keep_categories:
@@ -551,10 +572,42 @@ class MaskRCNNSettings:
             why = "style is detectron2" if self.style else f"weights are {self.weights!r}, of Detectron2's style"
             raise ValueError(f"{what}, as {why}; got {self.heads if self.heads == 'small' else self.backbone!r}")
 
+    def _check_name(self) -> None:
+        """Raise ``ValueError`` for settings that are of another detector."""
+        if self.name == "fcos" and self.backbone == "resnet50_v2":
+            raise ValueError("backbone: expected another than resnet50_v2, of which torchvision has no FCOS")
+        of_others = {"box_dropout": self.box_dropout > 0 and self.name in ("retinanet", "fcos")}
+        of_others["mask_dropout"] = self.mask_dropout > 0 and not self.has_masks
+        for name in (name for name, is_of_another in of_others.items() if is_of_another):
+            raise ValueError(f"{name}: expected 0 for {self.title}, which has no such head, got {getattr(self, name)}")
+        if self.is_detectron2_style and not self.has_masks:
+            why = "style: expected torchvision" if self.style else "weights: expected no file .pkl of Detectron2's"
+            raise ValueError(f"{why} for {self.title}; the style of Detectron2 is for mask_rcnn")
+
+    @property
+    def title(self) -> str:
+        """The detector as messages name it."""
+        return DETECTOR_TITLES[self.name]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the detector finds masks, and is trained by them."""
+        return self.name == "mask_rcnn"
+
     @property
     def is_detectron2_style(self) -> bool:
         """Whether it is built as Detectron2's Mask R-CNN."""
         return self.style == "detectron2" or (self.style is None and self.weights.endswith(".pkl"))
+
+
+@settings_class
+class MaskRCNNSettings(DetectorSettings):
+    """Which Mask R-CNN is built, where its weights come from, and how it trains and detects."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name != "mask_rcnn":
+            raise ValueError(f"name: expected 'mask_rcnn', got {self.name!r}; DetectorSettings are for others")
 
 
 @settings_class

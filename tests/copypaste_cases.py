@@ -6,6 +6,7 @@ from unittest import mock
 
 import hypothesis
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
@@ -92,6 +93,16 @@ def plain(values):
 def window_after_window():
     """The CPU does what a device does for which there are no kernels."""
     with mock.patch.object(engine, "kernels_for", return_value=None):
+        yield
+
+
+@contextmanager
+def tritons_kernels():
+    """Triton's kernels run on any device, as on a GPU; on a CPU in Triton's interpreter."""
+    pytest.importorskip("triton")
+    from composer_copypaste.functional.engines import triton_engine
+
+    with mock.patch.object(engine, "kernels_for", lambda device: triton_engine.TritonKernels(device)):
         yield
 
 

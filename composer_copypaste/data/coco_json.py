@@ -65,6 +65,7 @@ class CocoAnnotations:
         *,
         crowds: Crowds = None,
         bad_objects: BadObjects = "refuse",
+        outlines: bool = True,
         spelling: SettingSpelling = python_spelling,
     ) -> "CocoAnnotations":
         """Read and check a file.
@@ -80,13 +81,15 @@ class CocoAnnotations:
                 run lengths, is warned of: several tools mark single objects.
             bad_objects: whether an object whose outline, box or area cannot be used is refused, or left out with a
                 warning ("leave_out").
-            spelling: how the user gives these two settings, from name and value, for messages.
+            outlines: whether each object must have an outline. False: boxes alone do, as they train and score detectors
+                of boxes; outlines are then read only where a box or an area is missing.
+            spelling: how the user gives these settings, from name and value, for messages.
 
         Raises:
             DataError: listing everything that is wrong with the file.
             ValueError: where ``crowds`` or ``bad_objects`` has another value.
         """
-        options = ReadingOptions(crowds, bad_objects, spelling)
+        options = ReadingOptions(crowds, bad_objects, spelling, outlines=outlines)
         path = Path(path)
         with garbage_collection_paused():
             return cls.of_content(read_json(path, "annotation file"), path, options)
@@ -263,9 +266,14 @@ def find_lists(data: object, place: str, options: ReadingOptions) -> dict[str, l
     objects = [entry for entry in entries if isinstance(entry, dict)] if options.outlines else []
     if len(objects) > 1 and not any(entry.get("segmentation") for entry in objects):
         instead = "keypoints" if any("keypoints" in entry for entry in objects) else "boxes"
+        alone = (
+            "; boxes alone train model.name=faster_rcnn, retinanet or fcos, with copy_paste=null"
+            if instead == "boxes"
+            else ""
+        )
         raise DataError(
             f"{place}: no annotation has an outline ('segmentation'), only {instead}; expected polygons or run "
-            "lengths, from which masks are drawn"
+            f"lengths, from which masks are drawn{alone}"
         )
     return {key: data[key] for key in TOP_LEVEL}
 

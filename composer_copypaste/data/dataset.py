@@ -48,8 +48,6 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
         masks: MaskForm = True,
         seed: int = 0,
     ) -> None:
-        if transform is not None and not masks:
-            raise ValueError("masks=False is for evaluation, without a transform: transforms need the masks")
         self.transform = transform
         self.masks = masks
         self.seed = seed
@@ -111,7 +109,8 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
         image, pixels, annotated = self.read(index)
         objects: AnnotatedObjects | Instances = annotated
         if self.transform is not None:
-            pixels, objects = self.transform(pixels, annotated, seeded_generator(self.seed, epoch, index))
+            without = {} if self.masks else {"masks": False}
+            pixels, objects = self.transform(pixels, annotated, seeded_generator(self.seed, epoch, index), **without)
         target: Target = {
             "boxes": objects.boxes,
             "labels": objects.labels,
@@ -132,7 +131,8 @@ class CocoInstances(InstanceData):
         annotations: a COCO instance JSON, or annotations that are already loaded.
         transform: applied to image and target; None: no transform.
         masks: "compact" gives them as ``CompactMasks``, a thirtieth of the memory of planes, which True gives. False
-            leaves them out, and the time to draw them: evaluations take the masks from the file.
+            leaves them out, and the time to draw them: evaluations take the masks from the file. A transform then moves
+            the annotated boxes, for detectors that are trained by boxes.
         seed: of the transforms.
         image_settings: how the images' files are read; None: the default settings.
         crowds: how annotations marked as crowds are read, see ``CocoAnnotations.load``; only with a file.

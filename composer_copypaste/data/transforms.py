@@ -3,6 +3,7 @@
 A transform draws its random numbers into a `SampledJitter` or a `SampledFlip`, whose use is deterministic.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from composer_copypaste.compact_masks import Masks
 from composer_copypaste.data.rle import (
     AnnotatedObjects,
     CroppedMask,
@@ -42,15 +44,18 @@ class SampledFlip:
         """The image, mirrored or unchanged."""
         return image.flip(-1) if self.horizontal else image.contiguous()
 
-    def transform_instances(self, objects: AnnotatedObjects) -> Instances:
-        """All objects, with annotated boxes and areas."""
-        boxes, cropped_masks = objects.boxes, cropped_masks_of(objects)
+    def transform_instances(self, objects: AnnotatedObjects, *, masks: bool = True) -> Instances:
+        """All objects, with annotated boxes and areas; without ``masks``, these are of size 0 x 0."""
+        boxes, width = objects.boxes, objects.size[1]
         if self.horizontal:
-            width = objects.size[1]
             boxes = _mirror_boxes(boxes, width)
-            cropped_masks = [drawn and drawn.mirrored(width) for drawn in cropped_masks]
-        masks = compact_masks(cropped_masks, objects.size)
-        return Instances(boxes=boxes, labels=objects.labels, masks=masks, area=objects.area, iscrowd=objects.iscrowd)
+        drawn: Masks = _no_masks(len(boxes))
+        if masks:
+            cropped_masks = cropped_masks_of(objects)
+            if self.horizontal:
+                cropped_masks = [mask and mask.mirrored(width) for mask in cropped_masks]
+            drawn = compact_masks(cropped_masks, objects.size)
+        return Instances(boxes=boxes, labels=objects.labels, masks=drawn, area=objects.area, iscrowd=objects.iscrowd)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,27 @@ class SampledJitter(CropResize):
             masks=compact_masks(list(kept.values()), self.canvas),
             area=torch.tensor([drawn.area for drawn in kept.values()], dtype=torch.float32),
             iscrowd=objects.iscrowd[index],
+        )
+
+    def transform_boxes(self, objects: AnnotatedObjects, min_area: int) -> Instances:
+        """As ``transform_instances``, of boxes alone: annotated boxes are moved and cut, masks are of size 0 x 0.
+
+        Areas are the annotated ones, by the share of the box that is left. That share also decides which objects stay.
+        """
+        _, _, height, width = self.window
+        factor = math.prod(self.resized) / (height * width)
+        boxes = self.boxes_of(objects.boxes.double().numpy())
+        shown = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        whole = np.prod((objects.boxes[:, 2:] - objects.boxes[:, :2]).double().numpy(), axis=1) * factor
+        least = np.where(objects.iscrowd.numpy() != 0, 1, min_area)
+        kept = torch.from_numpy(np.flatnonzero(shown >= least))
+        share = torch.from_numpy(shown / whole.clip(min=1e-9)) * factor
+        return Instances(
+            boxes=torch.from_numpy(boxes).float()[kept],
+            labels=objects.labels[kept],
+            masks=_no_masks(len(kept)),
+            area=(objects.area * share).float()[kept],
+            iscrowd=objects.iscrowd[kept],
         )
 
     def _mask_of_polygons(self, polygons: Polygons) -> CroppedMask | None:
@@ -133,11 +159,16 @@ class FlipTransform:
         return SampledFlip(horizontal=float(torch.rand((), generator=generator)) < self.p)
 
     def __call__(
-        self, image: UInt8[Tensor, "3 h w"], objects: AnnotatedObjects, generator: torch.Generator
+        self,
+        image: UInt8[Tensor, "3 h w"],
+        objects: AnnotatedObjects,
+        generator: torch.Generator,
+        *,
+        masks: bool = True,
     ) -> tuple[UInt8[Tensor, "3 h w"], Instances]:
-        """Draw and apply."""
+        """Draw and apply; without ``masks``, these are of size 0 x 0."""
         flip = self.draw(generator)
-        return flip.transform_image(image), flip.transform_instances(objects)
+        return flip.transform_image(image), flip.transform_instances(objects, masks=masks)
 
 
 @dataclass(frozen=True)
@@ -156,11 +187,20 @@ class LargeScaleJitterTransform:
         return SampledJitter(**vars(draw_crop_resize(size, self.settings, generator)))
 
     def __call__(
-        self, image: UInt8[Tensor, "3 h w"], objects: AnnotatedObjects, generator: torch.Generator
+        self,
+        image: UInt8[Tensor, "3 h w"],
+        objects: AnnotatedObjects,
+        generator: torch.Generator,
+        *,
+        masks: bool = True,
     ) -> tuple[UInt8[Tensor, "3 h2 w2"], Instances]:
-        """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, and crowds without a pixel."""
+        """Draw and apply; objects with fewer than ``min_area`` pixels left are dropped, and crowds without a pixel.
+
+        Without ``masks``, the annotated boxes stand for the objects.
+        """
         crop = self.draw(objects.size, generator)
-        return crop.transform_image(image), crop.transform_instances(objects, self.settings.min_area)
+        transform = crop.transform_instances if masks else crop.transform_boxes
+        return crop.transform_image(image), transform(objects, self.settings.min_area)
 
 
 def _nearest_source_pixels(offset: int, length: int, shown: int) -> Int[np.ndarray, " shown"]:
@@ -178,6 +218,10 @@ def _trim_mask(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Cropp
         return None
     y1, y2, x1, x2 = filled_rows[0], filled_rows[-1] + 1, filled_columns[0], filled_columns[-1] + 1
     return CroppedMask(int(rows[y1]), int(columns[x1]), mask[y1:y2, x1:x2])
+
+
+def _no_masks(count: int) -> UInt8[Tensor, "n 0 0"]:
+    return torch.zeros((count, 0, 0), dtype=torch.uint8)
 
 
 def _mirror_boxes(boxes: Float[Tensor, "n 4"], width: int) -> Float[Tensor, "n 4"]:

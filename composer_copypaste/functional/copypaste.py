@@ -123,7 +123,8 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
             other keys those that torchvision and COCO have of each object, such as ``scores``, and those that
             ``object_keys`` names hold tensors with a row for each, which follows its object; positions that would have
             to move, such as ``obb`` or ``segmentation``, are refused; anything else passes through. Where no target has
-            ``masks``, boxes are pasted, and cut to what stays visible, as if objects filled them. Or class ids
+            ``masks``, boxes are pasted, and cut to what stays visible, as if objects filled them. With ``keep_masks``
+            False, masks are used and left out of what comes back. Or class ids
             ``(N, H, W)``: each class of an image is then one object.
             torchvision's tv_tensors keep their type and the format of boxes (XYXY, XYWH or CXCYWH). Fields come back in
             the type that they had if it holds all that there can be: boxes and areas in float32 where it holds no
@@ -268,7 +269,7 @@ def _carry_out(
     if not isinstance(targets, Tensor):
         targets = [
             _with_binary_masks(target, image.instances.masks, image.info.boxes)
-            for target, image in zip(targets, batch, strict=True)
+            for target, image in zip(_returned(targets, settings), batch, strict=True)
         ]
     return Pasted(images, targets, plan, added=[0] * n, reason=reason)
 
@@ -295,6 +296,7 @@ def _paste_objects(
     cut_out = isinstance(targets[0].get("masks"), CompactMasks)
     kept = decide_kept_objects(layout, measures, iscrowd, settings, cut_out=cut_out)
     keypoint_fields = {} if placed is None else placed.fields_after(objects.extras, kept, owners)
+    targets = _returned(targets, settings)
     masks = stacked.write_masks(kept) if "masks" in targets[0] else {}
     after = assemble_kept_objects(objects, kept, measures, masks, keypoint_fields)
     largest = max(image.info.height for image in batch), max(image.info.width for image in batch)
@@ -341,12 +343,19 @@ def _without_pasting(images: Images, targets: Targets, settings: CopyPasteSettin
         boxes = torch.cat([instances.boxes for instances in batch]).detach().double().numpy()
         check_boxes(boxes, np.cumsum([len(instances) for instances in batch]))
     changed = []
-    for target, image, instances in zip(targets, images, batch, strict=True):
+    for target, image, instances in zip(_returned(targets, settings), images, batch, strict=True):
         height, width = image.shape[-2:]
         whole = np.tile([0.0, 0.0, width, height], (len(instances), 1))
         known = instances.boxes.detach().double().numpy() if on_host else whole
         changed.append(_with_binary_masks(target, instances.masks, known))
     return replace(nothing, targets=changed)
+
+
+def _returned(targets: Sequence[Target], settings: CopyPasteSettings) -> Sequence[Target]:
+    """The targets, without masks where these are only for pasting."""
+    if settings.keep_masks:
+        return targets
+    return [{key: values for key, values in target.items() if key != "masks"} for target in targets]
 
 
 def _with_binary_masks(target: Target, masks: Masks, boxes: np.ndarray) -> Target:

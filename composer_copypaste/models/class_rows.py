@@ -1,4 +1,4 @@
-"""The rows of a Mask R-CNN's last layers, one for each class: which ones of other weights a model can keep."""
+"""The rows of a detector's last layers, one for each class: which ones of other weights a model can keep."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from composer_copypaste.data.coco_json import read_categories
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
 from composer_copypaste.models.predictor import coco_labels, match_categories
-from composer_copypaste.settings import MaskRCNNSettings
+from composer_copypaste.settings import DetectorName, DetectorSettings
 
 ROWS_OF_A_CLASS = {
     "roi_heads.box_predictor.cls_score.": 1,
@@ -21,10 +21,37 @@ ROWS_OF_A_CLASS = {
 CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
 """The tensor with a row for each class."""
 
+CLASSES_OF_ANCHORS = "head.classification_head.cls_logits."
+"""Of RetinaNet and FCOS: the layer with rows for each class, all classes of an anchor after the other."""
+
+ANCHOR_BOXES = "head.regression_head.bbox_reg.weight"
+"""Of RetinaNet and FCOS: the tensor with four rows for each anchor."""
+
 
 def is_of_classes(name: str) -> bool:
     """Whether a tensor has rows for each class."""
-    return name.startswith(tuple(ROWS_OF_A_CLASS))
+    return name.startswith((*ROWS_OF_A_CLASS, CLASSES_OF_ANCHORS))
+
+
+def class_count(state: Mapping[str, Tensor]) -> int | None:
+    """The number of a detector's classes, the background included; None where the tensors are those of no detector."""
+    if CLASS_SCORES in state:
+        return len(state[CLASS_SCORES])
+    rows = state.get(f"{CLASSES_OF_ANCHORS}weight")
+    return None if rows is None or ANCHOR_BOXES not in state else len(rows) // _anchor_count(state)
+
+
+def _anchor_count(state: Mapping[str, Tensor]) -> int:
+    return len(state[ANCHOR_BOXES]) // 4
+
+
+def detector_of(state: Mapping[str, Tensor]) -> DetectorName | None:
+    """The detector whose tensors these are; None: none."""
+    if CLASS_SCORES in state:
+        return "mask_rcnn" if any(name.startswith("roi_heads.mask_") for name in state) else "faster_rcnn"
+    if class_count(state) is None:
+        return None
+    return "fcos" if any("bbox_ctrness" in name for name in state) else "retinanet"
 
 
 @dataclass(frozen=True)
@@ -90,14 +117,17 @@ def keep_rows(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kept: Kept
         if other is None or other.shape[1:] != tensor.shape[1:]:
             found = "is missing" if other is None else f"has rows of {tuple(other.shape[1:])}"
             raise CheckpointError(f"{name} {found}, expected rows of {tuple(tensor.shape[1:])}")
-        count = next(rows for prefix, rows in ROWS_OF_A_CLASS.items() if name.startswith(prefix))
-        mixed = tensor.clone().unflatten(0, (-1, count))
-        mixed[list(kept.classes)] = other.to(tensor).unflatten(0, (-1, count))[list(kept.classes.values())]
-        tensors[name] = mixed.flatten(0, 1)
+        if name.startswith(CLASSES_OF_ANCHORS):
+            shape, axis = (_anchor_count(own), -1), 1
+        else:
+            shape, axis = (-1, next(rows for prefix, rows in ROWS_OF_A_CLASS.items() if name.startswith(prefix))), 0
+        mixed, there = (rows.unflatten(0, shape).movedim(axis, 0) for rows in (tensor.clone(), other.to(tensor)))
+        mixed[list(kept.classes)] = there[list(kept.classes.values())]
+        tensors[name] = mixed.movedim(0, axis).flatten(0, 1)
     return tensors
 
 
-def names_in_weights(settings: MaskRCNNSettings, num_classes: int) -> dict[int, str] | None:
+def names_in_weights(settings: DetectorSettings, num_classes: int) -> dict[int, str] | None:
     """The names of the labels of the weights, by label; None where nothing says them.
 
     They are those of ``settings.weights_categories``, of the run in whose folder the weights are, or COCO's, for the
@@ -120,7 +150,7 @@ def names_in_weights(settings: MaskRCNNSettings, num_classes: int) -> dict[int, 
     return {label: category.name for label, category in matched.items()}
 
 
-def _file_of_names(settings: MaskRCNNSettings) -> Path | None:
+def _file_of_names(settings: DetectorSettings) -> Path | None:
     if settings.weights_categories is not None:
         return Path(settings.weights_categories).expanduser()
     run = Path(settings.weights).absolute().parent.parent

@@ -37,8 +37,10 @@ def with_flips(predictor: Predictor) -> Predictor:
 def mirror_detections(found: DetectionDict, width: int) -> DetectionDict:
     """The detections in the mirror image of an image of this width."""
     x1, y1, x2, y2 = found["boxes"].unbind(1)
-    boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    return {**found, "boxes": boxes, "rles": [_mirror_rle(rle, width) for rle in found["rles"]]}
+    mirrored = DetectionDict({**found, "boxes": torch.stack([width - x2, y1, width - x1, y2], dim=1)})
+    if "rles" in found:
+        mirrored["rles"] = [_mirror_rle(rle, width) for rle in found["rles"]]
+    return mirrored
 
 
 def _mirror_rle(rle: Rle, width: int) -> Rle:
@@ -60,11 +62,12 @@ def average_detections(one: DetectionDict, other: DetectionDict) -> DetectionDic
     kept[[len(one["scores"]) + second for _, second in pairs]] = False
     order = torch.nonzero(kept)[:, 0]
     order = order[scores[order].argsort(descending=True, stable=True)]
-    rles = [*one["rles"], *other["rles"]]
     labels = torch.cat([one["labels"], other["labels"]])
-    return DetectionDict(
-        boxes=boxes[order], scores=scores[order], labels=labels[order], rles=[rles[index] for index in order.tolist()]
-    )
+    average = DetectionDict(boxes=boxes[order], scores=scores[order], labels=labels[order])
+    if "rles" in one:
+        rles = [*one["rles"], *other["rles"]]
+        average["rles"] = [rles[index] for index in order.tolist()]
+    return average
 
 
 def _pairs(one: DetectionDict, other: DetectionDict) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Inputs of Mask R-CNN: images as floating point, and checks of training targets that torchvision does not make.
+"""Inputs of detectors: images as floating point, and checks of training targets that torchvision does not make.
 
 Torchvision trains on wrong labels, boxes and masks without an error.
 """
@@ -23,23 +23,28 @@ def float_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [image if image.is_floating_point() else image.float() / 255 for image in images]
 
 
-def target_without_crowds(target: TrainingTarget) -> dict[str, Any]:
-    """The boxes, labels and masks to train on, in torchvision's types; crowds are no examples of one object."""
-    masks = target["masks"]
-    if isinstance(masks, CompactMasks):
-        masks = masks.to(target["boxes"].device, non_blocking=True)  # which Composer does with tensors alone
-    fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long(), "masks": masks}
+def target_without_crowds(target: TrainingTarget, *, masks: bool = True) -> dict[str, Any]:
+    """The boxes, labels and masks to train on, in torchvision's types; crowds are no examples of one object.
+
+    Without ``masks``, for detectors that find boxes alone, these are left out.
+    """
+    fields = {"boxes": target["boxes"].float(), "labels": target["labels"].long()}
+    if masks:
+        fields["masks"] = target["masks"]
+        if isinstance(fields["masks"], CompactMasks):  # Composer moves tensors alone
+            fields["masks"] = fields["masks"].to(fields["boxes"].device, non_blocking=True)
     crowds = target.get("iscrowd")
     if crowds is None or not crowds.any():
         return fields
     return {name: values[crowds == 0] for name, values in fields.items()}
 
 
-def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classes: int) -> None:
-    """Check that Mask R-CNN can train on these targets.
+def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classes: int, *, masks: bool = True) -> None:
+    """Check that a detector can train on these targets.
 
     Types and shapes are compared first. Then the device is waited for once to check the values: labels from 1 to
     ``num_classes`` - 1; boxes finite, with positive width and height unless they are of crowds; masks of 0 and 1.
+    Without ``masks``, for detectors that find boxes alone, these are neither needed nor looked at.
 
     Raises:
         TypeError: naming the target and its field, where one has another type.
@@ -52,24 +57,27 @@ def check_targets(images: Tensor | Sequence[Tensor], targets: object, num_classe
     if len(images) != len(targets):
         raise ValueError(f"targets: expected one for each of {len(images)} images, got {len(targets)}")
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        _check_target_types(f"targets[{i}]", target)
-        _check_target_shapes(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]))
+        _check_target_types(f"targets[{i}]", target, masks=masks)
+        _check_target_shapes(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]), masks=masks)
     wrong = [
         torch.cat([_wrong_labels(target, num_classes) for target in targets]).any(),
         torch.cat([_wrong_boxes(target) for target in targets]).any(),
-        *(_has_other_values(_pixels(target["masks"])) for target in targets),
+        *(_has_other_values(_pixels(target["masks"])) for target in targets if masks),
     ]
     if any(torch.stack(wrong).tolist()):
         raise ValueError(next(_find_wrong_values(targets, num_classes)))
 
 
-def _check_target_types(name: str, target: object) -> None:
+def _check_target_types(name: str, target: object, *, masks: bool) -> None:
+    needed = ("boxes", "labels", "masks") if masks else ("boxes", "labels")
     if not isinstance(target, Mapping):
-        raise TypeError(f"{name}: expected a dict with boxes, labels and masks, got {type(target).__name__}")
-    missing = [key for key in ("boxes", "labels", "masks") if key not in target]
+        expected = "boxes, labels and masks" if masks else "boxes and labels"
+        raise TypeError(f"{name}: expected a dict with {expected}, got {type(target).__name__}")
+    missing = [key for key in needed if key not in target]
     if missing:
-        raise ValueError(f"{name}: lacks {missing[0]!r}, which Mask R-CNN is trained on; it has {sorted(target)}")
-    for key in ("boxes", "labels", "masks", "iscrowd"):
+        detector = "Mask R-CNN" if masks else "a detector"
+        raise ValueError(f"{name}: lacks {missing[0]!r}, which {detector} is trained on; it has {sorted(target)}")
+    for key in (*needed, "iscrowd"):
         if key in target and not isinstance(target[key], Tensor | CompactMasks if key == "masks" else Tensor):
             raise TypeError(f"{name}: expected {key!r} to be a tensor, got {type(target[key]).__name__}")
     if target["labels"].dtype not in WHOLE_NUMBERS:
@@ -80,9 +88,10 @@ def _check_target_types(name: str, target: object) -> None:
         )
 
 
-def _check_target_shapes(name: str, target: TrainingTarget, size: tuple[int, int]) -> None:
+def _check_target_shapes(name: str, target: TrainingTarget, size: tuple[int, int], *, masks: bool) -> None:
     n = target["labels"].numel()
-    shapes = {"boxes": (n, 4), "labels": (n,), "masks": (n, *size), "iscrowd": (n,)}
+    shapes: dict[str, tuple[int, ...]] = {"boxes": (n, 4), "labels": (n,), "iscrowd": (n,)}
+    shapes |= {"masks": (n, *size)} if masks else {}
     for key, expected in shapes.items():
         if key in target and tuple(target[key].shape) != expected:
             raise ValueError(
@@ -137,7 +146,7 @@ def _find_wrong_values(targets: Sequence[TrainingTarget], num_classes: int) -> I
                 f"targets[{i}]: expected 'boxes' (x1, y1, x2, y2) of finite numbers with x1 < x2 and y1 < y2, got "
                 f"{boxes[0].tolist()}; leave such objects out, or set their iscrowd to 1"
             )
-        if _has_other_values(masks := _pixels(target["masks"])):
+        if "masks" in target and _has_other_values(masks := _pixels(target["masks"])):
             other = masks[(masks != 0) & (masks != 1)].unique()[:3].tolist()
             yield (
                 f"targets[{i}]: expected 'masks' of 0 and 1, got {', '.join(map(str, other))}; "

@@ -1,14 +1,14 @@
-"""Detections of Mask R-CNN at the images' original sizes, with masks as COCO run-length encodings."""
+"""Detections of a detector at the images' original sizes, with masks as COCO run-length encodings."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from pycocotools import mask as coco_masks
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
@@ -23,12 +23,13 @@ class DetectionDict(TypedDict):
     """The detections in one image, at the image's own size, best first; on the host.
 
     ``boxes`` are (x1, y1, x2, y2) in pixels, float32 (m, 4); ``scores`` (m,) lie in [0, 1]; ``labels`` (m,) are int64.
+    ``rles`` are the masks; detectors that find boxes alone give none.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    rles: list[Rle]
+    rles: NotRequired[list[Rle]]
 
 
 class RawDetectionDict(TypedDict):
@@ -43,17 +44,28 @@ class RawDetectionDict(TypedDict):
     masks: Tensor
 
 
-def detect(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
-    """The detections of a Mask R-CNN in evaluation mode in each image.
+def detect(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
+    """The detections of a detector in evaluation mode in each image.
 
     Args:
-        model: as ``build_mask_rcnn`` makes it.
+        model: as ``build_detector`` makes it.
         images: RGB, (n, 3, h, w) or a list of (3, h, w), uint8 or floating point in [0, 1], on the model's device.
     """
+    if not isinstance(model, TorchvisionMaskRCNN):
+        return _detect_boxes(model, images)
     between_pixels = is_detectron2_style(model)
     return [
         encode_detection(detected, (image.shape[1], image.shape[2]), between_pixels=between_pixels)
         for detected, image in zip(detect_raw(model, images), images, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _detect_boxes(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
+    """The same as ``detect``, of a detector that finds boxes alone."""
+    return [
+        DetectionDict(boxes=found["boxes"].cpu(), scores=found["scores"].cpu(), labels=found["labels"].cpu())
+        for found in model(float_images(images))
     ]
 
 
@@ -92,12 +104,14 @@ def with_labels_of(found: DetectionDict, labels: Mapping[int, int | None]) -> De
     """The detections with another label for each of the model's classes; those of a class without one are left out."""
     given = [labels.get(label) for label in found["labels"].tolist()]
     kept = [number for number, label in enumerate(given) if label is not None]
-    return DetectionDict(
+    chosen = DetectionDict(
         boxes=found["boxes"][kept],
         scores=found["scores"][kept],
         labels=torch.tensor([given[number] for number in kept], dtype=torch.int64),
-        rles=[found["rles"][number] for number in kept],
     )
+    if "rles" in found:
+        chosen["rles"] = [found["rles"][number] for number in kept]
+    return chosen
 
 
 def encode_detection(

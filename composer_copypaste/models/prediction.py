@@ -41,8 +41,8 @@ class Prediction:
     labels: Int[Tensor, " n"]
     """The model's labels, of which ``categories`` says what they stand for."""
 
-    rles: Sequence[Rle] = field(repr=False)
-    """The masks, as COCO's compressed run lengths at the image's size."""
+    rles: Sequence[Rle] | None = field(repr=False)
+    """The masks, as COCO's compressed run lengths at the image's size; None of a detector that finds boxes alone."""
 
     categories: Mapping[int, Category] = field(repr=False)
     """The category of each of the model's labels."""
@@ -56,7 +56,7 @@ class Prediction:
     def __getitem__(self, kept: Tensor) -> "Prediction":
         """The objects with these indices, or those that are True in a tensor with a boolean for each."""
         indices = torch.arange(len(self))[kept].reshape(-1)
-        rles = [self.rles[index] for index in indices.tolist()]
+        rles = None if self.rles is None else [self.rles[index] for index in indices.tolist()]
         fields = {name: getattr(self, name)[indices] for name in ("boxes", "scores", "labels")}
         return replace(self, **fields, rles=rles)
 
@@ -72,7 +72,13 @@ class Prediction:
 
     @property
     def masks(self) -> Bool[Tensor, "n h w"]:
-        """The masks at the image's size, decoded now: a megabyte for each object and megapixel."""
+        """The masks at the image's size, decoded now: a megabyte for each object and megapixel.
+
+        Raises:
+            UserError: where the detector finds boxes alone.
+        """
+        if self.rles is None:
+            raise UserError("masks: expected a Mask R-CNN, which finds them; this detector finds boxes alone")
         masks = [coco_mask.decode(rle) for rle in self.rles]
         return torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *self.size, dtype=torch.bool)
 
@@ -85,19 +91,16 @@ class Prediction:
         boxes = self.boxes.double().numpy()
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(_BOX_DECIMALS)
         scores = [float(str(score)) for score in self.scores.numpy().astype(np.float32)]  # without float64's digits
-        return [
-            {
-                "image_id": image_id,
-                "category_id": category,
-                "bbox": box,
-                "score": score,
-                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode()},
-            }
-            for category, box, score, rle in zip(self.category_ids, boxes.tolist(), scores, self.rles, strict=True)
+        results: list[dict[str, Any]] = [
+            {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+            for category, box, score in zip(self.category_ids, boxes.tolist(), scores, strict=True)
         ]
+        for result, rle in zip(results, self.rles or (), strict=self.rles is not None):
+            result["segmentation"] = {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+        return results
 
     def to_supervision(self) -> "Detections":
-        """The objects as ``supervision.Detections``, with masks.
+        """The objects as ``supervision.Detections``, with masks where the model finds them.
 
         ``class_id`` counts the categories from 0 in the order of their ids, as supervision's reader of COCO files does;
         ``data`` has the name ("class_name") and the id ("category_id") of each object's category.
@@ -112,7 +115,7 @@ class Prediction:
         order = sorted(category.id for category in self.categories.values())
         return Detections(
             xyxy=self.boxes.numpy().astype(np.float32),
-            mask=self.masks.numpy(),
+            mask=None if self.rles is None else self.masks.numpy(),
             confidence=self.scores.numpy().astype(np.float32),
             class_id=np.array([order.index(id_) for id_ in self.category_ids], dtype=int),
             data={
@@ -133,7 +136,7 @@ def prediction_of(
     """The prediction of a model's detections in an image: of at least this score, with labels that have a category."""
     named = torch.tensor([label in categories for label in detection["labels"].tolist()], dtype=torch.bool)
     boxes, scores, labels = detection["boxes"], detection["scores"], detection["labels"]
-    found = Prediction(size, boxes, scores, labels, detection["rles"], categories, path)
+    found = Prediction(size, boxes, scores, labels, detection.get("rles"), categories, path)
     return found[named & (scores >= min_score)]
 
 
@@ -143,12 +146,12 @@ def prediction_of_results(
     """The prediction whose ``coco_results`` these are."""
     labels = {category.id: label for label, category in categories.items()}
     boxes = torch.tensor([result["bbox"] for result in results], dtype=torch.float32).reshape(-1, 4)
-    masks = [result["segmentation"] for result in results]
+    masks = [result["segmentation"] for result in results if "segmentation" in result]
     return Prediction(
         size,
         torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
         torch.tensor([result["score"] for result in results], dtype=torch.float32),
         torch.tensor([labels[result["category_id"]] for result in results], dtype=torch.int64),
-        [{"size": mask["size"], "counts": mask["counts"].encode()} for mask in masks],
+        [{"size": mask["size"], "counts": mask["counts"].encode()} for mask in masks] if masks or not results else None,
         categories,
     )

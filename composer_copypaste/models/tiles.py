@@ -96,7 +96,7 @@ def join_tiles(found: Sequence[DetectionDict], windows: Sequence[Window], size: 
 
     Of several detections of one object, that of the best score is kept among those that lie in their tile completely.
     Where there is none, the pieces are joined: the union of their masks, a box around them, the best of their scores.
-    A detection whose mask has no pixel is left out.
+    A detection whose mask has no pixel is left out. Detections without masks are compared by their boxes.
     """
     all_found = [
         each
@@ -106,12 +106,14 @@ def join_tiles(found: Sequence[DetectionDict], windows: Sequence[Window], size: 
     joined = [_joined([all_found[index] for index in group]) for group in _groups(all_found, windows)]
     joined.sort(key=lambda each: -each.score)
     boxes = torch.stack([each.box for each in joined]) if joined else torch.zeros(0, 4)
-    return DetectionDict(
+    in_image = DetectionDict(
         boxes=boxes,
         scores=torch.tensor([each.score for each in joined], dtype=torch.float32),
         labels=torch.tensor([each.label for each in joined], dtype=torch.int64),
-        rles=[rle_of_mask(each.mask, size) for each in joined],
     )
+    if all("rles" in detections for detections in found):
+        in_image["rles"] = [rle_of_mask(each.mask, size) for each in joined]
+    return in_image
 
 
 def _in_image(tile: int, detections: DetectionDict, window: Window, size: tuple[int, int]) -> Iterator[_Found]:
@@ -121,11 +123,20 @@ def _in_image(tile: int, detections: DetectionDict, window: Window, size: tuple[
     boxes = detections["boxes"] + torch.tensor([x1, y1, x1, y1])
     distances = (boxes - torch.tensor(window)).abs()
     cut = ((distances <= margin) & torch.tensor(inner)).any(1)
-    columns = zip(boxes, detections["scores"].tolist(), detections["labels"].tolist(), detections["rles"], strict=True)
-    for (box, score, label, rle), is_cut in zip(columns, cut.tolist(), strict=True):
-        mask = mask_of_rle(rle)
+    masks = [mask_of_rle(rle) for rle in detections["rles"]] if "rles" in detections else _boxes_as_masks(detections)
+    columns = zip(boxes, detections["scores"].tolist(), detections["labels"].tolist(), masks, strict=True)
+    for (box, score, label, mask), is_cut in zip(columns, cut.tolist(), strict=True):
         if mask is not None:
             yield _Found(tile, box, score, label, replace(mask, top=mask.top + y1, left=mask.left + x1), is_cut)
+
+
+def _boxes_as_masks(detections: DetectionDict) -> list[CroppedMask | None]:
+    """The pixels that each box covers by half or more; None for a box without one."""
+    masks: list[CroppedMask | None] = []
+    for left, top, right, bottom in detections["boxes"].round().long().tolist():
+        pixels = np.ones((max(bottom - top, 0), max(right - left, 0)), np.uint8)
+        masks.append(CroppedMask(top, left, pixels) if pixels.size else None)
+    return masks
 
 
 def _groups(found: Sequence[_Found], windows: Sequence[Window]) -> list[list[int]]:

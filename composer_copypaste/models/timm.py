@@ -5,7 +5,7 @@ timm is an optional package, and imported here only.
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -16,10 +16,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork
 
 from composer_copypaste.errors import CheckpointError, RecipeError, first_few
-from composer_copypaste.settings import TIMM, MaskRCNNSettings
+from composer_copypaste.models.pyramid import Pyramid
+from composer_copypaste.settings import TIMM, DetectorSettings
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,7 @@ class TimmBackbone(nn.Module):
     Args:
         body: gives the features at strides 4, 8, 16 and 32 as a list.
         channels: the number of channels of each.
-        out_channels: the number of channels of the pyramid.
-        norm: the normalisation of the pyramid's layers; None: none.
+        pyramid: what is built on them.
         channels_last: whether the features are (n, h, w, c), as some transformers give them.
     """
 
@@ -55,37 +55,36 @@ class TimmBackbone(nn.Module):
         self,
         body: nn.Module,
         channels: Sequence[int],
-        out_channels: int,
-        norm: Callable[[int], nn.Module] | None,
+        pyramid: Pyramid,
         *,
         channels_last: bool,
     ) -> None:
         super().__init__()
         self.body = body
-        self.fpn = FeaturePyramidNetwork(list(channels), out_channels, extra_blocks=LastLevelMaxPool(), norm_layer=norm)
-        self.out_channels = out_channels
+        used = [channels[level] for level in pyramid.levels]
+        above = pyramid.further_levels(used[-1])
+        self.fpn = FeaturePyramidNetwork(used, pyramid.channels, extra_blocks=above, norm_layer=pyramid.norm)
+        self.out_channels = pyramid.channels
+        self.first_level = pyramid.levels[0]
         self.channels_last = channels_last
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The levels of the pyramid, "0" to "3" and "pool", at strides 4 to 64."""
+        """The levels of the pyramid, "0", "1" and so on, and those above them."""
         levels: dict[str, Tensor] = {}
-        for number, level in enumerate(self.body(images)):
+        for number, level in enumerate(self.body(images)[self.first_level :]):
             levels[str(number)] = level.permute(0, 3, 1, 2) if self.channels_last else level
         return self.fpn(levels)
 
 
-def build_timm_backbone(
-    settings: MaskRCNNSettings, out_channels: int, pyramid_norm: Callable[[int], nn.Module] | None = None
-) -> TimmBackbone:
+def build_timm_backbone(settings: DetectorSettings, pyramid: Pyramid) -> TimmBackbone:
     """The backbone that the settings name, with random weights; layers that do not train are frozen.
 
     Args:
         settings: the model's.
-        out_channels: the number of channels of the pyramid.
-        pyramid_norm: the normalisation of the pyramid's layers; None: none.
+        pyramid: what is built on it.
 
     Raises:
-        RecipeError: where timm is missing or has no such network, or where the network cannot be Mask R-CNN's backbone.
+        RecipeError: where timm is missing or has no such network, or where the network cannot be a detector's backbone.
     """
     if settings.norm == "group":
         raise RecipeError(
@@ -99,10 +98,10 @@ def build_timm_backbone(
     if settings.weights != "none":
         _freeze_stages(body, settings)
     channels = body.feature_info.channels()
-    return TimmBackbone(body, channels, out_channels, pyramid_norm, channels_last=channels_last)
+    return TimmBackbone(body, channels, pyramid, channels_last=channels_last)
 
 
-def image_statistics(settings: MaskRCNNSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def image_statistics(settings: DetectorSettings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each color, in [0, 1], that images of the named weights were normalised with."""
     names = published_names(settings.backbone)
     config = _timm("timm.models").get_pretrained_cfg(names.get(settings.weights, settings.backbone.removeprefix(TIMM)))
@@ -136,7 +135,7 @@ def published_names(backbone: str) -> dict[str, str]:
     return {"imagenet": published[default.tag], **published} if default.tag in published else published
 
 
-def describe_timm_download(settings: MaskRCNNSettings) -> str | None:
+def describe_timm_download(settings: DetectorSettings) -> str | None:
     """The download that timm would start for the weights, in words; None where there is none."""
     name = published_names(settings.backbone).get(settings.weights)
     if name is None or cached_file(name) is not None:
@@ -174,7 +173,7 @@ def cached_file(name: str) -> Path | None:
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
-def features_of_network(state: StateDict, settings: MaskRCNNSettings, source: str) -> StateDict:
+def features_of_network(state: StateDict, settings: DetectorSettings, source: str) -> StateDict:
     """The tensors of a backbone's body, from those of timm's complete network, with a classifier or without.
 
     Names are timm's own, or those of EfficientNet-PyTorch. timm fits them into its complete network, where none may be
@@ -313,7 +312,7 @@ def _check_features(body: Any, backbone: str, *, channels_last: bool) -> None:
 # ---- frozen stages
 
 
-def _freeze_stages(body: Any, settings: MaskRCNNSettings) -> None:
+def _freeze_stages(body: Any, settings: DetectorSettings) -> None:
     """Freeze all but the last ``trainable_backbone_layers`` of five parts: stem, and stages at strides 4 to 32."""
     trained = settings.trainable_backbone_layers
     parts = _parameter_parts(body)

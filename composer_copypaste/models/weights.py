@@ -1,9 +1,9 @@
-"""Load weights into a Mask R-CNN: weights that torchvision publishes, or those of a file."""
+"""Load weights into a detector: weights that torchvision publishes, or those of a file."""
 
 import logging
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +13,9 @@ from torchvision.models import WeightsEnum, get_model_weights
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
 from composer_copypaste.files import check_regular_file
 from composer_copypaste.models.class_rows import (
-    CLASS_SCORES,
     KeptRows,
+    class_count,
+    detector_of,
     find_kept_rows,
     is_of_classes,
     keep_rows,
@@ -31,7 +32,7 @@ from composer_copypaste.models.timm import (
     published_names,
 )
 from composer_copypaste.models.weight_files import StateDict, first_line, read_weights
-from composer_copypaste.settings import MaskRCNNSettings
+from composer_copypaste.settings import DETECTOR_TITLES, DetectorName, DetectorSettings
 
 _COUNTER = "num_batches_tracked"
 """Ends the names of tensors that frozen normalisation lacks."""
@@ -40,15 +41,29 @@ _BODY = "backbone.body."
 
 log = logging.getLogger(__name__)
 
-COCO_MODELS = {"resnet50": "maskrcnn_resnet50_fpn", "resnet50_v2": "maskrcnn_resnet50_fpn_v2"}
+COCO_MODELS: Mapping[tuple[DetectorName, str], tuple[str, ...]] = {
+    ("mask_rcnn", "resnet50"): ("maskrcnn_resnet50_fpn",),
+    ("mask_rcnn", "resnet50_v2"): ("maskrcnn_resnet50_fpn_v2",),
+    ("faster_rcnn", "resnet50"): ("fasterrcnn_resnet50_fpn",),
+    ("faster_rcnn", "resnet50_v2"): ("fasterrcnn_resnet50_fpn_v2",),
+    ("faster_rcnn", "mobilenet_v3_large"): (
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+    ),
+    ("retinanet", "resnet50"): ("retinanet_resnet50_fpn",),
+    ("retinanet", "resnet50_v2"): ("retinanet_resnet50_fpn_v2",),
+    ("fcos", "resnet50"): ("fcos_resnet50_fpn",),
+}
+"""Torchvision's models with weights trained on COCO, by detector and backbone; "coco" stands for those of the first."""
+
 CLASSIFIER = ("fc.", "classifier.")
 """Prefixes of ImageNet's classifier in a backbone's file, which is not used."""
 
 
 def load_pretrained(
-    module: nn.Module, settings: MaskRCNNSettings, category_names: Sequence[str] | None = None
+    module: nn.Module, settings: DetectorSettings, category_names: Sequence[str] | None = None
 ) -> list[str]:
-    """Load the weights named by ``settings.weights`` into a Mask R-CNN that was built from the same settings.
+    """Load the weights named by ``settings.weights`` into a detector that was built from the same settings.
 
     Last layers made for another number of classes keep their random weights, but for the rows that
     ``settings.keep_categories`` keeps.
@@ -69,7 +84,7 @@ def load_pretrained(
         return ["everything starts at random"]
     state, source = _named_weights(settings), f"weights {settings.weights!r}, backbone {settings.backbone!r}"
     _check_style(state, settings)
-    if any(name.startswith(("backbone.", "roi_heads.")) for name in state):
+    if any(name.startswith(("backbone.", "roi_heads.", "head.classification_head.")) for name in state):
         return _load_detector(module, state, settings, category_names, source)
     if settings.keep_categories:
         raise CheckpointError(
@@ -78,7 +93,7 @@ def load_pretrained(
     return [_load_backbone(module, state, settings, source)]
 
 
-def _check_style(state: StateDict, settings: MaskRCNNSettings) -> None:
+def _check_style(state: StateDict, settings: DetectorSettings) -> None:
     """Raise ``CheckpointError`` where weights are of another style than the model, which computes otherwise."""
     if (MARK in state) == settings.is_detectron2_style:
         known = known_style(state)
@@ -95,33 +110,36 @@ def _check_style(state: StateDict, settings: MaskRCNNSettings) -> None:
     )
 
 
-def _named_weights(settings: MaskRCNNSettings) -> StateDict:
+def _named_weights(settings: DetectorSettings) -> StateDict:
     """The tensors of published weights, or of a file."""
     if is_timm(settings.backbone):
         name = published_names(settings.backbone).get(settings.weights)
         if name is not None:
             file = cached_file(name)
             return download_timm_weights(name) if file is None else read_weights(file)
-    elif weights := published_weights(settings.backbone).get(settings.weights):
+    elif weights := published_weights(settings.backbone, settings.name).get(settings.weights):
         return _download_weights(weights)
     return read_weights(Path(settings.weights))
 
 
-def describe_download(settings: MaskRCNNSettings) -> str | None:
+def describe_download(settings: DetectorSettings) -> str | None:
     """The download that the weights need, in words; None where they need none."""
     if is_timm(settings.backbone):
         return describe_timm_download(settings)
-    weights = published_weights(settings.backbone).get(settings.weights)
+    weights = published_weights(settings.backbone, settings.name).get(settings.weights)
     file = None if weights is None else Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if weights is None or file is None or file.exists():
         return None
     return f"to be downloaded, {weights.meta['_file_size']:.0f} MB from {weights.url}: not there yet as {file}"
 
 
-def check_weights_name(settings: MaskRCNNSettings) -> None:
+def check_weights_name(settings: DetectorSettings) -> None:
     """Raise ``CheckpointError`` where ``settings.weights`` names neither a file nor weights for the backbone."""
-    published = published_names if is_timm(settings.backbone) else published_weights
-    choices = ("none",) if settings.is_detectron2_style else ("none", *published(settings.backbone))
+    if is_timm(settings.backbone):
+        published = list(published_names(settings.backbone))
+    else:
+        published = list(published_weights(settings.backbone, settings.name))
+    choices = ("none",) if settings.is_detectron2_style else ("none", *published)
     if settings.weights in choices:
         return
     try:
@@ -161,17 +179,15 @@ def load_tensors(module: nn.Module, state: StateDict, path: Path) -> None:
     _load_tensors_except(module, state, [], str(path))
 
 
-def published_weights(backbone: str) -> dict[str, WeightsEnum]:
-    """Torchvision's weights for a backbone, by their own names and by "imagenet" and "coco"."""
+def published_weights(backbone: str, detector: DetectorName) -> dict[str, WeightsEnum]:
+    """Torchvision's weights for a detector's backbone, by their own names and by "imagenet" and "coco"."""
     if backbone == "small":
         return {}
-    families = {"imagenet": backbone.removesuffix("_v2")}
-    if backbone in COCO_MODELS:
-        families["coco"] = COCO_MODELS[backbone]
+    families = {"imagenet": (backbone.removesuffix("_v2"),), "coco": COCO_MODELS.get((detector, backbone), ())}
     weights = {}
-    for family, model in families.items():
-        members = list(get_model_weights(model))
-        weights[family] = members[0]
+    for family, models in families.items():
+        members = [member for model in models for member in get_model_weights(model)]
+        weights.update({family: members[0]} if members else {})
         weights.update({str(member): member for member in members})
     return weights
 
@@ -191,11 +207,12 @@ def _download_weights(weights: WeightsEnum) -> StateDict:
 def _load_detector(
     module: nn.Module,
     state: StateDict,
-    settings: MaskRCNNSettings,
+    settings: DetectorSettings,
     category_names: Sequence[str] | None,
     source: str,
 ) -> list[str]:
     """Load a detector's tensors into the model; what was loaded and what was not, a line each."""
+    _check_same_detector(state, settings, source)
     _check_same_backbone(module, state, settings, source)
     if settings.keep_categories:
         kept = _find_kept_rows(state, settings, category_names)
@@ -211,12 +228,22 @@ def _load_detector(
     loaded = f"the detector, {count_noun(len(state) - len(fresh), 'tensor')}"
     if not fresh:
         return [loaded, *_lines_of_other_names(state, settings, category_names)]
-    classes = len(state[CLASS_SCORES]) if CLASS_SCORES in state else "another number of"
+    classes = class_count(state) or "another number of"
     log.warning("%s: made for %s classes; these start at random: %s", source, classes, ", ".join(fresh))
     return [loaded, f"last layers: made for {classes} classes, start at random; model.keep_categories=true keeps rows"]
 
 
-def _check_same_backbone(module: nn.Module, state: StateDict, settings: MaskRCNNSettings, source: str) -> None:
+def _check_same_detector(state: StateDict, settings: DetectorSettings, source: str) -> None:
+    """Raise ``CheckpointError`` where the weights are those of another detector."""
+    there = detector_of(state)
+    if there is not None and there != settings.name:
+        raise CheckpointError(
+            f"{source}: the weights of {DETECTOR_TITLES[there]}, the model is {settings.title}; give "
+            f"model.name={there}, or weights of a backbone"
+        )
+
+
+def _check_same_backbone(module: nn.Module, state: StateDict, settings: DetectorSettings, source: str) -> None:
     """Raise ``CheckpointError`` where the weights are those of a detector with another backbone."""
     own = {name: tensor.shape for name, tensor in module.state_dict().items() if name.startswith(_BODY)}
     there = {name: tensor.shape for name, tensor in state.items() if name.startswith(_BODY)}
@@ -230,27 +257,29 @@ def _check_same_backbone(module: nn.Module, state: StateDict, settings: MaskRCNN
         )
 
 
-def _find_kept_rows(state: StateDict, settings: MaskRCNNSettings, category_names: Sequence[str] | None) -> KeptRows:
+def _find_kept_rows(state: StateDict, settings: DetectorSettings, category_names: Sequence[str] | None) -> KeptRows:
     if category_names is None:
         raise CheckpointError("keep_categories: expected the names of the model's categories: category_names=[...]")
-    if CLASS_SCORES not in state:
-        raise CheckpointError(f"keep_categories: expected the weights of a Mask R-CNN, found no {CLASS_SCORES}")
-    names = names_in_weights(settings, len(state[CLASS_SCORES]))
+    classes = class_count(state)
+    if classes is None:
+        raise CheckpointError("keep_categories: expected the weights of a detector, found no scores of classes")
+    names = names_in_weights(settings, classes)
     if names is None:
         raise CheckpointError(
-            f"keep_categories: nothing says what the {len(state[CLASS_SCORES]) - 1} labels of {settings.weights} stand "
+            f"keep_categories: nothing says what the {classes - 1} labels of {settings.weights} stand "
             "for; give a COCO file with their categories: model.weights_categories=FILE"
         )
     return find_kept_rows(category_names, names)
 
 
 def _lines_of_other_names(
-    state: StateDict, settings: MaskRCNNSettings, category_names: Sequence[str] | None
+    state: StateDict, settings: DetectorSettings, category_names: Sequence[str] | None
 ) -> list[str]:
     """A line where last layers that fit were trained on other categories than the model's, as far as is known."""
-    if category_names is None or CLASS_SCORES not in state:
+    classes = class_count(state)
+    if category_names is None or classes is None:
         return []
-    there = names_in_weights(settings, len(state[CLASS_SCORES])) or {}
+    there = names_in_weights(settings, classes) or {}
     others = [
         f"{name} has those of {there[label]}"
         for label, name in enumerate(category_names, start=1)
@@ -263,7 +292,7 @@ def _lines_of_other_names(
     ]
 
 
-def _load_backbone(module: nn.Module, state: StateDict, settings: MaskRCNNSettings, source: str) -> str:
+def _load_backbone(module: nn.Module, state: StateDict, settings: DetectorSettings, source: str) -> str:
     """Load the tensors of a backbone into the model's; what was loaded, in words."""
     body = module.get_submodule("backbone.body")
     if is_timm(settings.backbone):

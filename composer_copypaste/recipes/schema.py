@@ -13,11 +13,11 @@ from pydantic import AfterValidator
 
 from composer_copypaste.settings import (
     CopyPasteSettings,
+    DetectorSettings,
     Duration,
     Fraction,
     ImageSettings,
     LargeScaleJitterSettings,
-    MaskRCNNSettings,
     Megapixels,
     ShapesSettings,
     Time,
@@ -364,8 +364,8 @@ CONFIGURED_ELSEWHERE = {
 """Keys of Detectron2's configurations, or what they begin with, and what says the same in a recipe."""
 
 OF_TORCHVISION = (
-    "backbone", "heads", "keep_categories", "weights_categories", "trainable_backbone_layers", "norm", "box_dropout",
-    "mask_dropout", "anchor_sizes", "min_size", "max_size", "style",
+    "name", "backbone", "heads", "keep_categories", "weights_categories", "trainable_backbone_layers", "norm",
+    "box_dropout", "mask_dropout", "anchor_sizes", "min_size", "max_size", "style",
 )  # fmt: skip
 """Settings of a model that Detectron2's configurations have in their own form."""
 
@@ -383,8 +383,8 @@ def _flat_keys(values: dict[str, Any]) -> dict[str, Any]:
 
 @with_inherited_descriptions
 @settings_class
-class ModelSettings(MaskRCNNSettings):
-    """Which Mask R-CNN is built, where its weights come from, and how it trains and detects.
+class ModelSettings(DetectorSettings):
+    """Which detector is built, where its weights come from, and how it trains and detects.
 
     With ``detectron2``, ``weights`` is "none" (random weights), "config" (those that its configuration names, in
     Detectron2's zoo mostly of a backbone trained on ImageNet), "coco" (those that the zoo has trained with the named
@@ -406,7 +406,7 @@ class ModelSettings(MaskRCNNSettings):
             if self.overrides:
                 raise ValueError("overrides: expected none without detectron2, whose configuration they change")
             return
-        defaults = MaskRCNNSettings()
+        defaults = DetectorSettings()
         for name in OF_TORCHVISION:
             if getattr(self, name) != getattr(defaults, name):
                 raise ValueError(
@@ -452,6 +452,11 @@ class Recipe:
             ("best_checkpoint", self.training.best_checkpoint),
             ("early_stop.metric", None if early_stop is None else early_stop.metric),
         ):
+            if name is not None and name.startswith("segm/") and not self.model.has_masks:
+                raise ValueError(
+                    f"training.{key}: expected a number of boxes such as 'bbox/AP', as {self.model.title} finds no "
+                    f"masks, got {name!r}"
+                )
             limit = (name or "").partition("/AR")[2]
             if limit.isdecimal() and int(limit) not in self.evaluation.max_dets:
                 raise ValueError(

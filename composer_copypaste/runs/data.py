@@ -38,14 +38,14 @@ def reading_options(settings: DataSettings) -> ReadingOptions:
     return ReadingOptions(settings.crowds, settings.bad_objects, recipe_spelling)
 
 
-def read_annotations(path: Path, settings: DataSettings) -> CocoAnnotations:
-    """The annotations in a file.
+def read_annotations(path: Path, settings: DataSettings, *, outlines: bool = True) -> CocoAnnotations:
+    """The annotations in a file; ``outlines``: whether each object must have one.
 
     Raises:
         DataError: listing everything that is wrong with them.
     """
     return CocoAnnotations.load(
-        path, crowds=settings.crowds, bad_objects=settings.bad_objects, spelling=recipe_spelling
+        path, crowds=settings.crowds, bad_objects=settings.bad_objects, outlines=outlines, spelling=recipe_spelling
     )
 
 
@@ -212,22 +212,38 @@ def open_data(recipe: Recipe) -> RunData:
     transform = _loader_transform(recipe.data)
     # without a transform, images are jittered on the device, which takes many steps for each cut-out, few for planes
     masks: MaskForm = True if transform is None else "compact"
-    train = _open_data_set(train_files, recipe.data, read, transform, masks=masks, seed=recipe.seed)
+    masks = needs_masks(recipe) and masks
+    train = _open_data_set(
+        train_files, recipe.data, partial(read, outlines=bool(masks)), transform, masks=masks, seed=recipe.seed
+    )
     source = str(train_files.annotations or train_files.streaming)
-    val = _open_data_set(val_files, recipe.data, read, None, masks=False, seed=0)
+    read_scored = partial(read, outlines=recipe.model.has_masks)
+    val = _open_data_set(val_files, recipe.data, read_scored, None, masks=False, seed=0)
     val = with_trained_labels(val, train.categories, source)
     warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
     return RunData(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names, read))
 
 
-def evaluation_data(files: CocoFiles, settings: DataSettings) -> InstanceData:
+def needs_masks(recipe: Recipe) -> bool:
+    """Whether the training needs the objects' masks: to train by them, or to paste by them."""
+    pastes = recipe.copy_paste is not None and recipe.copy_paste.p > 0
+    return recipe.model.has_masks or pastes
+
+
+def evaluation_data(files: CocoFiles, settings: DataSettings, *, outlines: bool = True) -> InstanceData:
     """The data to evaluate on, completely checked; ``settings`` say how annotations and images are read.
+
+    Args:
+        files: where they are.
+        settings: the recipe's section.
+        outlines: whether each object must have an outline, as the scores of masks need.
 
     Raises:
         DataError: listing what is wrong with annotations or images.
     """
-    return _open_data_set(files, settings, partial(read_annotations, settings=settings), None, masks=False, seed=0)
+    read = partial(read_annotations, settings=settings, outlines=outlines)
+    return _open_data_set(files, settings, read, None, masks=False, seed=0)
 
 
 def _open_data_set(

@@ -11,7 +11,8 @@ from composer_copypaste.data.shapes import CATEGORIES
 from composer_copypaste.distributed import number_of_processes
 from composer_copypaste.errors import count_noun, first_few
 from composer_copypaste.integrations.composer.from_recipe import errors_name_section, runs_on_gpu
-from composer_copypaste.models.mask_rcnn import build_mask_rcnn, resized_sides
+from composer_copypaste.models.detectors import build_detector
+from composer_copypaste.models.mask_rcnn import resized_sides
 from composer_copypaste.models.weights import describe_download, load_pretrained
 from composer_copypaste.recipes.schema import ModelSettings, Recipe, TrainingSettings
 from composer_copypaste.runs.data import category_names, copy_paste_settings, open_data
@@ -65,7 +66,7 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
 
 def _describe_model(settings: ModelSettings) -> str:
     if settings.detectron2 is None:
-        return f"Mask R-CNN, backbone {settings.backbone}"
+        return f"{settings.title}, backbone {settings.backbone}"
     return f"Detectron2's {settings.detectron2}"
 
 
@@ -79,7 +80,7 @@ def _describe_weights(settings: ModelSettings, names: Sequence[str]) -> list[str
             return [download] if download else detectron2.build_detectron2_model(settings, len(names) + 1).loaded
         if download := describe_download(settings):
             return [download]
-        return load_pretrained(build_mask_rcnn(len(names) + 1, settings), settings, names)
+        return load_pretrained(build_detector(len(names) + 1, settings), settings, names)
 
 
 def _describe_checkpoints(training: TrainingSettings) -> Iterator[str]:

@@ -18,6 +18,7 @@ from composer_copypaste.data.images import read_image, size_as_shown
 from composer_copypaste.errors import CheckpointError, DataError, ExportError, OutputError, RecipeError, count_noun
 from composer_copypaste.files import atomic_write
 from composer_copypaste.integrations.onnx import OnnxMaskRCNN, check_onnx_installed, write_onnx
+from composer_copypaste.models.detectors import OF_TORCHVISION
 from composer_copypaste.models.detectron2_style import is_detectron2_style
 from composer_copypaste.models.exported import Differences, ExportedOutputs, ExportMetadata, largest_differences
 from composer_copypaste.models.postprocess import detect_raw
@@ -186,6 +187,11 @@ def variants(image: UInt8[Tensor, "3 h w"]) -> list[UInt8[Tensor, "3 _h _w"]]:
 def torchvision_module(model: nn.Module) -> TorchvisionMaskRCNN:
     """Torchvision's model, or that in ``MaskRCNN``; ``TypeError`` for another."""
     module = getattr(model, "module", model)
+    if isinstance(module, OF_TORCHVISION) and not isinstance(module, TorchvisionMaskRCNN):
+        raise ExportError(
+            f"model: only Mask R-CNN can be exported, got {type(module).__name__}, which finds boxes alone; copypaste "
+            "predict runs it"
+        )
     if not isinstance(module, TorchvisionMaskRCNN):
         raise TypeError(f"model: expected MaskRCNN, or torchvision's model in it, got {type(model).__name__}")
     return module
@@ -259,10 +265,11 @@ def export_run(  # noqa: PLR0913 - how the model is loaded, and how it is export
             f"{source}: a model of Detectron2, which has its own tools for this; torchvision's can be exported, also "
             "with weights of a .pkl file of Detectron2's"
         )
+    module = torchvision_module(model.module)
     data, settings = model.recipe.data, settings or ExportSettings()
     checked = _evaluated_images(data) if images is None else _read_images(images, data.image_settings)
     metadata = ExportMetadata(model.categories, settings.masks, data.image_settings)
-    return _export(torchvision_module(model.module), output, metadata, checked, settings, FORMATS[output.suffix])
+    return _export(module, output, metadata, checked, settings, FORMATS[output.suffix])
 
 
 def _spread(number: int) -> list[int]:

@@ -10,7 +10,8 @@ from torch import nn
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.coco_json import read_categories
 from composer_copypaste.errors import CheckpointError, DataError, RecipeError, count_noun, warn_of_data
-from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.class_rows import class_count
+from composer_copypaste.models.detectors import build_detector
 from composer_copypaste.models.postprocess import detect as detect_objects
 from composer_copypaste.models.predictor import (
     COCO_NAMES,
@@ -21,7 +22,7 @@ from composer_copypaste.models.predictor import (
     match_categories,
     predictor_of_module,
 )
-from composer_copypaste.models.recognise import CLASS_SCORES, read_known_model, recipe_of_model
+from composer_copypaste.models.recognise import read_known_model, recipe_of_model
 from composer_copypaste.models.weight_files import StateDict, read_weights
 from composer_copypaste.models.weights import load_tensors
 from composer_copypaste.recipes.load import load_recipe
@@ -48,8 +49,8 @@ def load_predictor(
     Args:
         path: the folder of a run, whose newest checkpoint is taken; a checkpoint; or a file of ``copypaste export``.
         recipe: how the model is built, where the checkpoint is not in the folder of a run. An .onnx file needs none,
-            and a state dict of torchvision's ``maskrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2``, or a file of
-            Detectron2's zoo, neither.
+            and a state dict of torchvision's models, such as ``maskrcnn_resnet50_fpn`` or ``fcos_resnet50_fpn``, or a
+            file of Detectron2's zoo, neither.
         overrides: keys of the recipe with their values, such as "model.detections_per_image=300".
         categories: a COCO file whose categories are those of the model. By default they are read from the run or the
             .onnx file; torchvision's 91 classes and 80 of Detectron2's are COCO's categories; any other checkpoint
@@ -67,7 +68,7 @@ def load_predictor(
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A Mask R-CNN with its weights, on the CPU."""
+    """A detector with its weights, on the CPU."""
 
     module: nn.Module
     """Torchvision's, or a ``Detectron2Model``."""
@@ -92,18 +93,19 @@ def load_model(
     if named is None and run is not None and run.categories.exists():
         named = tuple(read_trained_categories(run.categories))
     is_published = loaded.model.detectron2 is not None or (known is not None and known[1].is_detectron2_style)
-    labels = _categories_of_weights(weights, checkpoint, named, is_detectron2_style=is_published)
+    classes = _class_count(weights, checkpoint)
+    labels = _categories_of_weights(classes, checkpoint, named, is_detectron2_style=is_published)
     module = _module_with_weights(loaded, weights, checkpoint)
     if labels is None:
-        labels = _labels_as_categories(len(weights[CLASS_SCORES]), checkpoint)  # warns, so after all errors
+        labels = _labels_as_categories(classes, checkpoint)  # warns, so after all errors
     return LoadedModel(module, labels, loaded)
 
 
 def _module_with_weights(recipe: Recipe, weights: StateDict, checkpoint: Path) -> nn.Module:
     """The recipe's model with the weights; ``CheckpointError`` where they are those of another."""
-    classes = len(weights[CLASS_SCORES])
+    classes = _class_count(weights, checkpoint)
     if recipe.model.detectron2 is None:
-        module = build_mask_rcnn(classes, recipe.model)
+        module = build_detector(classes, recipe.model)
         load_tensors(module, weights, checkpoint)
         return module
     from composer_copypaste.integrations.detectron2.from_recipe import build_detectron2_model
@@ -135,13 +137,18 @@ def _load_exported(
     return replace(predictor, categories=_match(named, max(predictor.categories) + 1, path))
 
 
+def _class_count(weights: StateDict, checkpoint: Path) -> int:
+    """The number of the model's classes, the background included; ``CheckpointError`` where it is no detector."""
+    classes = class_count(weights)
+    if classes is None:
+        raise CheckpointError(f"{checkpoint}: expected the weights of a detector, found no scores of classes in them")
+    return classes
+
+
 def _categories_of_weights(
-    weights: StateDict, checkpoint: Path, named: tuple[Category, ...] | None, *, is_detectron2_style: bool
+    num_classes: int, checkpoint: Path, named: tuple[Category, ...] | None, *, is_detectron2_style: bool
 ) -> Mapping[int, Category] | None:
     """The category of each label; None where neither ``named`` nor the number of classes says what they are."""
-    if CLASS_SCORES not in weights:
-        raise CheckpointError(f"{checkpoint}: expected the weights of a Mask R-CNN, found no tensor {CLASS_SCORES}")
-    num_classes = len(weights[CLASS_SCORES])
     if named is not None:
         return _match(named, num_classes, checkpoint, is_detectron2_style=is_detectron2_style)
     if (names := coco_labels(num_classes, is_detectron2_style=is_detectron2_style)) is not None:

@@ -210,8 +210,9 @@ def save_predictions(model: InstanceSegmentationModel, data: InstanceData, path:
     for number in range(count):
         _, image, objects = data.read(number * len(data) // count)
         # dense masks of large images would take gigabytes
-        rles = [rle_of_segmentation(segmentation, objects.size) for segmentation in objects.segmentations]
+        rles = [rle_of_segmentation(outline, objects.size) for outline in objects.segmentations if outline]
         images.append(image)
-        truths.append({"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.iscrowd, "rles": rles})
+        truth = {"boxes": objects.boxes, "labels": objects.labels, "iscrowd": objects.iscrowd}
+        truths.append(truth | ({"rles": rles} if len(rles) == len(objects.boxes) else {}))
         predictions += model.eval_forward(([image.to(device)], [{}]))
     save_png(prediction_sheet(images, truths, predictions, category_names(data)), path)

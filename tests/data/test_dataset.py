@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.data.image_files import check_images
-from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
+from composer_copypaste.data.transforms import LargeScaleJitterTransform
 from composer_copypaste.errors import DataError
 from composer_copypaste.settings import LargeScaleJitterSettings
 
@@ -53,11 +53,6 @@ def test_an_image_without_objects_has_empty_fields(coco_file, gradient):
 def test_masks_can_be_left_out(coco_file, gradient):
     path = coco_file()
     assert "masks" not in CocoInstances(path.parent, path, masks=False)[0][1]
-
-
-def test_a_transform_without_masks_is_refused(coco_file):
-    with pytest.raises(ValueError, match="transforms need the masks"):
-        CocoInstances(Path(), coco_file(), FlipTransform(), masks=False)
 
 
 def test_iterating_ends_after_the_last_image(coco_file, gradient):

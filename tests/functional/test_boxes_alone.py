@@ -1,9 +1,21 @@
 """Targets without masks: hand-written plans on 8 x 8 pixels, whose answer is visible."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target
+from copypaste_cases import (
+    IDENTITY,
+    block,
+    carry_out,
+    make_images,
+    plan_of,
+    target,
+    tritons_kernels,
+    window_after_window,
+)
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.copypaste import copypaste_batch
 
 
@@ -48,3 +60,47 @@ def test_masks_in_some_targets_only_are_an_error():
 def test_neither_boxes_nor_masks_are_an_error():
     with pytest.raises(ValueError, match=r"^targets\[0\]: expected 'boxes'"):
         copypaste_batch(make_images(), [{"labels": torch.ones(1).long()}] * 2)
+
+
+def overlapping_batch(form):
+    """A square on each of two images; the second covers the right half of the first where it is pasted."""
+    targets = [target((0, 0, 4, 4), scores=torch.tensor([0.5])), target((2, 0, 8, 8), scores=torch.tensor([0.25]))]
+    if form == "cut_outs":
+        return [own | {"masks": CompactMasks.from_dense(own["masks"])} for own in targets]
+    return targets
+
+
+@pytest.mark.parametrize("form", ["planes", "cut_outs"])
+@pytest.mark.parametrize("engine", [nullcontext, window_after_window, tritons_kernels])
+def test_masks_say_what_is_pasted_and_are_left_out_where_only_boxes_are_trained(form, engine):
+    diagonal = torch.eye(8, dtype=torch.uint8)[None]
+    own, given = overlapping_batch("planes")
+    given |= {"boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0]]), "masks": diagonal}
+    if form == "cut_outs":
+        own, given = (each | {"masks": CompactMasks.from_dense(each["masks"])} for each in (own, given))
+    with engine():
+        result = receiving(own, given, keep_masks=False)
+    before, source = make_images()
+    assert torch.equal(result.images[0], torch.where(diagonal.bool(), source, before))  # the mask's pixels, no box's
+    assert result.targets[0].keys() == {"boxes", "labels", "scores"}
+    assert result.targets[0]["boxes"].tolist() == [[0, 0, 4, 4], [0, 0, 8, 8]]
+    assert result.targets[0]["scores"].tolist() == [0.5, 0.25]
+    assert result.targets[1].keys() == {"boxes", "labels", "scores"}
+
+
+@pytest.mark.parametrize("form", ["planes", "cut_outs"])
+def test_boxes_are_the_same_whether_masks_come_back_or_not(form):
+    own, given = overlapping_batch(form)
+    kept, left_out = (receiving(own, given, keep_masks=keeps).targets[0] for keeps in (True, False))
+    assert left_out["boxes"].tolist() == [[0, 0, 2, 4], [2, 0, 8, 8]]
+    assert all(torch.equal(left_out[key], kept[key]) for key in left_out)
+    assert kept.keys() - left_out.keys() == {"masks"}
+
+
+@pytest.mark.parametrize("settings", [{"p": 0.0}, {"p": 1.0, "labels": (77,)}])
+@pytest.mark.filterwarnings("ignore::composer_copypaste.NothingPastedWarning")
+def test_masks_are_left_out_where_nothing_is_pasted_too(settings):
+    given = overlapping_batch("planes")
+    _, after = copypaste_batch(make_images(), given, keep_masks=False, **settings)
+    assert all("masks" not in target for target in after)
+    assert all("masks" in target for target in given)

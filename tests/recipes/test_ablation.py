@@ -83,7 +83,7 @@ def test_a_base_in_the_file_is_relative_to_it_and_one_of_the_command_line_to_the
             "runs.a.offline.per_imag: unknown key; did you mean 'per_image'? allowed: per_image, share",
         ),
         ("seedz: [1]", "seedz: unknown key; did you mean 'seeds'?"),
-        ("base: nothing\nruns: {a: {}}", "nothing: no such recipe file; shipped recipes: finetune"),
+        ("base: nothing\nruns: {a: {}}", "nothing: no such recipe file; shipped recipes: boxes, finetune"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(tmp_path, text, message):

@@ -11,6 +11,7 @@ from composer_copypaste.recipes.load import describe_recipe, load_recipe, recipe
 FOLDER = Path(__file__).parents[2] / "recipes"
 DETECTRON2 = [f"detectron2/{name}" for name in ("finetune", "mask_rcnn_R_101_FPN_3x_eval", "mask_rcnn_R_50_FPN_1x")]
 NAMES = [
+    "boxes",
     *DETECTRON2,
     *("finetune", "finetune_imagenet", "mask_rcnn_r50", "mask_rcnn_r50_copy_paste", "quickstart", "tiny_voc"),
 ]

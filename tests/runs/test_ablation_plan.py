@@ -125,3 +125,8 @@ def test_a_run_with_an_offline_data_set_trains_on_it(tmp_path):
     assert half.offline.settings.seed == 1
     assert half.recipe.data.train.annotations.parent == half.offline.folder
     assert half.steps == found["baseline", 0.5, 1].steps
+
+
+def test_detectors_of_boxes_are_refused_as_mask_ap_is_compared(tmp_path):
+    with pytest.raises(RecipeError, match=r"^runs.baseline: model.name: expected mask_rcnn, .* got 'fcos'$"):
+        planned(tmp_path, "common.model.name=fcos")

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from composer_copypaste.integrations.composer.algorithms import CopyPaste, Large
 from composer_copypaste.integrations.composer.checkpoints import training_is_over
 from composer_copypaste.integrations.composer.data_spec import evaluation_loader, training_loader
 from composer_copypaste.integrations.composer.loggers import ProgressBar
-from composer_copypaste.integrations.composer.model import InstanceSegmentationModel, MaskRCNN
+from composer_copypaste.integrations.composer.model import Detector, InstanceSegmentationModel
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.models.weights import check_weights_name
 from composer_copypaste.recipes.schema import OptimizerSettings, Recipe, ScheduleSettings
@@ -107,7 +108,10 @@ def build_model(
             those whose detections are left out.
     """
     metric = CocoMeanAveragePrecision(
-        annotations, category_ids=annotations.category_ids, max_dets=recipe.evaluation.max_dets
+        annotations,
+        category_ids=annotations.category_ids,
+        max_dets=recipe.evaluation.max_dets,
+        iou_types=("bbox", "segm") if recipe.model.has_masks else ("bbox",),
     )
     with torch.random.fork_rng(devices=[]), errors_name_section("model"):
         torch.manual_seed(recipe.seed)  # layers take their first weights from torch's global generator
@@ -119,7 +123,7 @@ def build_model(
                 recipe.model, classes, metric=metric, load_weights=load_weights, labels=labels
             )
         names = None if labels is not None else [category.name for category in annotations.categories]
-        return MaskRCNN(
+        return Detector(
             classes, recipe.model, metric=metric, load_weights=load_weights, labels=labels, category_names=names
         )
 
@@ -138,7 +142,8 @@ def build_algorithms(recipe: Recipe, copy_paste: CopyPasteSettings | None, pool:
     if recipe.training.ema is not None:
         algorithms.append(EMA(half_life=recipe.training.ema.half_life))
     if copy_paste is not None:
-        algorithms.append(CopyPaste(copy_paste, pool=pool))
+        keeps = copy_paste.keep_masks and recipe.model.has_masks
+        algorithms.append(CopyPaste(replace(copy_paste, keep_masks=keeps), pool=pool))
     if recipe.data.jitter is not None and recipe.data.jitter_on == "device":
         algorithms.append(LargeScaleJitter(recipe.data.jitter))
     return algorithms

@@ -1,21 +1,22 @@
-"""``MaskRCNN``: torchvision's Mask R-CNN as a Composer model; what every such model has."""
+"""``Detector`` and ``MaskRCNN``: torchvision's detectors as Composer models; what every such model has."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from composer.models import ComposerModel
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
+from composer_copypaste.models.detectors import build_detector
 from composer_copypaste.models.inputs import TrainingTarget, check_targets, float_images, target_without_crowds
-from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.postprocess import DetectionDict, detect, with_labels_of
 from composer_copypaste.models.weight_files import StateDict, tensors_of_content
 from composer_copypaste.models.weights import load_pretrained
-from composer_copypaste.settings import MaskRCNNSettings
+from composer_copypaste.settings import DetectorSettings, MaskRCNNSettings
 
 if TYPE_CHECKING:
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
@@ -31,6 +32,9 @@ LOSSES = {
     "rpn_box": "loss_rpn_box_reg",
 }
 """The parts of the loss as they are logged (``loss/train/mask``), and torchvision's names for them."""
+
+ONE_STAGE_LOSSES = {"classifier": "classification", "box": "bbox_regression", "centerness": "bbox_ctrness"}
+"""The same for RetinaNet and FCOS."""
 
 
 class InstanceSegmentationModel(ComposerModel):
@@ -101,40 +105,41 @@ class InstanceSegmentationModel(ComposerModel):
         metric.update(outputs, batch[1])
 
 
-class MaskRCNN(InstanceSegmentationModel):
-    """Torchvision's Mask R-CNN for Composer's ``Trainer``.
+class Detector(InstanceSegmentationModel):
+    """Torchvision's Mask R-CNN, Faster R-CNN, RetinaNet or FCOS for Composer's ``Trainer``.
 
     A batch is ``(images, targets)``: images (N, 3, H, W) or a list of (3, H, W), RGB, uint8 or float in [0, 1]; targets
-    a list of torchvision detection dicts, whose masks hold 0 and 1. Crowds are left out of the targets in training; the
-    batch is not modified.
+    a list of torchvision detection dicts. Mask R-CNN is trained by their masks too, which hold 0 and 1; the others need
+    none, and leave them out. Crowds are left out of the targets in training; the batch is not modified.
 
     Args:
         num_classes: The number of classes, the background included.
-        settings: The model's settings; or give them by name, as ``overrides``.
-        metric: Scores the detections of evaluations; its scalars are what Composer logs.
+        settings: The model's settings; or give them by name, as ``overrides``: ``name="fcos"``.
+        metric: Scores the detections of evaluations; its scalars are what Composer logs. Where the detector finds boxes
+            alone, it has ``iou_types=("bbox",)``.
         load_weights: False builds the same layers without loading ``settings.weights``, for a checkpoint that replaces
             them.
         labels: The label that detections of each class get, where the model's classes are not the data's categories;
             None for classes whose detections are left out.
         category_names: The names of labels 1, 2, ..., by which ``keep_categories`` keeps rows of the weights.
-        overrides: The fields of ``MaskRCNNSettings``.
+        overrides: The fields of ``DetectorSettings``.
 
     Raises:
         CheckpointError: where the weights cannot be loaded, or do not fit.
-        ValueError: a setting, or the number of classes, out of its limits.
+        ValueError: a setting, or the number of classes, out of its limits; or a metric of masks for a detector that
+            finds boxes alone.
         TypeError: one of another type, or a setting that does not exist.
 
     Example:
-        >>> model = MaskRCNN(num_classes=4, backbone="small")
+        >>> model = Detector(num_classes=4, name="fcos", backbone="small")
     """
 
-    module: TorchvisionMaskRCNN
-    loss_names = LOSSES
+    settings_type: ClassVar[type[DetectorSettings]] = DetectorSettings
 
     def __init__(
         self,
         num_classes: int = 81,
-        settings: MaskRCNNSettings | None = None,
+        settings: DetectorSettings | None = None,
         *,
         metric: "CocoMeanAveragePrecision | None" = None,
         load_weights: bool = True,
@@ -143,10 +148,14 @@ class MaskRCNN(InstanceSegmentationModel):
         **overrides: object,
     ) -> None:
         if settings is not None and overrides:
-            raise TypeError(f"MaskRCNN takes settings, or the fields of it ({', '.join(overrides)}), not both")
+            takes = f"{type(self).__name__} takes settings, or the fields of it"
+            raise TypeError(f"{takes} ({', '.join(overrides)}), not both")
         super().__init__(num_classes, metric=metric, labels=labels)
-        self.settings = settings or MaskRCNNSettings(**overrides)  # type: ignore[arg-type]
-        self.module = build_mask_rcnn(num_classes, self.settings)
+        self.settings = settings or self.settings_type(**overrides)  # type: ignore[arg-type]
+        if metric is not None and not self.settings.has_masks and "segm" in metric.iou_types:
+            raise ValueError(f"metric: expected iou_types=('bbox',), as {self.settings.title} finds boxes alone")
+        self.module = build_detector(num_classes, self.settings)
+        self.loss_names = LOSSES if isinstance(self.module, GeneralizedRCNN) else ONE_STAGE_LOSSES
         if load_weights:
             self.loaded = load_pretrained(self.module, self.settings, category_names)
 
@@ -161,12 +170,26 @@ class MaskRCNN(InstanceSegmentationModel):
         if not self.training:
             return self.eval_forward(batch)
         images, targets = batch
-        check_targets(images, targets, self.num_classes)
+        masks = self.settings.has_masks
+        check_targets(images, targets, self.num_classes, masks=masks)
         losses: dict[str, Tensor] = self.module(
-            float_images(images), [target_without_crowds(target) for target in targets]
+            float_images(images), [target_without_crowds(target, masks=masks) for target in targets]
         )
         return losses
 
     def detect(self, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
         """The detections in each image with the model's own labels, in evaluation mode; images as in a batch."""
         return detect(self.module, images)
+
+
+class MaskRCNN(Detector):
+    """Torchvision's Mask R-CNN for Composer's ``Trainer``: a ``Detector`` that finds boxes and masks.
+
+    Arguments and errors are those of ``Detector``; the settings are ``MaskRCNNSettings``.
+
+    Example:
+        >>> model = MaskRCNN(num_classes=4, backbone="small")
+    """
+
+    module: TorchvisionMaskRCNN
+    settings_type = MaskRCNNSettings

@@ -116,6 +116,10 @@ def _check_recipes(ablation: Ablation) -> None:
     opened: dict[DataSettings, Sequence[str]] = {}
     for run, recipe in ablation.recipes.items():
         check_requirements(recipe)
+        if not recipe.model.has_masks:
+            raise RecipeError(
+                f"runs.{run}: model.name: expected mask_rcnn, as ablations compare mask AP, got {recipe.model.name!r}"
+            )
         if coco_files(recipe.data)[0].annotations is None and min(ablation.settings.fractions) < 1:
             raise RecipeError(
                 f"runs.{run}: data.train.streaming: fractions need images and annotations, since shards are read as a "

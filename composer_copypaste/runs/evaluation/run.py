@@ -16,9 +16,10 @@ from composer_copypaste.integrations.composer.from_recipe import (
 )
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.metrics.report import Report
+from composer_copypaste.models.class_rows import class_count
 from composer_copypaste.models.detectron2_style import MARK
 from composer_copypaste.models.predictor import coco_labels, match_categories
-from composer_copypaste.models.recognise import CLASS_SCORES, read_known_model, recipe_of_model
+from composer_copypaste.models.recognise import read_known_model, recipe_of_model
 from composer_copypaste.models.weight_files import StateDict
 from composer_copypaste.models.weights import load_tensors
 from composer_copypaste.recipes.load import load_recipe
@@ -136,7 +137,7 @@ def _evaluation_data_and_model(
     if results is not None:
         check_output(results)
     weights = weights_for(recipe, checkpoint)
-    data = evaluation_data(files or coco_files(recipe.data)[1], recipe.data)
+    data = evaluation_data(files or coco_files(recipe.data)[1], recipe.data, outlines=recipe.model.has_masks)
     run = run_folder_of(checkpoint)
     labels = None
     if run is not None and run.categories.exists():
@@ -160,7 +161,7 @@ def _labels_of_classes(
     Raises:
         CheckpointError: where the model's classes cannot be those of the data.
     """
-    classes = len(weights[CLASS_SCORES]) if CLASS_SCORES in weights else data.annotations.num_classes
+    classes = class_count(weights) or data.annotations.num_classes
     published = coco_labels(classes, is_detectron2_style=is_detectron2)
     if classes == data.annotations.num_classes and (published is None or not is_detectron2):
         return None

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from composer_copypaste.errors import CheckpointError, first_few
+from composer_copypaste.models.class_rows import class_count, detector_of
 from composer_copypaste.models.detectron2_style import MARK
 from composer_copypaste.models.detectron2_weights import from_detectron2, is_of_detectron2
-from composer_copypaste.models.recognise import CLASS_SCORES, recognise_model
+from composer_copypaste.models.recognise import recognise_model
 from composer_copypaste.models.weight_files import (
     StateDict,
     find_state_dict,
@@ -22,6 +23,7 @@ from composer_copypaste.models.weight_files import (
 from composer_copypaste.runs.data import read_trained_categories
 from composer_copypaste.runs.folder import RunFolder, run_folder_of
 from composer_copypaste.runs.info.description import Description, InfoTable, Value
+from composer_copypaste.settings import DETECTOR_TITLES
 
 DEPTH = 2
 """Parts of a model are named by this many names: "backbone.body"."""
@@ -67,12 +69,13 @@ def _kind(content: object, path: Path) -> str:
 def _model_facts(state: StateDict, path: Path) -> dict[str, Value]:
     known = recognise_model(state)
     state = {name: tensor for name, tensor in state.items() if name != MARK}
-    detector = CLASS_SCORES in state
-    what = known[0] if known else "a Mask R-CNN" if detector else "no Mask R-CNN"
+    detector = detector_of(state)
+    title = "no detector" if detector is None else f"{'an' if detector == 'fcos' else 'a'} {DETECTOR_TITLES[detector]}"
+    what = known[0] if known else title
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
     facts: dict[str, Value] = {
         "model": what,
-        "classes, background included": len(state[CLASS_SCORES]) if detector else None,
+        "classes, background included": class_count(state),
         "tensors": len(state),
         "numbers": sum(tensor.numel() for tensor in state.values()),
         "types": ", ".join(types),

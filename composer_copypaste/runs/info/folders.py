@@ -73,7 +73,7 @@ def _describe_run(run: RunFolder) -> Description:
         "trained batches": batches,
         "duration": f"{count} {'batches' if unit == 'ba' else 'epochs'}",
         **(
-            {"backbone": str(recipe.model.backbone)}
+            {"model": recipe.model.title, "backbone": str(recipe.model.backbone)}
             if recipe.model.detectron2 is None
             else {"model of Detectron2": recipe.model.detectron2}
         ),

@@ -60,6 +60,7 @@ def write_annotations(
 
     Masks are polygons that pycocotools draws as the same pixels, with the largest part of an object first. Holes are
     filled, of which a warning tells: labelling tools know no polygons with holes, and some cannot read run lengths.
+    Objects of a detector that finds boxes alone have no polygon.
     What else the COCO file of the images has stays in it. Each annotation also has its score.
     """
     kept = {key: value for key, value in inputs.content.items() if key not in ("images", "categories")}
@@ -98,6 +99,11 @@ def _annotation_entries(done: Iterable[Done], score: float) -> Iterator[tuple[En
     number = 0
     for _, record in done:
         for result in record.results:
+            if "segmentation" not in result:
+                if result["score"] >= score:
+                    number += 1
+                    yield encode_entry({"id": number, "iscrowd": 0, **result, **_fields_of_box(result["bbox"])}), False
+                continue
             code = result["segmentation"]
             mask = mask_of_rle({"size": code["size"], "counts": code["counts"].encode()})
             if mask is None or result["score"] < score:
@@ -108,6 +114,11 @@ def _annotation_entries(done: Iterable[Done], score: float) -> Iterator[tuple[En
             fields = annotation_fields(solid, (code["size"][0], code["size"][1]))
             fields["segmentation"] = _largest_first(fields["segmentation"])
             yield encode_entry(ids | {"score": result["score"]} | fields), solid.area > mask.area
+
+
+def _fields_of_box(box: Sequence[float]) -> Json:
+    """The fields of an annotation that has a box alone; its area is that of the box."""
+    return {"segmentation": [], "area": round(box[2] * box[3], 3)}
 
 
 def _largest_first(outline: EncodedJson) -> EncodedJson:
@@ -151,5 +162,6 @@ def draw_prediction(image: UInt8[Tensor, "3 h w"], found: Prediction, path: Path
         found.categories[label].name if label in found.categories else str(label)
         for label in range(1, max(found.categories, default=0) + 1)
     ]
-    objects = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels, "rles": found.rles}
+    objects: dict[str, object] = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
+    objects |= {} if found.rles is None else {"rles": found.rles}
     save_png(draw_instances(image, objects, names, largest_label=_LARGEST_LABEL), path)

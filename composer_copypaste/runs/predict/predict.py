@@ -11,12 +11,13 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.image_inputs import find_images, with_headers
 from composer_copypaste.errors import DataError, format_problems
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
+from composer_copypaste.models.class_rows import class_count
+from composer_copypaste.models.detectors import OF_TORCHVISION
 from composer_copypaste.models.flip import with_flips
 from composer_copypaste.models.postprocess import detect as detect_objects
 from composer_copypaste.models.prediction import Prediction, prediction_of
@@ -51,7 +52,7 @@ def predict(  # noqa: PLR0913 - by name, and each of its own kind
 
     Args:
         model: the folder of a run, a checkpoint in it or an .onnx file; what ``load_predictor`` gave; or a
-            ``MaskRCNN``, a ``Detectron2Model`` or torchvision's model, which runs where its weights are.
+            ``Detector``, a ``Detectron2Model`` or torchvision's model, which runs where its weights are.
         images: files, folders, patterns such as "photos/*.jpg"; images of PIL; uint8 arrays (height, width, 3) or
             tensors (3, height, width), RGB; or a list of any of them. cv2's images are BGR: give ``image[..., ::-1]``.
         min_score: objects with a lower score are left out; the model has a limit of its own.
@@ -99,11 +100,11 @@ def _as_predictor(model: Model, categories: Sequence[Category] | None) -> Predic
     if isinstance(model, Path | str):
         return load_predictor(model)
     module: Any = getattr(model, "module", model)  # of MaskRCNN, Composer's form of it
-    is_of_torchvision = isinstance(module, TorchvisionMaskRCNN)
+    is_of_torchvision = isinstance(module, OF_TORCHVISION)
     if not is_of_torchvision and not hasattr(model, "detect"):  # of Detectron2Model
-        raise TypeError(f"model: expected a Mask R-CNN, a Predictor or a path, got {type(model).__name__}")
+        raise TypeError(f"model: expected a detector, a Predictor or a path, got {type(model).__name__}")
     run, detect = (module, detect_objects) if is_of_torchvision else (model, detect_by_itself)
-    num_classes = module.roi_heads.box_predictor.cls_score.out_features
+    num_classes: int = class_count(module.state_dict()) if is_of_torchvision else run.num_classes  # type: ignore[assignment]
     metric = getattr(model, "metric", None)
     if categories is None and isinstance(metric, CocoMeanAveragePrecision):
         categories = metric.categories

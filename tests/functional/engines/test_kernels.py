@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from subprocess import CalledProcessError
 from unittest import mock
 
@@ -19,6 +18,7 @@ from copypaste_cases import (
     many,
     plan_of,
     target,
+    tritons_kernels,
     window_after_window,
     with_plane_masks,
 )
@@ -45,13 +45,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:Deprecati
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLAIN = {"blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 """Settings with which kernels paint too."""
-
-
-@contextmanager
-def tritons_kernels():
-    """Triton's kernels run on any device, as on a GPU."""
-    with mock.patch.object(engine, "kernels_for", lambda device: triton_engine.TritonKernels(device)):
-        yield
 
 
 def on_device(values):
