@@ -146,6 +146,7 @@ _NEED = {
         "Detectron2Model",
         "evaluation_loader",
         "LargeScaleJitter",
+        "Detector",
         "MaskRCNN",
         "run_ablation",
         "SkipsWhatIsDone",
