@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from composer_copypaste.functional.copypaste import NothingPastedWarning as NothingPastedWarning
     from composer_copypaste.functional.copypaste import copypaste_batch as copypaste_batch
     from composer_copypaste.functional.copypaste import plan_batch as plan_batch
+    from composer_copypaste.functional.info import PasteInfo as PasteInfo
     from composer_copypaste.functional.keypoints import keypoint_pairs as keypoint_pairs
     from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch as large_scale_jitter_batch
     from composer_copypaste.functional.plan import PastePlan as PastePlan
@@ -120,6 +121,7 @@ _HOMES = {
     "merge_annotations": "data.merge",
     "NothingPastedWarning": "functional.copypaste",
     "OfflineCopyPasteSettings": "settings",
+    "PasteInfo": "functional.info",
     "PastePlan": "functional.plan",
     "plan_batch": "functional.copypaste",
     "predict": "runs.predict.predict",

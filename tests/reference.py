@@ -184,26 +184,37 @@ def box_around(mask):
     return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
+class Result(dict):
+    """A target after pasting, and which share of each object's former pixels is visible."""
+
+    visible: list
+
+
 def accounted(i, rows, landed, targets, plan, settings):
     """The target of image ``i`` after the rows' masks have landed on it."""
-    kept, changed, added, order = [], {}, [], []
+    kept, changed, added, order, shares = [], {}, [], [], ([], [])
     cover = np.any(landed, axis=0)
     for j, mask in enumerate(numpy(targets[i]["masks"]) != 0):
         left = mask & ~cover
         if left.sum() == mask.sum():
             kept.append((i, j))
+            shares[0].append(1.0)
         elif left.any() if crowds(targets[i])[j] else stays(left.sum(), mask.sum(), settings):
             changed[len(kept)] = left
             kept.append((i, j))
+            shares[0].append(left.sum() / mask.sum())
     for place, row in enumerate(rows):
         source, instance = int(plan.source[row]), int(plan.instance[row])
         visible = landed[place] & ~np.any(landed[place + 1 :], axis=0)
         given = numpy(targets[source]["masks"])[instance] != 0
-        if stays(visible.sum(), uncovered_area(given, fixed(plan.to_source[row])), settings):
+        whole = uncovered_area(given, fixed(plan.to_source[row]))
+        if stays(visible.sum(), whole, settings):
+            shares[1].append(visible.sum() / whole)
             changed[len(kept) + len(added)] = visible
             added.append((source, instance, plan.to_source[row].numpy()))
             order.append(place)
-    result = fields_of(targets, i, kept, added, changed, settings.keypoint_pairs)
+    result = Result(fields_of(targets, i, kept, added, changed, settings.keypoint_pairs))
+    result.visible = [*shares[0], *shares[1]]
     if "keypoints" in result:
         covers = [landed] * len(kept) + [landed[place + 1 :] for place in order]
         for row, over in enumerate(covers):

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from composer_copypaste.functional.batch_objects import (
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.generators import generator_or_default
+from composer_copypaste.functional.info import Outcome, PasteInfo, paste_info, with_counted_pixels
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
 from composer_copypaste.functional.overlap import BatchMasks
@@ -78,6 +79,10 @@ class Pasted:
     """Why nothing could be pasted, whatever was drawn; None where something could."""
     kept: KeptObjects | None = None
     """The objects of the images that received any; None where nothing was pasted, and of class-id maps."""
+    outcome: Outcome | None = None
+    """What :func:`paste_info` needs; None where nothing was pasted."""
+    info: PasteInfo | None = None
+    """What was done, where it was asked for."""
 
     def origins(self, image: int) -> tuple[Int64[ndarray, " k"], Int64[ndarray, " m"]]:
         """Where the objects of a detection target come from, by the image's index in the batch.
@@ -94,6 +99,38 @@ class Pasted:
         return self.kept.instance[objects][~is_pasted], self.kept.row[objects][is_pasted]
 
 
+@overload
+def copypaste_batch(
+    images: GivenImages,
+    targets: GivenTargets,
+    *,
+    generator: torch.Generator | None = None,
+    plan: PastePlan | None = None,
+    bank: InstanceBank | None = None,
+    pool: Pool | None = None,
+    category_names: Sequence[str] | None = None,
+    settings: CopyPasteSettings | None = None,
+    return_info: Literal[False] = False,
+    **overrides: object,
+) -> tuple[GivenImages, GivenTargets]: ...
+
+
+@overload
+def copypaste_batch(
+    images: GivenImages,
+    targets: GivenTargets,
+    *,
+    generator: torch.Generator | None = None,
+    plan: PastePlan | None = None,
+    bank: InstanceBank | None = None,
+    pool: Pool | None = None,
+    category_names: Sequence[str] | None = None,
+    settings: CopyPasteSettings | None = None,
+    return_info: Literal[True],
+    **overrides: object,
+) -> tuple[GivenImages, GivenTargets, PasteInfo]: ...
+
+
 def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     images: GivenImages,
     targets: GivenTargets,
@@ -104,8 +141,9 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     pool: Pool | None = None,
     category_names: Sequence[str] | None = None,
     settings: CopyPasteSettings | None = None,
+    return_info: bool = False,
     **overrides: object,
-) -> tuple[GivenImages, GivenTargets]:
+) -> tuple[GivenImages, GivenTargets] | tuple[GivenImages, GivenTargets, PasteInfo]:
     """Images and targets of a batch with objects copied between them ("Simple Copy-Paste", Ghiasi et al., CVPR 2021).
 
     Works on the device that holds the batch. What the arguments hold is never modified; what no paste overlapped may be
@@ -136,6 +174,8 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
         pool: cut-outs as further sources, such as a :class:`CutOutPool`.
         category_names: the name of label 1, of label 2 and so on, for ``categories`` and ``category_weights``.
         settings: all settings in one value.
+        return_info: whether a :class:`PasteInfo` comes back as a third value: the plan, and for each object whether it
+            was pasted, where it comes from and what share of it is visible.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
     Raises:
@@ -154,10 +194,11 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     if not isinstance(plan, PastePlan | None):
         raise TypeError(f"plan: expected a PastePlan, got {plan!r}; PastePlan.from_json and from_rows make one")
     source = generator_or_default(generator) if plan is None else plan
-    result = paste(images, cast(Targets, targets), settings, source, extra)
+    result = paste(images, cast(Targets, targets), settings, source, extra, with_info=return_info)
     if result.reason:
         warnings.warn(f"copy-paste changed nothing: {result.reason}", NothingPastedWarning, stacklevel=2)
-    return cast(GivenImages, result.images), cast(GivenTargets, result.targets)
+    after = cast(GivenImages, result.images), cast(GivenTargets, result.targets)
+    return after if result.info is None else (*after, result.info)
 
 
 def plan_batch(  # noqa: PLR0913 - as copypaste_batch
@@ -184,13 +225,18 @@ def paste(
     settings: CopyPasteSettings,
     source: torch.Generator | PastePlan,
     extra: ExtraSources,
+    *,
+    with_info: bool = False,
 ) -> Pasted:
     """Carry out a plan, or draw one from a generator first; as :func:`copypaste_batch`, and says what was done."""
     check_batch(images, targets)
+    if with_info:
+        settings = with_counted_pixels(settings)
     given_images, given_targets = images, targets
     images = plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
     targets = plain(targets) if isinstance(targets, Tensor) else targets
-    if settings.p == 0 and isinstance(source, torch.Generator) and extra.bank is None:  # no need to know the objects
+    is_known = settings.p == 0 and isinstance(source, torch.Generator) and extra.bank is None
+    if is_known and not with_info:  # no need to know the objects
         result = _without_pasting(images, targets, settings)
     else:
         batch = batch_objects(images, targets, settings)
@@ -202,6 +248,10 @@ def paste(
         else:
             plan = _drawn_plan(batch, settings, source, extra)
         result = _carry_out(images, targets, plan, batch, settings, extra)
+        if with_info:
+            known, are_maps = 0 if extra.bank is None else len(extra.bank), isinstance(targets, Tensor)
+            info = paste_info(plan, batch, result.outcome, bank_objects=known, are_maps=are_maps)
+            result = replace(result, info=info)
         if extra.bank is not None and len(images):
             extra.bank.to(images[0].device)
             extra.bank.add_batch(list(images), batch)
@@ -311,7 +361,8 @@ def _paste_objects(
         images = stacked.paint(before.images, [crop.image for crop in crops])
     added = np.bincount(kept.target[kept.pasted >= 0], minlength=n).tolist()
     dropped = len(layout.pasted.target) + int(layout.image_receives.sum()) - len(kept.target)
-    return replace(before, images=images, targets=changed, added=added, dropped=dropped, kept=kept)
+    outcome = Outcome(layout, stacked, kept, measures)
+    return replace(before, images=images, targets=changed, added=added, dropped=dropped, kept=kept, outcome=outcome)
 
 
 def _paste_classes(
@@ -328,7 +379,7 @@ def _paste_classes(
     with without_autocast(before.images[0].device):
         images = stacked.paint(before.images, [crop.image for crop in crops])
     added = np.bincount(layout.pasted.target, minlength=len(batch)).tolist()
-    return replace(before, images=images, targets=ids, added=added)
+    return replace(before, images=images, targets=ids, added=added, outcome=Outcome(layout, stacked, None, None))
 
 
 def _without_pasting(images: Images, targets: Targets, settings: CopyPasteSettings) -> Pasted:

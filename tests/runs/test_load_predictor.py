@@ -91,5 +91,5 @@ def test_a_file_without_categories_is_refused(checkpoint, tmp_path):
 
 def test_weights_of_something_else_are_refused(tmp_path):
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"other\.pt: expected the weights of a Mask R-CNN"):
+    with pytest.raises(CheckpointError, match=r"other\.pt: expected the weights of a detector"):
         load_predictor(tmp_path / "other.pt", recipe="quickstart")

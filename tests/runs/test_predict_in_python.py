@@ -73,7 +73,7 @@ def test_images_of_other_forms_are_refused():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="tiles: "):
         predict(colors_predictor(), IMAGE, tiles=8)
-    with pytest.raises(TypeError, match="model: expected a Mask R-CNN, a Predictor or a path, got Linear"):
+    with pytest.raises(TypeError, match="model: expected a detector, a Predictor or a path, got Linear"):
         predict(torch.nn.Linear(1, 1), IMAGE)
 
 

@@ -21,7 +21,7 @@ from composer_copypaste.distributed import first_process_decides
 from composer_copypaste.errors import DivergedError
 from composer_copypaste.files import atomic_write
 from composer_copypaste.instances import Target
-from composer_copypaste.integrations.composer.model import LOSSES
+from composer_copypaste.integrations.composer.model import LOSSES, ONE_STAGE_LOSSES
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision, CocoScalar
 from composer_copypaste.metrics.matches import EvaluationMatches
 from composer_copypaste.metrics.report import Report, evaluation_report, write_json
@@ -225,7 +225,9 @@ class StopsAtNonFiniteLoss(LoggerDestination):
     def _describe_last_batch(self, state: State) -> str:
         """The last batch, the parts of its loss that are not finite, or else the largest, and its learning rate."""
         losses = {
-            name: value for name in LOSSES if (value := state.total_loss_dict.get(f"loss/train/{name}")) is not None
+            name: value
+            for name in {**LOSSES, **ONE_STAGE_LOSSES}
+            if (value := state.total_loss_dict.get(f"loss/train/{name}")) is not None
         }
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         parts = ", ".join(f"loss {name} {losses[name]:g}" for name in bad or [max(losses, key=losses.__getitem__)])
