@@ -268,6 +268,11 @@ class CopyPasteSettings:
     eyes and ears: the mirrored object's left eye is what was its right eye. None: the pairs of COCO's person where
     there are 17 keypoints, else none, with a warning. (): none. ``keypoint_pairs(names)`` makes them from names."""
 
+    histogram_interval: Duration | None = None
+    """Time between training batches, beginning with the first, of which the sizes and visible shares of all objects are
+    logged: a table and an image of histograms, medians and means. None: never, and nothing is counted for it. Used in
+    trainings; ``copypaste_batch(..., return_info=True)`` gives the numbers."""
+
     object_keys: tuple[str, ...] = ()
     """Detection targets only: further keys whose tensors have one row per object, which is copied and dropped with the
     object. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, need not be named. Any other
@@ -331,7 +336,13 @@ class OfflineCopyPasteSettings(CopyPasteSettings):
     p: Fraction = 1.0
     """Probability that a new image receives objects. Below 1, some new images are copies of their base image."""
 
-    OF_TRAININGS: ClassVar[Mapping[str, object]] = {"stop": None, "warmup": None, "bank_size": 0, "keep_masks": True}
+    OF_TRAININGS: ClassVar[Mapping[str, object]] = {
+        "stop": None,
+        "warmup": None,
+        "bank_size": 0,
+        "keep_masks": True,
+        "histogram_interval": None,
+    }
     """Keys of trainings only, and the one value that each has here."""
 
     def __post_init__(self) -> None:

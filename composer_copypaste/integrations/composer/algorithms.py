@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from composer.algorithms import (
     RandAugment,
     SelectiveBackprop,
 )
-from composer.core import Algorithm, Event, State, TimeUnit
+from composer.core import Algorithm, Event, State, Timestamp, TimeUnit
 from composer.devices import Device
 from composer.loggers import Logger
 from composer.utils import dist
@@ -37,6 +38,7 @@ from composer_copypaste.functional.tensors import sequence_like
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings, parse_time, settings_from
+from composer_copypaste.visualize.paste_histograms import COLUMNS, PasteHistograms
 
 Images = Tensor | Sequence[Tensor]
 Targets = Sequence[Target] | Sequence[Tensor] | Tensor
@@ -109,13 +111,15 @@ class BatchAlgorithm(Algorithm):
         targets = _masks_to_device(state.batch_get_item(self.target_key), state.device)
         if not isinstance(targets, Tensor):
             check_compatible(state.algorithms)
-        images, targets, metrics = self._new_batch(images, targets, state)
+        images, targets, metrics = self._new_batch(images, targets, state, logger)
         state.batch_set_item(self.input_key, images)
         state.batch_set_item(self.target_key, targets)
         logger.log_metrics({**metrics, f"{self.name}/seconds": time.perf_counter() - start})
 
     @abstractmethod
-    def _new_batch(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
+    def _new_batch(
+        self, images: Images, targets: Targets, state: State, logger: Logger
+    ) -> tuple[Images, Targets, Mapping[str, float]]:
         """The images and targets in place of these, and metrics for the log."""
 
     def _check_and_order(self, state: State) -> None:
@@ -204,7 +208,9 @@ class LargeScaleJitter(BatchAlgorithm):
         super().__init__(seed, input_key, target_key)
         self.settings: LargeScaleJitterSettings = settings_from(LargeScaleJitterSettings, settings, overrides)
 
-    def _new_batch(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
+    def _new_batch(
+        self, images: Images, targets: Targets, state: State, logger: Logger
+    ) -> tuple[Images, Targets, Mapping[str, float]]:
         generator = current_batch_generator(state, self.seed, JITTER_STREAM)
         return *large_scale_jitter_batch(images, targets, generator=generator, settings=self.settings), {}
 
@@ -247,6 +253,27 @@ def fraction_passed(time: str, state: State) -> Fraction:
     else:
         passed = Fraction(float(state.get_elapsed_duration() or 0))
     return min(passed / value, Fraction(1))
+
+
+def interval_is_due(interval: str, now: Timestamp) -> bool:
+    """Whether a batch is one of those at an interval, such as "500ba" or "1ep", beginning with the first."""
+    count, unit = parse_time(interval)
+    if unit == "ba":
+        return int(now.batch) % count == 0
+    return now.batch_in_epoch == 0 and int(now.epoch) % count == 0
+
+
+def log_histograms(found: PasteHistograms, logger: Logger, batch: int) -> dict[str, float]:
+    """Give the histograms to all loggers, as an image and, where pandas is installed, as a table; their scalars.
+
+    Of Composer's loggers, W&B, MLflow and Comet take both, the console and files tables, TensorBoard and Neptune
+    images. Most of them raise an error for any table where pandas is missing, which Composer does not bring.
+    """
+    name = f"{CopyPaste.name}/histograms"
+    if find_spec("pandas") is not None:
+        logger.log_table(list(COLUMNS), found.rows(), name=name, step=batch)
+    logger.log_images(found.draw(), name=name, channels_last=True, use_table=False)
+    return {f"{CopyPaste.name}/{key}": value for key, value in found.scalars().items()}
 
 
 class CopyPaste(BatchAlgorithm):
@@ -302,13 +329,17 @@ class CopyPaste(BatchAlgorithm):
         self.pool = pool
         self._has_warned = False
 
-    def _new_batch(self, images: Images, targets: Targets, state: State) -> tuple[Images, Targets, Mapping[str, float]]:
+    def _new_batch(
+        self, images: Images, targets: Targets, state: State, logger: Logger
+    ) -> tuple[Images, Targets, Mapping[str, float]]:
         settings, p = without_second_jitter(self.settings, state.algorithms), scheduled_p(self.settings, state)
         if p != settings.p:
             settings = replace(settings, p=p)
         given = cast(Sequence[Target] | Tensor, targets)  # ``paste`` refuses a list of tensors
         generator = current_batch_generator(state, self.seed)
-        result = paste(images, given, settings, generator, ExtraSources(self.bank, self.pool))
+        interval = settings.histogram_interval
+        is_due = interval is not None and dist.get_global_rank() == 0 and interval_is_due(interval, state.timestamp)
+        result = paste(images, given, settings, generator, ExtraSources(self.bank, self.pool), with_info=is_due)
         if result.reason and not self._has_warned:  # Python's own "once" forgets when a library changes its filters
             self._has_warned = True
             warnings.warn(
@@ -327,6 +358,8 @@ class CopyPaste(BatchAlgorithm):
         if self.bank is not None:
             metrics["copy_paste/bank_objects"] = float(len(self.bank))
             metrics["copy_paste/bank_megabytes"] = self.bank.nbytes / 1e6
+        if result.info is not None:
+            metrics |= log_histograms(PasteHistograms.of_info(result.info), logger, int(state.timestamp.batch))
         return result.images, state.device.batch_to_device(with_pasted_flags(result)), metrics
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import cast
 import torch
 from composer import Callback, Logger, State
 from composer.callbacks import LRMonitor, MemoryMonitor, SpeedMonitor
-from composer.core import Timestamp
 from composer.loggers import LoggerDestination
 from composer.utils import dist
 from torch import Tensor, nn
@@ -21,11 +20,12 @@ from composer_copypaste.distributed import first_process_decides
 from composer_copypaste.errors import DivergedError
 from composer_copypaste.files import atomic_write
 from composer_copypaste.instances import Target
+from composer_copypaste.integrations.composer.algorithms import interval_is_due
 from composer_copypaste.integrations.composer.model import LOSSES, ONE_STAGE_LOSSES
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision, CocoScalar
 from composer_copypaste.metrics.matches import EvaluationMatches
 from composer_copypaste.metrics.report import Report, evaluation_report, write_json
-from composer_copypaste.settings import DURATION, parse_time
+from composer_copypaste.settings import DURATION
 from composer_copypaste.visualize.draw import save_png, training_sheet
 
 
@@ -150,7 +150,7 @@ class TrainingPictures(Callback):
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Draws the batch, if it is due, after all algorithms have changed it."""
-        if dist.get_global_rank() != 0 or not _interval_is_due(self.interval, state.timestamp):
+        if dist.get_global_rank() != 0 or not interval_is_due(self.interval, state.timestamp):
             return
         images = cast(Tensor | list[Tensor], state.batch_get_item(self.input_key))
         targets = cast(list[Target], state.batch_get_item(self.target_key))
@@ -161,13 +161,6 @@ class TrainingPictures(Callback):
         # all loggers take NumPy's bytes; TensorBoard's turns torch's into noise
         pixels = sheet.permute(1, 2, 0).numpy()
         logger.log_images(pixels, name="training_pictures", channels_last=True, use_table=False)
-
-
-def _interval_is_due(interval: str, now: Timestamp) -> bool:
-    count, unit = parse_time(interval)
-    if unit == "ba":
-        return int(now.batch) % count == 0
-    return now.batch_in_epoch == 0 and int(now.epoch) % count == 0
 
 
 class StopsAtNonFiniteLoss(LoggerDestination):
