@@ -47,9 +47,9 @@ class PasteHistograms:
                 found[f"visible_mean/{kind}"] = float(self.visible[chosen].mean())
         return found
 
-    def rows(self) -> list[list[str | float | None]]:
+    def rows(self) -> list[list[str | int | float | None]]:
         """The number of objects in each bin, as rows of ``COLUMNS``; a bin holds its lower edge. None: without end."""
-        rows: list[list[str | float | None]] = []
+        rows: list[list[str | int | float | None]] = []
         for name, values, edges in (("size", self.size, SIZE_EDGES), ("visible", self.visible, VISIBLE_EDGES)):
             counts = [_counts(values[chosen], edges) for chosen in (~self.pasted, self.pasted)]
             ends = [edge if math.isfinite(edge) else None for edge in edges[1:]]
