@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from composer_copypaste.compact_masks import CompactMasks as CompactMasks
     from composer_copypaste.data.annotation_file import AnnotationFile as AnnotationFile
+    from composer_copypaste.data.category_weights import rare_category_weights as rare_category_weights
     from composer_copypaste.data.coco_json import CocoAnnotations as CocoAnnotations
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
     from composer_copypaste.data.dataset import CocoInstances as CocoInstances
@@ -131,6 +132,7 @@ _HOMES = {
     "PredictSettings": "settings",
     "preview": "runs.preview.run",
     "preview_batches": "runs.preview.run",
+    "rare_category_weights": "data.category_weights",
     "run_ablation": "runs.ablation.run",
     "SkipsWhatIsDone": "integrations.composer.callbacks",
     "split_annotations": "data.splits",

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from composer_copypaste.scene_maps import AsMap, AsPolygons
 from composer_copypaste.validation import Check, TextPattern, settings_class
 
 DURATION = TextPattern(
@@ -113,6 +114,10 @@ DEFAULT_P_FLIP = 0.5
 """The paper's probability, used where ``p_flip`` is None."""
 
 
+SCENE = ("place_region", "place_map", "place_key", "vanishing_line", "scale_map")
+"""The settings of copy-paste that say what an image shows where."""
+
+
 @settings_class
 class CopyPasteSettings:
     """How copy-paste chooses, jitters, places and blends objects.
@@ -203,6 +208,34 @@ class CopyPasteSettings:
     """The number of random places that are tried for an object where overlaps matter. It is left out where none of them
     meets ``max_overlap``."""
 
+    place_region: AsPolygons | None = None
+    """Objects are put only where a point of theirs, see ``place_point``, lies in this polygon, or in one of several:
+    [[0, 0.5], [1, 0.5], [1, 1], [0, 1]] is the lower half. Points are (x, y), in fractions of the image that receives
+    the object, as ``LargeScaleJitter`` leaves it. For this setting and the next four ``placement`` is "random" or
+    "anywhere", and an object is left out after ``placement_tries`` places that do not fit."""
+
+    place_map: AsMap | None = None
+    """How likely an object's point is to be at each place: a map of numbers of 0 or more, of any size, stretched over
+    the image. In Python an array (h, w); in YAML the path of a .npy or grey .png file, or rows of numbers."""
+
+    place_key: str | None = None
+    """Detection targets only: the key under which each target has a map or a mask (h, w) of its own, or a list of
+    polygons, each of points (x, y) in pixels. It says the same for its image, besides what is said for all."""
+
+    place_point: Literal["centre", "bottom"] = "centre"
+    """The point of an object that region, map, key and scale refer to: the middle of its box, or of the box's lowest
+    row, where things stand on the ground."""
+
+    vanishing_line: Annotated[float | None, Ge(-100), Le(0.99)] = None
+    """The height of the horizon, from 0, the image's top, to 1, its bottom, of pictures of one camera: an object's size
+    follows the distance of its point from this line, in the image that it is copied from and in the one that receives
+    it. What lies above the line is not copied, and nothing is put there. Cut-outs of a pool, and their
+    ``pool_scale_range``, have their size at the bottom. Sizes are changed by 0.01 to 10 at most."""
+
+    scale_map: AsMap | None = None
+    """The size of things at each place, in any unit, as a map like ``place_map``: it does what ``vanishing_line`` does
+    where sizes follow no line. 0: nothing is there. Cut-outs have their size where the map is largest."""
+
     erosion: Annotated[int, Ge(0), Le(50)] = 0
     """This many pixels are removed from the border of what is copied, after resizing, from its mask as from its colors.
     ``min_visibility`` counts them as hidden."""
@@ -223,10 +256,19 @@ class CopyPasteSettings:
     """Names of the categories that may be copied. None: all. In Python, ``category_names=[...]`` gives the names of the
     data's categories, first that of label 1."""
 
-    category_weights: dict[int | str, Annotated[float, Ge(0), Le(1_000_000)]] | None = None
+    category_weights: (
+        dict[int | str, Annotated[float, Ge(0), Le(1_000_000)]] | Literal["inverse_frequency", "repeat_factor"] | None
+    ) = None
     """How often objects of a category are copied: ``{"car": 5}`` for rare cars; 0: never. Categories that are not named
     have weight 1. The m of K objects are drawn one after the other, each with a chance proportional to its weight among
-    those left. ``p_instance`` is multiplied by the weight."""
+    those left. ``p_instance`` is multiplied by the weight. Or weights that are counted in the training data, so that
+    rare categories are copied more often: "inverse_frequency", the number of objects of the most frequent category
+    divided by the category's own; "repeat_factor", that of LVIS, max(1, sqrt(``repeat_threshold`` / f)) where f is the
+    fraction of images that have the category. In Python, ``rare_category_weights(annotations)`` counts them."""
+
+    repeat_threshold: Annotated[float, Gt(0), Le(1)] = 0.001
+    """With ``category_weights`` "repeat_factor": categories in fewer than this fraction of the images are rare. 0.001
+    is LVIS's; of data sets with few categories larger ones make sense."""
 
     labels: tuple[int, ...] | None = None
     """The same as ``categories``, by label. Labels are the model's: 1 is the category of the lowest id. In class-id
@@ -293,6 +335,11 @@ class CopyPasteSettings:
         for by_name, by_label in (("categories", "labels"), ("category_weights", "label_weights")):
             if getattr(self, by_name) is not None and getattr(self, by_label) is not None:
                 raise ValueError(f"{by_label}: expected None where {by_name} is given, which says the same by name")
+        for name in SCENE:
+            if getattr(self, name) is not None and self.placement not in ("random", "anywhere"):
+                raise ValueError(f'{name}: needs placement "random" or "anywhere", got {self.placement!r}')
+        if self.place_point != "centre" and not self.has_scene:
+            raise ValueError(f"place_point: {self.place_point!r} changes nothing without one of {', '.join(SCENE)}")
         if self.overlap_by == "mask" and self.max_overlap == 1 and not self.least_overlap_first:
             raise ValueError(
                 'overlap_by: "mask" changes nothing without a max_overlap below 1 or least_overlap_first; set one'
@@ -320,6 +367,11 @@ class CopyPasteSettings:
                 "rotation or placement"
             )
 
+    @property
+    def has_scene(self) -> bool:
+        """Whether places depend on what an image shows where."""
+        return any(getattr(self, name) is not None for name in SCENE)
+
     def after_jitter(self) -> "CopyPasteSettings":
         """These settings for images that large-scale jitter has resized and flipped: neither again, unless given."""
         return replace(
@@ -342,6 +394,7 @@ class OfflineCopyPasteSettings(CopyPasteSettings):
         "bank_size": 0,
         "keep_masks": True,
         "histogram_interval": None,
+        "place_key": None,
     }
     """Keys of trainings only, and the one value that each has here."""
 

@@ -102,6 +102,8 @@ def _plain_value(value: object) -> object:
             return int(value)
         case Real():
             return float(value)
+    if getattr(value, "ndim", 0) == 2:
+        return value  # an array, for a setting that is a map
     return _Shown(repr(value)) if hasattr(value, "__float__") else value
 
 

@@ -114,6 +114,25 @@ def cell(caption: str, seed: int = 0, **settings: object) -> Cell:
     return caption, outlined(*paste(seed, **settings))
 
 
+Points = Sequence[tuple[float, float]]
+"""Points (x, y), in fractions of the image."""
+
+
+def in_scene(caption: str, seed: int, lines: Sequence[Points] = (), **settings: object) -> Cell:
+    """The first image after copy-paste, with lines that show the scene; each target has a road at the bottom right."""
+    batch, targets = zip(*pair(), strict=True)
+    road = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    road[SIDE * 5 // 8 :, SIDE // 2 :] = True
+    targets = [target | {"road": road} for target in targets]
+    generator = torch.Generator().manual_seed(seed)
+    images, after = copypaste_batch(list(batch), targets, generator=generator, **(AS_THEY_ARE | settings))
+    drawn = outlined(images[0], after[0])
+    pen = ImageDraw.Draw(drawn)
+    for points in lines:
+        pen.line([(x * SIDE, y * SIDE) for x, y in points], fill=INK, width=1)
+    return caption, drawn
+
+
 def close(caption: str, **settings: object) -> Cell:
     """The seam of a pasted object, magnified four times."""
     top, left = 60, 88

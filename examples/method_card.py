@@ -23,6 +23,7 @@ from card import (
     ids_of,
     image_of,
     images,
+    in_scene,
     jittered,
     jittered_class_ids,
     labelled,
@@ -32,7 +33,8 @@ from card import (
 )
 from PIL import Image
 
-from composer_copypaste import copypaste_batch, plan_batch
+from composer_copypaste import CocoAnnotations, copypaste_batch, plan_batch, rare_category_weights
+from composer_copypaste.data.annotation_json import Category, CocoImage
 
 COLORS = 255
 """Number of colors of a sheet's file, few enough to keep it small."""
@@ -71,9 +73,35 @@ def selection() -> list[Cell]:
         cell('categories=("disc", "star")\nor labels=(1, 4)', categories=("disc", "star")),
         bars("category_weights=None\nwhat 1000 draws copy", shares(), names),
         bars("label_weights={2: 5}\n2: the rectangle", shares(label_weights={2: 5.0}), names),
+        bars(
+            'category_weights=\n"inverse_frequency"',
+            counted_weights("inverse_frequency"),
+            FRACTIONS,
+        ),
+        bars(
+            '"repeat_factor" and\nrepeat_threshold=0.1',
+            counted_weights("repeat_factor", threshold=0.1),
+            FRACTIONS,
+        ),
         cell("area_range=(1500, 9999)\npixels of the mask", area_range=(1500.0, 9999.0)),
         cell("relative_area_range=\n(0, 0.1) of the image", relative_area_range=(0.0, 0.1)),
     ]
+
+
+FRACTIONS = ["in 50%", "in 5%", "in 0.5%"]
+"""Of the images of a data set, those that have each of three categories."""
+
+
+def counted_weights(how: str, **options: float) -> list[float]:
+    """The weights of three categories, of which 100, 10 and 1 of 200 images have one object each."""
+    categories = tuple(Category(number, name) for number, name in enumerate(FRACTIONS))
+    images = tuple(CocoImage(number, f"{number}.jpg", 8, 8) for number in range(200))
+    objects = {
+        image.id: tuple({"category_id": k, "iscrowd": 0} for k in range(3) if image.id < (100, 10, 1)[k])
+        for image in images
+    }
+    annotations = CocoAnnotations(Path("counted.json"), images, categories, objects)
+    return list(rare_category_weights(annotations, how, **options).values())
 
 
 def shares(**settings: object) -> list[int]:
@@ -158,6 +186,35 @@ def placement() -> list[Cell]:
     ]
 
 
+REGION = [(0.05, 0.55), (0.6, 0.55), (0.95, 0.95), (0.05, 0.95)]
+ROAD = [(0.5, 1), (0.5, 0.625), (1, 0.625)]
+
+
+def in_scenes() -> list[Cell]:
+    anywhere = {"placement": "anywhere", "scale_range": (0.4, 0.4), "jitter": "instance"}
+    inside = {"placement": "random", "placement_tries": 99, "jitter": "instance"}
+    half, shown = [(0.5, 0), (0.5, 1)], [[*REGION, REGION[0]]]
+    return [
+        in_scene("place_region=[...]: their\ncentres lie inside", 1, shown, place_region=REGION, **anywhere),
+        in_scene(
+            'place_point="bottom"\nthey stand inside', 1, shown, place_region=REGION, place_point="bottom", **anywhere
+        ),
+        in_scene("place_map=[[9, 1]]\nleft is more likely", 2, [half], place_map=[[9, 1]], **anywhere),
+        in_scene('place_key="road": each\nimage has its own', 2, [ROAD], place_key="road", **anywhere),
+        in_scene(
+            "vanishing_line=0.2\nfar things are small",
+            5,
+            [[(0, 0.2), (1, 0.2)]],
+            vanishing_line=0.2,
+            place_point="bottom",
+            **inside,
+        ),
+        in_scene(
+            "scale_map=[[2.5, 1]]\nlarge on the left", 7, [half], scale_map=[[2.5, 1]], scale_range=(0.6, 0.6), **inside
+        ),
+    ]
+
+
 def blending() -> list[Cell]:
     return [
         ("a pasted disc's border,\nshown 4 times as large", close("")[1]),
@@ -207,6 +264,7 @@ SHEETS: dict[str, Callable[[], list[Cell]]] = {
     "selection": selection,
     "jitter": jitter,
     "placement": placement,
+    "scene": in_scenes,
     "blending": blending,
     "truth": truth,
     "large_scale_jitter": large_scale_jitter,

@@ -19,7 +19,7 @@ from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.engines import engine
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sources import ExtraSources
-from composer_copypaste.settings import CopyPasteSettings
+from composer_copypaste.settings import SCENE, CopyPasteSettings
 
 SIDE = 8
 IDENTITY = ((1, 0, 0), (0, 1, 0))
@@ -238,6 +238,14 @@ def with_plane_masks(targets):
 
 DTYPES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
 SCALES = [(0.1, 2.0), (1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.8, 1.25), (3.0, 10.0), (0.02, 0.1)]
+CROSS = [[(0.4, 0.0), (0.6, 0.0), (0.6, 1.0), (0.4, 1.0)], [(0.0, 0.7), (1.0, 0.4), (1.0, 0.6), (0.0, 0.9)]]
+SCENES = [{}, {}, {}]
+"""Settings of what an image shows where; most often none."""
+SCENES += [
+    {"place_region": CROSS, "place_map": [[0, 1, 2], [1, 0, 3]], "place_point": "bottom"},
+    {"vanishing_line": 0.3, "place_point": "bottom"},
+    {"scale_map": [[1, 0, 2, 4]], "place_map": [[1], [3]]},
+]
 MASK_TYPES = (torch.uint8, torch.bool, "uint8 of any value")
 LAYOUTS = ("contiguous", "channels last", "every other pixel", "transposed")
 
@@ -258,6 +266,7 @@ def knobs(draw, **fixed):
         "max_overlap": draw(st.sampled_from([1.0, 1.0, 0.3])),
         "overlap_by": draw(st.sampled_from(["box", "mask"])),
         "least_overlap_first": draw(st.sampled_from([False, False, True])),
+        **draw(st.sampled_from(SCENES)),
         "scale_distribution": draw(st.sampled_from(["uniform", "log_uniform"])),
         "aspect_range": draw(st.sampled_from([(1.0, 1.0), (0.5, 3.0)])),
         "p_flip_vertical": draw(st.sampled_from([0.0, 0.5])),
@@ -281,6 +290,8 @@ def knobs(draw, **fixed):
     combined = {**drawn, **fixed}
     if combined["source"] == "self" and combined["p_flip"] == 0:
         combined["p_flip"] = 1.0  # else there are settings with which every copy lies on its original
+    if combined["placement"] == "source":
+        combined |= dict.fromkeys(SCENE) | {"place_point": "centre"}
     if combined["max_overlap"] == 1 and not combined["least_overlap_first"]:
         combined["overlap_by"] = "box"
     return combined

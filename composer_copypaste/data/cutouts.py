@@ -1,11 +1,12 @@
 """A pool of cut-outs to paste: objects from a COCO file, or images with transparency."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
@@ -28,6 +30,8 @@ MARGIN = 1
 """Number of pixels around an object's box that are kept with it."""
 
 _THREADS = 4
+_BYTES_PER_PIXEL = 4
+"""Three colors and the mask."""
 
 Pixels = tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "h w"]]
 
@@ -154,6 +158,30 @@ class CutOutPool:
             raise DataError(format_problems(f"{folder}: cannot be used as a pool of cut-outs", problems))
         return cls([cut for cut in found if isinstance(cut, CutOut)], megabytes=megabytes)
 
+    def filled(self, numbers: Sequence[int] | None = None, *, seed: int = 0) -> "CutOutPool":
+        """A pool of as many of the cut-outs as its memory holds, read now: one of each category in turn.
+
+        So a rare category has all of its cut-outs in it while a frequent one has some. No file is read later.
+
+        Args:
+            numbers: of the cut-outs to choose from; None: all.
+            seed: which cut-outs of a category come first.
+
+        Raises:
+            DataError: naming the file that cannot be read, or where the memory does not hold one cut-out.
+        """
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        allowed = set(range(len(self)) if numbers is None else numbers)
+        chosen = _that_fit([self._cut_outs[number] for number in order if number in allowed], self._limit)
+        if not chosen:
+            raise DataError(f"megabytes: expected memory for at least one cut-out, got {self._limit / 1e6:g}")
+        with tqdm(total=len(chosen), desc="reading cut-outs", unit=" cut-outs", disable=None) as bar:
+            pixels = map_in_threads(partial(_read_and_count, bar), chosen, _THREADS)
+        pool = CutOutPool(chosen, megabytes=self._limit / 10**6)
+        pool._kept.update(enumerate(pixels))
+        pool._nbytes = sum(map(_pixels_nbytes, pixels))
+        return pool
+
     def __len__(self) -> int:
         return len(self._cut_outs)
 
@@ -179,6 +207,28 @@ class CutOutPool:
         while len(self._kept) > 1 and self.nbytes > self._limit:
             self._nbytes -= _pixels_nbytes(self._kept.popitem(last=False)[1])
         return self._kept[number]
+
+
+def _that_fit(cut_outs: Sequence[CutOut], nbytes: int) -> list[CutOut]:
+    """One cut-out of each category after the other, in their order, those that fit into the memory that is left."""
+    turns: Counter[int] = Counter()
+    in_turn = []
+    for place, cut_out in enumerate(cut_outs):
+        in_turn.append((turns[cut_out.label], place, cut_out))
+        turns[cut_out.label] += 1
+    chosen = []
+    for *_, cut_out in sorted(in_turn, key=lambda each: each[:2]):
+        height, width = cut_out.window.shape
+        if (size := _BYTES_PER_PIXEL * height * width) <= nbytes:
+            chosen.append(cut_out)
+            nbytes -= size
+    return chosen
+
+
+def _read_and_count(bar: "tqdm[Any]", cut_out: CutOut) -> Pixels:
+    pixels = cut_out.read(cut_out.window)
+    bar.update()
+    return pixels
 
 
 def _pixels_nbytes(pixels: Pixels) -> int:

@@ -2,8 +2,9 @@
 
 1. What the batch holds: ``batch_objects.py`` (its objects, their boxes and weights), ``semantic_maps.py`` (class ids as
    objects), ``category_names.py``; beyond the batch ``bank.py`` and ``sources.py`` (pools).
-2. The draw of a ``plan.py``: ``sampling.py``, and ``placement.py``, where objects are put, by ``overlap.py`` with the
-   images' own. Numbers are random nowhere else; they come from ``generators.py``.
+2. The draw of a ``plan.py``: ``sampling.py``, and ``placement.py``, where objects are put: by ``overlap.py`` with the
+   images' own, and by what an image shows where, ``scene.py``. Numbers are random nowhere else; they come from
+   ``generators.py``.
 3. Where pasted objects lie, on the host: ``layout.py``, in ``windows.py``.
 4. Pixels: ``engines/engine.py`` says which engine does it, and in which phases. ``engines/torch_engine.py`` takes steps
    in torch for each object, by ``resample.py``, ``blend.py`` and ``tensors.py``. ``engines/kernel_engine.py`` runs

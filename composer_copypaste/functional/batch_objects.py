@@ -166,7 +166,8 @@ def checked_instances(
     if any(isinstance(target, Tensor) for target in targets):
         raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-    object_keys = object_keys_of(targets, settings.object_keys, refuse_positions=refuse_positions)
+    passing = () if settings.place_key is None else (settings.place_key,)
+    object_keys = object_keys_of(targets, settings.object_keys, passing, refuse_positions=refuse_positions)
     batch = instances_of(targets, sizes, object_keys)
     for i, instances in enumerate(batch):
         for key, values in instances.extras.items():
@@ -306,10 +307,13 @@ def only_copied_classes(plan: PastePlan, batch: Sequence[ImageObjects]) -> tuple
 # Which keys of a target belong to its objects
 
 
-def object_keys_of(targets: Sequence[Target], named: Sequence[str], *, refuse_positions: bool = True) -> list[str]:
+def object_keys_of(
+    targets: Sequence[Target], named: Sequence[str], passing: Sequence[str] = (), *, refuse_positions: bool = True
+) -> list[str]:
     """The keys of targets, beside the fields of :class:`Instances`, with a value for each object.
 
-    Those are the ones that torchvision and COCO give objects, and those that the settings name.
+    Those are the ones that torchvision and COCO give objects, and those that the settings name. The keys ``passing``
+    describe the image, whatever they hold.
 
     Raises:
         ValueError: where another key holds positions, which would have to move with the objects, and do not.
@@ -318,7 +322,7 @@ def object_keys_of(targets: Sequence[Target], named: Sequence[str], *, refuse_po
     for i, target in enumerate(targets):
         for key, values in target.items():
             several = isinstance(values, Tensor | ndarray | list | tuple)
-            if key in OBJECT_FIELDS:
+            if key in OBJECT_FIELDS or key in passing:
                 continue
             if key in named or (key in COCO_AND_TORCHVISION and several):
                 found[key] = None

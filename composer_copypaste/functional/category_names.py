@@ -36,6 +36,11 @@ def with_labels(
         raise TypeError(f"category_names: expected a list of names, that of label 1 first, got {category_names!r}")
     for by_name, by_label in IN_PLACE_OF.items():
         named = getattr(settings, by_name)
+        if isinstance(named, str):
+            raise ValueError(  # noqa: TRY004 - of the right type, but not here
+                f"{by_name}: {named!r} is counted in a data set, which is not known here; give "
+                f"{by_name}=rare_category_weights(annotations, {named!r}) and category_names"
+            )
         if named is not None:
             if old := [key for key in named if _is_label(key, category_names)]:
                 warnings.warn(

@@ -33,6 +33,7 @@ from composer_copypaste.functional.layout import Layout, SourceObjects, layout_o
 from composer_copypaste.functional.overlap import BatchMasks
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan
+from composer_copypaste.functional.scene import check_scene, with_places
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
 from composer_copypaste.functional.visibility import (
@@ -216,7 +217,7 @@ def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     settings, extra = _checked_arguments(settings, overrides, category_names, bank, pool)
     check_batch(images, cast(Targets, targets))
     batch = batch_objects(images, cast(Targets, targets), settings)
-    return _drawn_plan(batch, settings, generator_or_default(generator), extra)
+    return _drawn_plan(batch, cast(Targets, targets), settings, generator_or_default(generator), extra)
 
 
 def paste(
@@ -246,7 +247,7 @@ def paste(
             plan = source
             plan.check([image.info for image in batch], len(extra))
         else:
-            plan = _drawn_plan(batch, settings, source, extra)
+            plan = _drawn_plan(batch, targets, settings, source, extra)
         result = _carry_out(images, targets, plan, batch, settings, extra)
         if with_info:
             known, are_maps = 0 if extra.bank is None else len(extra.bank), isinstance(targets, Tensor)
@@ -271,11 +272,18 @@ def paste(
 
 
 def _drawn_plan(
-    batch: Sequence[ImageObjects], settings: CopyPasteSettings, generator: torch.Generator, extra: ExtraSources
+    batch: Sequence[ImageObjects],
+    targets: Targets,
+    settings: CopyPasteSettings,
+    generator: torch.Generator,
+    extra: ExtraSources,
 ) -> PastePlan:
+    infos = [image.info for image in batch]
+    if settings.place_key is not None:
+        infos = with_places(infos, targets, settings.place_key)
     by_mask = settings.overlap_by == "mask"
     masks = BatchMasks(batch, settings, extra.bank, extra.pool) if by_mask else None
-    return draw_plan([image.info for image in batch], settings, generator, extra.bank, extra.pool, masks)
+    return draw_plan(infos, settings, generator, extra.bank, extra.pool, masks)
 
 
 def with_pasted_flags(result: Pasted) -> Targets:
@@ -461,6 +469,8 @@ def _checked_arguments(
         raise ValueError('bank: expected None with source "self", which copies no object of earlier batches')
     if pool is not None:
         check_pool(pool, settings)
+    if settings.has_scene:
+        check_scene(settings)
     return settings, ExtraSources(bank, pool)
 
 

@@ -58,10 +58,17 @@ class ToPlace(NamedTuple):
     source: Int64[ndarray, " m"]
     """Index among the images of the batch, then those of the bank, or `IN_POOL`."""
     instance: Int64[ndarray, " m"]
+    own_scale: Float[ndarray, " m"]
+    """The size of things at the object's place in its source, where settings of the scene ask for it, else 1."""
 
     def rows(self, index: Int64[ndarray, " k"] | Bool[ndarray, " m"]) -> "ToPlace":
         """Some of the objects."""
         return ToPlace(*(column[index] for column in self))
+
+    def resized(self, factors: Float[ndarray, " m"]) -> "ToPlace":
+        """The objects, each resized by one more factor."""
+        each = factors[:, None, None]
+        return self._replace(linear=self.linear * each, inverse=self.inverse / each)
 
     @property
     def extents(self) -> Float[ndarray, "m 4"]:

@@ -11,7 +11,13 @@ from numpy import ndarray
 from composer_copypaste.functional.generators import uniforms
 from composer_copypaste.functional.overlap import Overlaps, ToPlace, mapped_boxes
 from composer_copypaste.functional.plan import ImageInfo
+from composer_copypaste.functional.scene import draw_pixels, points_of, scales_of, weights_of
 from composer_copypaste.settings import CopyPasteSettings
+
+SMALLEST, LARGEST = 0.01, 10.0
+"""The resize factors that an object has at least and at most where its size follows its place."""
+EDGE = 1e-6
+"""In pixels: an object may reach so far beyond the image, by rounding, and still be inside."""
 
 
 class Pairing(NamedTuple):
@@ -27,6 +33,8 @@ class Pairing(NamedTuple):
 class Places(NamedTuple):
     """Where objects are put; a row for each."""
 
+    objects: ToPlace
+    """The objects, resized once more where their size follows their place."""
     shifts: Float[ndarray, "m 2"]
     """In whole pixels; they follow the linear maps."""
     has_place: Bool[ndarray, " m"]
@@ -57,17 +65,18 @@ def draw_places(
             draw_free_places(objects.rows(pair == k), pairing.target, pairing.target_info, generator, overlaps)
             for k, pairing in enumerate(pairings)
         ]
-        return Places(*(np.concatenate(column) for column in zip(*drawn, strict=True)))
+        objects = ToPlace(*(np.concatenate(column) for column in zip(*(each.objects for each in drawn), strict=True)))
+        return Places(objects, *(np.concatenate(column) for column in zip(*(each[1:] for each in drawn), strict=True)))
     shifts = _shifts_as_in_source(objects, pair, pairings, settings, generator)
     if not overlaps.matter:
-        return Places(shifts, np.full(len(shifts), True), np.zeros(len(shifts)))
+        return Places(objects, shifts, np.full(len(shifts), True), np.zeros(len(shifts)))
     overlap = np.concatenate(
         [
             overlaps.fractions(pairing.target, pairing.target_info, objects.rows(pair == k), shifts[pair == k])
             for k, pairing in enumerate(pairings)
         ]
     )
-    return Places(shifts, overlap <= settings.max_overlap, overlap)
+    return Places(objects, shifts, overlap <= settings.max_overlap, overlap)
 
 
 def _shifts_as_in_source(
@@ -97,18 +106,59 @@ def draw_free_places(
     "source" but that have no place of their own are put inside.
     """
     settings, extents, canvas = overlaps.settings, objects.extents, np.array([info.width, info.height])
+    if settings.has_scene:
+        return _draw_scene_places(objects, target, info, generator, overlaps)
     shift = _shift_anywhere if settings.placement == "anywhere" else _shift_inside
     shifts, least = np.zeros((len(extents), 2)), np.full(len(extents), np.inf)
     for u in uniforms((settings.placement_tries if overlaps.matter else 1, len(extents), 2), generator):
         tried = shift(extents, canvas, u)
         if not overlaps.matter:
-            return Places(tried, np.full(len(tried), True), np.zeros(len(tried)))
+            return Places(objects, tried, np.full(len(tried), True), np.zeros(len(tried)))
         waiting = np.flatnonzero(least > 0 if settings.least_overlap_first else np.isinf(least))
         found = overlaps.fractions(target, info, objects.rows(waiting), tried[waiting])
         better = (found <= settings.max_overlap) & (found < least[waiting])
         new = waiting[better]
         shifts[new], least[new] = tried[new], found[better]
-    return Places(shifts, np.isfinite(least), least)
+    return Places(objects, shifts, np.isfinite(least), least)
+
+
+def _draw_scene_places(
+    objects: ToPlace, target: int, info: ImageInfo, generator: torch.Generator, overlaps: Overlaps
+) -> Places:
+    """Draw places as :func:`draw_free_places`, by what the image shows where: pixels, in which the objects' points lie.
+
+    Objects become as large as things are there; with ``placement`` "random" another place is tried for one that would
+    reach beyond the image.
+    """
+    settings, m = overlaps.settings, len(objects.boxes)
+    weights, scales = weights_of(settings, info), scales_of(settings, info.height, info.width)
+    u = uniforms((settings.placement_tries, m), generator)
+    factors, shifts, least = np.ones(m), np.zeros((m, 2)), np.where(objects.own_scale > 0, np.inf, -1.0)
+    if not weights.any():
+        return Places(objects, shifts, np.full(m, False), np.zeros(m))
+    rows, columns = draw_pixels(weights, u)
+    sizes = np.sqrt(np.abs(np.linalg.det(objects.linear)))
+    for y, x in zip(rows, columns, strict=True):
+        waiting = np.flatnonzero(least > 0 if settings.least_overlap_first else np.isinf(least))
+        if not len(waiting):
+            break
+        by = np.ones(len(waiting))
+        if scales is not None:
+            by = scales[y, x][waiting] / objects.own_scale[waiting]
+            by = (by * sizes[waiting]).clip(SMALLEST, LARGEST) / sizes[waiting]
+        resized = objects.rows(waiting).resized(by)
+        tried = np.stack([x, y], axis=1)[waiting] - np.floor(points_of(resized.extents, settings))
+        found = np.full(len(waiting), np.inf)
+        fits = np.full(len(waiting), True)
+        if settings.placement == "random":
+            boxes = resized.extents + np.tile(tried, 2)
+            fits = ((boxes >= -EDGE) & (boxes <= np.tile([info.width, info.height], 2) + EDGE)).all(axis=1)
+        found[fits] = overlaps.fractions(target, info, resized.rows(fits), tried[fits]) if overlaps.matter else 0.0
+        better = (found <= settings.max_overlap) & (found < least[waiting])
+        new = waiting[better]
+        factors[new], shifts[new], least[new] = by[better], tried[better], found[better]
+    has_place = np.isfinite(least) & (least >= 0)
+    return Places(objects.resized(factors), shifts, has_place, np.maximum(least, 0))
 
 
 def _shift_inside(

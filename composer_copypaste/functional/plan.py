@@ -31,6 +31,9 @@ class ImageInfo:
     """Which of them pasted ones should not cover, where a setting limits that: all, or of the classes of a class-id map
     those that are neither background nor unlabelled."""
 
+    place: Float[ndarray, "ph pw"] | Sequence[Float[ndarray, "k 2"]] | None = None
+    """How likely objects are put where, as a map of any size or polygons in pixels, by the setting ``place_key``."""
+
     @property
     def occupied(self) -> Float[ndarray, "k 4"]:
         """The boxes of the objects that pasted ones should not cover."""

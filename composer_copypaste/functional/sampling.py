@@ -19,6 +19,7 @@ from composer_copypaste.functional.overlap import IN_POOL, MaskReader, Overlaps,
 from composer_copypaste.functional.placement import Pairing, draw_free_places, draw_places
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.resample import PIXEL
+from composer_copypaste.functional.scene import own_scales, scales_of
 from composer_copypaste.functional.sources import Pool, weighted_categories
 from composer_copypaste.settings import DEFAULT_P_FLIP, DEFAULT_SCALE_RANGE, CopyPasteSettings
 
@@ -106,12 +107,15 @@ def _draw_from_images(
     linear, inverse = _draw_scale_flip_rotation(
         transforms, settings.scale_range or DEFAULT_SCALE_RANGE, settings, generator
     )
-    to_place = ToPlace(linear[transform], inverse[transform], boxes, source, instance)
+    own_scale = np.ones(len(objects))
+    if settings.has_scene:
+        own_scale = np.concatenate([own_scales(info.boxes, info, settings) for info in infos])[objects]
+    to_place = ToPlace(linear[transform], inverse[transform], boxes, source, instance, own_scale)
     places = draw_places(to_place, pair, pairings, generator, overlaps)
     colors = np.ones((len(pair), 3))
     if settings.brightness or settings.contrast or settings.saturation:
         colors = _draw_colors(transforms, settings, generator)[transform]
-    to_source = maps_to_source(to_place.inverse, places.shifts)
+    to_source = maps_to_source(places.objects.inverse, places.shifts)
     kept = places.has_place
     if settings.source != "batch":
         kept = kept & ~((target == source) & lies_on_original(to_source))
@@ -167,12 +171,17 @@ def _draw_from_pool(
     groups = [categories[k][2] for k in np.searchsorted(cumulative, u_category * cumulative[-1], side="right")]
     chosen = np.array([group[int(u * len(group))] for group, u in zip(groups, u_cut_out, strict=True)], dtype=np.int64)
     linear, inverse = _draw_scale_flip_rotation(m, settings.pool_scale_range, settings, generator)
-    to_place = ToPlace(linear, inverse, pool.boxes[chosen], np.full(m, IN_POOL), chosen)
+    scales = scales_of(settings, info.height, info.width)
+    own_scale = np.full(m, 1.0 if scales is None else scales.max())
+    to_place = ToPlace(linear, inverse, pool.boxes[chosen], np.full(m, IN_POOL), chosen, own_scale)
     places = draw_free_places(to_place, target, info, generator, overlaps)
     colors = np.ones((m, 3))
     if settings.brightness or settings.contrast or settings.saturation:
         colors = _draw_colors(m, settings, generator)
-    to_source, cut_outs = maps_to_source(inverse, places.shifts)[places.has_place], chosen[places.has_place]
+    to_source, cut_outs = (
+        maps_to_source(places.objects.inverse, places.shifts)[places.has_place],
+        chosen[places.has_place],
+    )
     params = PasteParams(np.zeros_like(cut_outs), to_source, colors[places.has_place])
     columns = (np.full_like(cut_outs, target), first_cut_out + cut_outs, *params)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))

@@ -92,6 +92,10 @@ class PoolSettings:
     megabytes: Annotated[float, Gt(0)] = 256.0
     """At most this many megabytes of cut-outs are kept in memory once read, for each device."""
 
+    fill: bool = False
+    """Whether as many cut-outs as ``megabytes`` hold are read at the start, one of each category in turn, and the
+    others left out: objects of rare categories are then at hand for every batch, and no file is read later."""
+
     def __post_init__(self) -> None:
         given = (
             *(getattr(self, name) is not None for name in ("folder", "annotations", "images")),
@@ -465,6 +469,11 @@ class Recipe:
                 )
         if self.copy_paste is None and self.data.pool is not None:
             raise ValueError("data.pool: expected null where there is no copy-paste; copy_paste={} switches it on")
+        if self.copy_paste is not None and self.copy_paste.place_key is not None:
+            raise ValueError(
+                "copy_paste.place_key: expected null in a recipe, whose targets have no such key, got "
+                f"{self.copy_paste.place_key!r}; place_region and place_map hold for all images"
+            )
         alone, copy_paste = self.data.batch_size < 2 and self.data.pool is None, self.copy_paste
         if alone and copy_paste is not None and copy_paste.source == "batch" and not copy_paste.bank_size:
             raise ValueError(

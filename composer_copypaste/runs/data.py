@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from composer_copypaste.data.annotation_json import Category, ReadingOptions
+from composer_copypaste.data.category_weights import with_counted_weights
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import CocoInstances, InstanceData, MaskForm, checksum
 from composer_copypaste.data.image_files import check_images
@@ -18,7 +19,8 @@ from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTr
 from composer_copypaste.errors import DataError, RecipeError, as_json, as_recipe_value, first_few, warn_of_data
 from composer_copypaste.files import read_json
 from composer_copypaste.functional.category_names import with_labels
-from composer_copypaste.functional.sources import Pool, check_pool
+from composer_copypaste.functional.scene import check_scene
+from composer_copypaste.functional.sources import Pool, check_pool, weighted_categories
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
 from composer_copypaste.settings import CopyPasteSettings, ImageSettings, ShapesSettings
 
@@ -172,7 +174,9 @@ def open_cut_outs(
         check_pool(pool, settings)
     except ValueError as error:
         raise RecipeError(f"data.{error}") from None
-    return pool
+    if not files.fill:
+        return pool
+    return pool.filled([int(k) for _, weight, group in weighted_categories(pool, settings) if weight for k in group])
 
 
 def pool_digest(files: PoolSettings) -> str:
@@ -222,7 +226,7 @@ def open_data(recipe: Recipe) -> RunData:
     val = with_trained_labels(val, train.categories, source)
     warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
-    return RunData(train, val, open_pool(recipe, copy_paste_settings(recipe, names), names, read))
+    return RunData(train, val, open_pool(recipe, copy_paste_settings(recipe, names, train), names, read))
 
 
 def needs_masks(recipe: Recipe) -> bool:
@@ -333,18 +337,30 @@ def coco_files(settings: DataSettings) -> tuple[CocoFiles, CocoFiles]:
     return train, val
 
 
-def copy_paste_settings(recipe: Recipe, categories: Sequence[str]) -> CopyPasteSettings | None:
+def copy_paste_settings(
+    recipe: Recipe, categories: Sequence[str], train: InstanceData | None = None
+) -> CopyPasteSettings | None:
     """The recipe's section, with labels in place of category names; None without one.
+
+    Weights of categories are counted in the training data. Without these they are left out.
 
     Raises:
         RecipeError: where it names unknown categories or labels.
+        DataError: where the file of a map cannot be used.
     """
     if recipe.copy_paste is None:
         return None
     try:
-        return with_labels(recipe.copy_paste, categories, stacklevel=2)  # here, so that Python says it once
+        settings = recipe.copy_paste
+        if train is not None:
+            settings = with_counted_weights(settings, lambda: train.annotations)
+        elif isinstance(settings.category_weights, str):
+            settings = replace(settings, category_weights=None)
+        settings = with_labels(settings, categories, stacklevel=2)  # here, so that Python says it once
     except ValueError as error:
         raise RecipeError(f"copy_paste.{error}") from None
+    check_scene(settings)
+    return settings
 
 
 def category_names(data: InstanceData) -> list[str]:

@@ -31,7 +31,7 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
     """
     check_requirements(recipe)
     check_run_folder(folder, recipe)
-    shapes, advice = recipe.data.shapes, []
+    shapes, advice, train = recipe.data.shapes, [], None
     if shapes is not None and _is_new_or_empty(Path(shapes.folder)):
         names: list[str] = list(CATEGORIES)
         images = f"{count_noun(shapes.train, 'image')}, drawn into {shapes.folder} first; evaluated on {shapes.val}"
@@ -39,12 +39,12 @@ def describe_run(recipe: Recipe, folder: RunFolder) -> str:
         data = open_data(recipe)
         if not folder.is_complete:
             check_run_data(folder, recipe, data)
-        names = category_names(data.train)
+        train, names = data.train, category_names(data.train)
         images = f"{_describe_data(data.train)}; evaluated on {_describe_data(data.val)}"
         advice += [f"leak        {line}" for line in leak_advice(data.train, data.val)]
         advice += [f"memory      {batch_memory(data.train.annotations, recipe)}"]
         advice += [f"nested      {line}" for line in nesting_advice(data.train.annotations, recipe.copy_paste)]
-    settings = copy_paste_settings(recipe, names)
+    settings = copy_paste_settings(recipe, names, train)
     pasting = "off" if settings is None else _describe_pasting(settings, names)
     device = "GPU" if runs_on_gpu(recipe) else "CPU"
     loaded, *rest = _describe_weights(recipe.model, names)

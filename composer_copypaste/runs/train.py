@@ -86,7 +86,7 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
             return
         data, model = all_processes_succeed(lambda: _training_data_and_model(recipe))
         names = category_names(data.train)
-        algorithms = build_algorithms(recipe, copy_paste_settings(recipe, names), data.pool)
+        algorithms = build_algorithms(recipe, copy_paste_settings(recipe, names, data.train), data.pool)
         saved = first_process_decides(lambda: begin_or_resume(folder, recipe, data, lock))
         loaders = []
         if saved is not None:

@@ -196,3 +196,50 @@ def test_a_pool_can_be_pickled(tmp_path, coco_file, gradient):
         other = pickle.loads(pickle.dumps(pool))
         assert other.labels.tolist() == pool.labels.tolist()
         assert all(torch.equal(one, two) for one, two in zip(other.read(0), pool.read(0), strict=True))
+
+
+# Filled at the start
+
+
+@pytest.fixture
+def unequal(tmp_path):
+    """A pool of nine figs and two nuts, each in a window of 5 x 5 pixels: 100 bytes."""
+    for name, count in (("fig", 9), ("nut", 2)):
+        for number in range(count):
+            rgba(tmp_path / name / f"{number}.png")
+    return CutOutPool.from_folder(tmp_path, CATEGORIES, megabytes=510 / 1e6)
+
+
+def test_a_filled_pool_has_one_cut_out_of_each_category_in_turn_as_many_as_its_memory_holds(unequal):
+    pool = unequal.filled()
+    assert sorted(pool.labels.tolist()) == [1, 1, 1, 2, 2]
+    assert pool.nbytes == 500
+    assert len({pool.cut_out(number).name for number in range(5)}) == 5
+
+
+def test_a_filled_pool_reads_no_file_later(unequal, tmp_path):
+    pool = unequal.filled()
+    for file in tmp_path.rglob("*.png"):
+        file.unlink()
+    for _ in range(2):
+        assert [int(pool.read(number)[1].sum()) for number in range(len(pool))] == [9] * 5
+
+
+def test_which_cut_outs_of_a_category_fill_a_pool_is_drawn(unequal):
+    figs = [
+        {pool.cut_out(number).name for number in range(5) if pool.labels[number] == 1}
+        for pool in (unequal.filled(seed=seed) for seed in (0, 0, 1, 2))
+    ]
+    assert figs[0] == figs[1]
+    assert len(set(map(frozenset, figs))) > 1
+
+
+def test_a_pool_is_filled_with_the_cut_outs_that_may_be_copied(unequal):
+    figs = np.flatnonzero(unequal.labels == 1)
+    assert unequal.filled(figs.tolist()).labels.tolist() == [1] * 5
+
+
+def test_a_memory_that_holds_no_cut_out_is_an_error(tmp_path):
+    rgba(tmp_path / "fig" / "0.png")
+    with pytest.raises(DataError, match=r"^megabytes: expected memory for at least one cut-out, got 5e-05$"):
+        CutOutPool.from_folder(tmp_path, ["fig"], megabytes=0.00005).filled()

@@ -56,6 +56,38 @@ def test_a_home_directory_is_expanded(recipe_file, monkeypatch):
     assert recipe.data.train.images == Path("/home/someone/x")
 
 
+SCENE = """
+copy_paste:
+  placement: anywhere
+  place_region: [[0, 0.5], [1, 0.5], [1, 1]]
+  place_map: ~/maps/road.npy
+  scale_map: [[1], [2.5]]
+"""
+
+
+def test_a_scene_in_a_recipe_is_written_and_read_again_as_it_was(recipe_file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    settings = load_recipe(recipe_file(MINIMAL + SCENE)).copy_paste
+    assert settings.place_region == (((0, 0.5), (1, 0.5), (1, 1)),)
+    assert settings.place_map.path == Path("/home/someone/maps/road.npy")
+    assert settings.scale_map.values.tolist() == [[1], [2.5]]
+    text = recipe_to_yaml(load_recipe(recipe_file(MINIMAL + SCENE)))
+    assert load_recipe(recipe_file(text, "again.yaml")).copy_paste == settings
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("place_region=[[0, 0.5], [1, 2], [1, 1]]", "copy_paste.place_region: expected a polygon of at least 3 points"),
+        ("place_map=map.jpg", "copy_paste.place_map: expected a map of numbers of 0 or more"),
+        ("place_key=road", "copy_paste.place_key: expected null in a recipe, whose targets have no such key"),
+    ],
+)
+def test_a_scene_that_cannot_be_used_is_named(recipe_file, override, message):
+    text = complaint(recipe_file(MINIMAL), "copy_paste.placement=random", f"copy_paste.{override}")
+    assert message in text
+
+
 def test_environment_variables_can_be_named(recipe_file, monkeypatch):
     monkeypatch.setenv("PLACE", "/elsewhere")
     assert load_recipe(recipe_file(MINIMAL + "output: ${oc.env:PLACE}/runs")).output == Path("/elsewhere/runs")
@@ -184,7 +216,8 @@ def test_all_problems_are_listed_together(recipe_file):
         ),
         (
             "copy_paste.category_weights=[5]",
-            "copy_paste.category_weights: expected a mapping, {key: value}, got [5] (command line)",
+            "copy_paste.category_weights: expected a mapping, {key: value} or one of 'inverse_frequency', "
+            "'repeat_factor', got [5] (command line)",
         ),
         (
             "copy_paste.label_weights={cat: 5}",

@@ -142,3 +142,27 @@ def test_the_training_images_own_objects_can_be_the_pool(tmp_path):
 def test_a_pool_has_one_source(tmp_path, cut_outs):
     with pytest.raises(RecipeError, match="expected either folder, or annotations and images, or training_images=true"):
         tiny_recipe(tmp_path, f"data.pool={{training_images: true, folder: {cut_outs}}}", *PASTED)
+
+
+def test_the_training_images_fill_a_pool_within_its_memory(tmp_path):
+    pool = ("data.pool={training_images: true, fill: true, megabytes: 0.02}", "copy_paste.labels=[1, 2]")
+    data = open_data(tiny_recipe(tmp_path, *pool, *PASTED))
+    counts = np.bincount(data.pool.labels, minlength=5)
+    assert counts[1] > 0
+    assert abs(counts[1] - counts[2]) <= 2
+    assert counts[3:].sum() == 0
+    assert 0.5 * 20_000 < data.pool.nbytes <= 20_000
+    shutil.rmtree(tmp_path / "shapes" / "train")
+    assert data.pool.read(len(data.pool) - 1)[1].any()
+
+
+@pytest.mark.parametrize("how", ["inverse_frequency", "repeat_factor"])
+def test_a_recipe_counts_the_weights_of_categories_in_its_training_data(tmp_path, how):
+    recipe = tiny_recipe(tmp_path, f"copy_paste.category_weights={how}", "copy_paste.repeat_threshold=1")
+    train = open_data(recipe).train
+    labels = [train[index][1]["labels"].numpy() for index in range(len(train))]
+    counts = np.bincount(np.concatenate(labels), minlength=5)[1:]
+    images = np.array([sum(label in each for each in labels) for label in range(1, 5)])
+    expected = counts.max() / counts if how == "inverse_frequency" else np.sqrt(len(train) / images)
+    found = copy_paste_settings(recipe, category_names(train), train).label_weights
+    assert [found[label] for label in range(1, 5)] == pytest.approx(expected.tolist())

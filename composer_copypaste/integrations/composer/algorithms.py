@@ -33,6 +33,7 @@ from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import NothingPastedWarning, paste, with_pasted_flags
 from composer_copypaste.functional.generators import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
+from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import sequence_like
 from composer_copypaste.instances import Target
@@ -219,6 +220,11 @@ def without_second_jitter(settings: CopyPasteSettings, algorithms: Sequence[Algo
     """Copy-paste's settings; after ``LargeScaleJitter``, those of resizing and flipping are off unless given."""
     if not any(isinstance(algorithm, LargeScaleJitter) for algorithm in algorithms):
         return settings
+    if settings.place_key is not None:
+        raise ValueError(
+            f"place_key: LargeScaleJitter resizes and crops the images, and not what targets have under "
+            f"{settings.place_key!r}; jitter both in the loader, or leave one out"
+        )
     return settings.after_jitter()
 
 
@@ -326,8 +332,13 @@ class CopyPaste(BatchAlgorithm):
         """The objects of earlier batches, where ``bank_size`` asks for them."""
         if pool is not None:
             check_pool(pool, self.settings)
+        check_scene(self.settings)
         self.pool = pool
         self._has_warned = False
+
+    def _check_and_order(self, state: State) -> None:
+        super()._check_and_order(state)
+        without_second_jitter(self.settings, state.algorithms)
 
     def _new_batch(
         self, images: Images, targets: Targets, state: State, logger: Logger

@@ -15,6 +15,7 @@ from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import NothingPastedWarning, paste
 from composer_copypaste.functional.generators import JITTER_STREAM
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
+from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.detectron2.batches import ImageFormat, detectron2_batch, further_fields
@@ -126,6 +127,7 @@ class CopyPasteHook(BatchHook):
         """The objects of earlier batches, where ``bank_size`` asks for them."""
         if pool is not None:
             check_pool(pool, self.settings)
+        check_scene(self.settings)
         self.pool = pool
         self._has_warned = False
 

@@ -14,6 +14,7 @@ import torch
 
 from composer_copypaste.data.annotation_file import AnnotationFile
 from composer_copypaste.data.annotation_json import ReadingOptions
+from composer_copypaste.data.category_weights import with_counted_weights
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import check_images, describe_non_folder, with_file_names_in_folder
 from composer_copypaste.data.image_inputs import images_below
@@ -23,6 +24,7 @@ from composer_copypaste.errors import DataError, RecipeError, format_problems
 from composer_copypaste.files import UNFINISHED, name_path_in_errors
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.keypoints import keypoint_pairs
+from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.output_folder import Source
 from composer_copypaste.recipes.schema import PoolSettings
 from composer_copypaste.runs.augment.draws import BaseImage, DrawnImage, OfflineDraws
@@ -136,9 +138,11 @@ def _with_known_categories(
 ) -> CopyPasteSettings:
     """The settings of copy-paste, with labels in place of names, and the pairs of keypoints that the file names."""
     try:
-        copy_paste = with_labels(settings.copy_paste, names, stacklevel=2)
+        counted = with_counted_weights(settings.copy_paste, lambda: entries.file.annotations)
+        copy_paste = with_labels(counted, names, stacklevel=2)
     except ValueError as error:
         raise RecipeError(f"copy_paste.{error}") from None
+    check_scene(copy_paste)
     named = {tuple(names) for names in entries.keypoint_names()}
     if copy_paste.keypoint_pairs is not None or len(named) != 1:
         return copy_paste

@@ -186,7 +186,7 @@ def _open_sources(recipes: Sequence[tuple[str, Recipe]]) -> list[_Source]:
 
 
 def _variant_of(name: str, recipe: Recipe, data: RunData) -> Variant:
-    settings = copy_paste_settings(recipe, category_names(data.train))
+    settings = copy_paste_settings(recipe, category_names(data.train), data.train)
     jitter = recipe.data.jitter if recipe.data.jitter_on == "device" else None
     if settings is not None and jitter is not None:
         settings = settings.after_jitter()

@@ -4,6 +4,7 @@ from unittest import mock
 
 import pytest
 import torch
+from composer import Trainer
 from composer.core import State, Timestamp
 from composer.loggers import InMemoryLogger
 from toy_trainings import (
@@ -151,6 +152,18 @@ def test_batches_that_are_dicts_are_read_by_key():
 def test_a_trainer_with_two_of_it_is_refused_before_it_trains():
     with pytest.raises(ValueError, match="expected LargeScaleJitter once, got it 2 times: each would resize"):
         fit(LargeScaleJitter(), LargeScaleJitter())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"place_key": "road", "placement": "random"}, "^place_key: LargeScaleJitter resizes and crops the images"),
+        ({"source": "self", "p_flip": 0.0}, '^source: with "self" every copy would lie exactly on its original'),
+    ],
+)
+def test_settings_of_copy_paste_that_do_not_go_with_it_are_refused_before_it_trains(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(model=Toy(), max_duration="1ba", algorithms=[LargeScaleJitter(), CopyPaste(**settings)], device="cpu")
 
 
 def test_settings_by_name_come_on_top_of_given_ones():
