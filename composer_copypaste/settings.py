@@ -87,6 +87,8 @@ CanvasSide = Annotated[int, Ge(16), Le(8192)]
 PixelValue = Annotated[float, Ge(-1e30), Le(1e30)]
 ValueRange = Annotated[tuple[PixelValue, PixelValue], Check(_strictly_ascending)]
 Megapixels = Annotated[float, Gt(0), Le(100_000)]
+GeometryKind = Literal["obb_radians", "obb_degrees", "corners", "polygons", "points"]
+ROTATED_BOXES: tuple[GeometryKind, ...] = ("obb_radians", "obb_degrees", "corners")
 DetectorName = Literal["mask_rcnn", "faster_rcnn", "retinanet", "fcos"]
 DETECTOR_TITLES: Mapping[DetectorName, str] = {
     "mask_rcnn": "Mask R-CNN",
@@ -320,6 +322,19 @@ class CopyPasteSettings:
     object. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, need not be named. Any other
     key passes through, whatever its length."""
 
+    geometry: dict[str, GeometryKind] | None = None
+    """Detection targets only: keys of floating-point tensors with a row per object that hold positions, and what they
+    are; they move with their objects. "obb_radians": rotated boxes (n, 5) of centre x, y, width, height and angle,
+    clockwise on the screen in radians, as Ultralytics has them; "obb_degrees": counter-clockwise in degrees, as
+    Detectron2 and torchvision (CXCYWHR) have them; "corners": their four corners (n, 8) or (n, 4, 2); "polygons":
+    outlines (n, k, 2); "points": (n, k, 2) or (n, 2), which have no left and right. Tensors with a row per object of
+    shape (n, 4), (n, 5) or (n, k, 2) that are neither declared nor named in ``object_keys`` are refused."""
+
+    hidden_geometry: Literal["visible", "whole"] = "visible"
+    """What becomes of the geometry of objects of which a part is hidden or cut off. "visible": a rotated box becomes
+    the smallest one around the visible pixels, a polygon becomes NaN, since it is no outline any more, and so do hidden
+    points. "whole": all move as they are, and so they do where targets have no masks."""
+
     keep_masks: bool = True
     """Detection targets only: whether targets come back with their masks. False: masks say what is pasted, and are left
     out afterwards, for a detector that is trained by boxes, which are exact all the same. In a training of such a
@@ -509,6 +524,12 @@ class LargeScaleJitterSettings:
     object_keys: tuple[str, ...] = ()
     """Detection targets only: further keys whose tensors have one row per object, which is dropped with the object, as
     for copy-paste."""
+
+    geometry: dict[str, GeometryKind] | None = None
+    """Detection targets only: keys that hold positions, and what they are, as for copy-paste."""
+
+    hidden_geometry: Literal["visible", "whole"] = "visible"
+    """What becomes of the geometry of objects that are cut at the edge, as for copy-paste."""
 
     ignore_index: int = 255
     """Class-id maps only: the id of the padding beyond the image."""

@@ -12,8 +12,8 @@
    (``engines/numba_masks.py`` and ``engines/numba_paint.py``, with ``engines/numba_semantic_maps.py`` for maps of class
    ids; ``engines/numba_memory.py`` is what they share, and ``engines/compilation.py`` compiles them), on a GPU those of
    ``engines/triton_engine.py`` (``engines/triton_kernels.py``).
-5. Which objects stay visible, and their fields: ``visibility.py``, ``keypoints.py``. What was done,
-   given back: ``info.py``.
+5. Which objects stay visible, and their fields: ``visibility.py``, ``keypoints.py``, ``geometry.py``. What was
+   done, given back: ``info.py``.
 
 ``large_scale_jitter.py`` is an augmentation of its own.
 """

@@ -2,9 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.semantic_maps import Classes, classes_in_maps, masks_of_classes
 from composer_copypaste.functional.tensors import Images, on_device, read_back
 from composer_copypaste.instances import OBJECT_FIELDS, Instances, Target, instances_of, is_tv_tensor
-from composer_copypaste.settings import CopyPasteSettings
+from composer_copypaste.settings import CopyPasteSettings, GeometryKind
 
 COCO_AND_TORCHVISION = frozenset(
     {
@@ -167,8 +168,12 @@ def checked_instances(
         raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     passing = () if settings.place_key is None else (settings.place_key,)
-    object_keys = object_keys_of(targets, settings.object_keys, passing, refuse_positions=refuse_positions)
+    declared = settings.geometry or {}
+    named = (*settings.object_keys, *declared) if declared else settings.object_keys
+    object_keys = object_keys_of(targets, named, passing, refuse_positions=refuse_positions)
     batch = instances_of(targets, sizes, object_keys)
+    if declared:
+        check_geometry(batch, declared)
     for i, instances in enumerate(batch):
         for key, values in instances.extras.items():
             if (row := tuple(values.shape[1:])) != (first := tuple(batch[0].extras[key].shape[1:])):
@@ -329,10 +334,68 @@ def object_keys_of(
             elif values is not None and refuse_positions and (key in POSITION_KEYS or is_tv_tensor(values)):
                 raise ValueError(
                     f"targets[{i}]: {key!r} holds positions in the image, which would have to move with what is "
-                    "copied, cut or resized, as only boxes, masks and keypoints do. Leave it out; or, if it holds "
-                    "none, name it in object_keys: its rows then follow their objects as they are"
+                    f"copied, cut or resized. {_advice(key)}"
+                )
+            elif refuse_positions and key not in IMAGE_KEYS and _looks_like_geometry(targets, key):
+                raise ValueError(
+                    f"targets[{i}]: {key!r} looks like positions in the image, with {tuple(values.shape[1:])} numbers "  # type: ignore[attr-defined]
+                    f"for each object, which would have to move with what is copied, cut or resized. {_advice(key)}"
                 )
     return list(found)
+
+
+def _advice(key: str) -> str:
+    """What to do about a key that holds positions, or looks as if it did."""
+    return (
+        f"Say what they are, as geometry={{{key!r}: 'obb_radians'}}, or leave it out; or, if it holds none, name it in "
+        "object_keys: its rows then follow their objects as they are"
+    )
+
+
+def _looks_like_geometry(targets: Sequence[Target], key: str) -> bool:
+    """Whether a key's values have the form of boxes (n, 4), rotated boxes (n, 5) or points (n, k, 2) in all targets.
+
+    A target without objects says nothing.
+    """
+    for target in targets:
+        values = target.get(key)
+        if not (isinstance(values, Tensor) and values.is_floating_point() and _has_a_row_per_object(target, key)):
+            return False
+        if not (values.shape[1:] in ((4,), (5,)) or (values.ndim == 3 and values.shape[2] == 2)):
+            return False
+    return any(len(cast(Tensor, target["labels"])) for target in targets)
+
+
+GEOMETRY_SHAPES: Mapping[GeometryKind, tuple[tuple[int | None, ...], ...]] = {
+    "obb_radians": ((5,),),
+    "obb_degrees": ((5,),),
+    "corners": ((8,), (4, 2)),
+    "polygons": ((None, 2),),
+    "points": ((None, 2), (2,)),
+}
+"""The shapes that a row of each kind may have; None: of any length."""
+
+
+def check_geometry(batch: Sequence[Instances], kinds: Mapping[str, GeometryKind]) -> None:
+    """Raise ``ValueError`` where declared geometry has another shape than its kind, or no fractions."""
+    for i, instances in enumerate(batch):
+        for key, kind in kinds.items():
+            values = instances.extras.get(key)
+            if values is None:
+                continue
+            row, shapes = tuple(values.shape[1:]), GEOMETRY_SHAPES[kind]
+            fits = any(
+                len(row) == len(shape) and all(side in (None, own) for own, side in zip(row, shape, strict=True))
+                for shape in shapes
+            )
+            if not (fits and values.is_floating_point()):
+                expected = " or ".join(
+                    f"(n, {', '.join('k' if side is None else str(side) for side in shape)})" for shape in shapes
+                )
+                raise ValueError(
+                    f"targets[{i}]: expected {key!r} of geometry {kind!r} to be floating point of shape {expected}, "
+                    f"got {values.dtype} {tuple(values.shape)}"
+                )
 
 
 def warn_of_unnamed_keys(targets: Sequence[Target], object_keys: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from composer_copypaste.functional.batch_objects import (
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.generators import generator_or_default
+from composer_copypaste.functional.geometry import place_geometry
 from composer_copypaste.functional.info import Outcome, PasteInfo, paste_info, with_counted_pixels
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
@@ -231,7 +232,7 @@ def paste(
 ) -> Pasted:
     """Carry out a plan, or draw one from a generator first; as :func:`copypaste_batch`, and says what was done."""
     check_batch(images, targets)
-    if with_info:
+    if with_info or (settings.geometry and not isinstance(targets, Tensor)):
         settings = with_counted_pixels(settings)
     given_images, given_targets = images, targets
     images = plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
@@ -348,14 +349,22 @@ def _paste_objects(
     if keypoints is not None:
         whole = [not image.instances.extras["keypoints"].is_floating_point() for image in batch]
         placed = place_keypoints(keypoints, layout, np.array(whole), settings)
+    geometry = None
+    if settings.geometry:
+        geometry = place_geometry(objects.extras, layout, settings, masks="masks" in targets[0])
     stacked = engine_for(before.images[0].device).stack(layout, settings)
-    measures, owners = stacked.measure(None if placed is None else placed.pixels)
+    points = None if geometry is None else geometry.points
+    placed_pixels = [each.pixels for each in (placed, points) if each is not None]
+    measures, owners = stacked.measure(_joined_pixels(placed_pixels))
     iscrowd = np.concatenate([*(image.iscrowd for image in batch), np.zeros(len(crops))])
     cut_out = isinstance(targets[0].get("masks"), CompactMasks)
     kept = decide_kept_objects(layout, measures, iscrowd, settings, cut_out=cut_out)
-    keypoint_fields = {} if placed is None else placed.fields_after(objects.extras, kept, owners)
-    targets = _returned(targets, settings)
-    masks = stacked.write_masks(kept) if "masks" in targets[0] else {}
+    first = 0 if placed is None else len(placed.pixels)
+    keypoint_fields = {} if placed is None else placed.fields_after(objects.extras, kept, owners[:first])
+    had_masks, targets = "masks" in targets[0], _returned(targets, settings)
+    masks = stacked.write_masks(kept) if "masks" in targets[0] or (geometry is not None and had_masks) else {}
+    if geometry is not None:
+        keypoint_fields |= geometry.fields_after(objects.extras, kept, measures, masks, owners[first:])
     after = assemble_kept_objects(objects, kept, measures, masks, keypoint_fields)
     largest = max(image.info.height for image in batch), max(image.info.width for image in batch)
     changed = []
@@ -371,6 +380,13 @@ def _paste_objects(
     dropped = len(layout.pasted.target) + int(layout.image_receives.sum()) - len(kept.target)
     outcome = Outcome(layout, stacked, kept, measures)
     return replace(before, images=images, targets=changed, added=added, dropped=dropped, kept=kept, outcome=outcome)
+
+
+def _joined_pixels(parts: Sequence[Int64[Tensor, " _p"]]) -> Int64[Tensor, " p"] | None:
+    """The pixels of all parts, on the device of the first; None where there are none."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return torch.cat([part.to(parts[0].device) for part in parts])
 
 
 def _paste_classes(
@@ -467,6 +483,8 @@ def _checked_arguments(
         raise ValueError(f"bank_size: expected the size of the bank, {bank.size}, or 0, got {settings.bank_size}")
     if bank is not None and settings.source == "self":
         raise ValueError('bank: expected None with source "self", which copies no object of earlier batches')
+    if bank is not None and settings.geometry:
+        raise ValueError("geometry: expected None with a bank, whose crops keep only keypoints; leave one of them out")
     if pool is not None:
         check_pool(pool, settings)
     if settings.has_scene:

@@ -10,14 +10,16 @@ from jaxtyping import Float, Int, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.compact_masks import CompactMasks
+from composer_copypaste.compact_masks import CompactMasks, Masks
 from composer_copypaste.functional.batch_objects import (
     check_boxes,
+    check_geometry,
     object_keys_of,
     warn_of_unnamed_keys,
 )
 from composer_copypaste.functional.copypaste import check_batch
 from composer_copypaste.functional.generators import generator_or_default, uniforms
+from composer_copypaste.functional.geometry import crop_resized, hidden_by_crop, pixel_corners
 from composer_copypaste.functional.keypoints import kept_inside, pairs_of, swapped, with_keypoints
 from composer_copypaste.functional.resample import (
     FRACTION_BITS,
@@ -225,8 +227,10 @@ def _targets(
     targets: Sequence[Target], images: Images, crop_resizes: Sequence[CropResize], settings: LargeScaleJitterSettings
 ) -> list[Target]:
     sizes, canvas = [size_of(image) for image in images], crop_resizes[0].canvas
-    object_keys = object_keys_of(targets, settings.object_keys)
+    declared = settings.geometry or {}
+    object_keys = object_keys_of(targets, (*settings.object_keys, *declared))
     batch = instances_of(targets, sizes, object_keys, canvas)
+    check_geometry(batch, declared)
     warn_of_unnamed_keys(targets, object_keys)
     has_masks = any("masks" in target for target in targets)
     after = (_by_pixels if has_masks else _by_boxes)(batch, crop_resizes, settings)
@@ -251,7 +255,9 @@ def _by_pixels(
     for own, masks, measured, crop_resize in zip(batch, shown, numbers, crop_resizes, strict=True):
         kept = _kept(measured, settings.min_area)
         objects = _kept_objects(own, measured[kept], kept, crop_resize, settings)
-        after.append(replace(objects, masks=_kept_masks(masks, kept, measured[kept, 1:5], crop_resize)))
+        objects = replace(objects, masks=_kept_masks(masks, kept, measured[kept, 1:5], crop_resize))
+        hidden = _cut_objects(own, objects.masks, measured[kept], kept, crop_resize, settings)
+        after.append(_with_geometry(objects, crop_resize, settings, hidden))
     return after
 
 
@@ -309,7 +315,8 @@ def _by_boxes(
         area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         measured = np.column_stack([area, boxes, given[:, 4]])
         kept = _kept(measured, settings.min_area)
-        after.append(_kept_objects(own, measured[kept], kept, crop_resize, settings))
+        objects = _kept_objects(own, measured[kept], kept, crop_resize, settings)
+        after.append(_with_geometry(objects, crop_resize, settings, None))
     return after
 
 
@@ -344,6 +351,49 @@ def _kept_objects(
         area=_like(own.area, measured[:, 0]),
         extras=_moved_keypoints(objects.extras, crop_resize, settings),
     )
+
+
+def _cut_objects(
+    own: Instances,
+    masks: Masks,
+    measured: Shaped[ndarray, "k 6"],
+    kept: Int[ndarray, " k"],
+    crop_resize: CropResize,
+    settings: LargeScaleJitterSettings,
+) -> dict[int, Float[ndarray, "_p 2"]] | None:
+    """The corners of the pixels of each object that is cut at the edge, by its row; None where nothing needs them."""
+    if not settings.geometry or settings.hidden_geometry == "whole":
+        return None
+    boxes, cut = read_back(own.boxes.detach().double())[kept], {}
+    for row in np.flatnonzero(hidden_by_crop(boxes, crop_resize.window)).tolist():
+        x1, y1, x2, y2 = measured[row, 1:5].astype(int).tolist()
+        # cut-outs lie in the box around their pixels
+        crop = masks.crop(row) if isinstance(masks, CompactMasks) else masks[row, y1:y2, x1:x2]
+        cut[row] = pixel_corners(read_back(crop), x1, y1)
+    return cut
+
+
+def _with_geometry(
+    objects: Instances,
+    crop_resize: CropResize,
+    settings: LargeScaleJitterSettings,
+    hidden: Mapping[int, Float[ndarray, "_p 2"]] | None,
+) -> Instances:
+    """The objects with their declared geometry in the coordinates of the canvas."""
+    kinds = {key: kind for key, kind in (settings.geometry or {}).items() if key in objects.extras}
+    if not kinds:
+        return objects
+    top, left, window_height, window_width = crop_resize.window
+    height, width = crop_resize.resized
+    linear = np.diag([width / window_width, height / window_height])
+    shift = -linear @ np.array([left, top], dtype=np.float64)
+    if crop_resize.flip:
+        linear, shift = np.diag([-1.0, 1.0]) @ linear, np.array([width - shift[0], shift[1]])
+    extras = dict(objects.extras)
+    for key, kind in kinds.items():
+        values = read_back(extras[key].detach().double())
+        extras[key] = _like(extras[key], crop_resized(kind, values, linear, shift, (height, width), hidden))
+    return replace(objects, extras=extras)
 
 
 def _like(values: Shaped[Tensor, "..."], numbers: Shaped[ndarray, "..."]) -> Shaped[Tensor, "..."]:
