@@ -8,6 +8,7 @@ import fractions
 import re
 from collections.abc import Mapping
 from dataclasses import field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -187,10 +188,14 @@ class CopyPasteSettings:
     itself, mirrored, resized or moved ("self"), or from any image of the batch, itself included ("both"). So a batch of
     one image receives objects too. A copy that would lie exactly on its original is left out."""
 
-    placement: Literal["source", "random", "anywhere"] = "source"
-    """Where an object is pasted: where it lies in the jittered source ("source", the paper), at a random place inside
-    the image ("random"), or at a random place with its centre inside the image, where a part of it may be cut off
-    ("anywhere")."""
+    placement: Literal["source", "near", "random", "anywhere"] = "source"
+    """Where an object is pasted: where it lies in the jittered source ("source", the paper), near the place that it has
+    in the source ("near", as InstaBoost moves objects), at a random place inside the image ("random"), or at a random
+    place with its centre inside the image, where a part of it may be cut off ("anywhere")."""
+
+    max_shift: Annotated[float, Ge(0), Le(10)] = 0.5
+    """With ``placement`` "near": how far an object's centre is moved at most, to either side in widths of the pasted
+    object's box, up or down in its heights."""
 
     max_overlap: Fraction = 1.0
     """The largest fraction of a pasted object, as far as it is inside the image, that may lie on the image's own
@@ -368,21 +373,15 @@ class CopyPasteSettings:
                 f'bank_size: expected 0 with source "self", which copies no object of earlier batches, '
                 f'got {self.bank_size}; source "both" does'
             )
-        still = {
-            "placement": "source",
-            "scale_range": (1, 1),
-            "p_flip": 0,
-            "p_flip_vertical": 0,
-            "rotation": 0,
-            "aspect_range": (1, 1),
-        }
-        if all(getattr(self, name) == value for name, value in still.items()):
+        stays = self.placement == "source" or (self.placement == "near" and self.max_shift == 0)
+        still = {"scale_range": (1, 1), "p_flip": 0, "p_flip_vertical": 0, "rotation": 0, "aspect_range": (1, 1)}
+        if stays and all(getattr(self, name) == value for name, value in still.items()):
             raise ValueError(
                 'source: with "self" every copy would lie exactly on its original; set p_flip, scale_range, '
                 "rotation or placement"
             )
 
-    @property
+    @cached_property
     def has_scene(self) -> bool:
         """Whether places depend on what an image shows where."""
         return any(getattr(self, name) is not None for name in SCENE)

@@ -156,6 +156,7 @@ def placement() -> list[Cell]:
     half = {"scale_range": (0.6, 0.6), "jitter": "instance"}
     return [
         cell('placement="source"\nwhere the source has it', placement="source"),
+        cell('placement="near"\nup to max_shift=0.5 away', 2, placement="near", max_shift=0.5, **half),
         cell('placement="random"\ninside the image', 3, placement="random", **half),
         cell('placement="anywhere"\nmay be partly outside', 3, placement="anywhere", **half),
         cell("max_overlap=1\nany overlap", 4, placement="random", **half),

@@ -262,7 +262,7 @@ def knobs(draw, **fixed):
         "scale_range": draw(st.sampled_from(SCALES)),
         "p_flip": draw(st.sampled_from([0.5, 0.0, 1.0])),
         "rotation": draw(st.sampled_from([0.0, 0.0, 20.0, 180.0])),
-        "placement": draw(st.sampled_from(["source", "random", "anywhere"])),
+        "placement": draw(st.sampled_from(["source", "near", "random", "anywhere"])),
         "max_overlap": draw(st.sampled_from([1.0, 1.0, 0.3])),
         "overlap_by": draw(st.sampled_from(["box", "mask"])),
         "least_overlap_first": draw(st.sampled_from([False, False, True])),
@@ -290,7 +290,7 @@ def knobs(draw, **fixed):
     combined = {**drawn, **fixed}
     if combined["source"] == "self" and combined["p_flip"] == 0:
         combined["p_flip"] = 1.0  # else there are settings with which every copy lies on its original
-    if combined["placement"] == "source":
+    if combined["placement"] in ("source", "near"):
         combined |= dict.fromkeys(SCENE) | {"place_point": "centre"}
     if combined["max_overlap"] == 1 and not combined["least_overlap_first"]:
         combined["overlap_by"] = "box"

@@ -63,7 +63,14 @@ class ToPlace(NamedTuple):
 
     def rows(self, index: Int64[ndarray, " k"] | Bool[ndarray, " m"]) -> "ToPlace":
         """Some of the objects."""
-        return ToPlace(*(column[index] for column in self))
+        return ToPlace(
+            self.linear[index],
+            self.inverse[index],
+            self.boxes[index],
+            self.source[index],
+            self.instance[index],
+            self.own_scale[index],
+        )
 
     def resized(self, factors: Float[ndarray, " m"]) -> "ToPlace":
         """The objects, each resized by one more factor."""

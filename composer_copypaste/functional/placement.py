@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from numpy import ndarray
 
 from composer_copypaste.functional.generators import uniforms
-from composer_copypaste.functional.overlap import Overlaps, ToPlace, mapped_boxes
+from composer_copypaste.functional.overlap import IN_POOL, Overlaps, ToPlace, mapped_boxes
 from composer_copypaste.functional.plan import ImageInfo
 from composer_copypaste.functional.scene import draw_pixels, points_of, scales_of, weights_of
 from composer_copypaste.settings import CopyPasteSettings
@@ -92,9 +92,12 @@ def _shifts_as_in_source(
         return np.rint(centre - np.einsum("mij,mj->mi", objects.linear, centre))
     sides = np.array([(source.width, source.height) for *_, source in pairings], dtype=np.float64)
     u = uniforms((len(pairings), 2), generator)
-    used, first, place = np.unique(pair, return_index=True, return_inverse=True)
-    whole = np.concatenate([np.zeros_like(sides), sides], axis=1)[used]
-    return _shift_inside(mapped_boxes(objects.linear[first], whole), sides[used], u[used])[place]
+    if not len(pair):
+        return np.zeros((0, 2))
+    # of each image's objects the first; all have its map, and of an image without objects nothing is used
+    first = np.minimum(pair.searchsorted(np.arange(len(pairings))), len(pair) - 1)
+    whole = np.concatenate([np.zeros_like(sides), sides], axis=1)
+    return _shift_inside(mapped_boxes(objects.linear[first], whole), sides, u)[pair]
 
 
 def draw_free_places(
@@ -102,16 +105,17 @@ def draw_free_places(
 ) -> Places:
     """Draw a place in the target for each object, anew where it would hide too much, at most ``placement_tries`` times.
 
-    Of all tries the one of least overlap is taken if ``least_overlap_first`` says so. Objects whose ``placement`` is
-    "source" but that have no place of their own are put inside.
+    Of all tries the one of least overlap is taken if ``least_overlap_first`` says so. Cut-outs of a pool, which have no
+    place of their own, are put inside where ``placement`` is "source" or "near".
     """
     settings, extents, canvas = overlaps.settings, objects.extents, np.array([info.width, info.height])
     if settings.has_scene:
         return _draw_scene_places(objects, target, info, generator, overlaps)
+    is_near = settings.placement == "near" and IN_POOL not in objects.source
     shift = _shift_anywhere if settings.placement == "anywhere" else _shift_inside
     shifts, least = np.zeros((len(extents), 2)), np.full(len(extents), np.inf)
     for u in uniforms((settings.placement_tries if overlaps.matter else 1, len(extents), 2), generator):
-        tried = shift(extents, canvas, u)
+        tried = _shift_near(extents, objects.boxes, settings.max_shift, u) if is_near else shift(extents, canvas, u)
         if not overlaps.matter:
             return Places(objects, tried, np.full(len(tried), True), np.zeros(len(tried)))
         waiting = np.flatnonzero(least > 0 if settings.least_overlap_first else np.isinf(least))
@@ -177,3 +181,11 @@ def _shift_anywhere(
 ) -> Float[ndarray, "m 2"]:
     """The shift that puts the middle of each extent at fraction ``u`` of the canvas (width, height)."""
     return np.rint(u * canvas - (extents[:, :2] + extents[:, 2:]) / 2)
+
+
+def _shift_near(
+    extents: Float[ndarray, "m 4"], boxes: Float[ndarray, "m 4"], farthest: float, u: Float[ndarray, "m 2"]
+) -> Float[ndarray, "m 2"]:
+    """The shift that puts each extent's middle within ``farthest`` of its width and height from that of a box."""
+    low, high = extents[:, :2], extents[:, 2:]
+    return np.rint((boxes[:, :2] + boxes[:, 2:] - low - high) / 2 + (2 * u - 1) * farthest * (high - low))

@@ -59,6 +59,7 @@ def draw_plan(
     overlaps = Overlaps(settings, masks)
     remembered = () if bank is None else bank.images
     sources, first_cut_out = len(images) + len(remembered), len(images) + (0 if bank is None else len(bank))
+    without_own = 1 if settings.source == "batch" else 0
     pairings: list[Pairing] = []
     plans: list[PastePlan] = []
     for target, (u_receives, u_pool, u_source) in enumerate(uniforms((len(images), 3), generator).tolist()):
@@ -66,7 +67,9 @@ def draw_plan(
             continue
         if pool is not None and u_pool < settings.p_pool:
             plans.append(_draw_from_pool(pool, target, images[target], first_cut_out, overlaps, generator))
-        elif (source := _source_image(target, sources, u_source, settings)) is not None:
+        elif settings.source == "self" or sources > without_own:
+            source = (target + int(u_source * (sources - without_own)) + without_own) % sources
+            source = target if settings.source == "self" else source
             info = images[source] if source < len(images) else remembered[source - len(images)].info(settings)
             pairings.append(Pairing(target, source, images[target], info))
     if pairings:
@@ -78,14 +81,6 @@ def draw_plan(
     columns = [torch.cat([getattr(plan, field.name) for plan in plans]) for field in fields(PastePlan)]
     order = columns[0].argsort(stable=True)  # by target
     return PastePlan(*(column[order] for column in columns))
-
-
-def _source_image(target: int, sources: int, u: float, settings: CopyPasteSettings) -> int | None:
-    """The image that image ``target`` receives objects from, out of this number of images; None where there is none."""
-    if settings.source == "self":
-        return target
-    first = 1 if settings.source == "batch" else 0
-    return (target + int(u * (sources - first)) + first) % sources if sources > first else None
 
 
 def _draw_from_images(

@@ -59,6 +59,21 @@ def test_placed_anywhere_the_middle_is_in_the_image_and_parts_are_outside():
     assert (middle > np.array([60, 40]) - [4, 6]).any()
 
 
+def test_placed_near_an_object_is_moved_by_up_to_a_part_of_its_box_to_every_side():
+    """The object is 8 wide and 12 high, with its centre at (9, 12)."""
+    moved = middles(maps(placement="near", max_shift=0.5)) - [9, 12]
+    assert np.abs(moved).max(axis=0).tolist() == [4, 6]
+    assert (moved.min(axis=0) < [-3, -5]).all()
+    assert (moved.max(axis=0) > [3, 5]).all()
+    assert np.abs(middles(maps(placement="near", max_shift=0.0)) - [9, 12]).max() == 0
+
+
+def test_placed_near_a_resized_object_is_moved_by_its_new_size():
+    moved = middles(maps(placement="near", max_shift=1.0, scale_range=(0.5, 0.5))) - [9, 12]
+    assert (np.abs(moved) <= [4.5, 6.5]).all()
+    assert (np.abs(moved).max(axis=0) >= [3, 5]).all()
+
+
 @pytest.mark.parametrize("placement", ["random", "anywhere"])
 def test_no_object_hides_more_of_the_own_ones_boxes_than_allowed(placement):
     own = ImageInfo(40, 60, np.array([[0.0, 0.0, 30.0, 40.0]]), np.zeros(1))

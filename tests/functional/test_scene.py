@@ -283,6 +283,7 @@ POLYGON = "expected a polygon of at least 3 points (x, y) in fractions of the im
     ("settings", "message"),
     [
         ({"place_region": RIGHT, "placement": "source"}, 'place_region: needs placement "random" or "anywhere", got'),
+        ({"vanishing_line": 0.2, "placement": "near"}, 'vanishing_line: needs placement "random" or "anywhere", got'),
         ({"place_point": "bottom"}, "place_point: 'bottom' changes nothing without one of place_region, place_map, "),
         ({"place_region": [(0, 0), (1, 1)]}, f"place_region: {POLYGON}, got ((0, 0), (1, 1))"),
         ({"place_region": [(0, 0), (1, 1), (0, 9)]}, f"place_region: {POLYGON}, got ((0, 0), (1, 1), (0, 9))"),

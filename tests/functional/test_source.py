@@ -34,6 +34,20 @@ def test_a_batch_of_one_image_receives_mirrored_copies_of_its_own_objects():
     assert images[0, 0, 1].tolist() == [10, 11, 12, 13, 14, 15, 11, 10]
 
 
+def test_near_its_original_a_copy_lies_beside_it_where_it_must_not_overlap():
+    settings = ALL | {"source": "self", "placement": "near", "max_shift": 1.0, "max_overlap": 0.0}
+    found = set()
+    for seed in range(30):
+        _, (after,) = copypaste_batch(
+            make_images(1), [target((3, 3, 5, 5))], generator=seeded(seed), placement_tries=200, **settings
+        )
+        (x1, y1, x2, y2) = after["boxes"][1].tolist()
+        assert max(abs(x1 - 3), abs(y1 - 3)) == 2
+        assert (x2 - x1, y2 - y1) == (2, 2)
+        found.add((x1, y1))
+    assert len(found) > 6
+
+
 def test_of_an_object_in_the_middle_the_mirrored_copy_hides_its_original():
     _, (after,) = copypaste_batch(make_images(1), [target((3, 0, 5, 3))], source="self", **ALL | {"p_flip": 1.0})
     assert after["boxes"].tolist() == [[3, 0, 5, 3]]
