@@ -325,7 +325,7 @@ class CopyPasteSettings:
     object_keys: tuple[str, ...] = ()
     """Detection targets only: further keys whose tensors have one row per object, which is copied and dropped with the
     object. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, need not be named. Any other
-    key passes through, whatever its length."""
+    key passes through, whatever its length, unless it looks like positions: see ``geometry``."""
 
     geometry: dict[str, GeometryKind] | None = None
     """Detection targets only: keys of floating-point tensors with a row per object that hold positions, and what they
@@ -352,6 +352,8 @@ class CopyPasteSettings:
     """Class-id maps only: the id of unlabelled pixels, which are never copied."""
 
     def __post_init__(self) -> None:
+        if self.geometry and self.bank_size:
+            raise ValueError("geometry: expected None with a bank, whose crops keep only keypoints; set bank_size to 0")
         for by_name, by_label in (("categories", "labels"), ("category_weights", "label_weights")):
             if getattr(self, by_name) is not None and getattr(self, by_label) is not None:
                 raise ValueError(f"{by_label}: expected None where {by_name} is given, which says the same by name")

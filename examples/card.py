@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
 from composer_copypaste.data.shapes import CATEGORIES, Scene, Shape, Surface, render_scene
+from composer_copypaste.functional.geometry import pixel_corners, points_of, smallest_box
 from composer_copypaste.visualize.draw import PALETTE, draw_instances
 
 SIDE, GAP, COLUMNS = 128, 8, 6
@@ -130,6 +131,29 @@ def in_scene(caption: str, seed: int, lines: Sequence[Points] = (), **settings: 
     pen = ImageDraw.Draw(drawn)
     for points in lines:
         pen.line([(x * SIDE, y * SIDE) for x, y in points], fill=INK, width=1)
+    return caption, drawn
+
+
+def with_rotated_boxes(target: dict) -> dict:
+    """The target with the smallest rotated box around each of its objects."""
+    planes = target["masks"].numpy().astype(np.uint8)
+    boxes = [smallest_box(pixel_corners(plane, 0, 0), 0.0) for plane in planes]
+    return target | {"obb": torch.tensor(np.array(boxes), dtype=torch.float32)}
+
+
+def rotated_boxes(caption: str, seed: int = 0, *, jitter: bool = False, **settings: object) -> Cell:
+    """The first image after copy-paste, or after large-scale jitter, with rotated boxes around its objects."""
+    batch, targets = zip(*pair(), strict=True)
+    generator, settings = torch.Generator().manual_seed(seed), {"geometry": {"obb": "obb_radians"}} | settings
+    given = list(batch), [with_rotated_boxes(target) for target in targets]
+    if jitter:
+        shown, after = large_scale_jitter_batch(*given, generator=generator, size=(SIDE, SIDE), **settings)
+    else:
+        shown, after = copypaste_batch(*given, generator=generator, **(AS_THEY_ARE | settings))
+    drawn = outlined(shown[0], after[0])
+    pen = ImageDraw.Draw(drawn)
+    for corners in points_of("obb_radians", after[0]["obb"].double().numpy()):
+        pen.polygon([tuple(corner) for corner in corners], outline=PALETTE[0], width=2)
     return caption, drawn
 
 

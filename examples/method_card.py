@@ -29,6 +29,7 @@ from card import (
     labelled,
     own,
     pair,
+    rotated_boxes,
     sheet,
 )
 from PIL import Image
@@ -245,6 +246,8 @@ def truth() -> list[Cell]:
         class_ids("ignore_index=255\nunlabelled: not copied", semantic()),
         class_ids("ignore_index=None\ncopied like other classes", semantic(ignore_index=None)),
         class_ids("background=9\n9 is no object", semantic(9, background=9), background=9),
+        rotated_boxes('geometry={"obb":\n"obb_radians"}: follow'),
+        rotated_boxes('hidden_geometry=\n"whole": as they were', hidden_geometry="whole"),
     ]
 
 
@@ -256,6 +259,10 @@ def large_scale_jitter() -> list[Cell]:
         jittered("p_flip=1", scale_range=(1.0, 1.0), p_flip=1.0),
         jittered("min_area=500\nthe rectangle is dropped", scale_range=(0.8, 0.8), min_area=500),
         jittered_class_ids("ignore_index=255: class\nid of the padding", scale_range=(0.5, 0.5), ignore_index=255),
+        rotated_boxes('geometry={"obb":\n"obb_radians"}: follow', 3, jitter=True, scale_range=(1.8, 1.8)),
+        rotated_boxes(
+            'hidden_geometry=\n"whole": uncut', 3, jitter=True, scale_range=(1.8, 1.8), hidden_geometry="whole"
+        ),
     ]
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from reference import reference
 from torchvision.ops import box_convert
 
-from composer_copypaste import CompactMasks, InstanceBank, copypaste_batch, plan_batch
+from composer_copypaste import CompactMasks, CopyPasteSettings, InstanceBank, copypaste_batch, plan_batch
 from composer_copypaste.functional.geometry import points_of, smallest_box, values_of
 from composer_copypaste.functional.large_scale_jitter import CropResize, crop_resize_batch
 from composer_copypaste.settings import LargeScaleJitterSettings
@@ -221,6 +221,8 @@ def test_a_kind_that_there_is_not_and_a_bank_are_refused():
         copypaste_batch(make_images(), [target()] * 2, geometry={"obb": "circle"})
     with pytest.raises(ValueError, match=r"^geometry: expected None with a bank"):
         copypaste_batch(make_images(), [target()] * 2, geometry={"obb": "corners"}, bank=InstanceBank(3))
+    with pytest.raises(ValueError, match=r"^geometry: expected None with a bank, .*; set bank_size to 0$"):
+        CopyPasteSettings(geometry={"obb": "corners"}, bank_size=3)
 
 
 # Rotated boxes as others understand them
