@@ -226,7 +226,8 @@ def open_data(recipe: Recipe) -> RunData:
     val = with_trained_labels(val, train.categories, source)
     warn_of_many_objects(val.annotations, recipe)
     names = [category.name for category in train.categories]
-    return RunData(train, val, open_pool(recipe, copy_paste_settings(recipe, names, train), names, read))
+    read_cut_out = partial(read, outlines=True)  # as the training data are, so that a file is read once
+    return RunData(train, val, open_pool(recipe, copy_paste_settings(recipe, names, train), names, read_cut_out))
 
 
 def needs_masks(recipe: Recipe) -> bool:
