@@ -1,6 +1,6 @@
 """The masks of an image's objects as cut-outs: only the bytes of a window around each object are kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -8,9 +8,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from composer_copypaste.errors import count_noun
+from composer_copypaste.run_lengths import decode_counts, mask_in_window
+
+SHORTEST_POLYGON = 6
+"""Numbers of a triangle."""
 
 
 class CompactMasks:
@@ -91,6 +96,54 @@ class CompactMasks:
         windows = np.stack([y1, x1, y2, x2], axis=1)
         found = cls.of_planes(masks).in_windows(windows)
         return cls(found.pixels != 0, windows, (height, width))
+
+    @classmethod
+    def from_rle(cls, rles: Sequence[Mapping[str, Any]], size: tuple[int, int] | None = None) -> "CompactMasks":
+        """The masks of COCO's run-length codes, as bytes, text or lists of numbers.
+
+        They equal what ``pycocotools.mask.decode`` gives of them, but no mask of the whole image is made.
+
+        Args:
+            rles: one for each object, with ``size`` and ``counts``.
+            size: height and width of the image; where there is no object, nothing else says it.
+
+        Raises:
+            ValueError: where a code cannot be read, or is that of another size.
+        """
+        if size is None and not rles:
+            raise ValueError("size: expected the image's height and width, since there is no code to say it")
+        height, width = size or rles[0]["size"]
+        windows, pixels = [], []
+        for number, rle in enumerate(rles):
+            window, mask = mask_in_window(_counts(rle, (int(height), int(width)), number), int(height))
+            windows.append(window)
+            pixels.append(mask.reshape(-1))
+        joined = np.concatenate(pixels) if pixels else np.zeros(0, np.uint8)
+        return cls.unchecked(
+            torch.from_numpy(joined), np.array(windows, dtype=np.int64).reshape(-1, 4), (int(height), int(width))
+        )
+
+    @classmethod
+    def from_polygons(cls, polygons: Sequence[Sequence[Sequence[Any]]], size: tuple[int, int]) -> "CompactMasks":
+        """The masks of polygons, as pycocotools draws them; no mask of the whole image is made.
+
+        Args:
+            polygons: for each object the polygons of its parts, each x1, y1, x2, y2, ... in pixels, as COCO has them.
+            size: height and width of the image.
+
+        Raises:
+            ValueError: where a polygon has fewer than three points, or an odd number of coordinates.
+        """
+        for number, part in ((number, part) for number, parts in enumerate(polygons) for part in parts):
+            if len(part) < SHORTEST_POLYGON or len(part) % 2:
+                raise ValueError(f"polygons[{number}]: expected x and y of 3 points or more, got {len(part)} numbers")
+        rles = [
+            coco_mask.merge(coco_mask.frPyObjects([list(part) for part in parts], *size))
+            if len(parts)
+            else {"size": size, "counts": [size[0] * size[1]]}
+            for parts in polygons
+        ]
+        return cls.from_rle(rles, size)
 
     @cached_property
     def ends(self) -> Int64[ndarray, " m"]:
@@ -181,6 +234,28 @@ class CompactMasks:
     def pin_memory(self) -> "CompactMasks":
         """The masks in page-locked memory, from which they are copied to a device beside other work."""
         return CompactMasks.unchecked(self.pixels.pin_memory(), self.windows, self.size)
+
+
+def _counts(rle: Mapping[str, Any], size: tuple[int, int], number: int) -> Int64[ndarray, " runs"]:
+    """The run lengths of a code.
+
+    Raises:
+        ValueError: where it cannot be read, or is that of another size.
+    """
+    if tuple(rle["size"]) != size:
+        raise ValueError(f"rles[{number}]: expected a mask of {size} (height, width), got {tuple(rle['size'])}")
+    code = rle["counts"]
+    try:
+        counts = (
+            decode_counts(code.encode() if isinstance(code, str) else code)
+            if isinstance(code, str | bytes)
+            else (np.asarray(code, dtype=np.int64))
+        )
+    except ValueError as error:
+        raise ValueError(f"rles[{number}]: expected a run-length code, got {error}") from None
+    if (counts < 0).any() or counts.sum() != size[0] * size[1]:
+        raise ValueError(f"rles[{number}]: expected runs of {size[0] * size[1]} pixels in all, got {counts.sum()}")
+    return counts
 
 
 def window_areas(windows: Int64[ndarray, "n 4"]) -> Int64[ndarray, " n"]:

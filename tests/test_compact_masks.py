@@ -1,7 +1,9 @@
 """Masks as cut-outs: the same pixels as planes, in less memory, in any process and on any device."""
 
 import copy
+import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +129,82 @@ def test_pinned_masks_are_the_same_on_a_gpu(planes):
 def test_windows_and_pixels_that_do_not_fit_are_an_error(pixels, windows, error, message):
     with pytest.raises(error, match=message):
         CompactMasks(pixels, np.array(windows), (6, 9))
+
+
+SMOKE = Path(__file__).parents[2] / "shared/data/coco_smoke/annotations/instances_val.json"
+
+
+def drawn_codes(seed, size=(37, 53)):
+    """Codes of random masks: blobs, single pixels, whole columns, everything, nothing."""
+    generator = np.random.default_rng(seed)
+    planes = [generator.random(size) < share for share in (0.0, 0.001, 0.2, 0.9, 1.0)]
+    planes[2][:, 10:14] = True
+    planes[3][:, :-1] = False
+    return coco_mask.encode(np.asfortranarray(np.stack(planes, axis=2).astype(np.uint8)))
+
+
+def as_text(rle):
+    return {**rle, "counts": rle["counts"].decode()}
+
+
+def as_numbers(rle):
+    pixels = coco_mask.decode(rle).ravel(order="F")
+    changes = np.flatnonzero(np.diff(pixels, prepend=np.uint8(0), append=np.uint8(2)))
+    return {**rle, "counts": np.diff(changes, prepend=0).tolist()}
+
+
+@pytest.mark.parametrize("form", [dict, as_text, as_numbers])
+@pytest.mark.parametrize("seed", range(3))
+def test_run_length_codes_give_what_pycocotools_decodes(form, seed):
+    rles = drawn_codes(seed)
+    masks = CompactMasks.from_rle([form(rle) for rle in rles])
+    assert np.array_equal(masks.dense().numpy(), coco_mask.decode(rles).transpose(2, 0, 1))
+    assert torch.equal(
+        torch.from_numpy(masks.windows), torch.from_numpy(CompactMasks.from_dense(masks.dense()).windows)
+    )
+
+
+def test_polygons_give_what_pycocotools_draws():
+    generator = np.random.default_rng(0)
+    polygons = [[(generator.random(2 * n) * 60 - 5).tolist() for n in (3, 7)] for _ in range(5)] + [[]]
+    masks = CompactMasks.from_polygons(polygons, (40, 50))
+    for mask, parts in zip(masks.dense()[:-1], polygons, strict=False):
+        assert np.array_equal(mask.numpy(), coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, 40, 50))))
+    assert not masks.dense()[-1].any()
+
+
+@pytest.mark.skipif(not SMOKE.exists(), reason="the data set coco_smoke is not next to the repository")
+def test_real_polygons_give_what_pycocotools_draws():
+    data = json.loads(SMOKE.read_text())
+    for image in data["images"]:
+        outlines = [each["segmentation"] for each in data["annotations"] if each["image_id"] == image["id"]]
+        size = image["height"], image["width"]
+        for plane, parts in zip(CompactMasks.from_polygons(outlines, size).planes(), outlines, strict=True):
+            expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, *size)))
+            assert np.array_equal(plane.numpy(), expected)
+
+
+def test_without_objects_the_size_has_to_be_given():
+    assert CompactMasks.from_rle([], (4, 5)).shape == (0, 4, 5)
+    with pytest.raises(ValueError, match="size: expected the image's height and width"):
+        CompactMasks.from_rle([])
+
+
+@pytest.mark.parametrize(
+    ("rle", "message"),
+    [
+        ({"size": [4, 6], "counts": [24]}, r"rles\[1\]: expected a mask of \(4, 5\) \(height, width\), got \(4, 6\)"),
+        ({"size": [4, 5], "counts": [3, 4]}, r"rles\[1\]: expected runs of 20 pixels in all, got 7"),
+        ({"size": [4, 5], "counts": [25, -5]}, r"rles\[1\]: expected runs of 20 pixels"),
+        ({"size": [4, 5], "counts": "a!"}, r"rles\[1\]: expected a run-length code, got unexpected character '!'"),
+        ({"size": [4, 5], "counts": b"o"}, r"rles\[1\]: expected a run-length code, got the last number is cut off"),
+    ],
+)
+def test_a_code_that_cannot_be_read_is_named(rle, message):
+    with pytest.raises(ValueError, match=message):
+        CompactMasks.from_rle([{"size": [4, 5], "counts": [20]}, rle])
+
+
+def test_a_polygon_without_an_area_is_named():
+    with pytest.raises(ValueError, match=r"polygons\[1\]: expected x and y of 3 points or more, got 4 numbers"):
+        CompactMasks.from_polygons([[[0, 0, 4, 0, 4, 4]], [[0, 0, 4, 4]]], (4, 5))

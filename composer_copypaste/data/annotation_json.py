@@ -20,12 +20,12 @@ from composer_copypaste.data.rle import (
     Rle,
     Segmentation,
     cropped_mask,
-    decode_rle_counts,
     draw_cropped_masks,
     rle_of_segmentation,
     widen_boxes_to_masks,
 )
 from composer_copypaste.errors import as_json, count_noun
+from composer_copypaste.run_lengths import decode_counts
 
 SHORTEST_SIDE = 1e-3
 """Shortest side of a box in pixels: models take boxes as float32, which cannot tell closer corners apart."""
@@ -380,7 +380,7 @@ def _parse_counts(value: Any) -> tuple[bytes | None, Sequence[int | None]]:
     if isinstance(value, str | bytes):
         try:
             encoded = value if isinstance(value, bytes) else value.encode()
-            return encoded, decode_rle_counts(encoded)
+            return encoded, decode_counts(encoded).tolist()
         except ValueError as error:
             raise SegmentationError(f"mask cannot be decoded: {error} in its counts, {as_json(value)}") from None
     if not isinstance(value, list):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from composer_copypaste.compact_masks import CompactMasks
+from composer_copypaste.run_lengths import decode_counts, mask_in_window
 
 
 class Rle(TypedDict):
@@ -75,37 +76,10 @@ class CroppedMask:
         return CroppedMask(self.top, width - self.left - self.mask.shape[1], self.mask[:, ::-1])
 
 
-def decode_rle_counts(text: bytes) -> list[int]:
-    """The run lengths of a compressed encoding: alternately of zeros and of ones, zeros first.
-
-    Each character holds five bits of a number and a flag that more follow. From the fourth run on, the number is the
-    difference from the run two places before (``rleFrString`` in cocoapi's maskApi.c).
-
-    Raises:
-        ValueError: where the text is not such an encoding.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"unexpected character {chr(character)!r}")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("the last number is cut off")
-    return counts
-
-
 def count_encoded_pixels(codes: Sequence[bytes]) -> Int64[np.ndarray, " n"]:
     """The sum of the run lengths of each compressed encoding, zeros included; -1 where the text is not an encoding.
 
-    The same as the sum of :func:`decode_rle_counts`, but all encodings are decoded at once, in one array of characters.
+    The same as the sum of :func:`decode_counts`, but all encodings are decoded at once, in one array of characters.
     """
     pixels = np.full(len(codes), -1)
     complete = [number for number, code in enumerate(codes) if code and not (code[-1] - 48) & 32]
@@ -146,18 +120,8 @@ def _undo_differences(values: Int64[np.ndarray, " r"], owner: Int64[np.ndarray, 
 
 def cropped_mask_of_rle(rle: Rle) -> CroppedMask | None:
     """The mask of a run-length encoding, cut to its pixels; None where there are none."""
-    counts = np.array(decode_rle_counts(rle["counts"]), dtype=np.int64)
-    covered = np.flatnonzero(counts[1::2])
-    if not len(covered):
-        return None
-    height = rle["size"][0]
-    ends = np.cumsum(counts)
-    left, right = int(ends[2 * covered[0]] // height), int((ends[2 * covered[-1] + 1] - 1) // height + 1)
-    runs = np.diff(ends.clip(left * height, right * height), prepend=left * height)
-    columns = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(right - left, height)
-    rows = np.flatnonzero(columns.any(axis=0))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    return CroppedMask(top, left, columns[:, top:bottom].T)
+    (top, left, _, _), mask = mask_in_window(decode_counts(rle["counts"]), rle["size"][0])
+    return CroppedMask(top, left, mask) if mask.size else None
 
 
 def rle_of_polygons(polygons: Polygons, size: tuple[int, int]) -> Rle:

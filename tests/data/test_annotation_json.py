@@ -233,7 +233,9 @@ def test_compressed_run_lengths_may_be_bytes_in_content_from_python():
         "categories": [{"id": 5, "name": "nut"}],
         "annotations": [annotation(segmentation=rle)],
     }
-    assert next(file_ground_truth(content, masks=True).annotations(7))["segmentation"] == rle
+    masks = file_ground_truth(content, masks=True).truth(7).masks
+    assert masks is not None
+    assert masks.rles() == [rle]
     assert len(content["annotations"]) == 1
 
 

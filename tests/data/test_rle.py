@@ -13,10 +13,10 @@ from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.data.rle import (
     count_encoded_pixels,
     cropped_mask,
-    decode_rle_counts,
     mask_boxes,
     widen_boxes_to_masks,
 )
+from composer_copypaste.run_lengths import decode_counts
 
 # ---- encodings of many masks, next to the same read one by one
 
@@ -30,7 +30,7 @@ def drawn_codes(count=400):
 
 def one_by_one(code):
     try:
-        counts = decode_rle_counts(code)
+        counts = decode_counts(code).tolist()
     except ValueError:
         return -1
     return sum(counts) if counts and min(counts) >= 0 else -1
