@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int64, Integer, Shaped
+from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -43,7 +43,7 @@ class Instances:
     """The ``n`` objects of one image; a row of every field for each.
 
     ``boxes`` are (x1, y1, x2, y2) in pixels, x2 one past the last pixel. ``masks`` are 0 outside the object; they can
-    only be indexed, taken, split and mapped as planes. ``extras`` are further tensors with a row for each object.
+    only be mapped as planes. ``extras`` are further tensors with a row for each object.
     """
 
     boxes: Shaped[Tensor, "n 4"]
@@ -61,32 +61,33 @@ class Instances:
         return self.map(lambda values: values[index])
 
     def take(self, numbers: Sequence[int] | Int64[ndarray, " k"]) -> "Instances":
-        """The objects with these indices. Each field gets them on its own device, as only that waits for no device."""
-        fields = self._planes_and_fields()
+        """The objects with these indices, with masks of size 0 x 0.
+
+        Each field gets the indices on its own device, as only that waits for no device.
+        """
+        fields = self._fields()
         index = {
             device: torch.as_tensor(numbers, dtype=torch.int64).to(device, non_blocking=device.type != "cpu")
             for device in {values.device for values in fields}
         }
-        boxes, labels, masks, area, iscrowd, *extras = (values[index[values.device]] for values in fields)
-        return Instances(boxes, labels, masks, area, iscrowd, dict(zip(self.extras, extras, strict=True)))
+        boxes, labels, area, iscrowd, *extras = (values.index_select(0, index[values.device]) for values in fields)
+        return Instances(boxes, labels, empty_masks(labels), area, iscrowd, dict(zip(self.extras, extras, strict=True)))
 
-    def split(self, counts: Sequence[int]) -> "list[Instances]":
-        """The objects in groups of these sizes, in order."""
-        fields = self._planes_and_fields()
+    def split(self, counts: Sequence[int], masks: Sequence[Tensor | CompactMasks]) -> "list[Instances]":
+        """The objects in groups of these sizes, in order, with these masks."""
+        parts = (torch.split_with_sizes(values, counts) for values in self._fields())
         return [
-            Instances(boxes, labels, masks, area, iscrowd, dict(zip(self.extras, extras, strict=True)))
-            for boxes, labels, masks, area, iscrowd, *extras in zip(*(f.split(counts) for f in fields), strict=True)
+            Instances(boxes, labels, own_masks, area, iscrowd, dict(zip(self.extras, extras, strict=True)))
+            for own_masks, boxes, labels, area, iscrowd, *extras in zip(masks, *parts, strict=True)
         ]
 
-    def _planes_and_fields(self) -> "tuple[Tensor, ...]":
-        """All fields, with masks that are planes."""
-        masks = cast(Tensor, self.masks)
-        return (self.boxes, self.labels, masks, self.area, self.iscrowd, *self.extras.values())
+    def _fields(self) -> "tuple[Tensor, ...]":
+        """All fields but the masks."""
+        return (self.boxes, self.labels, self.area, self.iscrowd, *self.extras.values())
 
     def without_masks(self) -> "Instances":
         """The same objects with masks of size 0 x 0, which cost nothing to index."""
-        masks = self.labels.new_empty((len(self), 0, 0), dtype=torch.uint8)
-        return Instances(self.boxes, self.labels, masks, self.area, self.iscrowd, self.extras)
+        return Instances(self.boxes, self.labels, empty_masks(self.labels), self.area, self.iscrowd, self.extras)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Instances":
         """The objects with the function applied to each field."""
@@ -98,6 +99,11 @@ class Instances:
             iscrowd=function(self.iscrowd),
             extras={name: function(values) for name, values in self.extras.items()},
         )
+
+
+def empty_masks(labels: Integer[Tensor, " n"]) -> UInt8[Tensor, "n 0 0"]:
+    """Masks of size 0 x 0 for objects with these labels, where their masks are somewhere else."""
+    return labels.new_empty((labels.shape[0], 0, 0), dtype=torch.uint8)
 
 
 # From targets
@@ -159,10 +165,11 @@ def _instances(
         for key in keys
     }
     boxes, labels = fields["boxes"], fields["labels"]
-    n = len(labels)
+    n = labels.shape[0]
     if "masks" not in fields:
         fields["masks"] = plain(labels).new_zeros((), dtype=torch.uint8).expand(n, *size)  # takes no memory
-    area, iscrowd = fields.get("area", boxes.new_zeros(n)), fields.get("iscrowd", labels.new_zeros(n))
+    area = fields["area"] if "area" in fields else boxes.new_zeros(n)
+    iscrowd = fields["iscrowd"] if "iscrowd" in fields else labels.new_zeros(n)
     if isinstance(target.get("keypoints"), Tensor):
         _check_keypoints(name, target, n)
     _check_shapes(name, fields, size, object_keys)
@@ -182,9 +189,9 @@ def _instances(
 
 def _check_shapes(name: str, fields: Mapping[str, Any], size: tuple[int, int], object_keys: Sequence[str]) -> None:
     """Raise ``ValueError`` where a field has not a row for each label, or masks are not of the image's size."""
-    n = len(fields["labels"])
-    for key, shape in {"boxes": (n, 4), "masks": (n, *size), "area": (n,), "iscrowd": (n,)}.items():
-        if key in fields and tuple(fields[key].shape) != shape:
+    n = fields["labels"].shape[0]
+    for key, shape in (("boxes", (n, 4)), ("masks", (n, *size)), ("area", (n,)), ("iscrowd", (n,))):
+        if key in fields and fields[key].shape != shape:
             raise ValueError(
                 f"{name}: expected {key!r} of shape {shape} ({count_noun(n, 'label')}, "
                 f"image of {size[0]} x {size[1]}), got {tuple(fields[key].shape)}"

@@ -176,7 +176,7 @@ def bank_image(image: Shaped[Tensor, "c h w"], objects: ImageObjects, at_most: i
         windows=windows,
         crops=[copied(image[:, *window.slices]) for window in windows],
         masks=masks,
-        fields=objects.instances.without_masks().take(kept).map(copied),
+        fields=objects.instances.take(kept).map(copied),
     )
 
 

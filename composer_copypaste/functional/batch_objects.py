@@ -16,7 +16,7 @@ from torch import Tensor
 from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.semantic_maps import Classes, classes_in_maps, masks_of_classes
-from composer_copypaste.functional.tensors import Images, on_device, read_back
+from composer_copypaste.functional.tensors import Images, image_sizes, on_device, read_back
 from composer_copypaste.instances import OBJECT_FIELDS, Instances, Target, instances_of, is_tv_tensor
 from composer_copypaste.settings import CopyPasteSettings, GeometryKind
 
@@ -107,7 +107,7 @@ class ImageObjects:
         if self.class_ids is None:
             raise TypeError("expected the objects of a class-id map, got those of a detection target")
         chosen = Classes(self.labels[numbers], self.info.boxes[numbers])
-        fields = self.instances.without_masks().take(numbers)
+        fields = self.instances.take(numbers)
         info = replace(self.info, boxes=chosen.boxes, weights=self.info.weights[numbers], is_object=None)
         instances = replace(fields, masks=masks_of_classes(self.class_ids, chosen))
         return ImageObjects(info, instances, chosen.ids, self.iscrowd[numbers], None, self.class_ids)
@@ -142,17 +142,18 @@ def batch_objects(
     check_boxes(numbers[:, :4], ends)
     if "masks" not in targets[0]:
         batch = [replace(own, masks=box_masks(own.boxes, image)) for own, image in zip(batch, images, strict=True)]
-    pixels = np.repeat([image.shape[-2] * image.shape[-1] for image in images], counts)
+    sizes = image_sizes(images)
+    pixels = np.repeat([height * width for height, width in sizes], counts)
     weights = copy_weights(numbers[:, 4], area, pixels, settings) * (numbers[:, 5] == 0)
     return [
         ImageObjects(
-            ImageInfo(image.shape[-2], image.shape[-1], numbers[end - count : end, :4], weights[end - count : end]),
+            ImageInfo(*size, numbers[end - count : end, :4], weights[end - count : end]),
             instances,
             labels=numbers[end - count : end, 4].astype(np.int64),
             iscrowd=numbers[end - count : end, 5],
             areas=None if area is None else area[end - count : end],
         )
-        for image, instances, count, end in zip(images, batch, counts, ends.tolist(), strict=True)
+        for size, instances, count, end in zip(sizes, batch, counts, ends.tolist(), strict=True)
     ]
 
 
@@ -166,12 +167,11 @@ def checked_instances(
     """
     if any(isinstance(target, Tensor) for target in targets):
         raise TypeError("targets: expected class ids of all images as one tensor (n, h, w), got a list of tensors")
-    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     passing = () if settings.place_key is None else (settings.place_key,)
     declared = settings.geometry or {}
     named = (*settings.object_keys, *declared) if declared else settings.object_keys
     object_keys = object_keys_of(targets, named, passing, refuse_positions=refuse_positions)
-    batch = instances_of(targets, sizes, object_keys)
+    batch = instances_of(targets, image_sizes(images), object_keys)
     if declared:
         check_geometry(batch, declared)
     for i, instances in enumerate(batch):
@@ -280,7 +280,7 @@ def _areas(targets: Sequence[Target], batch: Sequence[Instances]) -> Float[ndarr
 
 def check_map_sizes(images: Images, maps: Integer[Tensor, "n h w"]) -> None:
     """Raise ``ValueError`` where class-id maps are not of their images' size."""
-    sizes = sorted({(image.shape[-2], image.shape[-1]) for image in images})
+    sizes = sorted(set(image_sizes(images)))
     if any(size != tuple(maps.shape[1:]) for size in sizes):
         raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(maps.shape[1:])}")
 

@@ -377,7 +377,7 @@ def _paste_objects(
     with without_autocast(before.images[0].device):
         images = stacked.paint(before.images, [crop.image for crop in crops])
     added = np.bincount(kept.target[kept.pasted >= 0], minlength=n).tolist()
-    dropped = len(layout.pasted.target) + int(layout.image_receives.sum()) - len(kept.target)
+    dropped = len(layout.pasted.target) + int(layout.objects.image_receives.sum()) - len(kept.target)
     outcome = Outcome(layout, stacked, kept, measures)
     return replace(before, images=images, targets=changed, added=added, dropped=dropped, kept=kept, outcome=outcome)
 
@@ -505,23 +505,24 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
         )
     if not isinstance(targets, Tensor | list | tuple):
         raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
-    _check_images(list(images), len(targets))
-    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+    _check_images(images, len(targets))
+    for i, target in enumerate(targets):
         if not isinstance(target, Tensor | Mapping):
             raise TypeError(f"targets[{i}]: expected a dict with boxes, labels and masks, got {type(target).__name__}")
         if isinstance(target, Tensor) and target.dtype not in WHOLE_NUMBERS:
             raise TypeError(f"targets[{i}]: expected class ids of {WHOLE}, got {target.dtype}; .long() gives some")
         masks = target if isinstance(target, Tensor) else target.get("masks")
-        if isinstance(masks, Tensor | CompactMasks) and masks.device != image.device:
-            found = f"expected masks where their image is, on {image.device}, got {masks.device}"
+        if isinstance(masks, Tensor | CompactMasks) and masks.device != images[0].device:
+            found = f"expected masks where their image is, on {images[0].device}, got {masks.device}"
             raise ValueError(f"targets[{i}]: {found}")
     if len({isinstance(target, Tensor) for target in targets}) > 1:
         raise TypeError("targets: expected dicts or class ids for all images, got some of both")
 
 
-def _check_images(images: Sequence[Tensor], targets: int) -> None:
+def _check_images(images: Images, targets: int) -> None:
     """Raise where images are none, differ in kind or device, or are not as many as targets."""
-    for i, image in enumerate(images):
+    each = [images[0]] if isinstance(images, Tensor) and len(images) else images
+    for i, image in enumerate(each):
         if not isinstance(image, Tensor):
             raise TypeError(f"images[{i}]: expected a tensor (c, h, w), got {type(image).__name__}")
         if image.ndim != 3 or not image.numel():
@@ -536,11 +537,11 @@ def _check_images(images: Sequence[Tensor], targets: int) -> None:
             f"expected a target for each image, got {count_noun(len(images), 'image')} and "
             f"{count_noun(targets, 'target')}"
         )
-    devices = {image.device for image in images}
+    devices = {image.device for image in each}
     if len(devices) > 1:  # kernels read memory by its address
         named = " and some on ".join(sorted(map(str, devices)))
         raise ValueError(f"expected images on one device, got some on {named}")
-    kinds = {(image.dtype, image.shape[0]) for image in images}
+    kinds = {(image.dtype, image.shape[0]) for image in each}
     if len(kinds) > 1:
         named = str(sorted((str(dtype), channels) for dtype, channels in kinds))
         raise ValueError(f"expected images of one type and number of channels, got {named}")

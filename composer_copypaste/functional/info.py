@@ -113,7 +113,11 @@ def paste_info(
         parts.append(_untouched_objects([i for i in range(len(batch)) if i not in receiving], batch))
     if outcome is not None and outcome.kept is not None:
         parts.append(_kept_objects(plan, batch, outcome.kept, outcome.measures or outcome.stack.measure(None)[0]))
-        dropped = int(outcome.layout.image_receives.sum()) + len(outcome.layout.pasted) - len(outcome.kept.target)
+        dropped = (
+            int(outcome.layout.objects.image_receives.sum())
+            + len(outcome.layout.pasted.target)
+            - len(outcome.kept.target)
+        )
     elif outcome is not None:
         parts.append(_pasted_classes(plan, outcome.layout, outcome.stack.measure(None)[0]))
     columns = _in_order_of_images(parts or [_untouched_objects([], batch)])
@@ -169,7 +173,7 @@ def _kept_objects(plan: PastePlan, batch: Sequence[ImageObjects], kept: KeptObje
 
 def _pasted_classes(plan: PastePlan, layout: Layout, measures: Measures) -> _Columns:
     """The pasted classes of which a pixel is visible."""
-    shown = np.flatnonzero(measures.area[: len(layout.pasted)])
+    shown = np.flatnonzero(measures.area[: len(layout.pasted.target)])
     row = layout.pasted.row[shown]
     return _Columns(
         layout.pasted.target[shown],

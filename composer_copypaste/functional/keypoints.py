@@ -191,7 +191,7 @@ def place_keypoints(
         whole: for each image whether its keypoints are whole numbers; pasted ones are then rounded.
         settings: the pairs that swap places.
     """
-    pasted, own = layout.pasted, np.flatnonzero(layout.image_receives)
+    pasted, own = layout.pasted, np.flatnonzero(layout.objects.image_receives)
     pairs = pairs_of(
         keypoints.shape[1],
         settings.keypoint_pairs,
@@ -210,7 +210,7 @@ def place_keypoints(
     mirrored = np.linalg.det(to_target) < 0
     moved = kept_inside(swapped(moved, mirrored, pairs), ends, rounded)
     values = torch.cat([keypoints[on_device(own, device)].double(), moved])
-    images = np.concatenate([layout.source[own], pasted.target])
+    images = np.concatenate([layout.objects.source[own], pasted.target])
     pixels, inside = _pixels(values, images, layout)
     place = np.concatenate([np.full(len(own), -1), pasted.level])
     return PlacedKeypoints(values, own, place, pixels, inside, mirrored, pairs)

@@ -5,14 +5,14 @@ Arrays have a row for each object of the whole batch: a Python object for each w
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.functional.plan import BOX_CORNERS, PastePlan
-from composer_copypaste.functional.resample import PIXEL
+from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.windows import Window
 
 MARGIN = np.array([-1, -1, 1, 1])
@@ -52,8 +52,22 @@ class PastedObject:
     window: Window
 
 
-@dataclass(frozen=True)
-class PastedObjects:
+class LayoutObjects(NamedTuple):
+    """The objects of all sources in a row, first those of the batch's images."""
+
+    source: Int64[ndarray, " g"]
+    """Index of the object's source."""
+    instance: Int64[ndarray, " g"]
+    """Object index within the source."""
+    mask_windows: Int64[ndarray, "g 4"]
+    """The window of its source in which the object's mask is kept."""
+    windows: Int64[ndarray, "g 4"]
+    """The part of that window near the object's box, where its pixels are."""
+    image_receives: Bool[ndarray, " g"]
+    """Whether anything is pasted on the image that the object belongs to."""
+
+
+class PastedObjects(NamedTuple):
     """The objects pasted in a batch, ordered by target, and bottom to top."""
 
     row: Int64[ndarray, " m"]
@@ -83,118 +97,47 @@ class PastedObjects:
     ranges: Int64[ndarray, "t 2"]
     """For each of these images the index of its first pasted object, and of its last plus 1."""
 
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def __getitem__(self, m: int) -> PastedObject:
-        return PastedObject(
-            int(self.source[m]),
-            int(self.instance[m]),
-            self.to_source[m],
-            self.to_mask[m],
-            self.color[m],
-            Window(*self.windows[m].tolist()),
-        )
+    def one_by_one(self) -> list[PastedObject]:
+        """Each of the objects."""
+        windows = [Window(*window) for window in self.windows.tolist()]
+        numbers = (self.source.tolist(), self.instance.tolist())
+        return list(map(PastedObject, *numbers, self.to_source, self.to_mask, self.color, windows))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The objects of all sources in a row, first those of the batch's images, and the objects pasted."""
+    """The objects of all sources, and the objects pasted."""
 
     masks: Sequence[CompactMasks]
     """The masks of each source's objects, where they are drawn."""
     sizes: Int64[ndarray, "s 2"]
     """Height and width of each source."""
-    source: Int64[ndarray, " g"]
-    """Index of each object's source."""
-    instance: Int64[ndarray, " g"]
-    """Object index within the source."""
-    mask_windows: Int64[ndarray, "g 4"]
-    """The window of its source in which each object's mask is kept."""
-    windows: Int64[ndarray, "g 4"]
-    """The part of that window near the object's box, where its pixels are."""
-    image_receives: Bool[ndarray, " g"]
-    """Whether anything is pasted on the image that the object belongs to."""
+    objects: LayoutObjects
     overlapped: Int64[ndarray, " k"]
     """Indices of the objects whose window shares a pixel with that of an object pasted on their image, ascending."""
     pasted: PastedObjects
 
     def with_masks_of_first(self, masks: CompactMasks, others: Sequence[CompactMasks]) -> "Layout":
         """The layout with masks that are drawn by now: of the first source, of which nothing is pasted, and others."""
-        mask_windows, windows = self.mask_windows.copy(), self.windows.copy()
+        mask_windows, windows = self.objects.mask_windows.copy(), self.objects.windows.copy()
         mask_windows[: len(masks)] = masks.windows
         windows[: len(masks)] = _common_part(windows[: len(masks)], masks.windows)
-        return replace(self, masks=[masks, *others], mask_windows=mask_windows, windows=windows)
+        objects = self.objects._replace(mask_windows=mask_windows, windows=windows)
+        return replace(self, masks=[masks, *others], objects=objects)
 
 
 def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
     """The layout of a plan whose sources have these objects; pasted objects that miss their image are left out."""
-    from composer_copypaste.functional.engines.numba_masks import mark_overlapped  # takes half a second
+    from composer_copypaste.functional.engines.numba_objects import lay_out  # takes half a second
 
+    whole = (np.ascontiguousarray(column.numpy(), np.int64) for column in (plan.target, plan.source, plan.instance))
+    real = (np.ascontiguousarray(column.numpy(), np.float64) for column in (plan.to_source, plan.color))
     counts = np.array([len(image.boxes) for image in objects])
-    first, source = np.cumsum(counts) - counts, np.repeat(np.arange(len(objects)), counts)
-    sizes = np.array([image.masks.size for image in objects])
-    mask_windows = np.concatenate([image.masks.windows for image in objects])
     boxes = np.concatenate([image.boxes for image in objects])
-    windows = _common_part(box_windows(boxes + MARGIN), mask_windows)
-    pasted = _pasted_objects(plan, boxes, mask_windows, first, sizes)
-    receives, overlapped = np.full(len(objects), False), np.full(len(source), False)
-    receives[pasted.receiving] = True
-    own = np.stack([first, first + counts], axis=1)[pasted.receiving]
-    mark_overlapped(own, windows, pasted.ranges, pasted.windows, overlapped)
-    return Layout(
-        masks=[image.masks for image in objects if isinstance(image.masks, CompactMasks)],
-        sizes=sizes,
-        source=source,
-        instance=np.arange(len(source)) - first[source],
-        mask_windows=mask_windows,
-        windows=windows,
-        image_receives=receives[source],
-        overlapped=np.flatnonzero(overlapped),
-        pasted=pasted,
-    )
-
-
-def _pasted_objects(
-    plan: PastePlan,
-    boxes: Float[ndarray, "g 4"],
-    mask_windows: Int64[ndarray, "g 4"],
-    first: Int64[ndarray, " s"],
-    sizes: Int64[ndarray, "s 2"],
-) -> PastedObjects:
-    """The pasted objects, given boxes and windows of all sources' objects and the index of each source's first one."""
-    columns = (plan.target, plan.source, plan.instance, plan.to_source, plan.color)
-    target, source, instance, to_source, color = (column.numpy() for column in columns)
-    origin = first[source] + instance
-    corners = (boxes[origin] + MARGIN)[:, BOX_CORNERS] - to_source[:, None, :, 2]
-    corners = np.einsum("mij,mcj->mci", np.linalg.inv(to_source[:, :, :2]), corners)
-    unbounded = box_windows(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1))
-    windows = np.clip(unbounded, 0, np.tile(sizes[target], 2))
-    order = np.argsort(target, kind="stable")  # a hand-written plan may mix its targets
-    order = order[(windows[order, :2] < windows[order, 2:]).all(axis=1)]
-    target = target[order]
-    counts = np.bincount(target)
-    receiving = np.flatnonzero(counts)
-    counts = counts[receiving]
-    start = np.cumsum(counts) - counts
-    fixed = np.rint(to_source[order] * float(PIXEL)).astype(np.int64)
-    to_mask = fixed.copy()
-    to_mask[:, :, 2] -= PIXEL * mask_windows[origin[order]][:, [1, 0]]
-    return PastedObjects(
-        row=order,
-        target=target,
-        source=source[order],
-        instance=instance[order],
-        origin=origin[order],
-        to_source=fixed,
-        to_mask=to_mask,
-        color=color[order],
-        windows=windows[order],
-        unbounded_windows=unbounded[order],
-        level=np.arange(len(order)) - np.repeat(start, counts),
-        receiving=receiving,
-        ranges=np.stack([start, start + counts], axis=1),
-    )
+    mask_windows = np.concatenate([image.masks.windows for image in objects])
+    sizes = np.array([image.masks.size for image in objects])
+    masks = [image.masks for image in objects if isinstance(image.masks, CompactMasks)]
+    return Layout(masks, sizes, *lay_out((*whole, *real), counts, boxes, mask_windows, sizes))
 
 
 def _common_part(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "n 4"]) -> Int64[ndarray, "n 4"]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64, Integer, UInt8
+from jaxtyping import Float, Int32, Int64, Integer
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.compact_masks import CompactMasks, Masks, window_areas
 from composer_copypaste.functional.tensors import extents, on_device, read_back
 
 LARGEST_SPAN = 4096
@@ -48,17 +49,18 @@ def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     return [Classes(ids[here], found[here].astype(np.float64)) for found, here in zip(boxes, present, strict=True)]
 
 
-def masks_of_classes(ids: Integer[Tensor, "h w"], classes: Classes) -> UInt8[Tensor, "n h w"]:
-    """The mask of each of these classes."""
+def masks_of_classes(ids: Integer[Tensor, "h w"], classes: Classes) -> Masks:
+    """The mask of each of these classes; on the host cut to their boxes."""
     from composer_copypaste.functional.engines.compilation import can_compile  # 0.5 s to import
 
     if not (ids.is_cpu and can_compile()):
         return (ids == on_device(classes.ids, ids.device, ids.dtype)[:, None, None]).view(torch.uint8)
     from composer_copypaste.functional.engines.numba_semantic_maps import class_masks
 
-    masks = np.zeros((len(classes.ids), *ids.shape), dtype=np.uint8)  # zeros that nothing is written to take no memory
-    class_masks(ids.numpy(), classes.ids.astype(np.int64), masks)
-    return torch.from_numpy(masks)
+    windows = classes.boxes[:, [1, 0, 3, 2]].astype(np.int64)
+    pixels = np.empty(window_areas(windows).sum(), dtype=np.uint8)
+    class_masks(ids.numpy(), classes.ids.astype(np.int64), windows, pixels)
+    return CompactMasks.unchecked(torch.from_numpy(pixels), windows, (ids.shape[0], ids.shape[1]))
 
 
 def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:

@@ -16,6 +16,13 @@ Value = TypeVar("Value")
 Index = slice | Int64[ndarray, "..."]
 
 
+def image_sizes(images: Images) -> list[tuple[int, int]]:
+    """Height and width of each image."""
+    if isinstance(images, Tensor):  # going through its images takes a while
+        return [(images.shape[-2], images.shape[-1])] * len(images)
+    return [(image.shape[-2], image.shape[-1]) for image in images]
+
+
 def sequence_like(values: Sequence[Value], given: object) -> Sequence[Value]:
     """A tuple where one was given, else a list."""
     return tuple(values) if isinstance(given, tuple) else list(values)

@@ -1,9 +1,9 @@
 """Which objects are still visible after pasting, and their fields then (``min_visibility``, ``min_area``)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.tensors import on_device
-from composer_copypaste.instances import Instances, exact_up_to
+from composer_copypaste.instances import Instances, empty_masks, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
 
 AREA_TOLERANCE = 1e-3
@@ -33,8 +33,7 @@ class Measures(NamedTuple):
     """The tight box (x1, y1, x2, y2) around the visible pixels; undefined where there are none."""
 
 
-@dataclass(frozen=True)
-class KeptObjects:
+class KeptObjects(NamedTuple):
     """The objects that images have after pasting, as the host decided; only images on which something was pasted.
 
     A row for each object, image after image: first the image's own objects that stay, then the pasted ones, bottom to
@@ -76,37 +75,17 @@ def decide_kept_objects(
     Objects that lost no pixel stay, whatever their size. Crowd regions stay while one of their pixels is visible. With
     ``cut_out`` masks are kept in windows around their pixels, else in the whole image.
     """
-    pasted, overlapped, m = layout.pasted, layout.overlapped, len(layout.pasted.target)
-    least = settings.min_visibility * measures.former - AREA_TOLERANCE
-    enough = (measures.area >= settings.min_area) & (measures.area >= least)
-    left, lost = measures.area[m:], measures.area[m:] < measures.former[m:]
-    stays = layout.image_receives.copy()
-    stays[overlapped[lost & ~np.where(iscrowd[overlapped] != 0, left > 0, enough[m:])]] = False
-    measure = np.full(len(stays), -1)
-    measure[overlapped[lost]] = m + np.flatnonzero(lost)
-    own, joined = np.flatnonzero(stays), np.flatnonzero(enough[:m])
-    target = np.concatenate([layout.source[own], pasted.target[joined]])
-    order = np.argsort(target, kind="stable")
-    target = target[order]
-    ends = np.stack([np.searchsorted(target, pasted.receiving, side) for side in ("left", "right")], axis=1)
-    origin, none = np.concatenate([own, pasted.origin[joined]])[order], np.full(len(own), -1)
-    measure = np.concatenate([measure[own], joined])[order]
-    if cut_out:
-        windows = np.where(measure[:, None] < 0, layout.mask_windows[origin], measures.boxes[measure][:, [1, 0, 3, 2]])
-    else:
-        windows = np.concatenate([np.zeros_like(origin, shape=(len(target), 2)), layout.sizes[target]], axis=1)
-    return KeptObjects(
-        images=pasted.receiving,
-        ends=ends,
-        target=target,
-        place=np.arange(len(target)) - ends[np.searchsorted(pasted.receiving, target), 0],
-        origin=origin,
-        instance=layout.instance[origin],
-        pasted=np.concatenate([none, joined])[order],
-        row=np.concatenate([none, pasted.row[joined]])[order],
-        measure=measure,
-        windows=windows,
-    )
+    from composer_copypaste.functional.engines.numba_objects import keep_objects  # takes half a second
+
+    limits = float(settings.min_visibility), float(settings.min_area), AREA_TOLERANCE
+    objects = layout.objects, layout.overlapped, layout.pasted
+    columns, ends, windows = keep_objects(*objects, measures, iscrowd != 0, limits)
+    target, place, origin, instance, pasted, row, measure = columns
+    if not cut_out:
+        windows = np.zeros_like(windows)
+        windows[:, 2:] = layout.sizes[target]
+    images = layout.pasted.receiving
+    return KeptObjects(images, ends, target, place, origin, instance, pasted, row, measure, windows)
 
 
 def assemble_kept_objects(
@@ -132,11 +111,9 @@ def assemble_kept_objects(
         device = values.device
         fields.append(values.index_copy(0, on_device(changed, device), on_device(new, device, values.dtype)))
     after = replace(after, boxes=fields[0], area=fields[1], extras={**after.extras, **keypoint_fields})
-    parts = after.split((kept.ends[:, 1] - kept.ends[:, 0]).tolist())
-    return {
-        image: replace(part, masks=masks.get(image, part.masks))
-        for image, part in zip(kept.images.tolist(), parts, strict=True)
-    }
+    images, counts = kept.images.tolist(), (kept.ends[:, 1] - kept.ends[:, 0]).tolist()
+    of_images = [masks[image] for image in images] if masks else cast(Tensor, after.masks).split(counts)
+    return dict(zip(images, after.split(counts, of_images), strict=True))
 
 
 def joined_fields(parts: Sequence[Instances]) -> Instances:
@@ -148,7 +125,7 @@ def joined_fields(parts: Sequence[Instances]) -> Instances:
     return Instances(
         boxes=joined_rows([part.boxes for part in parts]),
         labels=labels,
-        masks=labels.new_empty((len(labels), 0, 0), dtype=torch.uint8),
+        masks=empty_masks(labels),
         area=joined_rows([part.area for part in parts]),
         iscrowd=joined_rows([part.iscrowd for part in parts]),
         extras={name: joined_rows([part.extras[name] for part in parts]) for name in parts[0].extras},

@@ -56,7 +56,7 @@ def test_nothing_but_the_read_back_needs_a_value_from_the_device(case):
 
 
 @many(10)
-@given(cases(counts=st.integers(0, 5), bank=True, p=1.0, p_instance=1.0, labels=None))
+@given(cases(counts=st.integers(0, 5), bank=True, p=1.0, p_instance=1.0, labels=None, overlap_by="box"))
 def test_the_device_is_read_once_when_boxes_and_labels_are_on_the_host(case):
     _, _, asked = pasted_on_meta(case, keeping=ON_HOST)
     counts = asks_for_areas(case.settings) and "area" not in case.targets[0]  # the pixels of masks, before the plan

@@ -1,36 +1,36 @@
 """The engine that runs kernels on all images of a batch together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Int16, Int64, Integer, Shaped
+from jaxtyping import Int64, Integer, Shaped
 from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks, window_areas
 from composer_copypaste.functional.blend import WarpedMask, paint_objects, warped_mask
 from composer_copypaste.functional.engines.kernels import (
-    BY_X,
-    BY_Y,
     IMAGE_ROW,
     MASK_ROW,
     MEASURE_ROW,
-    NO_TENSOR,
-    NOBODY,
     OFFSET,
     PASTED_ROW,
-    RESULT_ROW,
-    TO_X,
-    TO_Y,
     X1,
-    X2,
     Y1,
     Y2,
     Kernels,
     Table,
+)
+from composer_copypaste.functional.engines.numba_objects import (
+    fill_images,
+    fill_masks,
+    fill_measured,
+    fill_pasted,
+    mask_addresses,
+    read_images,
 )
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.resample import PIXEL
@@ -47,23 +47,16 @@ class KernelEngine:
 
     def stack(self, layout: Layout, settings: CopyPasteSettings) -> "KernelStack":
         """As of :class:`Engine`."""
-        pasted = layout.pasted
-        shares = layout.sizes[pasted.receiving].prod(axis=1).tolist()
-        owners = torch.empty(sum(shares), dtype=torch.int16, device=layout.masks[0].device)
-        images = np.zeros(len(shares), IMAGE_ROW)
-        images["owners"] = _addresses(owners.split(shares))
-        images["height"], images["width"] = layout.sizes[pasted.receiving].T
-        images["first"], images["end"] = pasted.ranges.T
-        addresses = np.concatenate([masks.pixels.data_ptr() + masks.ends[:-1] for masks in layout.masks])
-        table = np.zeros(len(pasted.target), PASTED_ROW)
-        table["image"], table["level"] = np.searchsorted(pasted.receiving, pasted.target), pasted.level
-        table["to_source"], table["window"] = pasted.to_mask, pasted.windows
-        table["rotated"] = pasted.to_source[:, [TO_X, TO_Y], [BY_Y, BY_X]].any(axis=1)
-        table["pixels"] = addresses[pasted.origin]
-        kept_in = layout.mask_windows[pasted.origin]
-        table["height"], table["width"] = (kept_in[:, Y2:] - kept_in[:, :Y2]).T
+        pasted, objects = layout.pasted, layout.objects
+        dtype = torch.uint8 if pasted.level.max() < 255 else torch.int16
+        pixels = int(layout.sizes[pasted.receiving].prod(axis=1).sum())
+        owners = torch.zeros(pixels, dtype=dtype, device=layout.masks[0].device)
+        images, table = np.zeros(len(pasted.receiving), IMAGE_ROW), np.zeros(len(pasted.target), PASTED_ROW)
+        fill_images(images, pasted, layout.sizes, owners.data_ptr(), dtype.itemsize)
+        addresses = mask_addresses(objects, _addresses([masks.pixels for masks in layout.masks]))
+        fill_pasted(table, images, pasted, objects, addresses)
         stacked = KernelStack(layout, settings, self.kernels, addresses, owners, images, table)
-        self.kernels.stack(images, stacked.eroded_masks() if settings.erosion else table)
+        self.kernels.stack(images, stacked.eroded_masks() if settings.erosion else table, dtype)
         return stacked
 
 
@@ -80,8 +73,9 @@ class KernelStack:
     kernels: Kernels
     addresses: Int64[ndarray, " g"]
     """The address of each object's mask."""
-    owners: Int16[Tensor, " p"]
-    """The owner of each pixel of the images that receive any object: the level of the topmost one, or NOBODY."""
+    owners: Integer[Tensor, " p"]
+    """The owner of each pixel of the images that receive any object: the number of the topmost one, or NOBODY; in bytes
+    if these can count the objects of an image, since most pixels are read several times."""
     images: Table
     """Rows of ``IMAGE_ROW``, with nothing to paint on."""
     pasted: Table
@@ -90,8 +84,8 @@ class KernelStack:
     @cached_property
     def warped(self) -> list[WarpedMask]:
         """The whole mask of each pasted object, for what is done object after object."""
-        pasted, erosion = self.layout.pasted, self.settings.erosion
-        warped = [warped_mask(pasted[m], self.layout.masks[pasted.source[m]], erosion) for m in range(len(pasted))]
+        pasted, erosion = self.layout.pasted.one_by_one(), self.settings.erosion
+        warped = [warped_mask(each, self.layout.masks[each.source], erosion) for each in pasted]
         return [replace(each, mask=each.mask.contiguous()) for each in warped]
 
     def eroded_masks(self) -> Table:
@@ -106,96 +100,64 @@ class KernelStack:
 
     def measure(self, pixels: Int64[Tensor, " p"] | None) -> tuple[Measures, Int64[ndarray, " p"]]:
         """As of :class:`ObjectStack`."""
-        layout, pasted, m = self.layout, self.layout.pasted, len(self.pasted)
-        own = layout.overlapped
-        objects = np.zeros(m + len(own), MEASURE_ROW)
-        objects["window"] = np.concatenate([pasted.windows, layout.windows[own]])
-        objects["level"][:m], objects["level"][m:] = pasted.level, NOBODY
-        images = self.images[np.searchsorted(pasted.receiving, np.concatenate([pasted.target, layout.source[own]]))]
-        objects["owners"], objects["owners_width"] = images["owners"], images["width"]
-        objects["mask"][m:], objects["mask_width"][m:] = _origins(self.addresses[own], layout.mask_windows[own])
+        layout, pasted = self.layout, self.layout.pasted
+        table = np.zeros(len(self.pasted) + len(layout.overlapped), MEASURE_ROW)
+        fill_measured(table, self.images, pasted, layout.objects, layout.overlapped, self.addresses)
         uncovered = self.pasted[:0]
         if self.settings.min_visibility:
             uncovered = self.pasted.copy()
             uncovered["window"] = pasted.unbounded_windows
-        found = self.kernels.measure(objects, uncovered).flatten()
+        found = self.kernels.measure(table, uncovered, self.owners.dtype).flatten()
         end = len(found)
         if pixels is not None:  # in the same transfer
-            found = torch.cat([found, self.owners[on_device(pixels, found.device)]])
+            found = torch.cat([found, self.owners[on_device(pixels, found.device)].long() - 1])
         numbers = read_back(found)
-        results = numbers[:end].view(RESULT_ROW)
-        boxes = np.stack([results[name] for name in ("x1", "y1", "x2", "y2")], axis=1)
-        return Measures(results["area"], results["former"], boxes), numbers[end:]
+        area, former, *boxes = numbers[:end].reshape(len(table), -1).T.copy()
+        return Measures(area, former, np.stack(boxes, axis=1)), numbers[end:]
 
     def write_masks(self, kept: KeptObjects) -> dict[int, CompactMasks]:
         """As of :class:`ObjectStack`."""
-        layout, joined, measured = self.layout, kept.pasted >= 0, kept.measure >= 0
-        images = self.images[np.searchsorted(layout.pasted.receiving, kept.target)]
-        written = {}
-        for image, (begin, end) in zip(kept.images.tolist(), kept.ends.tolist(), strict=True):
-            windows, own = kept.windows[begin:end], layout.masks[image]
-            written[image] = CompactMasks.unchecked(
-                own.pixels.new_empty(window_areas(windows).sum()), windows, own.size
-            )
+        layout, images = self.layout, self.images.copy()
+        total = np.concatenate([[0], np.cumsum(window_areas(kept.windows))])
+        sizes, written = total[kept.ends[:, 1]] - total[kept.ends[:, 0]], {}
+        for image, ends, size in zip(kept.images.tolist(), kept.ends.tolist(), sizes.tolist(), strict=True):
+            own = layout.masks[image]
+            written[image] = CompactMasks.unchecked(own.pixels.new_empty(size), kept.windows[slice(*ends)], own.size)
+        images["masks"] = _addresses([masks.pixels for masks in written.values()])
         table = np.zeros(len(kept.target), MASK_ROW)
-        table["written"] = np.concatenate([masks.pixels.data_ptr() + masks.ends[:-1] for masks in written.values()])
-        table["kept_in"], table["is_copy"] = kept.windows, ~measured
-        table["former"], table["former_width"] = self.addresses[kept.origin], kept.windows[:, X2] - kept.windows[:, X1]
-        shrunk = measured & ~joined
-        origin = kept.origin[shrunk]
-        table["former"][shrunk], table["former_width"][shrunk] = _origins(
-            self.addresses[origin], layout.mask_windows[origin]
-        )
-        table["window"][shrunk] = layout.windows[origin]
-        table["former"][joined] = NO_TENSOR
-        table["window"][joined] = layout.pasted.windows[kept.pasted[joined]]
-        table["window"][:, [Y1, X1]] = np.maximum(table["window"], kept.windows)[:, [Y1, X1]]
-        table["window"][:, [Y2, X2]] = np.minimum(table["window"], kept.windows)[:, [Y2, X2]]
-        table["owners"], table["owners_width"] = images["owners"], images["width"]
-        table["level"] = np.where(joined, layout.pasted.level[kept.pasted], NOBODY)
-        self.kernels.write_masks(table)
+        fill_masks(table, images, kept, layout.pasted, layout.objects, self.addresses)
+        self.kernels.write_masks(table, self.owners.dtype)
         return written
 
     def class_ids(self, before: Integer[Tensor, "n h w"], labels: Integer[Tensor, " g"]) -> Integer[Tensor, "n h w"]:
         """As of :class:`ObjectStack`."""
-        painted, pasted = before.to(labels.dtype, copy=True), self.layout.pasted
-        pasted_labels = labels[on_device(pasted.origin, labels.device)]
-        owners = self.owners.view(-1, *before.shape[1:])
-        for (begin, end), target, owner in zip(pasted.ranges.tolist(), pasted.receiving.tolist(), owners, strict=True):
-            new = pasted_labels[begin:end].take(owner.long().clamp(min=0))
-            painted[target] = torch.where(owner == NOBODY, painted[target], new)
+        painted = before.to(labels.dtype, copy=True, memory_format=torch.contiguous_format)
+        pasted, table = self.layout.pasted, self.images.copy()
+        table["pixels"] = painted.data_ptr() + pasted.receiving * painted[0].nbytes
+        of_pasted = labels[on_device(pasted.origin, labels.device)]
+        self.kernels.paint_ids(table, self.pasted, of_pasted, self.owners.dtype)
         return painted
 
     def paint(self, images: Images, extra_sources: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
         """As of :class:`ObjectStack`."""
-        pasted, sources = self.layout.pasted, [*images, *extra_sources]
+        pasted, sources, first = self.layout.pasted, [*images, *extra_sources], images[0]
         as_it_is = not self.settings.blend_sigma and (pasted.color == 1).all()
-        known = all(image.dtype in self.kernels.dtypes and not image.requires_grad for image in images)
-        if not (as_it_is and known):
+        if not as_it_is or first.dtype not in self.kernels.dtypes or any(image.requires_grad for image in sources):
             return paint_objects(images, sources, pasted, self.warped, self.settings.blend_sigma)
-        painted = copied_to_paint(images, pasted.receiving.tolist())
-        received = [painted[target] for target in pasted.receiving.tolist()]
-        canvases = [image.contiguous() for image in received]
+        receiving = pasted.receiving.tolist()
+        painted = copied_to_paint(images, receiving)
+        canvases = {i: painted[i].contiguous() for i in receiving}
         sources = [image.contiguous() for image in sources]
         table, objects = self.images.copy(), self.pasted.copy()
-        table["pixels"], objects["pixels"] = _addresses(canvases), _addresses(sources)[pasted.source]
-        objects["to_source"] = pasted.to_source
-        objects["height"], objects["width"] = self.layout.sizes[pasted.source].T
-        self.kernels.paint(table, objects, images[0].dtype, len(images[0]))
-        for image, canvas in zip(received, canvases, strict=True):
-            if canvas is not image:
-                image.copy_(canvas)
+        table["pixels"] = _addresses(canvases.values())
+        read_images(objects, pasted, self.layout.sizes, _addresses(sources))
+        self.kernels.paint(table, objects, self.owners.dtype, first.dtype, len(first))
+        for i, canvas in canvases.items():
+            if not painted[i].is_contiguous():
+                painted[i].copy_(canvas)
         return painted
 
 
-def _origins(
-    addresses: Int64[ndarray, " n"], windows: Int64[ndarray, "n 4"]
-) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " n"]]:
-    """Where pixel (0, 0) of the image would be, if the windows that begin at these addresses went on; their widths."""
-    widths = windows[:, X2] - windows[:, X1]
-    return addresses - windows[:, Y1] * widths - windows[:, X1], widths
-
-
-def _addresses(tensors: Sequence[Tensor]) -> Int64[ndarray, " n"]:
+def _addresses(tensors: Iterable[Tensor]) -> Int64[ndarray, " n"]:
     """Where the tensors begin."""
     return np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)

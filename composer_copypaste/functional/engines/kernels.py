@@ -10,12 +10,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, Integer, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-NOBODY = -1
-"""The owner of a pixel that no pasted object covers; the level of an object that is not pasted."""
+NOBODY = 0
+"""The owner of a pixel that no pasted object covers; pasted objects have their level plus 1 as their number."""
 NO_TENSOR = 0
 """The address of a tensor that does not exist."""
 
@@ -32,24 +32,24 @@ TO_X, TO_Y = range(2)
 BY_X, BY_Y, OFFSET = range(3)
 """The columns of a map: what it multiplies a target pixel's x and y by, and what it adds."""
 
-IMAGE_ROW = _row_type(owners=(), height=(), width=(), first=(), end=(), pixels=())
-"""An image that receives objects: the address of its pixels' owners (int16), its size, the range of its rows in the
-table of pasted objects, and the address of the image to paint on, channel after channel."""
-PASTED_ROW = _row_type(image=(), level=(), to_source=(2, 3), rotated=(), window=4, pixels=(), height=(), width=())
-"""A pasted object: the row of its image, its level there, its map (rows for x and y, in steps of 2**-32 pixels), 1 if
+IMAGE_ROW = _row_type(owners=(), height=(), width=(), first=(), end=(), masks=(), pixels=())
+"""An image that receives objects: the address of its pixels' owners, its size, the range of its rows in the
+table of pasted objects, and the addresses of the masks to write and of the image to paint on, channel after channel."""
+PASTED_ROW = _row_type(image=(), number=(), to_source=(2, 3), rotated=(), window=4, pixels=(), height=(), width=())
+"""A pasted object: the row of its image, its number there, its map (rows for x and y, in steps of 2**-32 pixels), 1 if
 rows of the image are not rows of the source, its window, and the address and the size of what is read: the mask or the
 image of its source."""
-MEASURE_ROW = _row_type(window=4, level=(), owners=(), owners_width=(), mask=(), mask_width=())
-"""An object to measure in a window. Visible pixels of a pasted object, which has a level, are those that it owns. Any
+MEASURE_ROW = _row_type(window=4, number=(), owners=(), owners_width=(), mask=(), mask_width=())
+"""An object to measure in a window. Visible pixels of a pasted object, which has a number, are those that it owns. Any
 other object has a mask, whose pixels are counted as former ones, and those without an owner as visible."""
 MASK_ROW = _row_type(
-    written=(), kept_in=4, is_copy=(), former=(), former_width=(), owners=(), owners_width=(), window=4, level=()
+    written=(), kept_in=4, is_copy=(), former=(), former_width=(), owners=(), owners_width=(), window=4, number=()
 )
 """A mask to write: its address, and the window of the image that it is kept in. A copy is 1 where the mask of the same
 window, at the address ``former``, is not 0. Any other is 0 outside ``window``, which lies in the window that it is kept
-in. Inside, the mask of a pasted object, which has a level, is 1 at the pixels that it owns; that of an image's own is 1
-where the former mask is not 0 and no pasted object covers the pixel, and ``former`` is where that mask would have pixel
-(0, 0) of the image."""
+in. Inside, the mask of a pasted object, which has a number, is 1 at the pixels that it owns; that of an image's own is
+1 where the former mask is not 0 and no pasted object covers the pixel, and ``former`` is where that mask would have
+pixel (0, 0) of the image."""
 RESULT_ROW = _row_type(area=(), former=(), x1=(), y1=(), x2=(), y2=())
 """What is visible of an object: the area, the former area, and the box, of no meaning where the area is 0."""
 
@@ -59,23 +59,26 @@ Table = Shaped[ndarray, " _n"]
 
 @runtime_checkable
 class Kernels(Protocol):
-    """The kernels of one kind of device."""
+    """The kernels of one kind of device; ``owners`` is the type in which the owners of pixels are kept."""
 
     dtypes: Sequence[torch.dtype]
     """The types of images that they can paint."""
 
-    def stack(self, images: Table, pasted: Table) -> None:
-        """Write the owner of each pixel: the level of the topmost pasted object whose mask covers it, or NOBODY."""
+    def stack(self, images: Table, pasted: Table, owners: torch.dtype) -> None:
+        """Write the owner of each pixel: the number of the topmost pasted object whose mask covers it, or NOBODY."""
 
-    def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
+    def measure(self, objects: Table, uncovered: Table, owners: torch.dtype) -> Int64[Tensor, "n 6"]:
         """Rows of ``RESULT_ROW`` for objects of ``MEASURE_ROW``.
 
         ``uncovered`` is empty or holds pasted objects, the first of the objects measured. Their former pixels are those
         of their masks in these windows, which may go on beyond the image, whatever lies on top.
         """
 
-    def write_masks(self, masks: Table) -> None:
+    def write_masks(self, masks: Table, owners: torch.dtype) -> None:
         """Write masks of 0 and 1."""
 
-    def paint(self, images: Table, pasted: Table, dtype: torch.dtype, channels: int) -> None:
+    def paint_ids(self, images: Table, pasted: Table, labels: Integer[Tensor, " m"], owners: torch.dtype) -> None:
+        """Write the label of each pixel's owner on maps of the labels' type, in place, where there is an owner."""
+
+    def paint(self, images: Table, pasted: Table, owners: torch.dtype, dtype: torch.dtype, channels: int) -> None:
         """Paint each pixel that has an owner with that object's color, in place."""

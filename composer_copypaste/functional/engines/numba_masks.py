@@ -9,7 +9,6 @@ from composer_copypaste.functional.engines.kernels import BY_X, NO_TENSOR, NOBOD
 from composer_copypaste.functional.engines.numba_memory import (
     HALF,
     MASK,
-    OWNERS,
     ZERO,
     compiled,
     half_steps,
@@ -20,6 +19,8 @@ from composer_copypaste.functional.resample import PIXEL
 
 LINE = 64
 """Bytes that a processor moves between its caches and memory at once."""
+MOST_ROWS = 255
+"""Rows whose pixels can be counted in bytes."""
 
 
 @compiled
@@ -60,53 +61,42 @@ def has_non_binary_values(masks, boxes):
 
 @compiled
 @no_type_check
-def clear_owners(images):
-    """Leave each pixel without an owner."""
-    for image in images:
-        for y in range(image.height):
-            owners = values_at(image.owners, y * image.width, image.width, OWNERS)
-            for k in range(len(owners)):
-                owners[k] = NOBODY
-
-
-@compiled
-@no_type_check
-def stack_axis_aligned(images, pasted):
+def stack_axis_aligned(images, pasted, like):
     """Lay objects over each other by axis-aligned maps, in which a row of an object is a row of its source."""
     for each in pasted:
-        image, level = images[each.image], np.int16(each.level)
+        image, number = images[each.image], like.dtype.type(each.number)
         x1, columns = source_columns(each)
         n, down, moved = len(columns), each.to_source[TO_Y], each.to_source[TO_X, BY_X] == PIXEL
         for y in range(each.window[Y1], each.window[Y2]):
             sy = half_steps(down, y, ZERO) >> HALF
             if n and 0 <= sy < each.height:
-                below = values_at(image.owners, y * image.width + x1, n, OWNERS)
+                below = values_at(image.owners, y * image.width + x1, n, like)
                 if moved:
                     mask = values_at(each.pixels, sy * each.width + columns[0], n, MASK)
                     for k in range(n):
                         under = below[k]
-                        below[k] = level if mask[k] else under
+                        below[k] = number if mask[k] else under
                 else:
                     mask = values_at(each.pixels, sy * each.width, each.width, MASK)
                     for k in range(n):
                         if mask[columns[k]]:
-                            below[k] = level
+                            below[k] = number
 
 
 @compiled
 @no_type_check
-def stack_rotated(images, pasted):
+def stack_rotated(images, pasted, like):
     """Lay objects over each other by any maps."""
     for each in pasted:
-        image, level = images[each.image], np.int16(each.level)
+        image, number = images[each.image], like.dtype.type(each.number)
         height, width, across, down = each.height, each.width, each.to_source[TO_X], each.to_source[TO_Y]
         mask = values_at(each.pixels, ZERO, height * width, MASK)
         for y in range(each.window[Y1], each.window[Y2]):
-            below = values_at(image.owners, y * image.width, image.width, OWNERS)
+            below = values_at(image.owners, y * image.width, image.width, like)
             for x in range(each.window[X1], each.window[X2]):
                 sy, sx = half_steps(down, y, x) >> HALF, half_steps(across, y, x) >> HALF
                 if 0 <= sy < height and 0 <= sx < width and mask[sy * width + sx]:
-                    below[x] = level
+                    below[x] = number
 
 
 # Phase 2: areas and boxes of what is visible
@@ -114,23 +104,22 @@ def stack_rotated(images, pasted):
 
 @compiled
 @no_type_check
-def measure(objects, results):
+def measure(objects, results, like):
     """Count the pixels of each object, and find the box around those that are visible.
 
-    Pixels are counted by column, not by row: the counts lie side by side, and tell where the box begins and ends.
+    Pixels are counted by column, not by row: the counts lie side by side, many of them are counted at once, and they
+    tell where the box begins and ends. ``like`` has the type of owners, as everywhere here.
     """
     widest = 0
     for each in objects:
         widest = max(widest, each.window[X2] - each.window[X1])
-    visible_counts, former_counts = np.empty(widest, np.int32), np.empty(widest, np.int32)
+    counts, few = np.empty((2, widest), np.int32), np.empty((2, widest), np.uint8)
     for n in range(len(objects)):
         each, result = objects[n], results[n]
         y1, x1, y2, x2 = each.window
-        visible, former = visible_counts[: x2 - x1], former_counts[: x2 - x1]
-        visible[:] = 0
-        former[:] = 0
-        for y in range(y1, y2):
-            _count_row(visible, former, each, y)
+        visible, former = counts[0, : x2 - x1], counts[1, : x2 - x1]
+        few_visible, few_former = few[0, : x2 - x1], few[1, : x2 - x1]
+        _count_columns(visible, former, few_visible, few_former, each, like)
         for k in range(len(visible)):
             result.area += visible[k]
             result.former += former[k]
@@ -139,23 +128,37 @@ def measure(objects, results):
                 x1 += 1
             while not visible[x2 - 1 - each.window[X1]]:
                 x2 -= 1
-            while _is_empty_row(visible, former, each, y1):
+            while _is_empty_row(few_visible, few_former, each, y1, like):
                 y1 += 1
-            while _is_empty_row(visible, former, each, y2 - 1):
+            while _is_empty_row(few_visible, few_former, each, y2 - 1, like):
                 y2 -= 1
             result.x1, result.y1, result.x2, result.y2 = x1, y1, x2, y2
 
 
 @compiled
 @no_type_check
-def _count_row(visible, former, each, y):
+def _count_columns(visible, former, few_visible, few_former, each, like):
+    """Count the pixels of each column, in bytes for as many rows as these can count."""
+    visible[:], former[:] = 0, 0
+    for first in range(each.window[Y1], each.window[Y2], MOST_ROWS):
+        few_visible[:], few_former[:] = 0, 0
+        for y in range(first, min(first + MOST_ROWS, each.window[Y2])):
+            _count_row(few_visible, few_former, each, y, like)
+        for k in range(len(visible)):
+            visible[k] += few_visible[k]
+            former[k] += few_former[k]
+
+
+@compiled
+@no_type_check
+def _count_row(visible, former, each, y, like):
     """Add the pixels of a row to the counts of their columns."""
     x1, n = each.window[X1], len(visible)
-    owners = values_at(each.owners, y * each.owners_width + x1, n, OWNERS)
-    level = np.int16(each.level)
+    owners = values_at(each.owners, y * each.owners_width + x1, n, like)
+    number = like.dtype.type(each.number)
     if each.mask == NO_TENSOR:
         for k in range(n):
-            visible[k] += owners[k] == level
+            visible[k] += owners[k] == number
     else:
         mask = values_at(each.mask, y * each.mask_width + x1, n, MASK)
         for k in range(n):
@@ -166,10 +169,10 @@ def _count_row(visible, former, each, y):
 
 @compiled
 @no_type_check
-def _is_empty_row(visible, former, each, y):
+def _is_empty_row(visible, former, each, y, like):
     """Whether a row has no visible pixel. The counts are lost."""
     visible[:] = 0
-    _count_row(visible, former, each, y)
+    _count_row(visible, former, each, y, like)
     total = 0
     for k in range(len(visible)):
         total += visible[k]
@@ -249,7 +252,7 @@ def _finish_streams(context):
 
 @compiled
 @no_type_check
-def write_masks(masks, streams):
+def write_masks(masks, streams, like):
     """Write masks of 0 and 1; with ``streams`` past the caches, where they would find no room.
 
     Measured with 20 objects on each image, that takes 0.83 to 0.92 of the time of a whole batch.
@@ -268,7 +271,7 @@ def write_masks(masks, streams):
             former += step
         _write_bytes(each, last, n)
         for y in range(each.window[Y1], each.window[Y2]):
-            _write_row(each, y, (y - y1) * width - x1)
+            _write_row(each, y, (y - y1) * width - x1, like)
     _finish_streams()
 
 
@@ -288,15 +291,15 @@ def _write_bytes(each, first, end):
 
 @compiled
 @no_type_check
-def _write_row(each, y, row):
+def _write_row(each, y, row, like):
     """Write a row of a mask inside its window; ``row`` is where column 0 of the image would be in the mask."""
     x1, n = each.window[X1], each.window[X2] - each.window[X1]
     written = values_at(each.written, row + x1, n, MASK)
-    owners = values_at(each.owners, y * each.owners_width + x1, n, OWNERS)
-    level = np.int16(each.level)
+    owners = values_at(each.owners, y * each.owners_width + x1, n, like)
+    number = like.dtype.type(each.number)
     if each.former == NO_TENSOR:
         for k in range(n):
-            written[k] = owners[k] == level
+            written[k] = owners[k] == number
     else:
         former = values_at(each.former, y * each.former_width + x1, n, MASK)
         for k in range(n):

@@ -16,8 +16,8 @@ from composer_copypaste.functional.resample import FRACTION_BITS
 
 HALF = FRACTION_BITS + 1
 """Number of fraction bits of a position that is counted in half steps, in which pixel centres are whole numbers."""
-MASK, OWNERS = np.empty(0, np.uint8), np.empty(0, np.int16)
-"""Examples of the types of masks and of owners, for ``values_at``."""
+MASK = np.empty(0, np.uint8)
+"""An example of the type of masks, for ``values_at``."""
 ZERO = np.int64(0)
 """A zero that is no literal: functions would be compiled once more for a literal argument."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int16, Int64, Integer, Shaped, UInt8
 from numpy import ndarray
@@ -23,7 +24,7 @@ class TorchEngine:
 
     def stack(self, layout: Layout, settings: CopyPasteSettings) -> "TorchStack":
         """As of :class:`Engine`."""
-        objects = [layout.pasted[m] for m in range(len(layout.pasted))]
+        objects = layout.pasted.one_by_one()
         warped = [warped_mask(each, layout.masks[each.source], settings.erosion) for each in objects]
         visible, free = [], {}
         for target, (begin, end) in zip(layout.pasted.receiving.tolist(), layout.pasted.ranges.tolist(), strict=True):
@@ -31,7 +32,7 @@ class TorchEngine:
             visible += [(each.window, mask) for each, mask in zip(warped[begin:end], masks, strict=True)]
         for number in layout.overlapped.tolist():
             window, mask = _own_mask(layout, number)
-            visible.append((window, mask & free[int(layout.source[number])][window.slices]))
+            visible.append((window, mask & free[int(layout.objects.source[number])][window.slices]))
         return TorchStack(layout, settings, warped, visible)
 
 
@@ -55,15 +56,15 @@ class TorchStack:
         if pixels is not None:  # in the same transfer
             found = torch.cat([found, self._owners()[on_device(pixels, found.device)]])
         numbers, n = read_back(found), len(self.visible)
-        rows = numbers[: 6 * n].reshape(-1, 6)
+        former, area, *boxes = np.ascontiguousarray(numbers[: 6 * n].reshape(-1, 6).T, np.int64)
         corners = [(window.x1, window.y1) * 2 for window, _ in self.visible]
-        return Measures(area=rows[:, 1], former=rows[:, 0], boxes=rows[:, 2:] + corners), numbers[6 * n :]
+        return Measures(area, former, np.stack(boxes, axis=1) + corners), numbers[6 * n :]
 
     def _uncovered_areas(self) -> list[Int64[Tensor, ""]]:
         """The area of each pasted object before anything covers it, if ``min_visibility`` needs it, else 0."""
         pasted = self.layout.pasted
         if not self.settings.min_visibility:
-            return [self.warped[0].mask.new_zeros((), dtype=torch.int64)] * len(pasted)
+            return [self.warped[0].mask.new_zeros((), dtype=torch.int64)] * len(pasted.target)
         places = zip(pasted.source.tolist(), pasted.instance.tolist(), strict=True)
         masks = [self.layout.masks[source].crop(instance) for source, instance in places]
         windows = [Window(*window) for window in pasted.unbounded_windows.tolist()]
@@ -115,6 +116,6 @@ class TorchStack:
 
 def _own_mask(layout: Layout, number: int) -> tuple[Window, UInt8[Tensor, "h w"]]:
     """The window and the mask that an object has in its own source."""
-    window = Window(*layout.windows[number].tolist())
-    crop = layout.masks[layout.source[number]].crop(int(layout.instance[number]))
-    return window, crop[window.within(Window(*layout.mask_windows[number].tolist())).slices].clamp(max=1)
+    window = Window(*layout.objects.windows[number].tolist())
+    crop = layout.masks[layout.objects.source[number]].crop(int(layout.objects.instance[number]))
+    return window, crop[window.within(Window(*layout.objects.mask_windows[number].tolist())).slices].clamp(max=1)

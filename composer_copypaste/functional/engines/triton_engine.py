@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 from numpy import ndarray
 from torch import Tensor
 from triton.runtime.errors import TritonError
@@ -24,7 +24,6 @@ from composer_copypaste.functional.engines.kernels import (
     BY_X,
     BY_Y,
     MASK_ROW,
-    NOBODY,
     RESULT_ROW,
     X1,
     X2,
@@ -39,32 +38,39 @@ WARPS = 8
 """Warps of a program that paints or writes. With the usual 4, each thread needs too many registers to run many."""
 MOST = 65535
 """The largest size of a grid of programs along its second axis."""
-TYPES = {torch.uint8: tl.uint8, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+OWNER_TYPES = {torch.uint8: tl.uint8, torch.int16: tl.int16}
+ID_TYPES = {**OWNER_TYPES, torch.int8: tl.int8, torch.int32: tl.int32, torch.int64: tl.int64}
+IMAGE_TYPES = {
+    torch.uint8: tl.uint8,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+}
 
 
 class TritonKernels:
     """The :class:`Kernels` of a CUDA device."""
 
-    dtypes: Sequence[torch.dtype] = tuple(TYPES)
+    dtypes: Sequence[torch.dtype] = tuple(IMAGE_TYPES)
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def stack(self, images: Table, pasted: Table) -> None:
+    def stack(self, images: Table, pasted: Table, owners: torch.dtype) -> None:
         """As of :class:`Kernels`."""
-        self._on_tiles(kernels.stack, images, pasted)
+        self._on_tiles(kernels.stack, images, pasted, OWNERS=OWNER_TYPES[owners])
 
-    def measure(self, objects: Table, uncovered: Table) -> Int64[Tensor, "n 6"]:
+    def measure(self, objects: Table, uncovered: Table, owners: torch.dtype) -> Int64[Tensor, "n 6"]:
         """As of :class:`Kernels`."""
         found = np.zeros(len(objects), RESULT_ROW)
         found["x1"] = found["y1"] = kernels.FAR.value
         results = self._table(found)
-        self._on_windows(kernels.measure, objects, results)
+        self._on_windows(kernels.measure, objects, results, OWNERS=OWNER_TYPES[owners])
         if len(uncovered):
             self._on_windows(kernels.count_uncovered, uncovered, results)
         return results
 
-    def _on_windows(self, kernel: object, rows: Table, results: Tensor) -> None:
+    def _on_windows(self, kernel: object, rows: Table, results: Tensor, **constants: object) -> None:
         """Run a kernel on each tile of the window of each row."""
         window = rows["window"]
         heights, widths = (window[:, Y2] - window[:, Y1]).clip(0), (window[:, X2] - window[:, X1]).clip(0)
@@ -74,9 +80,9 @@ class TritonKernels:
             tiles_, first = on_device(tiles, self._device), on_device(ends - tiles, self._device)
             which = torch.repeat_interleave(tiles_, output_size=programs)  # told how many, it does not wait
             with self._current():
-                kernel[(programs,)](self._table(rows), which, first, results)  # type: ignore[index]
+                kernel[(programs,)](self._table(rows), which, first, results, **constants)  # type: ignore[index]
 
-    def write_masks(self, masks: Table) -> None:
+    def write_masks(self, masks: Table, owners: torch.dtype) -> None:
         """As of :class:`Kernels`."""
         for first in range(0, len(masks), MOST):
             part = masks[first : first + MOST]
@@ -85,20 +91,25 @@ class TritonKernels:
             aligned = not any((numbers % 16).any() for numbers in (part["written"], copied, areas))
             with self._current():
                 kernels.write_masks[(triton.cdiv(int(areas.max()), kernels.RUN.value), len(part))](
-                    self._table(part), ALIGNMENT=16 if aligned else 1, num_warps=WARPS
+                    self._table(part), OWNERS=OWNER_TYPES[owners], ALIGNMENT=16 if aligned else 1, num_warps=WARPS
                 )
 
-    def paint(self, images: Table, pasted: Table, dtype: torch.dtype, channels: int) -> None:
+    def paint_ids(self, images: Table, pasted: Table, labels: Integer[Tensor, " m"], owners: torch.dtype) -> None:
+        """As of :class:`Kernels`."""
+        types = {"OWNERS": OWNER_TYPES[owners], "TYPE": ID_TYPES[labels.dtype]}
+        with self._current():
+            kernels.paint_ids[(_tiles(images), len(images))](self._table(images), labels, **types)
+
+    def paint(self, images: Table, pasted: Table, owners: torch.dtype, dtype: torch.dtype, channels: int) -> None:
         """As of :class:`Kernels`."""
         tents = self._table(_tents(pasted["to_source"]))
-        self._on_tiles(kernels.paint, images, pasted, tents, TYPE=TYPES[dtype], CHANNELS=channels, num_warps=WARPS)
+        types = {"OWNERS": OWNER_TYPES[owners], "TYPE": IMAGE_TYPES[dtype]}
+        self._on_tiles(kernels.paint, images, pasted, tents, **types, CHANNELS=channels, num_warps=WARPS)
 
     def _on_tiles(self, kernel: object, images: Table, pasted: Table, *further: Tensor, **constants: object) -> None:
         """Run a kernel on each tile of each image."""
-        height, width = int(images["height"].max()), int(images["width"].max())
-        tiles = triton.cdiv(height, kernels.TILE_HEIGHT.value) * triton.cdiv(width, kernels.TILE_WIDTH.value)
         with self._current():
-            kernel[(tiles, len(images))](  # type: ignore[index]
+            kernel[(_tiles(images), len(images))](  # type: ignore[index]
                 self._table(images), self._table(pasted), *further, **constants
             )
 
@@ -120,9 +131,9 @@ def can_run(device: torch.device) -> bool:
     """
     plane = torch.ones(1, dtype=torch.uint8, device=device)
     mask = np.zeros(1, MASK_ROW)
-    mask["written"], mask["kept_in"], mask["level"] = plane.data_ptr(), [0, 0, 1, 1], NOBODY
+    mask["written"], mask["kept_in"] = plane.data_ptr(), [0, 0, 1, 1]
     try:
-        TritonKernels(device).write_masks(mask)
+        TritonKernels(device).write_masks(mask, torch.uint8)
     except (RuntimeError, OSError, AssertionError, CalledProcessError, TritonError) as error:
         if "out of memory" in str(error).lower():  # torch and Triton have each an error of their own for it
             raise
@@ -133,6 +144,12 @@ def can_run(device: torch.device) -> bool:
         )
         return False
     return True
+
+
+def _tiles(images: Table) -> int:
+    """The number of tiles of the largest image."""
+    height, width = int(images["height"].max()), int(images["width"].max())
+    return triton.cdiv(height, kernels.TILE_HEIGHT.value) * triton.cdiv(width, kernels.TILE_WIDTH.value)
 
 
 def _tents(maps: Int64[ndarray, "m 2 3"]) -> Table:

@@ -20,8 +20,6 @@ HALF_A_PIXEL = tl.constexpr(PIXEL)
 """In half steps."""
 NOBODY = tl.constexpr(kernels.NOBODY)
 NO_TENSOR = tl.constexpr(kernels.NO_TENSOR)
-OUTSIDE = tl.constexpr(kernels.NOBODY - 1)
-"""Read instead of the owner of a pixel outside a window."""
 FAR = tl.constexpr(1 << 30)
 """A coordinate beyond any image: where the box of an object begins before a pixel of it is seen."""
 
@@ -53,11 +51,11 @@ PASTED_TO_X, PASTED_WINDOW, PASTED_PIXELS, PASTED_HEIGHT, PASTED_WIDTH = _column
     kernels.PASTED_ROW, "to_source", "window", "pixels", "height", "width"
 )
 PASTED_TO_Y = tl.constexpr(PASTED_TO_X.value + 3)  # a row of a map has 3 numbers
-MEASURE_WINDOW, MEASURE_LEVEL, MEASURE_OWNERS, MEASURE_OWNERS_WIDTH, MEASURE_MASK, MEASURE_MASK_WIDTH = _columns(
-    kernels.MEASURE_ROW, "window", "level", "owners", "owners_width", "mask", "mask_width"
+MEASURE_WINDOW, MEASURE_NUMBER, MEASURE_OWNERS, MEASURE_OWNERS_WIDTH, MEASURE_MASK, MEASURE_MASK_WIDTH = _columns(
+    kernels.MEASURE_ROW, "window", "number", "owners", "owners_width", "mask", "mask_width"
 )
-MASK_WRITTEN, MASK_KEPT_IN, MASK_IS_COPY, MASK_FORMER, MASK_FORMER_WIDTH, MASK_WINDOW, MASK_LEVEL = _columns(
-    kernels.MASK_ROW, "written", "kept_in", "is_copy", "former", "former_width", "window", "level"
+MASK_WRITTEN, MASK_KEPT_IN, MASK_IS_COPY, MASK_FORMER, MASK_FORMER_WIDTH, MASK_WINDOW, MASK_NUMBER = _columns(
+    kernels.MASK_ROW, "written", "kept_in", "is_copy", "former", "former_width", "window", "number"
 )
 MASK_OWNERS, MASK_OWNERS_WIDTH = _columns(kernels.MASK_ROW, "owners", "owners_width")
 RESULT_AREA, RESULT_FORMER, RESULT_X1, RESULT_Y1, RESULT_X2, RESULT_Y2 = _columns(
@@ -118,25 +116,25 @@ def _shows(pasted, y, x):
 
 @triton.jit
 @no_type_check
-def stack(images, pasted):
+def stack(images, pasted, OWNERS: tl.constexpr):
     """As of :class:`Kernels`, in one tile of one image."""
     image = images + tl.program_id(1) * IMAGE
     height, width = tl.load(image + IMAGE_HEIGHT), tl.load(image + IMAGE_WIDTH)
     first, end = tl.load(image + IMAGE_FIRST), tl.load(image + IMAGE_END)
     top, left = _corner(0, 0, tl.program_id(0).to(tl.int64), width)
     y, x = _pixels(top, left)
-    owner = tl.full((TILE,), NOBODY, tl.int16)
+    owner = tl.full((TILE,), NOBODY, OWNERS)
     for m in range(first, end):
         each = pasted + m * PASTED
         if _meets(each + PASTED_WINDOW, top, left):
-            owner = tl.where(_shows(each, y, x), (m - first).to(tl.int16), owner)
-    owners = tl.load(image + IMAGE_OWNERS).to(tl.pointer_type(tl.int16))
+            owner = tl.where(_shows(each, y, x), (m - first + 1).to(OWNERS), owner)
+    owners = tl.load(image + IMAGE_OWNERS).to(tl.pointer_type(OWNERS))
     tl.store(owners + y * width + x, owner, mask=(y < height) & (x < width))
 
 
 @triton.jit
 @no_type_check
-def measure(objects, which, first_programs, results):
+def measure(objects, which, first_programs, results, OWNERS: tl.constexpr):
     """Count pixels and find the box around them, in one tile of one object's window.
 
     ``which`` is the row of each program's object, ``first_programs`` the first program of each object.
@@ -149,13 +147,13 @@ def measure(objects, which, first_programs, results):
     top, left = _corner(tl.load(window + Y1), x1, pid - tl.load(first_programs + n), x2 - x1)
     y, x = _pixels(top, left)
     inside = (y < tl.load(window + Y2)) & (x < x2)
-    level, mask_width = tl.load(each + MEASURE_LEVEL), tl.load(each + MEASURE_MASK_WIDTH)
+    number, mask_width = tl.load(each + MEASURE_NUMBER), tl.load(each + MEASURE_MASK_WIDTH)
     owners, owners_width = tl.load(each + MEASURE_OWNERS), tl.load(each + MEASURE_OWNERS_WIDTH)
     mask = tl.load(each + MEASURE_MASK)
     counted = inside & (mask != NO_TENSOR)
     former = tl.load(mask.to(tl.pointer_type(tl.uint8)) + y * mask_width + x, mask=counted, other=0) != 0
-    owner = tl.load(owners.to(tl.pointer_type(tl.int16)) + y * owners_width + x, mask=inside, other=OUTSIDE)
-    visible = (former & (owner == NOBODY)) | ((owner == level) & (level >= 0))
+    owner = tl.load(owners.to(tl.pointer_type(OWNERS)) + y * owners_width + x, mask=inside, other=NOBODY)
+    visible = (former & (owner == NOBODY)) | ((owner == number) & (number != NOBODY))
     count = tl.sum(visible.to(tl.int32), axis=0)
     # nothing but these numbers goes from program to program: they need no order
     tl.atomic_add(result + RESULT_FORMER, tl.sum(former.to(tl.int32), axis=0).to(tl.int64), sem="relaxed")
@@ -186,13 +184,13 @@ def count_uncovered(pasted, which, first_programs, results):
 
 @triton.jit
 @no_type_check
-def write_masks(masks, ALIGNMENT: tl.constexpr):
+def write_masks(masks, OWNERS: tl.constexpr, ALIGNMENT: tl.constexpr):
     """Write a run of one mask, where all addresses and lengths that are copied are multiples of the alignment."""
     each = masks + tl.program_id(1) * MASK
     window, kept_in = each + MASK_WINDOW, each + MASK_KEPT_IN
     y1, x1 = tl.load(kept_in + Y1), tl.load(kept_in + X1)
     height, width = (tl.load(kept_in + Y2) - y1).to(tl.int32), (tl.load(kept_in + X2) - x1).to(tl.int32)
-    level, former, is_copy = tl.load(each + MASK_LEVEL), tl.load(each + MASK_FORMER), tl.load(each + MASK_IS_COPY)
+    number, former, is_copy = tl.load(each + MASK_NUMBER), tl.load(each + MASK_FORMER), tl.load(each + MASK_IS_COPY)
     begin = tl.program_id(0) * RUN
     place = begin + tl.arange(0, RUN)
     inside = place < tl.multiple_of(height * width, ALIGNMENT)
@@ -202,13 +200,26 @@ def write_masks(masks, ALIGNMENT: tl.constexpr):
     if (begin < bottom) & (begin + RUN > top) & (is_copy == 0):  # dividing is dear, and much of a mask lies outside
         y, x = y1 + place // width, x1 + place % width
         within = inside & _within(window, y, x)
-        owners = tl.load(each + MASK_OWNERS).to(tl.pointer_type(tl.int16))
-        owner = tl.load(owners + y * tl.load(each + MASK_OWNERS_WIDTH) + x, mask=within, other=OUTSIDE)
+        owners = tl.load(each + MASK_OWNERS).to(tl.pointer_type(OWNERS))
+        owner = tl.load(owners + y * tl.load(each + MASK_OWNERS_WIDTH) + x, mask=within, other=NOBODY)
         before = former.to(tl.pointer_type(tl.uint8)) + y * tl.load(each + MASK_FORMER_WIDTH) + x
-        was = tl.load(before, mask=within & (level < 0), other=0) != 0
-        value = tl.where(level >= 0, owner == level, was & (owner == NOBODY))
+        was = tl.load(before, mask=within & (number == NOBODY), other=0) != 0
+        value = tl.where(number != NOBODY, owner == number, was & (owner == NOBODY))
     written = tl.multiple_of(tl.load(each + MASK_WRITTEN).to(tl.pointer_type(tl.uint8)), ALIGNMENT)
     tl.store(written + place, value.to(tl.uint8), mask=inside)
+
+
+@triton.jit
+@no_type_check
+def paint_ids(images, labels, OWNERS: tl.constexpr, TYPE: tl.constexpr):
+    """As of :class:`Kernels`, in one tile of one image; labels have the order of all pasted objects."""
+    image = images + tl.program_id(1) * IMAGE
+    height, width = tl.load(image + IMAGE_HEIGHT), tl.load(image + IMAGE_WIDTH)
+    y, x = _pixels(*_corner(0, 0, tl.program_id(0).to(tl.int64), width))
+    owners = tl.load(image + IMAGE_OWNERS).to(tl.pointer_type(OWNERS))
+    owner = tl.load(owners + y * width + x, mask=(y < height) & (x < width), other=NOBODY)
+    label = tl.load(labels + tl.load(image + IMAGE_FIRST) + owner.to(tl.int64) - 1, mask=owner != NOBODY, other=0)
+    tl.store(tl.load(image + IMAGE_PIXELS).to(tl.pointer_type(TYPE)) + y * width + x, label, mask=owner != NOBODY)
 
 
 @triton.jit
@@ -248,18 +259,18 @@ def _to_nearest(values):
 
 @triton.jit
 @no_type_check
-def paint(images, pasted, tents, TYPE: tl.constexpr, CHANNELS: tl.constexpr):
+def paint(images, pasted, tents, OWNERS: tl.constexpr, TYPE: tl.constexpr, CHANNELS: tl.constexpr):
     """As of :class:`Kernels`, in one tile of one image."""
     image = images + tl.program_id(1) * IMAGE
     height, width = tl.load(image + IMAGE_HEIGHT), tl.load(image + IMAGE_WIDTH)
     first, end = tl.load(image + IMAGE_FIRST), tl.load(image + IMAGE_END)
     top, left = _corner(0, 0, tl.program_id(0).to(tl.int64), width)
     y, x = _pixels(top, left)
-    owners = tl.load(image + IMAGE_OWNERS).to(tl.pointer_type(tl.int16))
+    owners = tl.load(image + IMAGE_OWNERS).to(tl.pointer_type(OWNERS))
     owner = tl.load(owners + y * width + x, mask=(y < height) & (x < width), other=NOBODY)
     painted = tl.load(image + IMAGE_PIXELS).to(tl.pointer_type(TYPE)) + y * width + x
     for m in range(first, end):
-        owned = owner == (m - first)
+        owned = owner == (m - first + 1)
         if tl.max(owned.to(tl.int32), axis=0) > 0:
             each, tent = pasted + m * PASTED, tents + m * TENT
             source = tl.load(each + PASTED_PIXELS).to(tl.pointer_type(TYPE))

@@ -120,7 +120,7 @@ def make_new_image(
     if not len(new.plan):
         return MadeImage(encode_and_write(new.path, _decoded(new.base, reading), settings), {}, [])
     layout = layout_of(new.plan, _places(new))
-    if not len(layout.pasted):
+    if not len(layout.pasted.target):
         return None
     pixels = [cut_out.read(cut_out.window) for cut_out in new.cut_outs]
     layout = _with_masks(layout, new, [CompactMasks.of_planes(mask[None]) for _, mask in pixels])
@@ -157,7 +157,7 @@ def _objects_after(
         whole = np.array([bool((keypoints == keypoints.round()).all())])
         placed = place_keypoints(keypoints, layout, whole, settings)
     measures, owners = stack.measure(None if placed is None else placed.pixels)
-    iscrowd = np.zeros(len(layout.source), np.int64)
+    iscrowd = np.zeros(len(layout.objects.source), np.int64)
     iscrowd[: len(new.objects.iscrowd)] = new.objects.iscrowd
     kept = decide_kept_objects(layout, measures, iscrowd, settings, cut_out=True)
     if not (kept.pasted >= 0).any():
@@ -187,7 +187,7 @@ def _visible_mask(layout: Layout, stack: KernelStack, kept: KeptObjects, place: 
     x1, y1, x2, y2 = box
     owners = stack.owners.view(*layout.sizes[0].tolist()).numpy()[y1:y2, x1:x2]
     if kept.pasted[place] >= 0:
-        visible = owners == layout.pasted.level[kept.pasted[place]]
+        visible = owners == layout.pasted.level[kept.pasted[place]] + 1
     else:
         former = layout.masks[0].part(int(kept.origin[place]), (y1, x1, y2, x2)).numpy()
         visible = (owners == NOBODY) & (former != 0)
@@ -197,7 +197,7 @@ def _visible_mask(layout: Layout, stack: KernelStack, kept: KeptObjects, place: 
 def _keypoints_in(layout: Layout, new: NewImage) -> Float[Tensor, "g k 3"]:
     """The keypoints of all objects of a layout; cut-outs have none, that is zeros."""
     known = np.concatenate([new.objects.keypoints, new.copied.keypoints])
-    none = np.zeros((len(layout.source) - len(known), *known.shape[1:]))
+    none = np.zeros((len(layout.objects.source) - len(known), *known.shape[1:]))
     return torch.from_numpy(np.concatenate([known, none]))
 
 

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from composer_copypaste import CopyPasteSettings
+from composer_copypaste import CopyPasteSettings, copypaste_batch
 from composer_copypaste.compact_masks import CompactMasks, as_compact
 from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.batch_objects import batch_objects, only_copied_classes
@@ -45,6 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:Deprecati
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLAIN = {"blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 """Settings with which kernels paint too."""
+AS_PASTED = CopyPasteSettings(min_visibility=0.0, min_area=1)
 
 
 def on_device(values):
@@ -135,6 +136,35 @@ def test_numbas_kernels_give_the_same_targets_where_torch_paints(case):
     assert_it_gives_what_torch_gives(case, pasted_by_numba)
 
 
+@pytest.mark.parametrize("kernels", [numba_engine.NumbaKernels(), triton_engine.TritonKernels(torch.device(DEVICE))])
+@pytest.mark.parametrize("copies", [255, 256, 300])
+def test_an_image_may_receive_more_objects_than_a_byte_counts(kernels, copies):
+    """Each copy lies one pixel below the one before, so that a row of each stays visible."""
+    moved = [((1.0, 0, 0), (0, 1.0, -float(y))) for y in range(copies)]
+    plan = plan_of(*((0, 1, 0, to_source) for to_source in moved))
+    images = torch.zeros(2, 3, copies + 2, 4, dtype=torch.uint8)
+    masks = torch.zeros(2, 1, copies + 2, 4, dtype=torch.uint8)
+    masks[1, 0, :2, 1:3] = 1
+    targets = [{"boxes": torch.tensor([[1.0, 0, 3, 2]]), "labels": torch.tensor([1]), "masks": mask} for mask in masks]
+    with mock.patch.object(engine, "kernels_for", return_value=kernels):
+        _, (after, _) = copypaste_batch(on_device(images), on_device(targets), plan=plan, settings=AS_PASTED)
+    shown = after["masks"][-copies:].cpu()
+    rows = [mask.any(dim=1).nonzero().flatten().tolist() for mask in shown]
+    assert rows == [[y] for y in range(copies - 1)] + [[copies - 1, copies]]
+
+
+@pytest.mark.parametrize("height", [255, 256, 600])
+def test_objects_of_more_rows_than_a_byte_counts_are_measured(height):
+    images = torch.zeros(2, 3, height, 2, dtype=torch.uint8)
+    masks = torch.ones(2, 1, height, 2, dtype=torch.uint8)
+    boxes = torch.tensor([[0.0, 0, 2, height]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([1]), "masks": m, "area": torch.zeros(1)} for m in masks]
+    half = ((1.0, 0, -1.0), (0, 1.0, 0))
+    _, (after, _) = copypaste_batch(images, targets, plan=plan_of((0, 1, 0, half)), settings=AS_PASTED)
+    assert after["area"].tolist() == [height, height]
+    assert after["boxes"].tolist() == [[0, 0, 1, height], [1, 0, 2, height]]
+
+
 def carried_out(plan, images, targets, **settings):
     with tritons_kernels():
         result = batch.paste(on_device(images), on_device(targets), CopyPasteSettings(**settings), plan, ExtraSources())
@@ -184,7 +214,7 @@ def launches_of(n, **columns):
     for name, value in columns.items():
         masks[name] = value
     with mock.patch.object(triton_engine.kernels, "write_masks", kernel):
-        triton_engine.TritonKernels(torch.device("cpu")).write_masks(masks)
+        triton_engine.TritonKernels(torch.device("cpu")).write_masks(masks, torch.uint8)
     grids, launches = kernel.__getitem__.call_args_list, kernel.__getitem__.return_value.call_args_list
     return [
         (grid.args[0], launch.args[0], launch.kwargs["ALIGNMENT"]) for grid, launch in zip(grids, launches, strict=True)
@@ -211,7 +241,7 @@ def test_16_bytes_are_written_at_a_time_where_masks_begin_and_end_so(
 
 
 def test_more_masks_than_a_grid_has_rows_are_written_in_parts():
-    launches = launches_of(70_000, written=512, kept_in=[0, 0, 1, 1], level=-1)
+    launches = launches_of(70_000, written=512, kept_in=[0, 0, 1, 1])
     assert [grid for grid, _, _ in launches] == [(1, 65535), (1, 4465)]
     assert [len(table) for _, table, _ in launches] == [65535, 4465]
 
@@ -261,12 +291,13 @@ from triton.compiler import ASTSource
 from composer_copypaste.functional.engines import triton_kernels as kernels
 
 for kernel, arguments, constants in (
-    (kernels.stack, ("images", "pasted"), {}),
-    (kernels.measure, ("objects", "which", "first_programs", "results"), {}),
+    *((kernels.stack, ("images", "pasted"), {"OWNERS": type_}) for type_ in (tl.uint8, tl.int16)),
+    (kernels.measure, ("objects", "which", "first_programs", "results"), {"OWNERS": tl.uint8}),
     (kernels.count_uncovered, ("pasted", "which", "first_programs", "results"), {}),
-    (kernels.write_masks, ("masks",), {"ALIGNMENT": 16}),
+    (kernels.write_masks, ("masks",), {"OWNERS": tl.uint8, "ALIGNMENT": 16}),
+    (kernels.paint_ids, ("images", "labels"), {"OWNERS": tl.uint8, "TYPE": tl.int64}),
     *(
-        (kernels.paint, ("images", "pasted", "tents"), {"TYPE": type_, "CHANNELS": 3})
+        (kernels.paint, ("images", "pasted", "tents"), {"OWNERS": tl.uint8, "TYPE": type_, "CHANNELS": 3})
         for type_ in (tl.uint8, tl.float16, tl.bfloat16, tl.float32)
     ),
 ):

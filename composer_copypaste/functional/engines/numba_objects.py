@@ -1,0 +1,334 @@
+"""Numba's loops over objects, on the host of any device: where they lie, which stay, and the tables that kernels read.
+
+NumPy would take a hundred calls for that, which last longer than the pixels of a small batch.
+"""
+
+import math
+from typing import no_type_check
+
+import numpy as np
+
+from composer_copypaste.functional.engines.compilation import compiled
+from composer_copypaste.functional.engines.kernels import (
+    BY_X,
+    BY_Y,
+    NO_TENSOR,
+    NOBODY,
+    OFFSET,
+    TO_X,
+    TO_Y,
+    X1,
+    X2,
+    Y1,
+    Y2,
+)
+from composer_copypaste.functional.layout import LayoutObjects, PastedObjects
+from composer_copypaste.functional.resample import PIXEL
+
+MARGIN = 1
+"""Pixels around an annotated box that are read too: the box may cut off a fraction of a pixel of its mask."""
+BOX_X1, BOX_Y1, BOX_X2, BOX_Y2 = range(4)
+"""The columns of a box."""
+
+
+@compiled
+@no_type_check
+def source_objects(counts, boxes, mask_windows):
+    """Of the objects of all sources in a row: each source's first, and the source, index and window of each."""
+    first = np.zeros(len(counts) + 1, np.int64)
+    source, instance = np.empty(len(boxes), np.int64), np.empty(len(boxes), np.int64)
+    windows = np.empty((len(boxes), 4), np.int64)
+    for s in range(len(counts)):
+        first[s + 1] = first[s] + counts[s]
+        for g in range(first[s], first[s + 1]):
+            source[g], instance[g] = s, g - first[s]
+    for g in range(len(boxes)):
+        box, within = boxes[g], mask_windows[g]
+        windows[g, Y1] = min(max(math.floor(box[BOX_Y1] - MARGIN), within[Y1]), within[Y2])
+        windows[g, X1] = min(max(math.floor(box[BOX_X1] - MARGIN), within[X1]), within[X2])
+        windows[g, Y2] = min(max(math.ceil(box[BOX_Y2] + MARGIN), within[Y1]), within[Y2])
+        windows[g, X2] = min(max(math.ceil(box[BOX_X2] + MARGIN), within[X1]), within[X2])
+    return first, source, instance, windows
+
+
+@compiled
+@no_type_check
+def pasted_windows(target, origin, to_source, boxes, sizes):
+    """The window of the target that each row of a plan covers, as if the target had no edges, and cut to it."""
+    unbounded, windows = np.empty((len(target), 4), np.int64), np.empty((len(target), 4), np.int64)
+    for m in range(len(target)):
+        box = boxes[origin[m]]
+        (xx, xy, x), (yx, yy, y) = to_source[m]
+        determinant = xx * yy - xy * yx
+        low_x = low_y = math.inf
+        high_x = high_y = -math.inf
+        for across, beyond_x in ((BOX_X1, -MARGIN), (BOX_X2, MARGIN)):
+            for down, beyond_y in ((BOX_Y1, -MARGIN), (BOX_Y2, MARGIN)):
+                from_x, from_y = box[across] + beyond_x - x, box[down] + beyond_y - y
+                corner_x = (yy * from_x - xy * from_y) / determinant
+                corner_y = (xx * from_y - yx * from_x) / determinant
+                low_x, high_x = min(low_x, corner_x), max(high_x, corner_x)
+                low_y, high_y = min(low_y, corner_y), max(high_y, corner_y)
+        edges = math.floor(low_y), math.floor(low_x), math.ceil(high_y), math.ceil(high_x)
+        for k in range(4):
+            unbounded[m, k] = edges[k]
+            windows[m, k] = min(max(edges[k], 0), sizes[target[m], k % 2])
+    return unbounded, windows
+
+
+@compiled
+@no_type_check
+def stacking_order(target, windows, images):
+    """The rows of a plan whose objects lie on their target, ordered by target, and the levels that this gives them.
+
+    Returns:
+        The rows; their levels; the targets, ascending; for each the index of its first object, and of its last plus 1.
+    """
+    ends = np.zeros(images + 1, np.int64)
+    for m in range(len(target)):
+        ends[target[m] + 1] += windows[m, Y1] < windows[m, Y2] and windows[m, X1] < windows[m, X2]
+    received = 0
+    for i in range(images):
+        received += ends[i + 1] > 0
+        ends[i + 1] += ends[i]
+    receiving, ranges = np.empty(received, np.int64), np.empty((received, 2), np.int64)
+    place = 0
+    for i in range(images):
+        if ends[i] < ends[i + 1]:
+            receiving[place], ranges[place, 0], ranges[place, 1] = i, ends[i], ends[i + 1]
+            place += 1
+    rows, level, next_place = np.empty(ends[images], np.int64), np.empty(ends[images], np.int64), ends.copy()
+    for m in range(len(target)):
+        if windows[m, Y1] < windows[m, Y2] and windows[m, X1] < windows[m, X2]:
+            place = next_place[target[m]]
+            rows[place], level[place] = m, place - ends[target[m]]
+            next_place[target[m]] += 1
+    return rows, level, receiving, ranges
+
+
+@compiled
+@no_type_check
+def fixed_point_maps(to_source, origin, mask_windows):
+    """The maps in fixed point, to the source, and to the window in which it keeps the mask."""
+    to_image, to_mask = np.empty(to_source.shape, np.int64), np.empty(to_source.shape, np.int64)
+    for m in range(len(to_source)):
+        for i in range(2):
+            for j in range(3):
+                to_image[m, i, j] = to_mask[m, i, j] = np.rint(to_source[m, i, j] * PIXEL)
+            to_mask[m, i, OFFSET] -= PIXEL * mask_windows[origin[m], X1 - i]
+    return to_image, to_mask
+
+
+@compiled
+@no_type_check
+def overlapped_objects(first, windows, receiving, ranges, pasted):
+    """The objects, ascending, of which the window shares a pixel with that of one pasted on their image."""
+    found, count = np.empty(len(windows), np.int64), 0
+    for i in range(len(receiving)):
+        for g in range(first[receiving[i]], first[receiving[i] + 1]):
+            y1, x1, y2, x2 = windows[g]
+            for m in range(ranges[i, 0], ranges[i, 1]):
+                other = pasted[m]
+                if max(y1, other[Y1]) < min(y2, other[Y2]) and max(x1, other[X1]) < min(x2, other[X2]):
+                    found[count] = g
+                    count += 1
+                    break
+    return found[:count].copy()
+
+
+@compiled
+@no_type_check
+def lay_out(plan, counts, boxes, mask_windows, sizes):
+    """The objects of a :class:`Layout`, those overlapped, and those pasted.
+
+    Args:
+        plan: the columns of a plan.
+        counts: the number of each source's objects.
+        boxes: of all sources' objects.
+        mask_windows: of all sources' objects.
+        sizes: of the sources.
+    """
+    target, source, instance, to_source, color = plan
+    first, source_of, instance_of, windows = source_objects(counts, boxes, mask_windows)
+    origin = np.empty(len(target), np.int64)
+    for m in range(len(target)):
+        origin[m] = first[source[m]] + instance[m]
+    unbounded, bounded = pasted_windows(target, origin, to_source, boxes, sizes)
+    rows, level, receiving, ranges = stacking_order(target, bounded, len(counts))
+    target, source, instance, origin = target[rows], source[rows], instance[rows], origin[rows]
+    unbounded, bounded = unbounded[rows], bounded[rows]
+    to_image, to_mask = fixed_point_maps(to_source[rows], origin, mask_windows)
+    receives = np.zeros(len(boxes), np.bool_)
+    for image in receiving:
+        receives[first[image] : first[image + 1]] = True
+    overlapped = overlapped_objects(first, windows, receiving, ranges, bounded)
+    maps, places = (to_image, to_mask, color[rows]), (bounded, unbounded, level, receiving, ranges)
+    pasted = PastedObjects(rows, target, source, instance, origin, *maps, *places)
+    return LayoutObjects(source_of, instance_of, mask_windows, windows, receives), overlapped, pasted
+
+
+@compiled
+@no_type_check
+def is_enough(area, former, limits):
+    """Whether this number of visible pixels, of all that there were, lets an object stay."""
+    min_visibility, min_area, tolerance = limits
+    return area >= min_area and area >= min_visibility * former - tolerance
+
+
+@compiled
+@no_type_check
+def keep_objects(objects, overlapped, pasted, measures, iscrowd, limits):
+    """The rows of :class:`KeptObjects`, from ``target`` to ``measure``, its ends, and the windows of cut-outs.
+
+    ``limits`` are the least visibility, the least area, and what the first may be missed by.
+    """
+    m, n = len(pasted.target), len(objects.source)
+    measure, stays = np.full(n, -1), objects.image_receives.copy()
+    area, former = measures.area, measures.former
+    for k in range(len(overlapped)):
+        g, changed = overlapped[k], m + k
+        if area[changed] < former[changed]:
+            measure[g] = changed
+            stays[g] = area[changed] > 0 if iscrowd[g] else is_enough(area[changed], former[changed], limits)
+    rows, ends = np.empty((7, n + m), np.int64), np.empty((len(pasted.receiving), 2), np.int64)
+    r = g = 0
+    for i in range(len(ends)):
+        image, begin = pasted.receiving[i], r
+        while g < n and objects.source[g] <= image:
+            if stays[g]:  # of images that receive nothing none does
+                rows[:, r] = (image, r - begin, g, objects.instance[g], -1, -1, measure[g])
+                r += 1
+            g += 1
+        for k in range(pasted.ranges[i, 0], pasted.ranges[i, 1]):
+            if is_enough(area[k], former[k], limits):
+                rows[:, r] = (image, r - begin, pasted.origin[k], pasted.instance[k], k, pasted.row[k], k)
+                r += 1
+        ends[i] = begin, r
+    windows = np.empty((r, 4), np.int64)
+    for k in range(r):
+        if rows[6, k] < 0:
+            windows[k] = objects.mask_windows[rows[2, k]]
+        else:
+            x1, y1, x2, y2 = measures.boxes[rows[6, k]]
+            windows[k] = y1, x1, y2, x2
+    return rows[:, :r].copy(), ends, windows
+
+
+# The tables that kernels read
+
+
+@compiled
+@no_type_check
+def fill_images(table, pasted, sizes, owners, bytes_per_owner):
+    """Fill a table of images whose owners begin at an address, one image after the other."""
+    for i in range(len(table)):
+        row, (height, width) = table[i], sizes[pasted.receiving[i]]
+        row.owners, row.height, row.width = owners, height, width
+        row.first, row.end = pasted.ranges[i]
+        owners += height * width * bytes_per_owner
+
+
+@compiled
+@no_type_check
+def mask_addresses(objects, begins):
+    """Where the mask of each object begins; those of each source begin at an address, one after the other."""
+    addresses, address, last = np.empty(len(objects.source), np.int64), np.int64(0), np.int64(-1)
+    for g in range(len(addresses)):
+        if objects.source[g] != last:
+            last = objects.source[g]
+            address = begins[last]
+        addresses[g] = address
+        address += window_area(objects.mask_windows[g])
+    return addresses
+
+
+@compiled
+@no_type_check
+def window_area(window):
+    """The number of pixels of a window."""
+    return (window[Y2] - window[Y1]) * (window[X2] - window[X1])
+
+
+@compiled
+@no_type_check
+def fill_pasted(table, images, pasted, objects, addresses):
+    """Fill a table of pasted objects that reads the masks of their sources."""
+    for i in range(len(images)):
+        for m in range(images[i].first, images[i].end):
+            row, g, to_image = table[m], pasted.origin[m], pasted.to_source[m]
+            row.image, row.number, row.pixels = i, pasted.level[m] + 1, addresses[g]
+            row.to_source[:], row.window[:] = pasted.to_mask[m], pasted.windows[m]
+            row.rotated = to_image[TO_X, BY_Y] != 0 or to_image[TO_Y, BY_X] != 0
+            row.height = objects.mask_windows[g, Y2] - objects.mask_windows[g, Y1]
+            row.width = objects.mask_windows[g, X2] - objects.mask_windows[g, X1]
+
+
+@compiled
+@no_type_check
+def read_images(table, pasted, sizes, addresses):
+    """Let a table of pasted objects read the images of their sources, whose pixels begin at these addresses."""
+    for m in range(len(table)):
+        row, source = table[m], pasted.source[m]
+        row.pixels, row.to_source[:] = addresses[source], pasted.to_source[m]
+        row.height, row.width = sizes[source]
+
+
+@compiled
+@no_type_check
+def fill_measured(table, images, pasted, objects, overlapped, addresses):
+    """Fill a table of objects to measure: the pasted ones, then those of images that they overlap."""
+    for i in range(len(images)):
+        for m in range(images[i].first, images[i].end):
+            row = table[m]
+            row.window[:], row.number, row.mask = pasted.windows[m], pasted.level[m] + 1, NO_TENSOR
+            row.owners, row.owners_width = images[i].owners, images[i].width
+    i = 0
+    for k in range(len(overlapped)):
+        row, g = table[len(pasted.target) + k], overlapped[k]
+        while pasted.receiving[i] < objects.source[g]:
+            i += 1
+        row.window[:], row.number = objects.windows[g], NOBODY
+        row.mask, row.mask_width = first_pixel(addresses[g], objects.mask_windows[g])
+        row.owners, row.owners_width = images[i].owners, images[i].width
+
+
+@compiled
+@no_type_check
+def first_pixel(address, window):
+    """Where pixel (0, 0) of the image would be, if a mask kept in a window went on; the width of its rows."""
+    width = window[X2] - window[X1]
+    return address - window[Y1] * width - window[X1], width
+
+
+@compiled
+@no_type_check
+def fill_masks(table, images, kept, pasted, objects, addresses):
+    """Fill a table of masks to write, a row for each object that stays."""
+    for i in range(len(images)):
+        written = images[i].masks
+        for r in range(kept.ends[i, 0], kept.ends[i, 1]):
+            row, window, g = table[r], kept.windows[r], kept.origin[r]
+            row.written, row.kept_in[:], row.number = written, window, NOBODY
+            row.owners, row.owners_width = images[i].owners, images[i].width
+            written += window_area(window)
+            if kept.measure[r] < 0:
+                row.is_copy, row.former, row.former_width = 1, addresses[g], window[X2] - window[X1]
+            elif kept.pasted[r] < 0:
+                row.former, row.former_width = first_pixel(addresses[g], objects.mask_windows[g])
+                row.window[:] = common_part(objects.windows[g], window)
+            else:
+                k = kept.pasted[r]
+                row.number, row.former = pasted.level[k] + 1, NO_TENSOR
+                row.window[:] = common_part(pasted.windows[k], window)
+
+
+@compiled
+@no_type_check
+def common_part(window, other):
+    """The pixels that are in both windows; where there are none, a window that ends before it begins."""
+    return (
+        max(window[Y1], other[Y1]),
+        max(window[X1], other[X1]),
+        min(window[Y2], other[Y2]),
+        min(window[X2], other[X2]),
+    )
