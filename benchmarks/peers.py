@@ -41,6 +41,7 @@ UNJITTERED = CopyPasteSettings(p=1.0, p_instance=SHARE, scale_range=(1.0, 1.0), 
 JITTERED = CopyPasteSettings(p=1.0, p_instance=SHARE)
 
 COPY, TORCHVISION = "plain copy", "torchvision's algorithm"
+OURS, CUT_OUTS = "ours, no jitter", "ours, cut-outs"
 
 Target = dict[str, Tensor]
 
@@ -65,21 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compare(case: Case, device: torch.device, rounds: int) -> None:
     """Measure all implementations on one batch and print a table."""
     batch = draw_batch(case, device)
-    compact = [target | {"masks": CompactMasks.from_dense(target["masks"])} for target in batch.targets]
-    ways: dict[str, Way] = {
-        COPY: lambda: [batch.images.clone(), *(target["masks"].clone() for target in batch.targets)],
-        "ours, no jitter": lambda: copypaste_batch(batch.images, batch.targets, settings=UNJITTERED),
-        "ours, paper's jitter": lambda: copypaste_batch(batch.images, batch.targets, settings=JITTERED),
-        "ours, cut-outs": lambda: copypaste_batch(batch.images, compact, settings=UNJITTERED),
-        "ours, cut-outs, jitter": lambda: copypaste_batch(batch.images, compact, settings=JITTERED),
-        TORCHVISION: lambda: torchvision_copy_paste(batch.images, batch.targets),
-    }
-    missing = []
-    for name, prepare in (("kornia", kornia_ways), ("ultralytics", ultralytics_ways)):
-        try:
-            ways |= prepare(batch)
-        except ImportError:
-            missing.append(name)
+    ways, missing = all_ways(batch)
     seconds = best_seconds(ways, rounds)
     print(f"\n{case.images} images of {case.side} x {case.side} with {case.objects} objects each")
     print(f"{'':24}{'ms':>9}{'images/s':>11}{'x copy':>9}{'x torchvision':>15}{'peak MiB':>11}{'peak / copy':>13}")
@@ -90,6 +77,26 @@ def compare(case: Case, device: torch.device, rounds: int) -> None:
         print(f"{name:24}{speed}{ratios}{_peak(memory[name], memory[COPY])}")
     if missing:
         print(f"{', '.join(missing)}: not installed (pip install kornia ultralytics)")
+
+
+def all_ways(batch: Batch) -> tuple[dict[str, Way], list[str]]:
+    """All implementations on a batch, and the packages that are not installed."""
+    compact = [target | {"masks": CompactMasks.from_dense(target["masks"])} for target in batch.targets]
+    ways: dict[str, Way] = {
+        COPY: lambda: [batch.images.clone(), *(target["masks"].clone() for target in batch.targets)],
+        OURS: lambda: copypaste_batch(batch.images, batch.targets, settings=UNJITTERED),
+        "ours, paper's jitter": lambda: copypaste_batch(batch.images, batch.targets, settings=JITTERED),
+        CUT_OUTS: lambda: copypaste_batch(batch.images, compact, settings=UNJITTERED),
+        "ours, cut-outs, jitter": lambda: copypaste_batch(batch.images, compact, settings=JITTERED),
+        TORCHVISION: lambda: torchvision_copy_paste(batch.images, batch.targets),
+    }
+    missing = []
+    for name, prepare in (("kornia", kornia_ways), ("ultralytics", ultralytics_ways)):
+        try:
+            ways |= prepare(batch)
+        except ImportError:
+            missing.append(name)
+    return ways, missing
 
 
 def _peak(peak: int | None, copy: int | None) -> str:

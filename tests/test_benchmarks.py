@@ -28,7 +28,7 @@ def load(monkeypatch):
 
     yield module_of
     torch.set_num_threads(threads)
-    for name in {"batches", "measure"} - modules:
+    for name in {"batches", "measure", "peers"} - modules:
         sys.modules.pop(name, None)
 
 
@@ -156,9 +156,22 @@ def test_peak_bytes_counts_what_is_freed_again(load):
     assert 31 < measure.peak_bytes(way) / 2**20 < 42  # malloc may keep what is freed, so that the second adds to it
 
 
-def test_scores_are_timed_with_the_garbage_collector_and_without(load, capsys):
-    load("scoring").main(["--images", "3", "--detections", "5", "--rounds", "1"])
-    assert re.fullmatch(r"garbage collector paused \d+\.\d\d s, running \d+\.\d\d s\n", capsys.readouterr().out)
+def test_scoring_is_timed_in_two_checkouts_that_give_the_same_numbers(load, capsys):
+    here = str(FOLDER.parent)
+    load("scoring").main(["--images", "3", "--detections", "12", "--rounds", "1", "--against", here])
+    *times, compared = capsys.readouterr().out.splitlines()
+    assert all(re.fullmatch(rf"{re.escape(here)}: \d+\.\d\d s", line) for line in times)
+    assert len(times) == 2
+    assert re.fullmatch(r"ratio \d+\.\d\d, largest difference of a number 0\.0e\+00", compared)
+
+
+def test_curves_prints_a_table_for_each_axis_and_draws_both(load, capsys, tmp_path):
+    curves = load("curves")
+    curves.main(["--rounds", "1", "--objects", "1", "2", "--sides", "32", "64", "--output", str(tmp_path / "cost.png")])
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^\| plain copy .*\(1\).*\(1\) +\|$", printed, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\| ours, cut-outs ", printed, re.MULTILINE)) == 2
+    assert (tmp_path / "cost.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_bootstrap_prints_its_time_beside_that_of_the_engine(load, capsys):
