@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all test-detectron2 gpu lint clean
+.PHONY: quickstart test test-all test-core test-detectron2 gpu lint clean
 
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
@@ -25,6 +25,13 @@ test-detectron2: .detectron2/installed
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
 	.detectron2/bin/python -m pytest -n 2 tests/integrations/detectron2
 
+# The tests of what needs no Composer, with the newest torch and torchvision, in an environment of their own. On Linux
+# torch's wheel is one for CUDA, and cannot be imported without CUDA's packages (libcudnn.so.9): 2.4 GB are downloaded.
+CORE_TESTS := tests/functional tests/data tests/metrics tests/models tests/visualize tests/integrations tests/test_*.py
+test-core: .core/installed
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+	.core/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(CORE_TESTS)
+
 gpu: .venv/developing
 	$(BIN)/python benchmarks/gpu.py
 
@@ -45,6 +52,13 @@ lint: .venv/developing
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
 	touch $@
 
+# Lightning, Transformers and Datasets are what the tests of tests/integrations need that are skipped without them.
+.core/installed: pyproject.toml
+	$(PYTHON) -m venv --clear .core
+	.core/bin/python -m pip install --quiet uv
+	.core/bin/uv pip install --quiet --upgrade --python .core/bin/python --editable '.[test]' pytorch-lightning transformers datasets
+	touch $@
+
 # Detectron2 is built from source by those who use it. Its Python files are also in a wheel of a third party, whose
 # compiled part, for Python 3.10, is not loaded here: Detectron2 does without. Of the paths that the environment adds to
 # .venv's packages the wheel's is the last, since it brings a package named `tools`.
@@ -58,4 +72,4 @@ lint: .venv/developing
 	touch $@
 
 clean:
-	rm -rf .venv .detectron2
+	rm -rf .venv .core .detectron2

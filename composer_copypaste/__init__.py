@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from composer_copypaste.integrations.detectron2.model import Detectron2Model as Detectron2Model
     from composer_copypaste.integrations.detectron2.trainers import CopyPasteHook as CopyPasteHook
     from composer_copypaste.integrations.detectron2.trainers import LargeScaleJitterHook as LargeScaleJitterHook
+    from composer_copypaste.integrations.lightning import CopyPasteCallback as CopyPasteCallback
     from composer_copypaste.metrics.bootstrap import bootstrap_difference as bootstrap_difference
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
@@ -88,6 +89,7 @@ _HOMES = {
     "CocoMeanAveragePrecision": "metrics.coco_map",
     "CompactMasks": "compact_masks",
     "CopyPaste": "integrations.composer.algorithms",
+    "CopyPasteCallback": "integrations.lightning",
     "copypaste_batch": "functional.copypaste",
     "CopyPasteHook": "integrations.detectron2.trainers",
     "CopyPasteSettings": "settings",
@@ -145,7 +147,7 @@ _HOMES = {
 }
 
 _NEED = {
-    "composer": {
+    ("composer",): {
         "CopyPaste",
         "Detectron2Model",
         "evaluation_loader",
@@ -157,10 +159,11 @@ _NEED = {
         "training_loader",
         "TrainingPictures",
     },
-    "detectron2": {"CopyPasteHook", "Detectron2Model", "LargeScaleJitterHook"},
+    ("detectron2",): {"CopyPasteHook", "Detectron2Model", "LargeScaleJitterHook"},
+    ("lightning", "pytorch_lightning"): {"CopyPasteCallback"},
 }
-"""Packages that not every installation has, and the names that need them: ``from composer_copypaste import *`` leaves
-these out where the package is missing; when one of them is asked for, one line says what brings it."""
+"""Packages, one of which not every installation has, and the names that need it: ``from composer_copypaste import *``
+leaves these out where the package is missing; when one of them is asked for, one line says what brings it."""
 
 
 def __getattr__(name: str) -> object:
@@ -174,7 +177,7 @@ def __getattr__(name: str) -> object:
 def _available_names() -> list[str]:
     from composer_copypaste.extras import is_installed
 
-    lacking = set[str]().union(*(names for package, names in _NEED.items() if not is_installed(package)))
+    lacking = set[str]().union(*(names for packages, names in _NEED.items() if not any(map(is_installed, packages))))
     return [name for name in _HOMES if name not in lacking]
 
 

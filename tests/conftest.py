@@ -13,8 +13,58 @@ from coco_files import annotation
 from PIL import Image
 from torch.utils.data._utils import signal_handling
 
+from composer_copypaste.extras import is_installed
+
+NEED_COMPOSER = [
+    "integrations/composer",
+    "cli/test_ablate.py",
+    "cli/test_eval.py",
+    "cli/test_train.py",
+    "data/streaming/test_streaming.py",
+    "data/test_loaders.py",
+    "functional/test_category_names.py",
+    "metrics/test_coco_map_in_composer.py",
+    "models/test_class_rows.py",
+    "models/test_detectron2_weights.py",
+    "models/test_mask_loss.py",
+    "models/test_timm.py",
+    "models/test_weights.py",
+    "runs/test_ablation_plan.py",
+    "runs/test_ablations.py",
+    "runs/test_best_and_early.py",
+    "runs/test_describe_file.py",
+    "runs/test_dry_run.py",
+    "runs/test_export_detectron2.py",
+    "runs/test_export_models.py",
+    "runs/test_killed_runs.py",
+    "runs/test_pools.py",
+    "runs/test_precision_of_scores.py",
+    "runs/test_predict_in_python.py",
+    "runs/test_preview_measures.py",
+    "runs/test_preview_page.py",
+    "runs/test_streaming_runs.py",
+    "runs/test_tampered_runs.py",
+    "runs/test_training.py",
+    "runs/test_training_process.py",
+    "test_notebook.py",
+    "test_readme.py",
+    "test_times.py",
+]
+"""Tests that need Composer, also in what they import of other tests: `make test-core` is without it, and leaves them
+out. Of other modules it leaves out the tests with the mark `composer`."""
+
+collect_ignore = [] if is_installed("composer") else NEED_COMPOSER
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the module with the kernels is imported
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out tests that need Composer where it is not installed."""
+    if not is_installed("composer"):
+        for item in items:
+            if item.get_closest_marker("composer"):
+                item.add_marker(pytest.mark.skip(reason="needs Composer"))
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ FRAMEWORKS = {
     "distributed": "integrations/dask.py",
     "detectron2": "integrations/detectron2/",
     "lightning": "integrations/lightning.py",
+    "pytorch_lightning": "integrations/lightning.py",
     "streaming": "data/streaming/",
     "onnx": "integrations/onnx.py",
     "onnxruntime": "integrations/onnx.py",

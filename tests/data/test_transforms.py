@@ -251,5 +251,5 @@ def test_masks_of_a_large_image_take_memory_only_where_objects_are(horizontal):
     shown = SampledFlip(horizontal).transform_instances(many)
     assert resident_bytes() - before < 60e6
     planes = draw_planes(shown.masks)
-    assert resident_bytes() - before < 60e6
+    assert resident_bytes() - before < 170e6  # an object takes one or two pages, and NumPy asks for some of 2 MB each
     assert planes.shape == (40, 3000, 4000)  # 480 MB where all of it is written

@@ -82,6 +82,13 @@ def _pixels(top, left):
 
 @triton.jit
 @no_type_check
+def _repeated(number, SIZE: tl.constexpr):
+    """The number for each pixel: of a mask and one truth value for all, Triton 3.9's interpreter makes no mask."""
+    return tl.zeros((SIZE,), tl.int64) + number
+
+
+@triton.jit
+@no_type_check
 def _within(window, y, x):
     """Which of the pixels are in the window."""
     y1, x1, y2, x2 = tl.load(window + Y1), tl.load(window + X1), tl.load(window + Y2), tl.load(window + X2)
@@ -150,7 +157,7 @@ def measure(objects, which, first_programs, results, OWNERS: tl.constexpr):
     number, mask_width = tl.load(each + MEASURE_NUMBER), tl.load(each + MEASURE_MASK_WIDTH)
     owners, owners_width = tl.load(each + MEASURE_OWNERS), tl.load(each + MEASURE_OWNERS_WIDTH)
     mask = tl.load(each + MEASURE_MASK)
-    counted = inside & (mask != NO_TENSOR)
+    counted = inside & (_repeated(mask, TILE) != NO_TENSOR)
     former = tl.load(mask.to(tl.pointer_type(tl.uint8)) + y * mask_width + x, mask=counted, other=0) != 0
     owner = tl.load(owners.to(tl.pointer_type(OWNERS)) + y * owners_width + x, mask=inside, other=NOBODY)
     visible = (former & (owner == NOBODY)) | ((owner == number) & (number != NOBODY))
@@ -195,7 +202,7 @@ def write_masks(masks, OWNERS: tl.constexpr, ALIGNMENT: tl.constexpr):
     place = begin + tl.arange(0, RUN)
     inside = place < tl.multiple_of(height * width, ALIGNMENT)
     copied = tl.multiple_of(former.to(tl.pointer_type(tl.uint8)), ALIGNMENT)
-    value = tl.load(copied + place, mask=inside & (is_copy != 0), other=0) != 0
+    value = tl.load(copied + place, mask=inside & (_repeated(is_copy, RUN) != 0), other=0) != 0
     top, bottom = (tl.load(window + Y1) - y1) * width, (tl.load(window + Y2) - y1) * width
     if (begin < bottom) & (begin + RUN > top) & (is_copy == 0):  # dividing is dear, and much of a mask lies outside
         y, x = y1 + place // width, x1 + place % width
@@ -203,7 +210,7 @@ def write_masks(masks, OWNERS: tl.constexpr, ALIGNMENT: tl.constexpr):
         owners = tl.load(each + MASK_OWNERS).to(tl.pointer_type(OWNERS))
         owner = tl.load(owners + y * tl.load(each + MASK_OWNERS_WIDTH) + x, mask=within, other=NOBODY)
         before = former.to(tl.pointer_type(tl.uint8)) + y * tl.load(each + MASK_FORMER_WIDTH) + x
-        was = tl.load(before, mask=within & (number == NOBODY), other=0) != 0
+        was = tl.load(before, mask=within & (_repeated(number, RUN) == NOBODY), other=0) != 0
         value = tl.where(number != NOBODY, owner == number, was & (owner == NOBODY))
     written = tl.multiple_of(tl.load(each + MASK_WRITTEN).to(tl.pointer_type(tl.uint8)), ALIGNMENT)
     tl.store(written + place, value.to(tl.uint8), mask=inside)

@@ -1,7 +1,6 @@
 """Copy-paste and large-scale jitter as algorithms of Composer."""
 
 import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,19 +29,17 @@ from torch import Tensor
 from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.category_names import with_labels
-from composer_copypaste.functional.copypaste import NothingPastedWarning, paste, with_pasted_flags
+from composer_copypaste.functional.copypaste import with_pasted_flags
 from composer_copypaste.functional.generators import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.functional.scene import check_scene
-from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
+from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.functional.tensors import sequence_like
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
+from composer_copypaste.integrations.pasting import BatchPaster, Images, Targets
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings, parse_time, settings_from
 from composer_copypaste.visualize.paste_histograms import COLUMNS, PasteHistograms
-
-Images = Tensor | Sequence[Tensor]
-Targets = Sequence[Target] | Sequence[Tensor] | Tensor
 
 INCOMPATIBLE: dict[type[Algorithm], str] = {
     LabelSmoothing: "it smooths a tensor of class labels, and the losses of a detector take none; leave it out",
@@ -334,7 +331,7 @@ class CopyPaste(BatchAlgorithm):
             check_pool(pool, self.settings)
         check_scene(self.settings)
         self.pool = pool
-        self._has_warned = False
+        self._paste = BatchPaster(self.bank, pool)
 
     def _check_and_order(self, state: State) -> None:
         super()._check_and_order(state)
@@ -346,29 +343,10 @@ class CopyPaste(BatchAlgorithm):
         settings, p = without_second_jitter(self.settings, state.algorithms), scheduled_p(self.settings, state)
         if p != settings.p:
             settings = replace(settings, p=p)
-        given = cast(Sequence[Target] | Tensor, targets)  # ``paste`` refuses a list of tensors
-        generator = current_batch_generator(state, self.seed)
         interval = settings.histogram_interval
         is_due = interval is not None and dist.get_global_rank() == 0 and interval_is_due(interval, state.timestamp)
-        result = paste(images, given, settings, generator, ExtraSources(self.bank, self.pool), with_info=is_due)
-        if result.reason and not self._has_warned:  # Python's own "once" forgets when a library changes its filters
-            self._has_warned = True
-            warnings.warn(
-                f"copy-paste changed nothing: {result.reason} (said once; copy_paste/skipped in the log counts such "
-                "batches)",
-                NothingPastedWarning,
-                stacklevel=3,
-            )
-        metrics = {
-            "copy_paste/instances_per_image": sum(result.added) / len(images),
-            "copy_paste/share_of_images": sum(added > 0 for added in result.added) / len(images),
-            "copy_paste/dropped": float(result.dropped),
-            "copy_paste/skipped": float(result.reason is not None),
-            "copy_paste/p": settings.p,
-        }
-        if self.bank is not None:
-            metrics["copy_paste/bank_objects"] = float(len(self.bank))
-            metrics["copy_paste/bank_megabytes"] = self.bank.nbytes / 1e6
+        generator = current_batch_generator(state, self.seed)
+        result, metrics = self._paste(images, targets, settings, generator, with_info=is_due)
         if result.info is not None:
             metrics |= log_histograms(PasteHistograms.of_info(result.info), logger, int(state.timestamp.batch))
         return result.images, state.device.batch_to_device(with_pasted_flags(result)), metrics
