@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from composer_copypaste.data.annotation_file import AnnotationFile as AnnotationFile
     from composer_copypaste.data.category_weights import rare_category_weights as rare_category_weights
     from composer_copypaste.data.coco_json import CocoAnnotations as CocoAnnotations
+    from composer_copypaste.data.collate import CopyPasteTransform as CopyPasteTransform
     from composer_copypaste.data.cutouts import CutOutPool as CutOutPool
     from composer_copypaste.data.dataset import CocoInstances as CocoInstances
     from composer_copypaste.data.image_files import check_images as check_images
@@ -93,6 +94,7 @@ _HOMES = {
     "copypaste_batch": "functional.copypaste",
     "CopyPasteHook": "integrations.detectron2.trainers",
     "CopyPasteSettings": "settings",
+    "CopyPasteTransform": "data.collate",
     "CutOutPool": "data.cutouts",
     "describe_file": "runs.info.describe",
     "Detector": "integrations.composer.model",
