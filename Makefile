@@ -27,7 +27,8 @@ test-detectron2: .detectron2/installed
 
 # The tests of what needs no Composer, with the newest torch and torchvision, in an environment of their own. On Linux
 # torch's wheel is one for CUDA, and cannot be imported without CUDA's packages (libcudnn.so.9): 2.4 GB are downloaded.
-CORE_TESTS := tests/functional tests/data tests/metrics tests/models tests/visualize tests/integrations tests/test_*.py
+CORE_TESTS := tests/functional tests/data tests/metrics tests/models tests/visualize tests/integrations \
+	tests/test_compact_masks.py tests/test_extras.py tests/test_instances.py tests/test_settings.py tests/test_validation.py
 test-core: .core/installed
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
 	.core/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(CORE_TESTS)
