@@ -80,7 +80,7 @@ def decide_kept_objects(
     limits = float(settings.min_visibility), float(settings.min_area), AREA_TOLERANCE
     objects = layout.objects, layout.overlapped, layout.pasted
     columns, ends, windows = keep_objects(*objects, measures, iscrowd != 0, limits)
-    target, place, origin, instance, pasted, row, measure = columns
+    target, place, origin, instance, pasted, row, measure = columns[:, : len(windows)]
     if not cut_out:
         windows = np.zeros_like(windows)
         windows[:, 2:] = layout.sizes[target]

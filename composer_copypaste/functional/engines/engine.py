@@ -18,7 +18,6 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.functional.engines.kernel_engine import KernelEngine
 from composer_copypaste.functional.engines.kernels import Kernels
 from composer_copypaste.functional.engines.torch_engine import TorchEngine
 from composer_copypaste.functional.layout import Layout
@@ -62,7 +61,11 @@ class Engine(Protocol):
 def engine_for(device: torch.device) -> Engine:
     """The engine that runs kernels, where the device has some, else the one that takes steps in torch."""
     kernels = kernels_for(device)
-    return TorchEngine() if kernels is None else KernelEngine(kernels)
+    if kernels is None:
+        return TorchEngine()
+    from composer_copypaste.functional.engines.kernel_engine import KernelEngine  # imports Numba, which takes a while
+
+    return KernelEngine(kernels)
 
 
 def kernels_for(device: torch.device) -> Kernels | None:

@@ -1,6 +1,7 @@
 """Numba's loops over objects, on the host of any device: where they lie, which stay, and the tables that kernels read.
 
-NumPy would take a hundred calls for that, which last longer than the pixels of a small batch.
+NumPy would take a hundred calls for that, which last longer than the pixels of a small batch. Arrays are copied element
+by element: a slice is compiled with the text of the error that it may raise, which takes ten times as long.
 """
 
 import math
@@ -108,14 +109,14 @@ def stacking_order(target, windows, images):
 
 @compiled
 @no_type_check
-def fixed_point_maps(to_source, origin, mask_windows):
-    """The maps in fixed point, to the source, and to the window in which it keeps the mask."""
-    to_image, to_mask = np.empty(to_source.shape, np.int64), np.empty(to_source.shape, np.int64)
-    for m in range(len(to_source)):
+def fixed_point_maps(to_source, rows, origin, mask_windows):
+    """The maps of these rows in fixed point, to the source, and to the window in which it keeps the mask."""
+    to_image, to_mask = np.empty((len(rows), 2, 3), np.int64), np.empty((len(rows), 2, 3), np.int64)
+    for m in range(len(rows)):
         for i in range(2):
             for j in range(3):
-                to_image[m, i, j] = to_mask[m, i, j] = np.rint(to_source[m, i, j] * PIXEL)
-            to_mask[m, i, OFFSET] -= PIXEL * mask_windows[origin[m], X1 - i]
+                to_image[m, i, j] = to_mask[m, i, j] = np.rint(to_source[rows[m], i, j] * PIXEL)
+            to_mask[m, i, OFFSET] -= PIXEL * mask_windows[origin[rows[m]], X1 - i]
     return to_image, to_mask
 
 
@@ -133,7 +134,10 @@ def overlapped_objects(first, windows, receiving, ranges, pasted):
                     found[count] = g
                     count += 1
                     break
-    return found[:count].copy()
+    kept = np.empty(count, np.int64)
+    for k in range(count):
+        kept[k] = found[k]
+    return kept
 
 
 @compiled
@@ -155,16 +159,31 @@ def lay_out(plan, counts, boxes, mask_windows, sizes):
         origin[m] = first[source[m]] + instance[m]
     unbounded, bounded = pasted_windows(target, origin, to_source, boxes, sizes)
     rows, level, receiving, ranges = stacking_order(target, bounded, len(counts))
-    target, source, instance, origin = target[rows], source[rows], instance[rows], origin[rows]
-    unbounded, bounded = unbounded[rows], bounded[rows]
-    to_image, to_mask = fixed_point_maps(to_source[rows], origin, mask_windows)
+    numbers = np.empty((4, len(rows)), np.int64)
+    for m in range(len(rows)):
+        r = rows[m]
+        numbers[0, m], numbers[1, m], numbers[2, m], numbers[3, m] = target[r], source[r], instance[r], origin[r]
+    unbounded, bounded, color = rows_of(unbounded, rows), rows_of(bounded, rows), rows_of(color, rows)
+    to_image, to_mask = fixed_point_maps(to_source, rows, origin, mask_windows)
     receives = np.zeros(len(boxes), np.bool_)
     for image in receiving:
-        receives[first[image] : first[image + 1]] = True
+        for g in range(first[image], first[image + 1]):
+            receives[g] = True
     overlapped = overlapped_objects(first, windows, receiving, ranges, bounded)
-    maps, places = (to_image, to_mask, color[rows]), (bounded, unbounded, level, receiving, ranges)
-    pasted = PastedObjects(rows, target, source, instance, origin, *maps, *places)
+    maps, places = (to_image, to_mask, color), (bounded, unbounded, level, receiving, ranges)
+    pasted = PastedObjects(rows, numbers[0], numbers[1], numbers[2], numbers[3], *maps, *places)
     return LayoutObjects(source_of, instance_of, mask_windows, windows, receives), overlapped, pasted
+
+
+@compiled
+@no_type_check
+def rows_of(table, rows):
+    """These rows of a table."""
+    found = np.empty((len(rows), table.shape[1]), table.dtype)
+    for k in range(len(rows)):
+        for column in range(table.shape[1]):
+            found[k, column] = table[rows[k], column]
+    return found
 
 
 @compiled
@@ -183,7 +202,9 @@ def keep_objects(objects, overlapped, pasted, measures, iscrowd, limits):
     ``limits`` are the least visibility, the least area, and what the first may be missed by.
     """
     m, n = len(pasted.target), len(objects.source)
-    measure, stays = np.full(n, -1), objects.image_receives.copy()
+    measure, stays = np.empty(n, np.int64), np.empty(n, np.bool_)
+    for g in range(n):
+        measure[g], stays[g] = -1, objects.image_receives[g]
     area, former = measures.area, measures.former
     for k in range(len(overlapped)):
         g, changed = overlapped[k], m + k
@@ -193,25 +214,59 @@ def keep_objects(objects, overlapped, pasted, measures, iscrowd, limits):
     rows, ends = np.empty((7, n + m), np.int64), np.empty((len(pasted.receiving), 2), np.int64)
     r = g = 0
     for i in range(len(ends)):
-        image, begin = pasted.receiving[i], r
+        image = pasted.receiving[i]
+        ends[i, 0] = r
         while g < n and objects.source[g] <= image:
             if stays[g]:  # of images that receive nothing none does
-                rows[:, r] = (image, r - begin, g, objects.instance[g], -1, -1, measure[g])
+                add_row(rows, r, (image, r - ends[i, 0], g, objects.instance[g], -1, -1, measure[g]))
                 r += 1
             g += 1
         for k in range(pasted.ranges[i, 0], pasted.ranges[i, 1]):
             if is_enough(area[k], former[k], limits):
-                rows[:, r] = (image, r - begin, pasted.origin[k], pasted.instance[k], k, pasted.row[k], k)
+                origin, instance, row = pasted.origin[k], pasted.instance[k], pasted.row[k]
+                add_row(rows, r, (image, r - ends[i, 0], origin, instance, k, row, k))
                 r += 1
-        ends[i] = begin, r
-    windows = np.empty((r, 4), np.int64)
-    for k in range(r):
-        if rows[6, k] < 0:
-            windows[k] = objects.mask_windows[rows[2, k]]
+        ends[i, 1] = r
+    return rows, ends, windows_of_masks(rows[2], rows[6], r, objects, measures)
+
+
+@compiled
+@no_type_check
+def add_row(rows, r, values):
+    """Set a row whose columns lie one after the other."""
+    for k in range(len(values)):
+        rows[k, r] = values[k]
+
+
+@compiled
+@no_type_check
+def windows_of_masks(origin, measure, count, objects, measures):
+    """The windows in which masks are kept that are cut out: the former one where nothing changed, else the box."""
+    windows = np.empty((count, 4), np.int64)
+    for k in range(count):
+        if measure[k] < 0:
+            set_window(windows[k], objects.mask_windows[origin[k]])
         else:
-            x1, y1, x2, y2 = measures.boxes[rows[6, k]]
-            windows[k] = y1, x1, y2, x2
-    return rows[:, :r].copy(), ends, windows
+            x1, y1, x2, y2 = measures.boxes[measure[k]]
+            windows[k, Y1], windows[k, X1], windows[k, Y2], windows[k, X2] = y1, x1, y2, x2
+    return windows
+
+
+@compiled
+@no_type_check
+def set_window(window, edges):
+    """Set a window to the edges of another."""
+    for k in range(4):
+        window[k] = edges[k]
+
+
+@compiled
+@no_type_check
+def set_map(map_, values):
+    """Set a map to another."""
+    for i in range(2):
+        for j in range(3):
+            map_[i, j] = values[i, j]
 
 
 # The tables that kernels read
@@ -222,9 +277,10 @@ def keep_objects(objects, overlapped, pasted, measures, iscrowd, limits):
 def fill_images(table, pasted, sizes, owners, bytes_per_owner):
     """Fill a table of images whose owners begin at an address, one image after the other."""
     for i in range(len(table)):
-        row, (height, width) = table[i], sizes[pasted.receiving[i]]
+        row, image = table[i], pasted.receiving[i]
+        height, width = sizes[image, 0], sizes[image, 1]
         row.owners, row.height, row.width = owners, height, width
-        row.first, row.end = pasted.ranges[i]
+        row.first, row.end = pasted.ranges[i, 0], pasted.ranges[i, 1]
         owners += height * width * bytes_per_owner
 
 
@@ -257,7 +313,8 @@ def fill_pasted(table, images, pasted, objects, addresses):
         for m in range(images[i].first, images[i].end):
             row, g, to_image = table[m], pasted.origin[m], pasted.to_source[m]
             row.image, row.number, row.pixels = i, pasted.level[m] + 1, addresses[g]
-            row.to_source[:], row.window[:] = pasted.to_mask[m], pasted.windows[m]
+            set_map(row.to_source, pasted.to_mask[m])
+            set_window(row.window, pasted.windows[m])
             row.rotated = to_image[TO_X, BY_Y] != 0 or to_image[TO_Y, BY_X] != 0
             row.height = objects.mask_windows[g, Y2] - objects.mask_windows[g, Y1]
             row.width = objects.mask_windows[g, X2] - objects.mask_windows[g, X1]
@@ -269,8 +326,8 @@ def read_images(table, pasted, sizes, addresses):
     """Let a table of pasted objects read the images of their sources, whose pixels begin at these addresses."""
     for m in range(len(table)):
         row, source = table[m], pasted.source[m]
-        row.pixels, row.to_source[:] = addresses[source], pasted.to_source[m]
-        row.height, row.width = sizes[source]
+        row.pixels, row.height, row.width = addresses[source], sizes[source, 0], sizes[source, 1]
+        set_map(row.to_source, pasted.to_source[m])
 
 
 @compiled
@@ -280,14 +337,16 @@ def fill_measured(table, images, pasted, objects, overlapped, addresses):
     for i in range(len(images)):
         for m in range(images[i].first, images[i].end):
             row = table[m]
-            row.window[:], row.number, row.mask = pasted.windows[m], pasted.level[m] + 1, NO_TENSOR
+            set_window(row.window, pasted.windows[m])
+            row.number, row.mask = pasted.level[m] + 1, NO_TENSOR
             row.owners, row.owners_width = images[i].owners, images[i].width
     i = 0
     for k in range(len(overlapped)):
         row, g = table[len(pasted.target) + k], overlapped[k]
         while pasted.receiving[i] < objects.source[g]:
             i += 1
-        row.window[:], row.number = objects.windows[g], NOBODY
+        set_window(row.window, objects.windows[g])
+        row.number = NOBODY
         row.mask, row.mask_width = first_pixel(addresses[g], objects.mask_windows[g])
         row.owners, row.owners_width = images[i].owners, images[i].width
 
@@ -308,18 +367,19 @@ def fill_masks(table, images, kept, pasted, objects, addresses):
         written = images[i].masks
         for r in range(kept.ends[i, 0], kept.ends[i, 1]):
             row, window, g = table[r], kept.windows[r], kept.origin[r]
-            row.written, row.kept_in[:], row.number = written, window, NOBODY
+            row.written, row.number = written, NOBODY
+            set_window(row.kept_in, window)
             row.owners, row.owners_width = images[i].owners, images[i].width
             written += window_area(window)
             if kept.measure[r] < 0:
                 row.is_copy, row.former, row.former_width = 1, addresses[g], window[X2] - window[X1]
             elif kept.pasted[r] < 0:
                 row.former, row.former_width = first_pixel(addresses[g], objects.mask_windows[g])
-                row.window[:] = common_part(objects.windows[g], window)
+                set_window(row.window, common_part(objects.windows[g], window))
             else:
                 k = kept.pasted[r]
                 row.number, row.former = pasted.level[k] + 1, NO_TENSOR
-                row.window[:] = common_part(pasted.windows[k], window)
+                set_window(row.window, common_part(pasted.windows[k], window))
 
 
 @compiled
