@@ -1,6 +1,6 @@
 """Cost of copy-paste over the number of objects and over the side of images: a table, and curves as a PNG.
 
-    python benchmarks/curves.py [--rounds 3] [--output docs/cost.png]
+    python benchmarks/curves.py [--rounds 3] [--output docs/results/cost.png]
 
 Batches of two images on one CPU thread, without jitter: 1 to 500 objects on images of 512 pixels, and 20 objects on
 images of 256 to 2048. The implementations are those of ``peers.py``; packages that are not installed are left out.
@@ -28,7 +28,7 @@ Curve = dict[str, float]
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="best of this many rounds (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("docs/cost.png"), help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/cost.png"), help="default: %(default)s")
     parser.add_argument("--objects", type=int, nargs="+", default=OBJECTS, help="numbers of objects")
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="sides of images")
     options = parser.parse_args(arguments)
