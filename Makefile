@@ -26,7 +26,7 @@ test-detectron2: .detectron2/installed
 	.detectron2/bin/python -m pytest -n 2 tests/integrations/detectron2
 
 # The tests of what needs no Composer, with the newest torch and torchvision, in an environment of their own. On Linux
-# torch's wheel is one for CUDA, and cannot be imported without CUDA's packages (libcudnn.so.9): 2.4 GB are downloaded.
+# torch's wheel is one for CUDA, and cannot be imported without CUDA's packages (libcudnn.so.9): 5.3 GB when installed.
 CORE_TESTS := tests/functional tests/data tests/metrics tests/models tests/visualize tests/integrations \
 	tests/test_compact_masks.py tests/test_extras.py tests/test_instances.py tests/test_settings.py tests/test_validation.py
 test-core: .core/installed

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from composer_copypaste.metrics.bootstrap import bootstrap_difference as bootstrap_difference
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision as CocoMeanAveragePrecision
     from composer_copypaste.metrics.matches import EvaluationMatches as EvaluationMatches
+    from composer_copypaste.models.detectors import build_detector as build_detector
     from composer_copypaste.models.prediction import Prediction as Prediction
     from composer_copypaste.models.predictor import Predictor as Predictor
     from composer_copypaste.recipes.ablation import load_ablation as load_ablation
@@ -84,6 +85,7 @@ _HOMES = {
     "AugmentedData": "runs.augment.run",
     "AugmentSettings": "settings",
     "bootstrap_difference": "metrics.bootstrap",
+    "build_detector": "models.detectors",
     "check_images": "data.image_files",
     "CocoAnnotations": "data.coco_json",
     "CocoInstances": "data.dataset",

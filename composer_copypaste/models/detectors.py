@@ -23,5 +23,16 @@ BUILDERS: Mapping[DetectorName, Callable[[int, DetectorSettings], nn.Module]] = 
 
 
 def build_detector(num_classes: int, settings: DetectorSettings) -> nn.Module:
-    """The detector that the settings name, with random weights; ``num_classes`` includes the background."""
+    """Torchvision's detector that the settings name, as a plain module with random weights, for loops without Composer.
+
+    It takes images and targets as torchvision's detectors do, and masks also as :class:`CompactMasks`; its parameters
+    have torchvision's names.
+
+    Args:
+        num_classes: number of labels, the background included.
+        settings: what is built; ``weights`` are not loaded.
+
+    Example:
+        >>> model = build_detector(5, DetectorSettings(name="mask_rcnn", backbone="small"))
+    """
     return BUILDERS[settings.name](num_classes, settings)
