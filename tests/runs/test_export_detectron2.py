@@ -84,7 +84,8 @@ def test_a_run_of_detectron2s_own_model_is_refused_with_what_writes_it(model, tm
     recipe = load_recipe("detectron2/finetune")
     loaded = LoadedModel(model.module, {}, recipe)
     monkeypatch.setattr("composer_copypaste.runs.export_detectron2.load_model", lambda *args, **options: loaded)
-    result = CliRunner().invoke(main, ["export", str(tmp_path), str(tmp_path / "m.pkl")])
+    (tmp_path / "run.pt").touch()
+    result = CliRunner().invoke(main, ["export", str(tmp_path / "run.pt"), str(tmp_path / "m.pkl")])
 
     assert result.exit_code == 2
     assert "a model of Detectron2 itself, whose DetectionCheckpointer writes its weights" in result.stderr

@@ -137,20 +137,15 @@ def test_numbas_kernels_give_the_same_targets_where_torch_paints(case):
 
 
 @pytest.mark.parametrize("kernels", [numba_engine.NumbaKernels(), triton_engine.TritonKernels(torch.device(DEVICE))])
-@pytest.mark.parametrize("copies", [255, 256, 300])
+@pytest.mark.parametrize("copies", [255, 256, 257])
 def test_an_image_may_receive_more_objects_than_a_byte_counts(kernels, copies):
-    """Each copy lies one pixel below the one before, so that a row of each stays visible."""
-    moved = [((1.0, 0, 0), (0, 1.0, -float(y))) for y in range(copies)]
-    plan = plan_of(*((0, 1, 0, to_source) for to_source in moved))
-    images = torch.zeros(2, 3, copies + 2, 4, dtype=torch.uint8)
-    masks = torch.zeros(2, 1, copies + 2, 4, dtype=torch.uint8)
-    masks[1, 0, :2, 1:3] = 1
-    targets = [{"boxes": torch.tensor([[1.0, 0, 3, 2]]), "labels": torch.tensor([1]), "masks": mask} for mask in masks]
+    images, targets = on_device(make_images()), on_device([target(), target((2, 3, 6, 5))])
+    plan = plan_of(*[(0, 1, 0, IDENTITY)] * copies)
     with mock.patch.object(engine, "kernels_for", return_value=kernels):
-        _, (after, _) = copypaste_batch(on_device(images), on_device(targets), plan=plan, settings=AS_PASTED)
-    shown = after["masks"][-copies:].cpu()
-    rows = [mask.any(dim=1).nonzero().flatten().tolist() for mask in shown]
-    assert rows == [[y] for y in range(copies - 1)] + [[copies - 1, copies]]
+        found = batch.paste(images, targets, AS_PASTED, plan, ExtraSources())
+    assert found.kept.row.tolist() == [copies - 1]
+    assert torch.equal(found.targets[0]["masks"].cpu(), block(2, 3, 6, 5)[None])
+    assert torch.equal(found.images[0][:, 3:5, 2:6], images[1][:, 3:5, 2:6])
 
 
 @pytest.mark.parametrize("height", [255, 256, 600])
