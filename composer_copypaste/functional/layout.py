@@ -15,8 +15,10 @@ from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.windows import Window
 
-MARGIN = np.array([-1, -1, 1, 1])
+MARGIN_PIXELS = 1
 """Pixels around an annotated box that are read too: the box may cut off a fraction of a pixel of its mask."""
+MARGIN = MARGIN_PIXELS * np.array([-1, -1, 1, 1])
+"""What is added to a box (x1, y1, x2, y2) for that."""
 
 
 @dataclass(frozen=True)

@@ -25,23 +25,6 @@ MOST_ROWS = 255
 
 @compiled
 @no_type_check
-def mark_overlapped(own, windows, ranges, pasted_windows, found):
-    """Mark the objects of each image whose window (y1, x1, y2, x2) shares a pixel with one pasted there.
-
-    ``own`` and ``ranges`` say of each image which rows of ``windows`` and of ``pasted_windows`` belong to it.
-    """
-    for i in range(len(own)):
-        for g in range(own[i, 0], own[i, 1]):
-            y1, x1, y2, x2 = windows[g]
-            for m in range(ranges[i, 0], ranges[i, 1]):
-                other = pasted_windows[m]
-                if max(y1, other[Y1]) < min(y2, other[Y2]) and max(x1, other[X1]) < min(x2, other[X2]):
-                    found[g] = True
-                    break
-
-
-@compiled
-@no_type_check
 def has_non_binary_values(masks, boxes):
     """Whether masks hold anything but 0 and 1 in their boxes (x1, y1, x2, y2), or a pixel around them."""
     height, width = masks.shape[1:]

@@ -23,11 +23,9 @@ from composer_copypaste.functional.engines.kernels import (
     Y1,
     Y2,
 )
-from composer_copypaste.functional.layout import LayoutObjects, PastedObjects
+from composer_copypaste.functional.layout import MARGIN_PIXELS, LayoutObjects, PastedObjects
 from composer_copypaste.functional.resample import PIXEL
 
-MARGIN = 1
-"""Pixels around an annotated box that are read too: the box may cut off a fraction of a pixel of its mask."""
 BOX_X1, BOX_Y1, BOX_X2, BOX_Y2 = range(4)
 """The columns of a box."""
 
@@ -45,10 +43,10 @@ def source_objects(counts, boxes, mask_windows):
             source[g], instance[g] = s, g - first[s]
     for g in range(len(boxes)):
         box, within = boxes[g], mask_windows[g]
-        windows[g, Y1] = min(max(math.floor(box[BOX_Y1] - MARGIN), within[Y1]), within[Y2])
-        windows[g, X1] = min(max(math.floor(box[BOX_X1] - MARGIN), within[X1]), within[X2])
-        windows[g, Y2] = min(max(math.ceil(box[BOX_Y2] + MARGIN), within[Y1]), within[Y2])
-        windows[g, X2] = min(max(math.ceil(box[BOX_X2] + MARGIN), within[X1]), within[X2])
+        windows[g, Y1] = min(max(math.floor(box[BOX_Y1] - MARGIN_PIXELS), within[Y1]), within[Y2])
+        windows[g, X1] = min(max(math.floor(box[BOX_X1] - MARGIN_PIXELS), within[X1]), within[X2])
+        windows[g, Y2] = min(max(math.ceil(box[BOX_Y2] + MARGIN_PIXELS), within[Y1]), within[Y2])
+        windows[g, X2] = min(max(math.ceil(box[BOX_X2] + MARGIN_PIXELS), within[X1]), within[X2])
     return first, source, instance, windows
 
 
@@ -63,8 +61,8 @@ def pasted_windows(target, origin, to_source, boxes, sizes):
         determinant = xx * yy - xy * yx
         low_x = low_y = math.inf
         high_x = high_y = -math.inf
-        for across, beyond_x in ((BOX_X1, -MARGIN), (BOX_X2, MARGIN)):
-            for down, beyond_y in ((BOX_Y1, -MARGIN), (BOX_Y2, MARGIN)):
+        for across, beyond_x in ((BOX_X1, -MARGIN_PIXELS), (BOX_X2, MARGIN_PIXELS)):
+            for down, beyond_y in ((BOX_Y1, -MARGIN_PIXELS), (BOX_Y2, MARGIN_PIXELS)):
                 from_x, from_y = box[across] + beyond_x - x, box[down] + beyond_y - y
                 corner_x = (yy * from_x - xy * from_y) / determinant
                 corner_y = (xx * from_y - yx * from_x) / determinant
