@@ -226,7 +226,8 @@ def _checked_field(name: str, target: Target, key: str) -> Tensor:
         )
     if key == "boxes" and (kind := box_format(values)) not in BOX_FORMATS:
         raise ValueError(
-            f"{name}: expected boxes of format {', '.join(BOX_FORMATS)}, got {kind}: rotated boxes cannot be pasted"
+            f"{name}: expected boxes of format {', '.join(BOX_FORMATS)}, got {kind}; give rotated boxes under a key of "
+            "their own, which the setting geometry names, and upright ones as 'boxes'"
         )
     return values
 

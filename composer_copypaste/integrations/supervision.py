@@ -1,27 +1,114 @@
-"""Masks as cut-outs, to and from supervision's ``CompactMask``, which keeps run lengths of each object's window."""
+"""Detection targets to and from supervision's ``Detections``, and masks as cut-outs to and from its ``CompactMask``.
 
-from typing import TYPE_CHECKING
+A ``CompactMask`` keeps run lengths of each object's window.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.errors import UserError
+from composer_copypaste.errors import DataError, MissingPackageError
+from composer_copypaste.instances import Target, corners, plain
 
 if TYPE_CHECKING:
+    from supervision import Detections
     from supervision.detection.compact_mask import CompactMask
+
+DATA_FIELDS = ("iscrowd", "area", "pasted", "xyxyxyxy")
+"""Keys of a target that ``Detections.data`` has by the same name. ``xyxyxyxy`` are corners of rotated boxes (n, 4, 2),
+which copy-paste moves with ``geometry={"xyxyxyxy": "corners"}``."""
+
+
+def detections_of_target(target: Mapping[str, Any], *, category_names: Sequence[str] | None = None) -> "Detections":
+    """The objects of a detection target as ``supervision.Detections``.
+
+    ``class_id`` is the label less 1: supervision counts classes from 0. ``scores`` become ``confidence``; ``data`` has
+    ``iscrowd``, ``area``, ``pasted`` and ``xyxyxyxy`` where the target has them. :class:`CompactMasks` become
+    supervision's ``CompactMask``, planes stay planes.
+
+    Args:
+        target: of :func:`copypaste_batch`, on any device, with boxes in any of its formats.
+        category_names: the name of label 1, of label 2 and so on, for ``data["class_name"]``.
+
+    Raises:
+        MissingPackageError: where supervision is not installed.
+        DataError: where a label has no name.
+    """
+    try:
+        from supervision import Detections
+    except ImportError as error:
+        raise MissingPackageError("detections_of_target() needs supervision: pip install supervision") from error
+    classes = _array(target["labels"]).astype(np.int64) - 1
+    data = {key: _array(target[key]) for key in DATA_FIELDS if key in target}
+    if category_names is not None:
+        if len(classes) and not 0 <= classes.min() <= classes.max() < len(category_names):
+            raise DataError(
+                f"category_names: expected a name for each label, got {len(category_names)} names and labels from "
+                f"{classes.min() + 1} to {classes.max() + 1}"
+            )
+        data["class_name"] = np.array([category_names[number] for number in classes], dtype=str)
+    return Detections(
+        xyxy=_array(corners(target["boxes"])).astype(np.float32),
+        mask=_masks_for_supervision(target.get("masks")),
+        confidence=_array(target["scores"]).astype(np.float32) if "scores" in target else None,
+        class_id=classes,
+        data=data,
+    )
+
+
+def target_of_detections(detections: "Detections") -> Target:
+    """The objects of ``supervision.Detections`` as a detection target for :func:`copypaste_batch`.
+
+    Labels are ``class_id`` plus 1, as 0 is the background here. ``confidence`` becomes ``scores``; ``iscrowd``,
+    ``area``, ``pasted`` and ``xyxyxyxy`` of ``data`` come along. A ``CompactMask`` becomes :class:`CompactMasks`.
+
+    Raises:
+        DataError: where objects have no class, or one below 0.
+    """
+    classes = detections.class_id
+    if classes is None or (classes < 0).any():
+        got = None if classes is None else int(classes.min())
+        raise DataError(f"detections: expected class_id, the class of each object, from 0 on, got {got}")
+    target: Target = {
+        "boxes": torch.from_numpy(np.array(detections.xyxy, dtype=np.float32)),
+        "labels": torch.from_numpy(np.array(classes, dtype=np.int64)) + 1,
+    }
+    if isinstance(detections.mask, np.ndarray):
+        target["masks"] = torch.from_numpy(detections.mask.astype(bool)).view(torch.uint8)
+    elif detections.mask is not None:
+        target["masks"] = from_supervision(detections.mask)
+    if detections.confidence is not None:
+        target["scores"] = torch.from_numpy(np.array(detections.confidence, dtype=np.float32))
+    return target | {
+        key: torch.from_numpy(np.array(detections.data[key])) for key in DATA_FIELDS if key in detections.data
+    }
+
+
+def _masks_for_supervision(masks: Tensor | CompactMasks | None) -> "CompactMask | np.ndarray | None":
+    if isinstance(masks, Tensor):
+        found: np.ndarray = _array(masks) != 0
+        return found
+    return None if masks is None else to_supervision(masks)
+
+
+def _array(values: Tensor) -> Any:
+    return plain(values).detach().cpu().numpy()
 
 
 def to_supervision(masks: CompactMasks) -> "CompactMask":
     """The masks as supervision's ``CompactMask``, for ``Detections(mask=...)``.
 
     Raises:
-        UserError: where supervision is not installed, or of a release without it.
+        MissingPackageError: where supervision is not installed, or of a release without it.
     """
     try:
         from supervision.detection.compact_mask import CompactMask
     except ImportError as error:
-        raise UserError("to_supervision() needs another package: pip install 'supervision>=0.30'") from error
+        raise MissingPackageError("to_supervision() needs another package: pip install 'supervision>=0.30'") from error
     crops = [crop.cpu().numpy() for crop in masks.crops()]
     return CompactMask(
         rles=[_run_lengths(crop) for crop in crops],

@@ -62,6 +62,49 @@ def test_key_points_move_with_their_objects_and_stay_key_points():
         assert target["keypoints"].tolist() == [[[6.0 + number, 7.0], [18.0, 20.0]]]
 
 
+ROTATED = {
+    "XYWHR": [5.0, 5, 15, 17, 0],
+    "CXCYWHR": [12.5, 13.5, 15, 17, 0],
+    "XYXYXYXY": [5.0, 5, 20, 5, 20, 22, 5, 22],
+}
+has_rotated = pytest.mark.skipif(
+    not hasattr(tv_tensors.BoundingBoxFormat, "XYXYXYXY"), reason="torchvision has rotated boxes from 0.23 on"
+)
+
+
+def rotated_samples(kind, key):
+    samples = [sample(k) for k in range(2)]
+    for _, target in samples:
+        target[key] = tv_tensors.BoundingBoxes([ROTATED[kind]], format=kind, canvas_size=(40, 40))
+    return samples
+
+
+@has_rotated
+@pytest.mark.parametrize("kind", ROTATED)
+def test_rotated_boxes_in_place_of_upright_ones_are_refused_with_what_to_do(kind):
+    with pytest.raises(ValueError, match=rf"CXCYWH, got {kind}; give rotated boxes under a key of their own") as raised:
+        CopyPasteTransform(p=1.0).collate(rotated_samples(kind, "boxes"))
+    assert "\n" not in str(raised.value)
+
+
+@has_rotated
+@pytest.mark.parametrize(("kind", "declared"), [("CXCYWHR", "obb_degrees"), ("XYXYXYXY", "corners")])
+def test_declared_rotated_boxes_move_with_their_objects_and_keep_their_format(kind, declared):
+    settings = CopyPasteSettings(
+        p=1.0, p_instance=1.0, scale_range=(0.5, 0.5), p_flip=0.0, min_visibility=0.5, geometry={"rotated": declared}
+    )
+    torch.manual_seed(1)
+    _, targets = CopyPasteTransform(settings).collate(rotated_samples(kind, "rotated"))
+    for target in targets:
+        assert type(target["rotated"]) is tv_tensors.BoundingBoxes
+        assert target["rotated"].format.name == kind
+        rotated, (x1, y1, x2, y2) = target["rotated"][-1].tolist(), target["boxes"][-1].tolist()
+        expected = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0]
+        if kind == "XYXYXYXY":
+            expected = [x1, y1, x2, y1, x2, y2, x1, y2]
+        assert rotated == pytest.approx(expected, abs=1)  # upright boxes are of whole pixels
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
