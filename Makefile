@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all test-core test-detectron2 gpu lint clean
+.PHONY: quickstart test test-all test-core test-detectron2 docs docs-links gpu lint clean
 
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
@@ -33,6 +33,14 @@ test-core: .core/installed
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
 	.core/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(CORE_TESTS)
 
+# The site, in docs/_build/html. Warnings are errors, among them links within it that lead nowhere.
+docs: .venv/documenting
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+
+# Links to other sites, which need a network
+docs-links: .venv/documenting
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m sphinx --keep-going --quiet --builder linkcheck docs docs/_build/links
+
 gpu: .venv/developing
 	$(BIN)/python benchmarks/gpu.py
 
@@ -51,6 +59,11 @@ lint: .venv/developing
 
 .venv/developing: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	touch $@
+
+# The reference is made from the package as it is installed, so the site is built where that is.
+.venv/documenting: .venv/installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[docs]'
 	touch $@
 
 # Lightning, Transformers and Datasets are what the tests of tests/integrations need that are skipped without them.
@@ -73,4 +86,4 @@ lint: .venv/developing
 	touch $@
 
 clean:
-	rm -rf .venv .core .detectron2
+	rm -rf .venv .core .detectron2 docs/_build

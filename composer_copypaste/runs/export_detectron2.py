@@ -35,7 +35,7 @@ def export_detectron2(
         categories: the names or categories of labels 1, 2, ..., which the file then lists too; Detectron2 reads none.
 
     Returns:
-        How Detectron2 builds the same model: "config" is a name in its zoo, and the rest are keys in which it differs.
+        How Detectron2 builds the model. "config" is a name in its zoo, and the rest are keys in which it differs.
 
     Raises:
         ExportError: where the model is of torchvision's style, or of a form that Detectron2 has not.

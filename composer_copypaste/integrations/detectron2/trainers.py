@@ -72,7 +72,7 @@ class CopyPasteHook(BatchHook):
 
     One line adds it to a ``DefaultTrainer``, ``SimpleTrainer`` or ``AMPTrainer``, before ``resume_or_load``, which
     restores its state; each process of a distributed training registers its own. Batches are Detectron2's, as its
-    loaders make them for training: see :func:`images_and_targets`. Images on which nothing was pasted keep their
+    loaders make them for training: see ``images_and_targets``. Images on which nothing was pasted keep their
     instances as they are, polygons too; the others have ``BitMasks``, and tight boxes for objects that are partly
     hidden.
 

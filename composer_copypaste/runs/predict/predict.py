@@ -53,7 +53,7 @@ def predict(  # noqa: PLR0913 - by name, and each of its own kind
     Args:
         model: the folder of a run, a checkpoint in it or an .onnx file; what ``load_predictor`` gave; or a
             ``Detector``, a ``Detectron2Model`` or torchvision's model, which runs where its weights are.
-        images: files, folders, patterns such as "photos/*.jpg"; images of PIL; uint8 arrays (height, width, 3) or
+        images: files, folders, patterns such as ``photos/*.jpg``; images of PIL; uint8 arrays (height, width, 3) or
             tensors (3, height, width), RGB; or a list of any of them. cv2's images are BGR: give ``image[..., ::-1]``.
         min_score: objects with a lower score are left out; the model has a limit of its own.
         batch_size: number of images, or of tiles, that are given to the model at once; None: as in its evaluations.

@@ -70,7 +70,7 @@ def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
 
     Args:
         weights: the folder of a run, a checkpoint or an .onnx file, as for ``load_predictor``.
-        images: files, folders, patterns such as "photos/*.jpg", or one COCO file, whose annotations are not looked at.
+        images: files, folders, patterns such as ``photos/*.jpg``, or the list of images of a COCO file.
         output: a new or an empty folder, or one that the same call, or one that this adds to, began or completed.
         settings: how objects are found, and what is written; None: the default settings.
         folder: the folder that the names of the COCO file are relative to.
