@@ -23,15 +23,17 @@ DATA_FIELDS = ("iscrowd", "area", "pasted", "xyxyxyxy")
 which copy-paste moves with ``geometry={"xyxyxyxy": "corners"}``."""
 
 
-def detections_of_target(target: Mapping[str, Any], *, category_names: Sequence[str] | None = None) -> "Detections":
-    """The objects of a detection target as ``supervision.Detections``.
+def detections_of_targets(
+    targets: Sequence[Mapping[str, Any]], *, category_names: Sequence[str] | None = None
+) -> "list[Detections]":
+    """The objects of each target of a batch as ``supervision.Detections``.
 
     ``class_id`` is the label less 1: supervision counts classes from 0. ``scores`` become ``confidence``; ``data`` has
     ``iscrowd``, ``area``, ``pasted`` and ``xyxyxyxy`` where the target has them. :class:`CompactMasks` become
     supervision's ``CompactMask``, planes stay planes.
 
     Args:
-        target: of :func:`copypaste_batch`, on any device, with boxes in any of its formats.
+        targets: as of :func:`copypaste_batch`, on any device, with boxes in any of its formats.
         category_names: the name of label 1, of label 2 and so on, for ``data["class_name"]``.
 
     Raises:
@@ -39,9 +41,15 @@ def detections_of_target(target: Mapping[str, Any], *, category_names: Sequence[
         DataError: where a label has no name.
     """
     try:
-        from supervision import Detections
+        import supervision  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError("detections_of_target() needs supervision: pip install supervision") from error
+        raise MissingPackageError("detections_of_targets() needs supervision: pip install supervision") from error
+    return [_detections(target, category_names) for target in targets]
+
+
+def _detections(target: Mapping[str, Any], category_names: Sequence[str] | None) -> "Detections":
+    from supervision import Detections
+
     classes = _array(target["labels"]).astype(np.int64) - 1
     data = {key: _array(target[key]) for key in DATA_FIELDS if key in target}
     if category_names is not None:
@@ -60,20 +68,36 @@ def detections_of_target(target: Mapping[str, Any], *, category_names: Sequence[
     )
 
 
-def target_of_detections(detections: "Detections") -> Target:
-    """The objects of ``supervision.Detections`` as a detection target for :func:`copypaste_batch`.
+def targets_of_detections(detections: "Sequence[Detections]", sizes: Sequence[tuple[int, int]]) -> list[Target]:
+    """The objects of each image's ``supervision.Detections`` as the targets of a batch, for :func:`copypaste_batch`.
 
     Labels are ``class_id`` plus 1, as 0 is the background here. ``confidence`` becomes ``scores``; ``iscrowd``,
     ``area``, ``pasted`` and ``xyxyxyxy`` of ``data`` come along. A ``CompactMask`` becomes :class:`CompactMasks`.
+    Images without objects, to which supervision gives no masks, get the fields of the others, with no rows.
+
+    Args:
+        detections: of each image.
+        sizes: height and width of each image.
 
     Raises:
         DataError: where objects have no class, or one below 0.
     """
+    targets = [_target(found, f"detections[{number}]") for number, found in enumerate(detections)]
+    example = next((target for target in targets if len(target["labels"])), None)
+    if example is None:
+        return targets
+    return [
+        target if len(target["labels"]) else _without_objects(example, size)
+        for target, size in zip(targets, sizes, strict=True)
+    ]
+
+
+def _target(detections: "Detections", name: str) -> dict[str, Any]:
     classes = detections.class_id
     if classes is None or (classes < 0).any():
         got = None if classes is None else int(classes.min())
-        raise DataError(f"detections: expected class_id, the class of each object, from 0 on, got {got}")
-    target: Target = {
+        raise DataError(f"{name}: expected class_id, the class of each object, from 0 on, got {got}")
+    target: dict[str, Any] = {
         "boxes": torch.from_numpy(np.array(detections.xyxy, dtype=np.float32)),
         "labels": torch.from_numpy(np.array(classes, dtype=np.int64)) + 1,
     }
@@ -86,6 +110,16 @@ def target_of_detections(detections: "Detections") -> Target:
     return target | {
         key: torch.from_numpy(np.array(detections.data[key])) for key in DATA_FIELDS if key in detections.data
     }
+
+
+def _without_objects(example: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """A target of no objects in an image of this size, with the keys of another one."""
+    target = {key: values[:0] for key, values in example.items()}
+    if isinstance(target.get("masks"), Tensor):
+        target["masks"] = target["masks"].new_zeros((0, *size))
+    elif "masks" in target:
+        target["masks"] = CompactMasks(target["masks"].pixels, [], size)
+    return target
 
 
 def _masks_for_supervision(masks: Tensor | CompactMasks | None) -> "CompactMask | np.ndarray | None":
