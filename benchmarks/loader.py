@@ -1,18 +1,22 @@
-"""Images/s that one core loads: ``CocoInstances`` with large-scale jitter, against torchvision's ``CocoDetection``.
+"""Images/s that one core loads: ``training_dataloader`` with large-scale jitter, against torchvision's own data set.
 
-    python benchmarks/loader.py [--images DIR --annotations FILE.json] [--size 1024] [--images 64] [--rounds 5]
+    python benchmarks/loader.py [--images DIR --annotations FILE.json] [--size 1024] [--count 64] [--rounds 5]
 
-By default, shapes are drawn. Both read the same files in one process on one thread and give uint8 images with boxes,
-labels and dense masks, jittered by 0.1-2.0, cropped or padded to ``size``, mirrored half the time. torchvision has
-``CocoDetection`` wrapped for its v2 transforms, and the transforms of its reference training: ``ScaleJitter``, a
-fixed-size crop, ``RandomHorizontalFlip``, ``SanitizeBoundingBoxes``. Images without objects are left out, as in the
-reference training.
+By default, shapes are drawn. All read the same files in one process on one thread and give batches of uint8 images with
+boxes, labels and masks, jittered by 0.1-2.0, cropped or padded to ``size``, mirrored half the time. Ours gives masks as
+cut-outs, as trainings take them, or as planes, and the images of a batch as one tensor. torchvision has
+``CocoDetection`` wrapped for its v2 transforms, the transforms of its reference training (``ScaleJitter``, a fixed-size
+crop, ``RandomHorizontalFlip``, ``SanitizeBoundingBoxes``), and gives planes and lists. Images without objects are left
+out, as in the reference training. Then it says how many bytes a worker process hands over for a batch, and what share
+of the planes' that is.
 """
 
 import argparse
 import json
 import tempfile
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +24,19 @@ import numpy as np
 import torch
 from measure import best_seconds, keep_freed_memory
 from pycocotools import mask as coco_mask
+from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 from torchvision.tv_tensors import Mask
 
-from composer_copypaste.data.dataset import CocoInstances
+from composer_copypaste.compact_masks import CompactMasks
+from composer_copypaste.data.dataset import CocoInstances, MaskForm
+from composer_copypaste.data.loaders import Batch, training_dataloader
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import PADDING, LargeScaleJitterTransform
 from composer_copypaste.settings import LargeScaleJitterSettings, ShapesSettings
+
+BATCH_SIZE = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,19 +63,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def compare(images: Path, annotations: Path, size: int, rounds: int) -> None:
     """Load all images with both, and print the rates."""
-    jitter = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(size, size)))
-    ours = CocoInstances(images, annotations, jitter)
-    theirs = _torchvision(images, annotations, size)
-    seconds = best_seconds(
-        {
-            "ours": lambda: [ours[torch.initial_seed(), i] for i in range(len(ours))],  # an epoch for each seed
-            "torchvision": lambda: [theirs[i] for i in range(len(theirs))],
-        },
-        rounds,
-    )
-    print(f"{len(ours)} images to {size} x {size}, one core, best of {rounds} rounds")
+    loaders = {
+        "ours, cut-outs": _ours(images, annotations, size, "compact"),
+        "ours, planes": _ours(images, annotations, size, masks=True),
+        "torchvision": _torchvision(images, annotations, size),
+    }
+    seconds = best_seconds({name: partial(deque, loader, 0) for name, loader in loaders.items()}, rounds)
+    count = len(loaders["torchvision"]) * BATCH_SIZE
+    print(f"{count} images to {size} x {size} in batches of {BATCH_SIZE}, one core, best of {rounds} rounds")
     for name, took in seconds.items():
-        print(f"{name:12}{len(ours) / took:8.1f} images/s{seconds['torchvision'] / took:8.2f} x torchvision")
+        print(f"{name:16}{count / took:8.1f} images/s{seconds['torchvision'] / took:8.2f} x torchvision")
+    handed, planes = zip(*(_bytes_handed_over(batch) for batch in loaders["ours, cut-outs"]), strict=True)
+    print(f"{sum(handed) / count / 2**20:.2f} MiB of targets an image, {sum(handed) / sum(planes):.4f} of planes'")
+
+
+def _ours(images: Path, annotations: Path, size: int, masks: MaskForm) -> DataLoader[Any]:
+    jitter = LargeScaleJitterTransform(LargeScaleJitterSettings(size=(size, size)))
+    return training_dataloader(CocoInstances(images, annotations, jitter, masks=masks), batch_size=BATCH_SIZE)
+
+
+def _bytes_handed_over(batch: Batch) -> tuple[int, int]:
+    """The bytes of a batch's targets, and those of the same targets with planes."""
+    handed = planes = 0
+    for target in batch[1]:
+        for values in target.values():
+            if isinstance(values, CompactMasks):
+                handed, planes = handed + values.nbytes, planes + values.dense().nbytes
+            elif isinstance(values, torch.Tensor):
+                handed, planes = handed + values.nbytes, planes + values.nbytes
+    return handed, planes
 
 
 class FixedSizeCrop(v2.Transform):
@@ -93,7 +118,7 @@ class FixedSizeCrop(v2.Transform):
         return self._call_kernel(v2.functional.pad, cropped, padding=padding, fill=fill)
 
 
-def _torchvision(images: Path, annotations: Path, size: int) -> Any:
+def _torchvision(images: Path, annotations: Path, size: int) -> DataLoader[Any]:
     transforms = v2.Compose(
         [
             v2.ToImage(),
@@ -104,7 +129,13 @@ def _torchvision(images: Path, annotations: Path, size: int) -> Any:
         ]
     )
     dataset = CocoDetection(images, annotations, transforms=transforms)
-    return wrap_dataset_for_transforms_v2(dataset, target_keys=("image_id", "boxes", "labels", "masks"))
+    wrapped = wrap_dataset_for_transforms_v2(dataset, target_keys=("image_id", "boxes", "labels", "masks"))
+    return DataLoader(wrapped, batch_size=BATCH_SIZE, shuffle=True, drop_last=True, collate_fn=_as_lists)
+
+
+def _as_lists(samples: list[Any]) -> tuple[Any, ...]:
+    """The batch as torchvision's reference training collates it."""
+    return tuple(zip(*samples, strict=True))
 
 
 def _first_images(annotations: Path, count: int, folder: Path) -> Path:

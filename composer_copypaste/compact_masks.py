@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from composer_copypaste.errors import count_noun
-from composer_copypaste.run_lengths import decode_counts, mask_in_window
+from composer_copypaste.run_lengths import decode_counts, masks_in_windows
 
 SHORTEST_POLYGON = 6
 """Numbers of a triangle."""
@@ -112,16 +112,11 @@ class CompactMasks:
         """
         if size is None and not rles:
             raise ValueError("size: expected the image's height and width, since there is no code to say it")
-        height, width = size or rles[0]["size"]
-        windows, pixels = [], []
-        for number, rle in enumerate(rles):
-            window, mask = mask_in_window(_counts(rle, (int(height), int(width)), number), int(height))
-            windows.append(window)
-            pixels.append(mask.reshape(-1))
-        joined = np.concatenate(pixels) if pixels else np.zeros(0, np.uint8)
-        return cls.unchecked(
-            torch.from_numpy(joined), np.array(windows, dtype=np.int64).reshape(-1, 4), (int(height), int(width))
-        )
+        height, width = map(int, size or rles[0]["size"])
+        found = masks_in_windows([_counts(rle, (height, width), number) for number, rle in enumerate(rles)], height)
+        pixels = np.concatenate([np.zeros(0, np.uint8), *(mask.reshape(-1) for _, mask in found)])
+        windows = np.array([window for window, _ in found], dtype=np.int64).reshape(-1, 4)
+        return cls.unchecked(torch.from_numpy(pixels), windows, (height, width))
 
     @classmethod
     def from_polygons(cls, polygons: Sequence[Sequence[Sequence[Any]]], size: tuple[int, int]) -> "CompactMasks":

@@ -90,16 +90,19 @@ def test_offline_prints_a_row_for_the_loop_and_for_each_of_ours(load, capsys):
     assert len(rows(printed, "the loop", "ours, no jitter", "ours, the paper's", "ours, rotated")) == 4
 
 
-def test_loader_prints_both_rates(load, capsys):
-    load("loader").main(["--rounds", "1", "--size", "64", "--count", "2"])
-    assert len(rows(capsys.readouterr().out, "ours", "torchvision")) == 2
+def test_loader_prints_a_rate_for_each_form_and_how_much_is_handed_over(load, capsys):
+    load("loader").main(["--rounds", "1", "--size", "64", "--count", "4"])
+    printed = capsys.readouterr().out
+    assert len(rows(printed, "ours, cut-outs", "ours, planes", "torchvision")) == 3
+    share = float(printed.splitlines()[-1].split()[-3])
+    assert 0 < share < 1
 
 
 def test_the_other_loader_gives_images_and_masks_of_one_size(load, tmp_path):
     loader = load("loader")
     folder = loader.draw_shapes(loader.ShapesSettings(folder=str(tmp_path / "shapes"), train=3, val=1, size=64))
     file = loader._first_images(folder / "annotations" / "instances_train.json", 3, tmp_path)
-    for image, target in loader._torchvision(folder / "train", file, 48):
+    for image, target in loader._torchvision(folder / "train", file, 48).dataset:
         assert image.shape == (3, 48, 48)
         assert image.dtype == torch.uint8
         assert target["masks"].shape == (len(target["labels"]), 48, 48)

@@ -22,7 +22,6 @@ from composer_copypaste.data.rle import (
     cropped_mask,
     draw_cropped_masks,
     rle_of_segmentation,
-    widen_boxes_to_masks,
 )
 from composer_copypaste.errors import as_json, count_noun
 from composer_copypaste.run_lengths import decode_counts
@@ -117,22 +116,16 @@ def labels_by_category_id(categories: Sequence[Category]) -> dict[int, int]:
 def annotated_objects(
     image: CocoImage, annotations: Sequence[CocoAnnotation], labels: Mapping[int, int]
 ) -> AnnotatedObjects:
-    """The objects of an image, from its annotations; ``labels`` maps category ids to labels.
-
-    Boxes are the annotated ones, cut at the image's edge. A box that would cut pixels off its mask is widened.
-    """
-    boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float64).reshape(-1, 4)
+    """The objects of an image, from its annotations; ``labels`` maps category ids to labels."""
+    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    segmentations, size = tuple(annotation["segmentation"] for annotation in annotations), (image.height, image.width)
-    boxes = torch.from_numpy(widen_boxes_to_masks(boxes.numpy(), segmentations, size))
-    limits = torch.tensor([image.width, image.height, image.width, image.height])
     return AnnotatedObjects(
-        size=size,
-        boxes=boxes.clamp(min=0).minimum(limits).float(),
+        size=(image.height, image.width),
+        annotated_boxes=boxes,
         labels=torch.tensor([labels[a["category_id"]] for a in annotations], dtype=torch.int64),
         area=torch.tensor([annotation["area"] for annotation in annotations], dtype=torch.float32),
         iscrowd=torch.tensor([annotation["iscrowd"] for annotation in annotations], dtype=torch.int64),
-        segmentations=segmentations,
+        segmentations=tuple(annotation["segmentation"] for annotation in annotations),
     )
 
 

@@ -189,7 +189,7 @@ def read_image(
         elif image.mode in ("P", "PA"):  # in one step, Pillow warns that transparency is dropped
             rgb = image.convert("RGBA").convert("RGB")
         else:
-            rgb = image.convert("RGB")
+            rgb = image if image.mode == "RGB" else image.convert("RGB")
         # copied: Pillow's own memory is read-only
         return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
 

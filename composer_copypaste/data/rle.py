@@ -6,6 +6,7 @@ Only the part of a mask inside its object's box is decoded: the cost depends on 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, floor
 from typing import TypedDict
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.run_lengths import decode_counts, mask_in_window
+from composer_copypaste.run_lengths import decode_all_counts, masks_in_windows
 
 
 class Rle(TypedDict):
@@ -41,15 +42,25 @@ _MAX_CHARACTERS = 10
 class AnnotatedObjects:
     """The ``n`` annotated objects of one image, before their masks are drawn; the other fields are as in `Instances`.
 
-    ``size`` is (height, width).
+    ``size`` is (height, width). ``annotated_boxes`` are (x1, y1, x2, y2).
     """
 
     size: tuple[int, int]
-    boxes: Float[Tensor, "n 4"]
+    annotated_boxes: Float[ndarray, "n 4"]
     labels: Int[Tensor, " n"]
     area: Float[Tensor, " n"]
     iscrowd: Int[Tensor, " n"]
     segmentations: tuple[Segmentation, ...]
+
+    @cached_property
+    def boxes(self) -> Float[Tensor, "n 4"]:
+        """The annotated boxes, cut at the image's edge; one that would cut pixels off its mask is widened.
+
+        Jitter that draws masks needs no boxes, so they are made when they are asked for.
+        """
+        height, width = self.size
+        boxes = widen_boxes_to_masks(self.annotated_boxes, self.segmentations, self.size)
+        return torch.from_numpy(boxes.clip(0, [width, height, width, height])).float()
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,12 @@ class CroppedMask:
     top: int
     left: int
     mask: UInt8[np.ndarray, "h w"]
+
+    @property
+    def window(self) -> tuple[int, int, int, int]:
+        """(y1, x1, y2, x2) in the image, ends excluded."""
+        height, width = self.mask.shape
+        return self.top, self.left, self.top + height, self.left + width
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -120,8 +137,16 @@ def _undo_differences(values: Int64[np.ndarray, " r"], owner: Int64[np.ndarray, 
 
 def cropped_mask_of_rle(rle: Rle) -> CroppedMask | None:
     """The mask of a run-length encoding, cut to its pixels; None where there are none."""
-    (top, left, _, _), mask = mask_in_window(decode_counts(rle["counts"]), rle["size"][0])
-    return CroppedMask(top, left, mask) if mask.size else None
+    return cropped_masks_of_rles([rle], rle["size"][0])[0]
+
+
+def cropped_masks_of_rles(rles: Sequence[Rle], height: int) -> list[CroppedMask | None]:
+    """The mask of each run-length encoding of an image of this height, cut to its pixels; None where there are none.
+
+    All are decoded in the same calls: one after the other, calls would take most of the time.
+    """
+    found = masks_in_windows(decode_all_counts([rle["counts"] for rle in rles]), height)
+    return [CroppedMask(top, left, mask) if mask.size else None for (top, left, _, _), mask in found]
 
 
 def rle_of_polygons(polygons: Polygons, size: tuple[int, int]) -> Rle:
@@ -142,13 +167,10 @@ def cropped_mask(segmentation: Segmentation, size: tuple[int, int]) -> CroppedMa
 
 def compact_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[int, int]) -> CompactMasks:
     """The masks in an image of this (height, width), each in the window that it was cut to."""
-    windows = np.zeros((len(cropped_masks), 4), dtype=np.int64)
-    for row, drawn in zip(windows, cropped_masks, strict=True):
-        if drawn is not None:
-            row[:] = np.array(drawn.box)[[1, 0, 3, 2]]
+    windows = [(0, 0, 0, 0) if drawn is None else drawn.window for drawn in cropped_masks]
     parts = [drawn.mask.reshape(-1) for drawn in cropped_masks if drawn is not None]
     pixels = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8)
-    return CompactMasks(torch.from_numpy(pixels), windows, size)
+    return CompactMasks.unchecked(torch.from_numpy(pixels), np.array(windows, dtype=np.int64).reshape(-1, 4), size)
 
 
 def draw_cropped_masks(cropped_masks: Sequence[CroppedMask | None], size: tuple[int, int]) -> UInt8[Tensor, "n h w"]:
@@ -178,7 +200,8 @@ def _lazy_zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
 
 def cropped_masks_of(objects: AnnotatedObjects) -> list[CroppedMask | None]:
     """The mask of each object, cut to the object; None for an object without a pixel."""
-    return [cropped_mask(outline, objects.size) for outline in objects.segmentations]
+    rles = [rle_of_segmentation(outline, objects.size) for outline in objects.segmentations]
+    return cropped_masks_of_rles(rles, objects.size[0])
 
 
 def draw_masks(objects: AnnotatedObjects) -> CompactMasks:

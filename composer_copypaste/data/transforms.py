@@ -4,7 +4,9 @@ A transform draws its random numbers into a `SampledJitter` or a `SampledFlip`, 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,14 +20,18 @@ from composer_copypaste.data.rle import (
     CroppedMask,
     Polygons,
     Rle,
+    Segmentation,
     compact_masks,
-    cropped_mask_of_rle,
     cropped_masks_of,
+    cropped_masks_of_rles,
     rle_of_polygons,
 )
 from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, draw_crop_resize
 from composer_copypaste.instances import Instances
 from composer_copypaste.settings import Fraction, LargeScaleJitterSettings
+
+NO_PIXEL: Rle = {"size": [0, 0], "counts": b""}
+"""The code of a mask that is not seen."""
 
 
 def seeded_generator(*numbers: int) -> torch.Generator:
@@ -64,33 +70,27 @@ class SampledJitter(CropResize):
 
     def transform_image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
         """The resized image on its canvas, antialiased where it was made smaller."""
-        window = self.part_of(image)
-        resized = interpolate(window[None], self.resized, mode="bilinear", antialias=True)[0]
-        canvas = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, *self.canvas)
-        canvas[:, : self.resized[0], : self.resized[1]] = resized.flip(-1) if self.flip else resized
-        return canvas
+        part = self.part_of(image)
+        part = part.flip(-1) if self.flip else part  # before it is resized: most images are enlarged
+        shrinks = any(shown < side for shown, side in zip(self.resized, part.shape[1:], strict=True))
+        return self._on_canvas(interpolate(part[None], self.resized, mode="bilinear", antialias=shrinks)[0])
 
     def transform_instances(self, objects: AnnotatedObjects, min_area: int) -> Instances:
         """The objects with at least ``min_area`` pixels left, and crowds with at least one.
 
         Boxes and areas are those of the pixels.
         """
-        cropped_masks = [
-            self._mask_of_polygons(outline) if isinstance(outline, list) else self._mask_of_rle(outline)
-            for outline in objects.segmentations
-        ]
-        enough = [1 if crowd else min_area for crowd in objects.iscrowd.tolist()]
-        kept = {
-            number: drawn
-            for number, drawn in enumerate(cropped_masks)
-            if drawn is not None and drawn.area >= enough[number]
-        }
-        index = torch.tensor(list(kept), dtype=torch.int64)
+        cropped_masks = self._shown_masks(objects.segmentations)
+        areas = [0 if drawn is None else drawn.area for drawn in cropped_masks]
+        enough = [1 if crowd else max(1, min_area) for crowd in objects.iscrowd.tolist()]
+        kept = [number for number, (area, least) in enumerate(zip(areas, enough, strict=True)) if area >= least]
+        masks = compact_masks([cropped_masks[number] for number in kept], self.canvas)
+        index = torch.tensor(kept, dtype=torch.int64)
         return Instances(
-            boxes=torch.tensor([drawn.box for drawn in kept.values()], dtype=torch.float32).reshape(-1, 4),
+            boxes=torch.from_numpy(masks.windows[:, [1, 0, 3, 2]]).float(),
             labels=objects.labels[index],
-            masks=compact_masks(list(kept.values()), self.canvas),
-            area=torch.tensor([drawn.area for drawn in kept.values()], dtype=torch.float32),
+            masks=masks,
+            area=torch.tensor([areas[number] for number in kept], dtype=torch.float32),
             iscrowd=objects.iscrowd[index],
         )
 
@@ -115,25 +115,50 @@ class SampledJitter(CropResize):
             iscrowd=objects.iscrowd[kept],
         )
 
-    def _mask_of_polygons(self, polygons: Polygons) -> CroppedMask | None:
-        """The object's mask, drawn from the resized polygons."""
-        top, left, height, width = self.window
-        visible = []
-        for polygon in polygons:
-            points = (polygon.reshape(-1, 2) - (left, top)) * (self.resized[1] / width, self.resized[0] / height)
-            if self.flip:
-                points[:, 0] = self.resized[1] - points[:, 0]
-            if (points.max(axis=0) > 0).all() and (points.min(axis=0) < self.resized[::-1]).all():
-                visible.append(points.ravel())
-        return cropped_mask_of_rle(rle_of_polygons(visible, self.resized)) if visible else None
+    def _on_canvas(self, resized: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
+        """The resized image in the top left corner of its canvas."""
+        height, width = self.resized
+        canvas = torch.empty((3, *self.canvas), dtype=torch.uint8)
+        canvas[:, :height, :width] = resized
+        for plane, color in zip(canvas, PADDING, strict=True):
+            plane[height:] = color
+            plane[:height, width:] = color
+        return canvas
 
-    def _mask_of_rle(self, rle: Rle) -> CroppedMask | None:
-        """The object's mask, resized by taking the nearest pixel."""
-        cropped_mask = cropped_mask_of_rle(rle)
-        if cropped_mask is None:
-            return None
+    def _shown_masks(self, outlines: Sequence[Segmentation]) -> list[CroppedMask | None]:
+        """The mask of each object on the canvas, cut to its pixels; None for objects that have none there."""
+        polygons = self._masks_of_polygons([outline for outline in outlines if isinstance(outline, list)])
+        codes = self._masks_of_rles([outline for outline in outlines if not isinstance(outline, list)])
+        of_polygons, of_codes = iter(polygons), iter(codes)
+        return [next(of_polygons if isinstance(outline, list) else of_codes) for outline in outlines]
+
+    def _masks_of_polygons(self, outlines: Sequence[Polygons]) -> list[CroppedMask | None]:
+        """The mask of each object, drawn from its resized polygons."""
+        if not any(outlines):
+            return [None] * len(outlines)
         top, left, height, width = self.window
-        x1, y1, x2, y2 = cropped_mask.box
+        flat = np.concatenate([polygon for outline in outlines for polygon in outline])
+        points = (flat.reshape(-1, 2) - (left, top)) * (self.resized[1] / width, self.resized[0] / height)
+        if self.flip:
+            points[:, 0] = self.resized[1] - points[:, 0]
+        ends = np.cumsum([len(polygon) // 2 for outline in outlines for polygon in outline])
+        starts = np.concatenate([[0], ends[:-1]])
+        least, most = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
+        is_shown = ((most > 0) & (least < self.resized[::-1])).all(axis=1).tolist()
+        parts = iter(zip(is_shown, starts.tolist(), ends.tolist(), strict=True))
+        shown = [[points[a:b].ravel() for seen, a, b in islice(parts, len(outline)) if seen] for outline in outlines]
+        rles = [rle_of_polygons(visible, self.resized) if visible else NO_PIXEL for visible in shown]
+        return cropped_masks_of_rles(rles, self.resized[0])
+
+    def _masks_of_rles(self, rles: Sequence[Rle]) -> list[CroppedMask | None]:
+        """The mask of each object, resized by taking the nearest pixel."""
+        if not rles:
+            return []
+        return [drawn and self._resized_mask(drawn) for drawn in cropped_masks_of_rles(rles, rles[0]["size"][0])]
+
+    def _resized_mask(self, cropped_mask: CroppedMask) -> CroppedMask | None:
+        top, left, height, width = self.window
+        y1, x1, y2, x2 = cropped_mask.window
         rows = _nearest_source_pixels(top - y1, height, self.resized[0])
         columns = _nearest_source_pixels(left - x1, width, self.resized[1])
         if self.flip:

@@ -16,7 +16,7 @@ from composer_copypaste.data.rle import (
     mask_boxes,
     widen_boxes_to_masks,
 )
-from composer_copypaste.run_lengths import decode_counts
+from composer_copypaste.run_lengths import decode_all_counts, decode_counts, masks_in_windows
 
 # ---- encodings of many masks, next to the same read one by one
 
@@ -56,6 +56,32 @@ def test_damaged_encodings_are_found_among_others_as_one_by_one():
 @pytest.mark.parametrize("code", [b"", b"o" * 40 + b"0", b"\xff", b"\x00"])
 def test_text_that_is_no_encoding_has_no_pixels(code):
     assert count_encoded_pixels([code]).tolist() == [-1]
+
+
+# ---- masks in the windows around their pixels
+
+
+@settings(deadline=None)
+@given(height=st.integers(1, 9), width=st.integers(1, 9), data=st.data())
+def test_masks_decoded_together_are_those_that_pycocotools_decodes_one_by_one(height, width, data):
+    drawn = data.draw(st.lists(st.lists(st.booleans(), min_size=height * width, max_size=height * width), max_size=5))
+    masks = [np.array(pixels, dtype=np.uint8).reshape(height, width) for pixels in drawn]
+    counts = decode_all_counts([coco_mask.encode(np.asfortranarray(mask))["counts"] for mask in masks])
+    found = masks_in_windows(counts, height)
+    assert len(found) == len(masks)
+    for mask, ((y1, x1, y2, x2), cut) in zip(masks, found, strict=True):
+        np.testing.assert_array_equal(cut, mask[y1:y2, x1:x2])
+        assert cut.sum() == mask.sum()
+        if mask.any():  # the window is tight
+            assert cut[[0, -1]].any(axis=1).all()
+            assert cut[:, [0, -1]].any(axis=0).all()
+
+
+def test_a_code_without_runs_among_others_is_a_mask_without_pixels():
+    other = coco_mask.encode(np.asfortranarray([[0, 1], [0, 1]], dtype=np.uint8))["counts"]
+    (empty, none), (window, mask) = masks_in_windows(decode_all_counts([b"", other]), 2)
+    assert (empty, none.size) == ((0, 0, 0, 0), 0)
+    assert (window, mask.tolist()) == ((0, 1, 2, 2), [[1], [1]])
 
 
 # ---- how far masks reach, and boxes that enclose them

@@ -40,7 +40,7 @@ def objects(*segmentations: object, size: tuple[int, int] = SIZE) -> AnnotatedOb
     count = len(segmentations)
     return AnnotatedObjects(
         size=size,
-        boxes=torch.tensor([[1.0, 2, 5, 7]]).repeat(count, 1),
+        annotated_boxes=np.tile([1.0, 0, 7, 7], (count, 1)),
         labels=torch.arange(1, count + 1),
         area=torch.full((count,), 0.5),
         iscrowd=torch.zeros(count, dtype=torch.int64),
@@ -111,6 +111,15 @@ def test_masks_boxes_and_areas_follow_a_mirrored_enlargement(outline):
     assert shown.area.tolist() == [64]
 
 
+def test_objects_keep_their_order_where_polygons_and_run_lengths_alternate():
+    given_objects = objects(
+        rle_of(0, 0, 2, 2), polygon_of(2, 2, 5, 5), [], rle_of(7, 5, 9, 8), polygon_of(20, 20, 22, 22)
+    )
+    shown = whole().transform_instances(given_objects, min_area=1)
+    assert shown.labels.tolist() == [1, 2, 4]
+    assert shown.boxes.tolist() == [[0, 0, 2, 2], [2, 2, 5, 5], [7, 5, 9, 8]]
+
+
 def test_masks_boxes_and_areas_follow_a_reduction(outline):
     shown = whole(resized=(4, 6)).transform_instances(objects(outline(2, 2, 6, 6)), min_area=1)
     expected = torch.zeros(1, *SIZE, dtype=torch.uint8)
@@ -160,7 +169,7 @@ def test_a_flip_mirrors_image_masks_and_annotated_boxes(outline):
     assert torch.equal(flip.transform_image(image), image.flip(-1))
     assert torch.equal(shown.masks.dense()[0, 1:5, 6:10], torch.ones(4, 4, dtype=torch.uint8))
     assert shown.masks.dense().sum() == 16
-    assert shown.boxes.tolist() == [[7, 2, 11, 7]]
+    assert shown.boxes.tolist() == [[5, 0, 11, 7]]
     assert shown.area.tolist() == [0.5]
 
 

@@ -225,7 +225,7 @@ def test_the_same_draw_gives_what_the_loaders_transform_gives(batch):
         size = tuple(image.shape[1:])
         outlines = AnnotatedObjects(
             size=size,
-            boxes=fields["boxes"],
+            annotated_boxes=fields["boxes"].double().numpy(),
             labels=fields["labels"],
             area=fields["area"],
             iscrowd=fields["iscrowd"],

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from run_folders import rows
@@ -104,7 +105,7 @@ def objects(*boxes, area=None, iscrowd=None):
     n = len(boxes)
     return AnnotatedObjects(
         size=(8, 12),
-        boxes=torch.tensor(boxes, dtype=torch.float32),
+        annotated_boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
         labels=torch.arange(1, n + 1),
         area=torch.tensor(area or [1.0] * n),
         iscrowd=torch.tensor(iscrowd or [0] * n),
