@@ -1,6 +1,5 @@
 """The objects of each image of a batch: from detection targets, or from class-id maps, each class of which is one."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,15 +8,15 @@ from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Integer, Shaped, UInt8
+from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.compact_masks import CompactMasks
+from composer_copypaste.compact_masks import CompactMasks, Masks
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.semantic_maps import Classes, classes_in_maps, masks_of_classes
 from composer_copypaste.functional.tensors import Images, image_sizes, on_device, read_back
-from composer_copypaste.instances import OBJECT_FIELDS, Instances, Target, instances_of, is_tv_tensor
+from composer_copypaste.instances import OBJECT_FIELDS, Instances, Target, empty_masks, instances_of, is_tv_tensor
 from composer_copypaste.settings import CopyPasteSettings, GeometryKind
 
 COCO_AND_TORCHVISION = frozenset(
@@ -102,16 +101,6 @@ class ImageObjects:
     class_ids: Integer[Tensor, "h w"] | None = None
     """The image's class-id map, if it has one. Its masks are drawn once it is known which classes are copied."""
 
-    def classes(self, numbers: Int64[ndarray, " k"]) -> "ImageObjects":
-        """Some of a class-id map's objects, with their masks drawn."""
-        if self.class_ids is None:
-            raise TypeError("expected the objects of a class-id map, got those of a detection target")
-        chosen = Classes(self.labels[numbers], self.info.boxes[numbers])
-        fields = self.instances.take(numbers)
-        info = replace(self.info, boxes=chosen.boxes, weights=self.info.weights[numbers], is_object=None)
-        instances = replace(fields, masks=masks_of_classes(self.class_ids, chosen))
-        return ImageObjects(info, instances, chosen.ids, self.iscrowd[numbers], None, self.class_ids)
-
 
 def batch_objects(
     images: Images, targets: Sequence[Target] | Integer[Tensor, "n h w"], settings: CopyPasteSettings
@@ -126,9 +115,7 @@ def batch_objects(
     """
     if isinstance(targets, Tensor):
         check_map_sizes(images, targets)
-        return [
-            _of_classes(ids, classes, settings) for ids, classes in zip(targets, classes_in_maps(targets), strict=True)
-        ]
+        return _objects_of_maps(targets, settings)
     batch = checked_instances(images, targets, settings)
     if not batch:
         return []
@@ -285,28 +272,62 @@ def check_map_sizes(images: Images, maps: Integer[Tensor, "n h w"]) -> None:
         raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(maps.shape[1:])}")
 
 
-def _of_classes(ids: Integer[Tensor, "h w"], classes: Classes, settings: CopyPasteSettings) -> ImageObjects:
-    """The classes of one map, each as one object."""
-    labels, (height, width) = classes.ids, ids.shape
+def _objects_of_maps(maps: Integer[Tensor, "n h w"], settings: CopyPasteSettings) -> list[ImageObjects]:
+    """The classes of each map, each as one object."""
+    batch = classes_in_maps(maps)
+    counts = [len(classes.ids) for classes in batch]
+    instances = _class_instances(batch, maps)
+    ends = np.cumsum(counts).tolist()
+    labels = np.concatenate([np.zeros(0, dtype=np.int64), *(classes.ids for classes in batch)])
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
-    areas = read_back(ids.unique(return_counts=True)[1]).astype(np.float64) if asks_for_areas(settings) else None
-    weights = copy_weights(labels, areas, math.prod(ids.shape), settings) * is_object
-    present = on_device(labels, ids.device, ids.dtype)
-    none = torch.zeros_like(present)
-    no_masks_yet = torch.zeros((), dtype=torch.uint8, device=ids.device).expand(len(labels), *ids.shape)
-    instances = Instances(none[:, None].expand(-1, 4), present, no_masks_yet, area=none, iscrowd=none)
-    info = ImageInfo(height, width, classes.boxes, weights, is_object)
-    return ImageObjects(info, instances, labels, np.zeros(len(labels)), areas, ids)
+    areas = None
+    if asks_for_areas(settings):
+        counted = [read_back(ids.unique(return_counts=True)[1]) for ids in maps]
+        areas = np.concatenate(counted).astype(np.float64)
+    (height, width), found = maps.shape[1:], []
+    weights = copy_weights(labels, areas, height * width, settings) * is_object
+    for ids, classes, fields, begin, end in zip(maps, batch, instances, [0, *ends], ends, strict=False):
+        info = ImageInfo(height, width, classes.boxes, weights[begin:end], is_object[begin:end])
+        own_areas = None if areas is None else areas[begin:end]
+        found.append(ImageObjects(info, fields, classes.ids, np.zeros(end - begin), own_areas, ids))
+    return found
 
 
-def only_copied_classes(plan: PastePlan, batch: Sequence[ImageObjects]) -> tuple[PastePlan, list[ImageObjects]]:
+def _class_instances(
+    batch: Sequence[Classes], maps: Integer[Tensor, "n h w"], masks: Sequence[Masks] | None = None
+) -> list[Instances]:
+    """The fields of each map's classes, of which only the labels mean anything; masks of size 0 x 0 if not given."""
+    labels = on_device(np.concatenate([classes.ids for classes in batch]), maps.device, maps.dtype)
+    none, no_masks = torch.zeros_like(labels), empty_masks(labels)
+    counts = [len(classes.ids) for classes in batch]
+    fields = Instances(none[:, None].expand(-1, 4), labels, no_masks, area=none, iscrowd=none)
+    return fields.split(counts, no_masks.split(counts) if masks is None else masks)
+
+
+def only_copied_classes(
+    plan: PastePlan, maps: Integer[Tensor, "n h w"], batch: Sequence[ImageObjects]
+) -> tuple[PastePlan, list[ImageObjects]]:
     """The objects of class-id maps reduced to the classes that the plan copies, and the plan that numbers these."""
     source, instance = plan.source.numpy(), plan.instance.numpy().copy()
-    copied = []
-    for i, image in enumerate(batch):
-        numbers, instance[source == i] = np.unique(instance[source == i], return_inverse=True)
-        copied.append(image.classes(numbers))
-    return replace(plan, instance=torch.from_numpy(instance)), copied
+    first = np.cumsum([0, *(len(image.labels) for image in batch)])
+    rows = np.flatnonzero(source < len(batch))
+    copied, place = np.unique(first[source[rows]] + instance[rows], return_inverse=True)
+    ends = np.searchsorted(copied, first)
+    instance[rows] = place - ends[source[rows]]
+    numbers = [copied[ends[i] : ends[i + 1]] - first[i] for i in range(len(batch))]
+    classes = [Classes(own.labels[k], own.info.boxes[k]) for own, k in zip(batch, numbers, strict=True)]
+    fields = _class_instances(classes, maps, masks_of_classes(maps, classes))
+    reduced = [
+        ImageObjects(
+            info=ImageInfo(own.info.height, own.info.width, found.boxes, own.info.weights[k]),
+            instances=instances,
+            labels=found.ids,
+            iscrowd=own.iscrowd[k],
+            areas=None,
+        )
+        for own, k, found, instances in zip(batch, numbers, classes, fields, strict=True)
+    ]
+    return replace(plan, instance=torch.from_numpy(instance)), reduced
 
 
 # Which keys of a target belong to its objects

@@ -311,7 +311,7 @@ def _carry_out(
     if len(plan.target):
         copied, numbered = batch, plan
         if isinstance(targets, Tensor):
-            numbered, copied = only_copied_classes(plan, batch)
+            numbered, copied = only_copied_classes(plan, targets, batch)
         objects = [SourceObjects(as_compact(image.instances.masks), image.info.boxes) for image in copied]
         crops: list[CroppedObject] = []
         if extra.bank is not None or extra.pool is not None:

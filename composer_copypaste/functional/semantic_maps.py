@@ -1,18 +1,21 @@
 """Class-id maps, in which each class of an image is one object: which classes an image has, their boxes and masks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64, Integer
+from jaxtyping import Float, Int32, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.compact_masks import CompactMasks, Masks, window_areas
+from composer_copypaste.compact_masks import CompactMasks, window_areas
 from composer_copypaste.functional.tensors import extents, on_device, read_back
 
 LARGEST_SPAN = 4096
 """Ids that differ by more than this are numbered first, since every number takes a row in the table of boxes."""
+BYTE = 256
+"""Most maps hold ids from 0 to 255. On the host these are found without a look at the range of ids first."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,6 @@ class Classes:
     boxes: Float[ndarray, "n 4"]
     """Tight boxes (x1, y1, x2, y2) around their pixels."""
 
-    def __getitem__(self, numbers: Int64[ndarray, " k"]) -> "Classes":
-        return Classes(self.ids[numbers], self.boxes[numbers])
-
 
 def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     """The classes of each map.
@@ -36,40 +36,67 @@ def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     """
     if not len(maps):
         return []
-    from composer_copypaste.functional.engines.compilation import can_compile  # 0.5 s to import
+    ids, boxes = np.arange(BYTE), _boxes_on_host(maps, 0, BYTE) if _on_host(maps) else None
+    if boxes is None:
+        ids, boxes = _in_their_range(maps)
+    image, number = np.nonzero(boxes[:, :, 2])
+    ends = np.cumsum(np.bincount(image, minlength=len(maps))).tolist()
+    ids, boxes = ids[number], boxes[image, number].astype(np.float64)
+    return [Classes(ids[begin:end], boxes[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
+
+def _in_their_range(maps: Integer[Tensor, "n h w"]) -> tuple[Integer[ndarray, " k"], Int32[ndarray, "n k 4"]]:
+    """All ids that there may be in the maps, and their boxes."""
     low, high = read_back(torch.stack(maps.aminmax())).tolist()
     if high - low < LARGEST_SPAN:
         ids = np.arange(low, high + 1)
     else:
         values, maps = maps.unique(return_inverse=True)
         ids, low = read_back(values), 0
-    boxes = (_boxes_on_host if maps.is_cpu and can_compile() else boxes_on_device)(maps, low, len(ids))
-    present = boxes[:, :, 2] > 0
-    return [Classes(ids[here], found[here].astype(np.float64)) for found, here in zip(boxes, present, strict=True)]
+    boxes = _boxes_on_host(maps, low, len(ids)) if _on_host(maps) else None
+    return ids, boxes_on_device(maps, low, len(ids)) if boxes is None else boxes
 
 
-def masks_of_classes(ids: Integer[Tensor, "h w"], classes: Classes) -> Masks:
-    """The mask of each of these classes; on the host cut to their boxes."""
+def masks_of_classes(
+    maps: Integer[Tensor, "n h w"], classes: Sequence[Classes]
+) -> list[UInt8[Tensor, "_k h w"] | CompactMasks]:
+    """The masks of these classes of each map; on the host cut to their boxes."""
+    if not _on_host(maps):
+        chosen = [on_device(each.ids, maps.device, maps.dtype)[:, None, None] for each in classes]
+        return [(ids == own).view(torch.uint8) for ids, own in zip(maps, chosen, strict=True)]
+    from composer_copypaste.functional.engines.numba_semantic_maps import class_masks  # 0.5 s to import
+
+    windows = np.concatenate([each.boxes for each in classes])[:, [1, 0, 3, 2]].astype(np.int64)
+    image = np.repeat(np.arange(len(classes)), [len(each.ids) for each in classes])
+    ends = np.concatenate([[0], np.cumsum(window_areas(windows))])
+    pixels = np.empty(ends[-1], dtype=np.uint8)
+    ids = np.concatenate([each.ids for each in classes]).astype(np.int64)
+    class_masks(maps.contiguous().numpy(), image, ids, windows, pixels)
+    joined, size, first = torch.from_numpy(pixels), (maps.shape[1], maps.shape[2]), 0
+    masks: list[Tensor | CompactMasks] = []
+    for each in classes:
+        end = first + len(each.ids)
+        masks.append(CompactMasks.unchecked(joined[ends[first] : ends[end]], windows[first:end], size))
+        first = end
+    return masks
+
+
+def _on_host(maps: Integer[Tensor, "n h w"]) -> bool:
+    """Whether Numba's kernels read these maps."""
     from composer_copypaste.functional.engines.compilation import can_compile  # 0.5 s to import
 
-    if not (ids.is_cpu and can_compile()):
-        return (ids == on_device(classes.ids, ids.device, ids.dtype)[:, None, None]).view(torch.uint8)
-    from composer_copypaste.functional.engines.numba_semantic_maps import class_masks
-
-    windows = classes.boxes[:, [1, 0, 3, 2]].astype(np.int64)
-    pixels = np.empty(window_areas(windows).sum(), dtype=np.uint8)
-    class_masks(ids.numpy(), classes.ids.astype(np.int64), windows, pixels)
-    return CompactMasks.unchecked(torch.from_numpy(pixels), windows, (ids.shape[0], ids.shape[1]))
+    return maps.is_cpu and can_compile()
 
 
-def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:
-    """The boxes (x1, y1, x2, y2) of the ``k`` ids from ``low`` on; x2 is 0 for ids that do not occur."""
+def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"] | None:
+    """The boxes (x1, y1, x2, y2) of the ``k`` ids from ``low`` on; x2 is 0 for ids that do not occur.
+
+    None where there are other ids.
+    """
     from composer_copypaste.functional.engines.numba_semantic_maps import class_boxes  # 0.5 s to import
 
-    boxes = np.tile(np.array([1 << 30, 1 << 30, 0, 0], dtype=np.int32), (len(maps), k, 1))
-    class_boxes(maps.contiguous().numpy(), low, boxes)
-    return boxes
+    boxes = np.empty((len(maps), k, 4), dtype=np.int32)
+    return boxes if class_boxes(maps.contiguous().numpy(), low, boxes) else None
 
 
 def boxes_on_device(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:

@@ -19,16 +19,18 @@ def box_around(pixels):
 
 
 def assert_found(maps):
-    for ids, classes in zip(maps, semantic_maps.classes_in_maps(maps), strict=True):
+    found = semantic_maps.classes_in_maps(maps)
+    masks = semantic_maps.masks_of_classes(maps, found)
+    for ids, classes, own in zip(maps, found, masks, strict=True):
         pixels = ids.numpy()
         assert classes.ids.tolist() == np.unique(pixels).tolist()
         assert classes.boxes.tolist() == [box_around(pixels == number) for number in classes.ids]
         expected = [pixels == number for number in classes.ids]
-        np.testing.assert_array_equal(as_planes(semantic_maps.masks_of_classes(ids, classes)).numpy(), expected)
+        np.testing.assert_array_equal(as_planes(own).numpy(), expected)
 
 
 def by_steps_of_a_device():
-    return mock.patch.object(semantic_maps, "_boxes_on_host", semantic_maps.boxes_on_device)
+    return mock.patch.object(semantic_maps, "_on_host", return_value=False)
 
 
 @many(60)

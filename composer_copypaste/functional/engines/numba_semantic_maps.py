@@ -2,37 +2,67 @@
 
 from typing import no_type_check
 
+import numpy as np
+
 from composer_copypaste.functional.engines.numba_memory import compiled, values_at
+
+BLOCK = np.uint64(32)
+"""Pixels that are compared at once."""
+ONE = np.uint64(1)
 
 
 @compiled
 @no_type_check
 def class_boxes(maps, low, boxes):
-    """Widen the boxes (x1, y1, x2, y2) of each map, one for each id from the lowest on, to its pixels."""
+    """The boxes (x1, y1, x2, y2) around each id of each map, one for each from the lowest on; x2 is 0 of absent ones.
+
+    Returns:
+        Whether these are all ids; if not, the boxes mean nothing.
+    """
     height, width = maps.shape[1:]
     for n in range(len(maps)):
+        for k in range(boxes.shape[1]):
+            boxes[n, k, 0], boxes[n, k, 1], boxes[n, k, 2], boxes[n, k, 3] = width, height, 0, 0
         for y in range(height):
             row = maps[n, y]
             begin = 0
             while begin < width:  # from run to run of one id
-                end = begin + 1
-                while end < width and row[end] == row[begin]:
-                    end += 1
-                box = boxes[n, row[begin] - low]
+                end, number = _run_end(row, begin), np.int64(row[begin]) - low
+                if not 0 <= number < boxes.shape[1]:
+                    return False
+                box = boxes[n, number]
                 box[0], box[1] = min(box[0], begin), min(box[1], y)
                 box[2], box[3] = max(box[2], end), y + 1
                 begin = end
+    return True
 
 
 @compiled
 @no_type_check
-def class_masks(ids, numbers, windows, pixels):
-    """Write the masks of these numbers in their windows, one after the other."""
+def _run_end(row, begin):
+    """Where the run of equal values ends that begins there. Unsigned indices need not be looked at one by one."""
+    value, end, stop = row[begin], np.uint64(begin) + ONE, np.uint64(len(row))
+    while end + BLOCK <= stop:
+        differs = row[end] ^ value
+        for k in range(ONE, BLOCK):
+            differs |= row[end + k] ^ value
+        if differs:
+            break
+        end += BLOCK
+    while end < stop and row[end] == value:
+        end += ONE
+    return np.int64(end)
+
+
+@compiled
+@no_type_check
+def class_masks(maps, image, numbers, windows, pixels):
+    """Write the masks of these numbers of maps in their windows, one after the other."""
     end = 0
     for n in range(len(numbers)):
-        number, (y1, x1, y2, x2) = ids.dtype.type(numbers[n]), windows[n]
+        number, (y1, x1, y2, x2) = maps.dtype.type(numbers[n]), windows[n]
         for y in range(y1, y2):
-            row, begin, end = ids[y, x1:x2], end, end + x2 - x1
+            row, begin, end = maps[image[n], y, x1:x2], end, end + x2 - x1
             written = pixels[begin:end]
             for k in range(len(written)):
                 written[k] = row[k] == number
