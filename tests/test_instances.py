@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from composer_copypaste.functional.batch_objects import object_keys_of
+from composer_copypaste.functional.object_keys import object_keys_of
 from composer_copypaste.instances import Instances, instances_of, target_of
 
 

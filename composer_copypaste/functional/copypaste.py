@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks, Masks, as_compact
 from composer_copypaste.errors import count_noun
+from composer_copypaste.functional.arguments import check_batch, checked_arguments
 from composer_copypaste.functional.bank import CroppedObject, InstanceBank
 from composer_copypaste.functional.batch_objects import (
     ImageObjects,
@@ -22,20 +23,19 @@ from composer_copypaste.functional.batch_objects import (
     check_map_sizes,
     checked_instances,
     only_copied_classes,
-    warn_of_unnamed_keys,
 )
-from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.generators import generator_or_default
 from composer_copypaste.functional.geometry import place_geometry
 from composer_copypaste.functional.info import Outcome, PasteInfo, paste_info, with_counted_pixels
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
+from composer_copypaste.functional.object_keys import warn_of_unnamed_keys
 from composer_copypaste.functional.overlap import BatchMasks
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan
-from composer_copypaste.functional.scene import check_scene, with_places
-from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
+from composer_copypaste.functional.scene import with_places
+from composer_copypaste.functional.sources import ExtraSources, Pool
 from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
 from composer_copypaste.functional.visibility import (
     KeptObjects,
@@ -45,17 +45,13 @@ from composer_copypaste.functional.visibility import (
     joined_rows,
 )
 from composer_copypaste.instances import (
-    WHOLE,
-    WHOLE_NUMBERS,
     Target,
     as_tv_tensor,
     in_types_of,
     plain,
     target_of,
 )
-from composer_copypaste.settings import CopyPasteSettings, settings_from
-
-IMAGE_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from composer_copypaste.settings import CopyPasteSettings
 
 Targets = Sequence[Target] | Integer[Tensor, "n h w"]
 GivenImages = TypeVar("GivenImages", bound=Images)
@@ -192,7 +188,7 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
     Example:
         >>> images, targets = copypaste_batch(images, targets, p=0.5, generator=torch.Generator().manual_seed(0))
     """
-    settings, extra = _checked_arguments(settings, overrides, category_names, bank, pool)
+    settings, extra = checked_arguments(settings, overrides, category_names, bank, pool)
     if not isinstance(plan, PastePlan | None):
         raise TypeError(f"plan: expected a PastePlan, got {plan!r}; PastePlan.from_json and from_rows make one")
     source = generator_or_default(generator) if plan is None else plan
@@ -215,7 +211,7 @@ def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     **overrides: object,
 ) -> PastePlan:
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
-    settings, extra = _checked_arguments(settings, overrides, category_names, bank, pool)
+    settings, extra = checked_arguments(settings, overrides, category_names, bank, pool)
     check_batch(images, cast(Targets, targets))
     batch = batch_objects(images, cast(Targets, targets), settings)
     return _drawn_plan(batch, cast(Targets, targets), settings, generator_or_default(generator), extra)
@@ -456,92 +452,3 @@ def _reason(batch: Sequence[ImageObjects], settings: CopyPasteSettings, extra: E
         number = count_noun(objects, "object")
         return f"none of the batch's {number} may be copied; see the settings, and iscrowd in the targets"
     return None
-
-
-# Checks
-
-
-def _checked_arguments(
-    settings: CopyPasteSettings | None,
-    overrides: Mapping[str, object],
-    category_names: Sequence[str] | None,
-    bank: InstanceBank | None,
-    pool: Pool | None,
-) -> tuple[CopyPasteSettings, ExtraSources]:
-    """The settings, with labels in place of names, and the sources beyond the batch."""
-    settings = settings_from(CopyPasteSettings, settings, overrides)
-    if category_names is not None or settings.categories is not None or settings.category_weights is not None:
-        settings = with_labels(settings, category_names, stacklevel=4)
-    if not isinstance(bank, InstanceBank | None):
-        raise TypeError(f"bank: expected an InstanceBank, got {bank!r}")
-    if bank is None and settings.bank_size:
-        raise ValueError(
-            f"bank_size: a function has no memory; make a bank = InstanceBank({settings.bank_size}) once, and give "
-            "bank=bank with every batch"
-        )
-    if bank is not None and settings.bank_size not in (0, bank.size):
-        raise ValueError(f"bank_size: expected the size of the bank, {bank.size}, or 0, got {settings.bank_size}")
-    if bank is not None and settings.source == "self":
-        raise ValueError('bank: expected None with source "self", which copies no object of earlier batches')
-    if bank is not None and settings.geometry:
-        raise ValueError("geometry: expected None with a bank, whose crops keep only keypoints; leave one of them out")
-    if pool is not None:
-        check_pool(pool, settings)
-    if settings.has_scene:
-        check_scene(settings)
-    return settings, ExtraSources(bank, pool)
-
-
-def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:
-    """Raise where images or targets are of a wrong kind, an image lacks a target, or images differ in kind or device.
-
-    Raises:
-        TypeError: something is no tensor, no target or of another type.
-        ValueError: everything else; both name the place.
-    """
-    if not isinstance(images, Tensor | list | tuple):
-        raise TypeError(
-            f"images: expected a tensor (n, c, h, w) or a list of tensors (c, h, w), got {type(images).__name__}"
-        )
-    if not isinstance(targets, Tensor | list | tuple):
-        raise TypeError(f"targets: expected a list of targets or a tensor of class ids, got {type(targets).__name__}")
-    _check_images(images, len(targets))
-    for i, target in enumerate(targets):
-        if not isinstance(target, Tensor | Mapping):
-            raise TypeError(f"targets[{i}]: expected a dict with boxes, labels and masks, got {type(target).__name__}")
-        if isinstance(target, Tensor) and target.dtype not in WHOLE_NUMBERS:
-            raise TypeError(f"targets[{i}]: expected class ids of {WHOLE}, got {target.dtype}; .long() gives some")
-        masks = target if isinstance(target, Tensor) else target.get("masks")
-        if isinstance(masks, Tensor | CompactMasks) and masks.device != images[0].device:
-            found = f"expected masks where their image is, on {images[0].device}, got {masks.device}"
-            raise ValueError(f"targets[{i}]: {found}")
-    if len({isinstance(target, Tensor) for target in targets}) > 1:
-        raise TypeError("targets: expected dicts or class ids for all images, got some of both")
-
-
-def _check_images(images: Images, targets: int) -> None:
-    """Raise where images are none, differ in kind or device, or are not as many as targets."""
-    each = [images[0]] if isinstance(images, Tensor) and len(images) else images
-    for i, image in enumerate(each):
-        if not isinstance(image, Tensor):
-            raise TypeError(f"images[{i}]: expected a tensor (c, h, w), got {type(image).__name__}")
-        if image.ndim != 3 or not image.numel():
-            raise ValueError(f"images[{i}]: expected a tensor (c, h, w) with pixels, got shape {tuple(image.shape)}")
-        if image.dtype not in IMAGE_TYPES:
-            expected = "uint8 or floating point of 16 to 64 bits"
-            raise TypeError(f"images[{i}]: expected {expected}, got {image.dtype}; .float() gives that")
-        if image.layout != torch.strided:
-            raise TypeError(f"images[{i}]: expected a dense tensor, got {image.layout}; .to_dense() gives one")
-    if targets != len(images):
-        raise ValueError(
-            f"expected a target for each image, got {count_noun(len(images), 'image')} and "
-            f"{count_noun(targets, 'target')}"
-        )
-    devices = {image.device for image in each}
-    if len(devices) > 1:  # kernels read memory by its address
-        named = " and some on ".join(sorted(map(str, devices)))
-        raise ValueError(f"expected images on one device, got some on {named}")
-    kinds = {(image.dtype, image.shape[0]) for image in each}
-    if len(kinds) > 1:
-        named = str(sorted((str(dtype), channels) for dtype, channels in kinds))
-        raise ValueError(f"expected images of one type and number of channels, got {named}")

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float64, Int, Int64, Num, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS, warn_once
 from composer_copypaste.functional.layout import Layout
+from composer_copypaste.functional.object_keys import KEYPOINT_FIELDS, warn_once
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.tensors import on_device
 from composer_copypaste.functional.visibility import KeptObjects

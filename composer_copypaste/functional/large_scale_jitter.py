@@ -11,16 +11,12 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks, Masks
-from composer_copypaste.functional.batch_objects import (
-    check_boxes,
-    check_geometry,
-    object_keys_of,
-    warn_of_unnamed_keys,
-)
-from composer_copypaste.functional.copypaste import check_batch
+from composer_copypaste.functional.arguments import check_batch
+from composer_copypaste.functional.batch_objects import check_boxes
 from composer_copypaste.functional.generators import generator_or_default, uniforms
 from composer_copypaste.functional.geometry import crop_resized, hidden_by_crop, pixel_corners
 from composer_copypaste.functional.keypoints import kept_inside, pairs_of, swapped, with_keypoints
+from composer_copypaste.functional.object_keys import check_geometry, object_keys_of, warn_of_unnamed_keys
 from composer_copypaste.functional.resample import (
     FRACTION_BITS,
     PIXEL,

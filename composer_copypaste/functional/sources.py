@@ -12,7 +12,8 @@ from torch import Tensor
 
 from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.bank import CroppedObject, InstanceBank, check_extras
-from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS, asks_for_areas, copy_weights
+from composer_copypaste.functional.batch_objects import asks_for_areas, copy_weights
+from composer_copypaste.functional.object_keys import KEYPOINT_FIELDS
 from composer_copypaste.functional.tensors import on_device
 from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings

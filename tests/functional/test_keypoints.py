@@ -9,8 +9,8 @@ from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, make_images, on_met
 from read_backs import ReadBacks
 
 from composer_copypaste import InstanceBank, copypaste_batch, keypoint_pairs, large_scale_jitter_batch
-from composer_copypaste.functional.batch_objects import warn_once
 from composer_copypaste.functional.keypoints import COCO_PERSON
+from composer_copypaste.functional.object_keys import warn_once
 
 MIRRORED = ((-1, 0, SIDE), (0, 1, 0))
 UPSIDE_DOWN = ((1, 0, 0), (0, -1, SIDE))

@@ -8,7 +8,7 @@ from copypaste_cases import IDENTITY, Pool, carry_out, make_images, plan_of, tar
 from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
-from composer_copypaste.functional.batch_objects import warn_once
+from composer_copypaste.functional.object_keys import warn_once
 
 JITTER = {"size": (16, 16), "scale_range": (1.0, 1.0)}
 PASTE = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0)}

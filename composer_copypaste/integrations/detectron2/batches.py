@@ -17,7 +17,7 @@ from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks, as_planes
 from composer_copypaste.errors import DataError, count_noun
-from composer_copypaste.functional.batch_objects import POSITION_KEYS
+from composer_copypaste.functional.object_keys import POSITION_KEYS
 from composer_copypaste.functional.tensors import extents, on_device
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.detectron2.masks import check_padding, mask_planes, masks_like

@@ -15,7 +15,7 @@ from composer_copypaste.data.annotation_json import CocoAnnotation, Json, as_who
 from composer_copypaste.data.coco_write import EncodedJson
 from composer_copypaste.data.rle import Segmentation
 from composer_copypaste.errors import warn_of_data
-from composer_copypaste.functional.batch_objects import POSITION_KEYS
+from composer_copypaste.functional.object_keys import POSITION_KEYS
 from composer_copypaste.runs.augment.draws import BaseImage, DrawnImage
 from composer_copypaste.runs.augment.images import MadeImage
 

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch, plan_batch
 from composer_copypaste.functional import tensors
-from composer_copypaste.functional.batch_objects import KEYPOINT_FIELDS
+from composer_copypaste.functional.object_keys import KEYPOINT_FIELDS
 from composer_copypaste.models.inputs import check_targets
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
