@@ -1,8 +1,9 @@
 # `make quickstart` and `make test` set everything up in .venv themselves; they need Python 3.11 and a package registry.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+UV := .uv/bin/uv
 
-.PHONY: quickstart test test-all test-core test-detectron2 docs docs-links gpu lint clean
+.PHONY: quickstart test test-all test-core test-newest test-detectron2 test-extras dist docs docs-links gpu lint clean
 
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
@@ -26,7 +27,8 @@ test-detectron2: .detectron2/installed
 	.detectron2/bin/python -m pytest -n 2 tests/integrations/detectron2
 
 # The tests of what needs no Composer, with the newest torch and torchvision, in an environment of their own. On Linux
-# torch's wheel is one for CUDA, and cannot be imported without CUDA's packages (libcudnn.so.9): 5.3 GB when installed.
+# PyPI's torch is one for CUDA, and cannot be imported without CUDA's packages (libcudnn.so.9): 6.5 GB when installed.
+# Where PyTorch's own index is reached, UV_TORCH_BACKEND=cpu makes uv take its build for the CPU.
 CORE_TESTS := tests/functional tests/data tests/metrics tests/models tests/visualize tests/integrations \
 	tests/test_compact_masks.py tests/test_extras.py tests/test_instances.py tests/test_settings.py tests/test_validation.py
 test-core: .core/installed
@@ -40,6 +42,26 @@ docs: .venv/documenting
 # Links to other sites, which need a network
 docs-links: .venv/documenting
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m sphinx --keep-going --quiet --builder linkcheck docs docs/_build/links
+
+# Composer on the newest torch, torchvision and NumPy, which its pins forbid, in an environment of its own
+NEWEST_TESTS := tests/integrations/composer tests/models tests/metrics tests/data tests/runs/test_training.py \
+	tests/runs/test_training_process.py tests/runs/test_best_and_early.py tests/runs/test_streaming_runs.py \
+	tests/runs/test_tampered_runs.py tests/runs/test_killed_runs.py
+test-newest: .newest/installed
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+	.newest/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(NEWEST_TESTS)
+
+# The wheel and the source distribution, checked as PyPI does
+dist: .uv/installed
+	rm -rf dist
+	$(UV) build --quiet --out-dir dist
+	$(UV) tool run --quiet twine check --strict dist/*
+	$(UV) tool run --quiet check-wheel-contents dist/*.whl
+
+# The wheel in empty environments, without extras and with each alone; uv fetches a Python that is missing
+test-extras: dist
+	$(PYTHON) tests/installation/run.py dist/*.whl --uv $(UV)
+	$(PYTHON) tests/installation/run.py dist/*.whl --uv $(UV) --only core --python 3.12 3.13
 
 gpu: .venv/developing
 	$(BIN)/python benchmarks/gpu.py
@@ -66,11 +88,20 @@ lint: .venv/developing
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[docs]'
 	touch $@
 
+.uv/installed:
+	$(PYTHON) -m venv --clear .uv
+	.uv/bin/python -m pip install --quiet uv
+	touch $@
+
 # Lightning, Transformers and Datasets are what the tests of tests/integrations need that are skipped without them.
-.core/installed: pyproject.toml
-	$(PYTHON) -m venv --clear .core
-	.core/bin/python -m pip install --quiet uv
-	.core/bin/uv pip install --quiet --upgrade --python .core/bin/python --editable '.[test]' pytorch-lightning transformers datasets
+.core/installed: pyproject.toml | .uv/installed
+	$(UV) venv --quiet --clear --python $(PYTHON) .core
+	$(UV) pip install --quiet --upgrade --python .core/bin/python --editable '.[test]' pytorch-lightning transformers datasets
+	touch $@
+
+.newest/installed: pyproject.toml tests/installation/newest.txt | .uv/installed
+	$(UV) venv --quiet --clear --python $(PYTHON) .newest
+	$(UV) pip install --quiet --upgrade --python .newest/bin/python --override tests/installation/newest.txt --editable '.[dev]'
 	touch $@
 
 # Detectron2 is built from source by those who use it. Its Python files are also in a wheel of a third party, whose
@@ -86,4 +117,4 @@ lint: .venv/developing
 	touch $@
 
 clean:
-	rm -rf .venv .core .detectron2 docs/_build
+	rm -rf .venv .core .newest .detectron2 .uv dist docs/_build

@@ -1,9 +1,12 @@
 """Without Composer, which only an extra brings: what works, and what says in one line what is missing."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +91,22 @@ def test_a_folder_with_a_packages_name_is_no_package(tmp_path, monkeypatch):
         extras.check_installed("package_that_is_a_folder", "shards need it", "streaming")
     assert str(raised.value) == "shards need it, which is not installed: pip install 'composer-copypaste[streaming]'"
     assert isinstance(raised.value, errors.UserError)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_page_on_installing_lists_every_extra_for_users():
+    page = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for_users = {name for name in project["optional-dependencies"] if name not in {"test", "dev", "docs"}}
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == for_users
+    assert {path.stem.removeprefix("try_") for path in ROOT.glob("tests/installation/try_*.py")} == {"core", *for_users}
+
+
+def test_the_page_says_what_make_test_newest_puts_in_the_place_of_composers_pins():
+    page = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    overrides = (ROOT / "tests/installation/newest.txt").read_text(encoding="utf-8").partition("torch>=")
+    lines = (overrides[1] + overrides[2]).splitlines()
+    assert f"```text\n{chr(10).join(lines)}\n```" in page
+    assert f"override-dependencies = {json.dumps(lines)}" in page

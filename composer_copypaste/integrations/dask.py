@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 
 from composer_copypaste.errors import OutputError
+from composer_copypaste.extras import check_installed
 from composer_copypaste.processes import process_executor
 
 CONNECT_SECONDS = 20
@@ -36,12 +37,9 @@ def open_executor(processes: int, dask: str | None = None) -> Iterator[Executor 
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise OutputError(
-            "--dask needs Dask Distributed, which is not installed: pip install 'composer-copypaste[dask]'"
-        ) from error
+    check_installed("distributed", "--dask needs Dask Distributed", "dask")
+    from distributed import Client
+
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:

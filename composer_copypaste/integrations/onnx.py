@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ from pycocotools import mask as coco_masks
 from torch import Tensor
 
 from composer_copypaste import __version__
-from composer_copypaste.errors import CheckpointError, UserError
+from composer_copypaste.errors import CheckpointError
+from composer_copypaste.extras import check_installed
 from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata, describe_outputs
 from composer_copypaste.models.postprocess import DetectionDict, RawDetectionDict, encode_detection
 from composer_copypaste.models.predictor import Predictor
@@ -33,12 +33,9 @@ PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 def check_onnx_installed(*packages: str) -> None:
-    """Raise ``UserError`` where one of these packages cannot be imported; running a file needs onnxruntime alone."""
+    """Raise ``MissingPackageError`` where one of these packages is missing; running a file needs onnxruntime alone."""
     for package in packages or ("onnx", "onnxruntime"):
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise UserError(f"ONNX files need {package}: pip install 'composer-copypaste[onnx]' ({error})") from error
+        check_installed(package, f"ONNX files need {package}", "onnx")
 
 
 # ---- writing
@@ -114,7 +111,7 @@ class OnnxMaskRCNN:
 
     Raises:
         CheckpointError: where the file cannot be read, or was written by something else.
-        UserError: where onnxruntime is missing.
+        MissingPackageError: where onnxruntime is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,7 +140,7 @@ def load_onnx_predictor(path: Path) -> Predictor:
 
     Raises:
         CheckpointError: where the file cannot be read, or was written by something else.
-        UserError: where onnxruntime is missing.
+        MissingPackageError: where onnxruntime is missing.
     """
     model = OnnxMaskRCNN(path)
     return Predictor(model.detect, model.metadata.categories, model.metadata.image_settings)

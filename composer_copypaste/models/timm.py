@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork
 
 from composer_copypaste.errors import CheckpointError, RecipeError, first_few
+from composer_copypaste.extras import check_installed
 from composer_copypaste.models.pyramid import Pyramid
 from composer_copypaste.settings import TIMM, DetectorSettings
 
@@ -84,7 +85,8 @@ def build_timm_backbone(settings: DetectorSettings, pyramid: Pyramid) -> TimmBac
         pyramid: what is built on it.
 
     Raises:
-        RecipeError: where timm is missing or has no such network, or where the network cannot be a detector's backbone.
+        MissingPackageError: where timm is missing.
+        RecipeError: where timm has no such network, or where the network cannot be a detector's backbone.
     """
     if settings.norm == "group":
         raise RecipeError(
@@ -114,7 +116,8 @@ def published_names(backbone: str) -> dict[str, str]:
     "imagenet" is the tag in the backbone's name, or else the one that timm uses by default.
 
     Raises:
-        RecipeError: where timm is missing, or has no such network.
+        MissingPackageError: where timm is missing.
+        RecipeError: where timm has no such network.
     """
     models = _timm("timm.models")
     name = backbone.removeprefix(TIMM)
@@ -240,15 +243,8 @@ def _short_reason(error: Exception) -> str:
 
 
 def _timm(module: str) -> ModuleType:
-    """timm, or a module of it; ``RecipeError`` where it is not installed."""
-    try:
-        import_module("timm")
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise
-        raise RecipeError(
-            "backbone: backbones of timm need the package timm: pip install 'composer-copypaste[timm]'"
-        ) from error
+    """timm, or a module of it; ``MissingPackageError`` where it is not installed."""
+    check_installed("timm", "backbones of timm need timm", "timm")
     return import_module(module)
 
 

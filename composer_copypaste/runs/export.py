@@ -63,7 +63,7 @@ def export_onnx(
     Raises:
         ExportError: where they are larger than the settings allow; the file is not kept.
         OutputError: where the file is there already.
-        UserError: where onnx or onnxruntime is missing.
+        MissingPackageError: where onnx or onnxruntime is missing.
         TypeError: where the model or an image is of another type.
         ValueError: where there is not a category for each label.
 

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_masks
 from small_models import detectron2_module
 
 from composer_copypaste.data.annotation_json import Category
-from composer_copypaste.errors import CheckpointError, UserError
+from composer_copypaste.errors import CheckpointError, MissingPackageError
 from composer_copypaste.integrations.onnx import OnnxMaskRCNN, check_onnx_installed, load_onnx_predictor, write_onnx
 from composer_copypaste.models.exported import ExportMetadata
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
@@ -152,14 +152,15 @@ def test_a_file_that_was_cut_off_is_refused(files, tmp_path, part):
 
 def test_without_onnxruntime_one_line_names_the_extra(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"^ONNX files need onnxruntime: pip install 'composer-copypaste\[onnx\]'"):
+    expected = r"^ONNX files need onnxruntime, which is not installed: pip install 'composer-copypaste\[onnx\]'$"
+    with pytest.raises(MissingPackageError, match=expected):
         load_onnx_predictor(files / "crops.onnx")
 
 
 def test_running_a_file_needs_onnxruntime_alone(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert load_onnx_predictor(files / "crops.onnx").categories == CATEGORIES
-    with pytest.raises(UserError, match=r"^ONNX files need onnx: pip install"):
+    with pytest.raises(MissingPackageError, match=r"^ONNX files need onnx, which is not installed: pip install"):
         check_onnx_installed()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from timm.layers.norm_act import FrozenBatchNormAct2d
 
 from composer_copypaste import MaskRCNN, MaskRCNNSettings
-from composer_copypaste.errors import CheckpointError, RecipeError
+from composer_copypaste.errors import CheckpointError, MissingPackageError, RecipeError
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.weights import check_weights_name, describe_download, load_pretrained
 
@@ -325,5 +325,5 @@ def test_without_timm_one_line_names_the_extra(monkeypatch):
     for module in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(RecipeError, match=r"pip install 'composer-copypaste\[timm\]'$"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'composer-copypaste\[timm\]'$"):
         build_mask_rcnn(3, MaskRCNNSettings(backbone="timm/test_resnet"))

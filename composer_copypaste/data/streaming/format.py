@@ -7,14 +7,14 @@ A sample of a shard is an image: the bytes of its file, and its annotations. Nex
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from composer_copypaste.data.annotation_json import Category, CocoAnnotation, CocoImage
-from composer_copypaste.errors import DataError, UserError
+from composer_copypaste.errors import DataError
+from composer_copypaste.extras import check_installed
 from composer_copypaste.settings import ImageSettings
 
 INDEX = "index.json"
@@ -151,6 +151,5 @@ def _decode_annotation(entry: dict[str, Any]) -> CocoAnnotation:
 
 
 def check_streaming_installed() -> None:
-    """Raise ``UserError`` where mosaicml-streaming is missing."""
-    if find_spec("streaming") is None:
-        raise UserError("shards need mosaicml-streaming: pip install 'composer-copypaste[streaming]'")
+    """Raise ``MissingPackageError`` where mosaicml-streaming is missing."""
+    check_installed("streaming", "shards need mosaicml-streaming", "streaming")
