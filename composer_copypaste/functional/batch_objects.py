@@ -9,10 +9,10 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.compact_masks import CompactMasks, Masks
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.object_keys import check_geometry, object_keys_of
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
-from composer_copypaste.functional.semantic_maps import Classes, classes_in_maps, masks_of_classes
+from composer_copypaste.functional.semantic_maps import Classes, ClassMasks, classes_in_maps, masks_of_classes
 from composer_copypaste.functional.tensors import Images, image_sizes, on_device, read_back
 from composer_copypaste.instances import Instances, Target, empty_masks, instances_of
 from composer_copypaste.settings import CopyPasteSettings
@@ -230,7 +230,7 @@ def _objects_of_maps(maps: Integer[Tensor, "n h w"], settings: CopyPasteSettings
 
 
 def _class_instances(
-    batch: Sequence[Classes], maps: Integer[Tensor, "n h w"], masks: Sequence[Masks] | None = None
+    batch: Sequence[Classes], maps: Integer[Tensor, "n h w"], masks: Sequence[ClassMasks] | None = None
 ) -> list[Instances]:
     """The fields of each map's classes, of which only the labels mean anything; masks of size 0 x 0 if not given."""
     labels = on_device(np.concatenate([classes.ids for classes in batch]), maps.device, maps.dtype)

@@ -17,6 +17,9 @@ LARGEST_SPAN = 4096
 BYTE = 256
 """Most maps hold ids from 0 to 255. On the host these are found without a look at the range of ids first."""
 
+ClassMasks = UInt8[Tensor, "_k h w"] | CompactMasks
+"""The masks of one map's classes, which may be more or fewer than those of another."""
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -36,9 +39,8 @@ def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     """
     if not len(maps):
         return []
-    ids, boxes = np.arange(BYTE), _boxes_on_host(maps, 0, BYTE) if _on_host(maps) else None
-    if boxes is None:
-        ids, boxes = _in_their_range(maps)
+    boxes = _boxes_on_host(maps, 0, BYTE) if _on_host(maps) else None
+    ids, boxes = _in_their_range(maps) if boxes is None else (np.arange(BYTE), boxes)
     image, number = np.nonzero(boxes[:, :, 2])
     ends = np.cumsum(np.bincount(image, minlength=len(maps))).tolist()
     ids, boxes = ids[number], boxes[image, number].astype(np.float64)
@@ -57,9 +59,7 @@ def _in_their_range(maps: Integer[Tensor, "n h w"]) -> tuple[Integer[ndarray, " 
     return ids, boxes_on_device(maps, low, len(ids)) if boxes is None else boxes
 
 
-def masks_of_classes(
-    maps: Integer[Tensor, "n h w"], classes: Sequence[Classes]
-) -> list[UInt8[Tensor, "_k h w"] | CompactMasks]:
+def masks_of_classes(maps: Integer[Tensor, "n h w"], classes: Sequence[Classes]) -> list[ClassMasks]:
     """The masks of these classes of each map; on the host cut to their boxes."""
     if not _on_host(maps):
         chosen = [on_device(each.ids, maps.device, maps.dtype)[:, None, None] for each in classes]
@@ -73,7 +73,7 @@ def masks_of_classes(
     ids = np.concatenate([each.ids for each in classes]).astype(np.int64)
     class_masks(maps.contiguous().numpy(), image, ids, windows, pixels)
     joined, size, first = torch.from_numpy(pixels), (maps.shape[1], maps.shape[2]), 0
-    masks: list[Tensor | CompactMasks] = []
+    masks: list[ClassMasks] = []
     for each in classes:
         end = first + len(each.ids)
         masks.append(CompactMasks.unchecked(joined[ends[first] : ends[end]], windows[first:end], size))

@@ -67,7 +67,7 @@ def test_class_maps_are_read_twice_however_many_they_are():
     maps = torch.zeros(5, SIDE, SIDE, dtype=torch.int64)
     maps[:, 2:5, 1:6] = torch.arange(1, 6)[:, None, None]
     given, read_backs = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0)}, ReadBacks()
-    with mock.patch.object(semantic_maps, "_boxes_on_host", semantic_maps.boxes_on_device), read_backs.recorded():
+    with mock.patch.object(semantic_maps, "_on_host", return_value=False), read_backs.recorded():
         copypaste_batch(make_images(5), maps, **given)
     with read_backs.replayed():
         images, after = copypaste_batch(make_images(5).to("meta"), maps.to("meta"), **given)

@@ -190,8 +190,8 @@ CASES = {
     ),
     "boxes are turned": (
         lambda: pasted(targets=both(boxes=turned)),
-        "ValueError: targets[1]: expected boxes of format XYXY, XYWH, CXCYWH, got CXCYWHR: rotated boxes "
-        "cannot be pasted",
+        "ValueError: targets[1]: expected boxes of format XYXY, XYWH, CXCYWH, got CXCYWHR; give rotated "
+        "boxes under a key of their own, which the setting geometry names, and upright ones as 'boxes'",
     ),
     "rows of another field differ": (
         lambda: pasted(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, n)} for n in (2, 3)]),
