@@ -68,9 +68,8 @@ def test_a_shard_too_small_or_too_large_is_an_error(data_set, tmp_path, size):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_the_bytes_are_the_same_for_any_number_of_processes(data_set, written, tmp_path, processes):
-    data_set.write(tmp_path / "out", processes=processes)
+def test_the_bytes_are_the_same_for_any_number_of_processes(data_set, written, tmp_path):
+    data_set.write(tmp_path / "out", processes=3)  # below, a killed writing is resumed by two
     assert contents(tmp_path / "out") == contents(written)
 
 
@@ -134,7 +133,7 @@ def test_damaged_images_are_all_listed_and_only_their_shards_are_missing(tmp_pat
     assert all(f"{name}: the image cannot be decoded" in str(caught.value) for name in sound)
     for name, content in sound.items():
         (data_set.images / name).write_bytes(content)
-    assert data_set.write(output, processes=processes).kept >= 1
+    assert data_set.write(output).kept >= 1
     drawn(tmp_path / "again").write(tmp_path / "reference")
     assert contents(output) == contents(tmp_path / "reference")
 
