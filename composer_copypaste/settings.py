@@ -80,6 +80,9 @@ ASCENDING = Check(_ascending)
 Fraction = Annotated[float, Ge(0), Le(1)]
 ResizeFactor = Annotated[float, Ge(0.01), Le(10)]
 ResizeRange = Annotated[tuple[ResizeFactor, ResizeFactor], ASCENDING]
+Sigma = Annotated[float, Ge(0), Le(50)]
+SigmaRange = Annotated[tuple[Sigma, Sigma], ASCENDING]
+FractionRange = Annotated[tuple[Fraction, Fraction], ASCENDING]
 AspectRatio = Annotated[float, Ge(0.1), Le(10)]
 Pixels = Annotated[float, Ge(0), Le(1_000_000_000)]
 PoolCount = Annotated[int, Ge(1), Le(1000)]
@@ -247,9 +250,22 @@ class CopyPasteSettings:
     """This many pixels are removed from the border of what is copied, after resizing, from its mask as from its colors.
     ``min_visibility`` counts them as hidden."""
 
-    blend_sigma: Annotated[float, Ge(0), Le(50)] = 0.0
-    """Standard deviation, in pixels, of the Gaussian that softens the seam. 0: a hard seam (the paper's Table 10 finds
-    no difference). Only colors are blended; masks do not change."""
+    color_transfer: Literal["reinhard", "histogram"] | None = None
+    """Colors of each pasted object become like those around it. "reinhard": their mean and deviation in CIELAB, after
+    Reinhard et al. (2001); deviations change by a factor of 0.5 to 2 at most; for RGB. "histogram": the distribution of
+    each channel. Around an object are the pixels of the image that receives it, as it was before anything was pasted,
+    in a box twice as wide and high as the object's, or 8 pixels larger on each side if that is more, without the
+    object's own; where there are none, those it covers. Floating-point images lie in [0, 1]. Brightness, contrast and
+    saturation are changed afterwards. Masks do not change."""
+
+    transfer_strength: FractionRange | Fraction = 0.5
+    """How far colors move towards those that ``color_transfer`` gives, from 0, unchanged, to 1, where a red fruit on a
+    white cloth becomes white; or a range, such as (0, 0.7), from which it is drawn for each object."""
+
+    blend_sigma: SigmaRange | Sigma = 0.0
+    """Standard deviation, in pixels, of the Gaussian that softens the seam; or a range, such as (0, 3), from which it
+    is drawn for each object. 0: a hard seam (the paper's Table 10 finds no difference). Only colors are blended; masks
+    do not change."""
 
     min_visibility: Fraction = 0.0
     """An object is kept if at least this fraction of its pixels is visible, counted to a thousandth of a pixel. The
@@ -366,6 +382,8 @@ class CopyPasteSettings:
             raise ValueError(
                 'overlap_by: "mask" changes nothing without a max_overlap below 1 or least_overlap_first; set one'
             )
+        if self.color_transfer is None and self.transfer_strength != 0.5:
+            raise ValueError("transfer_strength: changes nothing without a color_transfer; set one")
         if self.source == "self":
             self._check_own_source()
 

@@ -175,6 +175,8 @@ EXPECTED = {  # by pydantic's type of error
     "too_long": "a list of at most {max_length}",
 }
 """What was expected of a value."""
+LIMITS = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
+"""Of these what a value of the right type failed."""
 
 
 def describe_expectation(
@@ -189,6 +191,8 @@ def describe_expectation(
         expected: what was expected, by the type of error.
         written: how a value is written.
     """
+    of_limits = [detail for detail in details if detail["type"] in LIMITS]
+    details = of_limits or details  # a number out of its limits need not become a list
     choices = dict.fromkeys(_expected_text(detail, expected) for detail in details)
     first = details[0]
     nothing = first["type"] == "missing" and not _is_too_short(first)

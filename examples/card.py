@@ -157,10 +157,10 @@ def rotated_boxes(caption: str, seed: int = 0, *, jitter: bool = False, **settin
     return caption, drawn
 
 
-def close(caption: str, **settings: object) -> Cell:
+def close(caption: str, seed: int = 0, **settings: object) -> Cell:
     """The seam of a pasted object, magnified four times."""
     top, left = 60, 88
-    return caption, image_of(paste(**settings)[0][:, top : top + 32, left : left + 32]).resize((SIDE, SIDE), 0)
+    return caption, image_of(paste(seed, **settings)[0][:, top : top + 32, left : left + 32]).resize((SIDE, SIDE), 0)
 
 
 def labelled(caption: str, seed: int = 0, **settings: object) -> Cell:

@@ -223,7 +223,20 @@ def blending() -> list[Cell]:
         close("erosion=2\nmask and colors shrink", erosion=2),
         close("blend_sigma=1\ncolors blend, masks stay", blend_sigma=1.0),
         close("blend_sigma=3", blend_sigma=3.0),
+        close("blend_sigma=(0, 5)\ndrawn for each object", 1, blend_sigma=(0.0, 5.0)),
         close("erosion=2,\nblend_sigma=1", erosion=2, blend_sigma=1.0),
+    ]
+
+
+def colors() -> list[Cell]:
+    return [
+        cell("before: colors of\nthe source"),
+        cell('color_transfer=\n"reinhard"', color_transfer="reinhard"),
+        cell('"reinhard" and\ntransfer_strength=1', color_transfer="reinhard", transfer_strength=1.0),
+        cell('color_transfer=\n"histogram"', color_transfer="histogram"),
+        cell(
+            "transfer_strength=(0, 1)\ndrawn for each object", color_transfer="histogram", transfer_strength=(0.0, 1.0)
+        ),
     ]
 
 
@@ -274,6 +287,7 @@ SHEETS: dict[str, Callable[[], list[Cell]]] = {
     "placement": placement,
     "scene": in_scenes,
     "blending": blending,
+    "colors": colors,
     "truth": truth,
     "large_scale_jitter": large_scale_jitter,
 }

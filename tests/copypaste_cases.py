@@ -246,6 +246,8 @@ SCENES += [
     {"vanishing_line": 0.3, "place_point": "bottom"},
     {"scale_map": [[1, 0, 2, 4]], "place_map": [[1], [3]]},
 ]
+COLORS_STAY = {"color_transfer": None, "transfer_strength": 0.5}
+TRANSFERS = [{}, {}, {"color_transfer": "reinhard"}, {"color_transfer": "reinhard", "transfer_strength": (0.0, 1.0)}]
 MASK_TYPES = (torch.uint8, torch.bool, "uint8 of any value")
 LAYOUTS = ("contiguous", "channels last", "every other pixel", "transposed")
 
@@ -274,7 +276,8 @@ def knobs(draw, **fixed):
         "brightness": draw(st.sampled_from([0.0, 0.0, 0.8])),
         "contrast": draw(st.sampled_from([0.0, 0.5])),
         "saturation": draw(st.sampled_from([0.0, 1.0])),
-        "blend_sigma": draw(st.sampled_from([0.0, 0.0, 0.4, 1.5])),
+        "blend_sigma": draw(st.sampled_from([0.0, 0.0, 0.4, 1.5, (0.0, 2.0)])),
+        **draw(st.sampled_from(TRANSFERS)),
         "min_visibility": draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
         "min_area": draw(st.sampled_from([1, 1, 6])),
         "labels": draw(st.sampled_from([None, None, (1, 2)])),
@@ -317,6 +320,8 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, 
     mask_type, keys = draw(st.sampled_from(MASK_TYPES)), draw(st.sets(st.sampled_from(OPTIONAL_KEYS)))
     targets = [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes]
     case = Case(images, targets, draw(knobs(**fixed)), draw(st.integers(0, 2**31)))
+    if channels != 3 and case.knobs.get("color_transfer") == "reinhard":
+        case.knobs |= COLORS_STAY
     if bank and draw(st.booleans()):
         sizes = [draw(st.tuples(sides, sides)) for _ in range(draw(st.integers(1, 3)))]
         case.earlier = (

@@ -26,12 +26,23 @@ def reference(images, targets, plan, settings, crops=()):
             source, to_source = int(plan.source[row]), fixed(plan.to_source[row])
             given = numpy(targets[source]["masks"])[plan.instance[row]] != 0
             mask = eroded(given, to_source, image.shape[1:], settings.erosion)
-            alpha = softened(mask, settings.blend_sigma) if settings.blend_sigma else mask.astype(float)
-            canvas = painted(canvas, sources[source].detach(), to_source, alpha, plan.color[row].tolist())
+            sigma = as_drawn(plan.blend_sigma[row], settings.blend_sigma)
+            alpha = softened(mask, sigma) if sigma else mask.astype(float)
+            change = None
+            if settings.color_transfer:
+                box = numpy(targets[source]["boxes"])[plan.instance[row]]
+                near = surroundings(mask, box, plan.to_source[row].numpy())
+                strength = as_drawn(plan.transfer_strength[row], settings.transfer_strength)
+                change = (settings.color_transfer, mask, numpy(image.double())[:, near], strength)
+            canvas = painted(canvas, sources[source].detach(), to_source, alpha, plan.color[row].tolist(), change)
             landed.append(mask)
         pasted.append(canvas)
         results.append(accounted(i, rows, landed, targets, plan, settings) if any(m.any() for m in landed) else target)
     return pasted, results
+
+
+def as_drawn(drawn, setting):
+    return float(setting if drawn.isnan() else drawn)
 
 
 def filled(images, targets):
@@ -56,6 +67,7 @@ def bank_crops(images, targets, settings, size):
             right, bottom = min(width, int(np.ceil(x2 + 1))), min(height, int(np.ceil(y2 + 1)))
             fields = {key: values[j : j + 1] for key, values in target.items() if key != "image_id"}
             fields["masks"] = fields["masks"][:, top:bottom, left:right]
+            fields["boxes"] = fields["boxes"].double() - torch.tensor([left, top, left, top])
             if "keypoints" in fields:
                 fields["keypoints"] = fields["keypoints"] - torch.tensor([left, top, 0])
             if not crowds(fields)[0]:
@@ -67,7 +79,11 @@ def cut_outs(pool, dtype):
     """The sources of a pool, as a batch of that type has them; keypoints of two points that are not labelled."""
     crops = []
     for label, image, mask in pool.cut_outs:
-        fields = {"boxes": torch.zeros(1, 4), "labels": torch.tensor([label]), "masks": mask[None]}
+        fields = {
+            "boxes": torch.tensor([box_around(numpy(mask))]),
+            "labels": torch.tensor([label]),
+            "masks": mask[None],
+        }
         fields |= {"area": torch.zeros(1), "iscrowd": torch.zeros(1), "keypoints": torch.zeros(1, 2, 3)}
         crops.append(((image / 255).to(dtype) if dtype.is_floating_point else image, fields))
     return crops
@@ -125,7 +141,7 @@ def stored(values, dtype):
     return (values if dtype.is_floating_point else values.round()).to(dtype)
 
 
-def painted(image, source, to_source, alpha, factors):
+def painted(image, source, to_source, alpha, factors, change=None):
     """The source's colors over the image, by alpha; the image is left bit by bit where alpha is 0."""
     size, where = alpha.shape, alpha > 0
     if not where.any():
@@ -135,6 +151,8 @@ def painted(image, source, to_source, alpha, factors):
     columns, rows = across.any(axis=0), down.any(axis=0)
     patch = numpy(source.double())[:, rows][:, :, columns]
     colors = np.einsum("pcx,px->cp", np.einsum("py,cyx->pcx", down[:, rows], patch), across[:, columns])
+    if change:
+        colors = transferred(colors, where, change, 1 if image.dtype.is_floating_point else 255)
     if factors != [1, 1, 1]:
         colors = adjusted(colors, alpha[where], *factors, 1 if image.dtype.is_floating_point else 255)
     below = numpy(image.double())
@@ -142,6 +160,65 @@ def painted(image, source, to_source, alpha, factors):
     result = image.clone()
     result[:, torch.from_numpy(where)] = stored(below[:, where], image.dtype)
     return result
+
+
+def surroundings(mask, box, to_source):
+    """The pixels around an object with that box in its source: twice as far, 8 at least, without those of its mask."""
+    height, width = mask.shape
+    x1, y1, x2, y2 = np.add(box.astype(float), [-1, -1, 1, 1])
+    (a, b, x), (c, d, y) = to_source
+    corners = [(u - x, v - y) for u in (x1, x2) for v in (y1, y2)]
+    xs = [(d * u - b * v) / (a * d - b * c) for u, v in corners]
+    ys = [(a * v - c * u) / (a * d - b * c) for u, v in corners]
+    left, right = np.clip([np.floor(min(xs)), np.ceil(max(xs))], 0, width).astype(int)
+    top, bottom = np.clip([np.floor(min(ys)), np.ceil(max(ys))], 0, height).astype(int)
+    across, down = max(8, int(np.ceil((right - left) / 2))), max(8, int(np.ceil((bottom - top) / 2)))
+    near = np.zeros_like(mask)
+    near[max(0, top - down) : bottom + down, max(0, left - across) : right + across] = True
+    return near & ~mask if (near & ~mask).any() else near & mask
+
+
+def transferred(colors, where, change, largest):
+    """Colors (channel, pixel) moved towards others, as far as the strength says."""
+    method, mask, others, strength = change
+    colors, others, of = np.clip(colors / largest, 0, 1), np.clip(others / largest, 0, 1), mask[where]
+    if not of.any():
+        return colors * largest
+    if method == "histogram":
+        new = [matched(*channels) for channels in zip(colors, colors[:, of], others, strict=True)]
+    else:
+        lab, own, other = cielab(colors), cielab(colors[:, of]), cielab(others)
+        change = np.clip(other.std(axis=1) / np.maximum(own.std(axis=1), 1e-6), 0.5, 2)
+        new = srgb((lab - own.mean(axis=1)[:, None]) * change[:, None] + other.mean(axis=1)[:, None])
+    return (colors + strength * (np.array(new) - colors)) * largest
+
+
+def matched(values, own, others):
+    """Values with the distribution of others in place of their own, in 256 levels."""
+    levels, counts = np.unique(np.rint(others * 255), return_counts=True)
+    shares = [(np.rint(own * 255) <= level).mean() for level in range(256)]
+    table = np.interp(shares, np.cumsum(counts) / counts.sum(), levels)
+    return np.interp(values * 255, np.arange(256), table) / 255
+
+
+XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+WHITE = np.array([[0.95047], [1], [1.08883]])
+
+
+def cielab(colors):
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    t = XYZ @ linear / WHITE
+    x, y, z = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def srgb(lab):
+    y = (lab[0] + 16) / 116
+    f = np.array([y + lab[1] / 500, y, y - lab[2] / 200])
+    linear = np.clip(np.linalg.solve(XYZ, np.where(f > 6 / 29, f**3, (116 * f - 16) * 27 / 24389) * WHITE), 0, 1)
+    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def adjusted(colors, alpha, brightness, contrast, saturation, largest):

@@ -1,8 +1,9 @@
 """Pasting objects in torch, one after the other: their masks, which pixels stay visible, soft seams, and colors."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -11,14 +12,18 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.functional.layout import PastedObject, PastedObjects
+from composer_copypaste.compact_masks import CompactMasks, window_areas
+from composer_copypaste.functional.color_transfer import Pixels, around, surroundings, transferred
+from composer_copypaste.functional.layout import Layout, PastedObject, PastedObjects
 from composer_copypaste.functional.resample import resample_colors, resample_mask, size_of
-from composer_copypaste.functional.tensors import Images, copied_to_paint, erode, rounded
+from composer_copypaste.functional.tensors import Images, copied_to_paint, erode, on_device, rounded
 from composer_copypaste.functional.windows import Window
+from composer_copypaste.settings import CopyPasteSettings
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in grey: ITU-R BT.601, as in torchvision."""
+GROUP_PIXELS = 1 << 18
+"""Number of pixels from which on the colors of no further object are transferred together with them."""
 
 
 def adjust_colors(
@@ -85,37 +90,99 @@ def stack_masks(
     return visible[::-1], free
 
 
+@dataclass(frozen=True)
+class Patch:
+    """What is painted of one object: its colors in a window of its target, and their opacity."""
+
+    warped: WarpedMask
+    window: Window
+    """The window of the mask, grown as far as a soft seam reaches."""
+    alpha: UInt8[Tensor, "h w"] | Float[Tensor, "h w"]
+    colors: Shaped[Tensor, "c h w"]
+
+
 def paint_objects(
     images: Images,
     sources: Sequence[Shaped[Tensor, "c _h _w"]],
-    pasted: PastedObjects,
+    layout: Layout,
     warped: Sequence[WarpedMask],
-    blend_sigma: float,
+    settings: CopyPasteSettings,
 ) -> Images:
     """New images with the objects painted on, one after the other."""
-    painted = copied_to_paint(images, pasted.receiving.tolist())
-    for target, each in zip(pasted.target.tolist(), warped, strict=True):
-        _paint(painted[target], each, sources[each.pasted.source], blend_sigma)
+    targets = layout.pasted.target.tolist()
+    painted = copied_to_paint(images, layout.pasted.receiving.tolist())
+    for group in _groups(layout.pasted, many=settings.color_transfer is not None):
+        patches = [
+            _patch(warped[m], sources, size_of(images[targets[m]]), float(layout.blend_sigmas[m])) for m in group
+        ]
+        if settings.color_transfer is not None:
+            patches = _transferred(patches, [images[targets[m]] for m in group], layout, group, settings)
+        for m, patch in zip(group, patches, strict=True):
+            _paint(painted[targets[m]], patch)
     return painted
 
 
-def _paint(
-    painted: Shaped[Tensor, "c h w"], warped: WarpedMask, source: Shaped[Tensor, "c _h _w"], blend_sigma: float
-) -> None:
-    """Paint one object, with its colors changed and its seam softened as its plan and the settings say."""
-    size, color = size_of(painted), warped.pasted.color.tolist()
-    window, alpha = warped.window, warped.mask
-    if blend_sigma:
-        window, alpha = _soften(alpha, window, blend_sigma, size)
-    below = painted[:, *window.slices]
-    colors = resample_colors(source, warped.pasted.to_source, window, size)
-    if any(factor != 1 for factor in color):
-        colors = adjust_colors(colors, alpha, color, 1.0 if painted.is_floating_point() else 255.0)
-    if blend_sigma:
-        wide = torch.promote_types(below.dtype, alpha.dtype)
-        below.copy_(rounded(torch.lerp(below.to(wide), colors.to(wide), alpha.to(wide)), below))
+def _groups(pasted: PastedObjects, *, many: bool) -> Iterator[range]:
+    """The rows of pasted objects in their order: one by one, or many together, as far as they have few pixels."""
+    first, pixels = 0, 0
+    for m, area in enumerate(window_areas(pasted.windows).tolist()):
+        pixels += area
+        if not many or pixels > GROUP_PIXELS:
+            yield range(first, m + 1)
+            first, pixels = m + 1, 0
+    if first < len(pasted.windows):
+        yield range(first, len(pasted.windows))
+
+
+def _patch(
+    warped: WarpedMask, sources: Sequence[Shaped[Tensor, "c _h _w"]], size: tuple[int, int], sigma: float
+) -> Patch:
+    """The patch of an object on a target of that size, in the colors of its source."""
+    window, alpha = (warped.window, warped.mask) if not sigma else _soften(warped.mask, warped.window, sigma, size)
+    colors = resample_colors(sources[warped.pasted.source], warped.pasted.to_source, window, size)
+    return Patch(warped, window, alpha, colors)
+
+
+def _transferred(
+    patches: Sequence[Patch],
+    images: Sequence[Shaped[Tensor, "c _h _w"]],
+    layout: Layout,
+    group: range,
+    settings: CopyPasteSettings,
+) -> list[Patch]:
+    """Patches whose colors are moved towards those of the images around the objects."""
+    largest, covered, reaches, free = largest_color(images[0]), [], [], []
+    for patch, image in zip(patches, images, strict=True):
+        mask, window = patch.warped.mask, patch.warped.window
+        whole = mask.new_zeros(patch.window.shape)
+        whole[window.within(patch.window).slices] = mask
+        covered.append(whole)
+        reach = surroundings(patch.warped.pasted.window, size_of(image))
+        reaches.append(image[:, *reach.slices])
+        free.append(around(mask, window, reach))
+    strengths = on_device(layout.transfer_strengths[group.start : group.stop], images[0].device)
+    of = Pixels.of([patch.colors for patch in patches], covered, largest)
+    method = cast(Literal["reinhard", "histogram"], settings.color_transfer)
+    colors = transferred(of, Pixels.of(reaches, free, largest), method, strengths) * largest
+    parts = colors.split(list(of.lengths), dim=1)
+    return [replace(patch, colors=part.view_as(patch.colors)) for patch, part in zip(patches, parts, strict=True)]
+
+
+def _paint(painted: Shaped[Tensor, "c h w"], patch: Patch) -> None:
+    """Paint one object, with its colors changed as its plan says."""
+    below, colors, factors = painted[:, *patch.window.slices], patch.colors, patch.warped.pasted.color.tolist()
+    if any(factor != 1 for factor in factors):
+        colors = adjust_colors(colors, patch.alpha, factors, largest_color(painted))
+    if patch.alpha.is_floating_point():
+        wide = torch.promote_types(below.dtype, patch.alpha.dtype)
+        below.copy_(rounded(torch.lerp(below.to(wide), colors.to(wide), patch.alpha.to(wide)), below))
     else:
-        below.copy_(torch.where(alpha.view(torch.bool), rounded(colors, below), below))
+        below.copy_(torch.where(patch.alpha.view(torch.bool), rounded(colors, below), below))
+
+
+def largest_color(image: Shaped[Tensor, "c h w"]) -> float:
+    """The largest value of a color, where colors are changed."""
+    return 1.0 if image.is_floating_point() else 255.0
 
 
 def _soften(

@@ -24,6 +24,7 @@ from composer_copypaste.functional.batch_objects import (
     checked_instances,
     only_copied_classes,
 )
+from composer_copypaste.functional.color_transfer import check_colors
 from composer_copypaste.functional.engines.engine import engine_for
 from composer_copypaste.functional.generators import generator_or_default
 from composer_copypaste.functional.geometry import place_geometry
@@ -230,6 +231,7 @@ def paste(
     check_batch(images, targets)
     if with_info or (settings.geometry and not isinstance(targets, Tensor)):
         settings = with_counted_pixels(settings)
+    check_colors(images, settings)
     given_images, given_targets = images, targets
     images = plain(images) if isinstance(images, Tensor) else [plain(image) for image in images]
     targets = plain(targets) if isinstance(targets, Tensor) else targets
@@ -316,7 +318,7 @@ def _carry_out(
             example = next((image.instances for image in copied if len(image.labels)), copied[0].instances)
             crops = [extra.read(number - n, images[0], example) for number in used]
             objects += [SourceObjects(CompactMasks.of_planes(crop.mask[None]), crop.box[None]) for crop in crops]
-        layout = layout_of(numbered, objects)
+        layout = layout_of(numbered.completed(settings), objects)
         if len(layout.pasted.target):
             paste_on = _paste_classes if isinstance(targets, Tensor) else _paste_objects
             return paste_on(Pasted(images, targets, plan), layout, copied, crops, settings)

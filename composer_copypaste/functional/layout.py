@@ -118,6 +118,10 @@ class Layout:
     overlapped: Int64[ndarray, " k"]
     """Indices of the objects whose window shares a pixel with that of an object pasted on their image, ascending."""
     pasted: PastedObjects
+    blend_sigmas: Float[ndarray, " m"]
+    """Standard deviation of each pasted object's seam."""
+    transfer_strengths: Float[ndarray, " m"]
+    """How far each pasted object's colors move towards those around it."""
 
     def with_masks_of_first(self, masks: CompactMasks, others: Sequence[CompactMasks]) -> "Layout":
         """The layout with masks that are drawn by now: of the first source, of which nothing is pasted, and others."""
@@ -129,7 +133,7 @@ class Layout:
 
 
 def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
-    """The layout of a plan whose sources have these objects; pasted objects that miss their image are left out."""
+    """The layout of a completed plan whose sources have these objects; those that miss their image are left out."""
     from composer_copypaste.functional.engines.numba_objects import lay_out  # takes half a second
 
     whole = (np.ascontiguousarray(column.numpy(), np.int64) for column in (plan.target, plan.source, plan.instance))
@@ -139,7 +143,9 @@ def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
     mask_windows = np.concatenate([image.masks.windows for image in objects])
     sizes = np.array([image.masks.size for image in objects])
     masks = [image.masks for image in objects if isinstance(image.masks, CompactMasks)]
-    return Layout(masks, sizes, *lay_out((*whole, *real), counts, boxes, mask_windows, sizes))
+    laid_out, overlapped, pasted = lay_out((*whole, *real), counts, boxes, mask_windows, sizes)
+    looks = (column.numpy()[pasted.row] for column in (plan.blend_sigma, plan.transfer_strength))
+    return Layout(masks, sizes, laid_out, overlapped, pasted, *looks)
 
 
 def _common_part(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "n 4"]) -> Int64[ndarray, "n 4"]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.errors import count_noun
+from composer_copypaste.settings import CopyPasteSettings
 
 BOX_CORNERS = np.array([[0, 1], [2, 1], [0, 3], [2, 3]])
 """The columns of boxes (x1, y1, x2, y2) that are x and y of each corner."""
@@ -44,8 +45,9 @@ Map = Sequence[Sequence[int | float]]
 """An affine map from (x, y, 1) to (x, y): two rows of three numbers."""
 Color = Sequence[int | float]
 """Factors of brightness, contrast and saturation."""
-Row = tuple[int, int, int, Map] | tuple[int, int, int, Map, Color]
-"""Target, source, instance, the map from target to source and, if colors change, their factors."""
+Row = Sequence[Any]
+"""Target, source, instance, the map from target to source and, where they are not the settings', what else is drawn:
+the values of :class:`PastePlan`'s columns in their order, from the fifth on with None for what is not drawn."""
 
 AS_THEY_ARE: Color = (1.0, 1.0, 1.0)
 """The factors that leave colors unchanged."""
@@ -54,9 +56,17 @@ SMALLEST_DETERMINANT = 1e-4
 LARGEST_FACTOR, LARGEST_SHIFT = 1 << 16, 1 << 22
 """The largest numbers in a map, so that positions in images of 8,192 pixels fit 64 bits in fixed point. The settings
 allow a factor of 317, and so shifts of 317 x 8,192 pixels."""
+LARGEST_SEED = (1 << 31) - 1
 MOST_FOR_AN_IMAGE = 32_767
 """The largest number of objects pasted on one image; kernels number them in 16 bits."""
-KEYS = ("target", "source", "instance", "to_source", "color")
+KEYS = ("target", "source", "instance", "to_source", "color", "blend_sigma", "transfer_strength", "seed")
+NEEDED = 4
+"""How many of these each row has."""
+WHOLE = ("target", "source", "instance", "seed")
+LIMITS = {"blend_sigma": (0, 50), "transfer_strength": (0, 1), "seed": (0, LARGEST_SEED)}
+"""The numbers that may be drawn beside the map and the colors."""
+AS_SET = math.nan
+"""Stands for a number of the settings that is not drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +93,15 @@ class PastePlan:
     color: Float[Tensor, "m 3"]
     """Factors of brightness, contrast and saturation; 1 changes nothing."""
 
+    blend_sigma: Float[Tensor, " m"]
+    """Standard deviation of the seam's Gaussian, in pixels; NaN: that of the settings."""
+
+    transfer_strength: Float[Tensor, " m"]
+    """How far colors move towards those of the surroundings, from 0 to 1; NaN: as far as the settings say."""
+
+    seed: Int[Tensor, " m"]
+    """Of the random numbers that ``object_transform`` draws for the object."""
+
     def __len__(self) -> int:
         return self.target.shape[0]
 
@@ -98,16 +117,17 @@ class PastePlan:
         return "\n".join(
             f"image {row['target']} receives object {row['instance']} of source {row['source']}, by {row['to_source']}"
             + (f", colors times {row['color']}" if row["color"] != list(AS_THEY_ARE) else "")
+            + "".join(f", {name} {row[name]}" for name in KEYS[NEEDED + 1 :] if name in row)
             for row in self.rows()
         )
 
     def to_json(self) -> str:
-        """The plan as JSON, a row for each pasted object: target, source, instance, to_source and color."""
+        """The plan as JSON, a row for each pasted object, as ``rows`` gives it."""
         return json.dumps(self.rows())
 
     @classmethod
     def from_json(cls, text: str) -> "PastePlan":
-        """The plan that ``to_json`` wrote, or that was written by hand; colors may be left out.
+        """The plan that ``to_json`` wrote, or that was written by hand; all but the first four keys may be left out.
 
         Rows of former versions spell "color" as "colour".
 
@@ -122,35 +142,40 @@ class PastePlan:
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 "expected a JSON list of objects with target, source, instance, to_source (2 x 3 numbers) and perhaps "
-                f"color (3 numbers): {type(error).__name__}: {error}"
+                f"color (3 numbers), {', '.join(KEYS[NEEDED + 1 :])}: {type(error).__name__}: {error}"
             ) from error
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row]) -> "PastePlan":
-        """The plan with these rows (target, source, instance, to_source and, where colors change, color).
+        """The plan with these rows (target, source, instance, to_source and, where they are drawn, further columns).
 
         Raises:
             ValueError: where a row does not hold these.
         """
         rows = list(rows)  # a generator would be empty the second time
         for number, row in enumerate(rows):
-            if not isinstance(row, tuple | list) or len(row) not in (4, 5):
+            if not isinstance(row, tuple | list) or not NEEDED <= len(row) <= len(KEYS):
                 raise ValueError(
-                    f"plan: row {number}: expected ({', '.join(KEYS)}), perhaps without {KEYS[-1]}, got {row!r}"
+                    f"plan: row {number}: expected ({', '.join(KEYS)}), perhaps without the last ones, got {row!r}"
                 )
-        colors = [row[4] if len(row) == 5 else AS_THEY_ARE for row in rows]
+        rows = [(*row, *[None] * (len(KEYS) - len(row))) for row in rows]
+        columns = dict(zip(KEYS, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(KEYS, ())
         return cls(
-            target=_whole_numbers("target", [row[0] for row in rows]),
-            source=_whole_numbers("source", [row[1] for row in rows]),
-            instance=_whole_numbers("instance", [row[2] for row in rows]),
-            to_source=_numbers("to_source", [row[3] for row in rows], (2, 3)),
-            color=_numbers("color", colors, (3,)),
+            target=_whole_numbers("target", columns["target"]),
+            source=_whole_numbers("source", columns["source"]),
+            instance=_whole_numbers("instance", columns["instance"]),
+            to_source=_numbers("to_source", columns["to_source"], (2, 3)),
+            color=_numbers("color", [AS_THEY_ARE if it is None else it for it in columns["color"]], (3,)),
+            blend_sigma=_numbers("blend_sigma", _given(columns["blend_sigma"]), ()),
+            transfer_strength=_numbers("transfer_strength", _given(columns["transfer_strength"]), ()),
+            seed=_whole_numbers("seed", [0 if seed is None else seed for seed in columns["seed"]]),
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows as numbers by name: target, source, instance, to_source and color."""
+        """The rows as numbers by name: target, source, instance, to_source, color and what else is drawn."""
         columns = {field.name: getattr(self, field.name).tolist() for field in fields(self)}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return [{name: value for name, value in row.items() if not _is_left_out(name, value)} for row in rows]
 
     def check(self, images: Sequence[ImageInfo], extra: int = 0) -> None:
         """Raise ``ValueError`` where the plan names objects that the images and ``extra`` further sources lack."""
@@ -175,30 +200,18 @@ class PastePlan:
                     f"plan: expected instance among the {count_noun(objects[source], 'object')} of source {source}, "
                     f"got {instance}"
                 )
-            (xx, xy, x), (yx, yy, y) = row["to_source"]
-            factors, shifts = (xx, xy, yx, yy), (x, y)
-            # "not all ... <=", so that NaN is refused too
-            if not all(abs(n) <= LARGEST_FACTOR for n in factors) or not all(abs(n) <= LARGEST_SHIFT for n in shifts):
-                raise ValueError(
-                    f"plan: expected a to_source of numbers up to {LARGEST_FACTOR}, and shifts up to {LARGEST_SHIFT}, "
-                    f"got {row['to_source']}"
-                )
-            if not all(0 <= factor < math.inf for factor in row["color"]):
-                raise ValueError(f"plan: expected factors of color of 0 or more, got {row['color']}")
-            if not abs(xx * yy - xy * yx) >= SMALLEST_DETERMINANT:
-                raise ValueError(
-                    f"plan: expected a to_source that can be inverted, got {row['to_source']}; a pixel of the target "
-                    f"covers at least {SMALLEST_DETERMINANT} of one of the source"
-                )
+            _check_numbers(row)
 
     def _check_columns(self) -> None:
         m = len(self.target) if isinstance(self.target, Tensor) and self.target.ndim else 0
-        for name, rest in (("target", ()), ("source", ()), ("instance", ()), ("to_source", (2, 3)), ("color", (3,))):
+        shapes = {"to_source": (2, 3), "color": (3,)}
+        for name in KEYS:
+            rest = shapes.get(name, ())
             column, shape = getattr(self, name), (m, *rest)
             if not isinstance(column, Tensor) or tuple(column.shape) != shape:
                 got = tuple(column.shape) if isinstance(column, Tensor) else type(column).__name__
                 raise ValueError(f"plan: expected {name} to be a tensor of shape {shape}, got {got}")
-            if not rest and (column.is_floating_point() or column.dtype == torch.bool):
+            if name in WHOLE and (column.is_floating_point() or column.dtype == torch.bool):
                 raise ValueError(f"plan: expected {name} to hold whole numbers, got {column.dtype}")
             if column.is_complex():
                 raise ValueError(f"plan: expected {name} to hold real numbers, got {column.dtype}")
@@ -208,6 +221,18 @@ class PastePlan:
                     f"plan: expected {name} on the CPU and without a gradient, got it on {column.device}{grad}; "
                     ".detach().cpu() gives that"
                 )
+
+    def completed(self, settings: CopyPasteSettings) -> "PastePlan":
+        """The plan with the settings' numbers where it has none of its own.
+
+        Raises:
+            ValueError: where the settings have a range, of which nothing was drawn.
+        """
+        return replace(
+            self,
+            blend_sigma=_completed("blend_sigma", self.blend_sigma, settings.blend_sigma),
+            transfer_strength=_completed("transfer_strength", self.transfer_strength, settings.transfer_strength),
+        )
 
     def sources_from(self, first: int) -> list[int]:
         """The sources used whose number is at least ``first``, ascending."""
@@ -222,6 +247,28 @@ class PastePlan:
         return replace(self, source=torch.tensor(new, dtype=torch.int64))
 
 
+def _check_numbers(row: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where a row's numbers are out of their limits."""
+    (xx, xy, x), (yx, yy, y) = row["to_source"]
+    factors, shifts = (xx, xy, yx, yy), (x, y)
+    # "not all ... <=", so that NaN is refused too
+    if not all(abs(n) <= LARGEST_FACTOR for n in factors) or not all(abs(n) <= LARGEST_SHIFT for n in shifts):
+        raise ValueError(
+            f"plan: expected a to_source of numbers up to {LARGEST_FACTOR}, and shifts up to {LARGEST_SHIFT}, "
+            f"got {row['to_source']}"
+        )
+    if not all(0 <= factor < math.inf for factor in row["color"]):
+        raise ValueError(f"plan: expected factors of color of 0 or more, got {row['color']}")
+    for name, (low, high) in LIMITS.items():
+        if not low <= row.get(name, low) <= high:
+            raise ValueError(f"plan: expected {name} to be from {low} to {high}, got {row[name]}")
+    if not abs(xx * yy - xy * yx) >= SMALLEST_DETERMINANT:
+        raise ValueError(
+            f"plan: expected a to_source that can be inverted, got {row['to_source']}; a pixel of the target "
+            f"covers at least {SMALLEST_DETERMINANT} of one of the source"
+        )
+
+
 def _row(row: dict[str, Any]) -> Row:
     """A row from JSON."""
     if not isinstance(row, dict):
@@ -229,7 +276,27 @@ def _row(row: dict[str, Any]) -> Row:
     if unknown := row.keys() - {*KEYS, "colour"}:
         raise ValueError(f"unknown key {min(unknown)!r}")
     color: Color = next((row[key] for key in ("color", "colour") if key in row), AS_THEY_ARE)
-    return row["target"], row["source"], row["instance"], row["to_source"], color
+    needed = row["target"], row["source"], row["instance"], row["to_source"]
+    return (*needed, color, *(row.get(name) for name in KEYS[NEEDED + 1 :]))
+
+
+def _completed(name: str, column: Float[Tensor, " m"], setting: float | tuple[float, float]) -> Float[Tensor, " m"]:
+    missing = column.isnan()
+    if isinstance(setting, tuple) and missing.any():
+        raise ValueError(
+            f"plan: row {int(missing.nonzero()[0])}: expected {name}, since the settings have a range, {setting}, got "
+            "none; plan_batch draws it"
+        )
+    return torch.where(missing, torch.tensor(setting, dtype=column.dtype), column) if missing.any() else column
+
+
+def _given(column: Sequence[object]) -> list[object]:
+    return [AS_SET if value is None else value for value in column]
+
+
+def _is_left_out(name: str, value: Any) -> bool:
+    """Whether a row has no need to name the value."""
+    return value == 0 if name == "seed" else isinstance(value, float) and math.isnan(value)
 
 
 def _whole_numbers(name: str, column: Sequence[object]) -> Int[Tensor, " m"]:
@@ -247,8 +314,7 @@ def _numbers(name: str, column: Sequence[object], shape: tuple[int, ...]) -> Flo
         except (RuntimeError, TypeError, ValueError):  # of text, of rows of several lengths
             row = torch.empty(0)
         if row.shape != shape:
-            raise ValueError(
-                f"plan: row {number}: expected {name} to be {' x '.join(map(str, shape))} numbers, got {value!r}"
-            )
+            expected = f"{' x '.join(map(str, shape))} numbers" if shape else "a number"
+            raise ValueError(f"plan: row {number}: expected {name} to be {expected}, got {value!r}")
         values[number] = row
     return values

@@ -17,7 +17,7 @@ from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.generators import uniforms
 from composer_copypaste.functional.overlap import IN_POOL, MaskReader, Overlaps, ToPlace, maps_to_source
 from composer_copypaste.functional.placement import Pairing, draw_free_places, draw_places
-from composer_copypaste.functional.plan import ImageInfo, PastePlan
+from composer_copypaste.functional.plan import AS_SET, ImageInfo, PastePlan
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.scene import own_scales, scales_of
 from composer_copypaste.functional.sources import Pool, weighted_categories
@@ -33,6 +33,12 @@ class PasteParams(NamedTuple):
     """Affine map from (x, y, 1) in the target to (x, y) in the source."""
     color: Float[ndarray, "m 3"]
     """Factors of brightness, contrast and saturation."""
+    blend_sigma: Float[ndarray, " m"]
+    """Of the seam; NaN: as the settings say."""
+    transfer_strength: Float[ndarray, " m"]
+    """Of the color transfer; NaN: as the settings say."""
+    seed: Int64[ndarray, " m"]
+    """Of the object's own transform."""
 
 
 # The plan of a batch
@@ -116,7 +122,7 @@ def _draw_from_images(
         kept = kept & ~((target == source) & lies_on_original(to_source))
     if settings.least_overlap_first:
         kept = _least_overlapping(kept, places.overlap, pair, most)
-    params = PasteParams(instance, to_source, colors)
+    params = PasteParams(instance, to_source, colors, *_draw_looks(len(pair), settings, generator))
     if not kept.all():
         params, target, source = PasteParams(*(column[kept] for column in params)), target[kept], source[kept]
     if bank is not None:
@@ -144,7 +150,7 @@ def _from_crops(
         source[row], instance[row] = n + bank.first(place) + number, 0
         window = remembered[place].windows[number]
         to_source[row, :, 2] = np.rint(to_source[row, :, 2] * PIXEL) / PIXEL - (window.x1, window.y1)
-    return source, PasteParams(instance, to_source, params.color)
+    return source, params._replace(instance=instance, to_source=to_source)
 
 
 def _draw_from_pool(
@@ -173,12 +179,10 @@ def _draw_from_pool(
     colors = np.ones((m, 3))
     if settings.brightness or settings.contrast or settings.saturation:
         colors = _draw_colors(m, settings, generator)
-    to_source, cut_outs = (
-        maps_to_source(places.objects.inverse, places.shifts)[places.has_place],
-        chosen[places.has_place],
-    )
-    params = PasteParams(np.zeros_like(cut_outs), to_source, colors[places.has_place])
-    columns = (np.full_like(cut_outs, target), first_cut_out + cut_outs, *params)
+    to_source = maps_to_source(places.objects.inverse, places.shifts)
+    looks = _draw_looks(m, settings, generator)
+    columns = (np.full(m, target), first_cut_out + chosen, np.zeros(m, np.int64), to_source, colors, *looks)
+    columns = tuple(column[places.has_place] for column in columns)
     return PastePlan(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns))
 
 
@@ -265,3 +269,23 @@ def _draw_colors(n: int, settings: CopyPasteSettings, generator: torch.Generator
     """Draw ``n`` times the factors of brightness, contrast and saturation."""
     reach = np.array([settings.brightness, settings.contrast, settings.saturation])
     return 1 + reach * (2 * uniforms((n, 3), generator) - 1)
+
+
+# Seams, color transfer, seeds
+
+
+def _draw_looks(
+    n: int, settings: CopyPasteSettings, generator: torch.Generator
+) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"], Int64[ndarray, " n"]]:
+    """Draw ``n`` times the seam's sigma and the strength of the color transfer, where they have ranges, and a seed.
+
+    What the settings do not ask for is not drawn, so that the numbers after it stay the same.
+    """
+    drawn = []
+    for setting in (settings.blend_sigma, settings.transfer_strength):
+        if isinstance(setting, tuple):
+            low, high = setting
+            drawn.append(low + (high - low) * uniforms((n,), generator))
+        else:
+            drawn.append(np.full(n, AS_SET))
+    return drawn[0], drawn[1], np.zeros(n, np.int64)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from copypaste_cases import (
+    COLORS_STAY,
     HEALTH,
     SIDE,
     Case,
@@ -107,7 +108,13 @@ def test_thousands_of_batches_equal_the_slow_reference(case):
 
 
 AS_IT_IS = {"placement": "source", "blend_sigma": 0.0, "aspect_range": (1.0, 1.0), "p_flip_vertical": 0.0, "erosion": 0}
-AS_IT_IS |= {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "label_weights": None, "source": "batch"}
+AS_IT_IS |= {
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "label_weights": None,
+    "source": "batch",
+} | COLORS_STAY
 SOME = {"sides": st.integers(1, 32), "counts": st.integers(0, 8), "p": 1.0}
 
 

@@ -11,6 +11,7 @@ import torch
 from copypaste_cases import SEEDS, corners_in_target, knobs, many
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.testing import assert_close as assert_equal
 
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.sampling import draw_plan
@@ -34,7 +35,7 @@ IMAGES = [image_info(), image_info(30, 20), image_info(10, 10, objects=0), image
 def test_the_same_seed_draws_the_same_plan(settings, seed):
     plans = [draw_plan(IMAGES, CopyPasteSettings(**settings), torch.Generator().manual_seed(seed)) for _ in range(2)]
     for field in fields(PastePlan):
-        assert torch.equal(*(getattr(plan, field.name) for plan in plans))
+        assert_equal(*(getattr(plan, field.name) for plan in plans), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,8 @@ def test_the_global_random_state_is_left_alone():
 def test_a_plan_survives_json():
     plan = PastePlan.from_rows([(0, 1, 2, ((0.5, 0.0, 3.0), (0.0, 0.5, 0.25))), (1, 0, 0, ((1, 0, 0), (0, 1, 0)))])
     again = PastePlan.from_json(plan.to_json())
-    assert all(torch.equal(getattr(again, field.name), getattr(plan, field.name)) for field in fields(PastePlan))
+    for field in fields(PastePlan):
+        assert_equal(getattr(again, field.name), getattr(plan, field.name), rtol=0, atol=0, equal_nan=True)
 
 
 @many(20)
@@ -303,6 +305,61 @@ def test_a_row_of_json_may_spell_its_color_as_before():
 def test_a_row_of_json_may_leave_out_its_color():
     plan = PastePlan.from_json('[{"target": 0, "source": 1, "instance": 0, "to_source": [[1, 0, 0], [0, 1, 0]]}]')
     assert plan.color.tolist() == [[1, 1, 1]]
+
+
+def test_what_is_drawn_of_seams_and_colors_survives_json_and_nothing_is_written_where_nothing_is():
+    plain = (0, 1, 2, ((1, 0, 0), (0, 1, 0)))
+    plan = PastePlan.from_rows([plain, (*plain, (1, 1, 1), 1.5, 0.25, 7)])
+    first, second = json.loads(plan.to_json())
+    assert set(first) == {"target", "source", "instance", "to_source", "color"}
+    assert (second["blend_sigma"], second["transfer_strength"], second["seed"]) == (1.5, 0.25, 7)
+    assert PastePlan.from_json(plan.to_json()) == plan
+    assert str(plan).splitlines()[1].endswith(", blend_sigma 1.5, transfer_strength 0.25, seed 7")
+
+
+@pytest.mark.parametrize(
+    ("further", "problem"),
+    [
+        ((-1.0,), "blend_sigma to be from 0 to 50, got -1.0"),
+        ((None, 1.5), "transfer_strength to be from 0 to 1, got 1.5"),
+        ((None, None, -1), "seed to be from 0 to 2147483647, got -1"),
+    ],
+)
+def test_drawn_numbers_out_of_their_limits_are_an_error(further, problem):
+    info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), None, *further)])
+    with pytest.raises(ValueError, match=f"^plan: expected {problem}$"):
+        plan.check([info, info])
+
+
+def test_ranges_of_seams_and_strengths_are_drawn_for_each_object_and_change_no_other_number():
+    both = {"blend_sigma": (1.0, 3.0), "transfer_strength": (0.2, 0.4), "color_transfer": "histogram"}
+    for settings in ({}, {"jitter": "instance", "brightness": 0.3}):
+        without, plan = drawn(IMAGES, **settings), drawn(IMAGES, **settings, **both)
+        for name in ("target", "source", "instance", "to_source", "color"):
+            assert torch.equal(getattr(plan, name), getattr(without, name))
+        assert without.blend_sigma.isnan().all()
+        assert without.transfer_strength.isnan().all()
+        for column, low, high in ((plan.blend_sigma, 1.0, 3.0), (plan.transfer_strength, 0.2, 0.4)):
+            assert len(column.unique()) == len(plan) > 5
+            assert low <= column.min() < low + (high - low) / 3
+            assert high - (high - low) / 3 < column.max() < high
+
+
+def test_a_number_for_the_seam_leaves_the_generator_as_it_was():
+    states = []
+    for sigma in (0.0, 2.0):
+        generator = torch.Generator().manual_seed(0)
+        draw_plan(IMAGES, CopyPasteSettings(blend_sigma=sigma), generator)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
+
+
+def test_a_plan_without_what_the_settings_have_a_range_of_is_an_error():
+    plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), None, 1.0), (0, 1, 0, ((1, 0, 0), (0, 1, 0)))])
+    with pytest.raises(ValueError, match=r"^plan: row 1: expected blend_sigma, since the settings have a range, .*"):
+        plan.completed(CopyPasteSettings(blend_sigma=(0.0, 2.0)))
+    assert plan.completed(CopyPasteSettings(blend_sigma=2.0)).blend_sigma.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0))])

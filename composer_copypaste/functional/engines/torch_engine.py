@@ -111,7 +111,7 @@ class TorchStack:
     def paint(self, images: Images, extra_sources: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
         """As of :class:`ObjectStack`."""
         sources = [*images, *extra_sources]
-        return paint_objects(images, sources, self.layout.pasted, self.warped, self.settings.blend_sigma)
+        return paint_objects(images, sources, self.layout, self.warped, self.settings)
 
 
 def _own_mask(layout: Layout, number: int) -> tuple[Window, UInt8[Tensor, "h w"]]:

@@ -119,7 +119,7 @@ def make_new_image(
     """
     if not len(new.plan):
         return MadeImage(encode_and_write(new.path, _decoded(new.base, reading), settings), {}, [])
-    layout = layout_of(new.plan, _places(new))
+    layout = layout_of(new.plan.completed(copy_paste), _places(new))
     if not len(layout.pasted.target):
         return None
     pixels = [cut_out.read(cut_out.window) for cut_out in new.cut_outs]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from copypaste_cases import (
+    COLORS_STAY,
     IDENTITY,
     block,
     cases,
@@ -43,7 +44,7 @@ from composer_copypaste.functional.engines import triton_engine
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning:triton")  # its interpreter
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PLAIN = {"blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+PLAIN = {"blend_sigma": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0} | COLORS_STAY
 """Settings with which kernels paint too."""
 AS_PASTED = CopyPasteSettings(min_visibility=0.0, min_area=1)
 
