@@ -1,7 +1,8 @@
 """The augmentation, in torch and NumPy: no framework, no files. Start with ``copypaste.py``.
 
 1. What the batch holds: ``arguments.py`` checks it; ``batch_objects.py`` (its objects, their boxes and weights),
-   ``object_keys.py`` (which keys are theirs), ``semantic_maps.py`` (class ids as objects), ``category_names.py``;
+   ``object_keys.py`` (which keys are theirs), ``semantic_maps.py`` (class ids as objects), ``panoptic.py`` (pairs of
+   maps as objects), ``category_names.py``;
    beyond the batch ``bank.py`` and ``sources.py`` (pools).
 2. The draw of a ``plan.py``: ``sampling.py``, and ``placement.py``, where objects are put: by ``overlap.py`` with the
    images' own, and by what an image shows where, ``scene.py``. Numbers are random nowhere else; they come from

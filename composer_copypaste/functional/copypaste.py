@@ -33,6 +33,7 @@ from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, layout_of
 from composer_copypaste.functional.object_keys import warn_of_unnamed_keys
 from composer_copypaste.functional.overlap import BatchMasks
+from composer_copypaste.functional.panoptic import PanopticPairs, has_pairs, settings_for_pairs
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.functional.scene import with_places
@@ -162,7 +163,9 @@ def copypaste_batch(  # noqa: PLR0913 - by name, and each of its own kind
             to move, such as ``obb`` or ``segmentation``, are refused; anything else passes through. Where no target has
             ``masks``, boxes are pasted, and cut to what stays visible, as if objects filled them. With ``keep_masks``
             False, masks are used and left out of what comes back. Or class ids
-            ``(N, H, W)``: each class of an image is then one object.
+            ``(N, H, W)``: each class of an image is then one object. Or, in place of boxes, labels and masks, a pair of
+            maps (H_i, W_i) of whole numbers: ``class_map``, the class id of each pixel, and ``instance_map``, the id of
+            its instance, 0 where there is none. Instances are copied, and get ids of their own in the new image.
             torchvision's tv_tensors keep their type and the format of boxes (XYXY, XYWH or CXCYWH). Fields come back in
             the type that they had if it holds all that there can be: boxes and areas in float32 where it holds no
             position or area in images of this size, labels, class ids and further fields, for the whole batch, in one
@@ -214,6 +217,9 @@ def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
     settings, extra = checked_arguments(settings, overrides, category_names, bank, pool)
     check_batch(images, cast(Targets, targets))
+    if has_pairs(cast(Targets, targets)):
+        maps = PanopticPairs.of(images, cast(Sequence[Target], targets), settings.ignore_index)
+        targets, settings = maps.detections, settings_for_pairs(settings)
     batch = batch_objects(images, cast(Targets, targets), settings)
     return _drawn_plan(batch, cast(Targets, targets), settings, generator_or_default(generator), extra)
 
@@ -229,6 +235,24 @@ def paste(
 ) -> Pasted:
     """Carry out a plan, or draw one from a generator first; as :func:`copypaste_batch`, and says what was done."""
     check_batch(images, targets)
+    if has_pairs(targets):
+        pairs, settings = PanopticPairs.of(images, targets, settings.ignore_index), settings_for_pairs(settings)
+        result = _paste_checked(images, pairs.detections, settings, source, extra, with_info=with_info)
+        changed = pairs.after(cast(Sequence[Target], result.targets), result.added)
+        return replace(result, targets=sequence_like(changed, targets))
+    return _paste_checked(images, targets, settings, source, extra, with_info=with_info)
+
+
+def _paste_checked(
+    images: Images,
+    targets: Targets,
+    settings: CopyPasteSettings,
+    source: torch.Generator | PastePlan,
+    extra: ExtraSources,
+    *,
+    with_info: bool = False,
+) -> Pasted:
+    """As :func:`paste`, of detection targets and class-id maps that fit their images."""
     if with_info or (settings.geometry and not isinstance(targets, Tensor)):
         settings = with_counted_pixels(settings)
     check_colors(images, settings)
@@ -287,7 +311,7 @@ def _drawn_plan(
 
 def with_pasted_flags(result: Pasted) -> Targets:
     """The targets, with ``pasted`` added to detections: for each object, whether it was pasted."""
-    if isinstance(result.targets, Tensor) or not result.added:
+    if isinstance(result.targets, Tensor) or not result.added or has_pairs(result.targets):
         return result.targets
     flagged = [
         {**target, "pasted": torch.arange(n := len(cast(Tensor, target["labels"]))) >= n - added}
