@@ -30,7 +30,7 @@ test-detectron2: .detectron2/installed
 # PyPI's torch is one for CUDA, and cannot be imported without CUDA's packages (libcudnn.so.9): 6.5 GB when installed.
 # Where PyTorch's own index is reached, UV_TORCH_BACKEND=cpu makes uv take its build for the CPU.
 CORE_TESTS := tests/functional tests/data tests/metrics tests/models tests/visualize tests/integrations \
-	tests/test_compact_masks.py tests/test_extras.py tests/test_instances.py tests/test_settings.py tests/test_validation.py
+	tests/test_compact_masks.py tests/test_examples.py tests/test_extras.py tests/test_instances.py tests/test_settings.py tests/test_validation.py
 test-core: .core/installed
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
 	.core/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(CORE_TESTS)
@@ -96,7 +96,7 @@ lint: .venv/developing
 # Lightning, Transformers and Datasets are what the tests of tests/integrations need that are skipped without them.
 .core/installed: pyproject.toml | .uv/installed
 	$(UV) venv --quiet --clear --python $(PYTHON) .core
-	$(UV) pip install --quiet --upgrade --python .core/bin/python --editable '.[test]' pytorch-lightning transformers datasets
+	$(UV) pip install --quiet --upgrade --python .core/bin/python --editable '.[test]' lightning transformers datasets
 	touch $@
 
 .newest/installed: pyproject.toml tests/installation/newest.txt | .uv/installed

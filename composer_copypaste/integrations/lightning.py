@@ -29,6 +29,8 @@ except ModuleNotFoundError:  # the same, by its other name
             "CopyPasteCallback needs Lightning, which is not installed: pip install 'composer-copypaste[lightning]'"
         ) from error
 
+PACKAGES = ("lightning", "pytorch_lightning")
+"""The two names of Lightning; the classes of one are not those of the other."""
 HOOK = "on_after_batch_transfer"
 """What Lightning calls with each batch once it is on the device; a callback has no such hook of its own."""
 
@@ -94,8 +96,9 @@ class CopyPasteCallback(Callback):
         if self._found_seed is None:
             self._found_seed = _of_first_process(torch.initial_seed())
         data = getattr(trainer, "datamodule", None)
-        own = data is not None and getattr(type(data), HOOK) is not getattr(LightningModule, HOOK)
-        self._undo = _after_hook(data if own else pl_module, lambda batch: self._changed(batch, trainer, pl_module))
+        self._undo = _after_hook(
+            data if _has_own_hook(data) else pl_module, lambda batch: self._changed(batch, trainer, pl_module)
+        )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""
@@ -166,6 +169,14 @@ def fraction_passed(time: str, trainer: Trainer) -> Fraction:
     else:
         raise ValueError(f"expected a Trainer with max_epochs or max_steps, of which {time!r} is a part, got neither")
     return min(passed / value, Fraction(1))
+
+
+def _has_own_hook(data: Any) -> bool:
+    """Whether there is a data module whose hook Lightning calls in place of the module's.
+
+    Its class may be of ``pytorch_lightning`` while this callback's is of ``lightning``, which installs both.
+    """
+    return data is not None and getattr(type(data), HOOK).__module__.partition(".")[0] not in PACKAGES
 
 
 def _after_hook(owner: Any, change: Callable[[Any], Any]) -> Callable[[], None]:

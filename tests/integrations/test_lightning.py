@@ -5,12 +5,15 @@ import warnings
 import pytest
 import torch
 
-pl = pytest.importorskip("pytorch_lightning")
+try:
+    import lightning.pytorch as pl
+except ModuleNotFoundError:
+    pl = pytest.importorskip("pytorch_lightning")
 
-from composer_copypaste import CopyPasteSettings, copypaste_batch  # noqa: E402
-from composer_copypaste.functional.bank import InstanceBank  # noqa: E402
-from composer_copypaste.functional.generators import batch_generator  # noqa: E402
-from composer_copypaste.integrations.lightning import CopyPasteCallback  # noqa: E402
+from composer_copypaste import CopyPasteSettings, copypaste_batch
+from composer_copypaste.functional.bank import InstanceBank
+from composer_copypaste.functional.generators import batch_generator
+from composer_copypaste.integrations.lightning import CopyPasteCallback, _has_own_hook
 
 BATCHES = 4
 
@@ -121,14 +124,20 @@ def test_p_follows_the_training(tmp_path, warmup, stop, expected):
     assert module.p == pytest.approx(expected)
 
 
-def test_a_datamodules_hook_is_kept_too(tmp_path):
-    class Data(pl.LightningDataModule):
-        def train_dataloader(self):
-            return torch.utils.data.DataLoader([batch(0)], batch_size=None)
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([batch(0)], batch_size=None)
 
-        def on_after_batch_transfer(self, batch, dataloader_idx):
-            return 255 - batch[0], batch[1]
 
+class DataWithHook(Data):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return 255 - batch[0], batch[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "images"), [(Data, lambda images: images // 2 * 2), (DataWithHook, lambda images: 255 - images)]
+)
+def test_the_hook_of_the_datamodule_or_else_of_the_module_comes_first(tmp_path, data, images):
     module = Recorder()
     trainer = pl.Trainer(
         default_root_dir=tmp_path, max_epochs=1, callbacks=[CopyPasteCallback(p=1.0, seed=3)], accelerator="cpu",
@@ -136,7 +145,21 @@ def test_a_datamodules_hook_is_kept_too(tmp_path):
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(module, datamodule=Data())
-    images, targets = batch(0)
-    expected = copypaste_batch(255 - images, targets, generator=batch_generator(3, 0, 0), p=1.0)
+        trainer.fit(module, datamodule=data())
+    given, targets = batch(0)
+    expected = copypaste_batch(images(given), targets, generator=batch_generator(3, 0, 0), p=1.0)
     assert_same(module.trained[0], expected)
+
+
+@pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])
+def test_a_hook_of_its_own_is_told_from_that_of_lightning_by_either_name(name):
+    package = pytest.importorskip(name)
+
+    class Without(package.LightningDataModule):
+        pass
+
+    class With(package.LightningDataModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch
+
+    assert [_has_own_hook(data) for data in (None, Without(), With())] == [False, False, True]

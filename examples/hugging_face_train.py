@@ -1,0 +1,39 @@
+"""Train Mask2Former of Transformers on rows of Hugging Face's datasets that have the column `objects`.
+
+python examples/hugging_face_train.py train.parquet  # needs pip install datasets transformers
+"""
+
+import sys
+
+import torch
+from datasets import Dataset
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+from composer_copypaste import copypaste_batch, large_scale_jitter_batch
+from composer_copypaste.integrations.hugging_face import labels_of_mask2former, sample_of_row
+
+SWIN = SwinConfig(embed_dim=24, depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"])
+
+
+def collate(rows: list[dict]) -> dict:
+    images, targets = zip(*map(sample_of_row, rows), strict=True)  # labels from 1
+    images, targets = large_scale_jitter_batch(images, targets, size=(128, 128))  # all of one size
+    images, targets = copypaste_batch(images, targets, p=0.5, scale_range=(1.0, 1.0))
+    return {"pixel_values": images / 255, **labels_of_mask2former(targets)}  # classes from 0 again
+
+
+def train(parquet: str, num_classes: int = 80) -> None:
+    config = Mask2FormerConfig(backbone_config=SWIN, hidden_dim=64, num_queries=50, num_labels=num_classes)
+    model = Mask2FormerForUniversalSegmentation(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    rows = Dataset.from_parquet(parquet)
+    for batch in torch.utils.data.DataLoader(rows, batch_size=2, shuffle=True, collate_fn=collate):
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        print(f"{sum(map(len, batch['class_labels']))} objects, loss {loss.item():.3f}")
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:])
