@@ -267,6 +267,14 @@ class CopyPasteSettings:
     is drawn for each object. 0: a hard seam (the paper's Table 10 finds no difference). Only colors are blended; masks
     do not change."""
 
+    blend_mode: Literal["alpha", "poisson"] = "alpha"
+    """How an object is blended with the image. "alpha": it is painted over it, with a seam as ``blend_sigma`` says.
+    "poisson": in the gradient domain (Pérez et al. 2003) it keeps its contrasts, also those to what is up to 2 pixels
+    around it, and takes its level from the image that receives it, as that was before anything was pasted. A solver
+    takes 12 steps, which differ from the exact solution by less than 1/1000 of the largest change. Cut-outs of images
+    with transparency, which show nothing around them, are painted over. Floating-point images lie in [0, 1]. Masks do
+    not change."""
+
     min_visibility: Fraction = 0.0
     """An object is kept if at least this fraction of its pixels is visible, counted to a thousandth of a pixel. The
     pixels of a pasted object are those it has after resizing, before anything covers it; pixels beyond the image's edge
@@ -382,10 +390,17 @@ class CopyPasteSettings:
             raise ValueError(
                 'overlap_by: "mask" changes nothing without a max_overlap below 1 or least_overlap_first; set one'
             )
-        if self.color_transfer is None and self.transfer_strength != 0.5:
-            raise ValueError("transfer_strength: changes nothing without a color_transfer; set one")
+        self._check_colors()
         if self.source == "self":
             self._check_own_source()
+
+    def _check_colors(self) -> None:
+        if self.blend_mode == "poisson" and self.blend_sigma != 0:
+            raise ValueError(
+                f'blend_sigma: expected 0 with blend_mode "poisson", which leaves no seam, got {self.blend_sigma}'
+            )
+        if self.color_transfer is None and self.transfer_strength != 0.5:
+            raise ValueError("transfer_strength: changes nothing without a color_transfer; set one")
 
     def _check_own_source(self) -> None:
         if self.bank_size:
@@ -405,6 +420,11 @@ class CopyPasteSettings:
     def has_scene(self) -> bool:
         """Whether places depend on what an image shows where."""
         return any(getattr(self, name) is not None for name in SCENE)
+
+    @property
+    def fits_colors(self) -> bool:
+        """Whether the colors of pasted objects depend on those around them."""
+        return self.color_transfer is not None or self.blend_mode == "poisson"
 
     def after_jitter(self) -> "CopyPasteSettings":
         """These settings for images that large-scale jitter has resized and flipped: neither again, unless given."""

@@ -237,6 +237,8 @@ def colors() -> list[Cell]:
         cell(
             "transfer_strength=(0, 1)\ndrawn for each object", color_transfer="histogram", transfer_strength=(0.0, 1.0)
         ),
+        cell('blend_mode="poisson"\nkeeps its contrasts', blend_mode="poisson"),
+        close('blend_mode="poisson"\nshown 4 times as large', blend_mode="poisson"),
     ]
 
 

@@ -138,6 +138,14 @@ EVERYTHING = {
 """Settings that move, turn, recolor and erode all that is pasted."""
 
 
+FITTING = [
+    {"color_transfer": "reinhard", "transfer_strength": (0.0, 1.0)},
+    {"color_transfer": "histogram"},
+    {"blend_mode": "poisson"},
+]
+"""Settings with which the colors of what is pasted depend on those around it."""
+
+
 def noise_batch(dtype):
     """Four images of 32 pixels of noise, each with two objects."""
     generator = torch.Generator().manual_seed(0)
@@ -246,7 +254,7 @@ SCENES += [
     {"vanishing_line": 0.3, "place_point": "bottom"},
     {"scale_map": [[1, 0, 2, 4]], "place_map": [[1], [3]]},
 ]
-COLORS_STAY = {"color_transfer": None, "transfer_strength": 0.5}
+COLORS_STAY = {"color_transfer": None, "transfer_strength": 0.5, "blend_mode": "alpha"}
 TRANSFERS = [{}, {}, {"color_transfer": "reinhard"}, {"color_transfer": "reinhard", "transfer_strength": (0.0, 1.0)}]
 MASK_TYPES = (torch.uint8, torch.bool, "uint8 of any value")
 LAYOUTS = ("contiguous", "channels last", "every other pixel", "transposed")

@@ -8,10 +8,11 @@ import torch
 ONE = 1 << 33  # half steps of 2**-32 pixels: pixel centres are whole numbers of them
 
 
-def reference(images, targets, plan, settings, crops=()):
+def reference(images, targets, plan, settings, crops=(), no_background=()):
     """Images and targets after the plan; images keep their type, target fields come as NumPy arrays.
 
-    ``crops`` are sources beyond the batch: images, each with the target of its one object.
+    ``crops`` are sources beyond the batch: images, each with the target of its one object. ``no_background`` are the
+    numbers of sources that show nothing but their object.
     """
     if targets and "masks" not in targets[0]:
         pasted, results = reference(images, filled(images, targets), plan, settings, crops)
@@ -34,7 +35,11 @@ def reference(images, targets, plan, settings, crops=()):
                 near = surroundings(mask, box, plan.to_source[row].numpy())
                 strength = as_drawn(plan.transfer_strength[row], settings.transfer_strength)
                 change = (settings.color_transfer, mask, numpy(image.double())[:, near], strength)
-            canvas = painted(canvas, sources[source].detach(), to_source, alpha, plan.color[row].tolist(), change)
+            if settings.blend_mode == "poisson" and source not in no_background:
+                change = (change, mask, numpy(image.double()))
+                canvas = blended(canvas, sources[source].detach(), to_source, plan.color[row].tolist(), change)
+            else:
+                canvas = painted(canvas, sources[source].detach(), to_source, alpha, plan.color[row].tolist(), change)
             landed.append(mask)
         pasted.append(canvas)
         results.append(accounted(i, rows, landed, targets, plan, settings) if any(m.any() for m in landed) else target)
@@ -143,22 +148,71 @@ def stored(values, dtype):
 
 def painted(image, source, to_source, alpha, factors, change=None):
     """The source's colors over the image, by alpha; the image is left bit by bit where alpha is 0."""
-    size, where = alpha.shape, alpha > 0
+    where = alpha > 0
     if not where.any():
         return image
+    colors = colors_at(where, source, to_source, change, image.dtype)
+    if factors != [1, 1, 1]:
+        colors = adjusted(colors, alpha[where], *factors, largest(image.dtype))
+    below = numpy(image.double())
+    below[:, where] += alpha[where] * (colors - below[:, where])
+    result = image.clone()
+    result[:, torch.from_numpy(where)] = stored(below[:, where], image.dtype)
+    return result
+
+
+def largest(dtype):
+    return 1 if dtype.is_floating_point else 255
+
+
+def colors_at(where, source, to_source, change, dtype):
+    """The source's colors (channel, pixel) at pixels of the target, moved towards those around the object if asked."""
+    size = where.shape
     across = tent(to_source[0], size, where, source.shape[2])
     down = tent(to_source[1], size, where, source.shape[1])
     columns, rows = across.any(axis=0), down.any(axis=0)
     patch = numpy(source.double())[:, rows][:, :, columns]
     colors = np.einsum("pcx,px->cp", np.einsum("py,cyx->pcx", down[:, rows], patch), across[:, columns])
-    if change:
-        colors = transferred(colors, where, change, 1 if image.dtype.is_floating_point else 255)
+    return transferred(colors, where, change, largest(dtype)) if change else colors
+
+
+def blended(image, source, to_source, factors, change):
+    """The source's colors over the image, its region two pixels larger without a seam: exactly by linear equations."""
+    transfer, mask, before = change
+    region = np.zeros_like(mask)
+    for y, x in zip(*np.nonzero(mask), strict=True):
+        region[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] = True
+    height, width = mask.shape
+    sides = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+    beside = {
+        (y, x): [(y + v, x + u) for v, u in sides if 0 <= y + v < height and 0 <= x + u < width]
+        for y, x in zip(*np.nonzero(region), strict=True)
+    }
+    if not beside:
+        return image
+    needed = region.copy()
+    for places in beside.values():
+        for place in places:
+            needed[place] = True
+    colors = np.zeros(before.shape)
+    colors[:, needed] = colors_at(needed, source, to_source, transfer, image.dtype)
     if factors != [1, 1, 1]:
-        colors = adjusted(colors, alpha[where], *factors, 1 if image.dtype.is_floating_point else 255)
+        colors[:, needed] = adjusted(colors[:, needed], mask[needed].astype(float), *factors, largest(image.dtype))
+    number = {place: k for k, place in enumerate(beside)}
+    left, right = np.zeros((len(number), len(number))), np.zeros((len(number), len(colors)))
+    for place, k in number.items():
+        for other in beside[place]:
+            left[k, k] += 1
+            if other in number:
+                left[k, number[other]] -= 1
+            else:
+                right[k] += before[:, other[0], other[1]] - colors[:, other[0], other[1]]
+    added = np.linalg.lstsq(left, right, rcond=None)[0]  # least squares: an object without a border stays as it is
     below = numpy(image.double())
-    below[:, where] += alpha[where] * (colors - below[:, where])
+    for (y, x), k in number.items():
+        below[:, y, x] = np.clip(colors[:, y, x] + added[k], 0, largest(image.dtype))
     result = image.clone()
-    result[:, torch.from_numpy(where)] = stored(below[:, where], image.dtype)
+    result[:, torch.from_numpy(mask)] = stored(below[:, mask], image.dtype)
     return result
 
 
@@ -178,19 +232,19 @@ def surroundings(mask, box, to_source):
     return near & ~mask if (near & ~mask).any() else near & mask
 
 
-def transferred(colors, where, change, largest):
+def transferred(colors, where, change, most):
     """Colors (channel, pixel) moved towards others, as far as the strength says."""
     method, mask, others, strength = change
-    colors, others, of = np.clip(colors / largest, 0, 1), np.clip(others / largest, 0, 1), mask[where]
+    colors, others, of = np.clip(colors / most, 0, 1), np.clip(others / most, 0, 1), mask[where]
     if not of.any():
-        return colors * largest
+        return colors * most
     if method == "histogram":
         new = [matched(*channels) for channels in zip(colors, colors[:, of], others, strict=True)]
     else:
         lab, own, other = cielab(colors), cielab(colors[:, of]), cielab(others)
         change = np.clip(other.std(axis=1) / np.maximum(own.std(axis=1), 1e-6), 0.5, 2)
         new = srgb((lab - own.mean(axis=1)[:, None]) * change[:, None] + other.mean(axis=1)[:, None])
-    return (colors + strength * (np.array(new) - colors)) * largest
+    return (colors + strength * (np.array(new) - colors)) * most
 
 
 def matched(values, own, others):
@@ -221,16 +275,16 @@ def srgb(lab):
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def adjusted(colors, alpha, brightness, contrast, saturation, largest):
+def adjusted(colors, alpha, brightness, contrast, saturation, most):
     """Colors (channel, pixel) after a change of brightness, contrast and saturation."""
 
     def grey():
         return np.array([0.2989, 0.587, 0.114]) @ colors if len(colors) == 3 else colors.mean(axis=0)
 
-    colors = np.clip(brightness * colors, 0, largest)
+    colors = np.clip(brightness * colors, 0, most)
     mean = (grey() * alpha).sum() / alpha.sum()
-    colors = np.clip(mean + contrast * (colors - mean), 0, largest)
-    return np.clip(grey() + saturation * (colors - grey()), 0, largest)
+    colors = np.clip(mean + contrast * (colors - mean), 0, most)
+    return np.clip(grey() + saturation * (colors - grey()), 0, most)
 
 
 def eroded(mask, to_source, size, pixels):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
@@ -51,6 +51,8 @@ class CutOut:
     """Gives the pixels and the mask in a window of the image. A pool can be pickled if these functions can."""
     name: str = ""
     """Where it was cut from: the file's name in its folder, and the annotation's id if there is one: "dog.png 7"."""
+    has_background: bool = True
+    """Whether the image shows what is around the object."""
 
     @property
     def window(self) -> Window:
@@ -62,7 +64,8 @@ class CutOut:
     def place(self) -> SourceObjects:
         """Its box in its window; its mask is not drawn."""
         corner = np.array([self.window.x1, self.window.y1] * 2)
-        return SourceObjects(UndrawnMasks.anywhere(1, self.window.shape), (self.box - corner)[None])
+        masks = UndrawnMasks.anywhere(1, self.window.shape)
+        return SourceObjects(masks, (self.box - corner)[None], self.has_background)
 
 
 class CutOutPool:
@@ -88,6 +91,7 @@ class CutOutPool:
         self.boxes: Float[ndarray, "n 4"] = np.stack([cut.box for cut in cut_outs]) - corners
         self.areas: Float[ndarray, " n"] = np.array([cut.area for cut in cut_outs], dtype=np.float64)
         self.image_pixels: Integer[ndarray, " n"] = np.array([cut.size[0] * cut.size[1] for cut in cut_outs])
+        self.has_background: Bool[ndarray, " n"] = np.array([cut.has_background for cut in cut_outs])
         self._cut_outs = list(cut_outs)
         self._limit = int(megabytes * 10**6)
         self._kept: OrderedDict[int, Pixels] = OrderedDict()
@@ -317,7 +321,8 @@ def _cut_out_of_file(path: Path, label: int, settings: ImageSettings | None) -> 
     height, width = opaque.shape
     box, area = np.array([x1, y1, x2, y2], dtype=np.float64), float(opaque.sum())
     reader = partial(_read_cut_out_file, path, settings)
-    return CutOut(label, box, area, (height, width), reader, f"{path.parent.name}/{path.name}")
+    name = f"{path.parent.name}/{path.name}"
+    return CutOut(label, box, area, (height, width), reader, name, has_background=False)
 
 
 def _read_cut_out_file(path: Path, settings: ImageSettings | None, window: Window) -> Pixels:

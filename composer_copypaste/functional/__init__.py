@@ -9,10 +9,10 @@
    ``generators.py``.
 3. Where pasted objects lie, on the host: ``layout.py``, in ``windows.py``.
 4. Pixels: ``engines/engine.py`` says which engine does it, and in which phases. ``engines/torch_engine.py`` takes steps
-   in torch for each object, by ``resample.py``, ``blend.py`` (all colors that change), ``color_transfer.py`` and
-   ``tensors.py``. ``engines/kernel_engine.py`` runs kernels, which read the tables of ``engines/kernels.py``, filled by
-   ``engines/numba_objects.py``: on a CPU those of ``engines/numba_engine.py`` (``engines/numba_masks.py`` and
-   ``engines/numba_paint.py``, with
+   in torch for each object, by ``resample.py``, ``blend.py`` (all colors that change), ``color_transfer.py``,
+   ``poisson.py`` and ``tensors.py``. ``engines/kernel_engine.py`` runs kernels, which read the tables of
+   ``engines/kernels.py``, filled by ``engines/numba_objects.py``: on a CPU those of ``engines/numba_engine.py``
+   (``engines/numba_masks.py`` and ``engines/numba_paint.py``, with
    ``engines/numba_semantic_maps.py`` for maps of class ids; ``engines/numba_memory.py`` is what they share, and
    ``engines/compilation.py`` compiles them), on a GPU those of ``engines/triton_engine.py``
    (``engines/triton_kernels.py``).

@@ -33,6 +33,8 @@ class CroppedObject:
     """In the crop, on the host."""
     fields: Instances
     """All its other fields; the mask here has size 0 x 0."""
+    has_background: bool = True
+    """Whether the image shows what is around the object."""
 
     def __post_init__(self) -> None:
         # a checkpoint or a pool may hold anything, and kernels read memory by these numbers

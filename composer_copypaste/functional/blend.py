@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 from composer_copypaste.compact_masks import CompactMasks, window_areas
 from composer_copypaste.functional.color_transfer import Pixels, around, surroundings, transferred
 from composer_copypaste.functional.layout import Layout, PastedObject, PastedObjects
+from composer_copypaste.functional.poisson import GROWTH, seamless
 from composer_copypaste.functional.resample import resample_colors, resample_mask, size_of
 from composer_copypaste.functional.tensors import Images, copied_to_paint, erode, on_device, rounded
 from composer_copypaste.functional.windows import Window
@@ -23,7 +24,7 @@ from composer_copypaste.settings import CopyPasteSettings
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in grey: ITU-R BT.601, as in torchvision."""
 GROUP_PIXELS = 1 << 18
-"""Number of pixels from which on the colors of no further object are transferred together with them."""
+"""Number of pixels from which on the colors of no further object are changed together with theirs."""
 
 
 def adjust_colors(
@@ -111,12 +112,17 @@ def paint_objects(
     """New images with the objects painted on, one after the other."""
     targets = layout.pasted.target.tolist()
     painted = copied_to_paint(images, layout.pasted.receiving.tolist())
-    for group in _groups(layout.pasted, many=settings.color_transfer is not None):
+    for group in _groups(layout.pasted, many=settings.fits_colors):
+        below = [images[targets[m]] for m in group]
         patches = [
-            _patch(warped[m], sources, size_of(images[targets[m]]), float(layout.blend_sigmas[m])) for m in group
+            _patch(warped[m], sources, size_of(image), _Seam(settings.blend_mode, float(layout.blend_sigmas[m])))
+            for m, image in zip(group, below, strict=True)
         ]
         if settings.color_transfer is not None:
-            patches = _transferred(patches, [images[targets[m]] for m in group], layout, group, settings)
+            patches = _transferred(patches, below, layout, group, settings)
+        patches = [_adjusted(patch, image) for patch, image in zip(patches, below, strict=True)]
+        if settings.blend_mode == "poisson":
+            patches = _seamless(patches, below, layout.backgrounds[group.start : group.stop].tolist())
         for m, patch in zip(group, patches, strict=True):
             _paint(painted[targets[m]], patch)
     return painted
@@ -134,11 +140,24 @@ def _groups(pasted: PastedObjects, *, many: bool) -> Iterator[range]:
         yield range(first, len(pasted.windows))
 
 
+class _Seam(NamedTuple):
+    """How the seam of an object is painted."""
+
+    mode: Literal["alpha", "poisson"]
+    sigma: float
+
+
 def _patch(
-    warped: WarpedMask, sources: Sequence[Shaped[Tensor, "c _h _w"]], size: tuple[int, int], sigma: float
+    warped: WarpedMask, sources: Sequence[Shaped[Tensor, "c _h _w"]], size: tuple[int, int], seam: _Seam
 ) -> Patch:
     """The patch of an object on a target of that size, in the colors of its source."""
-    window, alpha = (warped.window, warped.mask) if not sigma else _soften(warped.mask, warped.window, sigma, size)
+    window, alpha = warped.window, warped.mask
+    if seam.mode == "poisson":  # it needs the pixels beside the object
+        window = warped.window.grown(GROWTH + 1) & Window(0, 0, *size)
+        alpha = alpha.new_zeros(window.shape)
+        alpha[warped.window.within(window).slices] = warped.mask
+    elif seam.sigma:
+        window, alpha = _soften(warped.mask, warped.window, seam.sigma, size)
     colors = resample_colors(sources[warped.pasted.source], warped.pasted.to_source, window, size)
     return Patch(warped, window, alpha, colors)
 
@@ -168,16 +187,37 @@ def _transferred(
     return [replace(patch, colors=part.view_as(patch.colors)) for patch, part in zip(patches, parts, strict=True)]
 
 
+def _adjusted(patch: Patch, below: Shaped[Tensor, "c h w"]) -> Patch:
+    """The patch with brightness, contrast and saturation changed as its plan says."""
+    factors = patch.warped.pasted.color.tolist()
+    if all(factor == 1 for factor in factors):
+        return patch
+    return replace(patch, colors=adjust_colors(patch.colors, patch.alpha, factors, largest_color(below)))
+
+
+def _seamless(
+    patches: Sequence[Patch], images: Sequence[Shaped[Tensor, "c _h _w"]], has_background: Sequence[bool]
+) -> list[Patch]:
+    """Patches whose colors go over into those of the images below them, where there is a background to compare."""
+    changed = list(patches)
+    members = [k for k, has in enumerate(has_background) if has]
+    if members:
+        wide, largest = torch.promote_types(images[0].dtype, torch.float32), largest_color(images[0])
+        below = [images[k][:, *patches[k].window.slices].to(wide) for k in members]
+        colors = seamless([patches[k].colors.to(wide) for k in members], [patches[k].alpha for k in members], below)
+        for k, new in zip(members, colors, strict=True):
+            changed[k] = replace(patches[k], colors=new.clamp(0, largest))
+    return changed
+
+
 def _paint(painted: Shaped[Tensor, "c h w"], patch: Patch) -> None:
-    """Paint one object, with its colors changed as its plan says."""
-    below, colors, factors = painted[:, *patch.window.slices], patch.colors, patch.warped.pasted.color.tolist()
-    if any(factor != 1 for factor in factors):
-        colors = adjust_colors(colors, patch.alpha, factors, largest_color(painted))
+    """Paint one object."""
+    below = painted[:, *patch.window.slices]
     if patch.alpha.is_floating_point():
         wide = torch.promote_types(below.dtype, patch.alpha.dtype)
-        below.copy_(rounded(torch.lerp(below.to(wide), colors.to(wide), patch.alpha.to(wide)), below))
+        below.copy_(rounded(torch.lerp(below.to(wide), patch.colors.to(wide), patch.alpha.to(wide)), below))
     else:
-        below.copy_(torch.where(patch.alpha.view(torch.bool), rounded(colors, below), below))
+        below.copy_(torch.where(patch.alpha.view(torch.bool), rounded(patch.colors, below), below))
 
 
 def largest_color(image: Shaped[Tensor, "c h w"]) -> float:

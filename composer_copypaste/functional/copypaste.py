@@ -341,7 +341,10 @@ def _carry_out(
             numbered = numbered.renumbered(used, n)
             example = next((image.instances for image in copied if len(image.labels)), copied[0].instances)
             crops = [extra.read(number - n, images[0], example) for number in used]
-            objects += [SourceObjects(CompactMasks.of_planes(crop.mask[None]), crop.box[None]) for crop in crops]
+            objects += [
+                SourceObjects(CompactMasks.of_planes(crop.mask[None]), crop.box[None], crop.has_background)
+                for crop in crops
+            ]
         layout = layout_of(numbered.completed(settings), objects)
         if len(layout.pasted.target):
             paste_on = _paste_classes if isinstance(targets, Tensor) else _paste_objects

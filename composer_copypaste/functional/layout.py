@@ -40,6 +40,8 @@ class SourceObjects:
 
     masks: CompactMasks | UndrawnMasks
     boxes: Float[ndarray, "n 4"]
+    has_background: bool = True
+    """Whether the source shows what is around its objects, unlike an image with transparency."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class Layout:
     """Standard deviation of each pasted object's seam."""
     transfer_strengths: Float[ndarray, " m"]
     """How far each pasted object's colors move towards those around it."""
+    backgrounds: Bool[ndarray, " m"]
+    """Whether the source of each pasted object shows what is around it."""
 
     def with_masks_of_first(self, masks: CompactMasks, others: Sequence[CompactMasks]) -> "Layout":
         """The layout with masks that are drawn by now: of the first source, of which nothing is pasted, and others."""
@@ -144,8 +148,9 @@ def layout_of(plan: PastePlan, objects: Sequence[SourceObjects]) -> Layout:
     sizes = np.array([image.masks.size for image in objects])
     masks = [image.masks for image in objects if isinstance(image.masks, CompactMasks)]
     laid_out, overlapped, pasted = lay_out((*whole, *real), counts, boxes, mask_windows, sizes)
-    looks = (column.numpy()[pasted.row] for column in (plan.blend_sigma, plan.transfer_strength))
-    return Layout(masks, sizes, laid_out, overlapped, pasted, *looks)
+    sigmas, strengths = plan.blend_sigma.numpy()[pasted.row], plan.transfer_strength.numpy()[pasted.row]
+    backgrounds = np.array([image.has_background for image in objects])[pasted.source]
+    return Layout(masks, sizes, laid_out, overlapped, pasted, sigmas, strengths, backgrounds)
 
 
 def _common_part(windows: Int64[ndarray, "n 4"], others: Int64[ndarray, "n 4"]) -> Int64[ndarray, "n 4"]:

@@ -31,6 +31,7 @@ class Pool(Protocol):
     """Cut-outs, which do not change: what the host knows of them, and how to read their pixels.
 
     A pool may also have ``areas`` (n,), of its masks in pixels; without it all masks are read if ``area_range`` asks.
+    And ``has_background`` (n,), whether the images show what is around their cut-outs; without it they do.
     """
 
     labels: Integer[ndarray, " n"]
@@ -101,6 +102,7 @@ def cut_out_from_pool(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"],
     check_cut_outs_have(instances)
     colors, mask = pool.read(number)
     colors = on_device(colors, image.device)
+    backgrounds = getattr(pool, "has_background", None)
     one = instances.without_masks().map(lambda values: values.new_zeros((1, *values.shape[1:])))
     label = int(pool.labels[number])
     dtype = one.labels.dtype if label <= exact_up_to(one.labels.dtype) else torch.int64
@@ -111,6 +113,7 @@ def cut_out_from_pool(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"],
         fields=Instances(
             one.boxes, on_device([label], one.labels.device, dtype), one.masks, one.area, one.iscrowd, one.extras
         ),
+        has_background=backgrounds is None or bool(backgrounds[number]),
     )
 
 

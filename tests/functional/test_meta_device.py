@@ -8,12 +8,15 @@ from unittest import mock
 import pytest
 import torch
 from copypaste_cases import (
+    FITTING,
     ON_HOST,
     SIDE,
+    Case,
     cases,
     in_another_form,
     make_images,
     many,
+    noise_batch,
     on_meta,
     paste_seeded,
     target,
@@ -53,6 +56,14 @@ def test_nothing_but_the_read_back_needs_a_value_from_the_device(case):
     for there, here in zip(result.targets, expected.targets, strict=True):
         assert {key: values.shape for key, values in there.items()} == {key: v.shape for key, v in here.items()}
         assert {values.device.type for values in there.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("settings", FITTING)
+def test_colors_that_fit_need_no_value_from_the_device(settings):
+    case = Case(*noise_batch(torch.uint8), {"p": 1.0} | settings, seed=0)
+    _, result, asked = pasted_on_meta(case, keeping=ON_HOST)
+    assert result.images.device.type == "meta"
+    assert asked.count("meta") == 1
 
 
 @many(10)

@@ -141,9 +141,7 @@ class KernelStack:
     def paint(self, images: Images, extra_sources: Sequence[Shaped[Tensor, "c _h _w"]]) -> Images:
         """As of :class:`ObjectStack`."""
         pasted, sources, first = self.layout.pasted, [*images, *extra_sources], images[0]
-        as_it_is = (
-            self.settings.color_transfer is None and (pasted.color == 1).all() and not self.layout.blend_sigmas.any()
-        )
+        as_it_is = not self.settings.fits_colors and (pasted.color == 1).all() and not self.layout.blend_sigmas.any()
         if not as_it_is or first.dtype not in self.kernels.dtypes or any(image.requires_grad for image in sources):
             return paint_objects(images, sources, self.layout, self.warped, self.settings)
         receiving = pasted.receiving.tolist()

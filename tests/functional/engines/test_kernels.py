@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from subprocess import CalledProcessError
 from unittest import mock
 
@@ -12,11 +13,15 @@ import pytest
 import torch
 from copypaste_cases import (
     COLORS_STAY,
+    EVERYTHING,
+    FITTING,
     IDENTITY,
+    Case,
     block,
     cases,
     make_images,
     many,
+    noise_batch,
     plan_of,
     target,
     tritons_kernels,
@@ -111,6 +116,13 @@ def test_tritons_kernels_give_what_torch_gives(case):
 @given(cases(**ACROSS_TILES, labels=None, **PLAIN))
 def test_tritons_kernels_give_the_same_across_tiles(case):
     assert_it_gives_what_torch_gives(case, pasted_by_triton)
+
+
+@pytest.mark.parametrize("settings", [*FITTING, EVERYTHING | FITTING[0] | FITTING[2]])
+def test_colors_that_fit_are_the_same_on_all_engines(settings):
+    case = Case(*noise_batch(torch.uint8), {"p": 1.0, "placement": "anywhere"} | settings, seed=1)
+    for paste in (pasted_by_numba, pasted_by_triton):
+        assert_it_gives_what_torch_gives(replace(case), paste)
 
 
 @many(15)
