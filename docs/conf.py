@@ -27,6 +27,8 @@ autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 
+default_role = "py:obj"
+
 nitpicky = True  # a name in a docstring that is documented nowhere is an error
 OTHERS = (
     "collections|composer|detectron2|lightning|matplotlib|ndarray|np|numpy|omegaconf|pathlib|PIL|pytorch_lightning"

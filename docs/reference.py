@@ -56,6 +56,7 @@ def public_names() -> dict[str, Any]:
     return {name: getattr(composer_copypaste, name) for name in composer_copypaste._HOMES}
 
 
+PACKAGE = composer_copypaste.__name__
 PUBLIC = public_names()
 FOR_TYPES_ALONE = {"Detections": type("Detections", (), {"__module__": "supervision"})}
 """What annotations name in quotes and modules import for type checkers alone."""
@@ -83,14 +84,20 @@ def simplify_types() -> None:
     for documented in dict.fromkeys(documented_objects()):  # each once: the second time its limits would be gone
         for part in (documented, *parts_of(documented)):
             hints = get_type_hints(part, localns=known, include_extras=True)
-            if is_dataclass(part):
+            if inspect.isclass(part):
                 LIMITS[part] = {name: limits(hint) for name, hint in hints.items()}
-                part.__init__ = lambda self, **values: None  # its fields are shown, each with its description
+            if is_dataclass(part) or (inspect.isclass(part) and not is_ours(part.__init__)):
+                part.__init__ = lambda self: None  # fields are shown, each with its description; or there are none
             own = inspect.get_annotations(part)
             part.__annotations__ = {name: plain(hints[name]) for name in own}
         analyzer = ModuleAnalyzer.for_module(documented.__module__)
         analyzer.analyze()
         analyzer.overloads.clear()  # for type checkers; the function itself has the arguments of all
+
+
+def is_ours(function: Any) -> bool:
+    """Whether this package defines it."""
+    return getattr(function, "__module__", "").startswith(PACKAGE)
 
 
 def documented_objects() -> Iterator[Any]:
@@ -177,5 +184,5 @@ def public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: no
     domain, name = env.domains.python_domain, str(node["reftarget"]).rpartition(".")[2]
     shown = [full for full, entry in domain.objects.items() if entry.objtype in KINDS and full.endswith(f".{name}")]
     if len(shown) != 1 or node["reftarget"] == shown[0]:
-        return text if str(node["reftarget"]).startswith("composer_copypaste.") else None  # of an annotation, so right
+        return text if str(node["reftarget"]).startswith(f"{PACKAGE}.") else None  # of an annotation, so right
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", shown[0], node, text)

@@ -1,6 +1,6 @@
 """Draws the method card: what each setting of copy-paste does, in small images of drawn shapes.
 
-``python examples/method_card.py`` writes ``docs/*.png``, which the README shows; a test draws them again and compares.
+``python examples/method_card.py`` writes ``docs/*.png`` for docs/settings.md; a test draws them again and compares.
 """
 
 import sys

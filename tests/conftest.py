@@ -48,8 +48,9 @@ NEED_COMPOSER = [
     "runs/test_tampered_runs.py",
     "runs/test_training.py",
     "runs/test_training_process.py",
+    "test_docs.py",
+    "test_troubleshooting.py",
     "test_notebook.py",
-    "test_readme.py",
     "test_times.py",
 ]
 """Tests that need Composer, also in what they import of other tests: `make test-core` is without it, and leaves them

@@ -43,10 +43,10 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-def test_the_readme_shows_every_sheet(card):
+def test_the_page_on_settings_shows_every_sheet(card):
     assert [path.stem for path in COMMITTED] == sorted(card.SHEETS)
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"](docs/{path.name})" in readme for path in COMMITTED)
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert all(f"]({path.name})" in page for path in COMMITTED)
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -202,7 +202,7 @@ class LargeScaleJitterTransform:
 
     The factor is relative to the largest size at which the image fits the canvas with its aspect ratio kept. If the
     resized image is larger than the canvas, a random part of it is shown; if smaller, it lies in the top left corner
-    and the rest is `PADDING`. The model that receives such images must not resize them again.
+    and the rest has the mean color of ImageNet. The model that receives such images must not resize them again.
     """
 
     settings: LargeScaleJitterSettings = field(default_factory=LargeScaleJitterSettings)

@@ -299,8 +299,8 @@ class TrainingSettings:
     """Time between checkpoints. There is one at the end in any case."""
 
     best_checkpoint: MetricName | None = None
-    """The number of the evaluation, such as 'segm/AP', by which the best checkpoint is kept besides the newest ones, as
-    checkpoints/best-*.pt. null: none is kept."""
+    """The number of the evaluation, such as 'segm/AP', by which the best checkpoint is kept besides the newest ones, in
+    the file that begins with ``best-``. null: none is kept."""
 
     ema: EmaSettings | None = None
     """An average of the weights, which evaluations use, and which checkpoints hold as the model's weights (besides

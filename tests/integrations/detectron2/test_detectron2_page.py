@@ -1,15 +1,15 @@
-"""The README's examples for Detectron2 run; those that need no Detectron2 are tested in tests/test_readme.py."""
+"""The examples for Detectron2 run that its page has; those that need none are tested in tests/test_docs.py."""
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from doc_pages import DOCS, blocks
 from small_detectron2 import SIDE, small_cfg
-from test_readme import blocks
 
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.settings import ShapesSettings
 
-EXAMPLES = blocks("py")
+EXAMPLES = [code for _, code in blocks(DOCS / "detectron2.md", "py")]
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
@@ -23,7 +23,7 @@ def test_an_example_for_detectron2_runs(code, tmp_path, monkeypatch):
     cfg.merge_from_list(["MODEL.PIXEL_STD", [1e3] * 3])
     names = set(DatasetCatalog)
     try:
-        exec(compile(code, "README.md", "exec"), {"cfg": cfg, "loader": None})
+        exec(compile(code, "detectron2.md", "exec"), {"cfg": cfg, "loader": None})
     finally:
         for name in {"train", *DatasetCatalog} - (names - {"train"}):
             DatasetCatalog.remove(name)
