@@ -44,9 +44,10 @@ def workplace(tmp_path_factory):
 def test_the_examples_of_a_page_run(page, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(ablate, "run_ablation", create_autospec(ablate.run_ablation, side_effect=_plan))
+    names = {}  # an example may use those of one above it
     for language, block in blocks(page, "python", "console"):
         if language == "python":
-            exec(compile(block, page.name, "exec"), {})
+            exec(compile(block, page.name, "exec"), names)
         else:
             for arguments in commands(block):
                 if arguments[1].startswith("docs/results/"):
