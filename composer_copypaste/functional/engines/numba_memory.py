@@ -18,6 +18,7 @@ HALF = FRACTION_BITS + 1
 """Number of fraction bits of a position that is counted in half steps, in which pixel centres are whole numbers."""
 MASK = np.empty(0, np.uint8)
 """An example of the type of masks, for ``values_at``."""
+MASK.flags.writeable = False  # as kernels see it: functions would be compiled once more for another kind of array
 ZERO = np.int64(0)
 """A zero that is no literal: functions would be compiled once more for a literal argument."""
 

@@ -23,6 +23,7 @@ from composer_copypaste.functional.engines.kernels import (
     Y1,
     Y2,
 )
+from composer_copypaste.functional.engines.numba_memory import ZERO
 from composer_copypaste.functional.layout import MARGIN_PIXELS, LayoutObjects, PastedObjects
 from composer_copypaste.functional.resample import PIXEL
 
@@ -210,7 +211,7 @@ def keep_objects(objects, overlapped, pasted, measures, iscrowd, limits):
             measure[g] = changed
             stays[g] = area[changed] > 0 if iscrowd[g] else is_enough(area[changed], former[changed], limits)
     rows, ends = np.empty((7, n + m), np.int64), np.empty((len(pasted.receiving), 2), np.int64)
-    r = g = 0
+    r = g = ZERO
     for i in range(len(ends)):
         image = pasted.receiving[i]
         ends[i, 0] = r

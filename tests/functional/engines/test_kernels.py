@@ -36,7 +36,7 @@ from composer_copypaste import CopyPasteSettings, copypaste_batch
 from composer_copypaste.compact_masks import CompactMasks, as_compact
 from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.batch_objects import batch_objects, only_copied_classes
-from composer_copypaste.functional.engines import engine, numba_engine, numba_memory
+from composer_copypaste.functional.engines import engine, numba_engine, numba_memory, numba_objects
 from composer_copypaste.functional.engines.kernels import MASK_ROW
 from composer_copypaste.functional.layout import SourceObjects, layout_of
 from composer_copypaste.functional.sources import ExtraSources
@@ -334,3 +334,9 @@ def test_a_machine_on_which_nothing_can_be_kept_compiles_anew():
     with mock.patch.object(numba.core.caching.FunctionCache._impl_class, "_locator_classes", []):
         doubled = numba_memory.compiled(lambda number: 2 * number)
     assert doubled(21) == 42
+
+
+def test_a_function_over_objects_is_compiled_for_one_kind_of_arguments():
+    same = target((1, 1, 4, 4))
+    copypaste_batch(make_images(), [same, same], plan=plan_of((0, 1, 0, IDENTITY)))
+    assert len(numba_objects.windows_of_masks.signatures) == 1
