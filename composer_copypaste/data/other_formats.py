@@ -26,6 +26,14 @@ _OF_OBJECTS = {
     "labelme's file of one image; convert the whole folder, with labelme2coco for one": [{"shapes", "imagePath"}],
     f"a task of Label Studio's export as JSON; {_EXPORT} there, format COCO": [{"data", "annotations"}],
     f"a project of the VGG Image Annotator (VIA); {_EXPORT} there": [{"_via_img_metadata"}],
+    f"V7 Darwin's JSON of one image; {_EXPORT} there, format COCO": [{"item", "annotations"}, {"dataset", "image"}],
+    "SuperAnnotate's JSON of one image; convert the project with superannotate's export_annotation": [
+        {"metadata", "instances"}
+    ],
+    f"Supervisely's JSON of one image; {_EXPORT} there": [{"size", "objects", "tags"}],
+    "a release of Segments.ai; convert it with segments-ai's export_dataset, format coco-instance": [
+        {"name", "dataset"}
+    ],
 }
 """Formats that are an object: each with sets of keys, one of which the object has."""
 _OF_ANNOTATIONS = {

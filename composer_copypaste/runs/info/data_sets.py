@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from composer_copypaste.data.annotation_tools import recognise_tool
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.data.image_files import check_images, with_file_names_in_folder
 from composer_copypaste.data.inspection import Inspection, inspect_annotations
@@ -56,14 +57,16 @@ def describe_annotations(content: object, path: Path, images: Path | None = None
     Raises:
         DataError: where it is no COCO file.
     """
+    tool = recognise_tool(content)
     with garbage_collection_paused():
         found = inspect_annotations(content, path)
+    tool_fact: dict[str, Value] = {} if tool is None else {"tool": tool}
     problems = [*found.problems, *(_image_problems(found, images) if images is not None else [])]
     if not found.has_annotations:
         return Description(
             path,
             "images of a COCO file without annotations, as of test sets",
-            _image_facts(found) | {"categories": len(found.categories)},
+            tool_fact | _image_facts(found) | {"categories": len(found.categories)},
             problems=problems,
             warnings=found.warnings,
         )
@@ -71,7 +74,7 @@ def describe_annotations(content: object, path: Path, images: Path | None = None
     return Description(
         path,
         "a COCO data set",
-        _image_facts(found) | _object_facts(found, objects),
+        tool_fact | _image_facts(found) | _object_facts(found, objects),
         [_category_table(found, objects, crowds)],
         problems,
         found.warnings,
