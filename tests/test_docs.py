@@ -119,6 +119,12 @@ def test_lines_are_short_enough_to_read(page):
     assert [line for line in text.splitlines() if len(line) > 140 and line[:1] not in ("|", "!")] == []
 
 
+def test_the_map_of_the_package_names_each_of_its_folders():
+    named = re.findall(r"^\| .*", (DOCS / "code.md").read_text(), re.MULTILINE)
+    folders = {name for row in named for name in re.findall(r"`(\w+)/`", row)}
+    assert {path.parent.name for path in (ROOT / "composer_copypaste").glob("*/__init__.py")} <= folders
+
+
 def test_make_has_the_targets_that_the_pages_name():
     makefile = (ROOT / "Makefile").read_text()
     named = {name for page in pages() for name in re.findall(r"(?:^|`)make ([\w-]+)", page.read_text(), re.MULTILINE)}
