@@ -74,6 +74,16 @@ def test_commands_that_train_name_the_extra_and_write_nothing(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_cluster_package_is_named_before_anything_is_written(coco_file, gradient, tmp_path):
+    place = ["--images", tmp_path, "--annotations", coco_file(), "--dask", "tcp://127.0.0.1:9"]
+    code = "import sys; sys.modules['distributed'] = None; from composer_copypaste.cli import main; main()"
+    command = [sys.executable, "-c", code, "augment", tmp_path / "new", *place]
+    done = subprocess.run(command, capture_output=True, text=True)
+    expected = "--dask needs Dask Distributed, which is not installed: pip install 'composer-copypaste[dask]'"
+    assert (done.returncode, done.stderr) == (2, f"error: {expected}\n")
+    assert not (tmp_path / "new").exists()
+
+
 def test_type_checkers_see_the_names_that_are_loaded_on_first_use():
     source = typing.cast(str, composer_copypaste.__file__)
     with open(source, encoding="utf-8") as file:

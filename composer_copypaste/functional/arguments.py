@@ -1,6 +1,7 @@
 """What callers of the augmentations give, checked before anything is done with it."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Integer
@@ -69,12 +70,25 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
             raise TypeError(f"targets[{i}]: expected a dict with boxes, labels and masks, got {type(target).__name__}")
         if isinstance(target, Tensor) and target.dtype not in WHOLE_NUMBERS:
             raise TypeError(f"targets[{i}]: expected class ids of {WHOLE}, got {target.dtype}; .long() gives some")
+        if isinstance(target, Tensor) and target.layout != torch.strided:
+            raise TypeError(f"targets[{i}]: expected a dense tensor, got {target.layout}; .to_dense() gives one")
         masks = target if isinstance(target, Tensor) else target.get("masks")
         if isinstance(masks, Tensor | CompactMasks) and masks.device != images[0].device:
             found = f"expected masks where their image is, on {images[0].device}, got {masks.device}"
             raise ValueError(f"targets[{i}]: {found}")
     if len({isinstance(target, Tensor) for target in targets}) > 1:
         raise TypeError("targets: expected dicts or class ids for all images, got some of both")
+    if not isinstance(targets[0], Tensor):
+        _check_devices(cast(Sequence[Target], targets))
+
+
+def _check_devices(targets: Sequence[Target]) -> None:
+    """Raise where a field of objects, which targets may have on the host, is there for some of them only."""
+    for name in ("boxes", "labels", "area", "iscrowd", "keypoints"):
+        devices = {value.device for target in targets if isinstance(value := target.get(name), Tensor)}
+        if len(devices) > 1:
+            named = " and some on ".join(sorted(map(str, devices)))
+            raise ValueError(f"targets: expected {name!r} of all images on one device, got some on {named}")
 
 
 def _check_images(images: Images, targets: int) -> None:

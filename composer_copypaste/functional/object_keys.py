@@ -172,7 +172,7 @@ def warn_of_unnamed_keys(targets: Sequence[Target], object_keys: Sequence[str]) 
 
 
 def _has_a_row_per_object(target: Target, key: str) -> bool:
-    values, labels = target.get(key), target["labels"]
+    values, labels = target.get(key), target.get("labels")
     if isinstance(values, Tensor | ndarray) and not values.ndim:
         return False
     return isinstance(values, Tensor | ndarray | list) and isinstance(labels, Tensor) and len(values) == len(labels)

@@ -56,6 +56,8 @@ SMALLEST_DETERMINANT = 1e-4
 LARGEST_FACTOR, LARGEST_SHIFT = 1 << 16, 1 << 22
 """The largest numbers in a map, so that positions in images of 8,192 pixels fit 64 bits in fixed point. The settings
 allow a factor of 317, and so shifts of 317 x 8,192 pixels."""
+LARGEST_COLOR = 1 << 10
+"""The largest factor of brightness, contrast or saturation, which fits every number type; settings allow 2."""
 LARGEST_SEED = (1 << 31) - 1
 MOST_FOR_AN_IMAGE = 32_767
 """The largest number of objects pasted on one image; kernels number them in 16 bits."""
@@ -257,8 +259,8 @@ def _check_numbers(row: Mapping[str, Any]) -> None:
             f"plan: expected a to_source of numbers up to {LARGEST_FACTOR}, and shifts up to {LARGEST_SHIFT}, "
             f"got {row['to_source']}"
         )
-    if not all(0 <= factor < math.inf for factor in row["color"]):
-        raise ValueError(f"plan: expected factors of color of 0 or more, got {row['color']}")
+    if not all(0 <= factor <= LARGEST_COLOR for factor in row["color"]):
+        raise ValueError(f"plan: expected factors of color from 0 to {LARGEST_COLOR}, got {row['color']}")
     for name, (low, high) in LIMITS.items():
         if not low <= row.get(name, low) <= high:
             raise ValueError(f"plan: expected {name} to be from {low} to {high}, got {row[name]}")
@@ -311,7 +313,7 @@ def _numbers(name: str, column: Sequence[object], shape: tuple[int, ...]) -> Flo
     for number, value in enumerate(column):
         try:
             row = torch.tensor(value, dtype=torch.float64)
-        except (RuntimeError, TypeError, ValueError):  # of text, of rows of several lengths
+        except (OverflowError, RuntimeError, TypeError, ValueError):  # of 10**400, text, rows of several lengths
             row = torch.empty(0)
         if row.shape != shape:
             expected = f"{' x '.join(map(str, shape))} numbers" if shape else "a number"

@@ -209,7 +209,7 @@ def _choose_objects(
     if settings.p_instance is None:
         most = (uniforms((len(sources),), generator) * (counts + 1)).astype(np.int64)  # uniform in 0..count
     if settings.max_copied_instances is not None:
-        most = np.minimum(most, settings.max_copied_instances)
+        most = np.minimum(most, min(settings.max_copied_instances, len(chosen)))  # any whole number may be set
     if settings.least_overlap_first:
         return source[chosen], chosen, most
     # the first of several exponential clocks is the i-th with a chance proportional to its rate (Efraimidis, Spirakis)

@@ -11,6 +11,11 @@ from composer_copypaste.processes import process_executor
 CONNECT_SECONDS = 20
 
 
+def check_dask_installed() -> None:
+    """Raise ``MissingPackageError`` where Dask Distributed is missing."""
+    check_installed("distributed", "--dask needs Dask Distributed", "dask")
+
+
 @contextmanager
 def open_executor(processes: int, dask: str | None = None) -> Iterator[Executor | None]:
     """Where tasks run: the workers of a Dask cluster, this many processes here, or None: this process alone.
@@ -23,7 +28,8 @@ def open_executor(processes: int, dask: str | None = None) -> Iterator[Executor 
             see the same files under the same paths.
 
     Raises:
-        OutputError: where Dask Distributed is not installed, no scheduler answers, or it has no workers.
+        MissingPackageError: where Dask Distributed is not installed.
+        OutputError: where no scheduler answers, or it has no workers.
     """
     if dask is not None:
         with _cluster(dask) as executor:
@@ -37,7 +43,7 @@ def open_executor(processes: int, dask: str | None = None) -> Iterator[Executor 
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
-    check_installed("distributed", "--dask needs Dask Distributed", "dask")
+    check_dask_installed()
     from distributed import Client
 
     try:

@@ -83,7 +83,18 @@ def find_state_dict(content: object, path: Path) -> StateDict:
         raise CheckpointError(
             f"{path}: expected a state dict (names and tensors) or a Composer checkpoint, found {found}"
         )
+    if odd := [name for name, tensor in content.items() if not _is_plain(tensor)]:
+        raise CheckpointError(
+            f"{path}: expected dense tensors of real numbers, found others ({first_few(odd, 1)}), such as sparse, "
+            "quantised or complex ones"
+        )
     return dict(content)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it has real numbers, one after the other, in memory."""
+    is_dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return is_dense and not tensor.is_complex()
 
 
 def nonfinite_tensors(state: StateDict) -> list[str]:
@@ -139,13 +150,21 @@ def _describe_other_kind(path: Path) -> str | None:
     if not begin.startswith(ZIP):
         return "JSON" if begin.lstrip()[:1] in (b"{", b"[") else describe_non_json(begin)
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        names = names_in_archive(path)
     except zipfile.BadZipFile:
         return "a file that is cut off or damaged"
     if any(name.endswith("/constants.pkl") for name in names):
         return "a TorchScript model, which torch.jit.load reads; give the checkpoint that it was exported from"
     return "NumPy's arrays" if any(name.endswith(".npy") for name in names) else None
+
+
+def names_in_archive(path: Path) -> list[str]:
+    """The names of the files in a ZIP archive; ``zipfile.BadZipFile`` where a file is no archive, or damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (EOFError, NotImplementedError, OverflowError, ValueError, struct.error) as error:
+        raise zipfile.BadZipFile(first_line(error)) from error  # what zipfile says of some of its damaged tables
 
 
 @contextmanager

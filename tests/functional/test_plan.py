@@ -30,6 +30,11 @@ def drawn(infos, seed=0, **settings):
 IMAGES = [image_info(), image_info(30, 20), image_info(10, 10, objects=0), image_info(64, 64, objects=12)]
 
 
+def test_a_limit_of_objects_may_be_any_whole_number():
+    without, limited = (drawn(IMAGES, max_copied_instances=most) for most in (None, 10**30))
+    assert limited == without
+
+
 @many(60)
 @given(knobs(overlap_by="box"), SEEDS)
 def test_the_same_seed_draws_the_same_plan(settings, seed):
@@ -388,7 +393,7 @@ def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
 def test_factors_of_color_that_are_none_are_an_error(factor):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), (1, factor, 1))])
-    with pytest.raises(ValueError, match="plan: expected factors of color of 0 or more, got"):
+    with pytest.raises(ValueError, match="plan: expected factors of color from 0 to 1024, got"):
         plan.check([info, info])
 
 

@@ -30,6 +30,11 @@ def both(**fields):
     return [target((0, 0, 4, 4)), {**target((0, 0, 4, 4)), **fields}]
 
 
+def unlabelled(**fields):
+    """A target without labels, with these fields."""
+    return {key: value for key, value in target((0, 0, 4, 4), **fields).items() if key != "labels"}
+
+
 def framed(images=None, targets=None, **settings):
     images, targets = (make_images() if images is None else images), (both() if targets is None else targets)
     return large_scale_jitter_batch(images, targets, size=(16, 16), **settings)
@@ -98,6 +103,10 @@ CASES = {
         lambda: pasted(targets=ids.float()),
         "TypeError: targets[0]: expected class ids of whole numbers, signed or uint8, got torch.float32; "
         ".long() gives some",
+    ),
+    "class ids are sparse": (
+        lambda: pasted(targets=ids.to_sparse()),
+        "TypeError: targets[0]: expected a dense tensor, got torch.sparse_coo; .to_dense() gives one",
     ),
     "class ids are of a type that torch cannot index": (
         lambda: pasted(targets=ids.to(torch.uint16)),
@@ -197,6 +206,18 @@ CASES = {
         lambda: pasted(targets=[{**target((0, 0, 4, 4)), "scores": torch.ones(1, n)} for n in (2, 3)]),
         "ValueError: targets[1]: expected 'scores' with rows of shape (2,), as targets[0] has, got (3,)",
     ),
+    "the labels of one image are on another device": (
+        lambda: pasted(targets=both(labels=torch.tensor([1], device="meta"))),
+        "ValueError: targets: expected 'labels' of all images on one device, got some on cpu and some on meta",
+    ),
+    "the areas of one image are on another device": (
+        lambda: pasted(targets=[{**target((0, 0, 4, 4)), "area": torch.ones(1, device=at)} for at in ("meta", "cpu")]),
+        "ValueError: targets: expected 'area' of all images on one device, got some on cpu and some on meta",
+    ),
+    "a target with a key that looks like positions lacks labels": (
+        lambda: pasted(targets=[unlabelled(note=torch.ones(1, 4)), target((0, 0, 4, 4))]),
+        "ValueError: targets[0]: expected 'labels', got ['boxes', 'masks', 'note']",
+    ),
     # all others
     "the generator is a seed": (
         lambda: plan_batch(make_images(), both(), generator=3),
@@ -246,12 +267,13 @@ CASES = {
     ),
     "a row of a plan is short": (
         lambda: PastePlan.from_rows([IN_PLACE_ROW, (0, 1)]),
-        "ValueError: plan: row 1: expected (target, source, instance, to_source, color), perhaps without color, "
-        "got (0, 1)",
+        "ValueError: plan: row 1: expected (target, source, instance, to_source, color, blend_sigma, "
+        "transfer_strength, seed), perhaps without the last ones, got (0, 1)",
     ),
     "a row of a plan is a number": (
         lambda: PastePlan.from_rows([7]),
-        "ValueError: plan: row 0: expected (target, source, instance, to_source, color), perhaps without color, got 7",
+        "ValueError: plan: row 0: expected (target, source, instance, to_source, color, blend_sigma, "
+        "transfer_strength, seed), perhaps without the last ones, got 7",
     ),
     "a row of a plan names no source": (
         lambda: PastePlan.from_rows([(0, "1", 0, IDENTITY)]),
@@ -264,6 +286,14 @@ CASES = {
     "a map in a row of a plan is ragged": (
         lambda: PastePlan.from_rows([(0, 1, 0, ((1, 0), (0, 1, 0)))]),
         "ValueError: plan: row 0: expected to_source to be 2 x 3 numbers, got ((1, 0), (0, 1, 0))",
+    ),
+    "a map in a row of a plan has a number that no float can hold": (
+        lambda: PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 10**309)))]),
+        f"ValueError: plan: row 0: expected to_source to be 2 x 3 numbers, got ((1, 0, 0), (0, 1, {10**309}))",
+    ),
+    "colors of a plan are factors that no image's type can hold": (
+        lambda: pasted(plan=PastePlan.from_rows([(*IN_PLACE_ROW, (1, 1, 1e300))])),
+        "ValueError: plan: expected factors of color from 0 to 1024, got [1.0, 1.0, 1e+300]",
     ),
     "colors in a row of a plan are one factor": (
         lambda: PastePlan.from_rows([(*IN_PLACE_ROW, 0.5)]),

@@ -272,6 +272,28 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("place", "byte"), [(-16, 0xE3), (6, 195)], ids=["a name that is no text", "a version of ZIP that is not known"]
+)
+def test_an_archive_whose_table_is_damaged_is_refused_as_such(tmp_path, place, byte):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.zeros(3)}, path)
+    content = bytearray(path.read_bytes())
+    last_entry = content.rindex(b"PK\x01\x02")  # of the table of files: 46 bytes, of which the third word is a version
+    content[last_entry + (46 + 3 if place < 0 else place)] = byte
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"expected weights, got a file that is cut off or damaged$"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, torch.Tensor.cfloat])
+def test_tensors_that_no_layer_has_are_refused_by_name(tmp_path, change):
+    torch.save({"weight": torch.ones(3), "bias": change(torch.ones(3))}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"expected dense tensors of real numbers, found others \(bias\)"):
+        read_weights(tmp_path / "weights.pth")
+
+
 def test_a_file_of_another_kind_is_named_for_what_it_is(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "photo.jpg")
     (tmp_path / "results.json").write_text("[]")

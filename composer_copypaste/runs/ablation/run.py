@@ -15,7 +15,7 @@ from composer_copypaste.data.image_groups import groups_in
 from composer_copypaste.data.subsets import write_subset
 from composer_copypaste.errors import OutputError, count_noun
 from composer_copypaste.files import atomic_write, read_json
-from composer_copypaste.integrations.dask import open_executor
+from composer_copypaste.integrations.dask import check_dask_installed, open_executor
 from composer_copypaste.metrics.report import KINDS, format_percent
 from composer_copypaste.output_folder import check_is_no_file
 from composer_copypaste.processes import run_tasks
@@ -59,6 +59,8 @@ def run_ablation(ablation: Ablation, *, jobs: int = 1, dask: str | None = None) 
     Raises:
         UserError: where a recipe, its data or the folder cannot be used; nothing is trained then.
     """
+    if dask is not None:
+        check_dask_installed()  # before anything is written
     folder = AblationFolder(ablation.output)
     _check_folder(folder)
     runs, groups = plan_runs(ablation), evaluation_groups(ablation)

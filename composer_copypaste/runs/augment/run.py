@@ -21,7 +21,7 @@ from composer_copypaste.data.annotation_json import Json, ReadingOptions
 from composer_copypaste.data.coco_write import EncodedJson, encode_entry, write_coco
 from composer_copypaste.errors import DataError, OutputError, format_problems
 from composer_copypaste.files import atomic_write, name_path_in_errors, read_json
-from composer_copypaste.integrations.dask import open_executor
+from composer_copypaste.integrations.dask import check_dask_installed, open_executor
 from composer_copypaste.output_folder import OutputFolder, Source
 from composer_copypaste.processes import run_tasks
 from composer_copypaste.recipes.schema import PoolSettings
@@ -89,6 +89,8 @@ def augment_data_set(  # noqa: PLR0913 - by name, and each of its own kind
         RecipeError: where copy-paste names unknown categories, or excludes all cut-outs of the pool.
         OutputError: where the folder holds anything else, or cannot be written to.
     """
+    if dask is not None:
+        check_dask_installed()  # before anything is written
     output, settings = Path(output), settings or AugmentSettings()
     work = open_work(Path(images), Path(annotations), settings, pool, reading, image_settings)
     own = {Path(IMAGES, name) for name in [*work.originals, *(planned.file_name for planned in work.planned)]}

@@ -1,10 +1,12 @@
 """What an exported model says of itself: an ONNX or a TorchScript file."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 from composer_copypaste.errors import CheckpointError
 from composer_copypaste.models.exported import ExportMetadata
+from composer_copypaste.models.weight_files import first_line, names_in_archive
 from composer_copypaste.runs.info.description import Description, InfoTable, Value
 
 _MASKS = {"crops": "probabilities inside the boxes, 28 x 28", "pasted": "0 and 1, at the image's size"}
@@ -34,8 +36,7 @@ def describe_onnx(path: Path) -> Description:
 def is_torchscript(path: Path) -> bool:
     """Whether a file is an archive of TorchScript, which has compiled code where others have a pickle alone."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+        return any(name.endswith("/constants.pkl") for name in names_in_archive(path))
     except (OSError, zipfile.BadZipFile):
         return False
 
@@ -46,10 +47,13 @@ def describe_torchscript(path: Path) -> Description:
     Raises:
         CheckpointError: where it has metadata of another version.
     """
-    with zipfile.ZipFile(path) as archive:
-        texts = {
-            name.rpartition("/")[2]: archive.read(name).decode() for name in archive.namelist() if "/extra/" in name
-        }
+    try:
+        with zipfile.ZipFile(path) as archive:
+            texts = {
+                name.rpartition("/")[2]: archive.read(name).decode() for name in archive.namelist() if "/extra/" in name
+            }
+    except (EOFError, NotImplementedError, OverflowError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{path}: damaged: {first_line(error)}") from error
     facts: dict[str, Value] = {"file, MB": _megabytes(path)}
     try:
         metadata = ExportMetadata.from_texts(texts)

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import shutil
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,8 @@ import pytest
 from shard_cases import SMALL, DataSet, contents, drawn
 
 from composer_copypaste import output_folder
-from composer_copypaste.data.streaming import format as shards
 from composer_copypaste.data.streaming import write as sharding
-from composer_copypaste.errors import DataError, OutputError, UserError
+from composer_copypaste.errors import DataError, MissingPackageError, OutputError
 from composer_copypaste.output_folder import WORKING_FOLDER
 from composer_copypaste.processes import run_tasks
 
@@ -230,8 +230,8 @@ def test_writers_that_begin_at_once_end_with_the_same_shards(data_set, written, 
 
 
 def test_without_streaming_the_extra_is_named(data_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'composer-copypaste\[streaming\]'"):
+    monkeypatch.setitem(sys.modules, "streaming", None)  # as where it is not installed
+    with pytest.raises(MissingPackageError, match=r"pip install 'composer-copypaste\[streaming\]'"):
         data_set.write(tmp_path / "out")
 
 
