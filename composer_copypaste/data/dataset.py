@@ -16,7 +16,7 @@ from composer_copypaste.compact_masks import as_compact
 from composer_copypaste.data.annotation_json import Category, CocoImage, Crowds
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import with_file_names_in_folder
-from composer_copypaste.data.images import read_image
+from composer_copypaste.data.images import StoredImage
 from composer_copypaste.data.rle import AnnotatedObjects, draw_masks, draw_planes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, seeded_generator
 from composer_copypaste.instances import Instances, Target
@@ -95,8 +95,13 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
         return checksum(path.read_bytes() for path in self.records)
 
     @abstractmethod
+    def stored(self, index: int) -> tuple[CocoImage, StoredImage, AnnotatedObjects]:
+        """The record, the file and the objects of an image; indices start from 0."""
+
     def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], AnnotatedObjects]:
         """The record, the pixels as stored, and the objects of an image; indices start from 0."""
+        image, stored, objects = self.stored(index)
+        return image, stored.read(), objects
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[UInt8[Tensor, "3 h w"], Target]:
         """The image and its target at an index, in epoch 0, or at (epoch, index).
@@ -106,11 +111,13 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self))[index]
-        image, pixels, annotated = self.read(index)
+        image, stored, annotated = self.stored(index)
         objects: AnnotatedObjects | Instances = annotated
-        if self.transform is not None:
+        if self.transform is None:
+            pixels = stored.read()
+        else:
             without = {} if self.masks else {"masks": False}
-            pixels, objects = self.transform(pixels, annotated, seeded_generator(self.seed, epoch, index), **without)
+            pixels, objects = self.transform(stored, annotated, seeded_generator(self.seed, epoch, index), **without)
         target: Target = {
             "boxes": objects.boxes,
             "labels": objects.labels,
@@ -186,8 +193,8 @@ class CocoInstances(InstanceData):
         same._annotations = self._annotations.with_categories(categories)
         return same
 
-    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], AnnotatedObjects]:
-        """The record, the pixels as stored, and the objects of an image; indices start from 0."""
+    def stored(self, index: int) -> tuple[CocoImage, StoredImage, AnnotatedObjects]:
+        """The record, the file and the objects of an image; indices start from 0."""
         image = self.annotations.images[index]
-        pixels = read_image(self.images / image.file_name, (image.height, image.width), settings=self.image_settings)
-        return image, pixels, self.annotations.objects_of(image)
+        size, path = (image.height, image.width), self.images / image.file_name
+        return image, StoredImage(path, size, settings=self.image_settings), self.annotations.objects_of(image)

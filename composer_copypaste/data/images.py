@@ -151,6 +151,15 @@ _FORMATS_WITH_PAGES = ("TIFF", "GIF", "PNG", "WEBP")
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+_REDUCTIONS = (8, 4, 2)
+"""By how much a JPEG decoder can divide both sides of an image, in a fraction of the time."""
+REDUCING_GAP = 2.0
+"""An image is decoded smaller only if it is then still resized by this factor or more, as in Pillow's ``thumbnail``.
+
+Measured on 36 photos: colors differ from those of the whole image by 0.8 to 1 levels on average, by 5 in one of a
+hundred pixels, and by 26 at most (45 to 47 dB, of the worst photo 39); with the factor 1, by 3, 18 and 76 (35 dB).
+"""
+
 
 @dataclass(frozen=True)
 class ImageHeader:
@@ -192,6 +201,65 @@ def read_image(
             rgb = image if image.mode == "RGB" else image.convert("RGB")
         # copied: Pillow's own memory is read-only
         return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
+
+
+def read_reduced(
+    path: Path | str,
+    size: Size,
+    window: tuple[int, int, int, int],
+    resized: Size,
+    content: bytes | None = None,
+    settings: ImageSettings | None = None,
+) -> UInt8[Tensor, "3 h2 w2"] | None:
+    """A part of a JPEG image that becomes much smaller, decoded at a half, a quarter or an eighth of its size.
+
+    Args:
+        path: the file, or its name in messages if its ``content`` is given.
+        size: the (height, width) that the annotations state.
+        window: (top, left, height, width) of the part, in whole pixels of the image.
+        resized: the (height, width) that it gets, antialiased.
+        content: of the file.
+        settings: how it is read.
+
+    Returns:
+        None where the whole image must be decoded: where the part does not become four times as small or more, in
+        other formats, and where the stored pixels are grey, CMYK or have to be turned.
+
+    Raises:
+        DataError: naming the file, where it cannot be decoded or has another size.
+    """
+    top, left, height, width = window
+    shrinks_by = min(height / resized[0], width / resized[1]) / REDUCING_GAP
+    reduction = next((by for by in _REDUCTIONS if shrinks_by >= by), None)
+    if reduction is None:
+        return None
+    source = path if content is None else content
+    with _name_file_in_errors(path), _open_image(source, settings or ImageSettings()) as image:
+        turn = _turn_to_annotated_size(image, size)
+        if (image.format, image.mode, turn) != ("JPEG", "RGB", None):
+            return None
+        image.draft(None, (image.width // reduction, image.height // reduction))
+        edges = left / reduction, top / reduction, (left + width) / reduction, (top + height) / reduction
+        shown = image.resize(resized[::-1], Image.Resampling.BILINEAR, box=edges)
+        return torch.from_numpy(np.array(shown)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image of a data set before it is decoded, with what :func:`read_image` needs."""
+
+    path: Path | str
+    size: Size
+    content: bytes | None = None
+    settings: ImageSettings | None = None
+
+    def read(self) -> UInt8[Tensor, "3 h w"]:
+        """The whole image, as :func:`read_image`."""
+        return read_image(self.path, self.size, self.content, self.settings)
+
+    def read_reduced(self, window: tuple[int, int, int, int], resized: Size) -> UInt8[Tensor, "3 h2 w2"] | None:
+        """A part of it, or None, as :func:`read_reduced`."""
+        return read_reduced(self.path, self.size, window, resized, self.content, self.settings)
 
 
 def read_rgba(path: Path, settings: ImageSettings | None = None) -> UInt8[Tensor, "4 h w"]:

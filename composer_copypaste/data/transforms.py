@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from composer_copypaste.compact_masks import Masks
+from composer_copypaste.data.images import StoredImage
 from composer_copypaste.data.rle import (
     AnnotatedObjects,
     CroppedMask,
@@ -46,8 +47,9 @@ class SampledFlip:
 
     horizontal: bool
 
-    def transform_image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+    def transform_image(self, image: UInt8[Tensor, "3 h w"] | StoredImage) -> UInt8[Tensor, "3 h w"]:
         """The image, mirrored or unchanged."""
+        image = image.read() if isinstance(image, StoredImage) else image
         return image.flip(-1) if self.horizontal else image.contiguous()
 
     def transform_instances(self, objects: AnnotatedObjects, *, masks: bool = True) -> Instances:
@@ -68,8 +70,16 @@ class SampledFlip:
 class SampledJitter(CropResize):
     """The random part of `LargeScaleJitterTransform`; it applies to a decoded image and to annotated outlines."""
 
-    def transform_image(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
-        """The resized image on its canvas, antialiased where it was made smaller."""
+    def transform_image(self, image: UInt8[Tensor, "3 h w"] | StoredImage) -> UInt8[Tensor, "3 h2 w2"]:
+        """The resized image on its canvas, antialiased where it was made smaller.
+
+        Of a file that shows a JPEG image at a quarter of its size or less, not all pixels are decoded.
+        """
+        if isinstance(image, StoredImage):
+            reduced = image.read_reduced(self.window, self.resized)
+            if reduced is not None:
+                return self._on_canvas(reduced.flip(-1) if self.flip else reduced)
+            image = image.read()
         part = self.part_of(image)
         part = part.flip(-1) if self.flip else part  # before it is resized: most images are enlarged
         shrinks = any(shown < side for shown, side in zip(self.resized, part.shape[1:], strict=True))
@@ -185,7 +195,7 @@ class FlipTransform:
 
     def __call__(
         self,
-        image: UInt8[Tensor, "3 h w"],
+        image: UInt8[Tensor, "3 h w"] | StoredImage,
         objects: AnnotatedObjects,
         generator: torch.Generator,
         *,
@@ -203,6 +213,8 @@ class LargeScaleJitterTransform:
     The factor is relative to the largest size at which the image fits the canvas with its aspect ratio kept. If the
     resized image is larger than the canvas, a random part of it is shown; if smaller, it lies in the top left corner
     and the rest has the mean color of ImageNet. The model that receives such images must not resize them again.
+    A JPEG file that becomes four times as small or more is not decoded in full: its colors differ from those of the
+    whole image by one level on average.
     """
 
     settings: LargeScaleJitterSettings = field(default_factory=LargeScaleJitterSettings)
@@ -213,7 +225,7 @@ class LargeScaleJitterTransform:
 
     def __call__(
         self,
-        image: UInt8[Tensor, "3 h w"],
+        image: UInt8[Tensor, "3 h w"] | StoredImage,
         objects: AnnotatedObjects,
         generator: torch.Generator,
         *,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Generator, Tensor
 
 from composer_copypaste.data.annotation_json import (
@@ -21,7 +21,7 @@ from composer_copypaste.data.annotation_json import (
 )
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import InstanceData, MaskForm
-from composer_copypaste.data.images import read_image
+from composer_copypaste.data.images import StoredImage
 from composer_copypaste.data.rle import AnnotatedObjects
 from composer_copypaste.data.streaming.cache import FolderInPlace, open_shard_files
 from composer_copypaste.data.streaming.format import (
@@ -140,14 +140,14 @@ class StreamingCocoInstances(InstanceData):
         bad_objects = cast(BadObjects, written.get(BAD_OBJECTS, "refuse"))
         return CocoAnnotations.load(self._files.folder / ANNOTATIONS, crowds=crowds, bad_objects=bad_objects)
 
-    def read(self, index: int) -> tuple[CocoImage, UInt8[Tensor, "3 h w"], AnnotatedObjects]:
-        """The record, the pixels as stored, and the objects of an image; indices start from 0."""
+    def stored(self, index: int) -> tuple[CocoImage, StoredImage, AnnotatedObjects]:
+        """The record, the file and the objects of an image; indices start from 0."""
         number = bisect_right(self._ends, index)
         shard = self.shards[number]
         image, content, annotations = decode_sample(self._sample(number, index - self._ends[number] + shard.samples))
         name = f"{self.source}/{shard.name}, {image.file_name}"
-        pixels = read_image(name, (image.height, image.width), content, self.manifest.image_settings)
-        return image, pixels, annotated_objects(image, annotations, self._labels)
+        stored = StoredImage(name, (image.height, image.width), content, self.manifest.image_settings)
+        return image, stored, annotated_objects(image, annotations, self._labels)
 
     def order(self, generator: Generator) -> Int[Tensor, " n"]:
         """All indices once, shuffled: the shards, and the samples inside each shard.
