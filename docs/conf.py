@@ -26,6 +26,7 @@ add_module_names = False
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 
 default_role = "py:obj"
 
