@@ -78,7 +78,7 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
             raise ValueError(f"targets[{i}]: {found}")
     if len({isinstance(target, Tensor) for target in targets}) > 1:
         raise TypeError("targets: expected dicts or class ids for all images, got some of both")
-    if not isinstance(targets[0], Tensor):
+    if len(targets) and not isinstance(targets[0], Tensor):
         _check_devices(cast(Sequence[Target], targets))
 
 

@@ -210,11 +210,13 @@ def check_map_sizes(images: Images, maps: Integer[Tensor, "n h w"]) -> None:
 
 def _objects_of_maps(maps: Integer[Tensor, "n h w"], settings: CopyPasteSettings) -> list[ImageObjects]:
     """The classes of each map, each as one object."""
+    if not len(maps):
+        return []
     batch = classes_in_maps(maps)
     counts = [len(classes.ids) for classes in batch]
     instances = _class_instances(batch, maps)
     ends = np.cumsum(counts).tolist()
-    labels = np.concatenate([np.zeros(0, dtype=np.int64), *(classes.ids for classes in batch)])
+    labels = np.concatenate([classes.ids for classes in batch])
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
     areas = None
     if asks_for_areas(settings):

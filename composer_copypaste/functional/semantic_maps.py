@@ -37,8 +37,6 @@ def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     A device is waited for twice: for the range of the ids, and for their boxes; twice more if the ids span more than
     ``LARGEST_SPAN``.
     """
-    if not len(maps):
-        return []
     boxes = _boxes_on_host(maps, 0, BYTE) if _on_host(maps) else None
     ids, boxes = _in_their_range(maps) if boxes is None else (np.arange(BYTE), boxes)
     image, number = np.nonzero(boxes[:, :, 2])

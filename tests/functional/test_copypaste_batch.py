@@ -251,9 +251,10 @@ def test_torchs_default_generator_draws_where_none_is_given():
 
 
 @pytest.mark.parametrize("images", [torch.zeros(0, 3, SIDE, SIDE), []])
+@pytest.mark.parametrize("targets", [torch.zeros(0, SIDE, SIDE, dtype=torch.int64), []])
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_an_empty_batch_comes_back_empty(images, p):
-    images, targets = copypaste_batch(images, [], p=p)
+def test_an_empty_batch_comes_back_empty(images, targets, p):
+    images, targets = copypaste_batch(images, targets, p=p)
     assert len(images) == len(targets) == 0
 
 
