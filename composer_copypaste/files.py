@@ -32,6 +32,14 @@ def check_regular_file(path: Path | str) -> None:
         raise OSError(errno.EINVAL, f"expected a file, found {kind}", str(path))
 
 
+def expand_home(path: Path | str) -> Path:
+    """The path with the home folder in place of ~; unchanged where ~ names a user that is not known.
+
+    ``Path.expanduser`` raises ``RuntimeError`` there; what opens the path says that there is no such file.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def check_exists(path: Path | str, what: str) -> None:
     """Raise ``DataError`` where nothing has this path; ``what`` says in the message what should, as "COCO file"."""
     if not Path(path).exists():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from composer_copypaste.errors import DataError
+from composer_copypaste.files import expand_home
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ class SceneMap:
 
         self.path: Path | None = None
         if isinstance(source, str | Path):
-            self.path = Path(source).expanduser()
+            self.path = expand_home(source)
             if self.path.suffix.lower() not in SUFFIXES:
                 raise ValueError(f"expected {EXPECTED}, got {str(source)!r}")
             return

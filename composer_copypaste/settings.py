@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from composer_copypaste.files import expand_home
 from composer_copypaste.scene_maps import AsMap, AsPolygons
 from composer_copypaste.validation import Check, TextPattern, settings_class
 
@@ -474,7 +475,7 @@ class AugmentSettings:
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
     """The same seed makes the same files, to the byte."""
 
-    backgrounds: Annotated[Path, Check(Path.expanduser)] | None = None
+    backgrounds: Annotated[Path, Check(expand_home)] | None = None
     """Folder of images without annotations, of any size, which are the base images. None: the data set's own are."""
 
     originals: Literal["keep", "link", "omit"] = "keep"

@@ -75,6 +75,11 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from places(value[key])
 
 
+def odd_value(draw: random.Random) -> Any:
+    """One of the odd values, of its own: later changes may be made inside it."""
+    return copy.deepcopy(draw.choice(ODD))
+
+
 def damage(value: Any, draw: random.Random) -> Any:
     """A copy of nested dicts and lists with up to three changes."""
     value = copy.deepcopy(value)
@@ -85,13 +90,13 @@ def damage(value: Any, draw: random.Random) -> Any:
         inside, key = draw.choice(found)
         match draw.choice(["replace", "replace", "remove", "repeat", "add", "scale", "swap"]):
             case "replace":
-                inside[key] = draw.choice(ODD)
+                inside[key] = odd_value(draw)
             case "remove":
                 del inside[key]
             case "repeat" if isinstance(inside, list):
                 inside.append(copy.deepcopy(inside[key]))
             case "add" if isinstance(inside, dict):
-                inside[draw.choice(["", "a", str(key) + "s"])] = draw.choice(ODD)
+                inside[draw.choice(["", "a", str(key) + "s"])] = odd_value(draw)
             case "scale" if isinstance(inside[key], int | float) and abs(inside[key]) < 1e300:
                 inside[key] *= draw.choice([-1, 0.5, 10, 1e6])
             case _:
@@ -191,7 +196,7 @@ def damage_tensor(tensor: torch.Tensor, draw: random.Random) -> Any:  # noqa: C9
             return tensor.clone().requires_grad_()
         case 10 if tensor.ndim:
             return tensor[..., ::2]
-    return draw.choice(ODD)
+    return odd_value(draw)
 
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -209,7 +214,7 @@ def draw_settings(draw: random.Random) -> dict[str, Any]:
     """A few settings, of which one in four has a value that is none of its own."""
     names = draw.sample(sorted(SETTINGS), draw.randint(0, 4))
     chosen = {name: draw.choice(SETTINGS[name]) for name in names}
-    return {name: draw.choice(ODD) if draw.random() < 0.05 else value for name, value in chosen.items()}
+    return {name: odd_value(draw) if draw.random() < 0.05 else value for name, value in chosen.items()}
 
 
 def batches(folder: Path) -> Callable[[random.Random], None]:
@@ -241,7 +246,7 @@ def damaged_batch(draw: random.Random) -> tuple[Any, Any]:
             case "tensor" if isinstance(value, torch.Tensor):
                 inside[key] = damage_tensor(value, draw)
             case "replace":
-                inside[key] = draw.choice(ODD)
+                inside[key] = odd_value(draw)
             case "remove" if inside is not given:
                 del inside[key]
             case "add" if isinstance(inside, dict) and inside is not given:

@@ -72,7 +72,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     categories; and where asked for, OUTPUT/annotations.json and the folder OUTPUT/drawn.
     """
     from composer_copypaste.errors import RecipeError, count_noun
-    from composer_copypaste.files import check_exists
+    from composer_copypaste.files import check_exists, expand_home
     from composer_copypaste.runs.folder import find_best_checkpoint, find_checkpoint
     from composer_copypaste.settings import PredictSettings
 
@@ -90,7 +90,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         find_checkpoint(source)
     for argument in given:
         if not has_magic(argument):
-            check_exists(Path(argument).expanduser(), "file or folder")
+            check_exists(expand_home(argument), "file or folder")
 
     from composer_copypaste.runs.predict.run import predict_files
 

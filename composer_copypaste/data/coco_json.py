@@ -40,6 +40,9 @@ from composer_copypaste.files import read_json
 
 TOP_LEVEL = ("images", "annotations", "categories")
 
+LONGEST_SIDE = 2**31 - 1
+"""Height and width of the largest images that a file can hold, which are PNG's."""
+
 LARGEST_ID = 2**63 - 1
 """Ids are 64-bit integers in tensors, and the scoring engine takes no negative ones."""
 
@@ -295,20 +298,22 @@ def parse_images(entries: Sequence[Any], options: ReadingOptions, found: Finding
     """The images by id; what is wrong with them is added to the findings."""
     images = {}
     for id_, entry in _entries_with_ids("image", "images", entries, found):
-        name, height, width = (
-            entry.get("file_name"),
-            as_whole_number(entry.get("height")),
-            as_whole_number(entry.get("width")),
-        )
+        name, height, width = entry.get("file_name"), _side_of(entry, "height"), _side_of(entry, "width")
         if options.reads_images and (not isinstance(name, str) or not name):
             found.problems.append(f"image {id_}: {_describe_missing_or_wrong(entry, 'file_name', 'text')}")
         for key, side in (("height", height), ("width", width)):
-            if side is None or side < 1:
+            if not side:
                 found.problems.append(
                     f"image {id_}: {_describe_missing_or_wrong(entry, key, 'a whole number of pixels')}"
                 )
-        images[id_] = CocoImage(id_, name if isinstance(name, str) else "", height or 0, width or 0)
+        images[id_] = CocoImage(id_, name if isinstance(name, str) else "", height, width)
     return images
+
+
+def _side_of(entry: Json, key: str) -> int:
+    """An image's height or width in pixels; 0 where it is none, or longer than any file's."""
+    side = as_whole_number(entry.get(key))
+    return side if side is not None and 1 <= side <= LONGEST_SIDE else 0
 
 
 def _describe_missing_or_wrong(entry: Json, key: str, expected: str) -> str:

@@ -19,7 +19,7 @@ from composer_copypaste.data.image_files import (
 )
 from composer_copypaste.data.images import ImageHeader, Size, read_header, size_as_shown
 from composer_copypaste.errors import DataError, RecipeError, as_json, count_noun, first_few, warn_of_data
-from composer_copypaste.files import read_json
+from composer_copypaste.files import expand_home, read_json
 from composer_copypaste.settings import ImageSettings
 
 _HEADER_THREADS = 16
@@ -118,7 +118,7 @@ def _expand_all(arguments: Iterable[Path | str]) -> list[Path]:
 
 
 def _expand(argument: Path | str) -> Iterator[Path]:
-    path = Path(argument).expanduser()
+    path = expand_home(argument)
     if path.is_dir():
         yield from images_below(path)
     elif path.exists():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from composer_copypaste.data.coco_json import read_categories
 from composer_copypaste.errors import CheckpointError, count_noun, first_few
+from composer_copypaste.files import expand_home
 from composer_copypaste.models.predictor import coco_labels, match_categories
 from composer_copypaste.settings import DetectorName, DetectorSettings
 
@@ -152,7 +153,7 @@ def names_in_weights(settings: DetectorSettings, num_classes: int) -> dict[int, 
 
 def _file_of_names(settings: DetectorSettings) -> Path | None:
     if settings.weights_categories is not None:
-        return Path(settings.weights_categories).expanduser()
+        return expand_home(settings.weights_categories)
     run = Path(settings.weights).absolute().parent.parent
     file = run / "categories.json"  # as a run's folder has it beside the folder of its checkpoints
     return file if (run / "recipe.yaml").exists() and file.exists() else None

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 import composer_copypaste
 from composer_copypaste.errors import RecipeError, as_recipe_value, format_problems
+from composer_copypaste.files import expand_home
 from composer_copypaste.recipes import yaml12
 from composer_copypaste.recipes.problems import describe_problems
 from composer_copypaste.recipes.schema import Recipe
@@ -172,13 +173,17 @@ def find_recipe(path: str | Path, *, relative_to: Path | None = None, kind: str 
     Raises:
         RecipeError: where neither exists.
     """
-    file = (relative_to or Path()) / Path(path).expanduser()
-    if file.is_file():
+    file = (relative_to or Path()) / expand_home(path)
+    try:
+        is_file, is_folder = file.is_file(), file.is_dir()
+    except OSError as error:  # a name that is too long
+        raise RecipeError(f"{as_recipe_value(str(path))}: no such recipe file: {error.strerror}") from error
+    if is_file:
         return file
     shipped = shipped_recipes(kind)
     if str(path) in shipped:
         return shipped[str(path)]
-    if file.is_dir():
+    if is_folder:
         raise RecipeError(
             f"{file}: expected a recipe, a YAML file, found a folder; a run's folder contains a recipe.yaml"
         )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator
 
+from composer_copypaste.files import expand_home
 from composer_copypaste.settings import (
     CopyPasteSettings,
     DetectorSettings,
@@ -25,7 +26,7 @@ from composer_copypaste.settings import (
 )
 from composer_copypaste.validation import Check, TextPattern, settings_class, with_inherited_descriptions
 
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+UserPath = Annotated[Path, AfterValidator(expand_home)]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
 BatchSize = Annotated[int, Ge(1), Le(65_536)]
 Name = Annotated[

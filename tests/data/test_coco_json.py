@@ -152,6 +152,11 @@ def test_an_image_without_a_size_is_named_once(coco_file):
     assert problem_of(coco_file(images=images)) == "image 7: has no 'width'"
 
 
+def test_a_side_that_no_image_has_is_refused(coco_file):
+    images = [{"id": 7, "file_name": "7.png", "height": 8, "width": 10**400}]
+    assert problem_of(coco_file(images=images)).endswith("..., expected a whole number of pixels")
+
+
 def test_a_problem_of_every_object_is_one_line(coco_file):
     problem = problem_of(coco_file(*(annotation(number, category_id=4) for number in range(25))))
     assert problem == (

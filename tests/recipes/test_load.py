@@ -353,6 +353,20 @@ def test_a_missing_recipe_is_answered_with_the_shipped_ones(tmp_path):
     assert "no such recipe file; did you mean the shipped 'quickstart'? Shipped recipes: " in text
 
 
+def test_a_base_whose_name_no_file_can_have_is_an_error_in_one_line(recipe_file):
+    path = recipe_file(f"base: '{'9' * 400}'")
+    assert complaint(path).startswith(f"{path}:1: base: '999")
+    assert complaint(path).endswith("...: no such recipe file: File name too long")
+
+
+def test_the_home_of_a_user_that_is_not_known_is_a_folder_that_is_not_there(recipe_file):
+    path = recipe_file("base: ~nobody_of_this_name/mine.yaml\n")
+    assert "~nobody_of_this_name/mine.yaml: no such recipe file" in complaint(path)
+    keys = ["data.train.images=~nobody_of_this_name", "data.train.annotations=a.json", "data.val.images=."]
+    recipe = load_recipe("finetune", [*keys, "data.val.annotations=a.json"])
+    assert recipe.data.train.images == Path("~nobody_of_this_name")
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just text"])
 def test_a_file_that_is_no_mapping_is_an_error(recipe_file, text):
     assert "expected a recipe, lines of 'key: value', got" in complaint(recipe_file(text))

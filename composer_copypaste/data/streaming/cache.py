@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from composer_copypaste.data.streaming.format import ANNOTATIONS, HASH, INDEX, MANIFEST, Shard
 from composer_copypaste.errors import DataError, count_noun
+from composer_copypaste.files import expand_home
 
 _ATTEMPTS = 3
 _RETRY_SECONDS = 1.0
@@ -159,7 +160,7 @@ def local_path(source: str) -> str:
     parsed = urlparse(source)
     if parsed.scheme == "file":
         return unquote(parsed.path)
-    return source if "://" in source else str(Path(source).expanduser())
+    return source if "://" in source else str(expand_home(source))
 
 
 def _fetch(remote: str, local: Path) -> None:
