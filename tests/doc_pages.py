@@ -7,14 +7,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+FROM_THE_TOP = ("changelog", "contributing")
 
 
 def pages() -> list[Path]:
-    """The pages written by hand; those of the reference are made from docstrings."""
+    """The pages for users; those of the reference are made from docstrings, and others from files at the top."""
     index = (DOCS / "index.md").read_text()
     trees = re.findall(r"```{toctree}\n(.*?)```", index, re.DOTALL)
     names = [name for tree in trees for name in tree.split("\n") if re.fullmatch(r"\w+", name)]
-    return [README, DOCS / "index.md", *(DOCS / f"{name}.md" for name in names if name != "changelog")]
+    return [README, DOCS / "index.md", *(DOCS / f"{name}.md" for name in names if name not in FROM_THE_TOP)]
 
 
 def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
