@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from annotated_types import Ge, Gt, Le, Lt
 
 from composer_copypaste.files import expand_home
+from composer_copypaste.object_transform import AsObjectTransform
 from composer_copypaste.scene_maps import AsMap, AsPolygons
 from composer_copypaste.validation import Check, TextPattern, settings_class
 
@@ -251,6 +252,14 @@ class CopyPasteSettings:
     """This many pixels are removed from the border of what is copied, after resizing, from its mask as from its colors.
     ``min_visibility`` counts them as hidden."""
 
+    object_transform: AsObjectTransform | None = None
+    """A transform of one's own for each pasted object, on its device, before it is resized: any of torchvision's v2
+    transforms, or a function, called with a cut-out's colors, a ``tv_tensors.Image``, and its alpha, a
+    ``tv_tensors.Mask`` (1, h, w) of 0 and 255. It returns both, of any common size. What has an alpha of 127 or less
+    afterwards is no object. In YAML where it is found, "package.module:name", also in the current folder. Torch's
+    random numbers in it are the plan's: a plan repeats them. Overlaps are those of the object before, and keypoints do
+    not follow it."""
+
     color_transfer: Literal["reinhard", "histogram"] | None = None
     """Colors of each pasted object become like those around it. "reinhard": their mean and deviation in CIELAB, after
     Reinhard et al. (2001); deviations change by a factor of 0.5 to 2 at most; for RGB. "histogram": the distribution of
@@ -396,6 +405,13 @@ class CopyPasteSettings:
             self._check_own_source()
 
     def _check_colors(self) -> None:
+        if self.object_transform is not None:
+            if self.geometry:
+                raise ValueError("geometry: expected None with an object_transform, which positions would not follow")
+            if self.blend_mode == "poisson":
+                raise ValueError(
+                    'object_transform: expected None with blend_mode "poisson", which needs what is around an object'
+                )
         if self.blend_mode == "poisson" and self.blend_sigma != 0:
             raise ValueError(
                 f'blend_sigma: expected 0 with blend_mode "poisson", which leaves no seam, got {self.blend_sigma}'

@@ -33,6 +33,7 @@ from card import (
     sheet,
 )
 from PIL import Image
+from torchvision.transforms import v2
 
 from composer_copypaste import CocoAnnotations, copypaste_batch, plan_batch, rare_category_weights
 from composer_copypaste.data.annotation_json import Category, CocoImage
@@ -239,6 +240,7 @@ def colors() -> list[Cell]:
         ),
         cell('blend_mode="poisson"\nkeeps its contrasts', blend_mode="poisson"),
         close('blend_mode="poisson"\nshown 4 times as large', blend_mode="poisson"),
+        cell("object_transform=\nRandomPerspective(p=1)", 1, object_transform=v2.RandomPerspective(p=1.0)),
     ]
 
 

@@ -14,6 +14,7 @@ from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import Images
+from composer_copypaste.functional.transformed_objects import check_object_transform
 from composer_copypaste.instances import WHOLE, WHOLE_NUMBERS, Target
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
@@ -48,6 +49,7 @@ def checked_arguments(
         check_pool(pool, settings)
     if settings.has_scene:
         check_scene(settings)
+    check_object_transform(settings)
     return settings, ExtraSources(bank, pool)
 
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from composer_copypaste.compact_masks import as_compact
+from composer_copypaste.compact_masks import CompactMasks, as_compact
 from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.batch_objects import ImageObjects, asks_for_areas, copy_weights
-from composer_copypaste.functional.layout import MARGIN, box_windows
+from composer_copypaste.functional.layout import MARGIN, SourceObjects, box_windows
 from composer_copypaste.functional.plan import ImageInfo
 from composer_copypaste.functional.tensors import copied, on_device, read_back
 from composer_copypaste.functional.windows import Window
@@ -74,6 +74,11 @@ class CroppedObject:
                 },
             ),
         )
+
+
+def object_of_crop(crop: CroppedObject) -> SourceObjects:
+    """The crop as a source of one object."""
+    return SourceObjects(CompactMasks.of_planes(crop.mask[None]), crop.box[None], crop.has_background)
 
 
 def check_extras(fields: Instances, instances: Instances) -> None:

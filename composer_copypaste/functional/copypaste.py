@@ -14,7 +14,7 @@ from torch import Tensor
 from composer_copypaste.compact_masks import CompactMasks, Masks, as_compact
 from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.arguments import check_batch, checked_arguments
-from composer_copypaste.functional.bank import CroppedObject, InstanceBank
+from composer_copypaste.functional.bank import CroppedObject, InstanceBank, object_of_crop
 from composer_copypaste.functional.batch_objects import (
     ImageObjects,
     batch_objects,
@@ -39,6 +39,7 @@ from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.functional.scene import with_places
 from composer_copypaste.functional.sources import ExtraSources, Pool
 from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
+from composer_copypaste.functional.transformed_objects import TransformSource, transformed_objects
 from composer_copypaste.functional.visibility import (
     KeptObjects,
     assemble_kept_objects,
@@ -341,10 +342,13 @@ def _carry_out(
             numbered = numbered.renumbered(used, n)
             example = next((image.instances for image in copied if len(image.labels)), copied[0].instances)
             crops = [extra.read(number - n, images[0], example) for number in used]
-            objects += [
-                SourceObjects(CompactMasks.of_planes(crop.mask[None]), crop.box[None], crop.has_background)
-                for crop in crops
-            ]
+            objects += map(object_of_crop, crops)
+        if settings.object_transform is not None:
+            given = [*zip(images, objects[:n], [image.instances for image in copied], strict=True)]
+            given += zip([crop.image for crop in crops], objects[n:], [crop.fields for crop in crops], strict=True)
+            sources, transform = [TransformSource(*each) for each in given], settings.object_transform
+            numbered, crops = transformed_objects(numbered, sources, n, transform)
+            objects = [*objects[:n], *map(object_of_crop, crops)]
         layout = layout_of(numbered.completed(settings), objects)
         if len(layout.pasted.target):
             paste_on = _paste_classes if isinstance(targets, Tensor) else _paste_objects

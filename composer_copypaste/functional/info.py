@@ -164,7 +164,7 @@ def _kept_objects(plan: PastePlan, batch: Sequence[ImageObjects], kept: KeptObje
         kept.target,
         pasted,
         np.where(pasted, plan.source.numpy()[kept.row], kept.target),
-        kept.instance,
+        np.where(pasted, plan.instance.numpy()[kept.row], kept.instance),
         kept.row,
         np.where(changed, _visible_share(measures)[kept.measure], 1.0),
         np.where(changed[:, None], measures.boxes[kept.measure].astype(np.float64), former[own]),

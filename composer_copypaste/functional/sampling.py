@@ -17,7 +17,7 @@ from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.generators import uniforms
 from composer_copypaste.functional.overlap import IN_POOL, MaskReader, Overlaps, ToPlace, maps_to_source
 from composer_copypaste.functional.placement import Pairing, draw_free_places, draw_places
-from composer_copypaste.functional.plan import AS_SET, ImageInfo, PastePlan
+from composer_copypaste.functional.plan import AS_SET, LARGEST_SEED, ImageInfo, PastePlan
 from composer_copypaste.functional.resample import PIXEL
 from composer_copypaste.functional.scene import own_scales, scales_of
 from composer_copypaste.functional.sources import Pool, weighted_categories
@@ -288,4 +288,7 @@ def _draw_looks(
             drawn.append(low + (high - low) * uniforms((n,), generator))
         else:
             drawn.append(np.full(n, AS_SET))
-    return drawn[0], drawn[1], np.zeros(n, np.int64)
+    seeds = np.zeros(n, np.int64)
+    if settings.object_transform is not None:
+        seeds = torch.randint(LARGEST_SEED + 1, (n,), generator=generator).numpy()
+    return drawn[0], drawn[1], seeds

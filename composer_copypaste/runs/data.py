@@ -21,6 +21,7 @@ from composer_copypaste.files import read_json
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.functional.sources import Pool, check_pool, weighted_categories
+from composer_copypaste.functional.transformed_objects import check_object_transform
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, PoolSettings, Recipe
 from composer_copypaste.settings import CopyPasteSettings, ImageSettings, ShapesSettings
 
@@ -361,6 +362,7 @@ def copy_paste_settings(
     except ValueError as error:
         raise RecipeError(f"copy_paste.{error}") from None
     check_scene(settings)
+    check_object_transform(settings)
     return settings
 
 

@@ -35,6 +35,7 @@ from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_
 from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.functional.tensors import sequence_like
+from composer_copypaste.functional.transformed_objects import check_object_transform
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
 from composer_copypaste.integrations.pasting import BatchPaster, Images, Targets
@@ -330,6 +331,7 @@ class CopyPaste(BatchAlgorithm):
         if pool is not None:
             check_pool(pool, self.settings)
         check_scene(self.settings)
+        check_object_transform(self.settings)
         self.pool = pool
         self._paste = BatchPaster(self.bank, pool)
 

@@ -17,6 +17,7 @@ from composer_copypaste.functional.generators import JITTER_STREAM
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
+from composer_copypaste.functional.transformed_objects import check_object_transform
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.detectron2.batches import ImageFormat, detectron2_batch, further_fields
 from composer_copypaste.integrations.detectron2.hooks import Batch, BatchHook, fraction_passed, training_loop
@@ -128,6 +129,7 @@ class CopyPasteHook(BatchHook):
         if pool is not None:
             check_pool(pool, self.settings)
         check_scene(self.settings)
+        check_object_transform(self.settings)
         self.pool = pool
         self._has_warned = False
 

@@ -7,10 +7,10 @@ their annotation.
 import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -25,13 +25,17 @@ from composer_copypaste.data.images import read_image
 from composer_copypaste.data.outlines import annotation_fields, mask_of_rle
 from composer_copypaste.data.rle import CroppedMask, Segmentation, compact_masks, rle_of_segmentation
 from composer_copypaste.files import UNFINISHED, name_path_in_errors
+from composer_copypaste.functional.bank import object_of_crop
 from composer_copypaste.functional.engines.kernel_engine import KernelEngine, KernelStack
 from composer_copypaste.functional.engines.kernels import NOBODY
 from composer_copypaste.functional.engines.numba_engine import NumbaKernels
 from composer_copypaste.functional.keypoints import place_keypoints
 from composer_copypaste.functional.layout import Layout, SourceObjects, UndrawnMasks, layout_of
 from composer_copypaste.functional.plan import PastePlan
+from composer_copypaste.functional.transformed_objects import TransformSource, transformed_objects
 from composer_copypaste.functional.visibility import KeptObjects, decide_kept_objects
+from composer_copypaste.instances import Instances, empty_masks
+from composer_copypaste.object_transform import ObjectTransform
 from composer_copypaste.settings import AugmentSettings, CopyPasteSettings, ImageSettings
 
 Masks = Literal["polygons", "rle"]
@@ -119,18 +123,70 @@ def make_new_image(
     """
     if not len(new.plan):
         return MadeImage(encode_and_write(new.path, _decoded(new.base, reading), settings), {}, [])
-    layout = layout_of(new.plan.completed(copy_paste), _places(new))
+    of_transform = copy_paste.object_transform is not None
+    pasting = (_transformed_pasting if of_transform else _plain_pasting)(new, copy_paste, reading)
+    if pasting is None:
+        return None
+    stack = KernelEngine(NumbaKernels()).stack(pasting.layout, copy_paste)
+    found = _objects_after(new, pasting, stack, settings.masks, copy_paste)
+    if found is None:
+        return None
+    images = [_decoded(file, reading) for file in (new.base, *pasting.files)]
+    painted = stack.paint(images, pasting.colors)[0]
+    return MadeImage(encode_and_write(new.path, painted, settings), *found)
+
+
+@dataclass(frozen=True)
+class _Pasting:
+    """Where the objects of a new image lie, and what it is painted from."""
+
+    layout: Layout
+    files: Sequence[ImageFile]
+    """The images besides the base image that objects are copied from."""
+    colors: Sequence[UInt8[Tensor, "3 _h _w"]]
+    """The colors of the cut-outs."""
+    keypoints: Float[Tensor, "g k 3"]
+    """Of all objects of the layout."""
+
+
+def _plain_pasting(new: NewImage, settings: CopyPasteSettings, reading: ImageSettings) -> _Pasting | None:
+    """What is pasted as its source has it; None where nothing of it lies on the new image."""
+    layout = layout_of(new.plan.completed(settings), _places(new))
     if not len(layout.pasted.target):
         return None
     pixels = [cut_out.read(cut_out.window) for cut_out in new.cut_outs]
     layout = _with_masks(layout, new, [CompactMasks.of_planes(mask[None]) for _, mask in pixels])
-    stack = KernelEngine(NumbaKernels()).stack(layout, copy_paste)
-    found = _objects_after(new, layout, stack, settings.masks, copy_paste)
-    if found is None:
+    files = [] if new.source is None else [new.source]
+    return _Pasting(layout, files, [colors for colors, _ in pixels], _keypoints_in(layout, new, new.copied.keypoints))
+
+
+def _transformed_pasting(new: NewImage, settings: CopyPasteSettings, reading: ImageSettings) -> _Pasting | None:
+    """What is pasted after a transform of its own for each object; None where nothing of it lies on the new image."""
+    base, *places = _places(new)
+    sources = []
+    if new.source is not None:
+        fields = _fields_with(torch.from_numpy(new.copied.keypoints))
+        sources.append(TransformSource(_decoded(new.source, reading), places.pop(0), fields))
+    none = _fields_with(torch.zeros((1, *new.objects.keypoints.shape[1:])))
+    for cut_out, place in zip(new.cut_outs, places, strict=True):
+        colors, mask = cut_out.read(cut_out.window)
+        place = replace(place, masks=CompactMasks.of_planes(mask[None]))
+        sources.append(TransformSource(colors, place, none))
+    transform = cast(ObjectTransform, settings.object_transform)
+    plan, crops = transformed_objects(new.plan, [sources[0], *sources], 1, transform)  # source 0 is the base
+    layout = layout_of(plan.completed(settings), [base, *map(object_of_crop, crops)])
+    if not len(layout.pasted.target):
         return None
-    images = [_decoded(file, reading) for file in (new.base, new.source) if file is not None]
-    painted = stack.paint(images, [colors for colors, _ in pixels])[0]
-    return MadeImage(encode_and_write(new.path, painted, settings), *found)
+    copied = torch.cat([crop.fields.extras["keypoints"] for crop in crops]).numpy()
+    layout = _with_masks(layout, new, [])
+    return _Pasting(layout, [], [crop.image for crop in crops], _keypoints_in(layout, new, copied))
+
+
+def _fields_with(keypoints: Float[Tensor, "n k 3"]) -> Instances:
+    """Fields of objects of which nothing but keypoints is needed."""
+    n = len(keypoints)
+    areas, labels = torch.zeros(n), torch.zeros(n, dtype=torch.int64)
+    return Instances(torch.zeros((n, 4)), labels, empty_masks(labels), areas, labels, {"keypoints": keypoints})
 
 
 def _places(new: NewImage) -> list[SourceObjects]:
@@ -148,11 +204,10 @@ def _with_masks(layout: Layout, new: NewImage, cut_outs: Sequence[CompactMasks])
 
 
 def _objects_after(
-    new: NewImage, layout: Layout, stack: KernelStack, masks: Masks, settings: CopyPasteSettings
+    new: NewImage, pasting: _Pasting, stack: KernelStack, masks: Masks, settings: CopyPasteSettings
 ) -> tuple[dict[int, Json | None], list[tuple[int, Json]]] | None:
     """What changes in the annotations of covered and of pasted objects, as in `MadeImage`; None: nothing was pasted."""
-    keypoints = _keypoints_in(layout, new)
-    placed = None
+    layout, keypoints, placed = pasting.layout, pasting.keypoints, None
     if keypoints.shape[1]:
         whole = np.array([bool((keypoints == keypoints.round()).all())])
         placed = place_keypoints(keypoints, layout, whole, settings)
@@ -162,7 +217,7 @@ def _objects_after(
     kept = decide_kept_objects(layout, measures, iscrowd, settings, cut_out=True)
     if not (kept.pasted >= 0).any():
         return None
-    rows = _plan_rows(new, layout)
+    rows = layout.pasted.row.tolist()
     points = None if placed is None else placed.fields_after({"keypoints": keypoints}, kept, owners)["keypoints"]
     dropped = np.setdiff1d(np.arange(len(new.objects.boxes)), kept.origin[kept.pasted < 0])
     covered: dict[int, Json | None] = dict.fromkeys(dropped.tolist())
@@ -194,23 +249,11 @@ def _visible_mask(layout: Layout, stack: KernelStack, kept: KeptObjects, place: 
     return CroppedMask(y1, x1, visible.view(np.uint8))
 
 
-def _keypoints_in(layout: Layout, new: NewImage) -> Float[Tensor, "g k 3"]:
+def _keypoints_in(layout: Layout, new: NewImage, copied: Float[ndarray, "m k 3"]) -> Float[Tensor, "g k 3"]:
     """The keypoints of all objects of a layout; cut-outs have none, that is zeros."""
-    known = np.concatenate([new.objects.keypoints, new.copied.keypoints])
+    known = np.concatenate([new.objects.keypoints, copied])
     none = np.zeros((len(layout.objects.source) - len(known), *known.shape[1:]))
     return torch.from_numpy(np.concatenate([known, none]))
-
-
-def _plan_rows(new: NewImage, layout: Layout) -> list[int]:
-    """The row of the plan of each pasted object of its layout."""
-    source = new.plan.source.numpy()
-    of_image = np.flatnonzero(source == 1) if new.source is not None else np.zeros(0, np.int64)
-    of_cut_outs = np.setdiff1d(np.arange(len(source)), of_image)
-    first = 1 if new.source is None else 2
-    return [
-        int(of_image[instance] if number < first else of_cut_outs[number - first])
-        for number, instance in zip(layout.pasted.source.tolist(), layout.pasted.instance.tolist(), strict=True)
-    ]
 
 
 class _ImageCache:

@@ -25,6 +25,7 @@ from composer_copypaste.files import UNFINISHED, name_path_in_errors
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.keypoints import keypoint_pairs
 from composer_copypaste.functional.scene import check_scene
+from composer_copypaste.functional.transformed_objects import check_object_transform
 from composer_copypaste.output_folder import Source
 from composer_copypaste.recipes.schema import PoolSettings
 from composer_copypaste.runs.augment.draws import BaseImage, DrawnImage, OfflineDraws
@@ -143,6 +144,7 @@ def _with_known_categories(
     except ValueError as error:
         raise RecipeError(f"copy_paste.{error}") from None
     check_scene(copy_paste)
+    check_object_transform(copy_paste)
     named = {tuple(names) for names in entries.keypoint_names()}
     if copy_paste.keypoint_pairs is not None or len(named) != 1:
         return copy_paste
