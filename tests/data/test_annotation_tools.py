@@ -1,6 +1,7 @@
 """Which tool wrote a file, by files in the form that each tool writes; supervision's is written by supervision."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,13 @@ def test_a_file_that_supervision_has_written_is_recognised(tmp_path):
 )
 def test_nothing_is_said_of_a_file_that_may_be_of_any_tool(content):
     assert recognise_tool(content) is None
+
+
+def test_the_guide_has_a_row_for_each_tool_that_is_recognised():
+    guide = (Path(__file__).parents[2] / "docs" / "annotation_tools.md").read_text()
+    first = " ".join(line.split(" | ")[0] for line in guide.splitlines() if line.startswith("| "))
+    names = " ".join(FILES).replace("with which", "").replace("writes too", "").replace(",", "").split()
+    assert [name for name in [*names, "supervision"] if name not in first] == []
 
 
 def test_images_without_annotations_name_their_tool_too(tmp_path):
