@@ -389,6 +389,36 @@ def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
         plan.check([info, info])
 
 
+@pytest.mark.parametrize(
+    ("to_source", "color"),
+    [(((65536, 0, 4194304), (0, -65536, -4194304)), (0, 1024, 1)), (((0, 65536, 0), (-65536, 0, 0)), (1, 1, 1024))],
+)
+def test_the_largest_numbers_of_a_plan_are_taken(to_source, color):
+    info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    PastePlan.from_rows([(0, 1, 0, to_source, color)]).check([info, info])
+
+
+@pytest.mark.parametrize(
+    ("row", "extra", "problem"),
+    [
+        ((-1, 1, 0), 0, "target among the batch's 2 images, got -1"),
+        ((2, 1, 0), 0, "target among the batch's 2 images, got 2"),
+        (
+            (0, -1, 0),
+            0,
+            "source among the batch's 2 images and 0 sources beyond it, got -1; a plan",
+        ),
+        ((0, 3, 0), 1, "source among the batch's 2 images and 1 source beyond it, got 3; a plan"),
+        ((0, 1, -1), 0, "instance among the 1 object of source 1, got -1"),
+        ((0, 2, 1), 1, "instance among the 1 object of source 2, got 1"),
+    ],
+)
+def test_a_plan_may_only_name_images_and_objects_that_are_there(row, extra, problem):
+    info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
+    with pytest.raises(ValueError, match=f"^plan: expected {problem}"):
+        PastePlan.from_rows([(*row, ((1, 0, 0), (0, 1, 0)))]).check([info, info], extra)
+
+
 @pytest.mark.parametrize("factor", [-1, math.nan, math.inf])
 def test_factors_of_color_that_are_none_are_an_error(factor):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
