@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from composer_copypaste.functional.generators import generator_or_default, unifo
 from composer_copypaste.functional.geometry import crop_resized, hidden_by_crop, pixel_corners
 from composer_copypaste.functional.keypoints import kept_inside, pairs_of, swapped, with_keypoints
 from composer_copypaste.functional.object_keys import check_geometry, object_keys_of, warn_of_unnamed_keys
+from composer_copypaste.functional.panoptic import CLASS_MAP, INSTANCE_MAP, NO_INSTANCE, check_pairs, has_pairs
 from composer_copypaste.functional.resample import (
     FRACTION_BITS,
     PIXEL,
@@ -145,8 +147,9 @@ def large_scale_jitter_batch(
             has masks, boxes are moved to a fraction of a pixel, and areas are those of the boxes. ``keypoints``
             move with the image; left and right are exchanged if it is mirrored (``keypoint_pairs``), and those outside
             become zeros. Other fields that torchvision or COCO give each object, and those that ``object_keys`` names,
-            follow their objects; anything else passes through. Or class ids: ``(N, H, W)``, or a list of
-            ``(H_i, W_i)``. Types come back as from :func:`copypaste_batch`.
+            follow their objects; anything else passes through. Or ``class_map`` and ``instance_map`` in each target, as
+            :func:`copypaste_batch` takes them; ``min_area`` does not count there. Or class ids: ``(N, H, W)``, or a
+            list of ``(H_i, W_i)``. Types come back as from :func:`copypaste_batch`.
         generator: a CPU generator from which everything random is drawn; torch's default one if left out.
         settings: all settings in one value.
         **overrides: settings by name: the fields of :class:`LargeScaleJitterSettings`.
@@ -178,7 +181,8 @@ def crop_resize_batch(
     if isinstance(targets[0], Tensor):
         ids = _class_ids(targets, images, crop_resizes, settings.ignore_index)  # type: ignore[arg-type]
         return shown, as_tv_tensor(ids, _example(targets))
-    after = _targets(targets, images, crop_resizes, settings)  # type: ignore[arg-type]
+    make = _pairs if has_pairs(targets) else _targets
+    after = make(targets, images, crop_resizes, settings)  # type: ignore[arg-type]
     return shown, sequence_like(after, targets)
 
 
@@ -217,6 +221,19 @@ def _class_ids(
         seen = resample_planes(crop_resize.part_of(plain(own))[None], crop_resize.to_window(), crop_resize.resized)
         _filled_part(shown, crop_resize).copy_(seen[0])
     return canvas
+
+
+def _pairs(
+    targets: Sequence[Target], images: Images, crop_resizes: Sequence[CropResize], settings: LargeScaleJitterSettings
+) -> list[Target]:
+    """Pairs of maps, of which every pixel that stays keeps its class and its instance."""
+    check_pairs(images, targets)
+    after = [dict(target) for target in targets]
+    for key, padding in ((CLASS_MAP, settings.ignore_index), (INSTANCE_MAP, NO_INSTANCE)):
+        maps = [cast(Tensor, target[key]) for target in targets]
+        for changed, shown, former in zip(after, _class_ids(maps, images, crop_resizes, padding), maps, strict=True):
+            changed[key] = as_tv_tensor(shown, former)
+    return after
 
 
 def _targets(

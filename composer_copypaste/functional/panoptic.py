@@ -21,6 +21,7 @@ from composer_copypaste.instances import OBJECT_FIELDS, WHOLE, WHOLE_NUMBERS, Ta
 from composer_copypaste.settings import CopyPasteSettings
 
 CLASS_MAP, INSTANCE_MAP = MAPS = "class_map", "instance_map"
+NO_INSTANCE = 0
 STALE_FIELDS = (*sorted(OBJECT_FIELDS), "segments_info")
 """Keys that would say of the same objects what the maps say, and would not follow them."""
 
@@ -28,6 +29,12 @@ STALE_FIELDS = (*sorted(OBJECT_FIELDS), "segments_info")
 def has_pairs(targets: Sequence[Target] | Sequence[Tensor] | Tensor) -> TypeGuard[Sequence[Target]]:
     """Whether targets are pairs of maps: whether any of them has such a map."""
     return any(isinstance(target, Mapping) and any(key in target for key in MAPS) for target in targets)
+
+
+def check_pairs(images: Images, targets: Sequence[Target]) -> None:
+    """Raise ``ValueError`` or ``TypeError`` where a target has not both maps, or they are not those of its image."""
+    for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+        _check_pair(f"targets[{number}]", target, image)
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,7 @@ class PanopticPairs:
             ValueError: maps that do not fit their image or each other; the message names the place.
             TypeError: maps that are no tensors of whole numbers.
         """
-        for number, (image, target) in enumerate(zip(images, targets, strict=True)):
-            _check_pair(f"targets[{number}]", target, image)
+        check_pairs(images, targets)
         maps = [_map_of(target, INSTANCE_MAP) for target in targets]
         found = [_without_stuff(f"targets[{i}]", each) for i, each in enumerate(_ids_of_maps(maps))]
         crops = [_crops_of(ids, instances) for ids, instances in zip(maps, found, strict=True)]
@@ -135,7 +141,7 @@ def _without_stuff(name: str, found: Classes) -> Classes:
     """The instances of a map: all ids but 0."""
     if (found.ids < 0).any():
         raise ValueError(f"{name}: expected 'instance_map' with ids from 1, and 0 for none, got {found.ids.min()}")
-    return Classes(found.ids[found.ids != 0], found.boxes[found.ids != 0])
+    return Classes(found.ids[found.ids != NO_INSTANCE], found.boxes[found.ids != NO_INSTANCE])
 
 
 def _crops_of(ids: Integer[Tensor, "h w"], instances: Classes) -> list[Tensor]:

@@ -26,6 +26,7 @@ from torchvision.tv_tensors import Mask
 
 from composer_copypaste.functional.copypaste import copypaste_batch, plan_batch
 from composer_copypaste.functional.engines import compilation
+from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 
 ROAD, SKY, CAR, PERSON = 7, 8, 1, 2
 
@@ -131,6 +132,27 @@ def test_arguments_stay_as_they_are_and_a_plan_can_be_drawn_first():
     assert len(info.plan) == len(plan) > 0
     for target, former in zip(targets, before, strict=True):
         assert all(torch.equal(target[key], former[key]) for key in former)
+
+
+# Large-scale jitter
+
+
+def test_jitter_resizes_both_maps_alike_and_pads_with_no_class_and_no_instance():
+    targets = [{**pair((4, CAR, 0, 0, 4, 2)), "image_id": 3}, pair((1, PERSON, 4, 4, 8, 8), dtype=torch.uint8)]
+    half = {"size": (16, 16), "scale_range": (0.25, 0.25), "p_flip": 0.0, "ignore_index": 99}  # of the size that fits
+    images, after = large_scale_jitter_batch(make_images(), targets, **half)
+    classes, ids = torch.full((16, 16), 99), torch.zeros(16, 16, dtype=torch.int64)
+    classes[:4, :4], classes[0, :2], ids[0, :2] = ROAD, CAR, 4
+    assert torch.equal(after[0]["class_map"], classes)
+    assert torch.equal(after[0]["instance_map"], ids)
+    assert after[0]["image_id"] == 3
+    assert after[1]["instance_map"].nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
+    assert images.shape == (2, 3, 16, 16)
+
+
+def test_jitter_refuses_maps_of_another_size_too():
+    with pytest.raises(ValueError, match=r"targets\[0\]: expected 'instance_map' of the image's size \(8, 8\)"):
+        large_scale_jitter_batch(make_images(1), [{**pair(), "instance_map": torch.zeros(8, 9).long()}], size=(16, 16))
 
 
 # Wrong pairs
