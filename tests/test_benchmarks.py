@@ -84,6 +84,14 @@ def test_step_prints_a_share_with_and_without_jitter(load, capsys):
     assert capsys.readouterr().out.count("% of both") == 2
 
 
+def test_colors_prints_how_many_times_as_long_each_setting_takes(load, capsys):
+    load("colors").main(["--case", "2x32x2", "--rounds", "1"])
+    rows = capsys.readouterr().out.splitlines()
+    (plain,) = (row for row in rows if row.startswith("painted over"))
+    assert plain.split()[-2:] == ["1.0", "0.00"]
+    assert [row.partition("=")[0] for row in rows if "poisson" in row] == ["blend_mode"]
+
+
 def test_offline_prints_a_row_for_the_loop_and_for_each_of_ours(load, capsys):
     load("offline").main(["--rounds", "1", "--case", "3x64x3"])
     printed = capsys.readouterr().out
