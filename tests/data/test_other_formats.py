@@ -26,6 +26,7 @@ KINDS = {
     b'{"description": "", "tags": [], "size": {"height": 48, "width": 64}, "objects": []}': "Supervisely's JSON",
     b'{"name": "v1", "dataset": {"samples": []}}': "a release of Segments.ai",
     b'{"a.png1": {"filename": "a.png", "regions": []}}': "VGG Image Annotator",
+    b'{"type": "FeatureCollection", "features": []}': "GeoJSON, whose places are on the globe",
     b'{"images": [], "categories": []}': "without the list 'annotations'",
     b'{"images": [1], "categories": [1], "annotations": [{"segments_info": []}]}': "COCO panoptic annotations",
     b'{"images": [1], "categories": [], "annotations": [{"caption": "a"}]}': "COCO captions",

@@ -226,7 +226,10 @@ def test_evaluations_that_cannot_be_compared_are_refused():
     moved.dataset["annotations"][0]["iscrowd"] ^= 1
     renamed = changed(matches, category_names=("a", "b", "c"))
 
+    boxes = changed(matches, tables={"bbox": matches.tables["bbox"]})
+
     others = {"images": fewer, "categories": renamed, "max_dets": more, "objects": matches_of([moved])[0]}
+    others["IoU types"] = boxes
     for what, other in others.items():
         with pytest.raises(DataError, match=f"evaluation 1 has other {what} than evaluation 0"):
             bootstrap_difference([matches], [other], resamples=5)

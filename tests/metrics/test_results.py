@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
-from composer_copypaste.metrics.results import CocoResults
+from composer_copypaste.metrics.results import CocoResults, read_results
 
 IMAGE = {"id": 3, "file_name": "a.jpg", "height": 20, "width": 30}
 SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
@@ -91,6 +92,16 @@ def test_a_mask_that_cannot_be_used_is_named(mask, message, annotations):
     with pytest.raises(DataError, match=r"result number 1 \(image 3\): ") as raised:
         load([{**GOOD, "segmentation": mask}], annotations)
     assert message in str(raised.value)
+
+
+def test_polygons_whose_image_has_no_known_size_are_named():
+    problems = read_results([{**GOOD, "segmentation": [SQUARE]}], Path("results.json")).problems
+    assert problems == ["result number 1 (image 3): polygons without annotations, which say the size of their image"]
+
+
+def test_results_are_scored_by_official_annotations_only():
+    with pytest.raises(ValueError, match="results of a file are scored by official annotations: give annotations"):
+        CocoMeanAveragePrecision().update_results({})
 
 
 @pytest.mark.parametrize("content", [{"images": [], "annotations": []}, {"a": 1}, 5])
