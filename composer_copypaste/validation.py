@@ -191,8 +191,8 @@ def describe_expectation(
         expected: what was expected, by the type of error.
         written: how a value is written.
     """
-    of_limits = [detail for detail in details if detail["type"] in LIMITS]
-    details = of_limits or details  # a number out of its limits need not become a list
+    if any(detail["type"] in LIMITS for detail in details):  # a number out of its limits need not become a list
+        details = [detail for detail in details if detail["type"] != "tuple_type"]
     choices = dict.fromkeys(_expected_text(detail, expected) for detail in details)
     first = details[0]
     nothing = first["type"] == "missing" and not _is_too_short(first)
