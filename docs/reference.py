@@ -20,7 +20,7 @@ from sphinx.pycode import ModuleAnalyzer
 import composer_copypaste
 from composer_copypaste.recipes import schema
 
-NOT_NEEDED = ("detectron2", "fvcore", "iopath", "lightning", "streaming")
+NOT_NEEDED = ("detectron2", "fvcore", "iopath", "lightning", "omegaconf", "streaming")
 """Packages that modules import at their top, and that the site is built without."""
 
 
