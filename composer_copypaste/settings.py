@@ -134,7 +134,8 @@ class CopyPasteSettings:
     """
 
     p: Fraction = 0.5
-    """Probability that an image receives objects."""
+    """Probability that objects are drawn for an image. How many, ``p_instance`` says: by default any number from none
+    to all of the source's, so that of images with one object each every second one receives it."""
 
     stop: Time | None = None
     """Nothing is pasted from this time of the training on: "10ep", "500ba", "90%dur" or "0.9dur" (of the training's

@@ -36,4 +36,4 @@ def train(parquet: str, num_classes: int = 80) -> None:
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:])
+    train(*sys.argv[1:]) if len(sys.argv) > 1 else print(__doc__)

@@ -37,4 +37,4 @@ def train(images: str, annotations: str, epochs: int = 1, seed: int = 0) -> None
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:])
+    train(*sys.argv[1:]) if len(sys.argv) > 1 else print(__doc__)

@@ -36,4 +36,4 @@ def paste(images: str, annotations: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    paste(*sys.argv[1:])
+    paste(*sys.argv[1:]) if len(sys.argv) > 1 else print(__doc__)

@@ -26,6 +26,8 @@ def loader(images: str, annotations: str, workers: int = 0) -> DataLoader:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     torch.manual_seed(0)
     for pixels, targets in loader(*sys.argv[1:]):
         kinds = [type(values).__name__ for values in (pixels[0], targets[0]["boxes"], targets[0]["masks"])]

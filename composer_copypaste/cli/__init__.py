@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -59,6 +59,8 @@ CONNECTION_LOST = (
 
 RESUME_COMMAND = f"{__name__}.resume_command"
 """The key in click's ``meta`` under which a command keeps the command line that goes on after a stop."""
+RESUME_HOW = f"{__name__}.resume_how"
+"""The key under which it says what that command line does, where that is not "to go on"."""
 
 _format_of_python = warnings.formatwarning
 
@@ -124,27 +126,27 @@ class LazyGroup(click.Group):
             reason = f"{error.filename}: {(error.strerror or str(error)).lower()}"
             _exit_with(UserError(". ".join([reason, *getattr(error, "__notes__", ())])))
         except RuntimeError as error:
-            _exit_after_another_process(error, ctx.meta.get(RESUME_COMMAND))
+            _exit_after_another_process(error, ctx.meta)
         except (KeyboardInterrupt, SystemExit) as stop:  # Composer turns signals into the latter
             code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
             if code not in STOPPED:
                 raise
             _expect_processes_to_end()
             if is_first_process_of_node():
-                click.echo(_append_command(STOPPED[code], ctx.meta.get(RESUME_COMMAND)), err=True)
+                click.echo(_append_command(STOPPED[code], ctx.meta), err=True)
             sys.exit(code)
 
 
-def _exit_after_another_process(error: RuntimeError, command: str | None) -> NoReturn:
+def _exit_after_another_process(error: RuntimeError, meta: Mapping[str, Any]) -> NoReturn:
     """Say that a loading process, or another process of the run, has ended, and exit; raise any other error."""
     if (ended := why_loading_ended(error)) is not None:
         _expect_processes_to_end()
-        _exit_with(UserError(_append_command(ended, command)))
+        _exit_with(UserError(_append_command(ended, meta)))
     if not is_lost_connection(error):
         raise error
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher sends it, which would cut the message off
     if is_first_process_of_node():
-        click.echo(f"error: {_append_command(CONNECTION_LOST, command)}", err=True)
+        click.echo(f"error: {_append_command(CONNECTION_LOST, meta)}", err=True)
     sys.exit(2)
 
 
@@ -207,9 +209,10 @@ def given_arguments(context: click.Context) -> list[str]:
     return [*positional, *options]
 
 
-def _append_command(what: str, command: str | None) -> str:
+def _append_command(what: str, meta: Mapping[str, Any]) -> str:
     """What happened, and the command that goes on."""
-    return what if command is None else f"{what}; to go on: {command}"
+    command = meta.get(RESUME_COMMAND)
+    return what if command is None else f"{what}; {meta.get(RESUME_HOW, 'to go on')}: {command}"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,7 +8,7 @@ from datetime import datetime
 import click
 
 from composer_copypaste import processes
-from composer_copypaste.cli import RESUME_COMMAND
+from composer_copypaste.cli import RESUME_COMMAND, RESUME_HOW
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -54,8 +54,14 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_
     from composer_copypaste.metrics.report import read_score_tables
     from composer_copypaste.runs.train import train
 
-    click.get_current_context().meta[RESUME_COMMAND] = _resume_command(recipe, overrides, str(folder.root))
-    train(loaded, folder)
+    meta = click.get_current_context().meta
+    meta[RESUME_COMMAND] = _resume_command(recipe, overrides, str(folder.root))
+    try:
+        train(loaded, folder)
+    finally:
+        if not folder.latest_checkpoint.exists():
+            interval = loaded.training.checkpoint_interval
+            meta[RESUME_HOW] = f"to begin again, as the first checkpoint comes after {interval}"
     if is_first_process():
         click.echo(f"\n{read_score_tables(folder.evaluation)}\n\n{folder.root}:\n{folder.describe()}")
 

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+from unittest import mock
 
 import pytest
 import torch
@@ -336,6 +337,8 @@ def test_weights_that_could_run_code_are_refused(drawn, output, tmp_path):
 )
 def test_an_interrupted_training_says_how_it_goes_on_with_as_many_processes(output, monkeypatch, processes, program):
     def interrupted(recipe, folder):
+        folder.checkpoints.mkdir(parents=True)
+        folder.latest_checkpoint.touch()
         raise KeyboardInterrupt
 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
@@ -343,3 +346,10 @@ def test_an_interrupted_training_says_how_it_goes_on_with_as_many_processes(outp
     result = train("quickstart", f"output={output}")
     assert result.exit_code == 130
     assert result.stderr == f"interrupted; to go on: {program} train quickstart output={output}\n"
+
+
+def test_before_its_first_checkpoint_an_interrupted_training_says_that_it_begins_again(output, monkeypatch):
+    monkeypatch.setattr(training, "train", mock.Mock(side_effect=KeyboardInterrupt))
+    result = train("quickstart", f"output={output}", "training.checkpoint_interval=50ba")
+    begins = "interrupted; to begin again, as the first checkpoint comes after 50ba: copypaste train quickstart "
+    assert result.stderr == f"{begins}training.checkpoint_interval=50ba output={output}\n"
