@@ -3,7 +3,7 @@
     python benchmarks/peers.py [--rounds 5] [--case 8x512x20]
 
 A case is images x side x objects per image. Everything runs on the GPU if there is one, or else on one CPU thread.
-Kornia and Ultralytics are included if they are installed: ``pip install kornia ultralytics``.
+Those of other packages are included if they are installed: ``pip install kornia ultralytics albumentationsx mayaku``.
 
 The implementations:
 
@@ -18,16 +18,23 @@ The implementations:
 - Ultralytics' ``CopyPaste`` ("mixup"): image by image on the host, NumPy arrays and outlines; pastes all objects
   that overlap less than 30 % with others, and does not cut covered parts off the objects below. It makes no masks: its
   loader draws all of them from the outlines later; the second row includes that (at full size, a plane per object).
+- AlbumentationsX' ``CopyAndPaste``: image by image on the host; pastes the objects that it is given, here as many as
+  ours, at random places; cuts the masks of those below, whose boxes stay as they were.
+- mayaku's ``CopyPaste``: image by image on the host, masks as run lengths, which it decodes and encodes. It reads image
+  files; here it gets arrays.
 """
 
 import argparse
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
 from batches import Batch, Case, draw_batch
 from measure import Way, best_seconds, keep_freed_memory, peak_bytes
 from numpy import ndarray
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
@@ -76,7 +83,7 @@ def compare(case: Case, device: torch.device, rounds: int) -> None:
         ratios = f"{took / seconds[COPY]:9.2f}{seconds[TORCHVISION] / took:15.2f}"
         print(f"{name:24}{speed}{ratios}{_peak(memory[name], memory[COPY])}")
     if missing:
-        print(f"{', '.join(missing)}: not installed (pip install kornia ultralytics)")
+        print(f"{', '.join(missing)}: not installed (pip install {' '.join(PEERS)})")
 
 
 def all_ways(batch: Batch) -> tuple[dict[str, Way], list[str]]:
@@ -91,7 +98,7 @@ def all_ways(batch: Batch) -> tuple[dict[str, Way], list[str]]:
         TORCHVISION: lambda: torchvision_copy_paste(batch.images, batch.targets),
     }
     missing = []
-    for name, prepare in (("kornia", kornia_ways), ("ultralytics", ultralytics_ways)):
+    for name, prepare in PEERS.items():
         try:
             ways |= prepare(batch)
         except ImportError:
@@ -173,6 +180,68 @@ def ultralytics_ways(batch: Batch) -> dict[str, Way]:
 
     return {"Ultralytics', no masks": paste, "Ultralytics', masks": paste_and_draw}
 
+
+def albumentationsx_ways(batch: Batch) -> dict[str, Way]:
+    """AlbumentationsX' copy-paste of each image; its inputs are made beforehand."""
+    import cv2
+    from albumentations import BboxParams, Compose, CopyAndPaste
+
+    cv2.setNumThreads(1)
+    boxes = BboxParams(coord_format="pascal_voc", label_fields=["labels"])
+    transform, rng = Compose([CopyAndPaste(p=1.0)], bbox_params=boxes), np.random.default_rng(0)
+    images = [image.permute(1, 2, 0).contiguous().numpy() for image in batch.images.cpu()]
+    fields = [{key: target[key].cpu().numpy() for key in ("masks", "boxes", "labels")} for target in batch.targets]
+    donors = [
+        [
+            {"image": image, "mask": mask, "bbox": box, "bbox_labels": {"labels": label}}
+            for mask, box, label in zip(*own.values(), strict=True)
+        ]
+        for image, own in zip(images, fields, strict=True)
+    ]
+
+    def paste(i: int) -> dict[str, Any]:
+        own, chosen = fields[i], [donor for donor in donors[i - 1] if rng.random() < SHARE]
+        given = {"image": images[i], "masks": own["masks"], "bboxes": own["boxes"], "labels": own["labels"]}
+        return transform(**given, copy_paste_metadata=chosen)
+
+    return {"AlbumentationsX'": lambda: [paste(i) for i in range(len(images))]}
+
+
+def mayaku_ways(batch: Batch) -> dict[str, Way]:
+    """Mayaku's copy-paste of each image; its inputs are made beforehand."""
+    from mayaku.data import multi_sample
+    from mayaku.structures.boxes import BoxMode
+
+    images = [image.permute(1, 2, 0).contiguous().numpy() for image in batch.images.cpu()]
+    records = [
+        {
+            "file_name": i,
+            "annotations": [
+                {"segmentation": coco_mask.encode(np.asfortranarray(mask)), "bbox": box, "category_id": label}
+                | {"bbox_mode": BoxMode.XYXY_ABS}
+                for mask, box, label in zip(
+                    target["masks"].cpu().numpy(), target["boxes"].tolist(), target["labels"].tolist(), strict=True
+                )
+            ],
+        }
+        for i, target in enumerate(batch.targets)
+    ]
+    copy_paste, rng = multi_sample.CopyPaste(prob=1.0, paste_fraction=SHARE), np.random.default_rng(0)
+
+    def paste() -> list[dict[str, Any]]:
+        with mock.patch.object(multi_sample, "read_image", images.__getitem__):
+            return [copy_paste.apply_and_map([records[i], records[i - 1]], dict, rng) for i in range(len(images))]
+
+    return {"mayaku's": paste}
+
+
+PEERS = {
+    "kornia": kornia_ways,
+    "ultralytics": ultralytics_ways,
+    "albumentationsx": albumentationsx_ways,
+    "mayaku": mayaku_ways,
+}
+"""Packages by their names on PyPI, and what to measure of each."""
 
 if __name__ == "__main__":
     main()

@@ -75,8 +75,10 @@ def test_peers_prints_a_row_for_ours_for_the_copy_and_for_torchvision(load, caps
 def test_peers_says_what_is_not_installed(load, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
     monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, "mayaku", None)
     load("peers").main(["--rounds", "1", "--case", "2x64x3"])
-    assert "kornia, ultralytics: not installed (pip install kornia ultralytics)" in capsys.readouterr().out
+    said = "kornia, ultralytics, albumentationsx, mayaku: not installed (pip install kornia ultralytics albumentationsx"
+    assert said in capsys.readouterr().out
 
 
 def test_step_prints_a_share_with_and_without_jitter(load, capsys):
