@@ -155,7 +155,7 @@ NO_NAME = "x" * 300
 def test_a_name_that_no_file_can_have_is_one_line(arguments):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
-    assert re.fullmatch(rf"error: {NO_NAME}: .*file name too long.*\n", result.stderr, re.IGNORECASE)
+    assert re.fullmatch(r"error: (x{300}|'x{50,}\.\.\.): .*file name too long.*\n", result.stderr, re.IGNORECASE)
 
 
 def test_what_the_system_refuses_of_a_file_is_one_line_with_how_to_go_on(monkeypatch):
