@@ -270,7 +270,7 @@ def test_a_missing_file_without_a_similar_one_is_named_alone(tmp_path, annotated
 
 
 HANGS = """
-import sys, threading
+import signal, sys, threading
 from composer_copypaste.data.image_files import map_in_threads
 
 def hang(item):
@@ -278,6 +278,7 @@ def hang(item):
         print("hangs", flush=True)
     threading.Event().wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes are started without it
 try:
     map_in_threads(hang, [1, 2], 2)
 except KeyboardInterrupt:
