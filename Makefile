@@ -93,15 +93,16 @@ lint: .venv/developing
 	.uv/bin/python -m pip install --quiet uv
 	touch $@
 
-# Lightning, Transformers and Datasets are what the tests of tests/integrations need that are skipped without them.
+# Lightning, Transformers and Datasets are what the tests of tests/integrations need that are skipped without them. An empty
+# environment gets the newest of all without --upgrade, which would also unpack torch's 6.5 GB into uv's cache once more.
 .core/installed: pyproject.toml | .uv/installed
 	$(UV) venv --quiet --clear --python $(PYTHON) .core
-	$(UV) pip install --quiet --upgrade --python .core/bin/python --editable '.[test]' lightning transformers datasets
+	$(UV) pip install --quiet --python .core/bin/python --editable '.[test]' lightning transformers datasets
 	touch $@
 
 .newest/installed: pyproject.toml tests/installation/newest.txt | .uv/installed
 	$(UV) venv --quiet --clear --python $(PYTHON) .newest
-	$(UV) pip install --quiet --upgrade --python .newest/bin/python --override tests/installation/newest.txt --editable '.[dev]'
+	$(UV) pip install --quiet --python .newest/bin/python --override tests/installation/newest.txt --editable '.[dev]'
 	touch $@
 
 # Detectron2 is built from source by those who use it. Its Python files are also in a wheel of a third party, whose
