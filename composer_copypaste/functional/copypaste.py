@@ -37,6 +37,7 @@ from composer_copypaste.functional.panoptic import PanopticPairs, has_pairs, set
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.functional.scene import with_places
+from composer_copypaste.functional.semantic_maps import in_narrowest_type
 from composer_copypaste.functional.sources import ExtraSources, Pool
 from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
 from composer_copypaste.functional.transformed_objects import TransformSource, transformed_objects
@@ -264,6 +265,7 @@ def _paste_checked(
     if is_known and not with_info:  # no need to know the objects
         result = _without_pasting(images, targets, settings)
     else:
+        targets = in_narrowest_type(targets) if isinstance(targets, Tensor) else targets
         batch = batch_objects(images, targets, settings)
         if batch and (extra.bank is not None or extra.pool is not None):
             extra.check(batch[0].instances)
@@ -280,19 +282,25 @@ def _paste_checked(
         if extra.bank is not None and len(images):
             extra.bank.to(images[0].device)
             extra.bank.add_batch(list(images), batch)
+    if isinstance(given_targets, Tensor) and result.targets is targets:
+        result = replace(result, targets=given_targets)
+    return _as_given(result, given_images, given_targets)
+
+
+def _as_given(result: Pasted, images: Images, targets: Targets) -> Pasted:
+    """The result as lists, tuples, tv_tensors and types of class ids, as images and targets were given."""
     after_images: Images
-    if isinstance(given_images, Tensor):
-        after_images = as_tv_tensor(cast(Tensor, result.images), given_images)
+    if isinstance(images, Tensor):
+        after_images = as_tv_tensor(cast(Tensor, result.images), images)
     else:
-        pairs = zip(result.images, given_images, strict=True)
-        after_images = [as_tv_tensor(image, former) for image, former in pairs]
-        after_images = tuple(after_images) if isinstance(given_images, tuple) else after_images
-    after_targets = result.targets
-    if isinstance(after_targets, Tensor):
-        after_targets = as_tv_tensor(after_targets, given_targets)
-    elif isinstance(given_targets, tuple):
-        after_targets = tuple(after_targets)
-    return replace(result, images=after_images, targets=after_targets)
+        pairs = zip(result.images, images, strict=True)
+        after_images = sequence_like([as_tv_tensor(image, former) for image, former in pairs], images)
+    after = result.targets
+    if isinstance(after, Tensor) and isinstance(targets, Tensor):
+        after = as_tv_tensor(after.to(torch.promote_types(after.dtype, targets.dtype)), targets)
+    elif isinstance(targets, tuple):
+        after = tuple(after)
+    return replace(result, images=after_images, targets=after)
 
 
 def _drawn_plan(

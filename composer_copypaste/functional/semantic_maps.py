@@ -15,7 +15,10 @@ from composer_copypaste.functional.tensors import extents, on_device, read_back
 LARGEST_SPAN = 4096
 """Ids that differ by more than this are numbered first, since every number takes a row in the table of boxes."""
 BYTE = 256
-"""Most maps hold ids from 0 to 255. On the host these are found without a look at the range of ids first."""
+"""The number of ids that a byte can be."""
+NARROW_TYPES = (torch.uint8, torch.int16)
+WIDEST_READ = 2
+"""Bytes of an id, of maps that are read as they are."""
 
 ClassMasks = UInt8[Tensor, "_k h w"] | CompactMasks
 """The masks of one map's classes, which may be more or fewer than those of another."""
@@ -31,30 +34,45 @@ class Classes:
     """Tight boxes (x1, y1, x2, y2) around their pixels."""
 
 
+def in_narrowest_type(maps: Integer[Tensor, "n h w"]) -> Integer[Tensor, "n h w"]:
+    """The maps in bytes, or else in int16, if these hold their ids: what reads them then reads an eighth of the memory.
+
+    A device is waited for, to learn the range of the ids.
+    """
+    if maps.element_size() <= WIDEST_READ:
+        return maps
+    low, high = _range(maps)
+    for dtype in NARROW_TYPES:
+        if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max:
+            return maps.to(dtype)
+    return maps
+
+
+def _range(maps: Integer[Tensor, "n h w"]) -> tuple[int, int]:
+    """The lowest and the highest id; of no pixels 0 and -1."""
+    if not maps.numel():
+        return 0, -1
+    low, high = read_back(torch.stack(maps.aminmax())).tolist()
+    return low, high
+
+
 def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     """The classes of each map.
 
-    A device is waited for twice: for the range of the ids, and for their boxes; twice more if the ids span more than
-    ``LARGEST_SPAN``.
+    A device is waited for, to learn their boxes; before that for the range of the ids, where they are not bytes, and
+    for the ids, if these span more than ``LARGEST_SPAN``.
     """
-    boxes = _boxes_on_host(maps, 0, BYTE) if _on_host(maps) else None
-    ids, boxes = _in_their_range(maps) if boxes is None else (np.arange(BYTE), boxes)
-    image, number = np.nonzero(boxes[:, :, 2])
-    ends = np.cumsum(np.bincount(image, minlength=len(maps))).tolist()
-    ids, boxes = ids[number], boxes[image, number].astype(np.float64)
-    return [Classes(ids[begin:end], boxes[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
-
-
-def _in_their_range(maps: Integer[Tensor, "n h w"]) -> tuple[Integer[ndarray, " k"], Int32[ndarray, "n k 4"]]:
-    """All ids that there may be in the maps, and their boxes."""
-    low, high = read_back(torch.stack(maps.aminmax())).tolist()
+    low, high = (0, BYTE - 1) if maps.dtype == torch.uint8 else _range(maps)
     if high - low < LARGEST_SPAN:
         ids = np.arange(low, high + 1)
     else:
         values, maps = maps.unique(return_inverse=True)
         ids, low = read_back(values), 0
-    boxes = _boxes_on_host(maps, low, len(ids)) if _on_host(maps) else None
-    return ids, boxes_on_device(maps, low, len(ids)) if boxes is None else boxes
+    boxes = _boxes_on_host(maps, low, len(ids)) if _on_host(maps) else boxes_on_device(maps, low, len(ids))
+    image, number = np.nonzero(boxes[:, :, 2])
+    ends = np.cumsum(np.bincount(image, minlength=len(maps))).tolist()
+    ids, boxes = ids[number], boxes[image, number].astype(np.float64)
+    return [Classes(ids[begin:end], boxes[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def masks_of_classes(maps: Integer[Tensor, "n h w"], classes: Sequence[Classes]) -> list[ClassMasks]:
@@ -86,15 +104,13 @@ def _on_host(maps: Integer[Tensor, "n h w"]) -> bool:
     return maps.is_cpu and can_compile()
 
 
-def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"] | None:
-    """The boxes (x1, y1, x2, y2) of the ``k`` ids from ``low`` on; x2 is 0 for ids that do not occur.
-
-    None where there are other ids.
-    """
+def _boxes_on_host(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:
+    """The boxes (x1, y1, x2, y2) of the ``k`` ids from ``low`` on; x2 is 0 for ids that do not occur."""
     from composer_copypaste.functional.engines.numba_semantic_maps import class_boxes  # 0.5 s to import
 
     boxes = np.empty((len(maps), k, 4), dtype=np.int32)
-    return boxes if class_boxes(maps.contiguous().numpy(), low, boxes) else None
+    class_boxes(maps.contiguous().numpy(), low, boxes)
+    return boxes
 
 
 def boxes_on_device(maps: Integer[Tensor, "n h w"], low: int, k: int) -> Int32[ndarray, "n k 4"]:

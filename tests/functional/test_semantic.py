@@ -76,9 +76,16 @@ def test_blending_does_not_widen_a_class():
     assert torch.equal(after[0], targets[1])
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_class_ids_keep_their_type(dtype):
-    targets = torch.stack([classes(0), classes(0, (3, 2, 2, 5, 5))]).to(dtype)
+IDS = (3, -3, 254, 256, 40_000, -(2**31))
+TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "class_id"),
+    [(dtype, own) for dtype in TYPES for own in IDS if torch.iinfo(dtype).min <= own <= torch.iinfo(dtype).max],
+)
+def test_class_ids_keep_their_type_and_value(dtype, class_id):
+    targets = torch.stack([classes(0), classes(0, (class_id, 2, 2, 5, 5))]).to(dtype)
     _, after = pasted(targets, **EVERYTHING)
     assert after.dtype == dtype
     assert torch.equal(after[0], targets[1])

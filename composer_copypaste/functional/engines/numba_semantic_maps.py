@@ -14,44 +14,37 @@ ONE = np.uint64(1)
 @compiled
 @no_type_check
 def class_boxes(maps, low, boxes):
-    """The boxes (x1, y1, x2, y2) around each id of each map, one for each from the lowest on; x2 is 0 of absent ones.
-
-    Returns:
-        Whether these are all ids; if not, the boxes mean nothing.
-    """
+    """Write the boxes (x1, y1, x2, y2) around each id of each map, from the lowest id on; x2 is 0 of absent ones."""
     height, width = maps.shape[1:]
+    ends = np.empty(width, np.int64)
     for n in range(len(maps)):
         for k in range(boxes.shape[1]):
             boxes[n, k, 0], boxes[n, k, 1], boxes[n, k, 2], boxes[n, k, 3] = width, height, 0, 0
         for y in range(height):
-            row = maps[n, y]
-            begin = 0
-            while begin < width:  # from run to run of one id
-                end, number = _run_end(row, begin), np.int64(row[begin]) - low
-                if not 0 <= number < boxes.shape[1]:
-                    return False
-                box = boxes[n, number]
+            row, begin = maps[n, y], 0
+            for end in ends[: _run_ends(row, ends)]:
+                box = boxes[n, np.int64(row[begin]) - low]
                 box[0], box[1] = min(box[0], begin), min(box[1], y)
                 box[2], box[3] = max(box[2], end), y + 1
                 begin = end
-    return True
 
 
 @compiled
 @no_type_check
-def _run_end(row, begin):
-    """Where the run of equal values ends that begins there. Unsigned indices need not be looked at one by one."""
-    value, end, stop = row[begin], np.uint64(begin) + ONE, np.uint64(len(row))
-    while end + BLOCK <= stop:
-        differs = row[end] ^ value
-        for k in range(ONE, BLOCK):
-            differs |= row[end + k] ^ value
+def _run_ends(row, ends):
+    """Write where each run of equal values ends; their number. Unsigned indices need not be looked at one by one."""
+    count, begin, width = np.uint64(0), ONE, np.uint64(len(row))
+    while begin < width:
+        stop, differs = min(begin + BLOCK, width), row.dtype.type(0)
+        for x in range(begin, stop):
+            differs |= row[x] ^ row[x - ONE]
         if differs:
-            break
-        end += BLOCK
-    while end < stop and row[end] == value:
-        end += ONE
-    return np.int64(end)
+            for x in range(begin, stop):
+                ends[count] = x
+                count += np.uint64(row[x] != row[x - ONE])
+        begin = stop
+    ends[count] = width
+    return count + ONE
 
 
 @compiled
