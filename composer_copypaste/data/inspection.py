@@ -14,7 +14,14 @@ from composer_copypaste.data.annotation_checks import (
     compare_boxes,
     find_repeated_objects,
 )
-from composer_copypaste.data.annotation_json import Category, CocoAnnotation, CocoImage, ReadingOptions, SettingSpelling
+from composer_copypaste.data.annotation_json import (
+    Category,
+    CocoAnnotation,
+    CocoImage,
+    ReadingOptions,
+    SettingSpelling,
+    python_spelling,
+)
 from composer_copypaste.data.coco_json import (
     Findings,
     find_lists,
@@ -24,11 +31,6 @@ from composer_copypaste.data.coco_json import (
     warn_of_same_names,
 )
 from composer_copypaste.errors import DataError, DataWarning, first_few
-
-
-def option_spelling(name: str, value: str) -> str:
-    """How an option is given on the command line, for messages."""
-    return f"--{name.replace('_', '-')} {value}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +49,11 @@ class Inspection:
     warnings: Sequence[str] = field(repr=False)
 
 
-def inspect_annotations(content: object, path: Path, spelling: SettingSpelling = option_spelling) -> Inspection:
+def inspect_annotations(content: object, path: Path, spelling: SettingSpelling = python_spelling) -> Inspection:
     """Read parsed JSON, and go on where something is wrong; its list of annotations is emptied on the way.
 
-    A file of images without the list of annotations, or without categories, as of test sets, is read too.
+    A file of images without the list of annotations, or without categories, as of test sets, is read too. ``spelling``:
+    how the user gives the settings of reading, for messages.
 
     Raises:
         DataError: where it is no COCO file at all.

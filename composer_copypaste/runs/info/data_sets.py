@@ -15,6 +15,7 @@ from composer_copypaste.data.image_files import check_images, with_file_names_in
 from composer_copypaste.data.inspection import Inspection, inspect_annotations
 from composer_copypaste.errors import DataError
 from composer_copypaste.metrics.results import CocoResults, read_results
+from composer_copypaste.runs.data import recipe_spelling
 from composer_copypaste.runs.info.description import Description, InfoTable, Value
 from composer_copypaste.visualize.object_plots import (
     LARGE_AREA,
@@ -59,7 +60,7 @@ def describe_annotations(content: object, path: Path, images: Path | None = None
     """
     tool = recognise_tool(content)
     with garbage_collection_paused():
-        found = inspect_annotations(content, path)
+        found = inspect_annotations(content, path, recipe_spelling)
     tool_fact: dict[str, Value] = {} if tool is None else {"tool": tool}
     problems = [*found.problems, *(_image_problems(found, images) if images is not None else [])]
     if not found.has_annotations:
