@@ -367,9 +367,10 @@ class CopyPasteSettings:
     """Detection targets only: keys of floating-point tensors with a row per object that hold positions, and what they
     are; they move with their objects. "obb_radians": rotated boxes (n, 5) of centre x, y, width, height and angle,
     clockwise on the screen in radians, as Ultralytics has them; "obb_degrees": counter-clockwise in degrees, as
-    Detectron2 and torchvision (CXCYWHR) have them; "corners": their four corners (n, 8) or (n, 4, 2); "polygons":
-    outlines (n, k, 2); "points": (n, k, 2) or (n, 2), which have no left and right. Tensors with a row per object of
-    shape (n, 4), (n, 5) or (n, k, 2) that are neither declared nor named in ``object_keys`` are refused."""
+    Detectron2 and torchvision (CXCYWHR) have them; the angle of a mirrored one lies within a quarter turn of 0;
+    "corners": their four corners (n, 8) or (n, 4, 2); "polygons": outlines (n, k, 2); "points": (n, k, 2) or (n, 2),
+    which have no left and right. Tensors with a row per object of shape (n, 4), (n, 5) or (n, k, 2) that are neither
+    declared nor named in ``object_keys`` are refused."""
 
     hidden_geometry: Literal["visible", "whole"] = "visible"
     """What becomes of the geometry of objects of which a part is hidden or cut off. "visible": a rotated box becomes

@@ -54,13 +54,24 @@ def values_of(kind: GeometryKind, points: Float64[ndarray, "n k 2"], shape: Sequ
         return points.reshape(len(points), *shape)
     across, down = points[:, 1] - points[:, 0], points[:, 3] - points[:, 0]
     width, height = np.hypot(*across.T), np.hypot(*down.T)
-    boxes = np.column_stack([points.mean(axis=1), width, height, np.arctan2(across[:, 1], across[:, 0])])
+    boxes = np.column_stack([points.mean(axis=1), width, height, _box_angles(across, down)])
     skewed = np.abs((across * down).sum(axis=1)) > RIGHT_ANGLE * np.maximum(width * height, 1e-12)
     for n in np.flatnonzero(skewed):
         boxes[n] = smallest_box(points[n], boxes[n, 4])
     if kind == "obb_degrees":
         boxes[:, 4] = -np.rad2deg(boxes[:, 4])
     return boxes
+
+
+def _box_angles(across: Float64[ndarray, "n 2"], down: Float64[ndarray, "n 2"]) -> Float64[ndarray, " n"]:
+    """The direction of each box's width, from x towards y in radians; of mirrored boxes, from -pi/2 to pi/2.
+
+    A box turned by half a turn is the same box. A mirrored one with the angle ``a`` is given as ``-a``, as the flips of
+    Detectron2 and torchvision do, and not as ``pi - a``, which lies outside the range of most boxes' angles.
+    """
+    angles = np.arctan2(across[:, 1], across[:, 0])
+    is_mirrored = across[:, 0] * down[:, 1] < across[:, 1] * down[:, 0]
+    return np.where(is_mirrored, (angles + np.pi / 2) % np.pi - np.pi / 2, angles)
 
 
 def smallest_box(points: Float64[ndarray, "p 2"], angle: float) -> Float64[ndarray, " 5"]:
@@ -126,8 +137,9 @@ def follow_visible(
         if kind == "polygons":
             points[row] = np.nan
         elif kind in ROTATED_BOXES and np.isfinite(points[row]).all():
-            across = points[row, 1] - points[row, 0]
-            box = smallest_box(corners, float(np.arctan2(across[1], across[0])))
+            across, down = points[row, [1]] - points[row, [0]], points[row, [3]] - points[row, [0]]
+            turned = np.arctan2(across[:, 1], across[:, 0]) if kind == "corners" else _box_angles(across, down)
+            box = smallest_box(corners, float(turned[0]))
             points[row] = _corners(box[None, :2], box[None, 2], box[None, 3], box[None, 4])[0]
     return points
 

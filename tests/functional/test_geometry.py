@@ -69,7 +69,7 @@ def has(values, expected):
     [
         (TWO_RIGHT, [4, 2, 4, 2, 0]),
         (QUARTER, [6, 2, 4, 2, math.pi / 2]),
-        (MIRRORED, [6, 2, 4, 2, math.pi]),
+        (MIRRORED, [6, 2, 4, 2, 0]),
         (((0.5, 0, 0), (0, 0.5, 0)), [4, 4, 8, 4, 0]),
         (((1, 0, 0), (0, 0.5, 0)), [2, 4, 4, 4, 0]),
     ],
@@ -85,6 +85,28 @@ def test_angles_are_clockwise_in_radians_and_counter_clockwise_in_degrees(kind, 
     given_ = target((0, 1, 4, 3), obb=torch.tensor([[2.0, 2.0, 4.0, 2.0, 0.0]]))
     found = after(nothing(), given_, (0, QUARTER), geometry={"obb": kind})
     has(found["obb"], [[6, 2, 4, 2, angle]])
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("obb_radians", 1.0), ("obb_degrees", 180 / math.pi)])
+@pytest.mark.parametrize("hidden_geometry", ["visible", "whole"])
+@pytest.mark.parametrize("angle", [-1.5, -0.3, 0.0, 0.3, 1.5])
+@pytest.mark.parametrize("to_source", [MIRRORED, ((1, 0, 0), (0, -1, 8))])
+def test_the_angle_of_a_mirrored_box_is_its_negative_as_flips_elsewhere_have_it(
+    kind, unit, hidden_geometry, angle, to_source
+):
+    given_ = target((0, 0, 8, 8), obb=torch.tensor([[4.0, 4.0, 6.0, 2.0, angle * unit]]))
+    settings = {"geometry": {"obb": kind}, "hidden_geometry": hidden_geometry}
+    has(after(nothing(), given_, (0, to_source), **settings)["obb"], [[4, 4, 6, 2, -angle * unit]])
+
+
+def test_a_mirrored_box_that_is_cut_has_an_angle_of_its_range_and_its_corners_keep_their_order():
+    corners = torch.tensor([[0.0, 2.0], [6.0, 2.0], [6.0, 4.0], [0.0, 4.0]])
+    given_ = target((0, 2, 6, 4), obb=torch.tensor([[3.0, 3.0, 6.0, 2.0, 0.0]]), quad=corners[None])
+    kinds = {"obb": "obb_radians", "quad": "corners"}
+    own = target(obb=torch.zeros(0, 5), quad=torch.zeros(0, 4, 2))
+    found = after(own, given_, (0, ((-1, 0, 4), (0, 1, 0))), geometry=kinds)
+    has(found["obb"], [[2, 3, 4, 2, 0]])  # mirrored, and two columns are beyond the left edge
+    assert found["quad"][0, 0, 0] > found["quad"][0, 1, 0]  # the first corner is the one that was on the left
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -294,7 +316,7 @@ def test_geometry_follows_large_scale_jitter(form):
     settings = LargeScaleJitterSettings(size=(16, 16), geometry={"obb": "obb_radians", "marks": "points"})
     _, (found,) = crop_resize_batch(make_images(1), in_form([one], form), [crop], settings)
     # twice as large and mirrored in 12 pixels: of the first the left half is cut off
-    has(found["obb"], [[10, 4, 4, 4, math.pi], [6, 10, 4, 4, math.pi - 0.5]])
+    has(found["obb"], [[10, 4, 4, 4, 0], [6, 10, 4, 4, -0.5]])
     has(found["marks"], [[[NAN, NAN]], [[6, 10]]])
     assert block(8, 2, 12, 6, (16, 16)).equal(
         found["masks"].dense()[0] if form == "cut_outs" else found["masks"][0].byte()
