@@ -37,12 +37,12 @@ def drawn_truth(images=24, seed=0):
     }, masks
 
 
-def write_run(root, truth, quality, seed, steps=40):
+def write_run(root, truth, quality, seed, steps=40, kinds=("bbox", "segm")):
     """A folder of a training that finds each object with this chance; better ones also draw outlines better."""
     dataset, shapes = truth
     generator = np.random.default_rng(seed)
     hard = np.random.default_rng(99)  # how hard each object is, for all runs
-    metric = CocoMeanAveragePrecision(dataset, category_ids=tuple(CATEGORIES))
+    metric = CocoMeanAveragePrecision(dataset, category_ids=tuple(CATEGORIES), iou_types=kinds)
     for image, objects in shapes.items():
         found = []
         for center, radii, label in objects:
@@ -61,7 +61,7 @@ def write_run(root, truth, quality, seed, steps=40):
         rows.append({"batch": batch, "loss/train/total": 2 / batch, "memory/process_peak": 1.5, "time": batch / 10})
         if batch % (steps // 4) == 0:
             share = (batch / steps) ** 0.5
-            named = {f"metrics/eval/{kind}/AP": share * scores[f"{kind}/AP"] for kind in ("bbox", "segm")}
+            named = {f"metrics/eval/{kind}/AP": share * scores[f"{kind}/AP"] for kind in kinds}
             rows.append({"batch": batch, **named})
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -79,7 +79,7 @@ def bootstrap_difference(
         seed: Of the random numbers.
 
     Raises:
-        DataError: where evaluations are of other images or other objects.
+        DataError: where evaluations are of other images or other objects, or are not of this IoU type.
         ValueError: where the numbers of evaluations differ, or there are none.
 
     Example:
@@ -92,7 +92,7 @@ def bootstrap_difference(
             f"expected an evaluation of both for each seed, got {len(baseline)} of the baseline and {len(other)} of "
             "the other"
         )
-    check_same_truth([*baseline, *other])
+    check_same_truth([*baseline, *other], iou_type)
     weights = with_all_images(draw_images(baseline[0].image_ids, resamples, image_generator(seed), groups))
     seeds = draw_seeds(len(baseline), resamples, seed_generator(seed))
     before, after = (
@@ -181,10 +181,15 @@ def with_interval(value: float, resampled: Float64[Array, " resamples"]) -> Diff
     return Difference(value, float(low), float(high), len(known))
 
 
-def check_same_truth(evaluations: Sequence[EvaluationMatches]) -> None:
-    """Raise ``DataError`` where evaluations are not of the same images and objects, or by other rules."""
-    first = evaluations[0]
-    for number, each in enumerate(evaluations[1:], start=1):
+def check_same_truth(evaluations: Sequence[EvaluationMatches], iou_type: IouType) -> None:
+    """Raise ``DataError`` where evaluations are not of this IoU type, the same images, objects and rules."""
+    for number, each in enumerate(evaluations):
+        if iou_type not in each.tables:
+            there = repr(next(iter(each.tables)))
+            given = f"expected iou_type {iou_type!r}, found {there}"
+            raise DataError(f"evaluation {number}: {given}; give iou_type={there}")
+    first, *others = (matches.only([iou_type]) for matches in evaluations)
+    for number, each in enumerate(others, start=1):
         if difference := first_disagreement(first, each):
             raise DataError(
                 f"evaluation {number} has other {difference} than evaluation 0: only evaluations on the same images, "

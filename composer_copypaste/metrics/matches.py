@@ -5,8 +5,8 @@ masks, boxes or the engine: see ``weighted_precision.py``.
 """
 
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,10 @@ class EvaluationMatches:
     category_names: tuple[str, ...]
     max_dets: tuple[int, ...]
     tables: Mapping[IouType, MatchTable]
+
+    def only(self, kinds: Collection[IouType]) -> "EvaluationMatches":
+        """The same without the tables of other IoU types."""
+        return replace(self, tables={kind: table for kind, table in self.tables.items() if kind in kinds})
 
     def save(self, path: Path | str) -> None:
         """Write one compressed ``.npz`` file; it is complete whenever it is there."""

@@ -64,8 +64,11 @@ def _wrap(label: str) -> str:
     return fill(label.replace("_", "_ "), LABEL_WIDTH).replace("_ ", "_")
 
 
-def plot_over_steps(runs: Mapping[str, Sequence[Point]], baseline: str, title: str) -> Figure:
-    """The scores of each run over the number of batches: the mean of the seeds, and each seed as a thin line."""
+def plot_over_steps(runs: Mapping[str, Sequence[Point]], baseline: str, title: str, score: str) -> Figure:
+    """The scores of each run over the number of batches: the mean of the seeds, and each seed as a thin line.
+
+    ``score`` names them, such as "mask AP".
+    """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize="medium")
@@ -76,7 +79,7 @@ def plot_over_steps(runs: Mapping[str, Sequence[Point]], baseline: str, title: s
             axes.plot(steps, seed, color=color, linewidth=0.8, alpha=0.35)
         axes.plot(steps, [point.mean for point in points], color=color, marker=marker, markersize=4, label=name)
     axes.set_xlabel("batches")
-    axes.set_ylabel("mask AP")
+    axes.set_ylabel(score)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     _style(axes)
@@ -89,6 +92,7 @@ def plot_over_images(
     baseline: str,
     ticks: Mapping[float, str],
     needed: Sequence[tuple[str, float, float, float]],
+    score: str,
 ) -> Figure:
     """The scores of each run over the number of training images, on a logarithmic axis.
 
@@ -98,6 +102,7 @@ def plot_over_images(
         ticks: what is written below each number of images.
         needed: the run, its number of images, its AP, and the number at which the baseline reaches this AP: a
             horizontal line joins them.
+        score: what the scores are, such as "mask AP".
     """
     figure = Figure(figsize=(5.2, 3.9), layout="constrained")
     axes = figure.subplots()
@@ -117,7 +122,7 @@ def plot_over_images(
             arrowprops={"arrowstyle": "->", "color": color, "linestyle": ":", "shrinkA": 4, "shrinkB": 0},
         )
     axes.set_xlabel("training images (logarithmic axis)")
-    axes.set_ylabel("mask AP")
+    axes.set_ylabel(score)
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(list(ticks), list(ticks.values()))

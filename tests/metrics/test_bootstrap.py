@@ -226,13 +226,25 @@ def test_evaluations_that_cannot_be_compared_are_refused():
     moved.dataset["annotations"][0]["iscrowd"] ^= 1
     renamed = changed(matches, category_names=("a", "b", "c"))
 
-    boxes = changed(matches, tables={"bbox": matches.tables["bbox"]})
-
     others = {"images": fewer, "categories": renamed, "max_dets": more, "objects": matches_of([moved])[0]}
-    others["IoU types"] = boxes
     for what, other in others.items():
         with pytest.raises(DataError, match=f"evaluation 1 has other {what} than evaluation 0"):
             bootstrap_difference([matches], [other], resamples=5)
+
+
+def test_boxes_are_compared_with_boxes_of_a_detector_that_finds_masks_too():
+    matches, other = matches_of([random_scene(0), thinned(random_scene(0), 1, 0.5)])
+    of_boxes = changed(other, tables={"bbox": other.tables["bbox"]})
+
+    found, expected = (
+        bootstrap_difference([matches], [each], iou_type="bbox", resamples=5)["AP"] for each in (of_boxes, other)
+    )
+
+    assert found == expected
+    with pytest.raises(
+        DataError, match=r"^evaluation 1: expected iou_type 'segm', found 'bbox'; give iou_type='bbox'$"
+    ):
+        bootstrap_difference([matches], [of_boxes], resamples=5)
 
 
 def test_another_number_of_seeds_is_refused():

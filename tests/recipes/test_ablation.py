@@ -13,7 +13,7 @@ from composer_copypaste.recipes.yaml12 import parse_yaml
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "ablations"
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-NAMES = ["low_data", "offline_or_online", "parts", "probability", "small_data"]
+NAMES = ["boxes", "low_data", "offline_or_online", "parts", "probability", "small_data"]
 EXAMPLE = """
 base: quickstart
 common: {training: {duration: 20ba}}

@@ -4,13 +4,13 @@ import re
 
 import pytest
 from ablation_cases import small_ablation
-from shapes_recipe import on_files, tiny_recipe
+from shapes_recipe import on_files, remove_outlines, tiny_recipe
 
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.recipes.ablation import load_ablation
 from composer_copypaste.recipes.load import recipe_differences
-from composer_copypaste.runs.ablation.plan import describe_equal_work, plan_runs
+from composer_copypaste.runs.ablation.plan import describe_equal_work, iou_types_of, plan_runs
 
 
 def planned(folder, *overrides, **keys):
@@ -127,6 +127,26 @@ def test_a_run_with_an_offline_data_set_trains_on_it(tmp_path):
     assert half.steps == found["baseline", 0.5, 1].steps
 
 
-def test_detectors_of_boxes_are_refused_as_mask_ap_is_compared(tmp_path):
-    with pytest.raises(RecipeError, match=r"^runs.baseline: model.name: expected mask_rcnn, .* got 'fcos'$"):
-        planned(tmp_path, "common.model.name=fcos")
+def test_runs_are_compared_by_box_ap_where_any_finds_boxes_alone(tmp_path):
+    runs = {"baseline": {"model": {"name": "fcos"}}, "masks": {}, "two_stages": {"model": {"name": "faster_rcnn"}}}
+    mixed = small_ablation(tmp_path, runs=runs, seeds=[1], fractions=[1.0])
+    assert iou_types_of(mixed) == ("bbox",)
+    assert describe_equal_work(mixed, plan_runs(mixed))[1:] == [
+        "Not equal: masks trains another detector (model.name).",
+        "Not equal: two_stages trains another detector (model.name).",
+        "Runs are compared by box AP alone, as baseline, two_stages find no masks.",
+    ]
+    of_boxes = small_ablation(tmp_path, "common.model.name=fcos", seeds=[1], fractions=[1.0])
+    assert iou_types_of(of_boxes) == ("bbox",)
+    assert len(describe_equal_work(of_boxes, plan_runs(of_boxes))) == 1
+    assert iou_types_of(small_ablation(tmp_path)) == ("bbox", "segm")
+
+
+def test_fractions_are_drawn_of_annotations_that_have_boxes_alone(tmp_path):
+    shapes = draw_shapes(tiny_recipe(tmp_path).data.shapes)
+    remove_outlines(shapes)
+    files = [f"common.{override}" for override in (*on_files(shapes), "model.name=fcos")]
+    runs = {"baseline": {"copy_paste": None}, "longer": {"copy_paste": None, "training": {"duration": "4ba"}}}
+    found = planned(tmp_path, *files, runs=runs)
+    assert found["baseline", 0.5, 1].subset == found["longer", 0.5, 1].subset
+    assert len(found["baseline", 0.5, 1].subset.image_ids) == 4

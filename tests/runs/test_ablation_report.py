@@ -141,6 +141,21 @@ def test_the_page_shows_every_number_and_every_sentence(folder, summary):
     assert all(f">{100 * score:.1f}<" in page for score in scores)
 
 
+def test_of_boxes_alone_every_file_speaks_of_boxes_and_none_of_masks(results, tmp_path):
+    text = console_table(write_report(replace(results, iou_types=("bbox",)), tmp_path))
+
+    files = {path.name: path.read_text() for path in tmp_path.iterdir() if path.suffix != ".png"}
+    assert len(files) == 4
+    assert not [name for name, content in (files | {"console": text}).items() if "mask" in content.lower()]
+    assert "copy_paste at 10 % (50 images): box AP is" in text
+    assert re.match("run +images +box +diff. +95 % +verdict\n +AP +interval\n", text.split("\n\n")[1])
+    assert "| box AP |" in re.sub(" +", " ", files["results.md"])
+    assert all(f">{header}<" in files["report.html"] for header in ("box AP", "AP of boxes by category"))
+    assert "Box AP in % after each evaluation" in files["report.html"]
+    assert not any(header.startswith("segm") for header in files["results.csv"].splitlines()[0].split(","))
+    assert json.loads(files["results.json"])["iou_type"] == "bbox"
+
+
 def test_without_a_finished_run_the_report_says_so(results, tmp_path):
     summary = write_report(replace(results, runs=[]), tmp_path)
 

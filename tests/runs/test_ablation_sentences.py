@@ -34,6 +34,7 @@ def summary(groups=None, comparisons=1):
     return AblationSummary(
         title="low_data",
         baseline="plain",
+        iou_type="segm",
         evaluation=EvaluationSet(166, groups, (1, 10, 100), {"nucleus": 900}),
         resamples=2000,
         confidence=0.95,
@@ -118,7 +119,7 @@ def test_few_and_missing_seeds_are_said(seeds, left_out, expected):
 
 
 def needs(value, low, high):
-    return describe_needed_images(comparison(needed=ImageFactor(value, low, high, 0.5, 4.0)), "plain")
+    return describe_needed_images(comparison(needed=ImageFactor(value, low, high, 0.5, 4.0)), summary())
 
 
 def test_a_saving_is_named_with_its_interval():
@@ -141,13 +142,13 @@ def test_what_lies_beyond_the_baselines_images_is_said_so():
         "plain is above the mask AP of copy_paste at 10 % with the fewest images it was trained on, 0.5x as many "
         "(95 % of the resamples: less than 0.5x)."
     )
-    assert describe_needed_images(comparison(), "plain") is None
+    assert describe_needed_images(comparison(), summary()) is None
 
 
 @pytest.mark.parametrize(("value", "smallest", "largest"), [(float("inf"), 0.1, 1.0), (0.0, 1.0, 10.0)])
 def test_that_more_or_fewer_images_than_there_are_would_be_needed_is_not_said(value, smallest, largest):
     needed = ImageFactor(value, value, value, smallest, largest)
-    assert describe_needed_images(comparison(needed=needed), "plain") is None
+    assert describe_needed_images(comparison(needed=needed), summary()) is None
 
 
 def test_the_number_of_comparisons_is_said_and_how_many_miss_by_chance():

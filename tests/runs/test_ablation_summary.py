@@ -154,6 +154,27 @@ def test_a_run_that_is_evaluated_on_other_images_is_not_compared(ablation, place
     assert found.evaluation.images == 24
 
 
+def test_where_a_run_finds_boxes_alone_all_are_compared_by_box_ap(ablation, place):
+    folder = write_run(place / "of boxes", drawn_truth(), 0.9, seed=1, kinds=("bbox",))
+    runs = [*ablation.runs, FinishedRun("of_boxes", 1.0, 1, folder, images=500)]
+
+    found = summarise(replace(ablation, runs=runs, iou_types=("bbox",)), resamples=50)
+
+    assert (found.iou_type, found.not_compared) == ("bbox", [])
+    assert {kind for run in found.runs for kind in (*run.scores, *run.per_category)} == {"bbox"}
+    pair = [matches_of(ablation, "plain", 1.0, seeds=(1,)), [EvaluationMatches.load(folder.matches)]]
+    of_boxes = comparison_of(found, "of_boxes", 1.0).main
+    assert of_boxes == bootstrap_difference(*pair, iou_type="bbox", resamples=50)["AP"]
+    of_masks = run_of(found, "better", 1.0)
+    assert of_masks.curve[-1].mean == pytest.approx(of_masks.scores["bbox"]["AP"].mean)
+    reached, small, large = (
+        run_of(found, name, fraction).scores["bbox"]["AP"].mean
+        for name, fraction in (("better", 0.1), ("plain", 0.1), ("plain", 1.0))
+    )
+    needed = comparison_of(found, "better", 0.1).needed
+    assert needed.value == pytest.approx(10 ** ((reached - small) / (large - small)))
+
+
 def test_without_a_finished_run_there_is_nothing(ablation):
     found = summarise(replace(ablation, runs=[]), resamples=20)
 

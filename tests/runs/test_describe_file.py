@@ -140,6 +140,7 @@ def test_an_ablation_is_described_with_its_results(tmp_path):
     write(tmp_path / "results.json", report)
     found = describe_file(tmp_path)
     assert table(found, "results, mean of the seeds")["plain"]["masks AP, %"] == 30
+    assert found.tables[0].headers[-1] == "masks AP, %"  # no boxes are scored
     assert found.warnings == ["not finished: pasted at 50 %, seed 1"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from run_folders import rows
-from shapes_recipe import on_files, tiny, tiny_recipe
+from shapes_recipe import on_files, remove_outlines, tiny, tiny_recipe
 
 from composer_copypaste import predict
 from composer_copypaste.data.dataset import CocoInstances
@@ -25,21 +25,12 @@ from composer_copypaste.runs.train import train
 FCOS = ("model.name=fcos", "model.min_size=64")
 
 
-def without_outlines(root):
-    """The drawn shapes, of whose annotations only boxes are left."""
-    for file in (root / "annotations").iterdir():
-        content = json.loads(file.read_text())
-        for annotation in content["annotations"]:
-            del annotation["segmentation"], annotation["area"]
-        file.write_text(json.dumps(content))
-
-
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory):
     """The folder of drawn shapes with boxes alone."""
     place = tmp_path_factory.mktemp("boxes")
     draw_shapes(tiny_recipe(place).data.shapes)
-    without_outlines(place / "shapes")
+    remove_outlines(place / "shapes")
     return place
 
 

@@ -46,21 +46,20 @@ def test_the_first_interval_is_on_top_and_long_names_go_on_in_the_next_line():
 
 
 def test_over_steps_each_seed_is_a_thin_line_and_the_mean_a_thick_one():
-    [axes] = plot_over_steps(RUNS, "plain", "10 % of the images").axes
+    [axes] = plot_over_steps(RUNS, "plain", "10 % of the images", "box AP").axes
 
     of_plain = [line for line in axes.lines if to_hex(line.get_color()) == BASELINE_COLOR]
     assert [list(line.get_ydata()) for line in of_plain] == [[19, 39], [21, 41], [20, 40]]
     assert of_plain[2].get_linewidth() > of_plain[0].get_linewidth()
-    assert axes.get_title() == "10 % of the images"
+    assert (axes.get_title(), axes.get_ylabel()) == ("10 % of the images", "box AP")
 
 
 def test_over_images_the_axis_is_logarithmic_and_an_arrow_leads_to_the_baseline():
-    figure = plot_over_images(
-        RUNS, "plain", {50.0: "50\n10 %", 500.0: "500\n100 %"}, [("copy_paste", 50.0, 30.0, 158.0)]
-    )
+    ticks = {50.0: "50\n10 %", 500.0: "500\n100 %"}
+    figure = plot_over_images(RUNS, "plain", ticks, [("copy_paste", 50.0, 30.0, 158.0)], "box AP")
 
     [axes] = figure.axes
-    assert axes.get_xscale() == "log"
+    assert (axes.get_xscale(), axes.get_ylabel()) == ("log", "box AP")
     assert [label.get_text() for label in axes.get_xticklabels()] == ["50\n10 %", "500\n100 %"]
     [arrow] = axes.texts
     assert (arrow.xy, arrow.xyann) == ((158.0, 30.0), (50.0, 30.0))
@@ -71,7 +70,7 @@ def test_over_images_the_axis_is_logarithmic_and_an_arrow_leads_to_the_baseline(
 def test_every_run_of_many_has_a_look_of_its_own():
     names = ["plain", *(f"run {number}" for number in range(15))]
 
-    [axes] = plot_over_images(dict.fromkeys(names, RUNS["plain"]), "plain", {50.0: "50"}, []).axes
+    [axes] = plot_over_images(dict.fromkeys(names, RUNS["plain"]), "plain", {50.0: "50"}, [], "mask AP").axes
 
     looks = {(line.get_color(), line.get_marker()) for line in axes.lines if not line.get_label().startswith("_")}
     assert len(looks) == 16

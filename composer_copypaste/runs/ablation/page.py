@@ -14,7 +14,7 @@ from composer_copypaste.runs.ablation.sentences import (
     own_limits,
     shared_limits,
 )
-from composer_copypaste.runs.ablation.summary import MAIN, AblationSummary, Comparison, RunSummary
+from composer_copypaste.runs.ablation.summary import AblationSummary, Comparison, RunSummary
 from composer_copypaste.runs.ablation.tables import (
     Table,
     category_table,
@@ -104,7 +104,9 @@ def _intervals(summary: AblationSummary) -> list[Interval]:
 def main_figure(summary: AblationSummary) -> Figure:
     """AP over the number of images where runs have several, else the difference of each run to the baseline."""
     if _has_several_fractions(summary):
-        return plot_over_images(_points_by_images(summary), summary.baseline, _ticks(summary), [*_arrows(summary)])
+        return plot_over_images(
+            _points_by_images(summary), summary.baseline, _ticks(summary), [*_arrows(summary)], summary.ap_name
+        )
     return _plot_differences(summary)
 
 
@@ -112,14 +114,14 @@ def describe_main_figure(summary: AblationSummary) -> str:
     """How the main figure is read."""
     if _has_several_fractions(summary):
         return (
-            f"Mask AP in % over the number of training images: the mean of the seeds, and each seed as a dot. A dotted "
-            f"arrow leads from a run to where {summary.baseline} reaches the same AP."
+            f"{_capitalised(summary.ap_name)} in % over the number of training images: the mean of the seeds, and each "
+            f"seed as a dot. A dotted arrow leads from a run to where {summary.baseline} reaches the same AP."
         )
     return _describe_differences(summary)
 
 
 def _plot_differences(summary: AblationSummary) -> Figure:
-    return plot_differences(_intervals(summary), "difference in mask AP, points")
+    return plot_differences(_intervals(summary), f"difference in {summary.ap_name}, points")
 
 
 def _describe_differences(summary: AblationSummary) -> str:
@@ -134,7 +136,7 @@ def _images(summary: AblationSummary) -> Iterator[Section]:
     """AP over the number of images, where there are several."""
     if not _has_several_fractions(summary):
         return
-    needed = [text for each in summary.comparisons if (text := describe_needed_images(each, summary.baseline))]
+    needed = [text for each in summary.comparisons if (text := describe_needed_images(each, summary))]
     parts = [figure(main_figure(summary), describe_main_figure(summary))]
     if needed:
         parts += [_show(needed_table(summary)), _bullets(needed)]
@@ -148,10 +150,9 @@ def _images(summary: AblationSummary) -> Iterator[Section]:
 
 
 def _points_by_images(summary: AblationSummary) -> dict[str, list[Point]]:
-    kind, number = MAIN
     found: dict[str, list[Point]] = {}
     for run in ordered_runs(summary):
-        score = run.scores[kind][number]
+        score = run.scores[summary.iou_type]["AP"]
         found.setdefault(run.name, []).append(
             Point(run.images, 100 * score.mean, [100 * value for value in score.by_seed.values()])
         )
@@ -167,12 +168,11 @@ def _ticks(summary: AblationSummary) -> dict[float, str]:
 
 def _arrows(summary: AblationSummary) -> Iterator[tuple[str, float, float, float]]:
     """Where the baseline reaches the AP of a run, of those that it reaches."""
-    kind, number = MAIN
     for comparison in summary.comparisons:
         factor = comparison.needed
         if factor is not None and 0 < factor.value < float("inf"):
             run = next(r for r in summary.runs if (r.name, r.fraction) == (comparison.name, comparison.fraction))
-            yield run.name, run.images, 100 * run.scores[kind][number].mean, factor.value * run.images
+            yield run.name, run.images, 100 * run.scores[summary.iou_type]["AP"].mean, factor.value * run.images
 
 
 def _curves(summary: AblationSummary) -> Iterator[Markup]:
@@ -181,11 +181,17 @@ def _curves(summary: AblationSummary) -> Iterator[Markup]:
     for run in ordered_runs(summary):
         if run.curve:
             by_fraction.setdefault(run.fraction, []).append(run)
-    yield paragraph("Mask AP in % after each evaluation: the mean of the seeds, and each seed as a thin line.")
+    name = _capitalised(summary.ap_name)
+    yield paragraph(f"{name} in % after each evaluation: the mean of the seeds, and each seed as a thin line.")
     yield side_by_side(
         [
             figure(
-                plot_over_steps(_points_by_steps(runs), summary.baseline, f"{format_fraction(fraction)} of the images"),
+                plot_over_steps(
+                    _points_by_steps(runs),
+                    summary.baseline,
+                    f"{format_fraction(fraction)} of the images",
+                    summary.ap_name,
+                ),
                 "",
             )
             for fraction, runs in by_fraction.items()
@@ -201,6 +207,10 @@ def _points_by_steps(runs: Sequence[RunSummary]) -> Mapping[str, list[Point]]:
         ]
         for run in runs
     }
+
+
+def _capitalised(name: str) -> str:
+    return name[0].upper() + name[1:]
 
 
 def _paragraph(text: str) -> Markup:

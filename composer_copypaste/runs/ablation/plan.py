@@ -1,15 +1,17 @@
 """The trainings of an ablation: the recipe of each, with its seed, its fraction of the images and its folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import cast
 
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import checksum
 from composer_copypaste.data.splits import draw_fractions
 from composer_copypaste.errors import RecipeError, count_noun
+from composer_copypaste.metrics.scores import IouType
 from composer_copypaste.recipes.ablation import Ablation
 from composer_copypaste.recipes.load import recipe_differences, recipe_values
 from composer_copypaste.recipes.schema import CocoFiles, DataSettings, Recipe
@@ -19,6 +21,7 @@ from composer_copypaste.runs.data import (
     category_names,
     coco_files,
     copy_paste_settings,
+    needs_masks,
     open_data,
     pool_digest,
     read_annotations,
@@ -113,23 +116,18 @@ def plan_runs(ablation: Ablation) -> list[PlannedRun]:
 
 def _check_recipes(ablation: Ablation) -> None:
     """Raise ``UserError`` where a recipe cannot be trained; data that several recipes share is opened once."""
-    opened: dict[DataSettings, Sequence[str]] = {}
+    opened: dict[tuple[DataSettings, bool, bool], Sequence[str]] = {}
     for run, recipe in ablation.recipes.items():
         check_requirements(recipe)
-        if not recipe.model.has_masks:
-            raise RecipeError(
-                f"runs.{run}: model.name: expected mask_rcnn, as ablations compare mask AP, got {recipe.model.name!r}"
-            )
         if coco_files(recipe.data)[0].annotations is None and min(ablation.settings.fractions) < 1:
             raise RecipeError(
                 f"runs.{run}: data.train.streaming: fractions need images and annotations, since shards are read as a "
                 "whole; give those, or fractions=[1]"
             )
-        if (
-            recipe.data.pool is not None or recipe.data not in opened
-        ):  # a pool's cut-outs depend on copy-paste's settings
-            opened[recipe.data] = category_names(open_data(recipe).train)
-        copy_paste_settings(recipe, opened[recipe.data])
+        key = (recipe.data, recipe.model.has_masks, needs_masks(recipe))
+        if recipe.data.pool is not None or key not in opened:  # a pool's cut-outs depend on copy-paste's settings
+            opened[key] = category_names(open_data(recipe).train)
+        copy_paste_settings(recipe, opened[key])
 
 
 class _Planner:
@@ -137,7 +135,10 @@ class _Planner:
 
     def __init__(self, ablation: Ablation) -> None:
         self.ablation = ablation
-        self.read = cache(read_annotations)
+        self.read = cache(self._read_annotations)
+        self.outlined = {
+            coco_files(recipe.data)[0].annotations for recipe in ablation.recipes.values() if needs_masks(recipe)
+        }
         self.checksum = cache(lambda path: checksum([path.read_bytes()]))
         self.fractions = cache(self._draw_fractions)
 
@@ -170,6 +171,10 @@ class _Planner:
         if files.annotations is None:
             return len(open_data(recipe).train)
         return len(self.read(files.annotations, recipe.data).images)
+
+    def _read_annotations(self, path: Path, data: DataSettings) -> CocoAnnotations:
+        """The annotations in a file of training images, for all runs alike: with outlines where any run needs them."""
+        return read_annotations(path, data, outlines=path in self.outlined)
 
     def _draw_fractions(self, files: CocoFiles, data: DataSettings, seed: int) -> Mapping[float, ImageSubset]:
         """The fractions of a file's images."""
@@ -259,6 +264,7 @@ WORK = {  # by the beginning of a recipe's key
     "data.val": "is evaluated on other images",
     "evaluation": "is scored by other rules",
     "data.train": "trains on other images",
+    "model.name": "trains another detector",
     "model.backbone": STARTS_ELSEWHERE,
     "model.weights": STARTS_ELSEWHERE,
     "model.norm": STARTS_ELSEWHERE,
@@ -286,4 +292,17 @@ def describe_equal_work(ablation: Ablation, runs: Sequence[PlannedRun]) -> list[
                 if key == beginning or key.startswith(f"{beginning}."):
                     found.setdefault(what, []).append(key)
         lines += [f"Not equal: {name} {what} ({', '.join(keys)})." for what, keys in found.items()]
-    return lines
+    return [*lines, *_describe_scored(ablation)]
+
+
+def iou_types_of(ablation: Ablation) -> tuple[IouType, ...]:
+    """The IoU types that all runs are scored by: boxes alone where any detector finds no masks."""
+    return ("bbox", "segm") if all(recipe.model.has_masks for recipe in ablation.recipes.values()) else ("bbox",)
+
+
+def _describe_scored(ablation: Ablation) -> Iterator[str]:
+    """That masks are not scored, where some detectors find masks and others none."""
+    without = [name for name, recipe in ablation.recipes.items() if not recipe.model.has_masks]
+    if 0 < len(without) < len(ablation.recipes):
+        found = "finds no masks" if len(without) == 1 else "find no masks"
+        yield f"Runs are compared by box AP alone, as {', '.join(without)} {found}."

@@ -12,9 +12,10 @@ from typing import Any
 from tabulate import tabulate
 
 from composer_copypaste.files import atomic_write
+from composer_copypaste.metrics.scores import IouType
 from composer_copypaste.metrics.weighted_precision import NUMBERS
 from composer_copypaste.runs.ablation.page import ablation_page, describe_main_figure, main_figure
-from composer_copypaste.runs.ablation.results import AblationResults, FailedRun
+from composer_copypaste.runs.ablation.results import AblationResults, FailedRun, ap_name
 from composer_copypaste.runs.ablation.sentences import (
     describe_comparison,
     describe_needed_images,
@@ -69,7 +70,7 @@ def console_table(summary: AblationSummary) -> str:
     """The main table, a sentence for each comparison, and the trainings that failed; 100 columns wide."""
     parts = [describe_title(summary)]
     if summary.runs:
-        parts.append(_console_table(main_table(summary)))
+        parts.append(_console_table(main_table(summary), scored_kinds(summary)))
     parts += shared_limits(summary)
     parts += [" ".join(sentences_of(summary, comparison)) for comparison in summary.comparisons]
     parts += summary.not_compared
@@ -79,18 +80,19 @@ def console_table(summary: AblationSummary) -> str:
     return "\n\n".join((*wrapped, *map(describe_failure, summary.failed)))
 
 
-def _console_table(table: Table) -> str:
-    """The table without its columns of seeds and of the differences of boxes."""
-    headers = ["run", "images", "mask\nAP", "diff.", "95 %\ninterval", "verdict", "box\nAP"]
+def _console_table(table: Table, kinds: Sequence[IouType]) -> str:
+    """The main table without its columns of seeds and of the second IoU type's differences."""
+    compared, *others = (ap_name(kind).replace(" ", "\n") for kind in kinds)
+    headers = ["run", "images", compared, "diff.", "95 %\ninterval", "verdict", *others]
     rows = [[cell.text for cell in row] for row in table.rows]
-    shown = [[name[:NAME_WIDTH], images, *scores[:5]] for name, images, _, *scores in rows]
-    alignment = ("left", "left", "right", "right", "right", "left", "right")
+    shown = [[name[:NAME_WIDTH], images, *scores[: 4 + len(others)]] for name, images, _, *scores in rows]
+    alignment = ("left", "left", "right", "right", "right", "left", *("right" for _ in others))
     return tabulate(shown, headers, tablefmt="simple", colalign=alignment, disable_numparse=True)
 
 
 def sentences_of(summary: AblationSummary, comparison: Comparison) -> list[str]:
     """What is said of a comparison, without what limits all of them."""
-    needed = describe_needed_images(comparison, summary.baseline)
+    needed = describe_needed_images(comparison, summary)
     found = [describe_comparison(comparison, summary), *([] if needed is None else [needed])]
     return [*found, *own_limits(comparison, summary)]
 

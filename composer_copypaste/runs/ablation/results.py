@@ -1,7 +1,7 @@
 """The trainings of an ablation, and what their folders say: scores under resampled images, curves and costs."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,6 +20,19 @@ from composer_copypaste.visualize.curves import Series, read_series
 
 PEAK_MEMORY = ("memory/peak_reserved_mem", "memory/process_peak")
 """The names of the highest memory so far, in gigabytes: of the GPU, of the process on a CPU. The first one counts."""
+
+SINGULAR: Mapping[IouType, str] = {"segm": "mask", "bbox": "box"}
+"""What overlaps are of, by IoU type; in the order of tables."""
+
+
+def compared_kind(scored: Collection[IouType]) -> IouType:
+    """The IoU type whose AP verdicts, sentences and curves are about: that of masks, where masks are scored."""
+    return "segm" if "segm" in scored else "bbox"
+
+
+def ap_name(kind: IouType) -> str:
+    """AP as texts name it: "mask AP" or "box AP"."""
+    return f"{SINGULAR[kind]} AP"
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,8 @@ class AblationResults:
     """What is equal in all runs, and what is not, a sentence each."""
     group_of: Mapping[int, int | str] | None = None
     """The group of each evaluation image; None: each image is its own."""
+    iou_types: tuple[IouType, ...] = ("bbox", "segm")
+    """What all runs are scored by; other scores of their evaluations are left out."""
 
 
 def format_fraction(fraction: float) -> str:
@@ -96,7 +111,7 @@ class RunScores:
     disagreement: str | None
     """What of its evaluation is not that of the baseline, such as "images"; None: all is. Then there are resamples."""
     curve: Mapping[int, float]
-    """Mask AP after each evaluation, by the number of batches."""
+    """The AP that is compared, after each evaluation, by the number of batches."""
     costs: Costs
 
 
@@ -142,7 +157,7 @@ def read_scores(results: AblationResults, resamples: int, seed: int) -> Iterator
     drawn = draw_images(reference.image_ids, resamples, image_generator(seed), results.group_of)
     weights = with_all_images(drawn)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # resampling is compiled code, which threads share
-        found = threads.map(lambda run: _read_run(run, reference, weights), results.runs)
+        found = threads.map(lambda run: _read_run(run, results.iou_types, reference, weights), results.runs)
         total = len(results.runs)
         # for a few runs, no bar appears
         yield from tqdm(found, "resampling", total, unit=" runs", leave=False, disable=None, delay=3)
@@ -151,11 +166,18 @@ def read_scores(results: AblationResults, resamples: int, seed: int) -> Iterator
 def _reference_matches(results: AblationResults) -> EvaluationMatches:
     """The matches of a run of the baseline, else of any, with whose evaluation all others are compared."""
     of_baseline = [run for run in results.runs if run.name == results.baseline]
-    return EvaluationMatches.load((of_baseline or results.runs)[0].folder.matches)
+    return _read_matches((of_baseline or results.runs)[0], results.iou_types)
 
 
-def _read_run(run: FinishedRun, reference: EvaluationMatches, weights: Int32[Array, "images draws"]) -> RunScores:
-    matches = EvaluationMatches.load(run.folder.matches)
+def _read_matches(run: FinishedRun, kinds: Sequence[IouType]) -> EvaluationMatches:
+    """The matches of a run, of these IoU types alone."""
+    return EvaluationMatches.load(run.folder.matches).only(kinds)
+
+
+def _read_run(
+    run: FinishedRun, kinds: Sequence[IouType], reference: EvaluationMatches, weights: Int32[Array, "images draws"]
+) -> RunScores:
+    matches = _read_matches(run, kinds)
     disagreement = first_disagreement(reference, matches)
     if disagreement is not None:
         weights = np.ones((len(matches.image_ids), 1), dtype=np.int32)
@@ -167,7 +189,7 @@ def _read_run(run: FinishedRun, reference: EvaluationMatches, weights: Int32[Arr
         categories={kind: found.per_category[:, NUMBERS.index("AP")].copy() for kind, found in precisions.items()},
         category_names=matches.category_names,
         disagreement=disagreement,
-        curve=_curve(series),
+        curve=_curve(series, compared_kind(kinds)),
         costs=_costs(run, series),
     )
 
@@ -179,9 +201,9 @@ def _read_metrics(run: FinishedRun) -> dict[str, Series]:
     return read_series(path)
 
 
-def _curve(series: Mapping[str, Series]) -> dict[int, float]:
+def _curve(series: Mapping[str, Series], kind: IouType) -> dict[int, float]:
     nothing = (np.empty(0), np.empty(0))
-    batches, values = series.get("metrics/eval/segm/AP", series.get("metrics/eval/bbox/AP", nothing))
+    batches, values = series.get(f"metrics/eval/{kind}/AP", nothing)
     return {int(batch): float(value) for batch, value in zip(batches, values, strict=True)}
 
 

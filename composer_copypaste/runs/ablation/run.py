@@ -20,7 +20,7 @@ from composer_copypaste.metrics.report import KINDS, format_percent
 from composer_copypaste.output_folder import check_is_no_file
 from composer_copypaste.processes import run_tasks
 from composer_copypaste.recipes.ablation import Ablation, ablation_to_yaml
-from composer_copypaste.runs.ablation.plan import PlannedRun, describe_equal_work, plan_runs
+from composer_copypaste.runs.ablation.plan import PlannedRun, describe_equal_work, iou_types_of, plan_runs
 from composer_copypaste.runs.ablation.report import write_report
 from composer_copypaste.runs.ablation.results import AblationResults, FailedRun, FinishedRun, format_fraction
 from composer_copypaste.runs.ablation.summary import AblationSummary
@@ -217,6 +217,7 @@ def _write_results(
         missing=describe_missing_runs(runs, failed),
         equal_work=describe_equal_work(ablation, runs),
         group_of=groups,
+        iou_types=iou_types_of(ablation),
     )
     return write_report(results, ablation.output)
 

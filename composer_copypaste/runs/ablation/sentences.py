@@ -7,14 +7,12 @@ from composer_copypaste.errors import count_noun
 from composer_copypaste.metrics.bootstrap import Difference, chance_to_exclude_zero
 from composer_copypaste.metrics.image_savings import ImageFactor
 from composer_copypaste.runs.ablation.results import format_fraction
-from composer_copypaste.runs.ablation.summary import MAIN, AblationSummary, Comparison
+from composer_copypaste.runs.ablation.summary import AblationSummary, Comparison
 
 Verdict = Literal["gain", "loss", "unclear", "no interval"]
 
 FEW_SEEDS = 5
 """With fewer seeds, sentences say that the interval is too narrow."""
-
-MAIN_NAME = "mask AP" if MAIN == ("segm", "AP") else " ".join(MAIN)
 
 
 def verdict_of(difference: Difference) -> Verdict:
@@ -35,7 +33,7 @@ def describe_comparison(comparison: Comparison, summary: AblationSummary) -> str
     low, high, size = _points(difference)
     tried = f"{count_noun(len(comparison.seeds), 'seed')}, {_describe_evaluation(summary)}"
     found = (
-        f"{run}: {MAIN_NAME} is {_describe_size(difference.value, size)} {summary.baseline} "
+        f"{run}: {summary.ap_name} is {_describe_size(difference.value, size)} {summary.baseline} "
         f"(95 % interval {low} to {high}; {tried})"
     )
     if verdict != "unclear":
@@ -76,17 +74,17 @@ def own_limits(comparison: Comparison, summary: AblationSummary) -> list[str]:
     return [limit for limit in describe_limits(comparison, summary.baseline) if limit not in shared]
 
 
-def describe_needed_images(comparison: Comparison, baseline: str) -> str | None:
+def describe_needed_images(comparison: Comparison, summary: AblationSummary) -> str | None:
     """How many times the run's images the baseline needs to reach its AP.
 
     None where that was not computed, or says no more than the difference: the baseline had no more images, or no fewer.
     """
-    factor = comparison.needed
+    factor, baseline = comparison.needed, summary.baseline
     if factor is None or math.isnan(factor.value):
         return None
     if (math.isinf(factor.value) and factor.largest <= 1) or (factor.value == 0 and factor.smallest >= 1):
         return None
-    reached = f"the {MAIN_NAME} of {comparison.name} at {format_fraction(comparison.fraction)}"
+    reached = f"the {summary.ap_name} of {comparison.name} at {format_fraction(comparison.fraction)}"
     low, high = (format_factor(end, factor) for end in (factor.low, factor.high))
     interval = f"95 % interval {low} to {high}" if low != high else f"95 % of the resamples: {low}"
     if math.isinf(factor.value):
@@ -124,8 +122,8 @@ def describe_reading(summary: AblationSummary) -> list[str]:
         f"interval is from {summary.resamples:,} resamples: each draws as many evaluation {drawn} as there are and as "
         f"many seeds, with replacement, the same ones for both runs, and computes COCO's AP anew. The interval reaches "
         f"from the 2.5th to the 97.5th percentile.",
-        f"The first table makes {count_noun(count, 'comparison')} of {MAIN_NAME}. {_describe_chances(count, summary)}"
-        f"{more} The further columns and tables make more comparisons.",
+        f"The first table makes {count_noun(count, 'comparison')} of {summary.ap_name}. "
+        f"{_describe_chances(count, summary)}{more} The further columns and tables make more comparisons.",
     ]
 
 

@@ -24,13 +24,12 @@ from composer_copypaste.runs.ablation.results import (
     EvaluationSet,
     FailedRun,
     RunScores,
+    ap_name,
+    compared_kind,
     format_fraction,
     read_evaluation_set,
     read_scores,
 )
-
-MAIN: tuple[IouType, str] = ("segm", "AP")
-"""The number that sentences and curves are about."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class SeedScore:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Mask AP after a number of batches, the mean of the seeds and the value of each."""
+    """The AP that is compared, after a number of batches: the mean of the seeds and the value of each."""
 
     batch: int
     mean: float
@@ -87,9 +86,8 @@ class Comparison:
 
     @property
     def main(self) -> Difference:
-        """The difference in mask AP."""
-        kind, number = MAIN
-        return self.differences[kind][number]
+        """The difference in the AP that is compared."""
+        return self.differences[compared_kind(self.differences)]["AP"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,8 @@ class AblationSummary:
 
     title: str
     baseline: str
+    iou_type: IouType
+    """Of the AP that is compared: verdicts, sentences and curves are about it."""
     evaluation: EvaluationSet
     resamples: int
     confidence: float
@@ -108,6 +108,11 @@ class AblationSummary:
     equal_work: Sequence[str]
     failed: Sequence[FailedRun]
     missing: Sequence[str]
+
+    @property
+    def ap_name(self) -> str:
+        """The AP that is compared, as texts name it: "mask AP" or "box AP"."""
+        return ap_name(self.iou_type)
 
 
 def summarise(results: AblationResults, *, resamples: int = RESAMPLES, seed: int = 0) -> AblationSummary:
@@ -134,6 +139,7 @@ def summarise(results: AblationResults, *, resamples: int = RESAMPLES, seed: int
     return AblationSummary(
         title=results.title,
         baseline=results.baseline,
+        iou_type=compared_kind(results.iou_types),
         evaluation=read_evaluation_set(results),
         resamples=resamples,
         confidence=CONFIDENCE,
@@ -252,7 +258,7 @@ def _needed_images(
     seeds = sorted(set(own).intersection(*curves))
     if len(sizes) < 2 or not seeds or any(curve[each].disagreement for curve in curves for each in seeds):
         return None
-    kind, row = MAIN[0], NUMBERS.index(MAIN[1])
+    kind, row = compared_kind(next(iter(own.values())).overall), NUMBERS.index("AP")
     return image_factor(
         np.stack([[curve[each].overall[kind][row] for each in seeds] for curve in curves]),
         np.stack([own[each].overall[kind][row] for each in seeds]),

@@ -12,12 +12,11 @@ from composer_copypaste.metrics.bootstrap import Difference
 from composer_copypaste.metrics.report import KINDS
 from composer_copypaste.metrics.scores import IouType
 from composer_copypaste.metrics.weighted_precision import NUMBERS
-from composer_copypaste.runs.ablation.results import Costs, format_fraction
+from composer_copypaste.runs.ablation.results import SINGULAR, Costs, ap_name, format_fraction
 from composer_copypaste.runs.ablation.sentences import format_factor, format_points, verdict_of
-from composer_copypaste.runs.ablation.summary import MAIN, AblationSummary, Comparison, RunSummary, SeedScore
+from composer_copypaste.runs.ablation.summary import AblationSummary, Comparison, RunSummary, SeedScore
 from composer_copypaste.visualize.html import Cell
 
-SINGULAR: dict[IouType, str] = {"segm": "mask", "bbox": "box"}
 DASH = Cell("-")
 
 
@@ -39,16 +38,17 @@ def format_table(table: Table, style: str) -> str:
 
 
 def main_table(summary: AblationSummary) -> Table:
-    """AP of masks and boxes of each run and fraction, and the difference to the baseline."""
+    """AP of masks and boxes, where they are scored, of each run and fraction, and the difference to the baseline."""
     headers, kinds = ["run", "images", "seeds"], scored_kinds(summary)
     for kind in kinds:
-        headers += [f"{SINGULAR[kind]} AP", "difference", "95 % interval", *(["verdict"] if kind == MAIN[0] else [])]
+        verdict = ["verdict"] if kind == summary.iou_type else []
+        headers += [ap_name(kind), "difference", "95 % interval", *verdict]
     rows = []
     for run in ordered_runs(summary):
         cells = [Cell(run.name), *_size_cells(run)]
         for kind in kinds:
             cells += _score_cells(summary, run, kind, "AP")
-            if kind == MAIN[0]:
+            if kind == summary.iou_type:
                 cells.append(Cell("baseline" if run.name == summary.baseline else _verdict(summary, run)))
         rows.append(cells)
     return Table(f"AP in %, differences to {summary.baseline} in points", headers, rows)
@@ -109,7 +109,7 @@ def cost_table(summary: AblationSummary) -> Table:
 
 
 def needed_table(summary: AblationSummary) -> Table:
-    """How many times each run's images the baseline needs to reach its mask AP."""
+    """How many times each run's images the baseline needs to reach its AP."""
     rows = []
     for comparison in summary.comparisons:
         factor = comparison.needed
@@ -117,7 +117,8 @@ def needed_table(summary: AblationSummary) -> Table:
             texts = (format_factor(number, factor) for number in (factor.value, factor.low, factor.high))
             rows.append([Cell(comparison.name), fraction_cell(comparison.fraction), *map(Cell, texts)])
     headers = ["run", "images", f"images that {summary.baseline} needs", "from", "to (95 % interval)"]
-    return Table(f"How many times its images {summary.baseline} needs to be as good, in mask AP", headers, rows)
+    caption = f"How many times its images {summary.baseline} needs to be as good, in {summary.ap_name}"
+    return Table(caption, headers, rows)
 
 
 # ---- rows and cells

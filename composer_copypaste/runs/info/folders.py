@@ -145,16 +145,17 @@ def _describe_ablation(path: Path) -> Description:
         return Description(path, "an ablation", facts, warnings=["there are no results yet: copypaste ablate --report"])
     report = read_json(results, "results of the ablation")
     try:
-        rows = [_ablation_row(run) for run in report["runs"]]
+        kinds = [kind for kind in reversed(KINDS) if any(kind in run["scores"] for run in report["runs"])]
+        rows = [_ablation_row(run, kinds) for run in report["runs"]]
         missing, failed = [str(each) for each in report["missing"]], [str(each) for each in report["failed"]]
     except (LookupError, TypeError):
         raise DataError(f"{results}: expected the results of an ablation, found {as_recipe_value(report)}") from None
     facts["baseline"] = report.get("baseline")
-    headers = ["run", "fraction", "seeds", "images", "masks AP, %", "boxes AP, %"]
+    headers = ["run", "fraction", "seeds", "images", *(f"{KINDS[kind]} AP, %" for kind in kinds)]
     problems = [f"failed: {each}" for each in failed]
     warnings = [f"not finished: {each}" for each in missing]
     table = InfoTable("results, mean of the seeds", headers, rows)
-    return Description(path, "an ablation", facts, [table], problems, warnings, partial(_draw_ablation, rows))
+    return Description(path, "an ablation", facts, [table], problems, warnings, partial(_draw_ablation, rows, kinds))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -167,16 +168,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _ablation_row(run: Mapping[str, Any]) -> list[Value]:
-    scores = [_percent(run["scores"].get(kind, {}).get("AP", {}).get("mean")) for kind in ("segm", "bbox")]
+def _ablation_row(run: Mapping[str, Any], kinds: Sequence[str]) -> list[Value]:
+    scores = [_percent(run["scores"].get(kind, {}).get("AP", {}).get("mean")) for kind in kinds]
     return [run["name"], run["fraction"], len(run["seeds"]), run["images"], *scores]
 
 
-def _draw_ablation(rows: Sequence[Sequence[Value]]) -> Figure:
+def _draw_ablation(rows: Sequence[Sequence[Value]], kinds: Sequence[str]) -> Figure:
     labels = [f"{row[0]}, {100 * cast(float, row[1]):g} %" for row in rows]
     groups = {
-        title: {label: _as_length(row[column]) for label, row in zip(labels, rows, strict=True)}
-        for title, column in (("masks", 4), ("boxes", 5))
+        KINDS[kind]: {label: _as_length(row[column]) for label, row in zip(labels, rows, strict=True)}
+        for column, kind in enumerate(kinds, start=4)
     }
     return plot_bars(groups, "AP, %")
 
