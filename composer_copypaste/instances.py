@@ -56,6 +56,11 @@ class Instances:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    def __repr__(self) -> str:
+        height, width = self.masks.shape[1:]
+        extras = f", with {', '.join(self.extras)}" if self.extras else ""
+        return f"Instances({count_noun(len(self), 'object')} of {height} x {width}, on {self.labels.device}{extras})"
+
     def __getitem__(self, index: Tensor | slice) -> "Instances":
         """The selected objects; ``index`` holds booleans or integers, or is a slice."""
         return self.map(lambda values: values[index])

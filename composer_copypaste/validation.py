@@ -6,7 +6,7 @@ pydantic is imported when the first object is made, so that importing a settings
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -29,7 +29,7 @@ def settings_class(kind: type[Kind]) -> type[Kind]:
     lists as tuples. In the JSON Schema the string below a field describes it.
 
     The constructor raises ``ValueError`` for a value outside its limits and ``TypeError`` for one of another type, with
-    a message that begins with the setting's name.
+    a message that begins with the setting's name. ``repr`` shows the values that are not the defaults.
     """
     made: Any = dataclass(frozen=True, kw_only=True)(kind)
     made.__pydantic_config__ = {
@@ -50,7 +50,19 @@ def settings_class(kind: type[Kind]) -> type[Kind]:
             raise _first_problem(error, made) from None
 
     made.__init__ = __init__
+    made.__repr__ = _repr_of_changed
     return made
+
+
+def _repr_of_changed(settings: Any) -> str:
+    """The constructor's call that makes these settings: the values that are not the defaults."""
+    values = ((each.name, getattr(settings, each.name), _default_of(each)) for each in fields(settings))
+    changed = [f"{name}={value!r}" for name, value, default in values if value != default]
+    return f"{type(settings).__name__}({', '.join(changed)})"
+
+
+def _default_of(declared: Field[Any]) -> object:
+    return declared.default if declared.default_factory is MISSING else declared.default_factory()
 
 
 def with_inherited_descriptions(kind: type[Kind]) -> type[Kind]:

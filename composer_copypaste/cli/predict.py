@@ -92,6 +92,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         if not has_magic(argument):
             check_exists(expand_home(argument), "file or folder")
 
+    from composer_copypaste.runs.predict.files import SURE_SCORE
     from composer_copypaste.runs.predict.run import predict_files
 
     files = predict_files(
@@ -116,6 +117,11 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     )
     before = f" ({files.kept} done before)" if files.kept else ""
     click.echo(f"{output}: {count_noun(files.objects, 'object')} in {count_noun(files.images, 'image')}{before}")
+    if (draw or as_annotations) and min_score is None and files.shown is not None and files.shown < files.objects:
+        shown = " and ".join(["drawn"] * draw + ["annotated"] * as_annotations)
+        click.echo(
+            f"{files.shown} of them are {shown}, those of a score of {SURE_SCORE} or more; --min-score gives others"
+        )
     if files.unreadable:
         click.echo(f"{count_noun(len(files.unreadable), 'image')} could not be read:", err=True)
         click.echo("\n".join(f"  {line}" for line in files.unreadable), err=True)

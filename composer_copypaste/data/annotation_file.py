@@ -1,7 +1,7 @@
 """A COCO file with all of its content, so that parts of it can be written with the keys of all tools."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class AnnotationFile:
         annotations: The same as this package reads it.
     """
 
-    content: Json
+    content: Json = field(repr=False)
     annotations: CocoAnnotations
 
     @classmethod

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any, cast
 
 import torch
@@ -77,10 +76,7 @@ class CopyPasteTransform:
         return found
 
     def __repr__(self) -> str:
-        default = CopyPasteSettings()
-        given = ((field.name, getattr(self.settings, field.name)) for field in fields(default))
-        changed = [f"{name}={value!r}" for name, value in given if value != getattr(default, name)]
-        return f"{type(self).__name__}({', '.join(changed)})"
+        return repr(self.settings).replace(type(self.settings).__name__, type(self).__name__, 1)
 
 
 def _is_key_points(values: object) -> bool:

@@ -21,7 +21,7 @@ from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import check_images, map_in_threads, with_file_names_in_folder
 from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
-from composer_copypaste.errors import DataError, format_problems
+from composer_copypaste.errors import DataError, count_noun, format_problems
 from composer_copypaste.functional.layout import SourceObjects, UndrawnMasks, box_windows
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import ImageSettings
@@ -188,6 +188,9 @@ class CutOutPool:
 
     def __len__(self) -> int:
         return len(self._cut_outs)
+
+    def __repr__(self) -> str:
+        return f"CutOutPool({count_noun(len(self), 'cut-out')})"
 
     def cut_out(self, number: int) -> CutOut:
         """A cut-out, whose pixels can be read without the pool."""

@@ -19,6 +19,7 @@ from composer_copypaste.data.image_files import with_file_names_in_folder
 from composer_copypaste.data.images import StoredImage
 from composer_copypaste.data.rle import AnnotatedObjects, draw_masks, draw_planes
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform, seeded_generator
+from composer_copypaste.errors import count_noun
 from composer_copypaste.instances import Instances, Target
 from composer_copypaste.settings import ImageSettings
 
@@ -171,6 +172,9 @@ class CocoInstances(InstanceData):
 
     def __len__(self) -> int:
         return len(self.annotations.images)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({count_noun(len(self), 'image')} of {self.place})"
 
     @property
     def place(self) -> str:

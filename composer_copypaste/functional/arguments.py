@@ -101,6 +101,11 @@ def _check_images(images: Images, targets: int) -> None:
             raise TypeError(f"images[{i}]: expected a tensor (c, h, w), got {type(image).__name__}")
         if image.ndim != 3 or not image.numel():
             raise ValueError(f"images[{i}]: expected a tensor (c, h, w) with pixels, got shape {tuple(image.shape)}")
+        if image.shape[2] in (1, 3, 4) and min(image.shape[:2]) > 4:
+            raise ValueError(
+                f"images[{i}]: expected a tensor (c, h, w), got shape {tuple(image.shape)}, which looks like "
+                "(h, w, c); .permute(2, 0, 1) gives (c, h, w)"
+            )
         if image.dtype not in IMAGE_TYPES:
             expected = "uint8 or floating point of 16 to 64 bits"
             raise TypeError(f"images[{i}]: expected {expected}, got {image.dtype}; .float() gives that")

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.batch_objects import ImageObjects
 from composer_copypaste.functional.engines.engine import ObjectStack
 from composer_copypaste.functional.layout import Layout
@@ -67,6 +68,14 @@ class PasteInfo:
 
     def __len__(self) -> int:
         return self.image.shape[0]
+
+    def __repr__(self) -> str:
+        counts = {"bank": int((self.pasted & self.from_bank).sum()), "pool": int((self.pasted & self.from_pool).sum())}
+        others = "".join(f", {count} from the {name}" for name, count in counts.items() if count)
+        return (
+            f"PasteInfo({count_noun(self.images, 'image')}: {count_noun(len(self), 'object')}, of which "
+            f"{int(self.pasted.sum())} pasted{others}; {self.dropped} dropped)"
+        )
 
     @property
     def from_bank(self) -> Bool[Tensor, " k"]:

@@ -114,6 +114,10 @@ class PastePlan:
     def __hash__(self) -> int:
         return hash(tuple(map(tuple, (self.target.tolist(), self.source.tolist(), self.instance.tolist()))))
 
+    def __repr__(self) -> str:
+        images = count_noun(len(self.target.unique()), "image")
+        return f"PastePlan({count_noun(len(self), 'object')} for {images}; print shows each)"
+
     def __str__(self) -> str:
         """A line for each pasted object."""
         return "\n".join(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 
-from composer_copypaste.errors import DataError
+from composer_copypaste.errors import DataError, count_noun
 from composer_copypaste.files import atomic_write, check_regular_file
 from composer_copypaste.metrics.matching import Matching
 from composer_copypaste.metrics.scores import AREAS, IOUS, Array, IouType
@@ -75,6 +75,10 @@ class EvaluationMatches:
     def only(self, kinds: Collection[IouType]) -> "EvaluationMatches":
         """The same without the tables of other IoU types."""
         return replace(self, tables={kind: table for kind, table in self.tables.items() if kind in kinds})
+
+    def __repr__(self) -> str:
+        images, categories = len(self.image_ids), count_noun(len(self.category_ids), "category", "categories")
+        return f"EvaluationMatches({', '.join([count_noun(images, 'image'), categories, *self.tables])})"
 
     def save(self, path: Path | str) -> None:
         """Write one compressed ``.npz`` file; it is complete whenever it is there."""

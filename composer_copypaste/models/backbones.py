@@ -1,6 +1,5 @@
 """The backbones of torchvision's detectors, also those of timm, with their feature pyramids; without any weights."""
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from composer_copypaste.models.detectron2_style import Detectron2FrozenBatchNorm
 from composer_copypaste.models.pyramid import Norm, Pyramid
 from composer_copypaste.models.timm import TimmBackbone, build_timm_backbone, is_timm
 from composer_copypaste.settings import DetectorName, DetectorSettings
-
-log = logging.getLogger(__name__)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -75,9 +72,7 @@ RESNET_STAGE_STARTS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 def build_backbone(settings: DetectorSettings, pyramid: Pyramid) -> BackboneWithFPN | TimmBackbone:
     """The backbone that the settings name, and the pyramid on it, with random weights."""
     if is_timm(settings.backbone):
-        backbone = build_timm_backbone(settings, pyramid)
-        _warn_of_unused_freezing(settings)
-        return backbone
+        return build_timm_backbone(settings, pyramid)
     body = _build_body(settings, norm_layer(settings))
     _freeze_layers(body, settings)
     levels = [body.levels[level] for level in pyramid.levels]
@@ -108,7 +103,6 @@ def _build_body(settings: DetectorSettings, norm: Norm) -> _Body:
 
 
 def _freeze_layers(body: _Body, settings: DetectorSettings) -> None:
-    _warn_of_unused_freezing(settings)
     if settings.weights == "none":
         return
     trainable = settings.trainable_backbone_layers
@@ -117,14 +111,6 @@ def _freeze_layers(body: _Body, settings: DetectorSettings) -> None:
         if name in trained:
             return
         part.requires_grad_(False)
-
-
-def _warn_of_unused_freezing(settings: DetectorSettings) -> None:
-    trainable = settings.trainable_backbone_layers
-    if settings.weights == "none" and trainable not in (None, 5):
-        log.warning(
-            "trainable_backbone_layers=%s has no effect: without weights, the whole backbone is trained", trainable
-        )
 
 
 class SmallBackbone(nn.Sequential):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.rle import Rle
-from composer_copypaste.errors import UserError
+from composer_copypaste.errors import UserError, count_noun, first_few
 from composer_copypaste.models.postprocess import DetectionDict
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        best = [f"{name} {score:.2f}" for name, score in zip(self.category_names, self.scores.tolist(), strict=True)]
+        found = f": {first_few(best, 3)}" if best else ""
+        return (
+            f"Prediction({count_noun(len(self), 'object')} in {self.path or 'an image'} of {height} x {width}{found})"
+        )
 
     def __getitem__(self, kept: Tensor) -> "Prediction":
         """The objects with these indices, or those that are True in a tensor with a boolean for each."""

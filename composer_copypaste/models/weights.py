@@ -81,7 +81,12 @@ def load_pretrained(
     """
     check_weights_name(settings)
     if settings.weights == "none":
-        return ["everything starts at random"]
+        trained, said = settings.trainable_backbone_layers, ["everything starts at random"]
+        if trained not in (None, 5):
+            setting = f"trainable_backbone_layers={trained}"
+            said.append(f"{setting} has no effect: without weights, the whole backbone is trained")
+            log.warning(said[-1])
+        return said
     state, source = _named_weights(settings), f"weights {settings.weights!r}, backbone {settings.backbone!r}"
     _check_style(state, settings)
     if any(name.startswith(("backbone.", "roi_heads.", "head.classification_head.")) for name in state):

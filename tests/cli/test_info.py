@@ -28,6 +28,13 @@ def test_facts_tables_and_problems_are_printed(tmp_path):
     assert "1 problem\n  annotation 1 (image 1): category 2 is not among the file's categories" in result.stdout
 
 
+def test_an_empty_list_is_said_to_hold_nothing(tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    result = info(tmp_path / "a.json")
+    assert result.exit_code == 0
+    assert "the list is empty: results in which nothing was found; a data set would be no list" in result.stdout
+
+
 def test_json_is_all_that_is_printed_and_the_plot_is_named_beside_it(tmp_path):
     result = info(write_data_set(tmp_path / "a.json"), "--json", "--output", tmp_path / "a.png")
     assert result.exit_code == 0, result.output

@@ -33,9 +33,19 @@ def predict(*arguments):
 
 def test_it_says_what_it_found_and_writes_it(model, photos):
     result = predict("photos/*.png", "--weights", model, "--output", "found", "--draw", "--as-annotations")
-    assert (result.exit_code, result.stdout) == (0, "found: 6 objects in 2 images\n")
+    rest = "0 of them are drawn and annotated, those of a score of 0.5 or more; --min-score gives others\n"
+    assert (result.exit_code, result.stdout) == (0, f"found: 6 objects in 2 images\n{rest}")
     names = {path.name for path in (photos.parent / "found").iterdir()}
     assert names == {"annotations.json", "copypaste.json", "drawn", "images.json", "results.json"}
+
+
+def test_how_many_objects_are_drawn_is_said_where_some_are_not(model, photos):
+    arguments = ("photos", "--weights", model, "--output", "found", "--draw")
+    first = "0 of them are drawn, those of a score of 0.5 or more; --min-score gives others\n"
+    assert predict(*arguments).stdout == f"found: 6 objects in 2 images\n{first}"
+    assert predict(*arguments).stdout == f"found: 6 objects in 2 images (2 done before)\n{first}"
+    arguments = ("photos", "--weights", model, "--output", "all", "--draw", "--min-score", "0")
+    assert predict(*arguments).stdout == "all: 6 objects in 2 images\n"
 
 
 def test_the_output_is_named_after_the_weights(model, photos):

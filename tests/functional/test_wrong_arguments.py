@@ -69,6 +69,16 @@ CASES = {
         lambda: framed(make_images()[:, :, :0], [target()] * 2),
         "ValueError: images[0]: expected a tensor (c, h, w) with pixels, got shape (3, 0, 8)",
     ),
+    "images have their channels last": (
+        lambda: pasted(make_images().permute(0, 2, 3, 1)),
+        "ValueError: images[0]: expected a tensor (c, h, w), got shape (8, 8, 3), which looks like (h, w, c); "
+        ".permute(2, 0, 1) gives (c, h, w)",
+    ),
+    "an image has its channels last": (
+        lambda: framed([make_images()[0], make_images()[1].permute(1, 2, 0)]),
+        "ValueError: images[1]: expected a tensor (c, h, w), got shape (8, 8, 3), which looks like (h, w, c); "
+        ".permute(2, 0, 1) gives (c, h, w)",
+    ),
     "images are of another type": (
         lambda: pasted(make_images().to(torch.int16)),
         "TypeError: images[0]: expected uint8 or floating point of 16 to 64 bits, got torch.int16; .float() gives that",

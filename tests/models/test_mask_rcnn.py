@@ -6,6 +6,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from composer_copypaste import MaskRCNNSettings
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.weights import load_pretrained
 from composer_copypaste.settings import BACKBONES
 
 
@@ -71,11 +72,15 @@ def test_the_last_layers_of_a_pretrained_backbone_train(layers, expected):
     assert trains(build_mask_rcnn(4, settings)) == expected
 
 
-def test_a_random_backbone_trains_as_a_whole_and_says_so(caplog):
+def test_a_random_backbone_trains_as_a_whole_which_is_said_where_weights_are_loaded_and_not_to_predict(caplog):
     settings = MaskRCNNSettings(backbone="resnet18", trainable_backbone_layers=2)
+    model = build_mask_rcnn(4, settings)
 
-    assert "conv1" in trains(build_mask_rcnn(4, settings))
-    assert "trainable_backbone_layers=2" in caplog.text
+    assert "conv1" in trains(model)
+    assert caplog.text == ""
+    assert "trainable_backbone_layers=2 has no effect" in load_pretrained(model, settings)[1]
+    assert "trainable_backbone_layers=2 has no effect" in caplog.text
+    assert load_pretrained(model, MaskRCNNSettings(backbone="resnet18")) == ["everything starts at random"]
 
 
 def test_the_pyramid_trains_even_where_the_backbone_does_not():

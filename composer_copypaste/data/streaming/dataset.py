@@ -99,6 +99,9 @@ class StreamingCocoInstances(InstanceData):
     def __len__(self) -> int:
         return self.manifest.images
 
+    def __repr__(self) -> str:
+        return f"StreamingCocoInstances({count_noun(len(self), 'image')} of {self.place})"
+
     @property
     def place(self) -> str:
         """The folder or the URL of the shards."""

@@ -192,6 +192,7 @@ def describe_results(content: object, path: Path, names: Mapping[int, str] | Non
     Raises:
         DataError: where it is no list of results.
     """
+    is_empty = content == []
     with garbage_collection_paused():
         found = read_results(content, path)
     scores, categories, areas, per_image = _result_columns(found.results)
@@ -208,6 +209,8 @@ def describe_results(content: object, path: Path, names: Mapping[int, str] | Non
     }
     table = _result_table(scores, categories, areas, names or {})
     warnings = list(found.warnings)
+    if is_empty:
+        warnings.append("the list is empty: results in which nothing was found; a data set would be no list")
     if len(scores) and (scores.max() > 1 or scores.min() < 0):
         warnings.append("scores are not between 0 and 1")
     drawing = partial(_draw_results, scores, per_image, areas)

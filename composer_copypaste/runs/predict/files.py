@@ -29,19 +29,20 @@ _LARGEST_LABEL = 0.5
 Done = tuple[InputImage, ImageRecord]
 
 
-def write_results(path: Path, done: Iterable[Done]) -> int:
-    """Write the COCO results file; the number of results."""
-    written = 0
+def write_results(path: Path, done: Iterable[Done], score: float) -> tuple[int, int]:
+    """Write the COCO results file; the number of results, and how many of them have at least this score."""
+    written = reached = 0
 
     def entries() -> Iterator[EncodedJson]:
-        nonlocal written
+        nonlocal written, reached
         for _, record in done:
             for result in record.results:
                 yield encode_entry(result)
                 written += 1
+                reached += result["score"] >= score
 
     write_coco_results(path, entries())
-    return written
+    return written, reached
 
 
 def write_image_list(path: Path, done: Iterable[Done], inputs: ImageInputs, categories: Mapping[int, Category]) -> None:

@@ -41,6 +41,9 @@ class PredictedFiles:
     """Number of images that were done before."""
     unreadable: tuple[str, ...]
     """The images that could not be read, each with the reason."""
+    shown: int | None
+    """Number of objects whose score is high enough for annotations and drawn images; None: a former version wrote the
+    folder, and did not count them."""
 
 
 # ---- the source
@@ -96,6 +99,7 @@ def write_manifest(source: Source, files: PredictedFiles, records: Iterable[Imag
     content = {
         "images": files.images,
         "objects": files.objects,
+        "shown": files.shown,
         "unreadable": list(files.unreadable),
         "checksums": _checksums(files.output),
         "source": source,
@@ -116,7 +120,8 @@ def completed_source(output: Path) -> Source | None:
 def completed_files(output: Path) -> PredictedFiles:
     """What a folder of complete predictions holds."""
     found = read_manifest(output)
-    return PredictedFiles(output, found["images"], found["objects"], found["images"], tuple(found["unreadable"]))
+    images, objects, problems = found["images"], found["objects"], tuple(found["unreadable"])
+    return PredictedFiles(output, images, objects, images, problems, found.get("shown"))
 
 
 def read_manifest(output: Path) -> dict[str, Any]:

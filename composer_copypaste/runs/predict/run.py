@@ -236,7 +236,7 @@ def _write_files(work: _Work, records: RecordFile, kept: int) -> PredictedFiles:
 
     output, categories = work.output, work.predictor.categories
     check_noted_files(output)
-    objects = write_results(output / RESULTS, done())
+    objects, shown = write_results(output / RESULTS, done(), work.shown_score)
     if not work.inputs.categories:  # pycocotools needs them beside the images
         write_image_list(output / IMAGES, done(), work.inputs, categories)
     if work.settings.as_annotations:
@@ -244,4 +244,4 @@ def _write_files(work: _Work, records: RecordFile, kept: int) -> PredictedFiles:
     if work.settings.draw:
         remove_former_overlays(output / DRAWN, images, work.overlays)
     problems = [f"{image.path}: {record.problem}" for image, record in done() if record.problem is not None]
-    return PredictedFiles(output, len(images) - len(problems), objects, kept, tuple(problems))
+    return PredictedFiles(output, len(images) - len(problems), objects, kept, tuple(problems), shown)
