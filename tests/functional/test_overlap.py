@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import bank_crops, cut_outs, fixed, nearest, numpy
 
+from composer_copypaste.functional import overlap
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.copypaste import copypaste_batch, plan_batch
 from composer_copypaste.functional.overlap import covered_fraction
+from composer_copypaste.functional.plan import ImageInfo
+from composer_copypaste.functional.sampling import draw_plan
+from composer_copypaste.settings import CopyPasteSettings
 
 ALL = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0}
 """Settings with which every object is copied as it is."""
@@ -117,6 +121,48 @@ def test_cut_outs_of_a_pool_are_compared_by_mask_too():
     landed = nearest(numpy(ring) != 0, fixed(plan.to_source[0]), (8, 8))
     assert landed.sum() == 20
     assert not (landed & numpy(own["masks"][0] != 0)).any()
+
+
+@pytest.mark.parametrize("most_cells", [overlap.MOST_CELLS, 20, 1])
+def test_the_fraction_of_a_box_that_others_cover_is_that_of_its_pixels(most_cells, monkeypatch):
+    monkeypatch.setattr(overlap, "MOST_CELLS", most_cells)  # the grid is then looked at in strips of rows
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        corners = rng.integers(0, 8, (rng.integers(1, 6), 2))
+        others = np.concatenate([corners, corners + rng.integers(1, 6, corners.shape)], axis=1).astype(np.float64)
+        x1, y1 = rng.integers(0, 6, 2)
+        x2, y2 = x1 + rng.integers(1, 8), y1 + rng.integers(1, 8)
+        covered = np.zeros((16, 16), dtype=bool)
+        for left, top, right, bottom in others.astype(int):
+            covered[top:bottom, left:right] = True
+        expected = covered[y1:y2, x1:x2].mean()
+        assert covered_fraction(np.array([x1, y1, x2, y2], dtype=np.float64), others) == pytest.approx(expected)
+
+
+class OwnEverywhere:
+    """The masks of an image whose objects are everywhere, and of one object of 2 x 2 pixels."""
+
+    def own(self, target):
+        return torch.ones(8, 8, dtype=torch.uint8)
+
+    def of_source(self, source, instance):
+        return overlap.CroppedMask(torch.ones(2, 2, dtype=torch.uint8), (0, 0))
+
+
+def test_of_a_mask_the_pixels_that_the_image_shows_count_and_there_may_be_none():
+    shifts = np.array([[0.0, 0.0], [7.0, 7.0], [20.0, 0.0]])  # inside; a pixel of it; outside
+    same, boxes = np.tile(np.eye(2), (3, 1, 1)), np.tile([0.0, 0.0, 2.0, 2.0], (3, 1))
+    objects = overlap.ToPlace(same, same, boxes, np.zeros(3, np.int64), np.zeros(3, np.int64), np.ones(3))
+    found = overlap.covered_fractions_of_masks(OwnEverywhere(), 0, (8, 8), objects, shifts)
+    assert found.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("placement", ["random", "anywhere", "source"])
+def test_where_any_overlap_is_allowed_none_is_measured(placement, monkeypatch):
+    monkeypatch.setattr(overlap, "covered_fraction", None)  # calling it would fail
+    info = ImageInfo(8, 8, np.array([[0.0, 0.0, 8.0, 8.0]]), np.ones(1))
+    settings = CopyPasteSettings(**ALL, placement=placement, max_overlap=1.0)
+    assert len(draw_plan([info, info], settings, seeded())) == 2
 
 
 LIMITED = {"max_overlap": 0.3, "counts": st.integers(0, 6), "sides": st.integers(1, 40)}

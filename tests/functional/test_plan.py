@@ -282,6 +282,7 @@ def test_json_that_is_no_plan_is_an_error(text):
         ),
         ({"color": [1, 1]}, r"ValueError: plan: row 0: expected color to be 3 numbers, got \[1, 1\]"),
         ({"target": 10**30}, "ValueError: plan: row 0: expected target to be a whole number, got 1000"),
+        ({"target": 2**63}, "ValueError: plan: row 0: expected target to be a whole number, got 9223372036854775808"),
         ({"hue": [1, 1, 1]}, "unknown key 'hue'"),
     ],
 )
@@ -367,7 +368,13 @@ def test_a_plan_without_what_the_settings_have_a_range_of_is_an_error():
     assert plan.completed(CopyPasteSettings(blend_sigma=2.0)).blend_sigma.tolist() == [1.0, 2.0]
 
 
-@pytest.mark.parametrize("to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0))])
+def test_a_whole_number_of_64_bits_is_read_as_it_is():
+    largest = 2**63 - 1
+    plan = PastePlan.from_rows([(largest, -largest, 127, ((1, 0, 0), (0, 1, 0)))])
+    assert (plan.target.tolist(), plan.source.tolist(), plan.instance.tolist()) == ([largest], [-largest], [127])
+
+
+@pytest.mark.parametrize("to_source", [((0, 0, 1), (0, 1, 0)), ((1, 2, 0), (2, 4, 0)), ((0.01, 0, 0), (0, 0.0099, 0))])
 def test_a_map_that_has_no_way_back_is_an_error(to_source):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     with pytest.raises(ValueError, match="expected a to_source that can be inverted"):
@@ -391,7 +398,11 @@ def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
 
 @pytest.mark.parametrize(
     ("to_source", "color"),
-    [(((65536, 0, 4194304), (0, -65536, -4194304)), (0, 1024, 1)), (((0, 65536, 0), (-65536, 0, 0)), (1, 1, 1024))],
+    [
+        (((65536, 0, 4194304), (0, -65536, -4194304)), (0, 1024, 1)),
+        (((0, 65536, 0), (-65536, 0, 0)), (1, 1, 1024)),
+        (((0.01, 0, 0), (0, 0.01, 0)), (1, 1, 1)),  # an object becomes 100 times as wide and as high
+    ],
 )
 def test_the_largest_numbers_of_a_plan_are_taken(to_source, color):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target, window_after_window
 
-from composer_copypaste import PastePlan, plan_batch
+from composer_copypaste import CompactMasks, PastePlan, plan_batch
+from composer_copypaste.functional.visibility import joined_rows
 
 ONE_ROW = plan_of((0, 1, 0, IDENTITY))
 
@@ -387,3 +388,26 @@ def test_masks_of_any_value_are_pasted_as_those_of_1_and_come_back_as_these(way,
         found = carry_out(ONE_ROW, make_images(), filled, **settings)
     assert torch.equal(found.images, expected.images)
     torch.testing.assert_close(found.targets[0], expected.targets[0], rtol=0, atol=0)
+
+
+def test_cut_outs_stay_cut_to_what_is_visible_of_their_objects():
+    own, given = target((0, 0, 4, 4)), target((2, 0, 6, 6))
+    given["masks"][0, 4:, 4:] = 0  # its corner is cut off
+    after = receiving(*(each | {"masks": CompactMasks.from_dense(each["masks"])} for each in (own, given)))
+    assert after["masks"].windows.tolist() == [[0, 0, 4, 2], [0, 2, 6, 6]]
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        (torch.uint8, torch.float32, torch.float32),
+        (torch.int64, torch.float32, torch.float64),  # float32 holds whole numbers up to 2**24
+        (torch.int32, torch.int64, torch.int64),
+        (torch.int64, torch.complex64, torch.complex64),
+    ],
+)
+def test_rows_of_two_types_are_joined_in_the_smallest_that_holds_both(rows, one, other, common):
+    joined = joined_rows([torch.ones(rows, 3, dtype=one), torch.ones(rows, 3, dtype=other)])
+    assert joined.dtype == common
+    assert joined.tolist() == [[1, 1, 1]] * 2 * rows
