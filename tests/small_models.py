@@ -2,8 +2,9 @@
 
 import torch
 
+from composer_copypaste.models.detectors import build_detector
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
-from composer_copypaste.settings import MaskRCNNSettings
+from composer_copypaste.settings import DetectorSettings, MaskRCNNSettings
 
 
 def detectron2_module():
@@ -17,3 +18,13 @@ def detectron2_module():
         module.backbone.body.bn1.weight.mul_(0.02)
         module.roi_heads.box_predictor.cls_score.weight.mul_(20)
     return module
+
+
+BOXES_ALONE = ("faster_rcnn", "retinanet", "fcos")
+
+
+def box_detector(name, **settings):
+    """A detector of two categories that finds boxes alone, in every image nine."""
+    torch.manual_seed(0)
+    chosen = {"box_score_thresh": 0.0, "detections_per_image": 9} | settings
+    return build_detector(3, DetectorSettings(name=name, backbone="small", **chosen)).eval()

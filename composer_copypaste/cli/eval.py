@@ -65,8 +65,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     """Score a checkpoint, or COCO results, on a data set, by COCO's rules.
 
     MODEL is the folder of a run, whose newest checkpoint is taken, a checkpoint, or the state dict of torchvision's
-    maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2, which needs no recipe. KEY=VALUE changes a key of the recipe.
-    Without MODEL, the weights that RECIPE names are scored.
+    models, such as maskrcnn_resnet50_fpn or fcos_resnet50_fpn, which needs no recipe. KEY=VALUE changes a key of the
+    recipe. Without MODEL, the weights that RECIPE names are scored.
 
     \b
     Example:

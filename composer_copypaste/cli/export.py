@@ -17,7 +17,7 @@ from composer_copypaste.cli import ExistingPath
 @click.option(
     "--masks",
     type=click.Choice(["crops", "pasted"]),
-    help="28 x 28 probabilities inside each box (crops, default), or masks at the image's size (pasted).",
+    help="Mask R-CNN's: 28 x 28 probabilities inside each box (crops, default), or at the image's size (pasted).",
 )
 @click.option(
     "--images", type=ExistingPath("file or folder"), help="Images to check the file on; default: the run's data.val."
@@ -53,8 +53,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     A file .pkl has the weights of a model of Detectron2's style by its names; the keys of its configuration are
     printed. Any other file takes an RGB image of any size, uint8 (height, width, 3), and gives boxes in its pixels,
-    scores, labels and masks. It is checked on 8 images, changed in size and form, and kept only if it finds what the
-    model finds; the largest differences are printed.
+    scores, labels and, of Mask R-CNN, masks. It is checked on 8 images, changed in size and form, and kept only if it
+    finds what the model finds; the largest differences are printed.
     """
     from composer_copypaste.errors import RecipeError
     from composer_copypaste.runs.folder import find_best_checkpoint, find_checkpoint
@@ -62,7 +62,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     given = {name: value for name, value in limits.items() if value is not None}
     try:
-        settings = ExportSettings(masks=masks or "crops", **given)
+        settings = ExportSettings(masks=masks, **given)
     except ValueError as error:
         name, _, problem = str(error).partition(":")
         raise RecipeError(f"command line: --{name.replace('_', '-')}:{problem}") from None

@@ -1,4 +1,4 @@
-"""Mask R-CNN as an ONNX file: written from the torch model, and run by onnxruntime without it."""
+"""A detector as an ONNX file: written from the torch model, and run by onnxruntime without it."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from composer_copypaste.extras import check_installed
 from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata, describe_outputs
 from composer_copypaste.models.postprocess import DetectionDict, RawDetectionDict, encode_detection
 from composer_copypaste.models.predictor import Predictor
-from composer_copypaste.models.single_image import INPUT, OUTPUTS, SingleImageMaskRCNN
+from composer_copypaste.models.single_image import INPUT, SingleImage
 from composer_copypaste.models.weight_files import check_readable
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def check_onnx_installed(*packages: str) -> None:
 # ---- writing
 
 
-def write_onnx(
-    module: SingleImageMaskRCNN, example: UInt8[Tensor, "h w 3"], metadata: ExportMetadata, path: Path
-) -> None:
+def write_onnx(module: SingleImage, example: UInt8[Tensor, "h w 3"], metadata: ExportMetadata, path: Path) -> None:
     """Write a module as an ONNX file that takes images of any size.
 
     Args:
@@ -54,7 +52,9 @@ def write_onnx(
     """
     import onnx
 
-    sizes = {"masks": {0: "objects"} | ({1: "height", 2: "width"} if metadata.masks == "pasted" else {})}
+    axes = {name: {0: "objects"} for name in metadata.outputs}
+    if metadata.masks == "pasted":
+        axes["masks"] |= {1: "height", 2: "width"}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch and torchvision warn of their own constants, which are right
         torch.onnx.export(
@@ -64,12 +64,8 @@ def write_onnx(
             dynamo=False,  # the newer exporter cannot trace torchvision's detectors
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_axes={
-                INPUT: {0: "height", 1: "width"},
-                **{name: {0: "objects"} for name in OUTPUTS},
-                **sizes,
-            },
+            output_names=list(metadata.outputs),
+            dynamic_axes={INPUT: {0: "height", 1: "width"}, **axes},
         )
     model = onnx.load_model_from_string(path.read_bytes())
     model.doc_string = describe_outputs(metadata)
@@ -97,7 +93,7 @@ class OnnxFile:
 
 
 def read_onnx_file(path: Path) -> OnnxFile:
-    """What an ONNX file of any program says of itself; errors are those of ``OnnxMaskRCNN``."""
+    """What an ONNX file of any program says of itself; errors are those of ``OnnxDetector``."""
     session = _open_session(path)
     meta = session.get_modelmeta()
     version = meta.custom_metadata_map.get("composer_copypaste")
@@ -106,7 +102,7 @@ def read_onnx_file(path: Path) -> OnnxFile:
     return OnnxFile(inputs, outputs, meta.producer_name, meta.description, metadata, version)
 
 
-class OnnxMaskRCNN:
+class OnnxDetector:
     """An ONNX file that ``write_onnx`` wrote, ready to run on the GPU where onnxruntime has one, else on the CPU.
 
     Raises:
@@ -123,7 +119,7 @@ class OnnxMaskRCNN:
         """What the model finds in an image: RGB, on the host."""
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         with _errors_of_onnxruntime(self._path):
-            outputs = self._session.run(list(OUTPUTS), {INPUT: pixels})
+            outputs = self._session.run(list(self.metadata.outputs), {INPUT: pixels})
         return ExportedOutputs(*map(torch.from_numpy, outputs))
 
     def detect(self, images: Sequence[UInt8[Tensor, "3 _h _w"]]) -> list[DetectionDict]:
@@ -142,14 +138,16 @@ def load_onnx_predictor(path: Path) -> Predictor:
         CheckpointError: where the file cannot be read, or was written by something else.
         MissingPackageError: where onnxruntime is missing.
     """
-    model = OnnxMaskRCNN(path)
+    model = OnnxDetector(path)
     return Predictor(model.detect, model.metadata.categories, model.metadata.image_settings)
 
 
 def _encode_outputs(found: ExportedOutputs, size: tuple[int, int], *, between_pixels: bool) -> DetectionDict:
     boxes, scores, labels, masks = found
-    if masks.dtype != torch.uint8:
-        raw = RawDetectionDict(boxes=boxes, scores=scores, labels=labels, masks=masks)
+    raw = RawDetectionDict(boxes=boxes, scores=scores, labels=labels)
+    if masks is None or masks.dtype != torch.uint8:
+        if masks is not None:
+            raw["masks"] = masks
         return encode_detection(raw, size, between_pixels=between_pixels)
     planes = np.asfortranarray(masks.permute(1, 2, 0).numpy())
     return DetectionDict(boxes=boxes, scores=scores, labels=labels, rles=coco_masks.encode(planes))
@@ -192,7 +190,7 @@ def _read_metadata(session: "InferenceSession", path: Path) -> ExportMetadata:
             f"({type(error).__name__}: {error}); export the model again"
         ) from error
     outputs = [output.name for output in session.get_outputs()]
-    if metadata is None or outputs != list(OUTPUTS):
+    if metadata is None or outputs != list(metadata.outputs):
         inputs = map(_signature, session.get_inputs())
         raise CheckpointError(
             f"{path}: expected a file that copypaste export wrote, found one of something else, with the input "

@@ -1,4 +1,4 @@
-"""What an exported file of a Mask R-CNN says of itself, and how far its detections are from those of the model."""
+"""What an exported file of a detector says of itself, and how far its detections are from those of the model."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -17,22 +17,31 @@ from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import count_noun
 from composer_copypaste.models.detectron2_style import paste_probabilities
 from composer_copypaste.models.postprocess import RawDetectionDict
-from composer_copypaste.settings import ExportSettings, ImageSettings
+from composer_copypaste.models.single_image import OUTPUTS
+from composer_copypaste.settings import DETECTOR_TITLES, DetectorName, ExportSettings, ImageSettings
 
 SAME_OBJECT_IOU = 0.9
-"""Boxes of one label that overlap by at least this much are taken for the same object."""
+"""Boxes of one label that overlap by at least this much are taken for the same object; or whose edges are at most a
+tenth of a pixel apart, since boxes without an extent, as FCOS may find them, overlap nothing."""
 
 
 class ExportedOutputs(NamedTuple):
-    """What an exported model gives for one image, best object first; see ``SingleImageMaskRCNN``."""
+    """What an exported model gives for one image, best object first; see ``models/single_image.py``."""
 
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, " n"]
     labels: Int[Tensor, " n"]
-    masks: Shaped[Tensor, "n _h _w"]
+    masks: Shaped[Tensor, "n _h _w"] | None = None
+    """None of a detector that finds boxes alone."""
 
 
 # ---- metadata
+
+MaskOutput = Literal["crops", "pasted"]
+NO_MASKS = "none"
+MASKS_OF_TEXTS: Mapping[str, MaskOutput | None] = {"crops": "crops", "pasted": "pasted", NO_MASKS: None}
+DETECTORS: Mapping[str, DetectorName] = {name: name for name in DETECTOR_TITLES}
+"""By the texts in files."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,8 @@ class ExportMetadata:
     categories: Mapping[int, Category]
     """The category of each label."""
 
-    masks: Literal["crops", "pasted"]
+    masks: MaskOutput | None
+    """None of a detector that finds boxes alone."""
 
     image_settings: ImageSettings = field(default_factory=ImageSettings)
     """How the images are read that the model is trained on."""
@@ -50,13 +60,26 @@ class ExportMetadata:
     style: Literal["torchvision", "detectron2"] = "torchvision"
     """Whose rules say how masks are resized to their boxes."""
 
+    detector: DetectorName = "mask_rcnn"
+
+    @property
+    def title(self) -> str:
+        """The detector as messages name it."""
+        return DETECTOR_TITLES[self.detector]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what the file gives."""
+        return tuple(name for name in OUTPUTS if name != "masks" or self.masks is not None)
+
     def as_texts(self) -> dict[str, str]:
         """Texts by name, as ONNX stores them."""
         categories = {str(label): asdict(category) for label, category in self.categories.items()}
         return {
             "composer_copypaste": __version__,
             "categories": json.dumps(categories, ensure_ascii=False),
-            "masks": self.masks,
+            "detector": self.detector,
+            "masks": self.masks or NO_MASKS,
             "image_settings": json.dumps(asdict(self.image_settings)),
             "style": self.style,
         }
@@ -67,30 +90,34 @@ class ExportMetadata:
         if "composer_copypaste" not in texts:
             return None
         categories = json.loads(texts["categories"])
-        masks: Literal["crops", "pasted"] = "pasted" if texts["masks"] == "pasted" else "crops"
         return cls(
             {int(label): Category(**category) for label, category in categories.items()},
-            masks,
+            MASKS_OF_TEXTS[texts["masks"]],
             ImageSettings(**json.loads(texts["image_settings"])),
             "detectron2" if texts.get("style") == "detectron2" else "torchvision",
+            DETECTORS[texts.get("detector", "mask_rcnn")],
         )
 
 
 def describe_outputs(metadata: ExportMetadata) -> str:
     """What the exported model takes and gives, in words for people who have only the file."""
     names = ", ".join(f"{label} {category.name} (id {category.id})" for label, category in metadata.categories.items())
-    masks = (
-        "masks of 0 and 1 at the image's size, uint8 (n, height, width)"
-        if metadata.masks == "pasted"
-        else "probabilities inside the boxes, float32 (n, 28, 28), to be resized to the boxes and thresholded at 0.5"
-    )
-    if metadata.masks == "crops" and metadata.style == "detectron2":
-        masks += " (interpolated at the middles of pixels, boxes not rounded, as in Detectron2's paste_masks_in_image)"
     return (
-        "Mask R-CNN. image: RGB, uint8 (height, width, 3), of any size. boxes: (x1, y1, x2, y2) in pixels of the "
-        f"image, float32 (n, 4), best first. scores: float32 (n,). labels: int64 (n,). masks: {masks}. "
+        f"{metadata.title}. image: RGB, uint8 (height, width, 3), of any size. boxes: (x1, y1, x2, y2) in pixels of "
+        f"the image, float32 (n, 4), best first. scores: float32 (n,). labels: int64 (n,). {_describe_masks(metadata)}"
         f"Labels: {names}."
     )
+
+
+def _describe_masks(metadata: ExportMetadata) -> str:
+    if metadata.masks is None:
+        return ""
+    if metadata.masks == "pasted":
+        return "masks: masks of 0 and 1 at the image's size, uint8 (n, height, width). "
+    masks = "probabilities inside the boxes, float32 (n, 28, 28), to be resized to the boxes and thresholded at 0.5"
+    if metadata.style == "detectron2":
+        masks += " (interpolated at the middles of pixels, boxes not rounded, as in Detectron2's paste_masks_in_image)"
+    return f"masks: {masks}. "
 
 
 # ---- differences
@@ -108,14 +135,15 @@ class Differences:
     box: float
     """In pixels."""
     score: float
-    mask: float
-    """Of probabilities; for pasted masks, how far they are from 0.5 at the pixels that differ."""
+    mask: float | None
+    """Of probabilities; for pasted masks, how far they are from 0.5 at the pixels that differ; None: there are none."""
 
     def __str__(self) -> str:
+        masks = "" if self.mask is None else f", masks {self.mask:.2g}"
         unmatched = f"; {self.unmatched} found by only one of the two" if self.unmatched else ""
         return (
             f"{count_noun(self.objects, 'object')} in {count_noun(self.images, 'image')}; largest differences: boxes "
-            f"{self.box:.2g} pixels, scores {self.score:.2g}, masks {self.mask:.2g}{unmatched}"
+            f"{self.box:.2g} pixels, scores {self.score:.2g}{masks}{unmatched}"
         )
 
     def beyond(self, settings: ExportSettings) -> list[str]:
@@ -127,8 +155,11 @@ class Differences:
             "max_unmatched": self.unmatched / max(self.objects, 1),
         }
         limits = {name: getattr(settings, name) for name in found}
-        beyond = [name for name, value in found.items() if not value <= limits[name]]
-        return [f"{name} is {limits[name]:g}, got {found[name]:.2g}" for name in beyond]
+        return [
+            f"{name} is {limits[name]:g}, got {value:.2g}"
+            for name, value in found.items()
+            if value is not None and not value <= limits[name]
+        ]
 
 
 def largest_differences(
@@ -146,26 +177,31 @@ def largest_differences(
     """
     paste = (paste_probabilities if between_pixels else paste_masks_in_image) if pasted else None
     images = objects = unmatched = 0
-    largest = np.zeros(3)
+    largest: dict[str, float] = {"box": 0.0, "score": 0.0}
     for expected, found, size in pairs:
         ours, theirs = match_objects(expected, found)
         images, objects = images + 1, objects + len(expected["boxes"])
         unmatched += len(expected["boxes"]) + len(found.boxes) - 2 * len(ours)
-        values = [
-            (expected["boxes"][ours] - found.boxes[theirs]).abs(),
-            (expected["scores"][ours] - found.scores[theirs]).abs(),
-            _mask_differences(expected["masks"][ours], found.boxes[theirs], found.masks[theirs], size, paste),
-        ]
-        largest = np.maximum(largest, [float(value.max()) if value.numel() else 0.0 for value in values])
-    return Differences(images, objects, unmatched, *largest.tolist())
+        values = {
+            "box": (expected["boxes"][ours] - found.boxes[theirs]).abs(),
+            "score": (expected["scores"][ours] - found.scores[theirs]).abs(),
+        }
+        if found.masks is not None:
+            crops, masks = expected["masks"][ours], found.masks[theirs]
+            values["mask"] = _mask_differences(crops, found.boxes[theirs], masks, size, paste)
+        for name, value in values.items():
+            # NumPy's, which keeps what is no number
+            largest[name] = float(np.maximum(largest.get(name, 0.0), float(value.max()) if value.numel() else 0.0))
+    return Differences(images, objects, unmatched, largest["box"], largest["score"], largest.get("mask"))
 
 
 def match_objects(expected: RawDetectionDict, found: ExportedOutputs) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
-    """The indices of the same objects in both: of one label, whose boxes overlap most, each in one pair.
+    """The indices of the same objects in both: of one label, whose boxes are most alike, each in one pair.
 
     The order of objects is no criterion: it depends on rounding where scores are equal.
     """
-    overlap = box_iou(expected["boxes"], found.boxes)
+    apart = (expected["boxes"][:, None] - found.boxes).abs().amax(-1)
+    overlap = torch.maximum(box_iou(expected["boxes"], found.boxes).nan_to_num(0), 1 - apart)
     overlap[expected["labels"][:, None] != found.labels] = 0
     ours, theirs = (overlap >= SAME_OBJECT_IOU).nonzero(as_tuple=True)
     pairs, taken = [], (set[int](), set[int]())

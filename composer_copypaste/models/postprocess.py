@@ -35,13 +35,13 @@ class DetectionDict(TypedDict):
 class RawDetectionDict(TypedDict):
     """As ``DetectionDict``, but with the masks as the model computes them.
 
-    ``masks`` are probabilities inside the boxes, float32 (m, 28, 28).
+    ``masks`` are probabilities inside the boxes, float32 (m, 28, 28); detectors that find boxes alone give none.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    masks: Tensor
+    masks: NotRequired[Tensor]
 
 
 def detect(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
@@ -51,8 +51,6 @@ def detect(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[Detectio
         model: as ``build_detector`` makes it.
         images: RGB, (n, 3, h, w) or a list of (3, h, w), uint8 or floating point in [0, 1], on the model's device.
     """
-    if not isinstance(model, TorchvisionMaskRCNN):
-        return _detect_boxes(model, images)
     between_pixels = is_detectron2_style(model)
     return [
         encode_detection(detected, (image.shape[1], image.shape[2]), between_pixels=between_pixels)
@@ -61,18 +59,14 @@ def detect(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[Detectio
 
 
 @torch.no_grad()
-def _detect_boxes(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[DetectionDict]:
-    """The same as ``detect``, of a detector that finds boxes alone."""
-    return [
-        DetectionDict(boxes=found["boxes"].cpu(), scores=found["scores"].cpu(), labels=found["labels"].cpu())
-        for found in model(float_images(images))
-    ]
-
-
-@torch.no_grad()
-def detect_raw(model: TorchvisionMaskRCNN, images: Tensor | Sequence[Tensor]) -> list[RawDetectionDict]:
+def detect_raw(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[RawDetectionDict]:
     """The same as ``detect``, with masks as the model computes them."""
     given = float_images(images)
+    if not isinstance(model, TorchvisionMaskRCNN):
+        return [
+            RawDetectionDict(boxes=found["boxes"].cpu(), scores=found["scores"].cpu(), labels=found["labels"].cpu())
+            for found in model(given)
+        ]
     batch, _ = model.transform(given)
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)
@@ -118,12 +112,11 @@ def encode_detection(
     detected: RawDetectionDict, size: tuple[int, int], *, between_pixels: bool = False
 ) -> DetectionDict:
     """The detections with their masks encoded, for an image of this (height, width); see ``encode_masks``."""
-    return DetectionDict(
-        boxes=detected["boxes"],
-        scores=detected["scores"],
-        labels=detected["labels"],
-        rles=encode_masks(detected["masks"][:, None], detected["boxes"], size, between_pixels=between_pixels),
-    )
+    boxes = detected["boxes"]
+    encoded = DetectionDict(boxes=boxes, scores=detected["scores"], labels=detected["labels"])
+    if "masks" in detected:
+        encoded["rles"] = encode_masks(detected["masks"][:, None], boxes, size, between_pixels=between_pixels)
+    return encoded
 
 
 def encode_masks(

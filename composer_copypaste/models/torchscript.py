@@ -1,4 +1,4 @@
-"""Mask R-CNN as a TorchScript file, which runs where there is no Python, on the CPU or a GPU."""
+"""A detector as a TorchScript file, which runs where there is no Python, on the CPU or a GPU."""
 
 import warnings
 from pathlib import Path
@@ -8,10 +8,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata
-from composer_copypaste.models.single_image import SingleImageMaskRCNN
+from composer_copypaste.models.single_image import SingleImage
 
 
-def write_torchscript(module: SingleImageMaskRCNN, metadata: ExportMetadata, path: Path) -> None:
+def write_torchscript(module: SingleImage, metadata: ExportMetadata, path: Path) -> None:
     """Write a module as a TorchScript file; its extra files ``categories`` and ``masks`` are those of the metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler warns of annotations in torchvision
@@ -19,7 +19,7 @@ def write_torchscript(module: SingleImageMaskRCNN, metadata: ExportMetadata, pat
     torch.jit.save(compiled, path, _extra_files=metadata.as_texts())
 
 
-class TorchScriptMaskRCNN:
+class TorchScriptDetector:
     """A TorchScript file that ``write_torchscript`` wrote, ready to run on the CPU."""
 
     def __init__(self, path: Path) -> None:

@@ -1,15 +1,14 @@
-"""Write a Mask R-CNN as an ONNX or TorchScript file, which is kept only if it finds what the model finds."""
+"""Write a detector as an ONNX or TorchScript file, which is kept only if it finds what the model finds."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import Category
@@ -17,17 +16,18 @@ from composer_copypaste.data.image_inputs import find_images
 from composer_copypaste.data.images import read_image, size_as_shown
 from composer_copypaste.errors import CheckpointError, DataError, ExportError, OutputError, RecipeError, count_noun
 from composer_copypaste.files import atomic_write
-from composer_copypaste.integrations.onnx import OnnxMaskRCNN, check_onnx_installed, write_onnx
+from composer_copypaste.integrations.onnx import OnnxDetector, check_onnx_installed, write_onnx
+from composer_copypaste.models.class_rows import class_count, detector_of
 from composer_copypaste.models.detectors import OF_TORCHVISION
 from composer_copypaste.models.detectron2_style import is_detectron2_style
 from composer_copypaste.models.exported import Differences, ExportedOutputs, ExportMetadata, largest_differences
 from composer_copypaste.models.postprocess import detect_raw
-from composer_copypaste.models.single_image import SingleImageMaskRCNN
-from composer_copypaste.models.torchscript import TorchScriptMaskRCNN, write_torchscript
+from composer_copypaste.models.single_image import SingleImage, single_image
+from composer_copypaste.models.torchscript import TorchScriptDetector, write_torchscript
 from composer_copypaste.recipes.schema import DataSettings
 from composer_copypaste.runs.data import coco_files, evaluation_data
 from composer_copypaste.runs.predictor import load_model
-from composer_copypaste.settings import ExportSettings, ImageSettings, settings_from
+from composer_copypaste.settings import DETECTOR_TITLES, ExportSettings, ImageSettings, settings_from
 
 Run = Callable[[Tensor], ExportedOutputs]
 """Runs an exported file on an image."""
@@ -42,13 +42,14 @@ def export_onnx(
     settings: ExportSettings | None = None,
     **overrides: object,
 ) -> Differences:
-    """Write a Mask R-CNN as an ONNX file, with all that comes before and after it, and check it on some images.
+    """Write a detector as an ONNX file, with all that comes before and after it, and check it on some images.
 
     The file takes an RGB image, uint8 (height, width, 3), of any size, as Pillow decodes it. It gives boxes (x1, y1,
-    x2, y2) in pixels of that image, scores, labels and masks. ``load_predictor`` runs it without a torch model.
+    x2, y2) in pixels of that image, scores, labels and, of Mask R-CNN, masks. ``load_predictor`` runs it without a
+    torch model.
 
     Args:
-        model: ``MaskRCNN``, or torchvision's model in it; it is not modified.
+        model: ``Detector``, ``MaskRCNN`` or torchvision's model in it; it is not modified.
         path: the file, which must not be there yet.
         categories: the names or categories of labels 1, 2, ..., or the category of each label. Names have their labels
             as ids. They are written into the file.
@@ -83,27 +84,28 @@ def export_torchscript(
     settings: ExportSettings | None = None,
     **overrides: object,
 ) -> Differences:
-    """Write a Mask R-CNN as a TorchScript file; arguments and results are those of ``export_onnx``.
+    """Write a detector as a TorchScript file; arguments and results are those of ``export_onnx``.
 
     ``torch.jit.load`` reads it, after ``import torchvision``; C++ programs link torchvision's operators. It takes the
-    image as a tensor, uint8 (height, width, 3), and gives a tuple (boxes, scores, labels, masks).
+    image as a tensor, uint8 (height, width, 3), and gives a tuple (boxes, scores, labels, masks), without masks where
+    the detector finds boxes alone.
     """
     chosen = settings_from(ExportSettings, settings, overrides)
     return _export_model(model, Path(path), categories, images, chosen, _write_torchscript)
 
 
-Write = Callable[[SingleImageMaskRCNN, Tensor, ExportMetadata, Path], Run]
+Write = Callable[[SingleImage, Tensor, ExportMetadata, Path], Run]
 """Writes a module to a file, with an image as an example, and gives what runs the file."""
 
 
-def _write_onnx(module: SingleImageMaskRCNN, example: Tensor, metadata: ExportMetadata, file: Path) -> Run:
+def _write_onnx(module: SingleImage, example: Tensor, metadata: ExportMetadata, file: Path) -> Run:
     write_onnx(module, example.permute(1, 2, 0).contiguous(), metadata, file)
-    return OnnxMaskRCNN(file)
+    return OnnxDetector(file)
 
 
-def _write_torchscript(module: SingleImageMaskRCNN, example: Tensor, metadata: ExportMetadata, file: Path) -> Run:
+def _write_torchscript(module: SingleImage, example: Tensor, metadata: ExportMetadata, file: Path) -> Run:
     write_torchscript(module, metadata, file)
-    return TorchScriptMaskRCNN(file)
+    return TorchScriptDetector(file)
 
 
 FORMATS: Mapping[str, Write] = {".onnx": _write_onnx, ".torchscript": _write_torchscript}
@@ -119,12 +121,12 @@ def _export_model(
     write: Write,
 ) -> Differences:
     module = torchvision_module(model)
-    metadata = ExportMetadata(categories_by_label(categories, module), settings.masks)
+    metadata = describe_model(module, categories_by_label(categories, module), ImageSettings(), settings)
     return _export(module, path, metadata, images, settings, write)
 
 
 def _export(
-    module: TorchvisionMaskRCNN,
+    module: nn.Module,
     path: Path,
     metadata: ExportMetadata,
     images: Sequence[Tensor],
@@ -135,9 +137,8 @@ def _export(
         check_onnx_installed()
     _check_images(images)
     check_new_file(path)
-    checked, pasted = [*images, *variants(images[0])], settings.masks == "pasted"
-    between_pixels = is_detectron2_style(module)
-    metadata = replace(metadata, style="detectron2" if between_pixels else "torchvision")
+    checked, pasted = [*images, *variants(images[0])], metadata.masks == "pasted"
+    between_pixels = metadata.style == "detectron2"
     reference = copy.deepcopy(module).cpu().float().eval()
     expected = [detect_raw(reference, [image])[0] for image in checked]
     if not any(len(found["boxes"]) for found in expected):
@@ -145,7 +146,7 @@ def _export(
             f"{path}: not written, as the model finds nothing in {count_noun(len(checked), 'image')}, so that nothing "
             "can be compared; give images with objects, or lower its box_score_thresh"
         )
-    single = SingleImageMaskRCNN(reference, paste=pasted)
+    single = single_image(reference, paste=pasted)
     with atomic_write(path) as unfinished, _errors_of_engines(path, unfinished):
         run = write(single, images[0], metadata, unfinished)
         run(torch.zeros_like(images[0]))  # must run too; all places of it are alike, so that rounding decides
@@ -184,17 +185,32 @@ def variants(image: UInt8[Tensor, "3 h w"]) -> list[UInt8[Tensor, "3 _h _w"]]:
     return [image.transpose(1, 2), image[:, ::3, ::3], image[:, :, : (image.shape[2] + 1) // 2]]
 
 
-def torchvision_module(model: nn.Module) -> TorchvisionMaskRCNN:
-    """Torchvision's model, or that in ``MaskRCNN``; ``TypeError`` for another."""
+def torchvision_module(model: nn.Module) -> nn.Module:
+    """Torchvision's model, or that in ``Detector`` or ``MaskRCNN``; ``TypeError`` for another."""
     module = getattr(model, "module", model)
-    if isinstance(module, OF_TORCHVISION) and not isinstance(module, TorchvisionMaskRCNN):
-        raise ExportError(
-            f"model: only Mask R-CNN can be exported, got {type(module).__name__}, which finds boxes alone; copypaste "
-            "predict runs it"
-        )
-    if not isinstance(module, TorchvisionMaskRCNN):
-        raise TypeError(f"model: expected MaskRCNN, or torchvision's model in it, got {type(model).__name__}")
+    if not isinstance(module, OF_TORCHVISION):
+        expected = "expected Detector, MaskRCNN or torchvision's model in it"
+        raise TypeError(f"model: {expected}, got {type(model).__name__}")
     return module
+
+
+def describe_model(
+    module: nn.Module, categories: Mapping[int, Category], image_settings: ImageSettings, settings: ExportSettings
+) -> ExportMetadata:
+    """What the file says of itself.
+
+    Raises:
+        ExportError: where a form of masks is given for a detector that finds none.
+    """
+    detector = detector_of(module.state_dict()) or "mask_rcnn"
+    style: Literal["torchvision", "detectron2"] = "detectron2" if is_detectron2_style(module) else "torchvision"
+    if detector == "mask_rcnn":
+        return ExportMetadata(categories, settings.masks or "crops", image_settings, style, detector)
+    if settings.masks is not None:
+        raise ExportError(
+            f"masks: expected none, as {DETECTOR_TITLES[detector]} finds boxes alone, got {settings.masks!r}"
+        )
+    return ExportMetadata(categories, None, image_settings, style, detector)
 
 
 def _check_images(images: object) -> None:
@@ -207,12 +223,12 @@ def _check_images(images: object) -> None:
 
 
 def categories_by_label(
-    categories: Sequence[Category | str] | Mapping[int, Category], module: TorchvisionMaskRCNN
+    categories: Sequence[Category | str] | Mapping[int, Category], module: nn.Module
 ) -> dict[int, Category]:
     """The category of each label, with the label as its id where it is given by name."""
     if isinstance(categories, Mapping):
         return dict(categories)
-    labels = module.roi_heads.box_predictor.cls_score.out_features - 1
+    labels = (class_count(module.state_dict()) or 1) - 1
     if len(categories) != labels:
         raise ValueError(f"categories: expected {labels}, one for each label, got {len(categories)}")
     return {
@@ -267,8 +283,8 @@ def export_run(  # noqa: PLR0913 - how the model is loaded, and how it is export
         )
     module = torchvision_module(model.module)
     data, settings = model.recipe.data, settings or ExportSettings()
+    metadata = describe_model(module, model.categories, data.image_settings, settings)
     checked = _evaluated_images(data) if images is None else _read_images(images, data.image_settings)
-    metadata = ExportMetadata(model.categories, settings.masks, data.image_settings)
     return _export(module, output, metadata, checked, settings, FORMATS[output.suffix])
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_masks
-from small_models import detectron2_module
+from small_models import BOXES_ALONE, box_detector, detectron2_module
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import CheckpointError, MissingPackageError
-from composer_copypaste.integrations.onnx import OnnxMaskRCNN, check_onnx_installed, load_onnx_predictor, write_onnx
+from composer_copypaste.integrations.onnx import OnnxDetector, check_onnx_installed, load_onnx_predictor, write_onnx
 from composer_copypaste.models.exported import ExportMetadata
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.postprocess import detect, detect_raw
-from composer_copypaste.models.single_image import SingleImageMaskRCNN
+from composer_copypaste.models.single_image import SingleImageMaskRCNN, single_image
 from composer_copypaste.settings import MaskRCNNSettings
 
 onnx = pytest.importorskip("onnx")
@@ -54,11 +54,58 @@ def files(module, tmp_path_factory):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_finds_what_the_model_finds_at_any_size(files, module, size):
     (expected,) = detect_raw(module, [noise(size)])
-    found = OnnxMaskRCNN(files / "crops.onnx")(noise(size))
+    found = OnnxDetector(files / "crops.onnx")(noise(size))
     assert torch.equal(found.labels, expected["labels"])
     torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=1e-2)
     torch.testing.assert_close(found.scores, expected["scores"], rtol=0, atol=1e-4)
     torch.testing.assert_close(found.masks, expected["masks"], rtol=0, atol=1e-3)
+
+
+@pytest.fixture(scope="module", params=BOXES_ALONE)
+def boxes_alone(request, tmp_path_factory):
+    """A detector that finds boxes alone, and its exported file."""
+    module = box_detector(request.param)
+    path = tmp_path_factory.mktemp(request.param) / "m.onnx"
+    metadata = ExportMetadata(CATEGORIES, None, detector=request.param)
+    write_onnx(single_image(module, paste=False), noise((64, 96)).permute(1, 2, 0), metadata, path)
+    return module, path
+
+
+def test_a_file_of_boxes_alone_finds_what_its_model_finds_at_any_size_with_numpy_alone(boxes_alone):
+    module, path = boxes_alone
+    session = ort.InferenceSession(path)
+    for size in SIZES:
+        (expected,) = detect(module, [noise(size)])
+        boxes, scores, labels = session.run(None, {"image": noise(size).numpy().transpose(1, 2, 0).copy()})
+        assert len(boxes) == 9
+        assert labels.tolist() == expected["labels"].tolist()
+        np.testing.assert_allclose(boxes, expected["boxes"], rtol=0, atol=1e-2)
+        np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-4)
+
+
+def test_a_file_of_boxes_alone_says_so_and_its_predictor_gives_no_masks(boxes_alone):
+    module, path = boxes_alone
+    session = ort.InferenceSession(path)
+    assert {output.name: output.shape for output in session.get_outputs()} == {
+        "boxes": ["objects", 4],
+        "scores": ["objects"],
+        "labels": ["objects"],
+    }
+    text = onnx.load(path, load_external_data=False).doc_string
+    assert text.startswith(f"{type(module).__name__.replace('Faster', 'Faster ').replace('RCNN', 'R-CNN')}. image: RGB")
+    assert "mask" not in text
+    (found,) = load_onnx_predictor(path).detect([noise((50, 70))])
+    (expected,) = detect(module, [noise((50, 70))])
+    assert found.keys() == expected.keys() == {"boxes", "scores", "labels"}
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "fcos"])
+def test_an_image_without_an_object_gives_no_boxes(name, tmp_path):
+    single = single_image(box_detector(name, box_score_thresh=0.999), paste=False)
+    metadata = ExportMetadata(CATEGORIES, None, detector=name)
+    write_onnx(single, noise((64, 96)).permute(1, 2, 0), metadata, tmp_path / "m.onnx")
+    found = OnnxDetector(tmp_path / "m.onnx")(noise((50, 70)))
+    assert [tuple(value.shape) for value in found[:3]] == [(0, 4), (0,), (0,)]
 
 
 @pytest.mark.parametrize("masks", ["crops", "pasted"])
@@ -75,7 +122,7 @@ def test_a_predictor_of_a_file_gives_detections_as_the_model_does(files, module,
 def test_an_image_without_an_object_gives_none(tmp_path):
     single = SingleImageMaskRCNN(module_of(0.999), paste=True)
     write_onnx(single, noise((64, 96)).permute(1, 2, 0), ExportMetadata(CATEGORIES, "pasted"), tmp_path / "m.onnx")
-    found = OnnxMaskRCNN(tmp_path / "m.onnx")(noise((50, 70)))
+    found = OnnxDetector(tmp_path / "m.onnx")(noise((50, 70)))
     assert [tuple(value.shape) for value in found] == [(0, 4), (0,), (0,), (0, 50, 70)]
     (detection,) = load_onnx_predictor(tmp_path / "m.onnx").detect([noise((50, 70))])
     assert detection["rles"] == []
@@ -169,7 +216,7 @@ def test_pixels_are_read_as_rgb_in_rows(files):
     image = noise((60, 80))
     session = ort.InferenceSession(files / "crops.onnx")
     boxes, *_ = session.run(None, {"image": np.ascontiguousarray(image.numpy().transpose(1, 2, 0))})
-    assert np.array_equal(boxes, OnnxMaskRCNN(files / "crops.onnx")(image).boxes.numpy())
+    assert np.array_equal(boxes, OnnxDetector(files / "crops.onnx")(image).boxes.numpy())
 
 
 def test_a_file_of_detectron2s_style_finds_what_its_model_finds_masks_too(tmp_path):

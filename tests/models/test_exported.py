@@ -56,6 +56,22 @@ def test_an_object_of_another_label_or_elsewhere_is_found_by_one_of_the_two_only
     assert differences(detection, outputs(expected([BOX, OTHER, OTHER]))).unmatched == 1
 
 
+def test_boxes_without_an_extent_are_the_same_object_where_they_are_at_one_place():
+    detection = expected([(4, 4, 4, 9), (4, 6, 4, 9)])
+    moved = differences(detection, outputs(detection, boxes=detection["boxes"] + 0.0625))
+    assert (moved.unmatched, moved.box) == (0, 0.0625)
+    assert differences(detection, outputs(detection, boxes=detection["boxes"] + 0.25)).unmatched == 4
+
+
+def test_boxes_alone_differ_by_boxes_and_scores():
+    detection = expected([BOX, OTHER])
+    del detection["masks"]
+    found = differences(detection, ExportedOutputs(**detection | {"scores": detection["scores"] + 0.25}))
+    assert found == Differences(1, 2, 0, 0.0, 0.25, None)
+    assert str(found).endswith("boxes 0 pixels, scores 0.25")
+    assert found.beyond(ExportSettings()) == ["max_score_difference is 0.001, got 0.25"]
+
+
 def test_images_without_objects_do_not_differ():
     nothing = expected([])
     assert differences(nothing, outputs(nothing)) == Differences(1, 0, 0, 0.0, 0.0, 0.0)
@@ -99,6 +115,12 @@ def test_metadata_are_read_as_they_were_written():
         {1: Category(7, "Äpfel"), 3: Category(2, "fig")}, "pasted", ImageSettings(value_range=(0, 4095))
     )
     assert ExportMetadata.from_texts(metadata.as_texts()) == metadata
+    of_boxes = ExportMetadata({1: Category(1, "nut")}, None, detector="retinanet")
+    assert ExportMetadata.from_texts(of_boxes.as_texts()) == of_boxes
+    before = {name: text for name, text in metadata.as_texts().items() if name != "detector"}
+    assert ExportMetadata.from_texts(before) == metadata  # all that was exported was Mask R-CNN
+    with pytest.raises(KeyError):
+        ExportMetadata.from_texts(metadata.as_texts() | {"detector": "yolo"})
     assert ExportMetadata.from_texts({"names": "{0: 'person'}"}) is None
 
 

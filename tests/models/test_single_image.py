@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_masks
-from small_models import detectron2_module
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from small_models import BOXES_ALONE, box_detector, detectron2_module
+from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
 
 from composer_copypaste.data.annotation_json import Category
-from composer_copypaste.models.exported import ExportMetadata
+from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
-from composer_copypaste.models.postprocess import detect_raw, encode_masks
-from composer_copypaste.models.single_image import SingleImageMaskRCNN, paste_masks
-from composer_copypaste.models.torchscript import TorchScriptMaskRCNN, write_torchscript
+from composer_copypaste.models.postprocess import detect, detect_raw, encode_masks
+from composer_copypaste.models.single_image import SingleImageMaskRCNN, paste_masks, single_image
+from composer_copypaste.models.torchscript import TorchScriptDetector, write_torchscript
 from composer_copypaste.settings import MaskRCNNSettings
 
 SIZES = [(90, 120), (120, 90), (20, 31), (300, 40), (779, 39)]
@@ -38,10 +38,40 @@ def test_one_image_gives_what_detect_gives_at_any_size(size):
         torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-5)
 
 
-def test_the_model_is_left_as_it_is():
-    module = small_module().train()
+def test_heads_of_torchvisions_own_are_taken_too():
+    module = small_module()
+    module.roi_heads.__class__ = RoIHeads
+    (expected,) = detect_raw(module, [noise((90, 120))])
+    with torch.no_grad():
+        boxes, *_ = single_image(module, paste=False)(noise((90, 120)).permute(1, 2, 0))
+    torch.testing.assert_close(boxes, expected["boxes"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BOXES_ALONE)
+def test_boxes_are_those_of_detect_at_any_size_also_compiled(name, tmp_path):
+    module, path = box_detector(name), tmp_path / "model.torchscript"
+    single = single_image(module, paste=False)
+    write_torchscript(single, ExportMetadata({1: Category(7, "nut")}, None, detector=name), path)
+    compiled = TorchScriptDetector(path)
+    for size in SIZES:
+        (expected,) = detect(module, [noise(size)])
+        with torch.no_grad():
+            found = ExportedOutputs(*single(noise(size).permute(1, 2, 0)))
+        assert len(found.boxes) == 9
+        for one in (found, *([compiled(noise(size))] if size in SIZES[-2:] else [])):
+            assert one.masks is None
+            for key in ("boxes", "scores", "labels"):
+                torch.testing.assert_close(getattr(one, key), expected[key], rtol=0, atol=1e-5)
+    extra = {"detector": "", "masks": ""}
+    torch.jit.load(path, _extra_files=extra)
+    assert extra == {"detector": name.encode(), "masks": b"none"}
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", *BOXES_ALONE])
+def test_the_model_is_left_as_it_is(name):
+    module = (small_module() if name == "mask_rcnn" else box_detector(name)).train()
     hooks = [len(part._forward_hooks) for part in module.modules()]
-    SingleImageMaskRCNN(module, paste=True)
+    single_image(module, paste=True)
     assert module.training
     assert [len(part._forward_hooks) for part in module.modules()] == hooks
     assert sum(hooks) > 0
@@ -67,7 +97,7 @@ def test_no_objects_give_no_masks():
 def test_a_torchscript_file_gives_what_the_model_gives_and_names_its_categories(tmp_path):
     module, path = small_module(), tmp_path / "model.torchscript"
     write_torchscript(SingleImageMaskRCNN(module, paste=True), ExportMetadata({1: Category(7, "nut")}, "pasted"), path)
-    run = TorchScriptMaskRCNN(path)
+    run = TorchScriptDetector(path)
     for size in SIZES[:2]:
         (expected,) = detect_raw(module, [noise(size)])
         found = run(noise(size))
@@ -83,7 +113,7 @@ def test_a_torchscript_file_of_detectron2s_style_gives_what_the_model_gives(tmp_
     module = detectron2_module()
     metadata = ExportMetadata({1: Category(5, "a"), 2: Category(9, "b")}, "pasted")
     write_torchscript(SingleImageMaskRCNN(module, paste=True), metadata, tmp_path / "m.torchscript")
-    compiled = TorchScriptMaskRCNN(tmp_path / "m.torchscript")
+    compiled = TorchScriptDetector(tmp_path / "m.torchscript")
     for size in ((90, 120), (31, 200)):
         [expected], found = detect_raw(module, [noise(size)]), compiled(noise(size))
         assert len(found.boxes) > 0

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from composer_copypaste import MaskRCNN, export_onnx, export_torchscript
+from composer_copypaste import Detector, MaskRCNN, export_onnx, export_torchscript
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import DataError, ExportError, OutputError, RecipeError
 from composer_copypaste.models.exported import ExportedOutputs
@@ -50,11 +50,34 @@ def test_a_file_that_finds_something_else_is_not_kept(model, images, tmp_path, m
         return find
 
     monkeypatch.setattr(export, "write_onnx", lambda module, example, metadata, path: path.write_bytes(b"model"))
-    monkeypatch.setattr(export, "OnnxMaskRCNN", moved)
+    monkeypatch.setattr(export, "OnnxDetector", moved)
     expected = r"m\.onnx: not kept, .* max_box_difference is 0.1, got 0.5; max_unmatched"
     with pytest.raises(ExportError, match=expected) as raised:
         export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=images)
     assert raised.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def fcos():
+    torch.manual_seed(0)
+    return Detector(num_classes=3, name="fcos", backbone="small", box_score_thresh=0.0, detections_per_image=5)
+
+
+def test_a_detector_of_boxes_is_exported_and_checked_without_masks(fcos, images, tmp_path):
+    differences = export_onnx(fcos, tmp_path / "m.onnx", categories=["disc", "star"], images=images)
+    assert (differences.images, differences.objects, differences.unmatched, differences.mask) == (4, 20, 0, None)
+    assert 0 < differences.box < 0.01
+    assert "mask" not in str(differences)
+    (found,) = load_predictor(tmp_path / "m.onnx").detect(images)
+    assert found.keys() == {"boxes", "scores", "labels"}
+    assert fcos.training
+
+
+def test_a_form_of_masks_is_refused_for_a_detector_of_boxes(fcos, images, tmp_path):
+    for export_model in (export_onnx, export_torchscript):
+        with pytest.raises(ExportError, match=r"^masks: expected none, as FCOS finds boxes alone, got 'crops'$"):
+            export_model(fcos, tmp_path / "m", categories=["disc", "star"], images=images, masks="crops")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,7 +111,7 @@ def test_a_file_that_is_there_is_left_as_it_is(model, images, tmp_path):
 
 
 def test_what_cannot_be_exported_is_named(model, images, tmp_path):
-    with pytest.raises(TypeError, match=r"^model: expected MaskRCNN, .* got Linear"):
+    with pytest.raises(TypeError, match=r"^model: expected Detector, .* got Linear"):
         export_onnx(torch.nn.Linear(2, 2), tmp_path / "m.onnx", categories=[], images=images)
     with pytest.raises(DataError, match=r"^images: expected at least one"):
         export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=[])

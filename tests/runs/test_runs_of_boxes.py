@@ -13,13 +13,14 @@ from composer_copypaste.data.dataset import CocoInstances
 from composer_copypaste.data.rle import AnnotatedObjects
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.transforms import FlipTransform, SampledJitter
-from composer_copypaste.errors import DataError, ExportError
+from composer_copypaste.errors import DataError
 from composer_copypaste.integrations.composer.from_recipe import build_algorithms
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.runs.data import open_data
 from composer_copypaste.runs.evaluation.run import evaluate_checkpoint
 from composer_copypaste.runs.export import export_run
 from composer_copypaste.runs.folder import RunFolder
+from composer_copypaste.runs.info.describe import describe_file
 from composer_copypaste.runs.train import train
 
 FCOS = ("model.name=fcos", "model.min_size=64")
@@ -60,14 +61,25 @@ def test_its_checkpoint_is_scored_again_to_the_same_numbers(run):
     assert (run.root.parent / "scored" / "report.html").exists()
 
 
-def test_it_predicts_boxes_and_its_export_says_what_runs_it(run, boxes, tmp_path):
+def test_it_predicts_boxes_and_so_does_its_export(run, boxes, tmp_path):
     found = predict(run.root, boxes / "shapes" / "val", tta="flip")
     assert len(found) == 4
     assert sum(map(len, found))
     assert all(prediction.rles is None for prediction in found)
-    with pytest.raises(ExportError, match=r"^model: only Mask R-CNN can be exported, got FCOS, which finds boxes"):
-        export_run(run.root, tmp_path / "model.onnx", images=boxes / "shapes" / "val")
-    assert not any(tmp_path.iterdir())
+    differences = export_run(run.root, tmp_path / "model.onnx", images=boxes / "shapes" / "val")
+    assert (differences.unmatched, differences.mask) == (0, None)
+    for one, other in zip(
+        predict(run.root, boxes / "shapes" / "val"),
+        predict(tmp_path / "model.onnx", boxes / "shapes" / "val"),
+        strict=True,
+    ):
+        torch.testing.assert_close(other.boxes, one.boxes, rtol=0, atol=1e-2)
+        assert other.category_names == one.category_names
+        assert other.rles is None
+    described = describe_file(tmp_path / "model.onnx")
+    assert described.kind == "an FCOS as an ONNX file"
+    assert described.facts["masks"] == "none"
+    assert describe_file(run.root).tables[0].headers == ["after batch", "boxes AP", "boxes AP50"]
 
 
 def test_boxes_alone_say_what_trains_on_them_where_masks_are_needed(boxes):

@@ -24,7 +24,8 @@ MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_s
 BAR_FORMAT = (
     "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} batches, {remaining} left{postfix}, {elapsed} passed"
 )
-SHOWN_IN_BAR = {"loss/train/total": "loss", "metrics/eval/segm/AP": "mask AP"}
+SHOWN_IN_BAR = {"loss/train/total": "loss", "metrics/eval/segm/AP": "mask AP", "metrics/eval/bbox/AP": "box AP"}
+"""Box AP where no masks are scored."""
 SHOWN_AFTER_EVALUATION = {
     "metrics/eval/bbox/AP": "box AP",
     "metrics/eval/segm/AP": "mask AP",
@@ -130,7 +131,7 @@ def _numeric_metrics(metrics: Mapping[str, Any]) -> dict[str, Number]:
 
 
 class ProgressBar(LoggerDestination):
-    """Shows the progress of a run on the console, with the loss, the latest mask AP and the time left.
+    """Shows the progress of a run on the console, with the loss, the latest mask or box AP and the time left.
 
     Where the stream is no terminal (a log file), it writes a line at each tenth of the run instead.
     """
@@ -150,6 +151,8 @@ class ProgressBar(LoggerDestination):
                 self._shown[SHOWN_IN_BAR[name]] = text
             if name in SHOWN_AFTER_EVALUATION:
                 self._scores[SHOWN_AFTER_EVALUATION[name]] = text
+        if "mask AP" in self._shown:
+            self._shown.pop("box AP", None)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Starts the bar of the training, at the batch where it begins or resumes."""

@@ -22,8 +22,7 @@ from composer_copypaste.models.weight_files import (
 )
 from composer_copypaste.runs.data import read_trained_categories
 from composer_copypaste.runs.folder import RunFolder, run_folder_of
-from composer_copypaste.runs.info.description import Description, InfoTable, Value
-from composer_copypaste.settings import DETECTOR_TITLES
+from composer_copypaste.runs.info.description import Description, InfoTable, Value, detector_with_article
 
 DEPTH = 2
 """Parts of a model are named by this many names: "backbone.body"."""
@@ -70,7 +69,7 @@ def _model_facts(state: StateDict, path: Path) -> dict[str, Value]:
     known = recognise_model(state)
     state = {name: tensor for name, tensor in state.items() if name != MARK}
     detector = detector_of(state)
-    title = "no detector" if detector is None else f"{'an' if detector == 'fcos' else 'a'} {DETECTOR_TITLES[detector]}"
+    title = "no detector" if detector is None else detector_with_article(detector)
     what = known[0] if known else title
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
     facts: dict[str, Value] = {

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from composer_copypaste.errors import OutputError, as_recipe_value, count_noun, group_problems
+from composer_copypaste.settings import DETECTOR_TITLES, DetectorName
 from composer_copypaste.visualize.curves import save_figure
 
 Value = str | int | float | bool | None
@@ -124,3 +125,8 @@ def _shown(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return value if len(value) <= NAME_WIDTH * 4 else f"{value[: NAME_WIDTH * 4 - 3]}..."
+
+
+def detector_with_article(detector: DetectorName) -> str:
+    """A detector as one says what a file holds: "a Mask R-CNN", "an FCOS"."""
+    return f"{'an' if detector == 'fcos' else 'a'} {DETECTOR_TITLES[detector]}"

@@ -7,9 +7,13 @@ from pathlib import Path
 from composer_copypaste.errors import CheckpointError
 from composer_copypaste.models.exported import ExportMetadata
 from composer_copypaste.models.weight_files import first_line, names_in_archive
-from composer_copypaste.runs.info.description import Description, InfoTable, Value
+from composer_copypaste.runs.info.description import Description, InfoTable, Value, detector_with_article
 
-_MASKS = {"crops": "probabilities inside the boxes, 28 x 28", "pasted": "0 and 1, at the image's size"}
+_MASKS = {
+    "crops": "probabilities inside the boxes, 28 x 28",
+    "pasted": "0 and 1, at the image's size",
+    None: "none",
+}
 _FOREIGN = "not written by copypaste export, which copypaste predict needs: it cannot be run here"
 
 
@@ -30,7 +34,12 @@ def describe_onnx(path: Path) -> Description:
         return Description(path, "an ONNX file", facts, warnings=[_FOREIGN])
     facts["written by"] = f"copypaste export {found.version}"
     facts |= _metadata_facts(found.metadata)
-    return Description(path, "a Mask R-CNN as an ONNX file", facts, [_category_table(found.metadata)])
+    return Description(
+        path,
+        f"{detector_with_article(found.metadata.detector)} as an ONNX file",
+        facts,
+        [_category_table(found.metadata)],
+    )
 
 
 def is_torchscript(path: Path) -> bool:
@@ -62,7 +71,9 @@ def describe_torchscript(path: Path) -> Description:
     if metadata is None:
         return Description(path, "a TorchScript file", facts, warnings=[_FOREIGN])
     facts |= {"written by": f"copypaste export {texts['composer_copypaste']}"} | _metadata_facts(metadata)
-    return Description(path, "a Mask R-CNN as a TorchScript file", facts, [_category_table(metadata)])
+    return Description(
+        path, f"{detector_with_article(metadata.detector)} as a TorchScript file", facts, [_category_table(metadata)]
+    )
 
 
 def _megabytes(path: Path) -> float:

@@ -98,12 +98,14 @@ def _describe_run(run: RunFolder) -> Description:
 
 def _evaluation_table(rows: Sequence[Mapping[str, Any]]) -> InfoTable:
     """The scores of each evaluation, in percent."""
+    logged = {title: f"metrics/eval/{name}" for title, name in SCORES.items()}
+    logged = {title: key for title, key in logged.items() if any(key in row for row in rows)}
     shown: list[list[Value]] = [
-        [str(int(row["batch"])), *(_percent(row.get(f"metrics/eval/{name}")) for name in SCORES.values())]
+        [str(int(row["batch"])), *(_percent(row.get(key)) for key in logged.values())]
         for row in rows
-        if any(f"metrics/eval/{name}" in row for name in SCORES.values())
+        if any(key in row for key in logged.values())
     ]
-    return InfoTable("evaluations, in %", ["after batch", *SCORES], shown)
+    return InfoTable("evaluations, in %", ["after batch", *logged], shown)
 
 
 def _percent(value: float | None) -> float | None:

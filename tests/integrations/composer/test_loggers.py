@@ -234,6 +234,19 @@ def test_a_log_file_tells_what_each_evaluation_found_and_repeats_the_latest():
     lines = stream.getvalue().splitlines()
     assert lines[2] == "evaluation after 2 batches: mask AP 0.750, box AP 0.750"
     assert ", mask AP 0.750, " in lines[3]
+    assert "box" not in lines[3]
+
+
+def test_where_no_masks_are_scored_box_ap_is_repeated():
+    class OfBoxes(ProgressBar):
+        def log_metrics(self, metrics, step=None):
+            super().log_metrics({name: value for name, value in metrics.items() if "segm" not in name}, step)
+
+    stream = LogFile()
+    run(OfBoxes(stream), "4ba")
+    lines = stream.getvalue().splitlines()
+    assert lines[2] == "evaluation after 2 batches: box AP 0.750"
+    assert ", box AP 0.750, " in lines[3]
 
 
 def test_a_terminal_shows_time_left_loss_and_score_in_one_bar(monkeypatch):
