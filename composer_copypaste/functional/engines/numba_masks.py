@@ -19,8 +19,10 @@ from composer_copypaste.functional.resample import PIXEL
 
 LINE = 64
 """Bytes that a processor moves between its caches and memory at once."""
-MOST_ROWS = 255
-"""Rows whose pixels can be counted in bytes."""
+LANES = 16
+"""Pixels of a row that are compared at once."""
+ALL_LANES = np.uint64(2**LANES - 1)
+ONE = np.uint64(1)
 
 
 @compiled
@@ -85,81 +87,136 @@ def stack_rotated(images, pasted, like):
 # Phase 2: areas and boxes of what is visible
 
 
+@compiled_intrinsic
+@no_type_check
+def _equal_lanes(context, address, value, like):
+    """A bit for each of ``LANES`` values at an address, the lowest for the first: 1 where it equals the other value."""
+    value_type, bits = like.dtype, types.uint64
+
+    def code(context, builder, signature, arguments):
+        lanes = ir.VectorType(context.get_value_type(value_type), LANES)
+        values = builder.load(builder.inttoptr(arguments[0], lanes.as_pointer()), align=value_type.bitwidth // 8)
+        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), arguments[1], ir.Constant(ir.IntType(32), 0))
+        same = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        equal = builder.icmp_unsigned("==", values, builder.shuffle_vector(first, first, same))
+        return builder.zext(builder.bitcast(equal, ir.IntType(LANES)), ir.IntType(64))
+
+    return bits(types.int64, value_type, like), code
+
+
+@compiled_intrinsic
+@no_type_check
+def _number_of_ones(context, bits):
+    """How many bits are 1."""
+
+    def code(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), code
+
+
 @compiled
 @no_type_check
 def measure(objects, results, like):
     """Count the pixels of each object, and find the box around those that are visible.
 
-    Pixels are counted by column, not by row: the counts lie side by side, many of them are counted at once, and they
-    tell where the box begins and ends. ``like`` has the type of owners, as everywhere here.
+    ``like`` has the type of owners, as everywhere here.
     """
     widest = 0
     for each in objects:
         widest = max(widest, each.window[X2] - each.window[X1])
-    counts, few = np.empty((2, widest), np.int32), np.empty((2, widest), np.uint8)
+    columns = np.empty(max(1, -(-widest // LANES)), np.uint64)
     for n in range(len(objects)):
         each, result = objects[n], results[n]
         y1, x1, y2, x2 = each.window
-        visible, former = counts[0, : x2 - x1], counts[1, : x2 - x1]
-        few_visible, few_former = few[0, : x2 - x1], few[1, : x2 - x1]
-        _count_columns(visible, former, few_visible, few_former, each, like)
-        for k in range(len(visible)):
-            result.area += visible[k]
-            result.former += former[k]
+        occupied = columns[: max(1, -(-(x2 - x1) // LANES))]
+        occupied[:] = 0
+        for y in range(y1, y2):
+            visible, former = _count_row(occupied, each, y, like)
+            result.former += former
+            if visible:
+                if not result.area:
+                    result.y1 = y
+                result.y2 = y + 1
+                result.area += visible
         if result.area:
-            while not visible[x1 - each.window[X1]]:
-                x1 += 1
-            while not visible[x2 - 1 - each.window[X1]]:
-                x2 -= 1
-            while _is_empty_row(few_visible, few_former, each, y1, like):
-                y1 += 1
-            while _is_empty_row(few_visible, few_former, each, y2 - 1, like):
-                y2 -= 1
-            result.x1, result.y1, result.x2, result.y2 = x1, y1, x2, y2
+            result.x1, result.x2 = x1 + _first_column(occupied), x1 + _end_of_columns(occupied)
 
 
 @compiled
 @no_type_check
-def _count_columns(visible, former, few_visible, few_former, each, like):
-    """Count the pixels of each column, in bytes for as many rows as these can count."""
-    visible[:], former[:] = 0, 0
-    for first in range(each.window[Y1], each.window[Y2], MOST_ROWS):
-        few_visible[:], few_former[:] = 0, 0
-        for y in range(first, min(first + MOST_ROWS, each.window[Y2])):
-            _count_row(few_visible, few_former, each, y, like)
-        for k in range(len(visible)):
-            visible[k] += few_visible[k]
-            former[k] += few_former[k]
+def _count_row(occupied, each, y, like):
+    """The numbers of an object's visible and former pixels in a row; columns of visible ones become 1 in ``occupied``.
+
+    ``LANES`` pixels are compared at once, of which each takes a bit. The last of them may have been seen before.
+    """
+    x1, n = each.window[X1], each.window[X2] - each.window[X1]
+    owners, mask = each.owners + (y * each.owners_width + x1) * like.itemsize, each.mask + y * each.mask_width + x1
+    if n < LANES:
+        own, shown = _few_pixels(owners, mask, n, each, like)
+        occupied[0] |= shown
+        return _number_of_ones(shown), _number_of_ones(own)
+    visible, former = np.uint64(0), np.uint64(0)
+    for k in range(len(occupied)):
+        first = min(k * LANES, n - LANES)
+        own, shown = _lanes_of_pixels(owners + first * like.itemsize, mask + first, each, like)
+        seen = np.uint64(k * LANES - first)
+        shown >>= seen
+        visible += _number_of_ones(shown)
+        former += _number_of_ones(own >> seen)
+        occupied[k] |= shown
+    return visible, former
 
 
 @compiled
 @no_type_check
-def _count_row(visible, former, each, y, like):
-    """Add the pixels of a row to the counts of their columns."""
-    x1, n = each.window[X1], len(visible)
-    owners = values_at(each.owners, y * each.owners_width + x1, n, like)
-    number = like.dtype.type(each.number)
+def _lanes_of_pixels(owners, mask, each, like):
+    """Which of ``LANES`` pixels at these addresses are an object's former ones, and its visible ones."""
+    shown = _equal_lanes(owners, like.dtype.type(each.number), like)
     if each.mask == NO_TENSOR:
-        for k in range(n):
-            visible[k] += owners[k] == number
-    else:
-        mask = values_at(each.mask, y * each.mask_width + x1, n, MASK)
-        for k in range(n):
-            is_object, is_free = mask[k] != 0, owners[k] == NOBODY
-            visible[k] += is_object & is_free
-            former[k] += is_object
+        return np.uint64(0), shown
+    own = _equal_lanes(mask, np.uint8(0), MASK) ^ ALL_LANES
+    return own, own & shown
 
 
 @compiled
 @no_type_check
-def _is_empty_row(visible, former, each, y, like):
-    """Whether a row has no visible pixel. The counts are lost."""
-    visible[:] = 0
-    _count_row(visible, former, each, y, like)
-    total = 0
-    for k in range(len(visible)):
-        total += visible[k]
-    return total == 0
+def _few_pixels(owners, mask, n, each, like):
+    """The same of fewer pixels, one by one."""
+    has_mask, number = each.mask != NO_TENSOR, like.dtype.type(each.number)
+    shown_by, is_object = values_at(owners, ZERO, n, like), values_at(mask, ZERO, n, MASK)
+    own, shown, bit = np.uint64(0), np.uint64(0), ONE
+    for k in range(n):
+        if shown_by[k] == number:
+            shown |= bit
+        if has_mask and is_object[k]:
+            own |= bit
+        bit <<= ONE
+    return own, shown & own if has_mask else shown
+
+
+@compiled
+@no_type_check
+def _first_column(occupied):
+    """The first column that is 1."""
+    block, column = 0, 0
+    while not occupied[block]:
+        block += 1
+    while not occupied[block] >> np.uint64(column) & ONE:
+        column += 1
+    return block * LANES + column
+
+
+@compiled
+@no_type_check
+def _end_of_columns(occupied):
+    """The last column that is 1, plus 1."""
+    block, column = len(occupied) - 1, LANES - 1
+    while not occupied[block]:
+        block -= 1
+    while not occupied[block] >> np.uint64(column) & ONE:
+        column -= 1
+    return block * LANES + column + 1
 
 
 @compiled

@@ -37,7 +37,7 @@ from composer_copypaste.compact_masks import CompactMasks, as_compact
 from composer_copypaste.functional import copypaste as batch
 from composer_copypaste.functional.batch_objects import batch_objects, only_copied_classes
 from composer_copypaste.functional.engines import engine, numba_engine, numba_memory, numba_objects
-from composer_copypaste.functional.engines.kernels import MASK_ROW
+from composer_copypaste.functional.engines.kernels import MASK_ROW, MEASURE_ROW
 from composer_copypaste.functional.layout import SourceObjects, layout_of
 from composer_copypaste.functional.sources import ExtraSources
 
@@ -177,6 +177,27 @@ def carried_out(plan, images, targets, **settings):
     with tritons_kernels():
         result = batch.paste(on_device(images), on_device(targets), CopyPasteSettings(**settings), plan, ExtraSources())
     return [image.cpu() for image in result.images], result.targets
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_rows_of_every_width_are_measured_pixel_by_pixel(dtype):
+    generator, height, width = np.random.default_rng(3), 5, 60
+    owners = generator.integers(0, 3, (height, width)).astype(numba_engine._example(dtype).dtype)
+    mask = generator.integers(0, 2, (height, width)).astype(np.uint8)
+    owners[0] = owners[:, 7] = 3  # the first row and a column show neither the objects nor what they lie on
+    places = [(x1, x2) for x1 in (0, 7) for x2 in range(x1 + 1, width + 1)]
+    table = np.zeros(2 * len(places), MEASURE_ROW)
+    for row, (x1, x2) in zip(table, [*places, *places], strict=True):
+        row["window"], row["owners"], row["owners_width"] = (0, x1, height, x2), owners.ctypes.data, width
+    pasted, own = table[: len(places)], table[len(places) :]
+    pasted["number"], own["mask"], own["mask_width"] = 2, mask.ctypes.data, width
+    measured = numba_engine.NumbaKernels().measure(table, table[:0], dtype).numpy()
+    visible = [(owners == 2, x) for x in places] + [((owners == 0) & (mask != 0), x) for x in places]
+    for (area, former, *box), (pixels, (x1, x2)), row in zip(measured.tolist(), visible, table, strict=True):
+        y, x = np.nonzero(pixels[:, x1:x2])
+        assert area == len(y)
+        assert former == (mask[:, x1:x2].sum() if row["mask"] else 0)
+        assert not area or box == [x.min() + x1, y.min(), x.max() + x1 + 1, y.max() + 1]
 
 
 def test_colors_that_move_by_whole_pixels_equal_the_sources_to_the_bit():
