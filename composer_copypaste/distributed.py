@@ -118,12 +118,7 @@ def is_lost_connection(error: RuntimeError) -> bool:
 
 def why_loading_ended(error: RuntimeError) -> str | None:
     """Why a process that loads data ended and what to do about it, by torch's error; None for any other error."""
-    messages = []
-    cause: BaseException | None = error
-    while cause is not None:
-        messages.append(str(cause))
-        cause = cause.__cause__ or cause.__context__
-    text = "\n".join(messages)
+    text = _messages_of(error)
     no_room = "</torch_" in text and re.search("No space left on device|Cannot allocate memory", text)
     if no_room or "killed by signal: Bus error" in text:
         usage = shutil.disk_usage(SHARED_MEMORY)
@@ -132,11 +127,28 @@ def why_loading_ended(error: RuntimeError) -> str | None:
             f"{usage.total / 1e6:,.1f} MB, {usage.free / 1e6:,.1f} MB of it free now; start the container with "
             "--shm-size=8g, or load without such processes: data.workers=0"
         )
-    if re.search(
-        "DataLoader worker .* (killed by signal: (Killed|Terminated)|exited unexpectedly$)", text, re.MULTILINE
-    ):
+    if re.search("DataLoader worker .* (killed by signal: Killed|exited unexpectedly$)", text, re.MULTILINE):
         return (
             "a loading process was ended from outside, perhaps for want of memory; give fewer data.workers, or "
             "data.workers=0"
         )
     return None
+
+
+def is_loading_terminated(error: RuntimeError) -> bool:
+    """Whether torch says that SIGTERM ended a process that loads data.
+
+    A scheduler, a container or ``timeout`` sends it to all processes of a group; torch may then notice the end of one
+    of them before this process handles its own signal. What ends processes for want of memory sends SIGKILL.
+    """
+    return re.search("DataLoader worker .* killed by signal: Terminated", _messages_of(error)) is not None
+
+
+def _messages_of(error: BaseException) -> str:
+    """What an error and its causes say, a line each."""
+    messages = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    return "\n".join(messages)

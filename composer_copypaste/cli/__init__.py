@@ -23,6 +23,7 @@ from composer_copypaste import __version__
 from composer_copypaste.distributed import (
     errors_raised_once,
     is_first_process_of_node,
+    is_loading_terminated,
     is_lost_connection,
     why_loading_ended,
 )
@@ -131,14 +132,13 @@ class LazyGroup(click.Group):
             code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
             if code not in STOPPED:
                 raise
-            _expect_processes_to_end()
-            if is_first_process_of_node():
-                click.echo(_append_command(STOPPED[code], ctx.meta), err=True)
-            sys.exit(code)
+            _exit_after_stop(code, ctx.meta)
 
 
 def _exit_after_another_process(error: RuntimeError, meta: Mapping[str, Any]) -> NoReturn:
     """Say that a loading process, or another process of the run, has ended, and exit; raise any other error."""
+    if is_loading_terminated(error):
+        _exit_after_stop(143, meta)
     if (ended := why_loading_ended(error)) is not None:
         _expect_processes_to_end()
         _exit_with(UserError(_append_command(ended, meta)))
@@ -148,6 +148,14 @@ def _exit_after_another_process(error: RuntimeError, meta: Mapping[str, Any]) ->
     if is_first_process_of_node():
         click.echo(f"error: {_append_command(CONNECTION_LOST, meta)}", err=True)
     sys.exit(2)
+
+
+def _exit_after_stop(code: int, meta: Mapping[str, Any]) -> NoReturn:
+    """Say that a signal ended the command, and how to go on, and exit with its code."""
+    _expect_processes_to_end()
+    if is_first_process_of_node():
+        click.echo(_append_command(STOPPED[code], meta), err=True)
+    sys.exit(code)
 
 
 def _expect_processes_to_end() -> None:

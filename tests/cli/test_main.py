@@ -135,6 +135,16 @@ def test_a_loading_process_without_shared_memory_ends_in_one_line(monkeypatch):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("is_cause", [False, True])
+def test_a_signal_to_all_processes_that_torch_notices_first_is_no_want_of_memory(monkeypatch, is_cause):
+    monkeypatch.setattr(cli.signal, "signal", lambda *given: None)
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    if is_cause:
+        error, error.__cause__ = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), error
+    result = fails_with(monkeypatch, error)
+    assert (result.exit_code, result.stderr) == (143, "ended\n")
+
+
 def test_other_errors_of_torch_are_not_hidden(monkeypatch):
     assert isinstance(fails_with(monkeypatch, RuntimeError("shape '[3]' is invalid")).exception, RuntimeError)
 

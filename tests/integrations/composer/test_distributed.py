@@ -100,6 +100,7 @@ def test_the_end_of_a_process_that_loads_is_explained_by_its_cause():
     [
         "shape '[3]' is invalid",
         "DataLoader worker (pid 7) is killed by signal: Segmentation fault. ",
+        "DataLoader worker (pid 7) is killed by signal: Terminated. ",
         "DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost due to multiprocessing.",
         "unable to write to file </home/x.pt>: No space left on device (28)",
     ],
