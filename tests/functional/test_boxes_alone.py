@@ -16,6 +16,7 @@ from copypaste_cases import (
 )
 
 from composer_copypaste.compact_masks import CompactMasks
+from composer_copypaste.functional.batch_objects import box_masks
 from composer_copypaste.functional.copypaste import copypaste_batch
 
 
@@ -34,6 +35,28 @@ def test_a_box_is_pasted_whole():
     assert result.targets[0]["boxes"].tolist() == [[2, 3, 6, 5]]
     assert result.targets[0]["labels"].tolist() == [9]
     assert "masks" not in result.targets[0]
+
+
+def test_a_pixel_belongs_to_a_box_that_its_centre_lies_in():
+    boxes = torch.tensor([[0.5, 1.5, 2.5, 4.5], [0.6, 1.6, 2.6, 4.6]])  # from a centre to another; a little beyond
+    assert torch.equal(box_masks(boxes, make_images()[0]), torch.stack([block(0, 1, 2, 4), block(1, 2, 3, 5)]))
+
+
+def test_objects_without_masks_are_chosen_by_the_areas_of_their_boxes():
+    given = boxes_alone((1, 2, 3, 5), (4, 1, 8, 5), (0, 6, 8, 8))  # of 6, 16 and 16 pixels
+    given["boxes"][2, 3] = 7.5  # of 12
+    settings = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0, "area_range": (6.5, 15.0)}
+    _, after = copypaste_batch(make_images(), [boxes_alone(), given], **settings)
+    assert after[0]["labels"].tolist() == [3]
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2, 3])
+def test_the_target_with_a_wrong_box_is_named(wrong):
+    boxes = [(0, 0, 4, 4)] * 4
+    boxes[wrong] = (4, 0, 0, 4)
+    targets = [boxes_alone(*own) for own in (boxes[:1], [], boxes[1:3], boxes[3:])]
+    with pytest.raises(ValueError, match=rf"^targets\[{[0, 2, 2, 3][wrong]}\]: expected boxes .*, got \[4.0, 0.0, 0"):
+        copypaste_batch(make_images(4), targets)
 
 
 def test_a_box_is_cut_where_a_whole_side_of_it_is_hidden():

@@ -90,6 +90,16 @@ def test_of_class_id_maps_only_objects_are_in_the_way():
         assert (after[0] == 5).sum() == expected
 
 
+def test_by_mask_a_pasted_class_is_where_its_pixels_are():
+    maps = torch.zeros(2, 8, 8, dtype=torch.int64)
+    maps[0, :, :4] = 3
+    maps[1, 7], maps[1, :, 7] = 5, 5  # 4 of its 15 pixels lie on the other, and half of its box
+    for by, limit, expected in (("mask", 0.3, 15), ("mask", 0.2, 0), ("box", 0.3, 0)):
+        settings = ALL | {"max_overlap": limit, "overlap_by": by}
+        _, after = copypaste_batch(make_images(), maps, generator=seeded(), **settings)
+        assert (after[0] == 5).sum() == expected
+
+
 def test_by_mask_an_own_object_of_a_class_is_where_its_pixels_are():
     maps = torch.zeros(2, 8, 8, dtype=torch.int64)
     maps[0, 7], maps[0, :, 7] = 3, 3
