@@ -187,7 +187,7 @@ def damage_tensor(tensor: torch.Tensor, draw: random.Random) -> Any:  # noqa: C9
             flat[draw.randrange(len(flat))] = int(abs(value)) if whole else value
             return flat.reshape(tensor.shape)
         case 6:
-            return tensor.numpy() if draw.randrange(2) else tensor.tolist()
+            return tensor.detach().numpy() if draw.randrange(2) else tensor.tolist()
         case 7:
             return tensor.to("meta")
         case 8:

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composer_copypaste.functional.object_keys import object_keys_of
-from composer_copypaste.instances import Instances, instances_of, target_of
+from composer_copypaste.instances import Instances, exact_up_to, instances_of, target_of
 
 
 def target(n=2, size=(4, 6), **fields):
@@ -124,3 +124,23 @@ def test_fields_on_several_devices_get_the_numbers_of_their_rows_where_they_lie(
         found = objects.take([2, 0])
     assert found.labels.tolist() == [3, 1]
     assert found.extras["keypoints"].shape == (2, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest"),
+    [
+        (torch.bool, 1),
+        (torch.int8, 127),
+        (torch.uint8, 255),
+        (torch.bfloat16, 256),
+        (torch.float16, 2048),
+        (torch.float32, 2**24),
+        (torch.complex64, 2**24),
+    ],
+)
+def test_a_type_holds_whole_numbers_up_to_its_largest_and_not_the_next(dtype, largest):
+    assert exact_up_to(dtype) == largest
+    near = torch.arange(max(largest - 100, 0), largest + 1)
+    assert torch.equal(near.to(dtype).to(torch.complex128).real.long(), near)
+    following = torch.tensor([largest + 1]).to(dtype)
+    assert following.to(torch.complex128).real.item() != largest + 1

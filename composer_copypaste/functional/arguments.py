@@ -19,6 +19,8 @@ from composer_copypaste.instances import WHOLE, WHOLE_NUMBERS, Target
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
 IMAGE_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INSTEAD = {"boxes": "boxes", "labels": "labels", "keypoints": "keypoints", "area": "boxes", "iscrowd": "labels"}
+"""For each field of objects the one on whose device it is made if a target lacks it."""
 
 
 def checked_arguments(
@@ -85,9 +87,13 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
 
 
 def _check_devices(targets: Sequence[Target]) -> None:
-    """Raise where a field of objects, which targets may have on the host, is there for some of them only."""
-    for name in ("boxes", "labels", "area", "iscrowd", "keypoints"):
-        devices = {value.device for target in targets if isinstance(value := target.get(name), Tensor)}
+    """Raise where a field of objects, which targets may have on the host, is there for some of them only.
+
+    A missing field is made on the device of another.
+    """
+    for name, instead in INSTEAD.items():
+        values = [target[name] if name in target else target.get(instead) for target in targets]
+        devices = {value.device for value in values if isinstance(value, Tensor)}
         if len(devices) > 1:
             named = " and some on ".join(sorted(map(str, devices)))
             raise ValueError(f"targets: expected {name!r} of all images on one device, got some on {named}")

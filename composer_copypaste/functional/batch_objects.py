@@ -103,6 +103,8 @@ def checked_instances(
                 raise ValueError(
                     f"targets[{i}]: expected {key!r} with rows of shape {first}, as targets[0] has, got {row}"
                 )
+            if (device := values.device) != (other := batch[0].extras[key].device):
+                raise ValueError(f"targets[{i}]: expected {key!r} on {other}, as targets[0] has it, got {device}")
     return batch
 
 

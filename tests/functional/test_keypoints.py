@@ -5,7 +5,18 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from copypaste_cases import IDENTITY, SIDE, Pool, carry_out, make_images, on_meta, plan_of, target, window_after_window
+from copypaste_cases import (
+    IDENTITY,
+    SIDE,
+    Pool,
+    block,
+    carry_out,
+    make_images,
+    on_meta,
+    plan_of,
+    target,
+    window_after_window,
+)
 from read_backs import ReadBacks
 
 from composer_copypaste import InstanceBank, copypaste_batch, keypoint_pairs, large_scale_jitter_batch
@@ -268,3 +279,22 @@ def test_a_device_is_read_once_for_measures_and_keypoints_together(keypoints_are
     assert read_backs.asked.count("meta") == 1
     expected = "cpu" if keypoints_are == "on the host" else "meta"
     assert [found["keypoints"].device.type for found in after] == [expected] * 2
+
+
+def test_of_images_of_several_sizes_each_keypoint_is_hidden_at_its_own_pixel():
+    def own(size, hidden, shown):
+        """An object everywhere with two keypoints, and one of 3 x 3 pixels without any."""
+        height, width = size
+        return {
+            "boxes": torch.tensor([[0.0, 0.0, width, height], [0.0, 0.0, 3.0, 3.0]]),
+            "labels": torch.tensor([1, 2]),
+            "masks": torch.stack([block(0, 0, width, height, size), block(0, 0, 3, 3, size)]),
+            "keypoints": torch.tensor([[[*hidden, 2.0], [*shown, 2.0]], [[0.0] * 3] * 2]),
+        }
+
+    sizes = [(8, 10), (6, 12), (7, 9)]
+    images = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
+    targets = [own(size, (size[1] - 1.5, 1.5), (1.5, size[0] - 1.5)) for size in sizes]
+    plan = plan_of(*((i, 1 if i == 0 else 0, 1, ((1, 0, 3 - sizes[i][1]), (0, 1, 0))) for i in range(3)))
+    after = carry_out(plan, images, targets, keypoint_pairs=()).targets
+    assert [fields["keypoints"][0, :, 2].tolist() for fields in after] == [[1, 2]] * 3

@@ -352,6 +352,16 @@ def test_ranges_of_seams_and_strengths_are_drawn_for_each_object_and_change_no_o
             assert high - (high - low) / 3 < column.max() < high
 
 
+@pytest.mark.parametrize("jitter", ["image", "instance"])
+@pytest.mark.parametrize(("setting", "column"), [("brightness", 0), ("contrast", 1), ("saturation", 2)])
+def test_one_factor_of_color_is_drawn_alone(setting, column, jitter):
+    color = torch.cat([drawn(IMAGES, seed, jitter=jitter, **{setting: 0.25}).color for seed in range(10)])
+    changed = color[:, column]
+    assert 0.75 <= changed.min() < 0.85
+    assert 1.15 < changed.max() <= 1.25
+    assert (color[:, [k for k in range(3) if k != column]] == 1).all()
+
+
 def test_a_number_for_the_seam_leaves_the_generator_as_it_was():
     states = []
     for sigma in (0.0, 2.0):

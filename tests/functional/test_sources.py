@@ -114,6 +114,15 @@ def test_cut_outs_of_a_category_are_as_likely_as_each_other():
     assert all(abs(counts[source] / 600 - 1 / 3) < 0.06 for source in (2, 3, 4))
 
 
+@pytest.mark.parametrize(("setting", "column"), [("brightness", 0), ("contrast", 1), ("saturation", 2)])
+def test_one_factor_of_color_is_drawn_alone_for_cut_outs_too(setting, column):
+    pool = Pool(cut_out(1))
+    color = torch.cat([drawn(pool, seed, **{setting: 0.25}).color for seed in range(20)])
+    assert 0.75 <= color[:, column].min() < 0.85
+    assert 1.15 < color[:, column].max() <= 1.25
+    assert (color[:, [k for k in range(3) if k != column]] == 1).all()
+
+
 def test_weights_of_categories_say_how_often_each_is_drawn():
     counts = labels_drawn(Pool(*[cut_out(1)] * 9, cut_out(2), cut_out(3)), label_weights={2: 3.0, 3: 0.0})
     assert set(counts) == {1, 2}

@@ -220,6 +220,18 @@ CASES = {
         lambda: pasted(targets=both(labels=torch.tensor([1], device="meta"))),
         "ValueError: targets: expected 'labels' of all images on one device, got some on cpu and some on meta",
     ),
+    "the areas of one image are on another device than the boxes of one without areas": (
+        lambda: pasted(targets=[target((0, 0, 4, 4), area=torch.ones(1, device="meta")), target((0, 0, 4, 4))]),
+        "ValueError: targets: expected 'area' of all images on one device, got some on cpu and some on meta",
+    ),
+    "the crowds of one image are on another device than the labels of one without crowds": (
+        lambda: pasted(targets=[target((0, 0, 4, 4)), target((0, 0, 4, 4), iscrowd=torch.zeros(1, device="meta"))]),
+        "ValueError: targets: expected 'iscrowd' of all images on one device, got some on cpu and some on meta",
+    ),
+    "the scores of one image are on another device": (
+        lambda: pasted(targets=[target((0, 0, 4, 4), scores=torch.ones(1, device=at)) for at in ("cpu", "meta")]),
+        "ValueError: targets[1]: expected 'scores' on cpu, as targets[0] has it, got meta",
+    ),
     "the areas of one image are on another device": (
         lambda: pasted(targets=[{**target((0, 0, 4, 4)), "area": torch.ones(1, device=at)} for at in ("meta", "cpu")]),
         "ValueError: targets: expected 'area' of all images on one device, got some on cpu and some on meta",
