@@ -15,6 +15,14 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from annotated_types import Ge, Gt, Le, Lt
 
 from composer_copypaste.files import expand_home
+from composer_copypaste.idle_settings import (
+    OF_AUGMENT,
+    OF_COPY_PASTE,
+    OF_LARGE_SCALE_JITTER,
+    OF_PREDICT,
+    SCENE,
+    check_not_idle,
+)
 from composer_copypaste.object_transform import AsObjectTransform
 from composer_copypaste.scene_maps import AsMap, AsPolygons
 from composer_copypaste.validation import Check, TextPattern, settings_class
@@ -122,10 +130,6 @@ DEFAULT_P_FLIP = 0.5
 """The paper's probability, used where ``p_flip`` is None."""
 
 
-SCENE = ("place_region", "place_map", "place_key", "vanishing_line", "scale_map")
-"""The settings of copy-paste that say what an image shows where."""
-
-
 @settings_class
 class CopyPasteSettings:
     """How copy-paste chooses, jitters, places and blends objects.
@@ -140,7 +144,7 @@ class CopyPasteSettings:
     stop: Time | None = None
     """Nothing is pasted from this time of the training on: "10ep", "500ba", "90%dur" or "0.9dur" (of the training's
     duration). None: copy-paste never stops. Detectors are often trained with strong augmentation switched off at the
-    end. Used in trainings; ``copypaste_batch`` ignores it."""
+    end. Used in trainings; ``copypaste_batch`` passes it over in a training's settings, and refuses it by name."""
 
     warmup: Time | None = None
     """``p`` rises linearly from 0 during this time at the training's start. None: ``p`` has its full value at once.
@@ -397,12 +401,7 @@ class CopyPasteSettings:
         for name in SCENE:
             if getattr(self, name) is not None and self.placement not in ("random", "anywhere"):
                 raise ValueError(f'{name}: needs placement "random" or "anywhere", got {self.placement!r}')
-        if self.place_point != "centre" and not self.has_scene:
-            raise ValueError(f"place_point: {self.place_point!r} changes nothing without one of {', '.join(SCENE)}")
-        if self.overlap_by == "mask" and self.max_overlap == 1 and not self.least_overlap_first:
-            raise ValueError(
-                'overlap_by: "mask" changes nothing without a max_overlap below 1 or least_overlap_first; set one'
-            )
+        check_not_idle(self, OF_COPY_PASTE)
         self._check_colors()
         if self.source == "self":
             self._check_own_source()
@@ -419,8 +418,6 @@ class CopyPasteSettings:
             raise ValueError(
                 f'blend_sigma: expected 0 with blend_mode "poisson", which leaves no seam, got {self.blend_sigma}'
             )
-        if self.color_transfer is None and self.transfer_strength != 0.5:
-            raise ValueError("transfer_strength: changes nothing without a color_transfer; set one")
 
     def _check_own_source(self) -> None:
         if self.bank_size:
@@ -440,6 +437,11 @@ class CopyPasteSettings:
     def has_scene(self) -> bool:
         """Whether places depend on what an image shows where."""
         return any(getattr(self, name) is not None for name in SCENE)
+
+    @property
+    def compares_overlaps(self) -> bool:
+        """Whether anything depends on how much of an object lies on the image's own objects."""
+        return self.max_overlap < 1 or self.least_overlap_first
 
     @property
     def fits_colors(self) -> bool:
@@ -515,6 +517,7 @@ class AugmentSettings:
     """How objects are chosen, jittered, placed and blended."""
 
     def __post_init__(self) -> None:
+        check_not_idle(self, OF_AUGMENT)
         if self.backgrounds is not None and self.copy_paste.source == "self":
             raise ValueError('copy_paste.source: expected "batch" or "both" with backgrounds, which have no objects')
 
@@ -545,6 +548,9 @@ class PredictSettings:
 
     draw: bool = False
     """Whether the objects are also drawn on the images."""
+
+    def __post_init__(self) -> None:
+        check_not_idle(self, OF_PREDICT)
 
 
 @settings_class
@@ -592,6 +598,9 @@ class LargeScaleJitterSettings:
 
     ignore_index: int = 255
     """Class-id maps only: the id of the padding beyond the image."""
+
+    def __post_init__(self) -> None:
+        check_not_idle(self, OF_LARGE_SCALE_JITTER)
 
 
 @settings_class

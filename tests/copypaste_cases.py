@@ -305,6 +305,8 @@ def knobs(draw, **fixed):
         combined |= dict.fromkeys(SCENE) | {"place_point": "centre"}
     if combined["max_overlap"] == 1 and not combined["least_overlap_first"]:
         combined["overlap_by"] = "box"
+    if combined["scale_range"][0] == combined["scale_range"][1]:
+        combined["scale_distribution"] = "uniform"
     return combined
 
 
@@ -340,6 +342,8 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, 
     if bank and channels == 3 and "depth" not in keys and draw(st.booleans()):
         case.pool = drawn_pool(draw(st.integers(1, 5)), rng)
         case.knobs["labels"] = case.knobs["area_range"] = case.knobs["relative_area_range"] = None
+    else:
+        case.knobs = {name: value for name, value in case.knobs.items() if "pool" not in name}
     return case
 
 

@@ -62,7 +62,6 @@ def test_each_end_of_a_range_has_the_limits(scales, expected):
     [
         ({"category_weights": {3: -1.0}}, "category_weights: expected at least 0, got -1.0"),
         ({"category_weights": {3: math.inf}}, "category_weights: expected a finite number, got inf"),
-        ({"overlap_by": "mask"}, 'overlap_by: "mask" changes nothing without a max_overlap below 1 or .*; set one'),
         ({"blend_sigma": (1.0, 60.0)}, "blend_sigma: expected at most 50, got 60.0"),
         ({"blend_sigma": (3.0, 1.0)}, r"blend_sigma: expected \(smallest, largest\), got \(3.0, 1.0\)"),
         ({"area_range": (9.0, 1.0)}, r"area_range: expected \(smallest, largest\), got \(9.0, 1.0\)"),

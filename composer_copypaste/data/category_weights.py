@@ -63,4 +63,4 @@ def with_counted_weights(settings: CopyPasteSettings, read: Callable[[], CocoAnn
         return settings
     counted = rare_category_weights(read(), how, threshold=settings.repeat_threshold)
     weights: dict[int | str, float] = {name: min(weight, LARGEST_WEIGHT) for name, weight in counted.items()}
-    return replace(settings, category_weights=weights)
+    return replace(settings, category_weights=weights, repeat_threshold=CopyPasteSettings.repeat_threshold)

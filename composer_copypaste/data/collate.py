@@ -57,8 +57,7 @@ class CopyPasteTransform:
                 raise ValueError(f"{name}: expected None, as a loader does not know the training's time, got {value!r}")
         if self.settings.bank_size:
             raise ValueError(f"bank_size: expected 0, as a loader has no bank, got {self.settings.bank_size}")
-        if pool is not None:
-            check_pool(pool, self.settings)
+        check_pool(pool, self.settings)
         self.pool = pool
 
     def __call__(self, images: Any, targets: Any) -> tuple[Any, Any]:

@@ -11,10 +11,12 @@ from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.errors import count_noun
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.category_names import with_labels
+from composer_copypaste.functional.panoptic import has_pairs
 from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import Images
 from composer_copypaste.functional.transformed_objects import check_object_transform
+from composer_copypaste.idle_settings import FOR_DETECTION, FOR_PAIRS, IN_CLASS_MAPS, OF_TRAININGS, check_not_idle
 from composer_copypaste.instances import WHOLE, WHOLE_NUMBERS, Target
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
@@ -32,6 +34,7 @@ def checked_arguments(
 ) -> tuple[CopyPasteSettings, ExtraSources]:
     """The settings, with labels in place of names, and the sources beyond the batch."""
     settings = settings_from(CopyPasteSettings, settings, overrides)
+    check_not_idle(settings, {name: need for name, need in OF_TRAININGS.items() if name in overrides})
     if category_names is not None or settings.categories is not None or settings.category_weights is not None:
         settings = with_labels(settings, category_names, stacklevel=4)
     if not isinstance(bank, InstanceBank | None):
@@ -47,8 +50,7 @@ def checked_arguments(
         raise ValueError('bank: expected None with source "self", which copies no object of earlier batches')
     if bank is not None and settings.geometry:
         raise ValueError("geometry: expected None with a bank, whose crops keep only keypoints; leave one of them out")
-    if pool is not None:
-        check_pool(pool, settings)
+    check_pool(pool, settings)
     if settings.has_scene:
         check_scene(settings)
     check_object_transform(settings)
@@ -84,6 +86,14 @@ def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | I
         raise TypeError("targets: expected dicts or class ids for all images, got some of both")
     if len(targets) and not isinstance(targets[0], Tensor):
         _check_devices(cast(Sequence[Target], targets))
+
+
+def check_settings_of(targets: Sequence[Target] | Tensor, settings: CopyPasteSettings) -> None:
+    """Raise ``ValueError`` where a setting of copy-paste changes nothing for targets of this kind."""
+    if isinstance(targets, Tensor):
+        check_not_idle(settings, IN_CLASS_MAPS)
+    else:
+        check_not_idle(settings, FOR_PAIRS if has_pairs(targets) else FOR_DETECTION)
 
 
 def _check_devices(targets: Sequence[Target]) -> None:

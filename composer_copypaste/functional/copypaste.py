@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks, Masks, as_compact
 from composer_copypaste.errors import count_noun
-from composer_copypaste.functional.arguments import check_batch, checked_arguments
+from composer_copypaste.functional.arguments import check_batch, check_settings_of, checked_arguments
 from composer_copypaste.functional.bank import CroppedObject, InstanceBank, object_of_crop
 from composer_copypaste.functional.batch_objects import (
     ImageObjects,
@@ -219,6 +219,7 @@ def plan_batch(  # noqa: PLR0913 - as copypaste_batch
     """The plan that :func:`copypaste_batch` would draw and carry out, with the same arguments; no bank is changed."""
     settings, extra = checked_arguments(settings, overrides, category_names, bank, pool)
     check_batch(images, cast(Targets, targets))
+    check_settings_of(cast(Targets, targets), settings)
     if has_pairs(cast(Targets, targets)):
         maps = PanopticPairs.of(images, cast(Sequence[Target], targets), settings.ignore_index)
         targets, settings = maps.detections, settings_for_pairs(settings)
@@ -237,6 +238,7 @@ def paste(
 ) -> Pasted:
     """Carry out a plan, or draw one from a generator first; as :func:`copypaste_batch`, and says what was done."""
     check_batch(images, targets)
+    check_settings_of(targets, settings)
     if has_pairs(targets):
         pairs, settings = PanopticPairs.of(images, targets, settings.ignore_index), settings_for_pairs(settings)
         result = _paste_checked(images, pairs.detections, settings, source, extra, with_info=with_info)

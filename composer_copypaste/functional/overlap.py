@@ -94,7 +94,7 @@ class Overlaps:
     @property
     def matter(self) -> bool:
         """Whether anything depends on overlaps."""
-        return self.settings.max_overlap < 1 or self.settings.least_overlap_first
+        return self.settings.compares_overlaps
 
     def fractions(
         self, target: int, info: ImageInfo, objects: ToPlace, shifts: Float[ndarray, "m 2"]

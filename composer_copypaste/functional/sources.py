@@ -15,6 +15,7 @@ from composer_copypaste.functional.bank import CroppedObject, InstanceBank, chec
 from composer_copypaste.functional.batch_objects import asks_for_areas, copy_weights
 from composer_copypaste.functional.object_keys import KEYPOINT_FIELDS
 from composer_copypaste.functional.tensors import on_device
+from composer_copypaste.idle_settings import WITHOUT_POOL, check_not_idle
 from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -47,8 +48,14 @@ class Pool(Protocol):
     def __hash__(self) -> int: ...
 
 
-def check_pool(pool: Pool, settings: CopyPasteSettings) -> None:
-    """Raise ``TypeError`` for what is no pool, ``ValueError`` where the settings let none of its cut-outs be copied."""
+def check_pool(pool: Pool | None, settings: CopyPasteSettings) -> None:
+    """Raise ``TypeError`` for what is no pool, ``ValueError`` for settings that do not fit it.
+
+    Those let none of its cut-outs be copied, or change nothing, as there is no pool.
+    """
+    if pool is None:
+        check_not_idle(settings, WITHOUT_POOL)
+        return
     if not isinstance(pool, Pool):
         raise TypeError(f"pool: expected a pool of cut-outs such as a CutOutPool, got {pool!r}")
     if not any(weight for _, weight, _ in weighted_categories(pool, settings)):

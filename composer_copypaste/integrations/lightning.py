@@ -77,8 +77,7 @@ class CopyPasteCallback(Callback):
         given = settings_from(CopyPasteSettings, settings, overrides)
         self.settings: CopyPasteSettings = with_labels(given, category_names)
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
-        if pool is not None:
-            check_pool(pool, self.settings)
+        check_pool(pool, self.settings)
         if self.settings.histogram_interval is not None:
             raise ValueError("histogram_interval: expected None, as only Composer's loggers take histograms")
         self.seed = seed

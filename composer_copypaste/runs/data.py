@@ -354,10 +354,12 @@ def copy_paste_settings(
         return None
     try:
         settings = recipe.copy_paste
+        if recipe.data.pool is None:
+            check_pool(None, settings)
         if train is not None:
             settings = with_counted_weights(settings, lambda: train.annotations)
         elif isinstance(settings.category_weights, str):
-            settings = replace(settings, category_weights=None)
+            settings = replace(settings, category_weights=None, repeat_threshold=CopyPasteSettings.repeat_threshold)
         settings = with_labels(settings, categories, stacklevel=2)  # here, so that Python says it once
     except ValueError as error:
         raise RecipeError(f"copy_paste.{error}") from None

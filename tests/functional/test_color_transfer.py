@@ -156,7 +156,7 @@ def test_reinhard_of_images_that_are_not_rgb_is_an_error_and_a_histogram_takes_t
 
 
 def test_a_strength_without_a_transfer_is_an_error():
-    with pytest.raises(ValueError, match=r"^transfer_strength: changes nothing without a color_transfer; set one$"):
+    with pytest.raises(ValueError, match=r"^transfer_strength: .* changes nothing without a color_transfer; "):
         CopyPasteSettings(transfer_strength=1.0)
 
 

@@ -177,13 +177,6 @@ def test_cut_outs_may_be_put_partly_outside_and_kept_from_what_is_there():
     assert len(drawn(Pool(cut_out(1)), targets=full, placement="random", max_overlap=0.5)) == 0
 
 
-def test_without_a_pool_its_settings_change_nothing():
-    targets = [target((0, 0, 4, 4), (2, 2, 8, 8))] * 3
-    knobs = ({}, {"p_pool": 0.9, "pool_instances": (7, 8), "pool_scale_range": (1.0, 1.0)})
-    plans = [plan_batch(make_images(3), targets, generator=torch.Generator().manual_seed(0), p=1.0, **k) for k in knobs]
-    assert plans[0].to_json() == plans[1].to_json()
-
-
 def test_a_batch_of_one_with_a_pool_is_no_reason_to_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error", NothingPastedWarning)

@@ -126,8 +126,7 @@ class CopyPasteHook(BatchHook):
                 )
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
         """The objects of earlier batches, where ``bank_size`` asks for them."""
-        if pool is not None:
-            check_pool(pool, self.settings)
+        check_pool(pool, self.settings)
         check_scene(self.settings)
         check_object_transform(self.settings)
         self.pool = pool

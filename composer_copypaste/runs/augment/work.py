@@ -25,6 +25,7 @@ from composer_copypaste.files import UNFINISHED, name_path_in_errors
 from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.keypoints import keypoint_pairs
 from composer_copypaste.functional.scene import check_scene
+from composer_copypaste.functional.sources import check_pool
 from composer_copypaste.functional.transformed_objects import check_object_transform
 from composer_copypaste.output_folder import Source
 from composer_copypaste.recipes.schema import PoolSettings
@@ -118,6 +119,8 @@ def open_work(
     entries = OfflineEntries(replace(file, annotations=data))
     names = [category.name for category in data.categories]
     copy_paste = _with_known_categories(settings, names, entries)
+    if pool is None:
+        _check_without_pool(copy_paste)
     read = partial(
         CocoAnnotations.load, crowds=reading.crowds, bad_objects=reading.bad_objects, spelling=reading.spelling
     )
@@ -152,6 +155,13 @@ def _with_known_categories(
         return replace(copy_paste, keypoint_pairs=keypoint_pairs(named.pop()))
     except ValueError:  # names that do not tell left from right
         return copy_paste
+
+
+def _check_without_pool(settings: CopyPasteSettings) -> None:
+    try:
+        check_pool(None, settings)
+    except ValueError as error:
+        raise RecipeError(f"copy_paste.{error}") from None
 
 
 def _base_images(

@@ -121,7 +121,9 @@ def test_a_resumed_run_goes_on_where_it_was_in_time(tmp_path):
 def test_a_batch_alone_has_no_time():
     images, targets = next(iter(loader().dataloader))
     (timed, _), (plain, _) = (
-        copypaste_batch(images, targets, p=1.0, generator=torch.Generator().manual_seed(0), **times)
+        copypaste_batch(
+            images, targets, generator=torch.Generator().manual_seed(0), settings=CopyPasteSettings(p=1.0, **times)
+        )
         for times in ({"warmup": "9ba", "stop": "0ba"}, {})
     )
     assert torch.equal(timed, plain)
