@@ -12,7 +12,13 @@ from torch import Tensor
 from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.object_keys import check_geometry, object_keys_of
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
-from composer_copypaste.functional.semantic_maps import Classes, ClassMasks, classes_in_maps, masks_of_classes
+from composer_copypaste.functional.semantic_maps import (
+    Classes,
+    ClassMasks,
+    check_ids,
+    classes_in_maps,
+    masks_of_classes,
+)
 from composer_copypaste.functional.tensors import Images, image_sizes, on_device, read_back
 from composer_copypaste.instances import Instances, Target, empty_masks, instances_of
 from composer_copypaste.settings import CopyPasteSettings
@@ -205,9 +211,12 @@ def _areas(targets: Sequence[Target], batch: Sequence[Instances]) -> Float[ndarr
 
 def check_map_sizes(images: Images, maps: Integer[Tensor, "n h w"]) -> None:
     """Raise ``ValueError`` where class-id maps are not of their images' size."""
-    sizes = sorted(set(image_sizes(images)))
-    if any(size != tuple(maps.shape[1:]) for size in sizes):
-        raise ValueError(f"expected class ids of the images' size {sizes}, got {tuple(maps.shape[1:])}")
+    for i, size in enumerate(image_sizes(images)):
+        if size != tuple(maps.shape[1:]):
+            raise ValueError(
+                f"targets: expected class ids of shape {(len(maps), *size)}, the size of images[{i}], got "
+                f"{tuple(maps.shape)}"
+            )
 
 
 def _objects_of_maps(maps: Integer[Tensor, "n h w"], settings: CopyPasteSettings) -> list[ImageObjects]:
@@ -215,6 +224,7 @@ def _objects_of_maps(maps: Integer[Tensor, "n h w"], settings: CopyPasteSettings
     if not len(maps):
         return []
     batch = classes_in_maps(maps)
+    check_ids([classes.ids for classes in batch], settings.ignore_index, settings.background)
     counts = [len(classes.ids) for classes in batch]
     instances = _class_instances(batch, maps)
     ends = np.cumsum(counts).tolist()

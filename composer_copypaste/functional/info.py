@@ -45,7 +45,8 @@ class PasteInfo:
     on are the bank's objects, oldest first, then the pool's cut-outs, as in the plan."""
 
     instance: Int64[Tensor, " k"]
-    """Object index within the source: the row that it had in the target there; 0 of the bank and the pool."""
+    """Object index within the source: the row that it had in the target there; 0 of the bank and the pool. Of class-id
+    maps, the place of its class among the ids that the image there has, ascending, background included."""
 
     row: Int64[Tensor, " k"]
     """Row of the plan that describes it; only where it was pasted."""

@@ -15,7 +15,7 @@ from jaxtyping import Integer
 from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.functional.semantic_maps import Classes, classes_in_maps
+from composer_copypaste.functional.semantic_maps import Classes, check_ids, classes_in_maps
 from composer_copypaste.functional.tensors import Images, on_device, read_back
 from composer_copypaste.instances import OBJECT_FIELDS, WHOLE, WHOLE_NUMBERS, Target, as_tv_tensor, plain
 from composer_copypaste.settings import CopyPasteSettings
@@ -62,7 +62,9 @@ class PanopticPairs:
         found = [_without_stuff(f"targets[{i}]", each) for i, each in enumerate(_ids_of_maps(maps))]
         crops = [_crops_of(ids, instances) for ids, instances in zip(maps, found, strict=True)]
         ranges = [_class_ranges(target, own, each) for target, own, each in zip(targets, crops, found, strict=True)]
-        _check_classes(found, read_back(torch.cat([values.long() for values in ranges])))
+        classes = read_back(torch.cat([values.long() for values in ranges]))
+        _check_classes(found, classes)
+        check_ids(np.split(classes[:, 0], np.cumsum([len(each.ids) for each in found])[:-1]), ignore_index)
         ignored = on_device([] if ignore_index is None else [ignore_index], maps[0].device, torch.int64)
         detections = []
         for target, ids, instances, own, values in zip(targets, maps, found, crops, ranges, strict=True):

@@ -75,6 +75,20 @@ def classes_in_maps(maps: Integer[Tensor, "n h w"]) -> list[Classes]:
     return [Classes(ids[begin:end], boxes[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
+def check_ids(ids: Sequence[Integer[ndarray, " _n"]], ignore_index: int | None, background: int = 0) -> None:
+    """Raise ``ValueError`` where an image has objects of a negative class, as elsewhere unlabelled pixels have.
+
+    It is no mistake if it is the background or the ignored class, or if no class is ignored (None).
+    """
+    for i, own in enumerate(ids):
+        wrong = own[(own < 0) & (own != background) & (own != ignore_index)]
+        if len(wrong) and ignore_index is not None:
+            raise ValueError(
+                f"targets[{i}]: expected class ids of 0 or more, got {wrong[0]}; ignore_index={wrong[0]} says that "
+                "these pixels have no class"
+            )
+
+
 def masks_of_classes(maps: Integer[Tensor, "n h w"], classes: Sequence[Classes]) -> list[ClassMasks]:
     """The masks of these classes of each map; on the host cut to their boxes."""
     if not _on_host(maps):

@@ -44,6 +44,20 @@ def test_unlabelled_pixels_are_never_copied():
     assert torch.equal(after[0], classes(0, (3, 2, 2, 5, 5)))
 
 
+@pytest.mark.parametrize("pair", [False, True], ids=["class ids", "panoptic pairs"])
+def test_a_negative_class_is_an_error_unless_it_is_the_ignored_one_or_none_is(pair):
+    maps = torch.stack([classes(0), classes(0, (-100, 2, 2, 5, 5))])
+    targets = [{"class_map": own, "instance_map": (own != 0).long()} for own in maps] if pair else maps
+    with pytest.raises(
+        ValueError, match=r"^targets\[1\]: expected class ids of 0 or more, got -100; ignore_index=-100"
+    ):
+        pasted(targets, **EVERYTHING)
+    with pytest.warns(NothingPastedWarning):
+        pasted(targets, ignore_index=-100, **EVERYTHING)
+    _, after = pasted(targets, ignore_index=None, **EVERYTHING)
+    assert torch.equal(after[0]["class_map"] if pair else after[0], maps[1])
+
+
 def test_without_an_ignore_index_every_class_may_be_copied():
     targets = torch.stack([classes(0), classes(0, (255, 2, 2, 5, 5))])
     _, after = pasted(targets, ignore_index=None, **EVERYTHING)
@@ -86,7 +100,7 @@ TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 )
 def test_class_ids_keep_their_type_and_value(dtype, class_id):
     targets = torch.stack([classes(0), classes(0, (class_id, 2, 2, 5, 5))]).to(dtype)
-    _, after = pasted(targets, **EVERYTHING)
+    _, after = pasted(targets, ignore_index=None, **EVERYTHING)
     assert after.dtype == dtype
     assert torch.equal(after[0], targets[1])
 
@@ -106,7 +120,7 @@ def test_drawn_maps_receive_ids_exactly_where_their_images_receive_colors(seed, 
 
 
 def test_maps_of_another_size_are_an_error():
-    with pytest.raises(ValueError, match=r"class ids of the images' size \[\(8, 8\)\], got \(4, 8\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 8, 8\), the size of images\[0\], got \(2, 4, 8\)"):
         copypaste_batch(list(make_images()), torch.zeros(2, 4, 8).long())
 
 

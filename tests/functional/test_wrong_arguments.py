@@ -181,7 +181,7 @@ CASES = {
     ),
     "class ids are of another size, though nothing is pasted": (
         lambda: pasted(targets=ids[:, :4], p=0.0),
-        "ValueError: expected class ids of the images' size [(8, 8)], got (4, 8)",
+        "ValueError: targets: expected class ids of shape (2, 8, 8), the size of images[0], got (2, 4, 8)",
     ),
     "boxes alone are no numbers": (
         lambda: framed(targets=[{"boxes": nan, "labels": torch.ones(1).long()}] * 2),
