@@ -494,7 +494,7 @@ def _reason(batch: Sequence[ImageObjects], settings: CopyPasteSettings, extra: E
     if objects and not any(image.info.weights.any() for image in batch):
         number = count_noun(objects, "object")
         return (
-            f"none of the batch's {number} may be copied; see the settings labels, categories, their weights and ranges "
-            "of area, and iscrowd in the targets, or for class-id maps background and ignore_index"
+            f"none of the batch's {number} may be copied; see the settings labels, categories, weights and ranges of "
+            "area, and iscrowd in the targets, or for class-id maps background and ignore_index"
         )
     return None
