@@ -25,7 +25,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     """Train runs that differ in a few keys, and compare them.
 
     ABLATION is a YAML file or the name of a shipped ablation; KEY=VALUE changes one of its keys, such as base=RECIPE,
-    seeds=[1,2,3] or common.training.duration=1000ba.
+    seeds=[1,2,3] or common.training.duration=1000ba; runs.NAME=null leaves a run out.
 
     \b
     Example:
@@ -57,7 +57,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     again = ["copypaste", "ablate", ablation, *overrides, *(["--smoke"] if smoke else []), *options]
     click.get_current_context().meta[RESUME_COMMAND] = shlex.join(again)
     summary = report_ablation(loaded) if report else run_ablation(loaded, jobs=jobs, dask=dask)
-    click.echo(f"\n{console_table(summary)}\n\n{loaded.output}: report.html, results.json, .csv, .md and .png")
+    endings = ".csv, .md and .png" if summary.comparisons else ".csv and .md"
+    click.echo(f"\n{console_table(summary)}\n\n{loaded.output}: report.html, results.json, {endings}")
     if summary.failed:
         raise UserError(
             f"{count_noun(len(summary.failed), 'training')} of the ablation failed; the last lines of each are above. "

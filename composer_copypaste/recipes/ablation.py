@@ -62,8 +62,9 @@ class AblationSettings:
     """Keys of the recipe, by section, for all runs."""
 
     runs: dict[RunName, dict[str, Any]] = field(default_factory=dict)
-    """The keys of the recipe in which each run differs, by the run's name; {}: none. The further section ``offline``
-    gives a run an offline data set, as ``copypaste augment`` writes it, of each fraction of the images."""
+    """The keys of the recipe in which each run differs, by the run's name; {}: none; null leaves a run out. The further
+    section ``offline`` gives a run an offline data set, as ``copypaste augment`` writes it, of each fraction of the
+    images."""
 
     baseline: str | None = None
     """The run that all others are compared with. null: the first."""
@@ -119,7 +120,8 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = (), *, smoke: boo
 
     Args:
         path: a YAML file, or the name of a shipped ablation ("low_data").
-        overrides: ``key=value`` each, such as ``base=my.yaml``, ``seeds=[1,2]`` or ``common.training.duration=500ba``.
+        overrides: ``key=value`` each, such as ``base=my.yaml``, ``seeds=[1,2]`` or ``common.training.duration=500ba``;
+            ``runs.NAME=null`` leaves a run out.
         smoke: whether to shorten it to a few minutes, to see that everything runs: every run trains the small network
             for 30 batches of 4 drawn images, at 128 pixels and from random weights, with the first two seeds and the
             smallest and the largest fraction. What its run says otherwise, as of the backbone, does not count.
@@ -128,7 +130,8 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = (), *, smoke: boo
         RecipeError: listing all problems of the first recipe that has some, each with its file and line.
     """
     file = find_recipe(path, kind=KIND)
-    values, sources = merge_layers([read_recipe_file(file), *map(parse_override, overrides)])
+    layers = [read_recipe_file(file), *map(parse_override, overrides)]
+    values, sources = _leave_out_runs(merge_layers(layers), layers[0][0].get("runs"), str(file))
     settings = validate_layers(AblationSettings, [(values, sources)], str(file))
     if not settings.runs:
         raise RecipeError(
@@ -168,7 +171,7 @@ def ablation_schema() -> dict[str, Any]:
     definitions = recipe["$defs"] | offline.pop("$defs") | {"AugmentSettings": offline}
     run = section | {"properties": keys | {OFFLINE: {"$ref": "#/$defs/AugmentSettings"}}}
     schema["properties"]["common"] |= section
-    schema["properties"]["runs"] |= {"additionalProperties": run}
+    schema["properties"]["runs"] |= {"additionalProperties": {"anyOf": [run, {"type": "null"}]}}
     return schema | {"$defs": definitions}
 
 
@@ -220,6 +223,40 @@ def _inner_layer(layer: Layer, place: tuple[str, ...]) -> Layer:
         values = values.get(key) or {}
     depth = len(place)
     return values, {key[depth:]: source for key, source in sources.items() if key[:depth] == place and len(key) > depth}
+
+
+def _leave_out_runs(layer: Layer, in_file: object, file: str) -> Layer:
+    """The values of an ablation without the runs that are null.
+
+    Args:
+        layer: the values, and where they were given.
+        in_file: the runs of its file.
+        file: its path.
+
+    Raises:
+        RecipeError: where the baseline or all runs are left out, or a run that there is not.
+    """
+    values, sources = layer
+    runs = values.get("runs")
+    left_out = [name for name, changes in runs.items() if changes is None] if isinstance(runs, dict) else []
+    if not isinstance(runs, dict) or not left_out:
+        return layer
+    baseline = values.get("baseline") or next(iter(runs))
+    kept = {name: changes for name, changes in runs.items() if changes is not None}
+    known = [*kept, *(in_file if isinstance(in_file, dict) else ())]
+    for name in left_out:
+        place = f"runs.{name}"
+        source = sources.get(("runs", name), sources.get(("runs",), file))
+        if name not in known:
+            raise RecipeError(f"{place}: no such run to leave out; runs: {', '.join(dict.fromkeys(known))} ({source})")
+        if not kept:
+            raise RecipeError(f"{place}: expected at least one run that is not null, got none ({source})")
+        if name == baseline:
+            raise RecipeError(
+                f"{place}: expected the baseline, which the others are compared with, got null; give it as "
+                f"{{}} or name another one, as baseline={next(iter(kept))} ({source})"
+            )
+    return {**values, "runs": kept}, sources
 
 
 def _divide_run(layer: Layer, run: str) -> tuple[Layer, Layer | None]:

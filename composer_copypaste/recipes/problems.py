@@ -34,17 +34,19 @@ def describe_problems(error: ValidationError, sources: Mapping[Place, str], root
     """
     by_place: dict[Place, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        by_place.setdefault(_place_of_problem(detail, root), []).append(detail)
+        by_place.setdefault(_place_of_problem(detail, sources, root), []).append(detail)
     return [_describe_problem(place, details, sources, root) for place, details in by_place.items()]
 
 
-def _place_of_problem(detail: ErrorDetails, root: type) -> Place:
-    """Pydantic's location without what it adds for the members of a union."""
+def _place_of_problem(detail: ErrorDetails, sources: Mapping[Place, str], root: type) -> Place:
+    """Pydantic's location without what it adds for the members of a union; a wrong key is placed where it stands."""
     place: Place = ()
-    for part in detail["loc"]:
-        if isinstance(part, int) or part in _section_keys(_section_at(place, root)):
+    is_unknown, is_of_key = detail["type"] == "unexpected_keyword_argument", detail["loc"][-1:] == ("[key]",)
+    for part in detail["loc"][:-1] if is_unknown else detail["loc"]:
+        is_given = not is_of_key and (*place, str(part)) in sources
+        if isinstance(part, int) or is_given or part in _section_keys(_section_at(place, root)):
             place = (*place, str(part))
-    return (*place, str(detail["loc"][-1])) if detail["type"] == "unexpected_keyword_argument" else place
+    return (*place, str(detail["loc"][-1])) if is_unknown else place
 
 
 def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Mapping[Place, str], root: type) -> str:

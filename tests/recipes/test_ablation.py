@@ -94,6 +94,39 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path, text, message):
     assert "\n" not in str(found.value)
 
 
+def test_a_run_that_is_null_is_left_out_on_the_command_line_and_in_the_file(tmp_path):
+    assert list(load_ablation("boxes").recipes) == [
+        *load_ablation("boxes", ["runs.mask_rcnn=null"]).recipes,
+        "mask_rcnn",
+    ]
+    file = tmp_path / "mine.yaml"
+    file.write_text("runs: {a: {}, b: null, c: {copy_paste: null}}")
+    assert list(load_ablation(file).recipes) == ["a", "c"]
+    assert list(load_ablation(file, ["runs.b={}", "runs.a=null", "baseline=c"]).recipes) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["runs.a=null"],
+            "runs.a: expected the baseline, which the others are compared with, got null; give it as {} ",
+        ),
+        (["baseline=b", "runs.b=null"], "runs.b: expected the baseline, "),
+        (["runs.a=null", "runs.b=null"], "runs.a: expected at least one run that is not null, got none (command line)"),
+        (["runs.bb=null"], "runs.bb: no such run to leave out; runs: a, b (command line)"),
+        (["runs.b=5"], "runs.b: expected a mapping, {key: value}, got 5 (command line)"),
+        (["runs.b.x=5", "common=3"], "common: expected a mapping, {key: value}, got 3 (command line)"),
+    ],
+)
+def test_a_run_that_cannot_be_left_out_or_is_no_mapping_is_named_in_one_line(tmp_path, given, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text("runs: {a: {}, b: {copy_paste: null}}")
+    with pytest.raises(RecipeError, match=f"^{re.escape(message)}") as found:
+        load_ablation(file, given)
+    assert "\n" not in str(found.value)
+
+
 def test_an_unknown_ablation_names_the_shipped_ones():
     with pytest.raises(RecipeError, match="low_dta: no such ablation file; did you mean the shipped 'low_data'"):
         load_ablation("low_dta")
@@ -134,7 +167,7 @@ def test_the_ablations_behind_the_published_results_load_and_are_the_commands_on
 def test_the_exported_schema_is_current_and_knows_the_runs_keys():
     exported = json.loads((FOLDER / "schema.json").read_text())
     assert exported == ablation_schema(), "run: copypaste recipe schema --ablation > recipes/ablations/schema.json"
-    keys = exported["properties"]["runs"]["additionalProperties"]["properties"]
+    keys = exported["properties"]["runs"]["additionalProperties"]["anyOf"][0]["properties"]
     assert {"data", "model", "copy_paste"} <= set(keys)
     assert not {"seed", "output", "base"} & set(keys)
 

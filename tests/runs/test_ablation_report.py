@@ -172,3 +172,19 @@ def test_one_run_alone_is_reported_without_a_comparison(results, tmp_path):
     assert not summary.comparisons
     assert console_table(summary).split("\n\n")[1].splitlines()[-1].split()[-2] == "baseline"
     assert (tmp_path / "report.html").read_text().count("<svg") == 1
+
+
+def test_runs_that_have_found_nothing_are_no_result_and_are_told_to_train_longer(tmp_path):
+    nothing = drawn_ablation(tmp_path / "trainings", {"plain": {1.0: -1}, "copy_paste": {1.0: -1}}, (1, 2), images=8)
+    (tmp_path / "results.png").write_bytes(b"of an earlier report")
+
+    summary = write_report(nothing, tmp_path)
+
+    assert max(run.scores["segm"]["AP"].mean for run in summary.runs) < 0.005
+    texts = [console_table(summary), *((tmp_path / name).read_text() for name in ("results.md", "report.html"))]
+    for text in texts:
+        assert "No run has found anything (mask AP is below 0.5 %), so nothing" in text.replace("\u00a0", " ")
+        assert "Train longer" in " ".join(text.split())
+        assert not re.search("excludes (gains|0)|interval includes|unclear", text)
+    assert json.loads((tmp_path / "results.json").read_text())["comparisons"] == []
+    assert not (tmp_path / "results.png").exists()

@@ -154,6 +154,19 @@ def test_a_run_that_is_evaluated_on_other_images_is_not_compared(ablation, place
     assert found.evaluation.images == 24
 
 
+def test_a_fraction_on_which_neither_run_has_found_anything_is_not_compared(tmp_path):
+    qualities = {"plain": {0.1: -1, 1.0: 0.7}, "better": {0.1: -1, 1.0: 0.8}, "sole": {0.1: 0.8, 1.0: -1}}
+
+    found = summarise(drawn_ablation(tmp_path, qualities, seeds=(1,), images=8), resamples=20)
+
+    compared = {(each.name, each.fraction) for each in found.comparisons}
+    assert compared == {("better", 1.0), ("sole", 0.1), ("sole", 1.0)}  # a run that alone finds nothing has lost
+    assert found.not_compared == [
+        "better at 10 %: not compared, since neither it nor plain has found anything (mask AP is below 0.5 %); "
+        "train longer"
+    ]
+
+
 def test_where_a_run_finds_boxes_alone_all_are_compared_by_box_ap(ablation, place):
     folder = write_run(place / "of boxes", drawn_truth(), 0.9, seed=1, kinds=("bbox",))
     runs = [*ablation.runs, FinishedRun("of_boxes", 1.0, 1, folder, images=500)]

@@ -62,6 +62,8 @@ def write_report(results: AblationResults, folder: Path) -> AblationSummary:
         unfinished.write_text(markdown_report(summary), encoding="utf-8")
     if summary.comparisons:
         save_figure(main_figure(summary), folder / IMAGE)
+    else:
+        (folder / IMAGE).unlink(missing_ok=True)  # of an earlier report
     write_page(folder / "report.html", ablation_page(summary))
     return summary
 

@@ -31,6 +31,9 @@ from composer_copypaste.runs.ablation.results import (
     read_scores,
 )
 
+NOTHING_FOUND = 0.005
+"""A run whose AP is below this has not learned to find objects: differences of such runs say nothing."""
+
 
 @dataclass(frozen=True)
 class SeedScore:
@@ -131,11 +134,13 @@ def summarise(results: AblationResults, *, resamples: int = RESAMPLES, seed: int
     for (name, fraction), own in by_run.items():
         if name == results.baseline:
             continue
-        problem = _why_not_compared(own, by_run.get((results.baseline, fraction), {}), results.baseline)
+        problem = _why_not_compared(own, by_run.get((results.baseline, fraction), {}), results)
         if problem is None:
             comparisons.append(_compare(own, by_run, results.baseline, resamples, seed))
         else:
             not_compared.append(f"{name} at {format_fraction(fraction)}: {problem}")
+    if by_run and all(_has_found_nothing(of_seeds, results) for of_seeds in by_run.values()):
+        not_compared = [_describe_nothing_found(results)]
     return AblationSummary(
         title=results.title,
         baseline=results.baseline,
@@ -152,12 +157,36 @@ def summarise(results: AblationResults, *, resamples: int = RESAMPLES, seed: int
     )
 
 
-def _why_not_compared(own: Mapping[int, RunScores], other: Mapping[int, RunScores], baseline: str) -> str | None:
+def _why_not_compared(
+    own: Mapping[int, RunScores], other: Mapping[int, RunScores], results: AblationResults
+) -> str | None:
     """Why a run cannot be compared with the baseline; None where it can."""
+    baseline = results.baseline
     if not own.keys() & other.keys():
         return f"not compared, since {baseline} is finished with none of its seeds on this fraction"
     found = [scores.disagreement for run in (other, own) for scores in run.values() if scores.disagreement is not None]
-    return f"not compared, since it is evaluated with other {found[0]} than {baseline}" if found else None
+    if found:
+        return f"not compared, since it is evaluated with other {found[0]} than {baseline}"
+    if _has_found_nothing(own, results) and _has_found_nothing(other, results):
+        return f"not compared, since neither it nor {baseline} has found anything ({_too_low(results)}); train longer"
+    return None
+
+
+def _has_found_nothing(by_seed: Mapping[int, RunScores], results: AblationResults) -> bool:
+    """Whether the AP that is compared is next to 0 with every seed; no AP, where no object counts, is not."""
+    kind, row = compared_kind(results.iou_types), NUMBERS.index("AP")
+    return all(scores.overall[kind][row, 0] < NOTHING_FOUND for scores in by_seed.values())
+
+
+def _describe_nothing_found(results: AblationResults) -> str:
+    return (
+        f"No run has found anything ({_too_low(results)}), so nothing can be compared. Train longer "
+        "(common.training.duration), and not with --smoke, which only shows that everything runs"
+    )
+
+
+def _too_low(results: AblationResults) -> str:
+    return f"{ap_name(compared_kind(results.iou_types))} is below {100 * NOTHING_FOUND:g} %"
 
 
 def _summarise_run(by_seed: Mapping[int, RunScores]) -> RunSummary:
