@@ -189,18 +189,46 @@ def read_image(
     with _name_file_in_errors(path), _open_image(source, settings) as image:
         deep = is_high_bit_depth(image)
         turn = _turn_to_annotated_size(image, size)
-        if deep:  # Pillow's own conversion would clip at 255
-            limits = stated_value_range(image) or settings.value_range
-            with _open_image(source, settings) as again:
-                values: Shaped[np.ndarray, "h w *c"] = read_high_bit_depth(image, again)
-            check_pixel_values(values, limits)
-            rgb = Image.fromarray(scale_to_8_bits(values, limits or FULL_RANGE)).convert("RGB")
-        elif image.mode in ("P", "PA"):  # in one step, Pillow warns that transparency is dropped
-            rgb = image.convert("RGBA").convert("RGB")
-        else:
-            rgb = image if image.mode == "RGB" else image.convert("RGB")
-        # copied: Pillow's own memory is read-only
-        return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
+        return _as_rgb(image, source, deep, turn, settings)
+
+
+def read_as_shown(
+    path: Path | str, content: bytes | None = None, settings: ImageSettings | None = None
+) -> UInt8[Tensor, "3 h w"]:
+    """The image as :func:`read_image` gives it, of whatever size, turned as a viewer shows it.
+
+    Raises:
+        DataError: naming the file, where it cannot be decoded.
+    """
+    settings = settings or ImageSettings()
+    source = path if content is None else content
+    with _name_file_in_errors(path), _open_image(source, settings) as image:
+        deep = is_high_bit_depth(image)
+        orientation = _exif_orientation(image, whole=not deep)  # deep images are decoded below, in another mode
+        turn = None if image.format == "TIFF" else _TURNS.get(orientation)  # Pillow turns TIFF files
+        return _as_rgb(image, source, deep, turn, settings)
+
+
+def _as_rgb(
+    image: ImageFile.ImageFile,
+    source: Path | str | bytes,
+    deep: bool,
+    turn: Image.Transpose | None,
+    settings: ImageSettings,
+) -> UInt8[Tensor, "3 h w"]:
+    """The pixels of an opened image as 8-bit RGB, turned; of one with more than 8 bits, ``deep``, not yet decoded."""
+    if deep:  # Pillow's own conversion would clip at 255
+        limits = stated_value_range(image) or settings.value_range
+        with _open_image(source, settings) as again:
+            values: Shaped[np.ndarray, "h w *c"] = read_high_bit_depth(image, again)
+        check_pixel_values(values, limits)
+        rgb = Image.fromarray(scale_to_8_bits(values, limits or FULL_RANGE)).convert("RGB")
+    elif image.mode in ("P", "PA"):  # in one step, Pillow warns that transparency is dropped
+        rgb = image.convert("RGBA").convert("RGB")
+    else:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+    # copied: Pillow's own memory is read-only
+    return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
 
 
 def read_reduced(

@@ -1,7 +1,9 @@
 """Rows of Hugging Face's Datasets, and labels that models of Transformers train on; `make test-core` installs both."""
 
+from io import BytesIO
 from itertools import pairwise
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -59,17 +61,133 @@ def test_rows_without_outlines_have_boxes_alone_and_rows_without_objects_are_emp
     assert sample_of_row({**given, "objects": empty})[1]["boxes"].shape == (0, 4)
 
 
+def of_objects(given):
+    """The same row with a dict for each object, as data sets have it whose features are no ``Sequence``."""
+    columns = given["objects"]
+    return given | {"objects": [{key: columns[key][k] for key in columns} for k in range(len(columns["bbox"]))]}
+
+
+def test_a_list_of_dicts_is_read_as_a_dict_of_lists_is():
+    expected, target = (sample_of_row(each)[1] for each in (row(1), of_objects(row(1))))
+    assert target.keys() == expected.keys()
+    assert all(torch.equal(target[key], expected[key]) for key in expected)
+    assert sample_of_row(row(1) | {"objects": []})[1]["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_rows_in_the_formats_numpy_and_torch_are_read_as_plain_ones(kind):
+    plain = row(1)
+    columns = {key: kind(plain["objects"][key]) for key in plain["objects"]}
+    image = np.array(plain["image"])
+    given = {"image": image if kind is np.array else torch.tensor(image).permute(2, 0, 1), "objects": columns}
+    (image, target), (expected_image, expected) = sample_of_row(given), sample_of_row(plain)
+    assert torch.equal(image, expected_image)
+    assert all(torch.equal(target[key], expected[key]) for key in ("boxes", "labels", "area", "masks"))
+
+
+def stored(image, orientation, kind="PNG"):
+    file, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    image.save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1)])
+def test_an_image_that_is_not_decoded_is_read_and_turned_as_it_is_shown(orientation, turns, tmp_path):
+    given = row(0, bbox=[[10.0, 8.0, 20.0, 20.0]], category=[0], area=[400], segmentation=[[SQUARE]])
+    content = stored(given["image"], orientation)
+    (tmp_path / "photo.png").write_bytes(content)
+    expected = torch.from_numpy(np.rot90(np.array(given["image"]), turns).copy()).permute(2, 0, 1)
+    for image in ({"bytes": content, "path": None}, {"bytes": None, "path": str(tmp_path / "photo.png")}):
+        assert torch.equal(sample_of_row(given | {"image": image})[0], expected)
+
+
+def test_values_of_16_bits_are_scaled_and_not_clipped():
+    file = BytesIO()
+    Image.fromarray(np.full((HEIGHT, WIDTH), 32896, dtype=np.uint16)).save(file, "PNG")
+    image, _ = sample_of_row(row(0) | {"image": {"bytes": file.getvalue(), "path": None}})
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert (image == 128).all()
+    with pytest.raises(DataError, match=r"image: has more than 8 bits \(mode I;16\).*Image\(decode=False\)"):
+        sample_of_row(row(0) | {"image": Image.open(file)})
+
+
+def test_boxes_are_cut_at_the_images_edge_and_widened_to_their_masks():
+    outline = [50.0, 40.0, 70.0, 40.0, 70.0, 60.0, 50.0, 60.0]
+    given = row(0, bbox=[[12.0, 8.0, 18.0, 20.0], [50.0, 40.0, 20.0, 20.0]], segmentation=[[SQUARE], [outline]])
+    assert sample_of_row(given)[1]["boxes"].tolist() == [[10, 8, 30, 28], [50, 40, WIDTH, HEIGHT]]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"image": None}, r"row: expected a column 'objects' with the lists 'bbox' and 'category', got columns"),
+        ({"objects": "x"}, r"row: .* got columns \['objects'\], where 'objects' is of type str"),
         ({"image": None, "objects": {"bbox": []}}, r"row: objects: expected a list 'category'"),
-        (row(0, category=[0, -1]), r"row: objects: expected classes from first_class=0 on, got -1"),
+        (row(4, category=[0, -1]), r"row of image_id 4: .*category: expected classes from first_class=0 on, got -1"),
+        (row(4, category=["cat", "dog"]), r'row of image_id 4: objects: category: expected the number .* got "cat" '),
+        (row(4, category=[0, 1.5]), r"category: expected the number of a class, got 1.5 for object 1: put"),
+        (row(4, bbox=[[10, 8, 20, 20]]), r"got 1 in 'bbox' and 2 in 'category': mend or leave out this row"),
+        (row(4, segmentation=[]), r"got 2 in 'bbox' and 0 in 'segmentation'"),
+        (row(4, area=None), r"objects: area: expected a list with an entry for each object, got null: .* remove"),
+        (row(4, area=[400, None]), r"objects: object 1: area is null: give its value"),
+        (row(4, area=[400, float("nan")]), r"objects: object 1: area is NaN, expected a number of pixels"),
+        (row(4, iscrowd=[0, 2]), r"objects: object 1: iscrowd is 2, expected 0 or 1"),
+        (
+            row(4, bbox=[[10, 8, 20, 20], [64, 8, 9, 9]]),
+            r"object 1: box \[64, 8, 9, 9\] lies outside the image, ",
+        ),
+        (row(4, bbox=[[10, 8, 20, 20], [4, 8, 9]]), r"object 1: box \[4, 8, 9\] is not 4 numbers"),
+        (row(4, bbox=[[10, 8, 20, 20], [4, 8, 0, 9]]), r"object 1: box \[4, 8, 0, 9\] has no area"),
+        (row(4, segmentation=[[SQUARE], None]), r"object 1: has no segmentation: .*: mend or leave out the object"),
+        (row(4, segmentation=[[SQUARE], [1, 2, 3]]), r"object 1: polygon has 3 numbers, needs at least 6"),
+        (row(4, segmentation=[[SQUARE], {"counts": [7]}]), r"object 1: mask's counts sum to 7 pixels"),
+        (row(4) | {"objects": [{"bbox": [1, 2, 3, 4], "category": 1}, {"bbox": [1, 2, 3, 4]}]}, r"for object 1: give"),
+        (
+            row(4) | {"objects": [[1, 2, 3, 4]]},
+            r"a list with a dict for each object, got \[1, 2, 3, 4\] in",
+        ),
+        (
+            row(4) | {"image": None},
+            r"row of image_id 4: image: expected an image of PIL, .*, got null: cast",
+        ),
+        (row(4) | {"image": "a.png"}, r'image: expected .*, got "a.png" \(text\): cast .*datasets.Image\(\)'),
+        (row(4) | {"image": np.zeros((HEIGHT, WIDTH))}, r"got one of shape \(48, 64\) and type float64: cast"),
+        (row(4) | {"image": {"bytes": b"no", "path": "a.png"}}, r"image_id 4: a.png: the image cannot be decoded: not"),
+        (row(4) | {"image_id": "a"}, r'row of image_id "a" \(text\): image_id: expected a whole number'),
     ],
 )
 def test_rows_of_another_form_are_refused_with_what_was_expected(given, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         sample_of_row(given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def unchecked_types():
+    """Without the check of annotated types, which only tests have, and which would come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_labels_of_other_arguments_are_refused_with_how_they_are_called():
+    image, target = sample_of_row(row(0))
+    boxes = {key: target[key] for key in ("boxes", "labels")}
+    how = r"call labels_of_detr\(images, targets\)"
+    for images, targets, message in [
+        ([target], [image], r"images\[0\]: expected a tensor \(c, h, w\), got a dict: " + how),
+        ([image], [image], r"targets\[0\]: expected a dict with 'boxes' and 'labels', got a Tensor: " + how),
+        ([image] * 2, [target, {"boxes": None}], r"targets\[1\]: expected 'boxes' and 'labels', got \['boxes'\]: "),
+        ([image] * 2, [target], "expected a target for each image, got 2 images and 1 target: give both of one batch"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            labels_of_detr(images, targets)
+    message = r"targets\[1\]: expected 'masks' and 'labels', got \['boxes', 'labels'\]: these models learn masks"
+    with pytest.raises(DataError, match=message):
+        labels_of_mask2former([target, boxes])
+    assert labels_of_detr([image], [boxes])[0].keys() == {"class_labels", "boxes"}
 
 
 def pasted():
