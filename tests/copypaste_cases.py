@@ -19,7 +19,8 @@ from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.engines import engine
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sources import ExtraSources
-from composer_copypaste.settings import SCENE, CopyPasteSettings
+from composer_copypaste.settings import CopyPasteSettings
+from composer_copypaste.settings.idle import SCENE
 
 SIDE = 8
 IDENTITY = ((1, 0, 0), (0, 1, 0))

@@ -7,7 +7,6 @@ import torch
 from copypaste_cases import make_images, target
 
 from composer_copypaste import CopyPaste, CopyPasteTransform, copypaste_batch, plan_batch
-from composer_copypaste.idle_settings import OF_COPY_PASTE, WITHOUT_POOL
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.runs.data import copy_paste_settings
 from composer_copypaste.settings import (
@@ -17,6 +16,7 @@ from composer_copypaste.settings import (
     OfflineCopyPasteSettings,
     PredictSettings,
 )
+from composer_copypaste.settings.idle import OF_COPY_PASTE, WITHOUT_POOL
 
 IDLE = [
     ({"max_shift": 0.3}, {"placement": "near"}),

@@ -16,9 +16,9 @@ from composer_copypaste.functional.scene import check_scene
 from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
 from composer_copypaste.functional.tensors import Images
 from composer_copypaste.functional.transformed_objects import check_object_transform
-from composer_copypaste.idle_settings import FOR_DETECTION, FOR_PAIRS, IN_CLASS_MAPS, OF_TRAININGS, check_not_idle
 from composer_copypaste.instances import WHOLE, WHOLE_NUMBERS, Target
 from composer_copypaste.settings import CopyPasteSettings, settings_from
+from composer_copypaste.settings.idle import FOR_DETECTION, FOR_PAIRS, IN_CLASS_MAPS, OF_TRAININGS, check_not_idle
 
 IMAGE_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INSTEAD = {"boxes": "boxes", "labels": "labels", "keypoints": "keypoints", "area": "boxes", "iscrowd": "labels"}

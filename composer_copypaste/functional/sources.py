@@ -15,9 +15,9 @@ from composer_copypaste.functional.bank import CroppedObject, InstanceBank, chec
 from composer_copypaste.functional.batch_objects import asks_for_areas, copy_weights
 from composer_copypaste.functional.object_keys import KEYPOINT_FIELDS
 from composer_copypaste.functional.tensors import on_device
-from composer_copypaste.idle_settings import WITHOUT_POOL, check_not_idle
 from composer_copypaste.instances import Instances, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
+from composer_copypaste.settings.idle import WITHOUT_POOL, check_not_idle
 
 POOL_SETTINGS = ("labels", "area_range", "relative_area_range")
 """The settings that decide which cut-outs may be copied."""
