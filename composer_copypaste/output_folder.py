@@ -5,6 +5,7 @@ While it is being filled, a folder inside it holds what the command needs to go 
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from composer_copypaste.files import atomic_write, read_json
 WORKING_FOLDER = ".unfinished"
 """The folder, inside the output, of files that exist only while it is being filled."""
 
+_ENDING_OF_FILES = re.compile(r"\.(bmp|csv|gif|html|jpe?g|jsonl?|pdf|png|svg|tiff?|txt|webp|ya?ml|zip)", re.IGNORECASE)
 _SOURCE_FILE = "source.json"
 _LOCK_SECONDS = 5.0
 _SHORT = 40
@@ -127,7 +129,15 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 
 def check_is_no_file(path: Path, content: str) -> None:
-    """Raise ``OutputError`` where a file has the name of the folder, or of one that it would be in."""
+    """Raise ``OutputError`` where a file has the name of the folder, or of one that it would be in.
+
+    A new folder may not be called like a file either, as "a.png": who gives that name expects an image.
+    """
+    if _ENDING_OF_FILES.fullmatch(path.suffix) and not path.exists():
+        raise OutputError(
+            f"{path}: expected a folder for the {content}, which holds several files, got a name that ends in "
+            f"{path.suffix}; give a name without it, such as {path.with_suffix('')}"
+        )
     for place in (path, *path.parents):
         if place.exists():
             if not place.is_dir():

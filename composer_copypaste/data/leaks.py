@@ -44,12 +44,13 @@ def find_leaks(
 
     Raises:
         DataError: where a file is broken, or images are missing or lack the key.
-        UserError: where there is nothing to compare.
+        UserError: where there is nothing to compare, or a file is given twice with the same images.
     """
     if len(annotations) < 2 or not (images or group):
         raise UserError("expected two annotation files or more, and the folders of their images, or a key to group by")
     files = [AnnotationFile.read_unchecked(path) for path in annotations]
     folders = folders_of(files, images) if images else []
+    check_given_once([file.path for file in files], folders)
     leaks = find_equal_images([file.annotations for file in files], folders) if images else []
     if group is not None:
         groups = [groups_in(file.content, file.path, group) for file in files]
@@ -78,6 +79,17 @@ def folders_of(files: Sequence[object], images: Sequence[Path | str]) -> list[Pa
             f"images: expected one folder for all files, or one for each of {len(files)}, got {len(images)}"
         )
     return [Path(folder) for folder in (images if len(images) == len(files) else [*images] * len(files))]
+
+
+def check_given_once(files: Sequence[Path], folders: Sequence[Path] = ()) -> None:
+    """Raise ``UserError`` where a file is given twice, under any names, with the same folder of images or without."""
+    first: dict[tuple[Path, ...], Path] = {}
+    for number, file in enumerate(files):
+        same = (file.resolve(), *(folder.resolve() for folder in folders[number : number + 1]))
+        if same in first:
+            other = "" if first[same] == file else f", also as {first[same]}"
+            raise UserError(f"{file}: the same file is given twice{other}; name different files, or this one once")
+        first[same] = file
 
 
 def _shared_values(

@@ -19,7 +19,7 @@ from composer_copypaste.data.annotation_json import (
 from composer_copypaste.data.coco_json import garbage_collection_paused
 from composer_copypaste.data.coco_write import write_new_coco
 from composer_copypaste.data.image_groups import LocatedImage, equal_content, locate_images
-from composer_copypaste.data.leaks import folders_of
+from composer_copypaste.data.leaks import check_given_once, folders_of
 from composer_copypaste.errors import DataError, as_json, count_noun, first_few, format_problems, warn_of_data
 
 Duplicates = Literal["refuse", "first", "join"]
@@ -75,10 +75,11 @@ def merge_annotations(  # noqa: PLR0913 - by name, and each of its own kind
     Raises:
         DataError: where a file is broken, images are missing, or two files have the same image or file name.
         OutputError: where ``output`` is there, and holds something else.
-        UserError: where the number of folders is another one.
+        UserError: where the number of folders is another one, or a file is given twice with the same images.
     """
     files = [each if isinstance(each, AnnotationFile) else AnnotationFile.read(each) for each in annotations]
     folders = folders_of(files, images) if images else []
+    check_given_once([file.path for file in files], folders)
     located = [locate_images(file.annotations, folder) for file, folder in zip(files, folders, strict=False)]
     root = Path(os.path.commonpath([os.path.abspath(folder) for folder in folders])) if folders else None
     if root is None:

@@ -25,6 +25,7 @@ from composer_copypaste.data.image_groups import (
 )
 from composer_copypaste.data.transforms import seeded_generator
 from composer_copypaste.errors import DataError, UserError, as_json, count_noun, first_few, warn_of_data
+from composer_copypaste.output_folder import check_is_no_file
 
 SHARES_TOLERANCE = 2e-3
 """By how much the sum of shares may differ from 1: thirds are written 0.333."""
@@ -140,10 +141,11 @@ def split_annotations(
 
     Raises:
         DataError: where the file is broken, images lack the key or are missing, or a part would have no image.
-        OutputError: where a part is there, and holds something else.
+        OutputError: where a part is there, and holds something else, or ``output`` is named like a file.
         UserError: where the shares are not those of a whole.
     """
     _check_parts(parts)
+    check_is_no_file(Path(output), "parts")
     file = annotations if isinstance(annotations, AnnotationFile) else AnnotationFile.read(annotations)
     same_names = enumerate(group_images_by_file(file.annotations.images))
     groupings: list[Mapping[int, Hashable]] = [{image: number for number, same in same_names for image in same}]

@@ -55,7 +55,7 @@ def check_run_folder(folder: RunFolder, recipe: Recipe) -> None:
                 f"{folder.root}: expected a folder for the run, found a file, or a link to nothing; "
                 "give output=ANOTHER_FOLDER"
             )
-        check_is_no_file(folder.root.parent, "run")
+        check_is_no_file(folder.root, "run")
         if folder.recipe.exists():
             _check_file_kinds(folder)
             _check_same_recipe(folder, recipe)

@@ -55,3 +55,12 @@ def test_a_folder_of_other_files_is_refused(tmp_path):
     assert result.stderr == (
         f"error: {tmp_path / 'out'}: holds thesis.doc, which is no preview's; name another folder with --output\n"
     )
+
+
+def test_a_new_folder_is_not_called_like_an_image(tmp_path):
+    result = preview(*tiny(tmp_path), "--output", tmp_path / "a.png")
+    assert result.stderr == (
+        f"error: {tmp_path / 'a.png'}: expected a folder for the preview, which holds several files, got a name that "
+        f"ends in .png; give a name without it, such as {tmp_path / 'a'}\n"
+    )
+    assert not (tmp_path / "a.png").exists()

@@ -167,3 +167,10 @@ def test_new_names_have_an_old_one(tmp_path):
     result = run("merge", tmp_path / "out.json", tmp_path / "in.json", "--rename", "car")
     assert result.exit_code == 2
     assert "expected a category's name and its new name, such as car=vehicle, got 'car'" in result.stderr
+
+
+def test_the_parts_of_a_split_are_in_a_folder_that_is_not_called_like_a_file(shapes, tmp_path):
+    result = run("split", tmp_path / "parts.json", "--annotations", shapes[1], "--parts", "train=0.75,val=0.25")
+    assert result.stderr.startswith(f"error: {tmp_path / 'parts.json'}: expected a folder for the parts, which holds ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "parts.json").exists()

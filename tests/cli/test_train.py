@@ -305,6 +305,11 @@ def test_an_output_that_is_a_file_is_left_alone(drawn, output):
     assert output.read_text() == "mine"
 
 
+def test_an_output_that_is_called_like_a_file_is_refused(drawn, output):
+    refused(train(*tiny(drawn.parent), f"output={output}.json"), "expected a folder for the run, which holds several")
+    assert not output.with_name(f"{output.name}.json").exists()
+
+
 def test_an_output_inside_a_file_is_refused(drawn, output):
     output.write_text("mine")
     refused(

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from image_sets import write_set
@@ -67,3 +68,16 @@ def test_a_broken_file_is_named(sets):
     val.write_text("[]")
     with pytest.raises(DataError, match=r"val.json: expected an object with the lists images, annotations, categories"):
         find_leaks([train, val], images=folders)
+
+
+def test_a_file_given_twice_is_named_unless_its_images_are_in_two_folders(sets, tmp_path):
+    (train, _), folders = sets
+    (tmp_path / "link.json").symlink_to(train)
+    for again in (train, tmp_path / "link.json"):
+        with pytest.raises(
+            UserError, match=r"\.json: the same file is given twice.*; name different files, or this"
+        ) as error:
+            find_leaks([train, again], images=folders[:1])
+        assert "\n" not in str(error.value)
+    shutil.copytree(folders[0], tmp_path / "copy")
+    assert find_leaks([train, train], images=[folders[0], tmp_path / "copy"])

@@ -7,7 +7,7 @@ from pycocotools.coco import COCO
 
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.merge import merge_annotations
-from composer_copypaste.errors import DataError, DataWarning, OutputError
+from composer_copypaste.errors import DataError, DataWarning, OutputError, UserError
 
 SECOND = {"bbox": [5, 1, 4, 4], "segmentation": [[5, 1, 9, 1, 9, 5, 5, 5]]}
 """Another object than that of ``annotation``."""
@@ -238,3 +238,12 @@ def test_another_file_is_not_overwritten(tmp_path, write):
         merge_annotations([one], tmp_path / "merged.json")
     with pytest.raises(OutputError, match=r"merged.json: is there already, and holds something else"):
         merge_annotations([one], tmp_path / "merged.json", rename={"cat": "dog"})
+
+
+def test_a_file_is_not_merged_with_itself(tmp_path, write):
+    file = write("a", [(1, "a.png")], [(1, 1, 1)], [(1, "cat")])
+    with pytest.raises(
+        UserError, match=r"a\.json: the same file is given twice; name different files, or this one once$"
+    ):
+        merged(tmp_path, file, file)
+    assert not (tmp_path / "merged.json").exists()
