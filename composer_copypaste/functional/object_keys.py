@@ -138,7 +138,13 @@ GEOMETRY_SHAPES: Mapping[GeometryKind, tuple[tuple[int | None, ...], ...]] = {
 
 
 def check_geometry(batch: Sequence[Instances], kinds: Mapping[str, GeometryKind]) -> None:
-    """Raise ``ValueError`` where declared geometry has another shape than its kind, or no fractions."""
+    """Raise ``ValueError`` where objects lack declared geometry, or it has another shape than its kind, or integers."""
+    for key in kinds:
+        if any(len(own) and key not in own.extras for own in batch):
+            raise ValueError(
+                f"targets: expected {key!r}, which geometry declares, got objects without it; give it in every target, "
+                "or leave it out of geometry"
+            )
     for i, instances in enumerate(batch):
         for key, kind in kinds.items():
             values = instances.extras.get(key)

@@ -12,13 +12,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks
+from composer_copypaste.functional.batch_objects import AREA_TOLERANCE
 from composer_copypaste.functional.layout import Layout
 from composer_copypaste.functional.tensors import on_device
 from composer_copypaste.instances import Instances, empty_masks, exact_up_to
 from composer_copypaste.settings import CopyPasteSettings
-
-AREA_TOLERANCE = 1e-3
-"""In pixels; without it 7 of 100 pixels would be fewer than 0.07 of them."""
 
 
 class Measures(NamedTuple):

@@ -386,3 +386,11 @@ def smallest_area(points):
     ends = np.array([b - a for a in points for b in points if (a != b).any()] or [(1.0, 0.0)])
     angles = np.unique(np.arctan2(ends[:, 1], ends[:, 0]).round(12))
     return min(np.ptp(points @ turned(angle).T, axis=0).prod() for angle in angles)
+
+
+def test_geometry_that_no_object_has_is_an_error():
+    declared = {"geometry": {"obb": "obb_radians"}}
+    with pytest.raises(ValueError, match=r"^targets: expected 'obb', which geometry declares, got objects without it"):
+        copypaste_batch(make_images(), [target(), target((2, 3, 6, 5))], p=1.0, **declared)
+    none = [{key: values[:0] for key, values in target((2, 3, 6, 5)).items()}] * 2
+    assert copypaste_batch(make_images(), none, p=1.0, **declared)[1] == none  # nothing to miss it
