@@ -91,8 +91,8 @@ def _first_problem(error: "ValidationError", kind: type) -> Exception:
     first, *others = error.errors(include_url=False)
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "unexpected_keyword_argument":
-        similar = get_close_matches(name, [each.name for each in fields(kind)], n=1)
-        hint = f"; did you mean {similar[0]!r}?" if similar else ""
+        similar = similar_names(name, [each.name for each in fields(kind)])
+        hint = f"; did you mean {' or '.join(map(repr, similar))}?" if similar else ""
         return TypeError(f"{name}: {kind.__name__} has no such setting{hint}")
     if first["type"] == "value_error":
         return ValueError(f"{name}: {first['ctx']['error']}".removeprefix(": "))
@@ -189,6 +189,12 @@ EXPECTED = {  # by pydantic's type of error
 """What was expected of a value."""
 LIMITS = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
 """Of these what a value of the right type failed."""
+
+
+def similar_names(name: str, allowed: Sequence[str]) -> list[str]:
+    """The allowed names that a wrong one most likely means: up to three that begin with it, or else a similar one."""
+    longer = [each for each in allowed if each.startswith(name)] if len(name) > 1 else []
+    return longer[:3] or get_close_matches(name, allowed, n=1)
 
 
 def describe_expectation(

@@ -66,9 +66,9 @@ def command(  # noqa: PLR0913 - click hands over each option
 ) -> None:
     """Write new images by copy-paste, as an offline data set.
 
-    OUTPUT is a new folder. KEY=VALUE are settings of copy-paste, as in the section copy_paste of a recipe; unless p is
-    given, it is 1, so that every new image receives objects. The same command goes on where it was interrupted; the
-    bytes are the same for any number of processes.
+    OUTPUT is a new folder. KEY=VALUE are settings of copy-paste, as in the section copy_paste of a recipe: rotation=30
+    and copy_paste.rotation=30 are the same. Unless p is given, it is 1, so that every new image receives objects. The
+    same command goes on where it was interrupted; the bytes are the same for any number of processes.
 
     \b
     Example:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from typing import get_args, get_type_hints
 
 from pydantic import ValidationError
@@ -11,7 +10,7 @@ from pydantic_core import ErrorDetails
 from composer_copypaste.errors import as_recipe_value
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.recipes.yaml12 import Place
-from composer_copypaste.validation import EXPECTED, describe_expectation
+from composer_copypaste.validation import EXPECTED, describe_expectation, similar_names
 
 _EXPECTED = {  # in YAML's words, by pydantic's type of error
     **EXPECTED,
@@ -54,7 +53,7 @@ def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Ma
     if kind == "unexpected_keyword_argument":
         text = _describe_unknown_key(place, root)
     elif kind == "value_error":
-        text = str(details[0]["ctx"]["error"])
+        text = str(details[0]["ctx"]["error"]).replace("expected None", "expected null")
         key, colon, rest = text.partition(": ")
         # a section's own check begins with the key it is about
         if colon and key.split(".")[0] in _section_keys(section):
@@ -74,10 +73,10 @@ def _describe_unknown_key(place: Place, root: type) -> str:
     section = _section_at(place[:-1], root)
     of_trainings = getattr(section, "OF_TRAININGS", ())
     allowed = [key for key in _section_keys(section) if key not in of_trainings]
-    similar = [".".join((*place[:-1], key)) for key in get_close_matches(place[-1], allowed, n=1)]
-    elsewhere = (".".join(path) for path in _key_places((), root) if path[-1] == place[-1])
-    guess = next(iter([*similar, *elsewhere]), None)
-    return "unknown key; " + (f"did you mean {guess!r}? " if guess else "") + f"allowed: {', '.join(allowed)}"
+    similar = [(*place[:-1], key) for key in similar_names(place[-1], allowed)]
+    elsewhere = [path for path in _key_places((), root) if path[-1] == place[-1]]
+    guess = " or ".join(repr(".".join(path)) for path in similar or elsewhere[:1])
+    return "unknown key; " + (f"did you mean {guess}? " if guess else "") + f"allowed: {', '.join(allowed)}"
 
 
 def _section_at(place: Place, root: type) -> type | None:

@@ -36,8 +36,10 @@ def test_it_says_what_it_wrote_and_what_was_there(files, tmp_path):
     assert again.stdout == first.stdout.replace("new images", "new images (8 there before)")
 
 
-def test_settings_of_copy_paste_are_given_as_in_a_recipe(files, tmp_path):
-    result = augment(tmp_path / "out", *files, "p=1", "rotation=180", "scale_range=[0.3,3]", "aspect_range=[0.33,3]")
+def test_settings_of_copy_paste_are_given_as_in_a_recipe_with_or_without_its_section(files, tmp_path):
+    result = augment(
+        tmp_path / "out", *files, "p=1", "copy_paste.rotation=180", "scale_range=[0.3,3]", "aspect_range=[0.33,3]"
+    )
     assert result.exit_code == 0, result.output
     used = json.loads((tmp_path / "out" / "annotations.json").read_text())["copy_paste"]["settings"]["copy_paste"]
     assert (used["rotation"], used["scale_range"], used["aspect_range"]) == (180, [0.3, 3], [0.33, 3])
@@ -48,7 +50,12 @@ def test_settings_of_copy_paste_are_given_as_in_a_recipe(files, tmp_path):
     [
         (["rotation=200"], "copy_paste.rotation: expected at most 180, got 200 (command line)"),
         (["rotations=20"], "copy_paste.rotations: unknown key; did you mean 'copy_paste.rotation'? allowed: "),
-        (["stop=1ep"], "copy_paste.stop: expected None, as it is for trainings only, got '1ep' (command line)"),
+        (
+            ["scale=2"],
+            "copy_paste.scale: unknown key; did you mean 'copy_paste.scale_range' or ",
+        ),
+        (["copy_paste.rotation=400"], "copy_paste.rotation: expected at most 180, got 400 (command line)"),
+        (["stop=1ep"], "copy_paste.stop: expected null, as it is for trainings only, got '1ep' (command line)"),
         (["categories=[cat]"], "copy_paste.categories: expected names of the data's categories ("),
         (["--share", "0"], "command line: invalid value for '--share': 0.0 is not in the range 0<x<=1. See: "),
         (

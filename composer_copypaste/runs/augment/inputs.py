@@ -46,7 +46,7 @@ def inputs_of_command(
         annotations: their annotations.
         pool: cut-outs; None: the recipe's.
         options: the keys of `AugmentSettings` that are given.
-        overrides: ``KEY=VALUE`` each, for ``copy_paste``.
+        overrides: ``KEY=VALUE`` each, for ``copy_paste``, also as ``copy_paste.KEY=VALUE``.
 
     Raises:
         RecipeError: where something is missing or wrong.
@@ -58,9 +58,7 @@ def inputs_of_command(
     loaded = None if recipe is None else load_recipe(recipe, _file_overrides(images, annotations))
     layers = [*_recipe_layers(loaded), *({name: value} for name, value in options.items())]
     given: list[Layer] = [(layer, {}) for layer in layers]
-    settings = validate_layers(
-        AugmentSettings, [*given, *(parse_override(f"copy_paste.{text}") for text in overrides)], "command line"
-    )
+    settings = validate_layers(AugmentSettings, [*given, *map(_parse_setting, overrides)], "command line")
     if loaded is None:
         return AugmentInputs(
             cast(Path, images), cast(Path, annotations), settings, pool, None, "refuse", ImageSettings()
@@ -79,6 +77,11 @@ def inputs_of_command(
         data.bad_objects,
         data.image_settings,
     )
+
+
+def _parse_setting(text: str) -> Layer:
+    """The layer of a setting of copy-paste, with or without the name of the section."""
+    return parse_override(text if text.startswith("copy_paste.") else f"copy_paste.{text}")
 
 
 def _file_overrides(images: Path | None, annotations: Path | None) -> list[str]:
