@@ -1,5 +1,6 @@
 """What ``describe_file`` says of files and folders."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from composer_copypaste.errors import CheckpointError, DataError, OutputError, U
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.runs.augment.run import augment_data_set
 from composer_copypaste.runs.predict.run import predict_files
-from composer_copypaste.settings import AugmentSettings, MaskRCNNSettings
+from composer_copypaste.settings import AugmentSettings, MaskRCNNSettings, OfflineCopyPasteSettings
 
 
 def write(path, content):
@@ -144,22 +145,34 @@ def test_an_ablation_is_described_with_its_results(tmp_path):
     assert found.warnings == ["not finished: pasted at 50 %, seed 1"]
 
 
+def made_from(found):
+    """What the facts say that a folder is made from."""
+    start = "made from: "
+    return {name.removeprefix(start): value for name, value in found.facts.items() if name.startswith(start)}
+
+
 def test_an_offline_data_set_and_shards_are_described_by_their_annotations(data_set, tmp_path):
-    augment_data_set(tmp_path / "twice", data_set.parent / "images", data_set, settings=AugmentSettings(share=0.5))
+    changed = AugmentSettings(share=0.5, copy_paste=OfflineCopyPasteSettings(rotation=30))
+    augment_data_set(tmp_path / "twice", data_set.parent / "images", data_set, settings=changed)
     found = describe_file(tmp_path / "twice")
     assert (found.kind, found.facts["images"], found.problems) == ("an offline data set", 3, [])
-    assert any(name.startswith("made from: ") for name in found.facts)
+    digest = hashlib.sha256(data_set.read_bytes()).hexdigest()
+    expected = {"annotations": digest, "share": 0.5, "copy_paste.rotation": 30}
+    assert made_from(found) == expected  # nothing that is empty, a default, or for the program alone
+    line = next(line for line in str(found).splitlines() if line.startswith("made from: annotations"))
+    assert line.endswith(f"  a file whose SHA-256 begins with {digest[:12]}")
     write_shards(tmp_path / "shards", data_set.parent / "images", data_set)
-    assert describe_file(tmp_path / "shards").kind == "shards of a data set"
+    shards = describe_file(tmp_path / "shards")
+    assert (shards.kind, made_from(shards).keys()) == ("shards of a data set", {"annotations", "shard size"})
 
 
 def test_unfinished_folders_are_described_by_what_they_are_made_from(tmp_path):
     working = tmp_path / "twice" / ".unfinished"
-    write(working / "source.json", {"per_image": 1, "seed": 3})
+    write(working / "source.json", {"per_image": 2, "seed": 3, "pool": None, "masks": "polygons"})
     found = describe_file(tmp_path / "twice")
     assert (found.kind, found.facts) == (
         "an offline data set, not complete",
-        {"made from: per_image": 1, "made from: seed": 3},
+        {"made from: per_image": 2, "made from: seed": 3},
     )
     assert found.warnings == ["not complete: the command that began it goes on"]
 
@@ -185,6 +198,7 @@ def test_predictions_are_described_whether_they_are_complete_or_not(run, tmp_pat
     predict_files(run, tmp_path / "photos", tmp_path / "complete")
     found = describe_file(tmp_path / "complete")
     assert (found.kind, found.facts["images"], found.facts["results"]) == ("predictions", 1, 3)
+    assert made_from(found).keys() == {"weights", "categories", "batch_size"}
     assert table(found, "categories").keys() <= {"fig", "nut"}
     assert sum(row["results"] for row in table(found, "categories").values()) == 3
 

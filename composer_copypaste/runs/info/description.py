@@ -1,7 +1,8 @@
 """What a file or a folder is: facts, tables, problems, and a plot of distributions."""
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,13 +10,23 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from composer_copypaste.errors import OutputError, as_recipe_value, count_noun, group_problems
-from composer_copypaste.settings import DETECTOR_TITLES, DetectorName
+from composer_copypaste.settings import (
+    DETECTOR_TITLES,
+    AugmentSettings,
+    DetectorName,
+    ImageSettings,
+    PredictSettings,
+)
+from composer_copypaste.validation import type_adapter
 from composer_copypaste.visualize.curves import save_figure
 
 Value = str | int | float | bool | None
 MOST_ROWS = 100
 """The console shows this many rows of a table; JSON has all."""
 NAME_WIDTH = 32
+
+_ONLY_TO_COMPARE = {"images", "ids", "image files", "pictures", "COCO file"}
+"""Of what a folder is made from: lists of images, and checksums that no user can compute."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +116,40 @@ class Description:
             raise OutputError(f"{error.filename or path}: cannot be written: {error.strerror}") from error
 
 
-def as_fact(value: object) -> Value:
+def source_facts(source: Mapping[str, object]) -> dict[str, Value]:
+    """What a folder is made from, by "made from: NAME": neither what is empty or a default, nor lists of images.
+
+    Sections are divided, as "made from: copy_paste.rotation". Of checksums there are those of one file, which
+    ``sha256sum`` prints too.
+    """
+    defaults = {
+        "reading of images": type_adapter(ImageSettings).dump_python(ImageSettings(), mode="json"),
+        **type_adapter(PredictSettings).dump_python(PredictSettings(), mode="json"),
+        **type_adapter(AugmentSettings).dump_python(AugmentSettings(), mode="json"),
+        "bad objects": "refuse",
+    }
+    given = {key: value for key, value in source.items() if key not in _ONLY_TO_COMPARE}
+    if isinstance(categories := given.get("categories"), list):
+        given["categories"] = count_noun(len(categories), "category", "categories")
+    if given.get("pool") is not None:
+        given["pool"] = True
+    return {f"made from: {key}": _as_fact(value) for key, value in _changed(given, defaults)}
+
+
+def _changed(values: Mapping[str, object], defaults: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The values that are neither empty nor their defaults; those of sections as "section.key"."""
+    for key, value in values.items():
+        default = defaults.get(key)
+        if isinstance(value, Mapping):
+            inner = _changed(value, default if isinstance(default, Mapping) else {})
+            yield from ((f"{key}.{name}", each) for name, each in inner)
+        elif value != default and value is not None and value != []:
+            yield key, value
+
+
+def _as_fact(value: object) -> Value:
     """A value of JSON as a fact."""
-    return value if isinstance(value, str | int | float | None) else as_recipe_value(value)
+    return value if isinstance(value, str | int | float) else as_recipe_value(value)
 
 
 def _finite(value: Value) -> Value:
@@ -124,6 +166,8 @@ def _shown(value: Value) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if re.fullmatch(r"[0-9a-f]{64}", value):
+        return f"a file whose SHA-256 begins with {value[:12]}"
     return value if len(value) <= NAME_WIDTH * 4 else f"{value[: NAME_WIDTH * 4 - 3]}..."
 
 

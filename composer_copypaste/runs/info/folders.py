@@ -18,7 +18,7 @@ from composer_copypaste.recipes.yaml12 import YamlError, parse_yaml
 from composer_copypaste.runs.data import read_trained_categories
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.info.data_sets import describe_annotations
-from composer_copypaste.runs.info.description import Description, InfoTable, Value, as_fact
+from composer_copypaste.runs.info.description import Description, InfoTable, Value, source_facts
 from composer_copypaste.runs.info.evaluations import describe_matches, is_evaluation
 from composer_copypaste.runs.info.predictions import describe_predictions, describe_unfinished, is_predictions
 from composer_copypaste.settings import parse_time
@@ -199,6 +199,6 @@ def _describe_made_data_set(path: Path, images: Path | None) -> Description:
     annotations = path / ANNOTATIONS
     described = describe_annotations(read_json(annotations, "annotation file"), annotations, folder)
     source = manifest.get("source") if isinstance(manifest, dict) else None
-    facts = {f"made from: {key}": as_fact(value) for key, value in (source or {}).items()}
+    facts = source_facts(source or {})
     kind = "shards of a data set" if is_shards else "an offline data set"
     return replace(described, path=path, kind=kind, facts=described.facts | facts)

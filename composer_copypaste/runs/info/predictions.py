@@ -1,14 +1,12 @@
 """What a folder of ``copypaste predict`` holds, complete or not; and what is known of other unfinished folders."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from composer_copypaste.errors import count_noun
 from composer_copypaste.files import read_json
 from composer_copypaste.output_folder import WORKING_FOLDER, Source, began_source
 from composer_copypaste.runs.info.data_sets import describe_results
-from composer_copypaste.runs.info.description import Description, Value, as_fact
+from composer_copypaste.runs.info.description import Description, Value, source_facts
 from composer_copypaste.runs.predict.files import ANNOTATIONS, DRAWN, IMAGES, RESULTS
 from composer_copypaste.runs.predict.manifest import MANIFEST, RECORDS, read_manifest
 from composer_copypaste.runs.predict.records import RecordFile
@@ -27,7 +25,7 @@ def describe_predictions(path: Path) -> Description:
     manifest = read_manifest(path)
     names = {id_: name for _, id_, name in manifest["source"]["categories"]}
     described = describe_results(read_json(path / RESULTS, "file of results"), path / RESULTS, names)
-    facts: dict[str, Value] = {"images": manifest["images"]} | described.facts | _source_facts(manifest["source"])
+    facts: dict[str, Value] = {"images": manifest["images"]} | described.facts | source_facts(manifest["source"])
     facts["files"] = ", ".join(name for name in (RESULTS, IMAGES, ANNOTATIONS, DRAWN) if (path / name).exists())
     return replace(described, path=path, kind="predictions", facts=facts)
 
@@ -36,7 +34,7 @@ def describe_unfinished(path: Path) -> Description:
     """What an unfinished folder is being filled with: predictions, an offline data set or shards."""
     source = began_source(path) or {}
     kind = next((kind for key, kind in _KINDS.items() if key in source), "an output folder")
-    facts = _source_facts(source)
+    facts = source_facts(source)
     problems: list[str] = []
     if kind == "predictions":
         records = RecordFile(path / WORKING_FOLDER / RECORDS).last_records()
@@ -51,16 +49,3 @@ def describe_unfinished(path: Path) -> Description:
 def _images(source: Source) -> list[object]:
     images = source.get("images")
     return images if isinstance(images, list) else []
-
-
-def _source_facts(source: Source) -> dict[str, Value]:
-    """What a folder is made from, without its images, which may be many."""
-    facts: dict[str, Value] = {}
-    for key, value in source.items():
-        if key in ("images", "ids"):
-            continue
-        if key == "categories" and isinstance(value, list):
-            facts[f"made from: {key}"] = count_noun(len(value), "category", "categories")
-        else:
-            facts[f"made from: {key}"] = as_fact(dict(value) if isinstance(value, Mapping) else value)
-    return facts
