@@ -29,6 +29,8 @@ NUMBERS = frozenset((*WHOLE_NUMBERS, torch.float16, torch.bfloat16, torch.float3
 """The types that boxes, areas and keypoints can have."""
 FIELD_TYPES = NUMBERS | {torch.bool, torch.complex64, torch.complex128}
 """The types that other fields can have."""
+TYPES_OF_FIELDS = {"boxes": NUMBERS, "area": NUMBERS, "keypoints": NUMBERS, "iscrowd": NUMBERS | {torch.bool}}
+"""The types of those that are computed with."""
 REQUIRED_FIELDS = ("boxes", "labels")
 OBJECT_FIELDS = frozenset({*REQUIRED_FIELDS, "masks", "area", "iscrowd"})
 """The keys of a target that are fields of :class:`Instances`."""
@@ -225,7 +227,7 @@ def _checked_field(name: str, target: Target, key: str) -> Tensor:
     elif key == "masks":
         if values.dtype not in (torch.bool, torch.uint8):
             raise TypeError(f"{name}: expected masks of bool or of uint8 (0: none), got {values.dtype}")
-    elif values.dtype not in (NUMBERS if key in ("boxes", "area", "keypoints") else FIELD_TYPES):
+    elif values.dtype not in TYPES_OF_FIELDS.get(key, FIELD_TYPES):
         raise TypeError(
             f"{name}: expected {key!r} of floating point or {WHOLE}, got {values.dtype}; .float() or .long() gives that"
         )

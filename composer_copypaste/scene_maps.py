@@ -45,7 +45,7 @@ class SceneMap:
                 raise ValueError(f"expected {EXPECTED}, got {str(source)!r}")
             return
         try:
-            self._given = np.array(source, dtype=np.float64)
+            self._given = np.array(np.asarray(source), dtype=np.float64)  # a tensor cannot be asked for a copy
         except (TypeError, ValueError):
             raise ValueError(f"expected {EXPECTED}, got {type(source).__name__}") from None
         if problem := problem_of_map(self._given):

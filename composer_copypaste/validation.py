@@ -114,7 +114,7 @@ def _plain_value(value: object) -> object:
             return int(value)
         case Real():
             return float(value)
-    if getattr(value, "ndim", 0) == 2:
+    if getattr(value, "ndim", 0) and tuple(getattr(value, "shape", ())) != (1,):
         return value  # an array, for a setting that is a map
     return _Shown(repr(value)) if hasattr(value, "__float__") else value
 

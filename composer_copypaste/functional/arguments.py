@@ -20,6 +20,8 @@ from composer_copypaste.instances import WHOLE, WHOLE_NUMBERS, Target
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 from composer_copypaste.settings.idle import FOR_DETECTION, FOR_PAIRS, IN_CLASS_MAPS, OF_TRAININGS, check_not_idle
 
+READ_TOGETHER = ("boxes", "labels", "iscrowd")
+"""The fields that the host reads, in one transfer."""
 IMAGE_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INSTEAD = {"boxes": "boxes", "labels": "labels", "keypoints": "keypoints", "area": "boxes", "iscrowd": "labels"}
 """For each field of objects the one on whose device it is made if a target lacks it."""
@@ -107,6 +109,10 @@ def _check_devices(targets: Sequence[Target]) -> None:
         if len(devices) > 1:
             named = " and some on ".join(sorted(map(str, devices)))
             raise ValueError(f"targets: expected {name!r} of all images on one device, got some on {named}")
+    read = [(name, value) for name in READ_TOGETHER if isinstance(value := targets[0].get(name), Tensor)]
+    if len({value.device for _, value in read}) > 1:
+        named = ", ".join(f"{name!r} on {value.device}" for name, value in read)
+        raise ValueError(f"targets: expected {', '.join(READ_TOGETHER)} on one device, got {named}")
 
 
 def _check_images(images: Images, targets: int) -> None:

@@ -271,6 +271,16 @@ def test_a_map_is_stretched_by_the_centres_of_pixels(size):
         assert found[y, x] == values[int((y + 0.5) * size[0] / 8), int((x + 0.5) * size[1] / 9)]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_map_may_be_a_tensor_whose_numbers_are_copied():
+    given_ = torch.ones(2, 3)
+    settings = CopyPasteSettings(place_map=given_, placement="random")
+    given_[0] = 5
+    assert settings.place_map.values.tolist() == [[1, 1, 1]] * 2
+    with pytest.raises(ValueError, match=r"^place_map: .* got an array of shape \(3,\)$"):
+        CopyPasteSettings(place_map=given_[0], placement="random")
+
+
 def test_equal_maps_are_equal_settings():
     one, other = (CopyPasteSettings(place_map=np.eye(3), placement="random") for _ in range(2))
     assert one == other

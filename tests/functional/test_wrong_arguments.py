@@ -151,6 +151,15 @@ CASES = {
         "TypeError: targets[1]: expected 'boxes' of floating point or whole numbers, signed or uint8, got torch.bool; "
         ".float() or .long() gives that",
     ),
+    "crowds are complex": (
+        lambda: pasted(targets=[target((0, 0, 4, 4), iscrowd=torch.zeros(1, dtype=torch.complex64))] * 2),
+        "TypeError: targets[0]: expected 'iscrowd' of floating point or whole numbers, signed or uint8, got "
+        "torch.complex64; .float() or .long() gives that",
+    ),
+    "boxes are elsewhere than labels": (
+        lambda: pasted(targets=[target((0, 0, 4, 4)) | {"boxes": torch.zeros(1, 4, device="meta")}] * 2),
+        "ValueError: targets: expected boxes, labels, iscrowd on one device, got 'boxes' on meta, 'labels' on cpu",
+    ),
     "boxes are complex": (
         lambda: framed(targets=both(boxes=torch.ones(1, 4).cfloat())),
         "TypeError: targets[1]: expected 'boxes' of floating point or whole numbers, signed or uint8, got "
