@@ -1,10 +1,9 @@
 """Train Mask2Former of Transformers on rows of Hugging Face's datasets that have the column `objects`.
 
-python examples/hugging_face_train.py train.parquet  # needs pip install datasets transformers
+python examples/hugging_face_train.py train.parquet 80  # the number of classes; needs pip install datasets transformers
 """
 
-import sys
-
+import click
 import torch
 from datasets import Dataset
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
@@ -36,4 +35,5 @@ def train(parquet: str, num_classes: int = 80) -> None:
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:]) if len(sys.argv) > 1 else print(__doc__)
+    file, count = click.Argument(["parquet"], type=click.Path(exists=True)), click.Argument(["num_classes"], default=80)
+    click.Command(None, callback=train, params=[file, count], help=__doc__, no_args_is_help=True)()

@@ -3,8 +3,7 @@
 python examples/lightning_train.py photos/train train.json  # needs pip install 'composer-copypaste[lightning]'
 """
 
-import sys
-
+import click
 import lightning.pytorch as pl
 import torch
 
@@ -37,4 +36,5 @@ def train(images: str, annotations: str, epochs: int = 1) -> pl.Trainer:
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:]) if len(sys.argv) > 1 else print(__doc__)
+    files = [click.Argument([name], type=click.Path(exists=True)) for name in ("images", "annotations")]
+    click.Command(None, callback=train, params=files, help=__doc__, no_args_is_help=True)()

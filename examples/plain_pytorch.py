@@ -4,9 +4,8 @@ torchrun --nproc-per-node 2 examples/plain_pytorch.py photos/train train.json  #
 """
 
 import os
-import sys
-from itertools import chain, repeat
 
+import click
 import torch
 
 from composer_copypaste import CocoInstances, DetectorSettings, build_detector, copypaste_batch, training_dataloader
@@ -25,7 +24,7 @@ def train(images: str, annotations: str, epochs: int = 1, seed: int = 0) -> None
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loader = training_dataloader(data, batch_size=2, seed=seed)  # each process gets its own part of the data
-    for batch, (pixels, targets) in enumerate(chain.from_iterable(repeat(loader, epochs))):
+    for batch, (pixels, targets) in enumerate(one for _ in range(epochs) for one in loader):
         targets = [{key: values.to(device) for key, values in target.items()} for target in targets]
         generator = batch_generator(seed, rank, batch)  # other random numbers in each process and batch
         pixels, targets = copypaste_batch([image.to(device) for image in pixels], targets, generator=generator, p=0.5)
@@ -37,4 +36,5 @@ def train(images: str, annotations: str, epochs: int = 1, seed: int = 0) -> None
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:]) if len(sys.argv) > 1 else print(__doc__)
+    files = [click.Argument([name], type=click.Path(exists=True)) for name in ("images", "annotations")]
+    click.Command(None, callback=train, params=files, help=__doc__, no_args_is_help=True)()

@@ -3,9 +3,9 @@
 python examples/supervision_both_ways.py photos/train train.json pasted  # needs pip install supervision opencv-python
 """
 
-import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import supervision as sv
 import torch
@@ -36,4 +36,5 @@ def paste(images: str, annotations: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    paste(*sys.argv[1:]) if len(sys.argv) > 1 else print(__doc__)
+    files = [click.Argument([n], type=click.Path(exists=n != "output")) for n in ("images", "annotations", "output")]
+    click.Command(None, callback=paste, params=files, help=__doc__, no_args_is_help=True)()

@@ -3,8 +3,7 @@
 python examples/tv_tensors_loader.py photos/train train.json
 """
 
-import sys
-
+import click
 import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
@@ -25,10 +24,13 @@ def loader(images: str, annotations: str, workers: int = 0) -> DataLoader:
     return DataLoader(data, batch_size=4, shuffle=True, num_workers=workers, collate_fn=copy_paste.collate)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
+def show(images: str, annotations: str) -> None:
     torch.manual_seed(0)
-    for pixels, targets in loader(*sys.argv[1:]):
+    for pixels, targets in loader(images, annotations):
         kinds = [type(values).__name__ for values in (pixels[0], targets[0]["boxes"], targets[0]["masks"])]
         print(f"{sum(len(target['labels']) for target in targets)} objects as {', '.join(kinds)}")
+
+
+if __name__ == "__main__":
+    files = [click.Argument([name], type=click.Path(exists=True)) for name in ("images", "annotations")]
+    click.Command(None, callback=show, params=files, help=__doc__, no_args_is_help=True)()

@@ -45,6 +45,25 @@ def test_an_example_is_short_and_says_how_it_is_run(name):
     assert f" examples/{name}.py " in text.split('"""')[1]
 
 
+NEEDS = {"lightning_train": ["lightning"], "hugging_face_train": ["datasets", "transformers"]}
+NEEDS["supervision_both_ways"] = ["supervision"]
+
+
+@pytest.mark.parametrize("name", OF_LOOPS)
+def test_an_example_says_in_a_line_which_argument_it_lacks_or_cannot_use(name, monkeypatch, capsys):
+    for package in NEEDS.get(name, []):
+        pytest.importorskip(package)
+    Path("here").touch()
+    given = {"": f" examples/{name}.py ", "nowhere here out": "'nowhere' does not exist."}
+    more = {"here x": "'x' is not a valid integer." if "face" in name else "'x' does not exist."}
+    for line, message in (given | more).items():
+        monkeypatch.setattr(sys, "argv", [name, *line.split()])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        assert ended.value.code == 2
+        assert message.lower() in " ".join(capsys.readouterr().err.lower().split())
+
+
 def test_two_processes_train_on_other_batches_and_stay_one_model(shapes, tmp_path):
     code = (
         "import runpy, sys, torch\n"
