@@ -75,7 +75,7 @@ def console_table(summary: AblationSummary) -> str:
         parts.append(_console_table(main_table(summary), scored_kinds(summary)))
     parts += shared_limits(summary)
     parts += [" ".join(sentences_of(summary, comparison)) for comparison in summary.comparisons]
-    parts += summary.not_compared
+    parts += [f"{sentence}." for sentence in summary.not_compared]
     if summary.missing:
         parts.append(f"not finished: {', '.join(summary.missing)}")
     wrapped = [part if "\n" in part else fill(part, CONSOLE_WIDTH) for part in parts]

@@ -140,8 +140,9 @@ def describe_title(summary: AblationSummary) -> str:
     """What is compared, on what."""
     if not summary.runs:
         return "No run is finished."
+    done = f"compared with {summary.baseline}," if summary.comparisons else "evaluated"
     return (
-        f"All runs are compared with {summary.baseline}, on {_describe_evaluation(summary)} with "
+        f"All runs are {done} on {_describe_evaluation(summary)} with "
         f"{count_noun(sum(summary.evaluation.objects.values()), 'object')}; at most "
         f"{count_noun(summary.evaluation.max_dets[-1], 'detection')} of a category count in an image."
     )
