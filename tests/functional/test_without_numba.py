@@ -82,7 +82,7 @@ def found_anew():
 
 def test_where_numba_cannot_compile_torch_takes_its_place_and_says_so_once(monkeypatch):
     expected = pasted()
-    broken(monkeypatch, LoweringError("no code\nfor this machine"))
+    broken(monkeypatch, LoweringError("no code\nfor \x1b[1mthis\x1b[0m machine"))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = pasted() and pasted()

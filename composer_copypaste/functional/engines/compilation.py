@@ -4,6 +4,7 @@ A function that is not compiled computes the same, a hundred times as slowly. Fo
 is hardly felt. Passes over pixels have another way, in torch, which ``can_compile`` chooses.
 """
 
+import re
 import warnings
 from functools import cache, partial, wraps
 from typing import no_type_check
@@ -25,6 +26,8 @@ except (ImportError, OSError) as error:  # it is not installed, needs an older N
 else:
     IMPORT_PROBLEM = ""
 
+STYLES = re.compile("\x1b\\[[0-9;]*m")
+"""What makes text bold or colored on a screen, as Numba does with its messages where colorama is installed."""
 WORKS_WITHOUT_NUMBA = "copy-paste on the CPU is done by torch, and takes several times as long"
 
 
@@ -75,7 +78,7 @@ def numba_problem() -> str | None:
     try:
         values_at(np.zeros(1, np.uint8).ctypes.data, 0, 1, MASK)
     except (NumbaError, OSError, RuntimeError) as error:
-        return " ".join(str(error).split())
+        return " ".join(STYLES.sub("", str(error)).split())
     return None
 
 
