@@ -1,8 +1,15 @@
 """What copy-paste does to images, with hand-written plans on images of 8 x 8 pixels."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target
+
+from composer_copypaste import CompactMasks
+from composer_copypaste.functional import blend
+from composer_copypaste.functional.layout import SourceObjects, layout_of
 
 HERE = block(2, 3, 6, 5).bool()  # x 2..5, y 3..4
 
@@ -110,6 +117,16 @@ def test_blending_fades_colors_across_the_seam():
     torch.testing.assert_close(row[0], torch.tensor(1.0))  # no fading along the image's edge
 
 
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.9])
+def test_the_opacity_of_a_pixel_is_the_share_of_a_gaussian_around_it_that_lies_on_the_object(sigma):
+    images = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
+    row = pasted_on_first(IDENTITY, rectangle=(0, 0, 4, 8), images=images, blend_sigma=sigma)[0, 4]
+    radius = math.ceil(3 * sigma)
+    heights = {step: math.exp(-(step**2) / (2 * sigma**2)) for step in range(-radius, radius + 1)}
+    shares = [sum(height for step, height in heights.items() if x + step < 4) for x in range(8)]
+    torch.testing.assert_close(row, torch.tensor(shares) / sum(heights.values()))
+
+
 def test_blending_does_not_widen_the_mask():
     targets = [target(), target((2, 3, 6, 5))]
     hard, soft = (
@@ -210,3 +227,15 @@ def test_no_saturation_leaves_grey():
 
 def test_floating_point_colors_end_at_1():
     assert repainted((2, 1, 1), torch.tensor([[0.25, 0.75]] * 3)) == [[0.5, 1.0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("many", "groups"), [(True, [range(2), range(2, 4), range(4, 5)]), (False, [range(k, k + 1) for k in range(5)])]
+)
+def test_colors_are_changed_together_until_a_group_has_more_pixels_than_the_limit(monkeypatch, many, groups):
+    monkeypatch.setattr(blend, "GROUP_PIXELS", 36)
+    masks = CompactMasks.from_dense(block(2, 2, 6, 6)[None])
+    places = [SourceObjects(masks, np.array([[2.0, 2, 6, 6]]))] * 2
+    pasted = layout_of(plan_of(*[(0, 1, 0, IDENTITY)] * 5), places).pasted
+    assert pasted.windows.tolist() == [[1, 1, 7, 7]] * 5  # 36 pixels each
+    assert list(blend._groups(pasted, many=many)) == groups

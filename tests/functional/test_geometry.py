@@ -25,7 +25,7 @@ from reference import reference
 from torchvision.ops import box_convert
 
 from composer_copypaste import CompactMasks, CopyPasteSettings, InstanceBank, copypaste_batch, plan_batch
-from composer_copypaste.functional.geometry import points_of, smallest_box, values_of
+from composer_copypaste.functional.geometry import crop_resized, points_of, smallest_box, values_of
 from composer_copypaste.functional.large_scale_jitter import CropResize, crop_resize_batch
 from composer_copypaste.settings import LargeScaleJitterSettings
 
@@ -39,6 +39,12 @@ TWO_RIGHT = ((1, 0, -2), (0, 1, 0))
 QUARTER = ((0, 1, 0), (-1, 0, 8))
 """A quarter turn clockwise on the screen: (x, y) of the source comes to (8 - y, x)."""
 MIRRORED = ((-1, 0, 8), (0, 1, 0))
+SMALLEST = [
+    (0.0, 4, 4, 0.0),
+    (0.35, 16 / math.sqrt(20), math.sqrt(20), math.atan(1 / 2)),
+    (-0.35, 16 / math.sqrt(20), math.sqrt(20), -math.atan(1 / 2)),
+]
+"""The angle wanted, and of the smallest box around a triangle its width, height and angle."""
 
 
 def in_form(targets, form):
@@ -183,6 +189,14 @@ def test_points_and_keypoints_are_hidden_each_by_themselves():
     assert found["keypoints"][0].tolist() == [[0.5, 0.5, 2], [3.5, 3.5, 1]]
 
 
+def test_points_of_a_mirrored_object_keep_their_order_whatever_its_keypoints_do():
+    own, marks = target(marks=torch.zeros(0, 2, 2), keypoints=torch.zeros(0, 2, 3)), [[[2.5, 1.0], [4.5, 1.0]]]
+    given_ = target((2, 0, 6, 4), marks=torch.tensor(marks), keypoints=torch.tensor([[[2.5, 1, 2], [4.5, 1, 2]]]))
+    found = after(own, given_, (0, MIRRORED), geometry={"marks": "points"}, keypoint_pairs=((0, 1),))
+    has(found["marks"], [[[5.5, 1], [3.5, 1]]])
+    has(found["keypoints"], [[[3.5, 1, 2], [5.5, 1, 2]]])
+
+
 def test_without_masks_geometry_moves_as_a_whole():
     own = target((0, 0, 4, 4), mark=torch.tensor([[3.5, 0.5]]))
     given_ = target((2, 0, 8, 8), mark=torch.zeros(1, 2))
@@ -304,6 +318,19 @@ def test_a_box_survives_being_points(kind):
 
 
 # Large-scale jitter
+
+
+@pytest.mark.parametrize(("angle", "width", "height", "found"), SMALLEST)
+def test_of_several_smallest_boxes_it_is_the_one_turned_least(angle, width, height, found):
+    triangle = np.array([[0.0, 0], [4, 0], [2, 4]])  # on each of its sides stands a box of twice its area
+    box = smallest_box(triangle, angle)
+    np.testing.assert_allclose(box[2:], [width, height, found])
+
+
+def test_points_on_the_far_edges_of_a_crop_lie_outside():
+    points = np.array([[[0.0, 0.0], [7.9, 5.9], [8.0, 3.0], [3.0, 6.0], [-0.1, 3.0]]])
+    found = crop_resized("points", points, np.eye(2), np.zeros(2), (6, 8), {})
+    np.testing.assert_array_equal(found, [[[0, 0], [7.9, 5.9], [NAN, NAN], [NAN, NAN], [NAN, NAN]]])
 
 
 @pytest.mark.parametrize("form", FORMS)

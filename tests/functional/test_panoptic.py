@@ -177,9 +177,15 @@ def contradictory():
         (with_changed(class_map=torch.zeros(8, 8)), TypeError, r"'class_map' to be a tensor of whole numbers, .*float"),
         (with_changed(instance_map=[[0]]), TypeError, r"targets\[1\]: expected 'instance_map' to be a tensor .* list"),
         (with_changed(instance_map=torch.zeros(8, 9).long()), ValueError, r"image's size \(8, 8\), got \(8, 9\)"),
+        (with_changed(class_map=torch.zeros(8, 8).long().to("meta")), ValueError, r"its image is, on cpu, got meta$"),
         (with_changed(instance_map=torch.full((8, 8), -3)), ValueError, r"ids from 1, and 0 for none, got -3"),
         (with_changed(boxes=torch.zeros(1, 4)), ValueError, r"targets\[1\]: has 'boxes' beside its maps"),
         (with_changed(segments_info=[{"id": 1}]), ValueError, r"targets\[1\]: has 'segments_info' beside its maps"),
+        (
+            with_changed(**pair((1, -2, 0, 0, 3, 3))),
+            ValueError,
+            r"targets\[1\]: expected class ids of 0 or more, got -2",
+        ),
         (contradictory(), ValueError, r"targets\[1\]: expected one class for each instance, got 1 and 2 .* is 1$"),
     ],
 )
@@ -189,7 +195,7 @@ def test_pairs_that_do_not_fit_are_refused_in_one_line(targets, error, message):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("setting", [{"min_visibility": 0.5}, {"min_area": 9}])
+@pytest.mark.parametrize("setting", [{"min_visibility": 0.5}, {"min_area": 2}])
 def test_settings_that_would_leave_pixels_without_a_class_are_refused(setting):
     with pytest.raises(ValueError, match="min_visibility, min_area: expected 0 and 1 with class_map and instance_map"):
         copypaste_batch(make_images(), [pair(), pair()], **setting)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_copypaste_batch import assert_equals_reference
 
+from composer_copypaste import CompactMasks
 from composer_copypaste.functional.poisson import seamless
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -67,6 +68,13 @@ def test_an_object_that_fills_its_image_stays_as_it_is():
 def test_an_object_whose_mask_ends_within_it_keeps_its_contrast_all_the_same():
     given = torch.where(block(2, 2, 6, 6).bool(), 150, 100).to(torch.uint8)
     assert (blended(torch.tensor(30).byte(), given) == on_grey(80, 30)).all()
+
+
+def test_a_mask_cut_to_its_object_is_blended_alike():
+    images, given_ = torch.stack([torch.tensor(30).byte().expand(8, 8), on_grey(150, 100)])[:, None], target(MIDDLE)
+    targets = [own | {"masks": CompactMasks.from_dense(own["masks"])} for own in (target(), given_)]
+    after = carry_out(plan_of((0, 1, 0, IDENTITY)), images, targets, blend_mode="poisson").images
+    assert (after[0, 0] == on_grey(80, 30)).all()
 
 
 def test_what_is_pasted_below_lends_an_object_no_color():

@@ -57,3 +57,45 @@ def test_ids_may_lie_far_from_each_other(far):
 
 def test_no_maps_hold_no_classes():
     assert semantic_maps.classes_in_maps(torch.zeros((0, 4, 4), dtype=torch.int64)) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_of_maps_without_a_pixel_each_has_no_class(dtype):
+    found = semantic_maps.classes_in_maps(torch.zeros((2, 0, 4), dtype=dtype))
+    assert [classes.ids.tolist() for classes in found] == [[], []]
+
+
+def test_masks_are_cut_to_their_classes_on_the_host_and_whole_planes_on_a_device():
+    maps = torch.zeros((1, 8, 8), dtype=torch.uint8)
+    maps[0, 2:4, 3:8] = 7
+    found = semantic_maps.classes_in_maps(maps)
+    (cut,) = semantic_maps.masks_of_classes(maps, found)
+    assert cut.windows.tolist() == [[0, 0, 8, 8], [2, 3, 4, 8]]
+    (planes,) = semantic_maps.masks_of_classes(maps.to("meta"), found)
+    assert (planes.device.type, planes.shape) == ("meta", (2, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (0, 255, torch.uint8),
+        (-1, 255, torch.int16),
+        (0, 256, torch.int16),
+        (-(2**15), 2**15 - 1, torch.int16),
+        (-(2**15) - 1, 0, torch.int64),
+        (0, 2**15, torch.int64),
+    ],
+)
+def test_ids_are_kept_in_the_narrowest_type_that_holds_them(low, high, dtype):
+    maps = torch.tensor([[[low, high]]])
+    narrow = semantic_maps.in_narrowest_type(maps)
+    assert (narrow.dtype, narrow.tolist()) == (dtype, maps.tolist())
+
+
+def test_a_negative_class_is_a_mistake_unless_it_is_the_background_or_ignored_or_nothing_is():
+    ids = [np.array([0, 3]), np.array([-1, 4])]
+    semantic_maps.check_ids(ids, ignore_index=255, background=-1)
+    semantic_maps.check_ids(ids, ignore_index=-1)
+    semantic_maps.check_ids(ids, ignore_index=None)
+    with pytest.raises(ValueError, match=r"^targets\[1\]: expected class ids of 0 or more, got -1; ignore_index=-1 "):
+        semantic_maps.check_ids(ids, ignore_index=255)

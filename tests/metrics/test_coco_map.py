@@ -25,6 +25,7 @@ from metric_scenes import (
 )
 from pycocotools import mask as coco_mask
 
+from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.metrics import coco_map as coco
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
@@ -229,6 +230,7 @@ def test_detections_of_categories_that_the_data_set_lacks_are_not_scored():
     [
         ({"max_dets": (10, 1)}, "max_dets: expected ascending numbers"),
         ({"max_dets": ()}, "max_dets: expected ascending numbers"),
+        ({"max_dets": (0, 10)}, "max_dets: expected ascending numbers"),
         ({"iou_types": ("bbox", "bbox")}, "iou_types: expected 'bbox', 'segm' or both"),
         ({"annotations": one_object_dataset(), "category_ids": (1, 2)}, r"category_ids: .* got \[2\]"),
     ],
@@ -276,6 +278,34 @@ def test_a_call_updates_the_metric():
         metric([prediction], [target])
 
     assert numbers(metric) == numbers(scored(scene))
+
+
+def test_a_call_of_a_scalar_updates_the_metric():
+    metric = CocoMeanAveragePrecision()
+    prediction, target = one_object()
+
+    metric.scalars()["segm/AP"]([prediction], [target])
+
+    assert numbers(metric)["AP"] == pytest.approx(1)
+
+
+def test_the_categories_of_labels_are_known_from_annotations_and_the_ids_of_labels_together():
+    dataset = random_scene().dataset
+
+    metric = CocoMeanAveragePrecision(dataset, category_ids=(90, 3))
+
+    assert metric.categories == (Category(90, "thing 90"), Category(3, "thing 3"))
+    assert CocoMeanAveragePrecision(dataset).categories is None
+    assert CocoMeanAveragePrecision(category_ids=(90, 3)).categories is None
+
+
+def test_crowds_are_no_instances_of_their_category():
+    scene = random_scene()
+
+    instances = scored(scene, scene.dataset).evaluation().instances
+
+    single = [each["category_id"] for each in scene.dataset["annotations"] if not each["iscrowd"]]
+    assert instances == {category: single.count(category) for category in CATEGORY_IDS}
 
 
 def test_moved_to_another_device_it_keeps_its_images():
