@@ -135,6 +135,11 @@ def _first_problem_and_places(alike: Sequence[str]) -> str:
     return f"{first}; likewise {first_few(places, _MAX_ALIKE) if places else f'{len(others)} more'}"
 
 
+def in_one_line(text: str) -> str:
+    """The text with line breaks, and what else no screen shows, written as in a string of Python."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def as_recipe_value(value: Any) -> str:
     """A value as a recipe writes it, shortened."""
     words = {None: "null", True: "true", False: "false"}

@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from composer_copypaste.errors import as_recipe_value
+from composer_copypaste.errors import as_recipe_value, in_one_line
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.recipes.yaml12 import Place
 from composer_copypaste.validation import EXPECTED, describe_expectation, similar_names
@@ -65,7 +65,7 @@ def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Ma
         text = describe_expectation(details, _EXPECTED, as_recipe_value)
     around = (place[:length] for length in range(len(place), -1, -1))
     source = next(sources[outer] for outer in around if outer in sources)  # of the value, or the nearest section
-    return f"{'.'.join(place)}: {text} ({source})".removeprefix(": ")
+    return f"{in_one_line('.'.join(place))}: {text} ({source})".removeprefix(": ")
 
 
 def _describe_unknown_key(place: Place, root: type) -> str:

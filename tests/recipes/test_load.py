@@ -317,6 +317,11 @@ def test_a_wrong_key_is_answered_with_the_likely_one_and_the_allowed_ones(recipe
     assert text.endswith(" (command line)")
 
 
+def test_a_key_with_a_line_break_is_named_in_one_line(recipe_file):
+    text = complaint(recipe_file(MINIMAL + '"two\\nlines": 1\n'))
+    assert text.startswith("two\\nlines: unknown key; allowed: name, seed,")
+
+
 @pytest.mark.parametrize("override", ["lr", "=1", "a..b=1", "a b=1"])
 def test_an_override_that_is_no_assignment_is_said_so(recipe_file, override):
     expected = f"command line: expected KEY=VALUE such as optimizer.lr=0.001, got {override!r}"
