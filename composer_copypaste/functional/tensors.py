@@ -80,7 +80,13 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def read_back(numbers: Shaped[Tensor, "..."]) -> Shaped[ndarray, "..."]:
-    """The numbers on the host. Copy-paste waits for the device nowhere else."""
+    """The numbers on the host. Copy-paste waits for the device nowhere else.
+
+    Raises:
+        ValueError: where they are on the meta device.
+    """
+    if numbers.is_meta:
+        raise ValueError("targets: expected tensors that hold values, got some on the meta device, which holds none")
     return numbers.cpu().numpy()
 
 

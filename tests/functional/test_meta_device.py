@@ -112,7 +112,7 @@ def test_with_p_0_no_value_of_targets_is_needed():
 
 
 def test_the_read_back_itself_does_need_the_device():
-    with pytest.raises(NotImplementedError, match="meta"):
+    with pytest.raises(ValueError, match="on the meta device, which holds none"):
         copypaste_batch(
             make_images().to("meta"),
             on_meta([target((0, 0, SIDE, SIDE))] * 2, keeping=ON_HOST),

@@ -151,6 +151,12 @@ CASES = {
         "TypeError: targets[1]: expected 'boxes' of floating point or whole numbers, signed or uint8, got torch.bool; "
         ".float() or .long() gives that",
     ),
+    "class ids are on the meta device": (
+        lambda: copypaste_batch(
+            make_images().to("meta"), torch.zeros(2, 8, 8, dtype=torch.int64, device="meta"), p=1.0
+        ),
+        "ValueError: targets: expected tensors that hold values, got some on the meta device, which holds none",
+    ),
     "crowds are complex": (
         lambda: pasted(targets=[target((0, 0, 4, 4), iscrowd=torch.zeros(1, dtype=torch.complex64))] * 2),
         "TypeError: targets[0]: expected 'iscrowd' of floating point or whole numbers, signed or uint8, got "
