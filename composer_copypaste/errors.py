@@ -140,6 +140,11 @@ def in_one_line(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its class where it has none."""
+    return in_one_line(str(error).strip().split("\n")[0]) or type(error).__name__
+
+
 def as_recipe_value(value: Any) -> str:
     """A value as a recipe writes it, shortened."""
     words = {None: "null", True: "true", False: "false"}

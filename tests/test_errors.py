@@ -2,7 +2,7 @@
 
 import pytest
 
-from composer_copypaste.errors import count_noun, format_problems
+from composer_copypaste.errors import count_noun, first_line, format_problems
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,8 @@ def test_the_first_twenty_lines_of_problems_are_listed_and_the_rest_counted():
     assert lines[0] == "a.json: 25 problems"
     assert len(lines) == 1 + 20 + 1
     assert lines[-1].strip() == "... and 5 more"
+
+
+def test_of_another_librarys_error_one_line_is_quoted_whatever_it_holds():
+    assert first_line(RuntimeError(" not in latest\x0c/84\x1b[1m \nmore")) == r"not in latest\x0c/84\x1b[1m "
+    assert first_line(KeyError()) == "KeyError"

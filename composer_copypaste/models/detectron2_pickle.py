@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from composer_copypaste.errors import CheckpointError
+from composer_copypaste.errors import CheckpointError, first_line
 from composer_copypaste.files import atomic_write
 
 _OF_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -79,8 +79,7 @@ def read_pickle(path: Path) -> object:
             "as in the files of Detectron2's zoo; or save the weights alone: torch.save(model.state_dict(), ...)"
         ) from error
     except (pickle.UnpicklingError, *DAMAGED) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: damaged, or no pickle: {reason}") from error
+        raise CheckpointError(f"{path}: damaged, or no pickle: {first_line(error)}") from error
 
 
 def _with_tensors(content: object) -> object:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from composer_copypaste.errors import CheckpointError, first_few
+from composer_copypaste.errors import CheckpointError, first_few, first_line
 from composer_copypaste.files import ZIP, check_regular_file, describe_non_json, describe_wrapped_file
 from composer_copypaste.models.detectron2_pickle import is_plain_pickle, read_pickle
 from composer_copypaste.models.detectron2_weights import from_detectron2, is_of_detectron2
@@ -201,8 +201,3 @@ def _read_safetensors(path: Path) -> StateDict:
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged, or no safetensors file: {first_line(error)}") from error
     return state
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its class where it has none."""
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from composer_copypaste.errors import CheckpointError, count_noun, first_few
+from composer_copypaste.errors import CheckpointError, count_noun, first_few, first_line
 from composer_copypaste.files import check_regular_file
 from composer_copypaste.models.class_rows import (
     KeptRows,
@@ -31,7 +31,7 @@ from composer_copypaste.models.timm import (
     is_timm,
     published_names,
 )
-from composer_copypaste.models.weight_files import StateDict, first_line, read_weights
+from composer_copypaste.models.weight_files import StateDict, read_weights
 from composer_copypaste.settings import DETECTOR_TITLES, DetectorName, DetectorSettings
 
 _COUNTER = "num_batches_tracked"

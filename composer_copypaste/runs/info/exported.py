@@ -4,9 +4,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from composer_copypaste.errors import CheckpointError
+from composer_copypaste.errors import CheckpointError, first_line
 from composer_copypaste.models.exported import ExportMetadata
-from composer_copypaste.models.weight_files import first_line, names_in_archive
+from composer_copypaste.models.weight_files import names_in_archive
 from composer_copypaste.runs.info.description import Description, InfoTable, Value, detector_with_article
 
 _MASKS = {
