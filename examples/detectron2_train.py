@@ -18,7 +18,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint import DetectionCheckpointer  # built from source: https://detectron2.readthedocs.io
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch

@@ -1,12 +1,12 @@
 """Train Mask2Former of Transformers on rows of Hugging Face's datasets that have the column `objects`.
 
-python examples/hugging_face_train.py train.parquet 80  # the number of classes; needs pip install datasets transformers
+python examples/hugging_face_train.py train.parquet 80  # the number of classes
 """
 
 import click
 import torch
-from datasets import Dataset
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from datasets import Dataset  # pip install datasets transformers
+from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig  # pip install transformers
 
 from composer_copypaste import copypaste_batch, large_scale_jitter_batch
 from composer_copypaste.integrations.hugging_face import labels_of_mask2former, sample_of_row

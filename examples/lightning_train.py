@@ -1,10 +1,10 @@
 """Train a Mask R-CNN with Lightning, where copy-paste is a callback.
 
-python examples/lightning_train.py photos/train train.json  # needs pip install 'composer-copypaste[lightning]'
+python examples/lightning_train.py photos/train train.json
 """
 
 import click
-import lightning.pytorch as pl
+import lightning.pytorch as pl  # pip install 'composer-copypaste[lightning]'
 import torch
 
 from composer_copypaste import CocoInstances, CopyPasteCallback, DetectorSettings, build_detector, training_dataloader

@@ -1,13 +1,12 @@
 """Paste objects in a data set that supervision has read; it draws and writes what comes of that.
 
-python examples/supervision_both_ways.py photos/train train.json pasted  # needs pip install supervision opencv-python
+python examples/supervision_both_ways.py photos/train train.json pasted  # a new folder
 """
 
 from pathlib import Path
 
 import click
-import numpy as np
-import supervision as sv
+import supervision as sv  # pip install supervision opencv-python
 import torch
 from PIL import Image
 
@@ -15,24 +14,23 @@ from composer_copypaste import copypaste_batch
 from composer_copypaste.integrations.supervision import detections_of_targets, targets_of_detections
 
 
-def save(bgr: np.ndarray, path: Path) -> None:
-    Image.fromarray(np.ascontiguousarray(bgr[..., ::-1])).save(path)  # supervision's images are BGR, as OpenCV's
-
-
 def paste(images: str, annotations: str, output: str) -> None:
+    if Path(output).exists():
+        raise click.BadParameter(f"{output!r} is there already; name a new folder.")
     data = sv.DetectionDataset.from_coco(images, annotations, force_masks=True)
     paths, pixels, detections = zip(*data, strict=True)  # one batch: take parts of large data sets
     targets = targets_of_detections(detections, [image.shape[:2] for image in pixels])
     tensors = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in pixels]
     tensors, targets = copypaste_batch(tensors, targets, min_visibility=0.3, p=1.0)
     pasted = {}
-    Path(output).mkdir()
+    Path(output).mkdir(parents=True)
     for path, tensor, found in zip(paths, tensors, detections_of_targets(targets), strict=True):
         image, file = tensor.permute(1, 2, 0).numpy(), Path(output, f"{Path(path).stem}.png")
-        save(image, file)
-        save(sv.MaskAnnotator().annotate(image.copy(), found), file.with_suffix(".masks.jpg"))
+        masked = sv.MaskAnnotator().annotate(image.copy(), found)
+        Image.fromarray(image[..., ::-1]).save(file)  # supervision's images are BGR, as OpenCV's
+        Image.fromarray(masked[..., ::-1]).save(file.with_suffix(".masks.jpg"))
         pasted[str(file)] = found
-    sv.DetectionDataset(data.classes, list(pasted), pasted).as_coco(annotations_path=f"{output}.json")
+    sv.DetectionDataset(data.classes, list(pasted), pasted).as_coco(annotations_path=f"{output}/annotations.json")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,23 @@ def test_an_example_is_short_and_says_how_it_is_run(name):
     assert f" examples/{name}.py " in text.split('"""')[1]
 
 
+def test_the_line_that_python_shows_where_a_package_is_missing_says_how_it_is_installed():
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    always = {re.match(r"\w+", each).group() for each in project["dependencies"]} | {
+        "PIL",
+        "card",
+        "composer_copypaste",
+    }
+    optional = {}
+    for file in EXAMPLES.glob("*.py"):
+        imports = re.findall(r"^((?:import|from) (\w+).*)$", file.read_text(), re.MULTILINE)
+        first = {package: line for line, package in reversed(imports)}
+        optional |= {package: first[package] for package in first.keys() - always - sys.stdlib_module_names}
+    assert sorted(optional) == ["datasets", "detectron2", "lightning", "supervision", "transformers"]
+    for line in optional.values():
+        assert re.search("  # (pip install |built from source: https://)", line)
+
+
 NEEDS = {"lightning_train": ["lightning"], "hugging_face_train": ["datasets", "transformers"]}
 NEEDS["supervision_both_ways"] = ["supervision"]
 
@@ -56,6 +74,8 @@ def test_an_example_says_in_a_line_which_argument_it_lacks_or_cannot_use(name, m
     Path("here").touch()
     given = {"": f" examples/{name}.py ", "nowhere here out": "'nowhere' does not exist."}
     more = {"here x": "'x' is not a valid integer." if "face" in name else "'x' does not exist."}
+    if name == "supervision_both_ways":
+        more["here here here"] = "'here' is there already; name a new folder."
     for line, message in (given | more).items():
         monkeypatch.setattr(sys, "argv", [name, *line.split()])
         with pytest.raises(SystemExit) as ended:
@@ -143,16 +163,17 @@ def test_a_loader_gives_tv_tensors_with_pasted_objects(shapes):
 
 def test_supervision_reads_draws_and_writes_what_is_pasted(shapes):
     supervision = pytest.importorskip("supervision")
-    example("supervision_both_ways")["paste"](*shapes, "pasted")
-    before, after = CocoAnnotations.load(shapes[1]), CocoAnnotations.load("pasted.json", bad_objects="leave_out")
+    example("supervision_both_ways")["paste"](*shapes, "new/pasted")
+    written = "new/pasted/annotations.json"
+    before, after = CocoAnnotations.load(shapes[1]), CocoAnnotations.load(written, bad_objects="leave_out")
     assert [category.name for category in after.categories] == [category.name for category in before.categories]
     assert after.num_objects > before.num_objects
-    again = supervision.DetectionDataset.from_coco("pasted", "pasted.json", force_masks=True)
+    again = supervision.DetectionDataset.from_coco("new/pasted", written, force_masks=True)
     assert len(again) == 8
     same = []
     for image in before.images:
         name = Path(image.file_name).with_suffix(".png")
-        former, pasted = (np.array(Image.open(folder / name)) for folder in (Path(shapes[0]), Path("pasted")))
+        former, pasted = (np.array(Image.open(folder / name)) for folder in (Path(shapes[0]), Path("new/pasted")))
         same.append((former == pasted).all(axis=2).mean())
     assert min(same) > 0.3  # red and blue are not exchanged
     assert np.mean(same) < 0.99  # something was pasted
