@@ -51,6 +51,7 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_
         click.echo(describe_run(loaded, folder))
         return
 
+    from composer_copypaste.integrations.composer.checkpoints import saved_checkpoints
     from composer_copypaste.metrics.report import read_score_tables
     from composer_copypaste.runs.train import train
 
@@ -59,7 +60,7 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_
     try:
         train(loaded, folder)
     finally:
-        if not folder.latest_checkpoint.exists():
+        if not saved_checkpoints(folder.checkpoints):
             interval = loaded.training.checkpoint_interval
             meta[RESUME_HOW] = f"to begin again, as the first checkpoint comes after {interval}"
     if is_first_process():
