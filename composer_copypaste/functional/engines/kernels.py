@@ -35,10 +35,13 @@ BY_X, BY_Y, OFFSET = range(3)
 IMAGE_ROW = _row_type(owners=(), height=(), width=(), first=(), end=(), masks=(), pixels=())
 """An image that receives objects: the address of its pixels' owners, its size, the range of its rows in the
 table of pasted objects, and the addresses of the masks to write and of the image to paint on, channel after channel."""
-PASTED_ROW = _row_type(image=(), number=(), to_source=(2, 3), rotated=(), window=4, pixels=(), height=(), width=())
+PASTED_ROW = _row_type(
+    image=(), number=(), last=(), to_source=(2, 3), rotated=(), window=4, pixels=(), height=(), width=()
+)
 """A pasted object: the row of its image, its number there, its map (rows for x and y, in steps of 2**-32 pixels), 1 if
 rows of the image are not rows of the source, its window, and the address and the size of what is read: the mask or the
-image of its source."""
+image of its source. Objects of one map may share a row: with numbers from ``number`` to ``last``, in the window around
+theirs."""
 MEASURE_ROW = _row_type(window=4, number=(), owners=(), owners_width=(), mask=(), mask_width=())
 """An object to measure in a window. Visible pixels of a pasted object, which has a number, are those that it owns. Any
 other object has a mask, whose pixels are counted as former ones, and those without an owner as visible."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from composer_copypaste.compact_masks import window_areas
 from composer_copypaste.functional.engines import numba_masks, numba_paint, numba_semantic_maps
 from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, RESULT_ROW, TO_X, TO_Y, Table
+from composer_copypaste.functional.engines.numba_objects import share_rows
 from composer_copypaste.functional.resample import PIXEL
 
 LARGEST_CACHED = 2**22
@@ -51,6 +52,8 @@ class NumbaKernels:
 
     def paint(self, images: Table, pasted: Table, owners: torch.dtype, dtype: torch.dtype, channels: int) -> None:
         """As of :class:`Kernels`."""
+        pasted = pasted.copy()
+        pasted = pasted[: share_rows(pasted)]
         maps, rotated = pasted["to_source"], pasted["rotated"] != 0
         moved = ~rotated & (np.abs(maps[:, [TO_X, TO_Y], [BY_X, BY_Y]]) == PIXEL).all(axis=1)
         if moved.any():

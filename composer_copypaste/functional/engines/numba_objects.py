@@ -311,7 +311,8 @@ def fill_pasted(table, images, pasted, objects, addresses):
     for i in range(len(images)):
         for m in range(images[i].first, images[i].end):
             row, g, to_image = table[m], pasted.origin[m], pasted.to_source[m]
-            row.image, row.number, row.pixels = i, pasted.level[m] + 1, addresses[g]
+            row.image, row.pixels, row.number = i, addresses[g], pasted.level[m] + 1
+            row.last = row.number
             set_map(row.to_source, pasted.to_mask[m])
             set_window(row.window, pasted.windows[m])
             row.rotated = to_image[TO_X, BY_Y] != 0 or to_image[TO_Y, BY_X] != 0
@@ -327,6 +328,37 @@ def read_images(table, pasted, sizes, addresses):
         row, source = table[m], pasted.source[m]
         row.pixels, row.height, row.width = addresses[source], sizes[source, 0], sizes[source, 1]
         set_map(row.to_source, pasted.to_source[m])
+
+
+@compiled
+@no_type_check
+def share_rows(table):
+    """Let those of one image that follow each other in a table of pasted objects share a row if they have one map.
+
+    Returns:
+        The number of rows, the first of the table.
+    """
+    count = 0
+    for m in range(len(table)):
+        row, each = table[count - 1], table[m]
+        if m and is_same_map(row, each):
+            row.last = each.last
+            set_window(row.window, window_around(row.window, each.window))
+        else:
+            table[count] = each
+            count += 1
+    return count
+
+
+@compiled
+@no_type_check
+def is_same_map(row, other):
+    """Whether two pasted objects lie on the same image, and read the same source by the same map."""
+    same = row.image == other.image and row.pixels == other.pixels
+    for i in range(2):
+        for j in range(3):
+            same &= row.to_source[i, j] == other.to_source[i, j]
+    return same
 
 
 @compiled
@@ -379,6 +411,18 @@ def fill_masks(table, images, kept, pasted, objects, addresses):
                 k = kept.pasted[r]
                 row.number, row.former = pasted.level[k] + 1, NO_TENSOR
                 set_window(row.window, common_part(pasted.windows[k], window))
+
+
+@compiled
+@no_type_check
+def window_around(window, other):
+    """The smallest window with the pixels of both."""
+    return (
+        min(window[Y1], other[Y1]),
+        min(window[X1], other[X1]),
+        max(window[Y2], other[Y2]),
+        max(window[X2], other[X2]),
+    )
 
 
 @compiled

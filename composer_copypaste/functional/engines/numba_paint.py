@@ -16,13 +16,16 @@ from composer_copypaste.functional.engines.numba_memory import (
 )
 from composer_copypaste.functional.resample import PIXEL
 
+BLOCK = 64
+"""Pixels of a row that are painted together, if any of them is to be painted."""
+
 
 @compiled
 @no_type_check
 def paint_moved(images, pasted, channels, like, owners_like):
     """Paint colors as they are, by maps that move by whole pixels and flip; all owned pixels lie in the source."""
     for each in pasted:
-        image, number = images[each.image], owners_like.dtype.type(each.number)
+        image, numbers = images[each.image], _numbers(each, owners_like)
         x1, columns = source_columns(each)
         n, flipped = len(columns), each.to_source[TO_X, BY_X] < 0
         for y in range(each.window[Y1], each.window[Y2]):
@@ -30,18 +33,70 @@ def paint_moved(images, pasted, channels, like, owners_like):
             if not (n and 0 <= sy < each.height):
                 continue
             owners = values_at(image.owners, y * image.width + x1, n, owners_like)
-            first = min(columns[0], columns[n - 1])
-            for channel in range(channels):
-                painted = values_at(image.pixels, (channel * image.height + y) * image.width + x1, n, like)
-                source = values_at(each.pixels, (channel * each.height + sy) * each.width + first, n, like)
-                if flipped:
-                    for k in range(n):
-                        new, old = source[n - 1 - k], painted[k]
-                        painted[k] = new if owners[k] == number else old
-                else:
-                    for k in range(n):
-                        new, old = source[k], painted[k]
-                        painted[k] = new if owners[k] == number else old
+            begin, end = _owned_part(owners, ZERO, numbers)
+            while begin < end:
+                left = min(columns[begin], columns[end - 1])
+                for channel in range(channels):
+                    x = (channel * image.height + y) * image.width + x1 + begin
+                    painted = values_at(image.pixels, x, end - begin, like)
+                    source = values_at(each.pixels, (channel * each.height + sy) * each.width + left, end - begin, like)
+                    _paint_row(painted, owners[begin:end], numbers, source, flipped)
+                begin, end = _owned_part(owners, end, numbers)
+
+
+@compiled
+@no_type_check
+def _numbers(each, owners_like):
+    """The lowest and the highest number of the pasted objects of a row, in the type of owners."""
+    return owners_like.dtype.type(each.number), owners_like.dtype.type(each.last)
+
+
+@compiled
+@no_type_check
+def _is_owned(owner, numbers):
+    """Whether it is one of these objects that owns a pixel."""
+    return (owner >= numbers[0]) & (owner <= numbers[1])
+
+
+@compiled
+@no_type_check
+def _owned_part(owners, begin, numbers):
+    """Where the first part of a row, from ``begin`` on, in which objects own pixels begins and ends, in whole blocks.
+
+    It has no pixel where they own none.
+    """
+    n = len(owners)
+    while begin < n and not _any_owned(owners[begin : min(begin + BLOCK, n)], numbers):
+        begin = min(begin + BLOCK, n)
+    end = begin
+    while end < n and _any_owned(owners[end : min(end + BLOCK, n)], numbers):
+        end = min(end + BLOCK, n)
+    return begin, end
+
+
+@compiled
+@no_type_check
+def _any_owned(owners, numbers):
+    """Whether objects own any of these pixels."""
+    found = False
+    for k in range(len(owners)):
+        found |= _is_owned(owners[k], numbers)
+    return found
+
+
+@compiled
+@no_type_check
+def _paint_row(painted, owners, numbers, source, flipped):
+    """Paint the pixels that objects own with a row of the source."""
+    last = len(painted) - 1
+    if flipped:
+        for k in range(len(painted)):
+            new, old = source[last - k], painted[k]
+            painted[k] = new if _is_owned(owners[k], numbers) else old
+    else:
+        for k in range(len(painted)):
+            new, old = source[k], painted[k]
+            painted[k] = new if _is_owned(owners[k], numbers) else old
 
 
 @compiled
@@ -82,34 +137,35 @@ def paint_resized(images, pasted, channels, like, owners_like):
     """Paint weighted means by axis-aligned maps."""
     for each in pasted:
         y1, x1, y2, x2 = each.window
-        image, number, to_source = images[each.image], owners_like.dtype.type(each.number), each.to_source
+        image, numbers, to_source = images[each.image], _numbers(each, owners_like), each.to_source
         top, down = _tents(to_source[TO_Y, BY_Y], to_source[TO_Y, OFFSET], y1, y2, each.height)
         left, across = _tents(to_source[TO_X, BY_X], to_source[TO_X, OFFSET], x1, x2, each.width)
         taps = across.shape[1]
         line = np.zeros(each.width + taps, np.float32)
         for y in range(y1, y2):
             owners = values_at(image.owners, y * image.width + x1, x2 - x1, owners_like)
-            begin, end = _owned_part(owners, number)
-            if begin == end:
-                continue
-            low, high = min(left[begin], left[end - 1]), max(left[begin], left[end - 1]) + taps
-            for channel in range(channels):
-                first = channel * each.height + top[y - y1]
-                _weigh_rows(line[low : min(high, each.width)], each, first, low, down[y - y1], like)
-                painted = values_at(image.pixels, (channel * image.height + y) * image.width + x1, x2 - x1, like)
-                part = painted[begin:end], owners[begin:end], number, line, left[begin:end], across[begin:end]
-                if taps == 2:
-                    _weigh_two_columns(*part)
-                else:
-                    _weigh_columns(*part)
+            begin, end = _owned_part(owners, ZERO, numbers)
+            while begin < end:
+                low, high = min(left[begin], left[end - 1]), max(left[begin], left[end - 1]) + taps
+                for channel in range(channels):
+                    first = channel * each.height + top[y - y1]
+                    _weigh_rows(line[low : min(high, each.width)], each, first, low, down[y - y1], like)
+                    x = (channel * image.height + y) * image.width + x1 + begin
+                    painted = values_at(image.pixels, x, end - begin, like)
+                    part = painted, owners[begin:end], numbers, line, left[begin:end], across[begin:end]
+                    if taps == 2:
+                        _weigh_two_columns(*part)
+                    else:
+                        _weigh_columns(*part)
+                begin, end = _owned_part(owners, end, numbers)
 
 
 @compiled
 @no_type_check
-def _weigh_columns(painted, owners, number, line, left, across):
-    """Paint the pixels that an object owns with the weighted sums of values of a line, from ``left`` on."""
+def _weigh_columns(painted, owners, numbers, line, left, across):
+    """Paint the pixels that objects own with the weighted sums of values of a line, from ``left`` on."""
     for k in range(len(painted)):
-        if owners[k] == number:
+        if _is_owned(owners[k], numbers):
             total = np.float32(0)
             for t in range(across.shape[1]):
                 total += across[k, t] * line[left[k] + np.uint32(t)]
@@ -118,24 +174,12 @@ def _weigh_columns(painted, owners, number, line, left, across):
 
 @compiled
 @no_type_check
-def _weigh_two_columns(painted, owners, number, line, left, across):
+def _weigh_two_columns(painted, owners, numbers, line, left, across):
     """The same for two values each, as of all objects that do not become smaller; in half the time."""
     for k in range(len(painted)):
-        if owners[k] == number:
+        if _is_owned(owners[k], numbers):
             first = left[k]
             painted[k] = _rounded(across[k, 0] * line[first] + across[k, 1] * line[first + np.uint32(1)], painted)
-
-
-@compiled
-@no_type_check
-def _owned_part(owners, number):
-    """The first of a row's pixels that an object owns, and the last plus 1; two of the same where there is none."""
-    begin, end = 0, len(owners)
-    while begin < end and owners[begin] != number:
-        begin += 1
-    while begin < end and owners[end - 1] != number:
-        end -= 1
-    return begin, end
 
 
 @compiled
@@ -163,24 +207,35 @@ def _rounded(value, like):
 def paint_rotated(images, pasted, channels, like, owners_like):
     """Paint weighted means by any maps."""
     for each in pasted:
-        image, number = images[each.image], owners_like.dtype.type(each.number)
+        image, numbers = images[each.image], _numbers(each, owners_like)
         to_x, to_y = each.to_source
-        reach_x = max(1.0, math.hypot(to_x[BY_X], to_x[BY_Y]) / PIXEL)
-        reach_y = max(1.0, math.hypot(to_y[BY_X], to_y[BY_Y]) / PIXEL)
-        across, down = np.empty(math.ceil(2 * reach_x), np.float32), np.empty(math.ceil(2 * reach_y), np.float32)
+        reach = _reach(to_x), _reach(to_y)
+        across = np.empty(math.ceil(2 * reach[TO_X]), np.float32)
+        down = np.empty(math.ceil(2 * reach[TO_Y]), np.float32)
+        x1, x2 = each.window[X1], each.window[X2]
         for y in range(each.window[Y1], each.window[Y2]):
-            owners = values_at(image.owners, y * image.width, image.width, owners_like)
-            for x in range(each.window[X1], each.window[X2]):
-                if owners[x] != number:
-                    continue
-                left, wide = _fill_tent(across, half_steps(to_x, y, x), reach_x, each.width)
-                top, high = _fill_tent(down, half_steps(to_y, y, x), reach_y, each.height)
-                for channel in range(channels):
-                    total = np.float32(0)
-                    for j in range(high):
-                        sy = channel * each.height + top + j
-                        source = values_at(each.pixels, sy * each.width + left, wide, like)
-                        for k in range(wide):
-                            total += down[j] * across[k] * source[k]
-                    painted = values_at(image.pixels, (channel * image.height + y) * image.width, image.width, like)
-                    painted[x] = _rounded(total, like)
+            owners = values_at(image.owners, y * image.width + x1, x2 - x1, owners_like)
+            begin, end = _owned_part(owners, ZERO, numbers)
+            while begin < end:
+                for x in range(x1 + begin, x1 + end):
+                    if not _is_owned(owners[x - x1], numbers):
+                        continue
+                    left, wide = _fill_tent(across, half_steps(to_x, y, x), reach[TO_X], each.width)
+                    top, high = _fill_tent(down, half_steps(to_y, y, x), reach[TO_Y], each.height)
+                    for channel in range(channels):
+                        total = np.float32(0)
+                        for j in range(high):
+                            sy = channel * each.height + top + j
+                            source = values_at(each.pixels, sy * each.width + left, wide, like)
+                            for k in range(wide):
+                                total += down[j] * across[k] * source[k]
+                        row = (channel * image.height + y) * image.width
+                        values_at(image.pixels, row + x, 1, like)[0] = _rounded(total, like)
+                begin, end = _owned_part(owners, end, numbers)
+
+
+@compiled
+@no_type_check
+def _reach(row):
+    """How far the tent of a pixel reaches on each side along an axis of the source, by that row of its map."""
+    return max(1.0, math.hypot(row[BY_X], row[BY_Y]) / PIXEL)
