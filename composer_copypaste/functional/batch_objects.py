@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.semantic_maps import (
     Classes,
     ClassMasks,
+    IdMaps,
     check_ids,
-    classes_in_maps,
     masks_of_classes,
 )
 from composer_copypaste.functional.tensors import Images, image_sizes, on_device, read_back
@@ -41,7 +42,7 @@ class ImageObjects:
     areas: Float[ndarray, " n"] | None
     """Areas of the masks in pixels; None where the settings do not ask for them."""
     class_ids: Integer[Tensor, "h w"] | None = None
-    """The image's class-id map, if it has one. Its masks are drawn once it is known which classes are copied."""
+    """The image's class-id map, as it is read, if it has one. Its masks are drawn once it is known which are copied."""
 
 
 def batch_objects(
@@ -223,7 +224,8 @@ def _objects_of_maps(maps: Integer[Tensor, "n h w"], settings: CopyPasteSettings
     """The classes of each map, each as one object."""
     if not len(maps):
         return []
-    batch = classes_in_maps(maps)
+    read = IdMaps.of(maps)
+    batch = read.classes()
     check_ids([classes.ids for classes in batch], settings.ignore_index, settings.background)
     counts = [len(classes.ids) for classes in batch]
     instances = _class_instances(batch, maps)
@@ -232,11 +234,11 @@ def _objects_of_maps(maps: Integer[Tensor, "n h w"], settings: CopyPasteSettings
     is_object = (labels != settings.background) & (labels != settings.ignore_index)
     areas = None
     if asks_for_areas(settings):
-        counted = [read_back(ids.unique(return_counts=True)[1]) for ids in maps]
+        counted = [read_back(ids.unique(return_counts=True)[1]) for ids in read.ids]
         areas = np.concatenate(counted).astype(np.float64)
     (height, width), found = maps.shape[1:], []
     weights = copy_weights(labels, areas, height * width, settings) * is_object
-    for ids, classes, fields, begin, end in zip(maps, batch, instances, [0, *ends], ends, strict=False):
+    for ids, classes, fields, begin, end in zip(read.ids, batch, instances, [0, *ends], ends, strict=False):
         info = ImageInfo(height, width, classes.boxes, weights[begin:end], is_object[begin:end])
         own_areas = None if areas is None else areas[begin:end]
         found.append(ImageObjects(info, fields, classes.ids, np.zeros(end - begin), own_areas, ids))
@@ -254,9 +256,7 @@ def _class_instances(
     return fields.split(counts, no_masks.split(counts) if masks is None else masks)
 
 
-def only_copied_classes(
-    plan: PastePlan, maps: Integer[Tensor, "n h w"], batch: Sequence[ImageObjects]
-) -> tuple[PastePlan, list[ImageObjects]]:
+def only_copied_classes(plan: PastePlan, batch: Sequence[ImageObjects]) -> tuple[PastePlan, list[ImageObjects]]:
     """The objects of class-id maps reduced to the classes that the plan copies, and the plan that numbers these."""
     source, instance = plan.source.numpy(), plan.instance.numpy().copy()
     first = np.cumsum([0, *(len(image.labels) for image in batch)])
@@ -266,6 +266,7 @@ def only_copied_classes(
     instance[rows] = place - ends[source[rows]]
     numbers = [copied[ends[i] : ends[i + 1]] - first[i] for i in range(len(batch))]
     classes = [Classes(own.labels[k], own.info.boxes[k]) for own, k in zip(batch, numbers, strict=True)]
+    maps = torch.stack([cast(Tensor, own.class_ids) for own in batch])
     fields = _class_instances(classes, maps, masks_of_classes(maps, classes))
     reduced = [
         ImageObjects(

@@ -37,7 +37,6 @@ from composer_copypaste.functional.panoptic import PanopticPairs, has_pairs, set
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.functional.sampling import draw_plan
 from composer_copypaste.functional.scene import with_places
-from composer_copypaste.functional.semantic_maps import in_narrowest_type
 from composer_copypaste.functional.sources import ExtraSources, Pool
 from composer_copypaste.functional.tensors import Images, sequence_like, without_autocast
 from composer_copypaste.functional.transformed_objects import TransformSource, transformed_objects
@@ -267,7 +266,6 @@ def _paste_checked(
     if is_known and not with_info:  # no need to know the objects
         result = _without_pasting(images, targets, settings)
     else:
-        targets = in_narrowest_type(targets) if isinstance(targets, Tensor) else targets
         batch = batch_objects(images, targets, settings)
         if batch and (extra.bank is not None or extra.pool is not None):
             extra.check(batch[0].instances)
@@ -290,7 +288,7 @@ def _paste_checked(
 
 
 def _as_given(result: Pasted, images: Images, targets: Targets) -> Pasted:
-    """The result as lists, tuples, tv_tensors and types of class ids, as images and targets were given."""
+    """The result as lists, tuples and tv_tensors, as images and targets were given."""
     after_images: Images
     if isinstance(images, Tensor):
         after_images = as_tv_tensor(cast(Tensor, result.images), images)
@@ -299,7 +297,7 @@ def _as_given(result: Pasted, images: Images, targets: Targets) -> Pasted:
         after_images = sequence_like([as_tv_tensor(image, former) for image, former in pairs], images)
     after = result.targets
     if isinstance(after, Tensor) and isinstance(targets, Tensor):
-        after = as_tv_tensor(after.to(torch.promote_types(after.dtype, targets.dtype)), targets)
+        after = as_tv_tensor(after, targets)
     elif isinstance(targets, tuple):
         after = tuple(after)
     return replace(result, images=after_images, targets=after)
@@ -344,7 +342,7 @@ def _carry_out(
     if len(plan.target):
         copied, numbered = batch, plan
         if isinstance(targets, Tensor):
-            numbered, copied = only_copied_classes(plan, targets, batch)
+            numbered, copied = only_copied_classes(plan, batch)
         objects = [SourceObjects(as_compact(image.instances.masks), image.info.boxes) for image in copied]
         crops: list[CroppedObject] = []
         if extra.bank is not None or extra.pool is not None:
@@ -438,7 +436,8 @@ def _paste_classes(
     """The batch with classes of class-id maps pasted; as :func:`_paste_objects`."""
     maps, labels = cast(Tensor, before.targets), [image.instances.labels for image in batch]
     stacked = engine_for(before.images[0].device).stack(layout, settings)
-    ids = stacked.class_ids(maps, joined_rows([*labels, *(crop.fields.labels for crop in crops)]))
+    of_all = joined_rows([*labels, *(crop.fields.labels for crop in crops)])
+    ids = stacked.class_ids(maps, of_all.to(torch.promote_types(of_all.dtype, maps.dtype)))
     with without_autocast(before.images[0].device):
         images = stacked.paint(before.images, [crop.image for crop in crops])
     added = np.bincount(layout.pasted.target, minlength=len(batch)).tolist()

@@ -15,7 +15,7 @@ from jaxtyping import Integer
 from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.functional.semantic_maps import Classes, check_ids, classes_in_maps
+from composer_copypaste.functional.semantic_maps import Classes, IdMaps, check_ids
 from composer_copypaste.functional.tensors import Images, on_device, read_back
 from composer_copypaste.instances import OBJECT_FIELDS, WHOLE, WHOLE_NUMBERS, Target, as_tv_tensor, plain
 from composer_copypaste.settings import CopyPasteSettings
@@ -135,8 +135,8 @@ def _check_pair(name: str, target: Target, image: Tensor) -> None:
 def _ids_of_maps(maps: Sequence[Integer[Tensor, "_h _w"]]) -> list[Classes]:
     """The ids of each map, together where all have one size."""
     if len({ids.shape for ids in maps}) == 1:
-        return classes_in_maps(torch.stack(list(maps)))
-    return [classes_in_maps(ids[None])[0] for ids in maps]
+        return IdMaps.of(torch.stack(list(maps))).classes()
+    return [IdMaps.of(ids[None]).classes()[0] for ids in maps]
 
 
 def _without_stuff(name: str, found: Classes) -> Classes:

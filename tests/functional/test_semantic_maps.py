@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from composer_copypaste.compact_masks import as_planes
 from composer_copypaste.functional import semantic_maps
+from composer_copypaste.functional.semantic_maps import IdMaps
 
 
 def box_around(pixels):
@@ -19,8 +20,9 @@ def box_around(pixels):
 
 
 def assert_found(maps):
-    found = semantic_maps.classes_in_maps(maps)
-    masks = semantic_maps.masks_of_classes(maps, found)
+    read = IdMaps.of(maps)
+    found = read.classes()
+    masks = semantic_maps.masks_of_classes(read.ids, found)
     for ids, classes, own in zip(maps, found, masks, strict=True):
         pixels = ids.numpy()
         assert classes.ids.tolist() == np.unique(pixels).tolist()
@@ -29,8 +31,9 @@ def assert_found(maps):
         np.testing.assert_array_equal(as_planes(own).numpy(), expected)
 
 
-def by_steps_of_a_device():
-    return mock.patch.object(semantic_maps, "_on_host", return_value=False)
+def with_steps_of_a_device(function, *arguments):
+    with mock.patch.object(semantic_maps, "_on_host", return_value=False):
+        return function(*arguments)
 
 
 @many(60)
@@ -42,8 +45,7 @@ def test_every_class_is_found_with_its_box_and_its_pixels(seed, dtype, transpose
     maps = torch.from_numpy(drawn - (0 if dtype == torch.uint8 else 200)).to(dtype)
     maps = maps.mT if transposed else maps
     assert_found(maps)
-    with by_steps_of_a_device():
-        assert_found(maps)
+    with_steps_of_a_device(assert_found, maps)
 
 
 @pytest.mark.parametrize("far", [-1, semantic_maps.LARGEST_SPAN - 1, semantic_maps.LARGEST_SPAN, 2**40])
@@ -51,24 +53,23 @@ def test_ids_may_lie_far_from_each_other(far):
     maps = torch.zeros((2, 4, 5), dtype=torch.int64)
     maps[1, 1:3, 2:] = far
     assert_found(maps)
-    with by_steps_of_a_device():
-        assert_found(maps)
+    with_steps_of_a_device(assert_found, maps)
 
 
 def test_no_maps_hold_no_classes():
-    assert semantic_maps.classes_in_maps(torch.zeros((0, 4, 4), dtype=torch.int64)) == []
+    assert IdMaps.of(torch.zeros((0, 4, 4), dtype=torch.int64)).classes() == []
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_of_maps_without_a_pixel_each_has_no_class(dtype):
-    found = semantic_maps.classes_in_maps(torch.zeros((2, 0, 4), dtype=dtype))
+    found = IdMaps.of(torch.zeros((2, 0, 4), dtype=dtype)).classes()
     assert [classes.ids.tolist() for classes in found] == [[], []]
 
 
 def test_masks_are_cut_to_their_classes_on_the_host_and_whole_planes_on_a_device():
     maps = torch.zeros((1, 8, 8), dtype=torch.uint8)
     maps[0, 2:4, 3:8] = 7
-    found = semantic_maps.classes_in_maps(maps)
+    found = IdMaps.of(maps).classes()
     (cut,) = semantic_maps.masks_of_classes(maps, found)
     assert cut.windows.tolist() == [[0, 0, 8, 8], [2, 3, 4, 8]]
     (planes,) = semantic_maps.masks_of_classes(maps.to("meta"), found)
@@ -88,8 +89,10 @@ def test_masks_are_cut_to_their_classes_on_the_host_and_whole_planes_on_a_device
 )
 def test_ids_are_kept_in_the_narrowest_type_that_holds_them(low, high, dtype):
     maps = torch.tensor([[[low, high]]])
-    narrow = semantic_maps.in_narrowest_type(maps)
-    assert (narrow.dtype, narrow.tolist()) == (dtype, maps.tolist())
+    for read in IdMaps.of(maps), with_steps_of_a_device(IdMaps.of, maps):
+        assert (read.ids.dtype, read.ids.tolist()) == (dtype, maps.tolist())
+        assert read.low <= low
+        assert high <= read.high
 
 
 def test_a_negative_class_is_a_mistake_unless_it_is_the_background_or_ignored_or_nothing_is():

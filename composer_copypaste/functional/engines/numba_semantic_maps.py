@@ -1,4 +1,4 @@
-"""Numba's kernels for maps of class ids on a CPU: the box around each class, its mask, and how it is pasted."""
+"""Numba's kernels for maps of class ids on a CPU: ids in fewer bytes, boxes and masks of classes, and their pasting."""
 
 from typing import no_type_check
 
@@ -9,6 +9,21 @@ from composer_copypaste.functional.engines.numba_memory import compiled, values_
 BLOCK = np.uint64(32)
 """Pixels that are compared at once."""
 ONE = np.uint64(1)
+
+
+@compiled
+@no_type_check
+def narrow(maps, narrowed):
+    """Write the ids of maps in another type, until one is found that it does not hold; whether it holds them all."""
+    for n in range(len(maps)):
+        for y in range(maps.shape[1]):
+            row, written, is_lost = maps[n, y], narrowed[n, y], False
+            for x in range(len(row)):
+                written[x] = row[x]
+                is_lost |= written[x] != row[x]
+            if is_lost:
+                return False
+    return True
 
 
 @compiled

@@ -228,7 +228,7 @@ def test_pasting_class_ids_reads_no_value_from_the_device():
     ids[1, 3:5, 2:6] = 7
     with tritons_kernels():
         held = batch_objects(on_device(make_images()), ids, CopyPasteSettings())
-        plan, held = only_copied_classes(plan_of((0, 1, 1, IDENTITY)), ids, held)
+        plan, held = only_copied_classes(plan_of((0, 1, 1, IDENTITY)), held)
         layout = layout_of(plan, [SourceObjects(as_compact(image.instances.masks), image.info.boxes) for image in held])
         stacked = engine.engine_for(torch.device(DEVICE)).stack(layout, CopyPasteSettings())
     labels = torch.cat([image.instances.labels for image in held])
