@@ -4,6 +4,7 @@ A command lives in a module of its own, exports a click command named ``command`
 is listed in ``COMMANDS`` with the first line of its help.
 """
 
+import logging
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from composer_copypaste.distributed import (
     why_loading_ended,
 )
 from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, SlowWarning, UserError
+from composer_copypaste.extras import is_installed
 from composer_copypaste.files import check_exists
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
@@ -187,6 +189,30 @@ def _format_warning(
     return _format_of_python(message, category, filename, lineno, line)
 
 
+class _LogOfLongWork(logging.Handler):
+    """Shows what is logged of work that takes long, in one process, above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the message as a line on the standard error stream."""
+        from multiprocessing import parent_process
+
+        from tqdm import tqdm
+
+        if is_first_process_of_node() and parent_process() is None:
+            tqdm.write(record.getMessage(), file=sys.stderr)
+
+
+def say_loading(purpose: str, *, composer: bool = False) -> None:
+    """Say what PyTorch, and Composer, are loaded for now, which takes seconds; nothing where that fails at once."""
+    if _is_own_process() and is_first_process_of_node() and (is_installed("composer") or not composer):
+        click.echo(f"loading PyTorch{' and Composer' * composer} to {purpose}", err=True)
+
+
+def _is_own_process() -> bool:
+    """Whether the command line is what this process does, and not called by a program that has loaded PyTorch."""
+    return "torch" not in sys.modules
+
+
 def _exit_with(error: UserError) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     sys.exit(error.exit_code)
@@ -237,3 +263,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _format_warning
     warnings.filterwarnings("once", category=OldSettingWarning)  # by default Python hides such warnings
+    if _is_own_process():
+        log = logging.getLogger("composer_copypaste.functional.engines.compilation")
+        log.setLevel(logging.INFO)
+        log.addHandler(_LogOfLongWork())

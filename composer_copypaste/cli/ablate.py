@@ -4,7 +4,7 @@ import shlex
 
 import click
 
-from composer_copypaste.cli import RESUME_COMMAND
+from composer_copypaste.cli import RESUME_COMMAND, say_loading
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -44,6 +44,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         for each in loaded.recipes.values():
             check_named_files(each)
 
+    say_loading(f"ablate into {loaded.output}", composer=True)
     from composer_copypaste.runs.ablation.run import describe_ablation, report_ablation, run_ablation
 
     if dry_run:

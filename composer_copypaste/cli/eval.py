@@ -13,6 +13,7 @@ from composer_copypaste.cli import (
     FOLDER_OF_IMAGES,
     ExistingPath,
     is_override,
+    say_loading,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         if allow_missing and predictions is None:
             raise RecipeError("command line: expected --allow-missing with --predictions, got a model")
     if predictions is not None and annotations is not None:
+        say_loading(f"score {predictions}")
         from composer_copypaste.runs.evaluation.results import MAX_DETS, evaluate_predictions
 
         report = evaluate_predictions(
@@ -151,6 +153,7 @@ def _score_model(
         named = None if source is None else load_recipe(source, overrides)
         check_coco_files(files or (None if named is None else named.data.val))
 
+    say_loading(f"score {checkpoint or recipe}", composer=True)
     from composer_copypaste.runs.evaluation.run import checkpoint_of_recipe, evaluate_checkpoint, recipe_of_weights
 
     with errors_raised_once():

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import ExistingPath
+from composer_copypaste.cli import ExistingPath, say_loading
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -69,6 +69,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     source = find_best_checkpoint(model) if best else model
     find_checkpoint(source)
 
+    say_loading(f"export {source}")
     from composer_copypaste.runs.export import export_run
     from composer_copypaste.runs.export_detectron2 import describe_keys, export_run_to_detectron2
 

@@ -8,7 +8,14 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import FOLDER_OF_IMAGES, RESUME_COMMAND, ExistingPath, given_arguments, is_override
+from composer_copypaste.cli import (
+    FOLDER_OF_IMAGES,
+    RESUME_COMMAND,
+    ExistingPath,
+    given_arguments,
+    is_override,
+    say_loading,
+)
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -92,6 +99,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         if not has_magic(argument):
             check_exists(expand_home(argument), "file or folder")
 
+    say_loading(f"find objects by {source}")
     from composer_copypaste.runs.predict.files import SURE_SCORE
     from composer_copypaste.runs.predict.run import predict_files
 

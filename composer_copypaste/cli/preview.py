@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from composer_copypaste.cli import say_loading
+
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
@@ -51,6 +53,7 @@ def command(
     for _, each in recipes_to_compare(recipe, overrides, compare):
         check_named_files(each)
 
+    say_loading(f"preview {recipe}")
     from composer_copypaste.runs.preview.run import preview
 
     found = preview(recipe, overrides, compare=compare, output=output, images=images, batches=batches)

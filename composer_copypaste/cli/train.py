@@ -8,7 +8,7 @@ from datetime import datetime
 import click
 
 from composer_copypaste import processes
-from composer_copypaste.cli import RESUME_COMMAND, RESUME_HOW
+from composer_copypaste.cli import RESUME_COMMAND, RESUME_HOW, say_loading
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -51,6 +51,7 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_
         click.echo(describe_run(loaded, folder))
         return
 
+    say_loading(f"train into {folder.root}", composer=True)
     from composer_copypaste.integrations.composer.checkpoints import saved_checkpoints
     from composer_copypaste.metrics.report import read_score_tables
     from composer_copypaste.runs.train import train

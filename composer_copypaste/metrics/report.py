@@ -4,14 +4,16 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from composer_copypaste.errors import DataError, OutputError, as_recipe_value, count_noun
 from composer_copypaste.files import atomic_write, read_json
-from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.metrics.scores import category_titles
+
+if TYPE_CHECKING:  # torchmetrics takes seconds to import, and most who read reports need no metric
+    from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 
 Report = dict[str, Any]
 """The content of ``evaluation.json``."""
@@ -21,7 +23,7 @@ NAME_WIDTH = 28
 """Longer category names are cut off, so that tables fit 100 columns."""
 
 
-def evaluation_report(metric: CocoMeanAveragePrecision, names: Mapping[int, str] | None = None) -> Report:
+def evaluation_report(metric: "CocoMeanAveragePrecision", names: Mapping[int, str] | None = None) -> Report:
     """All numbers of an evaluation, in [0, 1], ready for JSON; null without ground truth.
 
     ``{"images": 5000, "max_dets": [1, 10, 100], "bbox": {"AP": ..., ..., "ARl": ..., "per_category": {NAME:

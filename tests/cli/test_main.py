@@ -76,6 +76,23 @@ def test_a_mistake_is_found_before_a_framework_is_loaded(tmp_path, arguments, me
     assert done.stdout == "2 []\n"
 
 
+def test_what_takes_seconds_is_said_before_it_is_loaded(tmp_path):
+    code = (
+        "import sys, click; from composer_copypaste import cli\n"
+        "cli.say_loading('preview shapes'); cli.say_loading('train', composer=True)\n"
+        "cli.main(['recipe', 'list'], standalone_mode=False)\n"
+        "import logging; log = logging.getLogger('composer_copypaste.functional.engines.compilation')\n"
+        "log.info('compiling')\n"
+        "import torch; cli.say_loading('nothing')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = "loading PyTorch to preview shapes\nloading PyTorch and Composer to train\ncompiling\n"
+    assert done.stderr == expected
+    again = code.replace("import sys,", "import sys; sys.modules['composer'] = None\nimport")
+    done = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=True)
+    assert done.stderr == "loading PyTorch to preview shapes\ncompiling\n"
+
+
 def test_help_lists_every_command():
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0

@@ -4,10 +4,12 @@ import inspect
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numba.core import config as numba_config
 from numba.core.errors import LoweringError
 
 from composer_copypaste import CopyPasteSettings, copypaste_batch
@@ -71,6 +73,30 @@ def broken(monkeypatch, error):
     compilation.numba_problem.cache_clear()
     compilation.can_compile.cache_clear()
     monkeypatch.setattr(numba_memory, "values_at", fail)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_what_is_compiled_now_is_logged_once_for_each_package(is_kept, monkeypatch, caplog, tmp_path):
+    compilation._log_once.cache_clear()
+    caplog.set_level("INFO", compilation.log.name)
+
+    def one_more(number):
+        return number + 1
+
+    for name in ("metrics.matching", "metrics.scores", "data.outlines", "elsewhere"):
+        monkeypatch.setattr(numba_config, "CACHE_DIR", str(tmp_path / name))  # where nothing is compiled yet
+        one_more.__module__ = f"composer_copypaste.{name}" if name != "elsewhere" else name
+        function = compilation.compiled(one_more) if is_kept else compilation.njit(one_more)
+        assert [function(1), function(2), function(0.5)] == [2, 3, 1.5]
+    how_often = "once: it is kept on the disk" if is_kept else "in each process: no folder can be written to"
+    parts = ["COCO's scores", "the drawing of outlines"]
+    assert caplog.messages == [f"compiling {part} for this processor, some seconds, {how_often}" for part in parts]
+
+
+def test_each_package_with_compiled_functions_has_words_for_what_they_do():
+    root = Path(compilation.__file__).parents[2]
+    compiling = {path.relative_to(root).parts[0] for path in root.rglob("*.py") if "\n@compiled\n" in path.read_text()}
+    assert compiling == compilation.WHAT_IS_COMPILED.keys()
 
 
 @pytest.fixture(autouse=True)

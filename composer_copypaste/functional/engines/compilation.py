@@ -4,10 +4,11 @@ A function that is not compiled computes the same, a hundred times as slowly. Fo
 is hardly felt. Passes over pixels have another way, in torch, which ``can_compile`` chooses.
 """
 
+import logging
 import re
 import warnings
 from functools import cache, partial, wraps
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 
@@ -18,6 +19,7 @@ try:
     from numba import carray as carray  # type: ignore[attr-defined]
     from numba import njit
     from numba import types as types
+    from numba.core import event
     from numba.core.errors import NumbaError
     from numba.extending import intrinsic as intrinsic
 except (ImportError, OSError) as error:  # it is not installed, needs an older NumPy, or one of its libraries is missing
@@ -28,7 +30,11 @@ else:
 
 STYLES = re.compile("\x1b\\[[0-9;]*m")
 """What makes text bold or colored on a screen, as Numba does with its messages where colorama is installed."""
+WHAT_IS_COMPILED = {"functional": "copy-paste", "metrics": "COCO's scores", "data": "the drawing of outlines"}
+"""What the functions of each package do that are compiled."""
 WORKS_WITHOUT_NUMBA = "copy-paste on the CPU is done by torch, and takes several times as long"
+
+log = logging.getLogger(__name__)
 
 
 @no_type_check
@@ -66,6 +72,28 @@ def _with_attributes(value):
     if isinstance(value, np.ndarray) and value.dtype.names is not None:
         return value.view(np.recarray)
     return value
+
+
+@cache
+def _log_once(package: str, is_kept: bool) -> None:
+    """Log that functions of a package of ours are compiled now, and not read from the disk."""
+    how_often = "once: it is kept on the disk" if is_kept else "in each process: no folder can be written to"
+    log.info("compiling %s for this processor, some seconds, %s", WHAT_IS_COMPILED[package], how_often)
+
+
+if njit is not None:
+
+    class _LogsCompiling(event.Listener):
+        def on_start(self, event: Any) -> None:
+            dispatcher = event.data["dispatcher"]
+            ours, _, name = dispatcher.py_func.__module__.partition(".")
+            if ours == __package__.partition(".")[0]:
+                _log_once(name.partition(".")[0], dispatcher.stats.cache_path is not None)
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", _LogsCompiling())
 
 
 @cache

@@ -4,14 +4,12 @@ from pathlib import Path
 
 from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.files import check_regular_file, describe_non_json, read_json
-from composer_copypaste.runs.info.checkpoints import describe_checkpoint
 from composer_copypaste.runs.info.data_sets import describe_annotations, describe_results
 from composer_copypaste.runs.info.description import Description
 from composer_copypaste.runs.info.evaluations import describe_matches, describe_report, is_report
-from composer_copypaste.runs.info.exported import describe_onnx, describe_torchscript, is_torchscript
 from composer_copypaste.runs.info.folders import describe_folder
 
-WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl")
+MODELS = (".onnx", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl")
 
 
 def describe_file(path: Path | str, *, images: Path | str | None = None) -> Description:
@@ -36,14 +34,8 @@ def describe_file(path: Path | str, *, images: Path | str | None = None) -> Desc
         return describe_folder(path, folder)
     if path.suffix.lower() == ".npz":
         return describe_matches(path)
-    if path.suffix.lower() == ".onnx":
-        return describe_onnx(path)
-    if is_torchscript(path):
-        return describe_torchscript(path)
-    if path.suffix.lower() in WEIGHTS or _is_archive(path):
-        if folder is not None:
-            raise RecipeError(f"{path}: weights have no images; leave out the folder")
-        return describe_checkpoint(path)
+    if path.suffix.lower() in MODELS or _is_archive(path):
+        return _describe_model(path, folder)
     if path.suffix.lower() in (".yaml", ".yml"):
         raise DataError(f"{path}: a YAML file; 'copypaste recipe show {path}' shows recipes")
     if (kind := _describe_other_file(path)) is not None:
@@ -52,6 +44,20 @@ def describe_file(path: Path | str, *, images: Path | str | None = None) -> Desc
     if is_report(content):
         return describe_report(content, path)
     return describe_results(content, path) if _is_results(content) else describe_annotations(content, path, folder)
+
+
+def _describe_model(path: Path, folder: Path | None) -> Description:
+    """What weights or an exported model hold. What reads them takes seconds to import, and other files need it not."""
+    from composer_copypaste.runs.info.checkpoints import describe_checkpoint
+    from composer_copypaste.runs.info.exported import describe_onnx, describe_torchscript, is_torchscript
+
+    if path.suffix.lower() == ".onnx":
+        return describe_onnx(path)
+    if is_torchscript(path):
+        return describe_torchscript(path)
+    if folder is not None:
+        raise RecipeError(f"{path}: weights have no images; leave out the folder")
+    return describe_checkpoint(path)
 
 
 def _describe_other_file(path: Path) -> str | None:

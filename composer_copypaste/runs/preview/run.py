@@ -19,7 +19,6 @@ from composer_copypaste.functional.generators import JITTER_STREAM, batch_genera
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.instances import Target
-from composer_copypaste.models.mask_rcnn import resized_sides
 from composer_copypaste.recipes import yaml12
 from composer_copypaste.recipes.comparisons import recipes_to_compare
 from composer_copypaste.recipes.load import recipe_to_yaml
@@ -199,6 +198,8 @@ def _model_scale(recipe: Recipe) -> Callable[[Size], float]:
     """The factor by which the model resizes training images, by their size."""
     if not recipe.model.resize_training:
         return lambda size: 1.0
+    from composer_copypaste.models.mask_rcnn import resized_sides  # importing torchvision's models takes seconds
+
     shorter, longer = resized_sides(recipe.model)
     return lambda size: min(shorter / min(size), longer / max(size))
 
