@@ -7,6 +7,7 @@ UV := .uv/bin/uv
 
 quickstart: .venv/installed
 	$(BIN)/copypaste train recipes/quickstart.yaml
+	@echo; echo "'source $(BIN)/activate' makes copypaste a command of your shell; docs/first_training.md goes on."
 
 # On the CPU, also where there is a GPU: a process has one kind of device. Bytecode is kept also where the environment
 # says otherwise: without it each process that imports torch and Composer compiles for ten seconds. Modules run in their

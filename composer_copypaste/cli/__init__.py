@@ -7,6 +7,7 @@ is listed in ``COMMANDS`` with the first line of its help.
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import warnings
@@ -226,6 +227,13 @@ def is_given(context: click.Context, name: str) -> bool:
 def is_override(argument: str) -> bool:
     """Whether an argument is KEY=VALUE, as model.box_score_thresh=0.3, and not the name of a file."""
     return re.match(r"\w+(\.\w+)+=", argument) is not None and not Path(argument).exists()
+
+
+def program() -> str:
+    """What a shell calls this program by: its name, or where that is not found, the path it was called by."""
+    called = sys.argv[0]
+    is_found = Path(called).name != "copypaste" or shutil.which("copypaste") == called
+    return "copypaste" if is_found else called
 
 
 def given_arguments(context: click.Context) -> list[str]:

@@ -4,7 +4,7 @@ import shlex
 
 import click
 
-from composer_copypaste.cli import RESUME_COMMAND, say_loading
+from composer_copypaste.cli import RESUME_COMMAND, program, say_loading
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -55,7 +55,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     from composer_copypaste.runs.ablation.report import console_table
 
     options = [*(["--jobs", str(jobs)] if jobs > 1 else []), *(["--dask", dask] if dask else [])]
-    again = ["copypaste", "ablate", ablation, *overrides, *(["--smoke"] if smoke else []), *options]
+    again = [program(), "ablate", ablation, *overrides, *(["--smoke"] if smoke else []), *options]
     click.get_current_context().meta[RESUME_COMMAND] = shlex.join(again)
     summary = report_ablation(loaded) if report else run_ablation(loaded, jobs=jobs, dask=dask)
     endings = ".csv, .md and .png" if summary.comparisons else ".csv and .md"

@@ -15,6 +15,7 @@ from composer_copypaste.cli import (
     ExistingPath,
     given_arguments,
     is_given,
+    program,
 )
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
@@ -96,7 +97,7 @@ def command(  # noqa: PLR0913 - click hands over each option
                 "command line: expected either --pool-folder, or --pool-annotations and --pool-images"
             ) from None
     inputs = inputs_of_command(recipe, images, annotations, pool, given, overrides)
-    context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "augment", *given_arguments(context)])
+    context.meta[RESUME_COMMAND] = shlex.join([program(), "augment", *given_arguments(context)])
     data = augment_data_set(
         output,
         inputs.images,

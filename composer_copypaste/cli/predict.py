@@ -14,6 +14,7 @@ from composer_copypaste.cli import (
     ExistingPath,
     given_arguments,
     is_override,
+    program,
     say_loading,
 )
 
@@ -85,7 +86,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
 
     output = output or Path("predictions") / (weights.name if weights.is_dir() else weights.stem)
     context = click.get_current_context()
-    context.meta[RESUME_COMMAND] = shlex.join(["copypaste", "predict", *given_arguments(context)])
+    context.meta[RESUME_COMMAND] = shlex.join([program(), "predict", *given_arguments(context)])
     overrides = [argument for argument in images if is_override(argument)]
     given = [argument for argument in images if not is_override(argument)]
     if not given:

@@ -7,7 +7,14 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, CROWDS_HELP, FOLDER_OF_IMAGES, RESUME_COMMAND
+from composer_copypaste.cli import (
+    ANNOTATION_FILE,
+    BAD_OBJECTS_HELP,
+    CROWDS_HELP,
+    FOLDER_OF_IMAGES,
+    RESUME_COMMAND,
+    program,
+)
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -79,7 +86,7 @@ def command(  # noqa: PLR0913 - click hands over each option
     from composer_copypaste.errors import RecipeError, count_noun
     from composer_copypaste.settings import ImageSettings
 
-    again = ["copypaste", "shard", str(output), "--images", str(images), "--annotations", str(annotations)]
+    again = [program(), "shard", str(output), "--images", str(images), "--annotations", str(annotations)]
     options = ["--processes", str(processes), "--shard-size", f"{shard_size / 10**6}MB"]
     options += ["--crowds", crowds] if crowds else []
     options += ["--bad-objects", bad_objects] if bad_objects != "refuse" else []

@@ -8,7 +8,7 @@ from datetime import datetime
 import click
 
 from composer_copypaste import processes
-from composer_copypaste.cli import RESUME_COMMAND, RESUME_HOW, say_loading
+from composer_copypaste.cli import RESUME_COMMAND, RESUME_HOW, program, say_loading
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -72,5 +72,5 @@ def _resume_command(recipe: str, overrides: Sequence[str], output: str) -> str:
     """The command line that goes on with the run in the folder ``output``."""
     others = [override for override in overrides if not override.startswith("output=")]
     count = os.environ.get("LOCAL_WORLD_SIZE", "1")  # Composer's launcher sets it, for this node
-    command = ["copypaste"] if count == "1" else ["composer", "-n", count, "-m", "composer_copypaste.cli"]
+    command = [program()] if count == "1" else ["composer", "-n", count, "-m", "composer_copypaste.cli"]
     return shlex.join([*command, "train", recipe, *others, f"output={output}"])

@@ -93,6 +93,22 @@ def test_what_takes_seconds_is_said_before_it_is_loaded(tmp_path):
     assert done.stderr == "loading PyTorch to preview shapes\ncompiling\n"
 
 
+def test_a_command_to_go_on_with_names_a_program_that_the_shell_finds(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "copypaste"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for called, expected in (
+        ("bin/copypaste", "bin/copypaste"),
+        ("/a/cli/__main__.py", "copypaste"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert cli.program() == expected
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    assert cli.program() == "copypaste"
+
+
 def test_help_lists_every_command():
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
