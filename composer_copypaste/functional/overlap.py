@@ -171,7 +171,7 @@ def covered_fractions_of_masks(
     if not len(shifts):
         return np.zeros(0)
     own, counts = masks.own(target), []
-    windows = box_windows(objects.extents + np.tile(shifts, 2) + 2 * MARGIN, size)
+    windows = box_windows(mapped_boxes(objects.linear, objects.boxes + MARGIN) + np.tile(shifts, 2), size)
     for row, to_source in enumerate(maps_to_source(objects.inverse, shifts)):
         mask, corner = masks.of_source(int(objects.source[row]), int(objects.instance[row]))
         to_mask = np.rint(to_source * float(PIXEL)).astype(np.int64)

@@ -149,11 +149,14 @@ def test_the_fraction_of_a_box_that_others_cover_is_that_of_its_pixels(most_cell
         assert covered_fraction(np.array([x1, y1, x2, y2], dtype=np.float64), others) == pytest.approx(expected)
 
 
-class OwnEverywhere:
-    """The masks of an image whose objects are everywhere, and of one object of 2 x 2 pixels."""
+class Masks2x2:
+    """The masks of an image whose objects are in the first columns, and of objects of 2 x 2 pixels."""
+
+    def __init__(self, columns=8):
+        self.columns = columns
 
     def own(self, target):
-        return torch.ones(8, 8, dtype=torch.uint8)
+        return block(0, 0, self.columns, 8)
 
     def of_source(self, source, instance):
         return overlap.CroppedMask(torch.ones(2, 2, dtype=torch.uint8), (0, 0))
@@ -163,8 +166,15 @@ def test_of_a_mask_the_pixels_that_the_image_shows_count_and_there_may_be_none()
     shifts = np.array([[0.0, 0.0], [7.0, 7.0], [20.0, 0.0]])  # inside; a pixel of it; outside
     same, boxes = np.tile(np.eye(2), (3, 1, 1)), np.tile([0.0, 0.0, 2.0, 2.0], (3, 1))
     objects = overlap.ToPlace(same, same, boxes, np.zeros(3, np.int64), np.zeros(3, np.int64), np.ones(3))
-    found = overlap.covered_fractions_of_masks(OwnEverywhere(), 0, (8, 8), objects, shifts)
+    found = overlap.covered_fractions_of_masks(Masks2x2(), 0, (8, 8), objects, shifts)
     assert found.tolist() == [1, 1, 0]
+
+
+def test_of_a_mask_the_pixels_count_that_its_box_cuts_off_however_large_they_become():
+    linear, boxes = np.eye(2)[None] * 4, np.array([[0.75, 0.0, 2.0, 2.0]])
+    objects = overlap.ToPlace(linear, 1 / 16 * linear, boxes, np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1))
+    found = overlap.covered_fractions_of_masks(Masks2x2(columns=1), 0, (8, 8), objects, np.zeros((1, 2)))
+    assert found.tolist() == [1 / 8]
 
 
 @pytest.mark.parametrize("placement", ["random", "anywhere", "source"])
