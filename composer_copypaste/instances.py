@@ -283,7 +283,7 @@ def target_of(
     }
     types = _types(target, instances, largest, fractions=fractions)
     after: Target = {
-        key: as_tv_tensor(in_type(fields[key], types.get(key)), former, canvas) if key in fields else former
+        key: as_tv_tensor(in_type(fields[key], types[key]), former, canvas) if key in fields else former
         for key, former in target.items()
     }
     if (former := target.get("masks")) is not None:
@@ -348,10 +348,8 @@ def exact_up_to(dtype: torch.dtype) -> int:
     return torch.iinfo(dtype).max
 
 
-def in_type(values: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """The values in a type, rounded if it is an integer type; unchanged for None."""
-    if dtype is None or values.dtype == dtype:
-        return values
+def in_type(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in a type, rounded if it is an integer type."""
     whole = values.is_floating_point() and not dtype.is_floating_point
     return (values.round() if whole else values).to(dtype)
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from composer_copypaste.functional.object_keys import object_keys_of
-from composer_copypaste.instances import Instances, exact_up_to, instances_of, target_of
+from composer_copypaste.instances import Instances, exact_up_to, in_types_of, instances_of, target_of
 
 
 def target(n=2, size=(4, 6), **fields):
@@ -144,3 +144,33 @@ def test_a_type_holds_whole_numbers_up_to_its_largest_and_not_the_next(dtype, la
     assert torch.equal(near.to(dtype).to(torch.complex128).real.long(), near)
     following = torch.tensor([largest + 1]).to(dtype)
     assert following.to(torch.complex128).real.item() != largest + 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "side", "fractions", "expected"),
+    [
+        (torch.float16, 2048, False, torch.float16),
+        (torch.float16, 2049, False, torch.float32),
+        (torch.float16, 1024, True, torch.float16),  # and every half
+        (torch.float16, 1025, True, torch.float32),
+        (torch.float64, 1025, True, torch.float64),
+        (torch.uint8, 255, False, torch.uint8),
+        (torch.uint8, 256, False, torch.float32),
+        (torch.uint8, 255, True, torch.float32),
+    ],
+)
+def test_boxes_keep_a_type_that_holds_every_position_and_else_become_float32(dtype, side, fractions, expected):
+    fields = {"boxes": torch.zeros(0, 4, dtype=dtype), "labels": torch.zeros(0, dtype=torch.int64)}
+    (objects,) = instances_of([fields], [(1, side)], [])
+    assert target_of(fields, objects, (1, side), fractions=fractions)["boxes"].dtype == expected
+
+
+@pytest.mark.parametrize("size", [(4, 2049), (2049, 4)])
+def test_the_longer_side_of_any_image_says_which_type_holds_positions(size):
+    halves = {"boxes": torch.zeros(1, 4), "area": torch.zeros(1), "keypoints": torch.zeros(1, 1, 3)}
+    fields = {key: values.half() for key, values in halves.items()} | {"labels": torch.ones(1, dtype=torch.int64)}
+    objects, other = instances_of([fields, fields], [size, (4, 4)], ["keypoints"])
+    for each in (objects, other):
+        assert each.boxes.dtype == each.area.dtype == each.extras["keypoints"].dtype == torch.float32
+    after = in_types_of(fields, objects, size)
+    assert [after[key].dtype for key in halves] == [torch.float32] * 3

@@ -61,8 +61,9 @@ def pasted(keypoints, to_source, *, own=(), **settings):
         (UPSIDE_DOWN, [[5.5, 1.5, 1], [1.5, 5.5, 2]]),
         (HALF_TURN, [[6.5, 5.5, 2], [2.5, 1.5, 1]]),
         (QUARTER_TURN, [[5.5, 1.5, 2], [1.5, 5.5, 1]]),
+        (((2, 0, 0), (0, 2, 0)), [[0.75, 1.25, 2], [2.75, 3.25, 1]]),
     ],
-    ids=["as it is", "mirrored", "upside down", "half a turn", "a quarter turn"],
+    ids=["as it is", "mirrored", "upside down", "half a turn", "a quarter turn", "half as large"],
 )
 def test_pairs_are_exchanged_where_the_object_is_mirrored_and_not_where_it_is_turned(to_source, expected):
     keypoints = points((1.5, 2.5, 2), (5.5, 6.5, 1))
@@ -79,6 +80,8 @@ def test_seventeen_keypoints_are_a_persons():
     keypoints[0, :, 1] = torch.arange(17) / 4
     found = pasted(keypoints, MIRRORED)[0, :, 1] * 4
     assert found.tolist() == [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    found = pasted(keypoints, MIRRORED, keypoint_pairs=((0, 16),))[0, :, 1] * 4
+    assert found.tolist() == [16, *range(1, 16), 0]
 
 
 def test_a_mirrored_image_has_its_pairs_exchanged():
@@ -96,12 +99,13 @@ def jittered(keypoints, **settings):
 
 
 @pytest.mark.parametrize("way", [jittered, lambda keypoints, **settings: pasted(keypoints, IDENTITY, **settings)])
-def test_it_is_said_once_that_left_and_right_are_not_known(way):
-    with pytest.warns(UserWarning, match=r"^keypoint_pairs: objects with 5 keypoints are mirrored"):
-        way(torch.ones(1, 5, 3), p_flip=0.5)
+@pytest.mark.parametrize("k", [2, 5])
+def test_it_is_said_once_that_left_and_right_are_not_known(way, k):
+    with pytest.warns(UserWarning, match=rf"^keypoint_pairs: objects with {k} keypoints are mirrored"):
+        way(torch.ones(1, k, 3), p_flip=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        way(torch.ones(1, 5, 3), p_flip=0.5)
+        way(torch.ones(1, k, 3), p_flip=0.5)
 
 
 @pytest.mark.parametrize("way", [jittered, lambda keypoints, **settings: pasted(keypoints, IDENTITY, **settings)])
@@ -115,8 +119,8 @@ def test_it_is_not_said_where_they_are_or_nothing_is_mirrored(way, k, settings):
 
 
 def test_a_pair_of_keypoints_that_there_are_not_is_an_error():
-    with pytest.raises(ValueError, match=r"^keypoint_pairs: expected numbers below 2, the number of keypoints, got 2$"):
-        pasted(torch.ones(1, 2, 3), IDENTITY, keypoint_pairs=((0, 2),))
+    with pytest.raises(ValueError, match=r"^keypoint_pairs: expected numbers below 3, the number of keypoints, got 3$"):
+        pasted(torch.ones(1, 3, 3), IDENTITY, keypoint_pairs=((0, 1), (2, 3)))
     with pytest.raises(ValueError, match=r"^keypoint_pairs: expected each keypoint once, got \(\(0, 1\), \(1, 2\)\)$"):
         pasted(torch.ones(1, 3, 3), IDENTITY, keypoint_pairs=((0, 1), (1, 2)))
 
@@ -173,6 +177,13 @@ def test_whole_numbers_of_a_small_type_are_remembered_also_where_they_lie_beside
     plan = plan_of((0, 1, 0, ((1, 0, -3), (0, 1, -3))))  # where it was: its crop begins a pixel before its box
     after = carry_out(plan, make_images(1), [target(keypoints=keypoints[:0])], bank=bank, keypoint_pairs=()).targets[0]
     assert after["keypoints"].tolist() == [[[0, 0, 2], [5, 5, 2]]]
+
+
+def test_whole_numbers_are_hidden_at_the_pixel_that_they_are_rounded_to():
+    given = target((0, 0, 1, 8), (3, 0, 4, 1), keypoints=torch.tensor([[[0, 0, 2]], [[0, 0, 0]]]))
+    plan = plan_of((0, 1, 0, ((1, 0, -2.6), (0, 1, 0))), (0, 1, 1, IDENTITY))  # to 2.6, and so to 3
+    after = carry_out(plan, make_images(), [target(keypoints=given["keypoints"][:0]), given]).targets[0]
+    assert after["keypoints"].tolist() == [[[3, 0, 1]], [[0, 0, 0]]]
 
 
 @pytest.mark.parametrize("whole_first", [True, False])
@@ -259,6 +270,19 @@ def test_keypoints_outside_every_pixel_hide_nowhere(way):
     with way():
         after = carry_out(plan_of((0, 1, 1, IDENTITY)), make_images(), [own, given], keypoint_pairs=()).targets[0]
     assert after["keypoints"][0, :, 2].tolist() == [2, 2, 2, 2]
+
+
+@WAYS
+def test_an_image_ends_before_its_width_and_height_and_begins_at_0(way):
+    edges = [(0, 0), (7.75, 7.75), (8, 3), (3, 8), (-0.25, 3), (3, -0.25)]
+    own = target((0, 0, 8, 8), keypoints=points(*[(*edge, 2) for edge in edges]))
+    given = target((0, 0, 8, 8), keypoints=torch.zeros(1, len(edges), 3))
+    given["masks"][0, 4, 4] = 0  # through which the image's own object stays visible
+    with way():
+        after = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), [own, given], keypoint_pairs=()).targets[0]
+    assert after["keypoints"][0, :, 2].tolist() == [1, 1, 2, 2, 2, 2]
+    shifted = pasted(own["keypoints"], IDENTITY, keypoint_pairs=())
+    assert shifted.tolist() == [[[0, 0, 2], [7.75, 7.75, 2], *[[0, 0, 0]] * 4]]
 
 
 @pytest.mark.parametrize("keypoints_are", ["on the host", "on the device"])
