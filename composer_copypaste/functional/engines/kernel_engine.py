@@ -24,7 +24,7 @@ from composer_copypaste.functional.engines.kernels import (
     Kernels,
     Table,
 )
-from composer_copypaste.functional.engines.numba_objects import (
+from composer_copypaste.functional.engines.numba_tables import (
     fill_images,
     fill_masks,
     fill_measured,

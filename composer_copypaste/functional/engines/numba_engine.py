@@ -12,7 +12,7 @@ from torch import Tensor
 from composer_copypaste.compact_masks import window_areas
 from composer_copypaste.functional.engines import numba_masks, numba_paint, numba_semantic_maps
 from composer_copypaste.functional.engines.kernels import BY_X, BY_Y, OFFSET, RESULT_ROW, TO_X, TO_Y, Table
-from composer_copypaste.functional.engines.numba_objects import share_rows
+from composer_copypaste.functional.engines.numba_tables import share_rows
 from composer_copypaste.functional.resample import PIXEL
 
 LARGEST_CACHED = 2**22

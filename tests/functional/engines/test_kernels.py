@@ -360,6 +360,5 @@ def test_a_machine_on_which_nothing_can_be_kept_compiles_anew():
 def test_a_function_over_objects_is_compiled_for_one_kind_of_arguments():
     same = target((1, 1, 4, 4))
     copypaste_batch(make_images(), [same, same], plan=plan_of((0, 1, 0, IDENTITY)))
-    assert (
-        len(numba_objects.windows_of_masks.signatures) <= 1
-    )  # none where its caller was compiled by an earlier process
+    signatures = numba_objects.windows_of_masks.signatures
+    assert len(signatures) <= 1  # none where its caller was compiled by an earlier process
