@@ -296,7 +296,6 @@ def knobs(draw, **fixed):
         "pool_scale_range": draw(st.sampled_from(SCALES)),
         "area_range": draw(st.sampled_from([None, None, (4.0, 400.0)])),
         "relative_area_range": draw(st.sampled_from([None, None, (0.01, 0.5)])),
-        "object_keys": ("depth", "tag"),
         "keypoint_pairs": draw(st.sampled_from([(), ((0, 1),)])),
     }
     combined = {**drawn, **fixed}
@@ -331,6 +330,7 @@ def cases(draw, sides=None, counts=None, masks=True, bank=False, dtypes=DTYPES, 
     mask_type, keys = draw(st.sampled_from(MASK_TYPES)), draw(st.sets(st.sampled_from(OPTIONAL_KEYS)))
     targets = [drawn_target(size, draw(counts), mask_type, keys, rng, masks) for size in sizes]
     case = Case(images, targets, draw(knobs(**fixed)), draw(st.integers(0, 2**31)))
+    case.knobs["object_keys"] = ("depth",) if "depth" in keys else ()
     if channels != 3 and case.knobs.get("color_transfer") == "reinhard":
         case.knobs |= COLORS_STAY
     if bank and draw(st.booleans()):

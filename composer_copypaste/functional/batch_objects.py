@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.functional.object_keys import check_geometry, object_keys_of
+from composer_copypaste.functional.object_keys import check_named_keys, object_keys_of
 from composer_copypaste.functional.plan import ImageInfo, PastePlan
 from composer_copypaste.functional.semantic_maps import (
     Classes,
@@ -102,8 +102,7 @@ def checked_instances(
     named = (*settings.object_keys, *declared) if declared else settings.object_keys
     object_keys = object_keys_of(targets, named, passing, refuse_positions=refuse_positions)
     batch = instances_of(targets, image_sizes(images), object_keys)
-    if declared:
-        check_geometry(batch, declared)
+    check_named_keys(batch, settings.object_keys, declared)
     for i, instances in enumerate(batch):
         for key, values in instances.extras.items():
             if (row := tuple(values.shape[1:])) != (first := tuple(batch[0].extras[key].shape[1:])):

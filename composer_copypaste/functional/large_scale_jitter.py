@@ -17,7 +17,7 @@ from composer_copypaste.functional.batch_objects import check_boxes
 from composer_copypaste.functional.generators import generator_or_default, uniforms
 from composer_copypaste.functional.geometry import crop_resized, hidden_by_crop, pixel_corners
 from composer_copypaste.functional.keypoints import kept_inside, pairs_of, swapped, with_keypoints
-from composer_copypaste.functional.object_keys import check_geometry, object_keys_of, warn_of_unnamed_keys
+from composer_copypaste.functional.object_keys import check_named_keys, object_keys_of, warn_of_unnamed_keys
 from composer_copypaste.functional.panoptic import CLASS_MAP, INSTANCE_MAP, NO_INSTANCE, check_pairs, has_pairs
 from composer_copypaste.functional.resample import (
     FRACTION_BITS,
@@ -243,7 +243,7 @@ def _targets(
     declared = settings.geometry or {}
     object_keys = object_keys_of(targets, (*settings.object_keys, *declared))
     batch = instances_of(targets, sizes, object_keys, canvas)
-    check_geometry(batch, declared)
+    check_named_keys(batch, settings.object_keys, declared)
     warn_of_unnamed_keys(targets, object_keys)
     has_masks = any("masks" in target for target in targets)
     after = (_by_pixels if has_masks else _by_boxes)(batch, crop_resizes, settings)

@@ -137,14 +137,24 @@ GEOMETRY_SHAPES: Mapping[GeometryKind, tuple[tuple[int | None, ...], ...]] = {
 """The shapes that a row of each kind may have; None: of any length."""
 
 
-def check_geometry(batch: Sequence[Instances], kinds: Mapping[str, GeometryKind]) -> None:
-    """Raise ``ValueError`` where objects lack declared geometry, or it has another shape than its kind, or integers."""
-    for key in kinds:
-        if any(len(own) and key not in own.extras for own in batch):
-            raise ValueError(
-                f"targets: expected {key!r}, which geometry declares, got objects without it; give it in every target, "
-                "or leave it out of geometry"
-            )
+def check_named_keys(
+    batch: Sequence[Instances], object_keys: Sequence[str], geometry: Mapping[str, GeometryKind]
+) -> None:
+    """Raise ``ValueError`` where objects lack what settings name, as where a name is misspelt, or geometry is wrong."""
+    with_objects = [instances for instances in batch if len(instances)]
+    for setting, keys in (("object_keys", object_keys), ("geometry", geometry)):
+        for key in keys:
+            if key not in OBJECT_FIELDS and any(key not in instances.extras for instances in with_objects):
+                raise ValueError(
+                    f"targets: expected {key!r}, which {setting} names, got objects without it; give it in every "
+                    f"target, or leave it out of {setting}"
+                )
+    if geometry:
+        _check_geometry(batch, geometry)
+
+
+def _check_geometry(batch: Sequence[Instances], kinds: Mapping[str, GeometryKind]) -> None:
+    """Raise ``ValueError`` where geometry has another shape than its kind, or integers."""
     for i, instances in enumerate(batch):
         for key, kind in kinds.items():
             values = instances.extras.get(key)

@@ -417,7 +417,7 @@ def smallest_area(points):
 
 def test_geometry_that_no_object_has_is_an_error():
     declared = {"geometry": {"obb": "obb_radians"}}
-    with pytest.raises(ValueError, match=r"^targets: expected 'obb', which geometry declares, got objects without it"):
+    with pytest.raises(ValueError, match=r"^targets: expected 'obb', which geometry names, got objects without it"):
         copypaste_batch(make_images(), [target(), target((2, 3, 6, 5))], p=1.0, **declared)
     none = [{key: values[:0] for key, values in target((2, 3, 6, 5)).items()}] * 2
     assert copypaste_batch(make_images(), none, p=1.0, **declared)[1] == none  # nothing to miss it

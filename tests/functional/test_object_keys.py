@@ -111,6 +111,16 @@ def test_such_a_key_of_a_wrong_length_is_an_error_every_time(way, key, settings)
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_named_key_that_no_object_has_is_an_error(way):
+    targets, named = [target((0, 0, 4, 4), depth=torch.ones(1))] * 2, {"object_keys": ("dept",)}
+    message = r"^targets: expected 'dept', which object_keys names, got objects without it; give it in every target, or"
+    with pytest.raises(ValueError, match=message):
+        WAYS[way](targets, **named)
+    WAYS[way]([{key: values[:0] for key, values in targets[0].items()}] * 2, **named)  # nothing to miss it
+    WAYS["plain"](targets, object_keys=("depth", "area"))  # a field of its own
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_such_a_key_that_is_no_tensor_is_an_error(way):
     with pytest.raises(TypeError, match=r"^targets\[0\]: expected 'scores' to be a tensor, got list$"):
         WAYS[way]([target((0, 0, 4, 4), scores=[0.5])] * 2)
