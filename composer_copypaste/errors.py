@@ -4,7 +4,8 @@ import json
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 SHOWN_CHARACTERS = 80
@@ -92,6 +93,24 @@ def as_json(value: object) -> str:
         return "lists nested too deep to be shown"
     text = text.encode(errors="backslashreplace").decode()  # half a character, which JSON can spell, cannot be printed
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
+
+
+def either(items: Sequence[str]) -> str:
+    """The items as a choice: "a", "a or b", "a, b or c"."""
+    return " or ".join([", ".join(items[:-1]), *items[-1:]] if len(items) > 1 else items)
+
+
+def similar_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that a wrong one most likely means: up to three that begin with it, or else a similar one."""
+    names = list(known)
+    longer = [each for each in names if each.startswith(name)] if len(name) > 1 else []
+    return longer[:3] or get_close_matches(name, names, n=1)
+
+
+def did_you_mean(name: str, known: Iterable[str], before: str = "") -> str:
+    """The question whether one of the known names was meant, after ``before``; nothing where none is similar."""
+    similar = similar_names(name, known)
+    return f"{before}did you mean {either([*map(repr, similar)])}?" if similar else ""
 
 
 def first_few(items: Sequence[object], most: int = 5) -> str:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+from composer_copypaste.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
@@ -91,8 +92,7 @@ def _first_problem(error: "ValidationError", kind: type) -> Exception:
     first, *others = error.errors(include_url=False)
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "unexpected_keyword_argument":
-        similar = similar_names(name, [each.name for each in fields(kind)])
-        hint = f"; did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+        hint = did_you_mean(name, [each.name for each in fields(kind)], "; ")
         return TypeError(f"{name}: {kind.__name__} has no such setting{hint}")
     if first["type"] == "value_error":
         return ValueError(f"{name}: {first['ctx']['error']}".removeprefix(": "))
@@ -189,12 +189,6 @@ EXPECTED = {  # by pydantic's type of error
 """What was expected of a value."""
 LIMITS = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
 """Of these what a value of the right type failed."""
-
-
-def similar_names(name: str, allowed: Sequence[str]) -> list[str]:
-    """The allowed names that a wrong one most likely means: up to three that begin with it, or else a similar one."""
-    longer = [each for each in allowed if each.startswith(name)] if len(name) > 1 else []
-    return longer[:3] or get_close_matches(name, allowed, n=1)
 
 
 def describe_expectation(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from composer_copypaste.errors import count_noun, first_line, format_problems
+from composer_copypaste.errors import count_noun, did_you_mean, either, first_line, format_problems
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,17 @@ from composer_copypaste.errors import count_noun, first_line, format_problems
 )
 def test_one_of_a_thing_is_singular(number, words, text):
     assert count_noun(number, *words) == text
+
+
+def test_a_choice_of_several_has_one_or():
+    assert [either(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a or b", "a, b or c"]
+
+
+def test_names_that_begin_with_the_wrong_one_are_proposed_before_a_similar_one():
+    names = ["max_shift", "mix", "max_overlap", "max_size", "max_side"]
+    assert did_you_mean("max", names) == "did you mean 'max_shift', 'max_overlap' or 'max_size'?"
+    assert did_you_mean("max_shfit", names, "; ") == "; did you mean 'max_shift'?"
+    assert did_you_mean("m", names, "; ") == ""
 
 
 def test_problems_that_differ_in_values_alone_are_one_line():

@@ -71,6 +71,7 @@ def test_the_augmentation_imports_no_framework(module):
 WITH_COMPOSER = (
     "integrations/composer/",
     "integrations/detectron2/model.py",
+    "cli/train.py",
     "runs/train.py",
     "runs/resume.py",
     "runs/dry_run.py",

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Le
 
 from composer_copypaste.settings import CopyPasteSettings
-from composer_copypaste.validation import settings_class, similar_names
+from composer_copypaste.validation import settings_class
 
 
 @settings_class
@@ -93,14 +93,8 @@ def test_an_unknown_setting_is_an_error_with_the_likely_one():
 
 
 def test_names_that_begin_with_the_wrong_one_are_proposed_before_similar_ones():
-    with pytest.raises(
-        TypeError, match=r"no such setting; did you mean 'scale_range' or 'scale_\w+' or 'scale_map'\?$"
-    ):
+    with pytest.raises(TypeError, match=r"no such setting; did you mean 'scale_range', 'scale_\w+' or 'scale_map'\?$"):
         CopyPasteSettings(scale=2)
-    names = ["max_shift", "mix", "max_overlap", "max_size", "max_side"]
-    assert similar_names("max", names) == ["max_shift", "max_overlap", "max_size"]
-    assert similar_names("max_shfit", names) == ["max_shift"]
-    assert similar_names("m", names) == []
 
 
 def test_a_settings_class_is_imported_without_pydantic():

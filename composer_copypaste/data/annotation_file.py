@@ -7,7 +7,7 @@ from typing import Any
 
 from composer_copypaste.data.annotation_json import BadObjects, Category, Json, ReadingOptions, as_whole_number
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
-from composer_copypaste.errors import DataError, as_json, count_noun, first_few
+from composer_copypaste.errors import DataError, as_json, count_noun, either, first_few
 from composer_copypaste.files import read_json
 
 KEEPS_CROWDS = ReadingOptions(crowds="ignore")
@@ -131,7 +131,7 @@ def check_category_names(place: Path | str, categories: Sequence[Category], name
     unknown = [name for name in names if name not in known]
     if unknown:
         raise DataError(
-            f"{place}: has no category {' or '.join(map(as_json, unknown))}; its categories are "
+            f"{place}: has no category {either([*map(as_json, unknown)])}; its categories are "
             f"{first_few(list(map(as_json, known)), 20)}"
         )
 

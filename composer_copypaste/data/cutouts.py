@@ -3,7 +3,6 @@
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import check_images, map_in_threads, with_file_names_in_folder
 from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
-from composer_copypaste.errors import DataError, count_noun, format_problems
+from composer_copypaste.errors import DataError, count_noun, did_you_mean, format_problems
 from composer_copypaste.functional.layout import SourceObjects, UndrawnMasks, box_windows
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import ImageSettings
@@ -290,8 +289,7 @@ def _folder_problems_and_images(folder: Path, labels: dict[str, int]) -> tuple[l
         if not entry.is_dir():
             problems.append(f"{entry.name}: expected in a folder that has the name of its category")
         elif entry.name not in labels:
-            guess = get_close_matches(entry.name, labels, n=1)
-            hint = f"did you mean {guess[0]!r}?" if guess else f"expected one of {', '.join(labels)}"
+            hint = did_you_mean(entry.name, labels) or f"expected one of {', '.join(labels)}"
             problems.append(f"{entry.name}: is no category; {hint}")
         elif not images:
             problems.append(f"{entry.name}: the folder is empty, expected images with transparency")

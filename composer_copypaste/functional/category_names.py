@@ -3,10 +3,9 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
-from composer_copypaste.errors import OldSettingWarning
+from composer_copypaste.errors import OldSettingWarning, did_you_mean
 from composer_copypaste.settings import CopyPasteSettings
 
 IN_PLACE_OF = {"categories": "labels", "category_weights": "label_weights"}
@@ -79,9 +78,8 @@ def _labels(setting: str, key: int | str, names: Sequence[str] | None) -> list[i
         )
     labels = [label for label, name in enumerate(names, start=1) if name == key]
     if not labels:
-        similar = get_close_matches(str(key), names, n=1)
-        guess = f"; did you mean {similar[0]!r}?" if similar else ""
-        raise ValueError(f"{setting}: expected names of the data's categories ({', '.join(names)}), got {key!r}{guess}")
+        hint = did_you_mean(str(key), names, "; ")
+        raise ValueError(f"{setting}: expected names of the data's categories ({', '.join(names)}), got {key!r}{hint}")
     return labels
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from composer_copypaste.errors import either
 from composer_copypaste.models.class_rows import class_count, detector_of
 from composer_copypaste.models.detectors import build_detector
 from composer_copypaste.models.detectron2_weights import known_style
@@ -49,7 +50,7 @@ def recognise_model(state: StateDict) -> tuple[str, DetectorSettings] | None:
             # published weights of the first version were trained without the epsilon of today's normalisation
             weights = "coco" if norm == "frozen_batch" and classes == len(COCO_NAMES) else "none"
             settings = DetectorSettings(name=detector, backbone=backbone, weights=weights, norm=norm)  # type: ignore[arg-type]
-            return f"torchvision's {' or '.join(names)}", settings
+            return f"torchvision's {either(names)}", settings
     return None
 
 

@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork
 
-from composer_copypaste.errors import CheckpointError, RecipeError, first_few
+from composer_copypaste.errors import CheckpointError, RecipeError, did_you_mean, first_few
 from composer_copypaste.extras import check_installed
 from composer_copypaste.models.pyramid import Pyramid
 from composer_copypaste.settings import TIMM, DetectorSettings
@@ -123,11 +122,10 @@ def published_names(backbone: str) -> dict[str, str]:
     name = backbone.removeprefix(TIMM)
     architecture, _, tag = name.partition(".")
     if not models.is_model(architecture):
-        similar = get_close_matches(architecture, models.list_models(), n=3)
-        hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+        hint = did_you_mean(architecture, models.list_models())
         raise RecipeError(
-            f"backbone: timm {_timm('timm').__version__} has no network {architecture!r}; {hint}timm.list_models() "
-            "lists them"
+            f"backbone: timm {_timm('timm').__version__} has no network {architecture!r}; {hint and f'{hint} '}"
+            "timm.list_models() lists them"
         )
     published = {full.partition(".")[2]: full for full in models.list_pretrained([architecture, f"{architecture}.*"])}
     if tag:

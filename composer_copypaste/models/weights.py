@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from composer_copypaste.errors import CheckpointError, count_noun, first_few, first_line
+from composer_copypaste.errors import CheckpointError, count_noun, either, first_few, first_line
 from composer_copypaste.files import check_regular_file
 from composer_copypaste.models.class_rows import (
     KeptRows,
@@ -154,12 +154,12 @@ def check_weights_name(settings: DetectorSettings) -> None:
         if found:
             raise CheckpointError(
                 f"weights: expected a file, got the folder of a run, {settings.weights!r}; give one of its "
-                f"checkpoints: {' or '.join(map(str, found))}"
+                f"checkpoints: {either([*map(str, found)])}"
             ) from None
         raise CheckpointError(
             f"weights: expected an existing file or, for the {'style' if settings.is_detectron2_style else 'backbone'} "
             f"{'detectron2' if settings.is_detectron2_style else settings.backbone!r}, "
-            f"{' or '.join(choices)}; got {settings.weights!r} ({error.strerror})"
+            f"{either(choices)}; got {settings.weights!r} ({error.strerror})"
         ) from None
 
 

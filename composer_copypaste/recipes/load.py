@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -16,7 +15,7 @@ from typing import Any, TypeVar, cast
 from pydantic import ValidationError
 
 import composer_copypaste
-from composer_copypaste.errors import RecipeError, as_recipe_value, format_problems
+from composer_copypaste.errors import RecipeError, as_recipe_value, either, format_problems, similar_names
 from composer_copypaste.files import expand_home
 from composer_copypaste.recipes import yaml12
 from composer_copypaste.recipes.problems import describe_problems
@@ -187,8 +186,8 @@ def find_recipe(path: str | Path, *, relative_to: Path | None = None, kind: str 
         raise RecipeError(
             f"{file}: expected a recipe, a YAML file, found a folder; a run's folder contains a recipe.yaml"
         )
-    similar = get_close_matches(Path(path).stem, shipped, n=1)
-    hint = f"did you mean the shipped {similar[0]!r}? Shipped" if similar else "shipped"
+    similar = similar_names(Path(path).stem, shipped)
+    hint = f"did you mean the shipped {either([*map(repr, similar)])}? Shipped" if similar else "shipped"
     raise RecipeError(
         f"{file}: no such {'ablation' if kind else 'recipe'} file; {hint} {kind or 'recipes'}: {', '.join(shipped)}"
     )

@@ -7,10 +7,10 @@ from typing import get_args, get_type_hints
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from composer_copypaste.errors import as_recipe_value, in_one_line
+from composer_copypaste.errors import as_recipe_value, either, in_one_line, similar_names
 from composer_copypaste.recipes.schema import Recipe
 from composer_copypaste.recipes.yaml12 import Place
-from composer_copypaste.validation import EXPECTED, describe_expectation, similar_names
+from composer_copypaste.validation import EXPECTED, describe_expectation
 
 _EXPECTED = {  # in YAML's words, by pydantic's type of error
     **EXPECTED,
@@ -21,6 +21,9 @@ _EXPECTED = {  # in YAML's words, by pydantic's type of error
     "int_parsing": "whole numbers as keys",  # a number elsewhere is never text that pydantic parses
     "none_required": "null",
 }
+
+LISTED_CHARACTERS = 110
+"""The allowed keys of a section are listed where they are no longer; else it is said where they stand."""
 
 
 def describe_problems(error: ValidationError, sources: Mapping[Place, str], root: type = Recipe) -> list[str]:
@@ -75,8 +78,11 @@ def _describe_unknown_key(place: Place, root: type) -> str:
     allowed = [key for key in _section_keys(section) if key not in of_trainings]
     similar = [(*place[:-1], key) for key in similar_names(place[-1], allowed)]
     elsewhere = [path for path in _key_places((), root) if path[-1] == place[-1]]
-    guess = " or ".join(repr(".".join(path)) for path in similar or elsewhere[:1])
-    return "unknown key; " + (f"did you mean {guess}? " if guess else "") + f"allowed: {', '.join(allowed)}"
+    guess = either([repr(".".join(path)) for path in similar or elsewhere[:1]])
+    every, listing = ", ".join(allowed), "recipe show quickstart" if root is Recipe else "recipe schema --ablation"
+    if len(every) > LISTED_CHARACTERS:
+        every = f"{len(allowed)} keys, which 'copypaste {listing}' prints"
+    return f"unknown key; {f'did you mean {guess}? ' if guess else ''}allowed: {every}"
 
 
 def _section_at(place: Place, root: type) -> type | None:

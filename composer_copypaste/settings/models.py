@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Lt
 
+from composer_copypaste.errors import either
 from composer_copypaste.settings.idle import OF_PREDICT, check_not_idle
 from composer_copypaste.settings.kinds import Fraction
 from composer_copypaste.validation import TextPattern, settings_class
@@ -163,7 +164,7 @@ class DetectorSettings:
             what = (
                 "heads: expected standard"
                 if self.backbone in DETECTRON2_BACKBONES
-                else (f"backbone: expected {' or '.join(DETECTRON2_BACKBONES)}")
+                else (f"backbone: expected {either(list(DETECTRON2_BACKBONES))}")
             )
             why = "style is detectron2" if self.style else f"weights are {self.weights!r}, of Detectron2's style"
             raise ValueError(f"{what}, as {why}; got {self.heads if self.heads == 'small' else self.backbone!r}")

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 from click.testing import CliRunner
 from shard_cases import contents, drawn
 
+from composer_copypaste import OfflineCopyPasteSettings
 from composer_copypaste.cli import main
 from composer_copypaste.runs.augment import run as augmenting
 
@@ -52,7 +54,7 @@ def test_settings_of_copy_paste_are_given_as_in_a_recipe_with_or_without_its_sec
         (["rotations=20"], "copy_paste.rotations: unknown key; did you mean 'copy_paste.rotation'? allowed: "),
         (
             ["scale=2"],
-            "copy_paste.scale: unknown key; did you mean 'copy_paste.scale_range' or ",
+            "copy_paste.scale: unknown key; did you mean 'copy_paste.scale_range', 'copy_paste.scale_",
         ),
         (["copy_paste.rotation=400"], "copy_paste.rotation: expected at most 180, got 400 (command line)"),
         (["stop=1ep"], "copy_paste.stop: expected null, as it is for trainings only, got '1ep' (command line)"),
@@ -72,9 +74,8 @@ def test_what_is_wrong_is_one_line(files, tmp_path, arguments, message):
 
 
 def test_keys_of_trainings_only_are_not_offered(files, tmp_path):
-    allowed = augment(tmp_path / "out", *files, "zzz=1").stderr.partition("allowed: ")[2].split(", ")
-    assert {"p", "rotation"} <= set(allowed)
-    assert not {"stop", "warmup", "bank_size"} & set(allowed)
+    number = len(fields(OfflineCopyPasteSettings)) - len(OfflineCopyPasteSettings.OF_TRAININGS)
+    assert f"allowed: {number} keys, which 'copypaste " in augment(tmp_path / "out", *files, "zzz=1").stderr
     assert "did you mean" not in augment(tmp_path / "out", *files, "bank_siz=1").stderr
 
 

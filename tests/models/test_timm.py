@@ -200,8 +200,8 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do_without_network(server
 @pytest.mark.parametrize(
     ("backbone", "weights", "choices"),
     [
-        ("timm/test_resnet", "b_in1k", "none or imagenet or r160_in1k; got 'b_in1k'"),
-        ("timm/resnet18.tv_in1k", "a1_in1k", "none or imagenet or tv_in1k; got 'a1_in1k'"),
+        ("timm/test_resnet", "b_in1k", "none, imagenet or r160_in1k; got 'b_in1k'"),
+        ("timm/resnet18.tv_in1k", "a1_in1k", "none, imagenet or tv_in1k; got 'a1_in1k'"),
         ("timm/test_mambaout", "imagenet", "none; got 'imagenet'"),
     ],
 )
@@ -306,7 +306,7 @@ def test_features_given_with_channels_last_are_those_of_timms_network():
         ("test_maxvit", "takes images of any size; timm/test_maxvit does not take 64 x 96, only"),
         ("mvitv2_tiny", "takes images of any size; timm/mvitv2_tiny does not take 256 x 288, only 224 x 224"),
         ("legacy_xception", r"expected features of \[\(16, 24\), .*gives \[\(15, 23\)"),
-        ("resnet51", "timm .* has no network 'resnet51'; did you mean .*resnet50"),
+        ("resnet51", "timm .* has no network 'resnet51'; did you mean 'resnet51q'"),
         ("resnet18.b7", "timm publishes no weights 'b7' of 'resnet18'"),
     ],
 )

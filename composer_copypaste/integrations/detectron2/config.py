@@ -7,7 +7,6 @@ There are two kinds: trees of fixed keys (``CfgNode``, of .yaml files) and trees
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from composer_copypaste.errors import RecipeError
+from composer_copypaste.errors import RecipeError, did_you_mean, either
 from composer_copypaste.recipes.yaml12 import parse_yaml
 
 Overrides = Mapping[str, object] | Sequence[object]
@@ -195,9 +194,11 @@ def find_config(config: str | Path) -> Path:
             return file
     names = [path.relative_to(CONFIGS).as_posix() for kind in ("yaml", "py") for path in CONFIGS.rglob(f"*.{kind}")]
     same = [name for name in names if Path(name).stem == Path(config).stem]
-    similar = same or get_close_matches(str(config), names, n=1)
-    hint = f"; did you mean {similar[0]}?" if similar else f", such as {EXAMPLE}"
-    raise RecipeError(f"detectron2: expected a file, or a name of Detectron2's model zoo, got {str(config)!r}{hint}")
+    hint = f"; did you mean {either([*map(repr, same)])}?" if same else did_you_mean(str(config), names, "; ")
+    raise RecipeError(
+        f"detectron2: expected a file, or a name of Detectron2's model zoo, such as {EXAMPLE}, got {str(config)!r}"
+        f"{hint}"
+    )
 
 
 def _read_config(file: Path) -> CfgNode | DictConfig:
@@ -241,6 +242,5 @@ def _keys(cfg: Mapping, inside: str = "") -> Iterator[str]:
 
 
 def _unknown_key(key: str, keys: Iterator[str], missing: str) -> RecipeError:
-    similar = get_close_matches(key, [*keys], n=1)
-    hint = f"; did you mean {similar[0]}?" if similar else ""
+    hint = did_you_mean(key, keys, "; ")
     return RecipeError(f"overrides: {key}: Detectron2's configuration has no {missing}{hint}")

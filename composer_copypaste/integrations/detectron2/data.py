@@ -5,7 +5,6 @@ Class ``i`` there is label ``i + 1`` here, and both stand for the same category 
 
 import os
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, R
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.coco_write import write_coco
 from composer_copypaste.data.dataset import CocoInstances
-from composer_copypaste.errors import DataError, first_few
+from composer_copypaste.errors import DataError, did_you_mean, first_few
 from composer_copypaste.files import read_json
 
 Record = Mapping[str, Any]
@@ -71,9 +70,8 @@ def write_registered_data_set(name: str, path: Path | str) -> Path:
 def _content(name: str) -> tuple[dict[str, Any], Path, Path]:
     """A registered data set as the content of a COCO file, the folder of its images, and its name in messages."""
     if name not in DatasetCatalog:
-        near = get_close_matches(name, DatasetCatalog.list(), n=1)
-        hint = f"; is it {near[0]!r}?" if near else "; import what registers it first"
-        raise DataError(f"{name}: Detectron2's DatasetCatalog has no such data set{hint}")
+        hint = did_you_mean(name, DatasetCatalog.list()) or "import what registers it first"
+        raise DataError(f"{name}: Detectron2's DatasetCatalog has no such data set; {hint}")
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") == "coco" and metadata.get("json_file") and metadata.get("image_root"):
         path = Path(PathManager.get_local_path(metadata.json_file))

@@ -165,7 +165,7 @@ def test_what_cannot_be_read_is_named(name, tmp_path, changes, metadata, message
 
 
 def test_a_name_that_is_not_registered_is_refused(name):
-    with pytest.raises(DataError, match=r"^coco_2017_tran: .* has no such data set; is it 'coco_2017_train'\?$"):
+    with pytest.raises(DataError, match=r"^coco_2017_tran: .* has no such data set; did you mean 'coco_2017_train'\?$"):
         registered_data_set("coco_2017_tran")
 
 

@@ -138,8 +138,8 @@ def test_lazy_configurations_take_arguments_of_calls():
 @pytest.mark.parametrize(
     ("config", "overrides", "message"),
     [
-        ("mask_rcnn_R_50_FPN_3x.yaml", [], "did you mean COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"),
-        (NAME, {"INPUT.MIN_SIZE_TSET": 3}, "has no INPUT.MIN_SIZE_TSET; did you mean INPUT.MIN_SIZE_TEST"),
+        ("mask_rcnn_R_50_FPN_3x.yaml", [], "did you mean 'COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml'"),
+        (NAME, {"INPUT.MIN_SIZE_TSET": 3}, "has no INPUT.MIN_SIZE_TSET; did you mean 'INPUT.MIN_SIZE_TEST'"),
         (NAME, {"INPUT.MIN_SIZE_TEST": "large"}, "INPUT.MIN_SIZE_TEST: expected a value such as 800, got 'large'"),
         (NAME, ["INPUT.MIN_SIZE_TEST"], "INPUT.MIN_SIZE_TEST: expected a value after it, got nothing"),
         ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", [], "expected the configuration of a Mask R-CNN"),
