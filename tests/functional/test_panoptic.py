@@ -107,6 +107,19 @@ def test_ids_that_the_maps_type_does_not_hold_come_back_in_a_wider_one():
     assert {target["class_map"].dtype for target in after} == {torch.uint8}
 
 
+def test_ids_that_the_maps_type_just_holds_come_back_in_it():
+    targets = [pair((254, PERSON, 0, 6, 2, 8), dtype=torch.uint8), pair((1, CAR, 0, 0, 3, 3), dtype=torch.uint8)]
+    _, after = carried_out(targets, (0, 1, 0, IDENTITY))
+    assert after[0]["instance_map"].unique().tolist() == [0, 254, 255]
+    assert {target["instance_map"].dtype for target in after} == {torch.uint8}
+
+
+def test_an_instance_of_any_shape_may_lie_among_lower_and_higher_classes():
+    targets = [pair(), pair((1, CAR, 0, 0, 3, 3), (2, PERSON, 1, 1, 2, 2), (3, CAR - 1, 2, 2, 3, 3))]
+    _, after = carried_out(targets, (0, 1, 0, IDENTITY))
+    assert (after[0]["class_map"] == CAR).sum() == (after[0]["instance_map"] == 1).sum() == 7
+
+
 def test_images_of_several_sizes_further_keys_and_tv_tensors_are_kept():
     small = {key: values[:5, :6] for key, values in pair((3, PERSON, 0, 0, 2, 2)).items()}
     targets = ({**small, "image_id": 12}, {k: Mask(v) for k, v in pair((1, CAR, 2, 2, 5, 5)).items()})
@@ -179,6 +192,7 @@ def contradictory():
         (with_changed(instance_map=torch.zeros(8, 9).long()), ValueError, r"image's size \(8, 8\), got \(8, 9\)"),
         (with_changed(class_map=torch.zeros(8, 8).long().to("meta")), ValueError, r"its image is, on cpu, got meta$"),
         (with_changed(instance_map=torch.full((8, 8), -3)), ValueError, r"ids from 1, and 0 for none, got -3"),
+        (with_changed(**pair((2, CAR, 0, 0, 3, 3), (-1, CAR, 4, 4, 5, 5))), ValueError, r"and 0 for none, got -1"),
         (with_changed(boxes=torch.zeros(1, 4)), ValueError, r"targets\[1\]: has 'boxes' beside its maps"),
         (with_changed(segments_info=[{"id": 1}]), ValueError, r"targets\[1\]: has 'segments_info' beside its maps"),
         (

@@ -95,6 +95,12 @@ def test_ids_are_kept_in_the_narrowest_type_that_holds_them(low, high, dtype):
         assert high <= read.high
 
 
+def test_maps_of_16_bits_are_read_as_they_are():
+    maps = torch.ones((1, 2, 2), dtype=torch.int16)
+    assert semantic_maps.IdMaps.of(maps).ids is maps
+    assert with_steps_of_a_device(semantic_maps.IdMaps.of, maps).ids is maps
+
+
 def test_a_negative_class_is_a_mistake_unless_it_is_the_background_or_ignored_or_nothing_is():
     ids = [np.array([0, 3]), np.array([-1, 4])]
     semantic_maps.check_ids(ids, ignore_index=255, background=-1)
