@@ -188,3 +188,15 @@ def test_runs_that_have_found_nothing_are_no_result_and_are_told_to_train_longer
         assert not re.search("excludes (gains|0)|interval includes|unclear|are compared with", text)
     assert json.loads((tmp_path / "results.json").read_text())["comparisons"] == []
     assert not (tmp_path / "results.png").exists()
+    html = (tmp_path / "report.html").read_text().replace("\u00a0", " ")
+    assert "Mask AP stayed below 0.5 % in every run on 100 % of the images." in html
+    assert "<svg" not in html
+
+
+def test_where_nothing_was_found_on_few_images_no_curve_is_drawn_and_it_is_said(tmp_path):
+    qualities = {"plain": {0.1: -1, 1.0: 0.8}, "copy_paste": {0.1: -1, 1.0: 0.9}}
+    write_report(drawn_ablation(tmp_path / "trainings", qualities, (1, 2), images=8), tmp_path)
+    html = (tmp_path / "report.html").read_text().replace("\u00a0", " ")
+    curves = html.partition(">AP over steps</a></h2>")[2].partition("<h2>")[0]
+    assert "Mask AP stayed below 0.5 % in every run on 10 % of the images." in curves
+    assert curves.count("<svg") == 1

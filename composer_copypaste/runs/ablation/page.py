@@ -5,6 +5,7 @@ from itertools import chain
 
 from matplotlib.figure import Figure
 
+from composer_copypaste.errors import either
 from composer_copypaste.runs.ablation.results import format_fraction
 from composer_copypaste.runs.ablation.sentences import (
     describe_comparison,
@@ -14,7 +15,7 @@ from composer_copypaste.runs.ablation.sentences import (
     own_limits,
     shared_limits,
 )
-from composer_copypaste.runs.ablation.summary import AblationSummary, Comparison, RunSummary
+from composer_copypaste.runs.ablation.summary import NOTHING_FOUND, AblationSummary, Comparison, RunSummary
 from composer_copypaste.runs.ablation.tables import (
     Table,
     category_table,
@@ -133,8 +134,8 @@ def _has_several_fractions(summary: AblationSummary) -> bool:
 
 
 def _images(summary: AblationSummary) -> Iterator[Section]:
-    """AP over the number of images, where there are several."""
-    if not _has_several_fractions(summary):
+    """AP over the number of images, where there are several and something was found."""
+    if not _has_several_fractions(summary) or _have_found_nothing(summary.runs, summary):
         return
     needed = [text for each in summary.comparisons if (text := describe_needed_images(each, summary))]
     parts = [figure(main_figure(summary), describe_main_figure(summary))]
@@ -176,12 +177,19 @@ def _arrows(summary: AblationSummary) -> Iterator[tuple[str, float, float, float
 
 
 def _curves(summary: AblationSummary) -> Iterator[Markup]:
-    """AP over steps, a figure for each fraction."""
+    """AP over steps, a figure for each fraction on which a run has found something."""
     by_fraction: dict[float, list[RunSummary]] = {}
     for run in ordered_runs(summary):
         if run.curve:
             by_fraction.setdefault(run.fraction, []).append(run)
     name = _capitalised(summary.ap_name)
+    flat = [fraction for fraction, runs in by_fraction.items() if _have_found_nothing(runs, summary)]
+    if flat:
+        where = either([format_fraction(fraction) for fraction in flat])
+        yield _paragraph(f"{name} stayed below {100 * NOTHING_FOUND:g} % in every run on {where} of the images.")
+    drawn = {fraction: runs for fraction, runs in by_fraction.items() if fraction not in flat}
+    if not drawn:
+        return
     yield paragraph(f"{name} in % after each evaluation: the mean of the seeds, and each seed as a thin line.")
     yield side_by_side(
         [
@@ -194,9 +202,15 @@ def _curves(summary: AblationSummary) -> Iterator[Markup]:
                 ),
                 "",
             )
-            for fraction, runs in by_fraction.items()
+            for fraction, runs in drawn.items()
         ]
     )
+
+
+def _have_found_nothing(runs: Sequence[RunSummary], summary: AblationSummary) -> bool:
+    """Whether the AP of all runs stayed next to 0; no AP, where no object counts, is not."""
+    seeds = [each.by_seed for run in runs for each in (run.scores[summary.iou_type]["AP"], *run.curve)]
+    return all(value < NOTHING_FOUND for by_seed in seeds for value in by_seed.values())
 
 
 def _points_by_steps(runs: Sequence[RunSummary]) -> Mapping[str, list[Point]]:
