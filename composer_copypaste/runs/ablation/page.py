@@ -209,7 +209,8 @@ def _curves(summary: AblationSummary) -> Iterator[Markup]:
 
 def _have_found_nothing(runs: Sequence[RunSummary], summary: AblationSummary) -> bool:
     """Whether the AP of all runs stayed next to 0; no AP, where no object counts, is not."""
-    seeds = [each.by_seed for run in runs for each in (run.scores[summary.iou_type]["AP"], *run.curve)]
+    seeds = [run.scores[summary.iou_type]["AP"].by_seed for run in runs]
+    seeds += [point.by_seed for run in runs for point in run.curve]
     return all(value < NOTHING_FOUND for by_seed in seeds for value in by_seed.values())
 
 
