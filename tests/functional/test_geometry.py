@@ -25,7 +25,7 @@ from reference import reference
 from torchvision.ops import box_convert
 
 from composer_copypaste import CompactMasks, CopyPasteSettings, InstanceBank, copypaste_batch, plan_batch
-from composer_copypaste.functional.geometry import crop_resized, points_of, smallest_box, values_of
+from composer_copypaste.functional.geometry import crop_resized, hidden_by_crop, points_of, smallest_box, values_of
 from composer_copypaste.functional.large_scale_jitter import CropResize, crop_resize_batch
 from composer_copypaste.settings import LargeScaleJitterSettings
 
@@ -43,6 +43,8 @@ SMALLEST = [
     (0.0, 4, 4, 0.0),
     (0.35, 16 / math.sqrt(20), math.sqrt(20), math.atan(1 / 2)),
     (-0.35, 16 / math.sqrt(20), math.sqrt(20), -math.atan(1 / 2)),
+    (math.pi / 2, 4, 4, math.pi / 2),
+    (-math.pi, 4, 4, -math.pi),
 ]
 """The angle wanted, and of the smallest box around a triangle its width, height and angle."""
 
@@ -130,6 +132,35 @@ def test_a_rotated_box_becomes_the_smallest_around_what_stays_visible(form, engi
     has(found["obb"], [[3, 2, 6, 4, 0], [8, 4, 8, 4, math.pi / 2]])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_only_an_object_of_which_a_part_is_hidden_has_another_box(form):
+    boxes = torch.tensor([[1.1, 0.9, 1.7, 1.3, 0.3], [5.0, 5.0, 4.0, 6.0, 0.0]], dtype=torch.float64)
+    own = target((0, 0, 2, 2), (3, 2, 7, 8), obb=boxes)
+    given_ = target((0, 5, 8, 8), obb=torch.tensor([[4.0, 6.5, 8.0, 3.0, 0.0]], dtype=torch.float64))
+    found = after(own, given_, (0, IDENTITY), form=form, geometry={"obb": "obb_radians"})["obb"]
+    assert found[0].tolist() == boxes[0].tolist()
+    has(found[1:], [[5, 3.5, 4, 3, 0], [4, 6.5, 8, 3, 0]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("obb_radians", [[3.0, 2.0, 6.0, 4.0, NAN]]), ("corners", [[[0.0, 0.0], [6.0, NAN], [6.0, 4.0], [0.0, 4.0]]])],
+)
+def test_a_box_that_is_not_known_stays_so_where_a_part_is_hidden(kind, values):
+    own = target((0, 0, 6, 4), box=torch.tensor(values))
+    given_ = target((4, 0, 8, 8), box=torch.zeros_like(own["box"]))
+    found = after(own, given_, (0, IDENTITY), geometry={"box": kind})["box"]
+    assert found[0].isnan().any()
+    assert not found[1].isnan().any()
+
+
+def test_a_parallelogram_becomes_the_smallest_box_around_it():
+    points = np.array([[[0.0, 0.0], [4.0, 0.0], [6.0, 2.0], [2.0, 2.0]]])
+    np.testing.assert_allclose(values_of("obb_radians", points, (5,)), [[3, 1, 6, 2, 0]], atol=1e-9)
+    flat = np.array([[[0.0, 1.0], [4.0, 1.0], [6.0, 1.0], [2.0, 1.0]]])
+    np.testing.assert_allclose(values_of("obb_radians", flat, (5,)), [[3, 1, 6, 0, 0]], atol=1e-9)
+
+
 def test_the_smallest_box_around_a_diagonal_is_turned():
     steps = torch.tril(torch.ones(8, 8)).byte() - torch.tril(torch.ones(8, 8), -3).byte()  # a band of three diagonals
     own = target((0, 0, 8, 8), obb=torch.tensor([[4.0, 4.0, 11.0, 3.0, math.pi / 4]])) | {"masks": steps[None]}
@@ -187,6 +218,21 @@ def test_points_and_keypoints_are_hidden_each_by_themselves():
     found = after(own, given_, (0, IDENTITY), geometry={"mark": "points"}, keypoint_pairs=())
     has(found["mark"], [[NAN, NAN], [7, 7]])
     assert found["keypoints"][0].tolist() == [[0.5, 0.5, 2], [3.5, 3.5, 1]]
+
+
+def test_points_of_several_keys_are_hidden_each_by_themselves():
+    kinds = {"near": "points", "obb": "obb_radians", "far": "points"}
+    box = torch.tensor([[5.0, 4.0, 6.0, 8.0, 0.0]])
+    own = target(
+        (0, 0, 2, 2), near=torch.tensor([[[0.5, 0.5], [3.5, 0.5], [1.5, 1.5]]]), far=torch.tensor([[6.5, 6.5]]), obb=box
+    )
+    given_ = target(
+        (2, 0, 8, 8), near=torch.tensor([[[2.5, 0.5], [7.0, NAN], [7.0, 7.0]]]), far=torch.tensor([[6.0, 5.0]]), obb=box
+    )
+    found = after(own, given_, (0, IDENTITY), geometry=kinds)
+    has(found["near"], [[[0.5, 0.5], [NAN, NAN], [1.5, 1.5]], [[2.5, 0.5], [NAN, NAN], [7, 7]]])
+    has(found["far"], [[NAN, NAN], [6, 5]])
+    has(found["obb"], [[5, 4, 6, 8, 0]] * 2)
 
 
 def test_points_of_a_mirrored_object_keep_their_order_whatever_its_keypoints_do():
@@ -331,6 +377,17 @@ def test_points_on_the_far_edges_of_a_crop_lie_outside():
     points = np.array([[[0.0, 0.0], [7.9, 5.9], [8.0, 3.0], [3.0, 6.0], [-0.1, 3.0]]])
     found = crop_resized("points", points, np.eye(2), np.zeros(2), (6, 8), {})
     np.testing.assert_array_equal(found, [[[0, 0], [7.9, 5.9], [NAN, NAN], [NAN, NAN], [NAN, NAN]]])
+
+
+def test_a_crop_cuts_the_boxes_that_reach_beyond_one_of_its_edges():
+    edges = [
+        [2.0, 1.0, 8.0, 5.0],
+        [1.9, 1.0, 8.0, 5.0],
+        [2.0, 0.9, 8.0, 5.0],
+        [2.0, 1.0, 8.1, 5.0],
+        [2.0, 1.0, 8.0, 5.1],
+    ]
+    assert hidden_by_crop(np.array(edges), (1, 2, 4, 6)).tolist() == [False, True, True, True, True]
 
 
 @pytest.mark.parametrize("form", FORMS)
