@@ -102,7 +102,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Value]], caption: str 
     numeric = [_is_numeric([row[column] for row in cells]) for column in range(len(headers))]
     head = "".join(_tag("th", header, right, 'scope="col"') for header, right in zip(headers, numeric, strict=True))
     body = "".join(f"<tr>{_table_row(row, numeric)}</tr>" for row in cells)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
     content = f"{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     return Markup(f'<div class="scroll" tabindex="0"><table>{content}</table></div>')
 
@@ -256,11 +256,12 @@ nav ul { margin: 0; padding: 0; list-style: none; display: flex; flex-wrap: wrap
 .scroll { overflow-x: auto; margin: 1rem 0; width: fit-content; max-width: 100%; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .6rem .8rem .2rem; color: var(--faint); }
+caption span { display: block; position: sticky; left: .8rem; width: fit-content; max-width: calc(100vw - 3.6rem); }
 th, td { padding: .35rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { vertical-align: bottom; }
 td, th { max-width: 22rem; }
-th[scope=row] { font-weight: 500; }
+th[scope=row] { font-weight: 500; min-width: min(9.5rem, 42vw); }
 th[scope=row], thead th:first-child { position: sticky; left: 0; max-width: min(22rem, 45vw); background: var(--soft); }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
