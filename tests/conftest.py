@@ -1,6 +1,7 @@
 """Fixtures of several folders; and for all tests, Triton runs its kernels in its interpreter where there is no GPU."""
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from coco_files import annotation
 from PIL import Image
 from torch.utils.data._utils import signal_handling
 
+from composer_copypaste import processes
 from composer_copypaste.extras import is_installed
 
 NEED_COMPOSER = [
@@ -76,6 +78,12 @@ def handler_of_ended_processes():
     yield
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
         signal_handling._SIGCHLD_handler_set = False
+
+
+@pytest.fixture
+def forked_executors(monkeypatch):
+    """The processes of an executor are copies of this one, which saves the seconds of their imports."""
+    monkeypatch.setattr(processes, "get_context", lambda method: multiprocessing.get_context("fork"))
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """``copypaste shard`` as its users meet it."""
 
 import json
-import subprocess
-import sys
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from composer_copypaste.cli import main
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.data.streaming import write as sharding
 from composer_copypaste.data.streaming.dataset import StreamingCocoInstances
-from composer_copypaste.errors import DataError
+from composer_copypaste.errors import DataError, DataWarning
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.runs.data import open_data
 from composer_copypaste.settings import ShapesSettings
@@ -34,6 +34,7 @@ def shard(*arguments):
     return CliRunner().invoke(main, ["shard", *map(str, arguments)])
 
 
+@pytest.mark.usefixtures("forked_executors")
 def test_it_says_what_it_wrote_and_what_was_there(files, tmp_path):
     output = tmp_path / "out"
     first, again = (shard(output, *files, "--shard-size", "20KB", "--processes", 2) for _ in range(2))
@@ -120,15 +121,16 @@ def test_an_invalid_range_is_one_line(files, tmp_path):
     assert result.stderr.startswith("error: command line: --value-range: expected two ascending values")
 
 
-def test_a_warning_about_the_data_is_one_line(twelve_bits):
+def test_a_warning_about_the_data_is_one_line(twelve_bits, monkeypatch):
     exif = Image.Exif()
     exif[0x0112] = 3
     Image.fromarray(np.zeros((8, 12), dtype=np.uint8)).save(twelve_bits / "pictures" / "7.png", exif=exif)
-    arguments = ["shard", twelve_bits / "out", "--images", twelve_bits / "pictures"]
-    command = [sys.executable, "-m", "composer_copypaste.cli", *arguments, "--annotations"]
-    done = subprocess.run([*command, twelve_bits / "annotations.json"], capture_output=True, text=True, check=True)
-    (line,) = [line for line in done.stderr.splitlines() if "orientation" in line]
-    assert line.startswith(f"warning: {twelve_bits / 'pictures'}: 7.png has an orientation tag")
+    monkeypatch.setattr(warnings, "formatwarning", None)  # is set by the command, and given to whatever prints warnings
+    files = ["--images", twelve_bits / "pictures", "--annotations", twelve_bits / "annotations.json"]
+    with pytest.warns(DataWarning) as found:
+        assert shard(twelve_bits / "out", *files).exit_code == 0
+    (printed,) = (warnings.formatwarning(each.message, each.category, each.filename, each.lineno) for each in found)
+    assert re.fullmatch(rf"warning: {twelve_bits / 'pictures'}: 7\.png has an orientation tag.*\n", printed)
 
 
 def test_crowds_are_what_the_shards_were_written_with(files, tmp_path):

@@ -187,10 +187,10 @@ def test_killed_and_interrupted_ablations_continue(tmp_path):
             assert running.poll() is None
             time.sleep(0.02)
         running.send_signal(stop)
-        _, error = running.communicate(timeout=60)
+        _, error = running.communicate()
     assert f"interrupted; to go on: copypaste ablate {file} --jobs 2" in error
     running = command(file, "--jobs", "2")
-    _, error = running.communicate(timeout=120)
+    _, error = running.communicate()
     assert running.returncode == 0, error
     assert all(run.is_finished for run in plan_runs(small_ablation(tmp_path, seeds=[1], fractions=[1.0])))
 
@@ -215,12 +215,12 @@ def test_an_ablation_on_a_cluster_is_interrupted_and_goes_on_without_repetition(
             assert running.poll() is None
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        _, error = running.communicate(timeout=60)
+        _, error = running.communicate()
         assert running.returncode == 130
         assert error.splitlines()[-1].startswith(f"interrupted; to go on: copypaste ablate {file} --dask tcp://")
         assert "Traceback" not in error
         running = command(*arguments)
-        _, error = running.communicate(timeout=200)
+        _, error = running.communicate()
     assert running.returncode == 0, error
     runs = plan_runs(small_ablation(tmp_path, seeds=[1], fractions=[1.0]))
     for run in runs:

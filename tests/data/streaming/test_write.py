@@ -2,14 +2,16 @@
 
 import errno
 import json
-import multiprocessing
+import os
 import shutil
+import signal
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import pytest
+from forked_runs import killed_in_a_child
 from shard_cases import SMALL, DataSet, contents, drawn
 
 from composer_copypaste import output_folder
@@ -68,34 +70,31 @@ def test_a_shard_too_small_or_too_large_is_an_error(data_set, tmp_path, size):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_bytes_are_the_same_for_any_number_of_processes(data_set, written, tmp_path):
+@pytest.mark.parametrize("processes", ["copies of this one", pytest.param("new", marks=pytest.mark.slow)])
+def test_the_bytes_are_the_same_for_any_number_of_processes(data_set, written, tmp_path, processes, request):
+    if processes != "new":
+        request.getfixturevalue("forked_executors")
     data_set.write(tmp_path / "out", processes=3)  # below, a killed writing is resumed by two
     assert contents(tmp_path / "out") == contents(written)
 
 
-def _write_slowly(data_set, output, processes):
-    def slowed(*arguments):
-        for found in run_tasks(*arguments):
-            yield found
-            time.sleep(0.3)
-
-    sharding.run_tasks = slowed
-    data_set.write(output, processes=processes)
-
-
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.usefixtures("forked_executors")
 def test_a_killed_writing_is_resumed_and_ends_with_the_same_bytes(data_set, written, tmp_path, processes):
     output = tmp_path / "out"
-    process = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(data_set, output, processes))
-    process.start()
-    while len(list(output.glob("shard.*.mds"))) < 2:
-        time.sleep(0.01)
-    process.kill()
-    process.join()
+
+    def two_shards(*arguments):
+        yield from islice(run_tasks(*arguments), 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_two_shards():
+        sharding.run_tasks = two_shards
+        data_set.write(output, processes=processes)
+
+    killed_in_a_child(write_two_shards)
     assert not (output / "index.json").exists()
     result = data_set.write(output, processes=processes)
-    assert result.kept >= 1
-    assert processes == 2 or result.kept < result.shards
+    assert result.kept == 2 or (processes == 2 and result.kept > 2)  # each writes until it finds that it is alone
     assert contents(output) == contents(written)
 
 
@@ -123,6 +122,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(data_set, writte
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.usefixtures("forked_executors")
 def test_damaged_images_are_all_listed_and_only_their_shards_are_missing(tmp_path, processes):
     data_set, output = drawn(tmp_path), tmp_path / "out"
     sound = {name: (data_set.images / name).read_bytes() for name in ("000001.png", "000009.png")}
@@ -213,7 +213,7 @@ def test_a_process_that_waited_until_another_was_done_finds_all_shards(
     with ThreadPoolExecutor() as pool, output_folder.FileLock(output / ".unfinished" / "lock"):
         monkeypatch.setattr(output_folder, "FileLock", Lock)
         waiting = pool.submit(data_set.write, output)
-        assert waits.wait(60)
+        waits.wait()
         shutil.copytree(written, output, dirs_exist_ok=True)
         if lock_is_gone:
             shutil.rmtree(output / ".unfinished")

@@ -3,7 +3,6 @@
 import os
 import signal
 import warnings
-from datetime import timedelta
 from itertools import cycle
 
 import numpy as np
@@ -93,7 +92,7 @@ def test_random_numbers_of_others_are_not_used_up():
 def trained_as_rank(rank, folder):
     """Train as one of two processes; keeps what the model was given."""
     store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     model = Seen()
     train(CopyPasteHook(p=1.0, seed=5), model=model, wrapped=DistributedDataParallel)
     torch.save([[fields_of(entry) for entry in batch] for batch in model.batches], folder / f"{rank}.pt")
