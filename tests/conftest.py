@@ -7,10 +7,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from coco_files import annotation
+from hypothesis import HealthCheck
 from PIL import Image
 from torch.utils.data._utils import signal_handling
 
@@ -59,6 +61,14 @@ NEED_COMPOSER = [
 out. Of other modules it leaves out the tests with the mark `composer`."""
 
 collect_ignore = [] if is_installed("composer") else NEED_COMPOSER
+
+# drawn batches are large, and no test fails because a machine is slow
+hypothesis.settings.register_profile(
+    "any machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+hypothesis.settings.load_profile("any machine")
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the module with the kernels is imported

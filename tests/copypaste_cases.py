@@ -8,7 +8,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase
+from hypothesis import Phase
 from hypothesis import strategies as st
 from reference import box_around, numpy
 from torchvision import tv_tensors
@@ -167,15 +167,10 @@ def corners_in_target(plan, row, box):
 # Drawn
 
 
-HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-
-
 def many(examples):
     """The same examples in every run; most of a batch comes from one seed, so there is little to shrink."""
     return hypothesis.settings(
         max_examples=examples,
-        deadline=None,
-        suppress_health_check=HEALTH,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],
         report_multiple_bugs=False,

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
@@ -57,7 +57,6 @@ def test_every_mask_of_3_x_3_is_drawn_as_it_was_or_has_a_hole():
             assert (drawn(polygons, mask.shape) == mask).all()
 
 
-@settings(deadline=None)  # compiles at first
 @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 24)), elements=st.integers(0, 1)))
 def test_the_polygons_of_any_mask_are_drawn_as_its_pixels(mask):
     if mask.any():
@@ -111,7 +110,6 @@ def test_a_hole_has_no_polygons_and_a_bay_does():
     assert (drawn(polygons_of_mask(cropped(mask)), mask.shape) == mask).all()
 
 
-@settings(deadline=None)  # compiles at first
 @given(
     arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1)),
     st.tuples(*[st.sampled_from([0, 1, 40])] * 4),
@@ -123,7 +121,6 @@ def test_run_lengths_are_the_bytes_of_pycocotools(inside, margins):
     assert rle == coco_mask.encode(np.asfortranarray(mask))
 
 
-@settings(deadline=None)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 1)))
 def test_decoded_run_lengths_are_those_of_the_other_decoder(mask):
     rle = coco_mask.encode(np.asfortranarray(mask))
@@ -156,7 +153,6 @@ def test_holes_are_filled_and_nothing_else():
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 1)))
-@settings(max_examples=100, deadline=None)
 def test_a_mask_has_no_hole_once_they_are_filled_and_stays_as_it_is_if_it_has_none(mask):
     filled = without_holes(CroppedMask(0, 0, mask)).mask
     assert not has_hole(filled)

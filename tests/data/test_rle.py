@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -61,7 +61,6 @@ def test_text_that_is_no_encoding_has_no_pixels(code):
 # ---- masks in the windows around their pixels
 
 
-@settings(deadline=None)
 @given(height=st.integers(1, 9), width=st.integers(1, 9), data=st.data())
 def test_masks_decoded_together_are_those_that_pycocotools_decodes_one_by_one(height, width, data):
     drawn = data.draw(st.lists(st.lists(st.booleans(), min_size=height * width, max_size=height * width), max_size=5))
@@ -122,7 +121,6 @@ def test_a_box_that_encloses_its_mask_s_pixels_stays_as_annotated():
     assert np.array_equal(widen_boxes_to_masks(boxes, outlines, SIZE), boxes)
 
 
-@settings(deadline=None)
 @given(points=st.lists(st.tuples(st.floats(-5, 70), st.floats(-5, 55)), min_size=3, max_size=9))
 def test_no_pixel_of_a_polygon_lies_outside_its_box(points):
     outline = [np.array(points, dtype=np.float64).ravel()]

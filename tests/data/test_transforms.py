@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -192,7 +192,6 @@ def test_a_probability_above_one_is_refused():
 sides = st.integers(1, 3000)
 
 
-@settings(deadline=None)
 @given(height=sides, width=sides, seed=st.integers(0, 10**6))
 def test_a_drawn_window_lies_in_the_image_and_fits_the_canvas(height, width, seed):
     crop = LargeScaleJitterTransform().draw((height, width), seeded_generator(seed))
@@ -203,7 +202,6 @@ def test_a_drawn_window_lies_in_the_image_and_fits_the_canvas(height, width, see
     assert 1 <= crop.resized[1] <= 1024
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([(480, 640), (640, 480), (1000, 1000)]))
 def test_a_drawn_scale_lies_in_its_range_and_keeps_the_aspect(seed, size):
     crop = LargeScaleJitterTransform().draw(size, seeded_generator(seed))

@@ -8,7 +8,6 @@ import pytest
 import torch
 from copypaste_cases import (
     COLORS_STAY,
-    HEALTH,
     SIDE,
     Case,
     cases,
@@ -98,7 +97,7 @@ def test_batches_without_masks_equal_the_slow_reference(case):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-@settings(max_examples=4000, deadline=None, suppress_health_check=HEALTH)
+@settings(max_examples=4000)
 @given(cases(bank=True))
 def test_thousands_of_batches_equal_the_slow_reference(case):
     assert_equals_reference(case)

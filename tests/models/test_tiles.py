@@ -34,7 +34,7 @@ def test_tiles_are_spread_evenly_and_end_at_the_edges():
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(16, 100), st.floats(0, 0.9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_neighboring_tiles_overlap_as_asked_and_leave_nothing_out(height, width, side, overlap):
     windows = tile_windows((height, width), side, overlap)
     for low, high, length in ((0, 2, width), (1, 3, height)):
@@ -70,7 +70,7 @@ def test_a_box_of_a_single_tile_is_moved_to_its_place():
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_random_rectangles_are_found_as_in_the_whole_image(seed):
     generator = torch.Generator().manual_seed(seed)
     height, width = torch.randint(60, 160, (2,), generator=generator).tolist()

@@ -101,7 +101,7 @@ YAML_1_1_WORDS = [
 ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.dictionaries(texts, leaves | st.lists(leaves) | st.dictionaries(texts, leaves)))
 def test_what_is_written_is_read_again_as_it_was(value):
     assert value_of(dump_yaml(value)) == value
