@@ -73,7 +73,7 @@ def draw_plan(
             continue
         if pool is not None and u_pool < settings.p_pool:
             plans.append(_draw_from_pool(pool, target, images[target], first_cut_out, overlaps, generator))
-        elif settings.source == "self" or sources > without_own:
+        elif sources > without_own:
             source = (target + int(u_source * (sources - without_own)) + without_own) % sources
             source = target if settings.source == "self" else source
             info = images[source] if source < len(images) else remembered[source - len(images)].info(settings)
@@ -132,7 +132,7 @@ def _draw_from_images(
 
 def lies_on_original(to_source: Float[ndarray, "m 2 3"]) -> Bool[ndarray, " m"]:
     """Whether each map moves nothing, to a step of the fixed-point numbers in which positions are computed."""
-    return np.asarray(np.abs(to_source - np.eye(2, 3)).max(axis=(1, 2), initial=0) * PIXEL < 1)
+    return np.asarray(np.abs(to_source - np.eye(2, 3)).max(axis=(1, 2)) * PIXEL < 1)
 
 
 def _from_crops(
