@@ -157,10 +157,36 @@ def test_a_map_says_how_large_things_are():
     assert pasted_box((5, 0, 7, 2), scale_map=[[1, 0]], place_map=left, placement_tries=99) == []
 
 
-def test_sizes_stay_within_their_limits():
-    ((x1, _, x2, _),) = pasted_box((5, 0, 6, 1), scale_map=[[500, 1]], place_map=[[0] * 8, [1] + [0] * 7])
-    assert x2 - x1 <= 6  # as wide as ten pixels, of which the middle one is the image's first
-    assert x2 - x1 >= 5
+@pytest.mark.parametrize(
+    ("there", "scale", "expected"),
+    [
+        (3, 2.0, 6.0),
+        (1 / 4, 0.5, 1 / 8),
+        (500, 1.0, 10.0),
+        (500, 2.0, 10.0),
+        (1 / 500, 1.0, 0.01),
+        (1 / 500, 0.5, 0.01),
+    ],
+)
+def test_sizes_follow_place_and_scale_within_their_limits(there, scale, expected):
+    """Things on the left are as large as given; on the right, where the object is, they are 1."""
+    left = [[1] + [0] * 7]
+    settings = ALL | {"scale_map": [[there, 1]], "place_map": left, "scale_range": (scale, scale)}
+    plan = plan_batch(make_images(), [target(), target((5, 0, 6, 1))], generator=seeded(), **settings)
+    assert plan.to_source[0, 0, 0].item() == pytest.approx(1 / expected)
+
+
+def test_what_is_as_large_as_the_image_is_inside_it():
+    assert pasted_box((0, 0, 8, 8), place_map=[[1]], placement="random", placement_tries=500) == [[0, 0, 8, 8]]
+
+
+def test_of_the_objects_at_a_place_the_one_with_the_least_overlap_is_copied():
+    there = np.zeros((8, 8))
+    there[4, 3] = 1
+    own, others = target((0, 0, 4, 8)), target((0, 0, 1, 1), (0, 2, 4, 3), (0, 4, 2, 5))  # 1, 3/4 and 1 of them on it
+    settings = ALL | {"place_map": there, "least_overlap_first": True, "max_copied_instances": 1}
+    plan = plan_batch(make_images(), [own, others], generator=seeded(), **settings)
+    assert plan.instance[plan.target == 0].tolist() == [1]
 
 
 def test_cut_outs_have_their_size_where_things_are_largest():

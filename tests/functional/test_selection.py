@@ -23,6 +23,10 @@ def test_everything_is_copied_where_nothing_is_excluded():
     assert received() == [1, 2, 3]
 
 
+def test_to_name_all_labels_changes_no_chance():
+    assert received(labels=(1, 2, 3), p_instance=0.5) == received(p_instance=0.5) == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("settings", "labels"),
     [

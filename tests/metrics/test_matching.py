@@ -5,6 +5,8 @@ import pytest
 import torch
 from metric_scenes import Scene, as_prediction, numbers, pycocotools_numbers, scored
 
+from composer_copypaste import CocoMeanAveragePrecision
+
 KINDS = ("bbox", "segm")
 NAN = float("nan")
 
@@ -54,9 +56,19 @@ def test_an_overlap_of_just_the_threshold_is_enough(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("side", "sizes"), [(32, (1, 1, NAN)), (96, (NAN, 1, 1)), (31, (1, NAN, NAN))])
-def test_both_ends_of_a_range_of_sizes_belong_to_it(kind, side, sizes):
-    box = (2, 1, 2 + side, 1 + side)
+@pytest.mark.parametrize(
+    ("width", "height", "sizes"),
+    [
+        (1, 1, (1, NAN, NAN)),
+        (31, 33, (1, NAN, NAN)),
+        (32, 32, (1, 1, NAN)),
+        (41, 25, (NAN, 1, NAN)),  # a pixel more
+        (97, 95, (NAN, 1, NAN)),  # a pixel less
+        (96, 96, (NAN, 1, 1)),
+    ],
+)
+def test_both_ends_of_a_range_of_sizes_belong_to_it(kind, width, height, sizes):
+    box = (2, 1, 2 + width, 1 + height)
     found = numbers_of(scene_of([box], [box], (100, 100)), kind)
     assert tuple(found[name] for name in ("APs", "APm", "APl")) == pytest.approx(sizes, nan_ok=True)
 
@@ -86,6 +98,26 @@ def test_all_that_lies_in_a_crowd_is_neither_right_nor_wrong(kind):
     inside = [(0, 0, 5, 5), (1, 1, 6, 6), (10, 0, 20, 20)]
     assert numbers_of(scene_of(objects, [*inside, objects[1]], crowds=[0]), kind)["AP"] == pytest.approx(1)
     assert numbers_of(scene_of(objects, [*inside, objects[1]]), kind)["AP50"] < 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_the_objects_that_do_not_count_the_one_is_found_that_is_overlapped_most(kind):
+    too_large, small = [(0, 0, 33, 32), (8, 0, 41, 32)], (60, 0, 70, 10)  # for small ones
+    found = [(7, 0, 38, 32), (1, 0, 32, 32), small]  # two of a small size; 0.88 and 0.94 of them and a large one shared
+    assert numbers_of(scene_of([*too_large, small], found, (40, 80)), kind)["APs"] == pytest.approx(
+        (8 + 1 / 2 + 1 / 3) / 10
+    )
+
+
+def test_the_best_detections_of_each_image_and_category_are_matched():
+    def image(number, *scored_labels):
+        masks = [(rectangle(0, 0, 4, 4, (8, 8)), label, score) for label, score in scored_labels]
+        return as_prediction(masks), {**as_prediction(masks[:1]), "image_id": number}
+
+    found = [image(1, (1, 0.1), (1, 0.3), (2, 0.2), (1, 0.4)), image(2, (1, 0.6), (1, 0.7), (2, 0.5))]
+    metric = CocoMeanAveragePrecision(iou_types=("bbox",), max_dets=(1, 2), category_ids=(1, 2))
+    metric.update(*(list(fields) for fields in zip(*found, strict=True)))
+    assert metric.matches().tables["bbox"].scores.tolist() == [0.7, 0.6, 0.4, 0.3, 0.5, 0.2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

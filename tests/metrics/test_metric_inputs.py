@@ -69,6 +69,13 @@ def test_without_masks_boxes_can_be_scored_alone():
     assert numbers(metric, "bbox")["AP"] == pytest.approx(1)
 
 
+def test_a_box_of_less_than_a_pixel_is_a_small_one():
+    box = {"boxes": torch.tensor([[1.0, 1, 1.5, 2]]), "labels": torch.tensor([1]), "image_id": torch.tensor(1)}
+    metric = CocoMeanAveragePrecision(iou_types=("bbox",))
+    metric.update([box | {"scores": torch.tensor([0.5])}], [box])
+    assert (numbers(metric, "bbox")["AP"], numbers(metric, "bbox")["APs"]) == pytest.approx((1, 1))
+
+
 @pytest.mark.parametrize("segmentation", [{}, {"segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]]}])
 def test_annotations_without_area_have_that_of_their_mask(segmentation):
     dataset = one_object_dataset(**segmentation)
