@@ -100,7 +100,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         if not has_magic(argument):
             check_exists(expand_home(argument), "file or folder")
 
-    say_loading(f"find objects by {source}")
+    say_loading(f"find objects with {source}")
     from composer_copypaste.runs.predict.files import SURE_SCORE
     from composer_copypaste.runs.predict.run import predict_files
 

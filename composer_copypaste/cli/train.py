@@ -46,6 +46,7 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, stop_at_end_
             check_named_files(loaded)
 
     if dry_run:
+        say_loading(f"check {recipe}", composer=True)
         from composer_copypaste.runs.dry_run import describe_run
 
         click.echo(describe_run(loaded, folder))
