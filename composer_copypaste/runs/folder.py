@@ -113,7 +113,9 @@ class RunFolder:
 
     def describe(self) -> str:
         """The files that are there, one a line."""
-        return "\n".join(f"  {file!s:<50}  {text}" for file, text in self.contents.items() if file.exists())
+        there = {str(file): text for file, text in self.contents.items() if file.exists()}
+        width = max(map(len, there), default=0)
+        return "\n".join(f"  {name:<{width}}  {text}" for name, text in there.items())
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder | None:
