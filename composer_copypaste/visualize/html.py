@@ -37,8 +37,9 @@ JPEG_QUALITY = 88
 WIDEST_PART = 31
 """Parts side by side are not wider, in widths of the letter M."""
 MISSING = "-"
-_BREAK = re.compile(r"(=|,|(?<=[A-Za-z])[._])(?=[\w\[])")
-"""Where the name of a column or row, such as that of a setting and its value, may go on in a new line."""
+_BREAK = re.compile(r"\S{11,}?(=|,|(?<=[A-Za-z])[._])(?=[\w\[])")
+"""The first characters of a long name of a column or row, such as of a setting and its value, after which it may go on
+in a new line; a column is as narrow as its longest word, so shorter ones would stand in it one below the other."""
 GENERATOR = '<meta name="generator" content="composer-copypaste">'
 """In the head of every page."""
 
@@ -261,7 +262,7 @@ th, td { padding: .35rem .8rem; text-align: left; vertical-align: top; border-bo
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { vertical-align: bottom; }
 td, th { max-width: 22rem; }
-th[scope=row] { font-weight: 500; min-width: min(9.5rem, 42vw); }
+th[scope=row] { font-weight: 500; }
 th[scope=row], thead th:first-child { position: sticky; left: 0; max-width: min(22rem, 45vw); background: var(--soft); }
 .number { text-align: right; }
 td.number { white-space: nowrap; }

@@ -77,6 +77,13 @@ def test_a_page_is_well_formed_and_shows_texts_as_they_are():
     assert {attributes["alt"] for attributes in read.named("img")} == {HOSTILE}
 
 
+def test_long_names_of_rows_and_columns_may_go_on_in_a_new_line_and_short_ones_stay_whole():
+    table = html.table(["run", "images that no_copy_paste needs"], [["each_object_with_a_long_name", 1], ["a=1", 2]])
+    assert ">each_object_<wbr>with_a_long_<wbr>name</th>" in table
+    assert ">images that no_copy_paste needs</th>" in table
+    assert ">a=1</th>" in table
+
+
 def test_a_page_fetches_nothing():
     page = example_page()
     assert "http:" not in page
