@@ -68,6 +68,35 @@ def test_other_windows_show_what_lies_in_them(planes):
         assert torch.equal(masks.crop(number), planes[number, y1:y2, x1:x2])
 
 
+def test_in_any_window_an_object_shows_what_lies_there(planes):
+    planes[1, 3:, 2:7] = 1
+    masks = CompactMasks.from_dense(planes)
+    ends = [(first, last) for first in range(6) for last in range(first + 1, 7)]
+    for window in [(y1, x1, y2, x2) for y1, y2 in ends for x1, x2 in [*ends, (5, 9), (7, 9)]]:
+        y1, x1, y2, x2 = window
+        for number, plane in enumerate(planes):
+            assert torch.equal(masks.part(number, window), plane[y1:y2, x1:x2])
+    assert torch.equal(torch.stack(list(masks.planes())), planes)
+
+
+def test_memory_is_that_of_the_pixels_and_of_four_numbers_of_64_bits_each(planes):
+    assert CompactMasks.from_dense(planes).nbytes == (20 + 54) + 3 * 4 * 8
+
+
+def test_masks_of_an_image_without_a_pixel_are_empty():
+    masks = CompactMasks.from_dense(torch.zeros(2, 0, 9, dtype=torch.uint8))
+    assert (masks.shape, masks.windows.tolist()) == ((2, 0, 9), [[0] * 4] * 2)
+
+
+NOTHING = torch.zeros(8, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("pixels", [NOTHING[:4, None], NOTHING[::2], NOTHING[:5], NOTHING[:3]])
+def test_pixels_lie_in_a_row_and_are_as_many_as_the_windows_have(pixels):
+    with pytest.raises(ValueError, match=r"^pixels: expected 4 in a row, as the windows have, got shape \("):
+        CompactMasks(pixels, [[0, 0, 2, 2]], (6, 9))
+
+
 def test_no_objects_are_masks_too():
     masks = CompactMasks.from_dense(torch.zeros(0, 6, 9, dtype=torch.uint8))
     assert (len(masks), masks.areas.tolist(), tuple(masks.dense().shape)) == (0, [], (0, 6, 9))
@@ -195,7 +224,7 @@ def test_without_objects_the_size_has_to_be_given():
     [
         ({"size": [4, 6], "counts": [24]}, r"rles\[1\]: expected a mask of \(4, 5\) \(height, width\), got \(4, 6\)"),
         ({"size": [4, 5], "counts": [3, 4]}, r"rles\[1\]: expected runs of 20 pixels in all, got 7"),
-        ({"size": [4, 5], "counts": [25, -5]}, r"rles\[1\]: expected runs of 20 pixels"),
+        ({"size": [4, 5], "counts": [21, -1]}, r"rles\[1\]: expected runs of 20 pixels"),
         ({"size": [4, 5], "counts": "a!"}, r"rles\[1\]: expected a run-length code, got unexpected character '!'"),
         ({"size": [4, 5], "counts": b"o"}, r"rles\[1\]: expected a run-length code, got the last number is cut off"),
     ],
@@ -205,6 +234,8 @@ def test_a_code_that_cannot_be_read_is_named(rle, message):
         CompactMasks.from_rle([{"size": [4, 5], "counts": [20]}, rle])
 
 
-def test_a_polygon_without_an_area_is_named():
-    with pytest.raises(ValueError, match=r"polygons\[1\]: expected x and y of 3 points or more, got 4 numbers"):
-        CompactMasks.from_polygons([[[0, 0, 4, 0, 4, 4]], [[0, 0, 4, 4]]], (4, 5))
+@pytest.mark.parametrize("polygon", [[0, 0, 4, 4], [0, 0, 4, 0, 4, 4, 0]])
+def test_a_polygon_without_an_area_or_with_half_a_point_is_named(polygon):
+    message = rf"polygons\[1\]: expected x and y of 3 points or more, got {len(polygon)} numbers"
+    with pytest.raises(ValueError, match=message):
+        CompactMasks.from_polygons([[[0, 0, 4, 0, 4, 4]], [polygon]], (4, 5))

@@ -12,7 +12,8 @@ from reference import numpy
 from composer_copypaste.errors import DataError
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.copypaste import copypaste_batch, plan_batch
-from composer_copypaste.functional.scene import inside_polygons, stretched
+from composer_copypaste.functional.plan import ImageInfo
+from composer_copypaste.functional.scene import inside_polygons, own_scales, stretched
 from composer_copypaste.settings import CopyPasteSettings, OfflineCopyPasteSettings
 
 ALL = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0, "placement": "anywhere"}
@@ -81,7 +82,13 @@ def test_region_and_map_hold_together():
 
 
 @pytest.mark.parametrize(
-    "place", [block(6, 5, 8, 8), block(6, 5, 8, 8).bool(), [torch.tensor([[6.0, 5], [8, 5], [8, 8], [6, 8]])]]
+    "place",
+    [
+        block(6, 5, 8, 8),
+        block(6, 5, 8, 8).bool(),
+        block(6, 5, 8, 8).numpy(),
+        [torch.tensor([[6.0, 5], [8, 5], [8, 8], [6, 8]])],
+    ],
 )
 def test_each_target_may_have_its_own_place(place):
     found = pixels(own=target(road=place), place_key="road", draws=60, place_region=RIGHT)
@@ -289,6 +296,17 @@ def crossings(polygon, x, y):
     return count
 
 
+def test_a_polygon_that_ends_at_the_centres_of_pixels_has_those_of_its_first_row_and_not_of_its_last():
+    corners = np.array([[1, 0.5], [3, 0.5], [3, 3.5], [1, 3.5]])
+    assert inside_polygons([corners], 5, 5).astype(int).tolist() == [[0, 1, 1, 0, 0]] * 3 + [[0] * 5] * 2
+
+
+def test_an_object_has_the_size_of_things_where_its_middle_is_and_beyond_an_edge_that_at_the_edge():
+    boxes = np.array([[1.0, 1, 4, 4], [-9, -9, 1, 1], [5, 3, 11, 9]])
+    settings = CopyPasteSettings(scale_map=np.arange(24).reshape(4, 6), placement="random")
+    assert own_scales(boxes, ImageInfo(4, 6, boxes, np.ones(3)), settings).tolist() == [2 * 6 + 2, 0, 23]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (20, 7)])
 def test_a_map_is_stretched_by_the_centres_of_pixels(size):
     values = np.arange(size[0] * size[1], dtype=float).reshape(size)
@@ -376,6 +394,9 @@ def test_an_image_of_colors_is_no_map(tmp_path):
         (torch.ones(3), r", got an array of shape \(3,\)"),
         (-torch.ones(3, 3), ", got numbers that are negative"),
         ([torch.ones(3)], ", got a list of something else"),
+        ([torch.ones(3, 3)], ", got a list of something else"),
+        (["road"], ", got a list of something else"),
+        ([torch.ones(3, 2), torch.full((3, 2), torch.nan)], ", got a list of something else"),
         ([[[0, 0], [1, float("nan")], [3, 3]]], ", got a list of something else"),
     ],
 )

@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch, plan_batch
+from composer_copypaste.functional.sources import weighted_categories
+from composer_copypaste.settings import CopyPasteSettings
 
 AS_IT_IS = {"p": 1.0, "p_pool": 1.0, "pool_scale_range": (1.0, 1.0), "p_flip": 0.0}
 
@@ -45,6 +47,20 @@ def drawn(pool, seed=0, targets=None, **settings):
 def labels_drawn(pool, seeds=300, **settings):
     plans = [drawn(pool, seed, pool_instances=(4, 4), **settings) for seed in range(seeds)]
     return Counter(int(pool.labels[source - 1]) for plan in plans for source in plan.source.tolist())
+
+
+def test_of_one_pool_each_settings_know_their_own_categories_and_weights():
+    pool = Pool(cut_out(7), cut_out(5), cut_out(7))
+
+    def categories(**settings):
+        found = weighted_categories(pool, CopyPasteSettings(**settings))
+        return [(label, weight, numbers.tolist()) for label, weight, numbers in found]
+
+    for _ in range(2):  # what was found is kept
+        assert categories() == [(5, 1, [1]), (7, 1, [0, 2])]
+        assert categories(labels=(7,)) == [(7, 1, [0, 2])]
+        assert categories(labels=(5,)) == [(5, 1, [1])]
+        assert categories(label_weights={5: 3}) == [(5, 3, [1]), (7, 1, [0, 2])]
 
 
 def test_an_image_without_annotations_receives_a_cut_out():
