@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.object_keys import object_keys_of
 from composer_copypaste.instances import Instances, exact_up_to, in_types_of, instances_of, target_of
 
@@ -95,9 +96,25 @@ def test_a_per_object_key_that_one_target_lacks_is_an_error():
         instances(target(depth=torch.zeros(2)), target())
 
 
-def test_keypoints_of_another_number_of_objects_are_an_error():
-    with pytest.raises(ValueError, match=r"^targets\[0\]: expected 'keypoints' of shape \(2, k, 3\), got \(3, 4, 3\)$"):
-        instances(target(2, keypoints=torch.zeros(3, 4, 3)))
+def test_a_per_object_key_of_one_number_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"^targets\[0\]: expected 'depth' to have a row for each of its 2 objects, got"
+    ):
+        instances_of([target(depth=torch.tensor(0.5))], [(4, 6)], ["depth"])
+
+
+def test_cut_outs_beside_planes_are_an_error_that_names_the_target_with_planes():
+    fields = target(masks=CompactMasks.from_dense(target()["masks"]))
+    with pytest.raises(
+        ValueError, match=r"^targets\[2\]: has no CompactMasks, which other targets of the batch have; "
+    ):
+        instances(fields, fields, target())
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 3), (2, 4, 2), (2, 12), (2, 1, 4, 3)])
+def test_keypoints_of_another_shape_are_an_error(shape):
+    with pytest.raises(ValueError, match=r"^targets\[0\]: expected 'keypoints' of shape \(2, k, 3\), got \("):
+        instances(target(2, keypoints=torch.zeros(shape)))
 
 
 def test_objects_are_compared_by_identity():

@@ -376,6 +376,8 @@ def test_a_plan_without_what_the_settings_have_a_range_of_is_an_error():
     with pytest.raises(ValueError, match=r"^plan: row 1: expected blend_sigma, since the settings have a range, .*"):
         plan.completed(CopyPasteSettings(blend_sigma=(0.0, 2.0)))
     assert plan.completed(CopyPasteSettings(blend_sigma=2.0)).blend_sigma.tolist() == [1.0, 2.0]
+    drawn_ = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), None, 1.0)])
+    assert drawn_.completed(CopyPasteSettings(blend_sigma=(0.0, 2.0))).blend_sigma.tolist() == [1.0]
 
 
 def test_a_whole_number_of_64_bits_is_read_as_it_is():
@@ -416,7 +418,7 @@ def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
 )
 def test_the_largest_numbers_of_a_plan_are_taken(to_source, color):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
-    PastePlan.from_rows([(0, 1, 0, to_source, color)]).check([info, info])
+    PastePlan.from_rows([(0, 1, 0, to_source, color, 50.0, 1.0, 2**31 - 1)]).check([info, info])
 
 
 @pytest.mark.parametrize(

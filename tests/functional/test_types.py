@@ -291,6 +291,13 @@ def test_centres_at_half_pixels_come_in_a_type_that_holds_them():
     assert after[0]["boxes"].tolist() == [[0, 0, 0, 0], [5.5, 6, 3, 2]]
 
 
+def test_a_parameter_comes_back_as_a_plain_tensor():
+    fields = {**target((0, 0, 2, 2)), "boxes": torch.nn.Parameter(torch.tensor([[0.0, 0, 2, 2]]), requires_grad=False)}
+    _, after = copypaste_batch(make_images(), [fields, target((5, 5, 7, 7))], plan=OVER)
+    assert type(after[0]["boxes"]) is torch.Tensor
+    assert after[0]["boxes"].tolist() == [[0, 0, 2, 2], [5, 5, 7, 7]]
+
+
 def test_boxes_that_no_pasted_object_overlaps_come_back_to_the_bit():
     own = torch.tensor([[0.1, 0.7, 0.3, 2.2]])
     fields = {**target((0, 0, 2, 2)), "boxes": tv_tensors.BoundingBoxes(own, format="CXCYWH", canvas_size=(SIDE, SIDE))}

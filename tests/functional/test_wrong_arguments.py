@@ -316,6 +316,11 @@ CASES = {
         lambda: PastePlan.from_rows([(0, "1", 0, IDENTITY)]),
         "ValueError: plan: row 0: expected source to be a whole number, got '1'",
     ),
+    "a row of a plan in JSON is a number": (
+        lambda: PastePlan.from_json("[1]"),
+        "ValueError: expected a JSON list of objects with target, source, instance, to_source (2 x 3 numbers) and "
+        "perhaps color (3 numbers), blend_sigma, transfer_strength, seed: TypeError: got 1 in the list",
+    ),
     "a row of a plan counts in booleans": (
         lambda: PastePlan.from_rows([(0, True, 0, IDENTITY)]),
         "ValueError: plan: row 0: expected source to be a whole number, got True",
