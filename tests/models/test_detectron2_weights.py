@@ -158,8 +158,8 @@ def test_weights_of_another_backbone_name_it(tensors, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backbone": "small"}, "backbone: expected resnet18, .* or resnet152 as style is detectron2; got 'small'"),
-        ({"backbone": "resnet50_v2"}, "backbone: expected resnet18, .* or resnet152; got 'resnet50_v2'"),
+        ({"backbone": "small"}, "backbone: expected resnet18, .* or resnet152, as style is detectron2; got 'small'"),
+        ({"backbone": "resnet50_v2"}, "backbone: expected resnet18, .* or resnet152, as .*; got 'resnet50_v2'"),
         ({"heads": "small"}, "heads: expected standard, as style is detectron2; got 'small'"),
     ],
 )
