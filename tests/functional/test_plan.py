@@ -233,6 +233,12 @@ def test_the_probability_of_an_instance_is_multiplied_by_its_weight():
     assert (shares - torch.tensor([0.2, 0.6, 1.0])).abs().max() < 0.07
 
 
+def test_of_the_objects_that_their_probability_chose_a_limit_keeps_each_as_often():
+    infos = [image_info(objects=2, weights=[1, 1000]), image_info(objects=0)]
+    plans = [drawn(infos, seed, p=1.0, p_instance=1.0, max_copied_instances=1) for seed in range(100)]
+    assert 0.3 < sum(plan.instance.tolist() == [0] for plan in plans) / 100 < 0.7
+
+
 @pytest.mark.parametrize("infos", [[], [image_info()], [image_info(objects=0)] * 3])
 def test_where_there_is_no_source_the_plan_is_empty(infos):
     plan = drawn(infos, p=1.0)

@@ -96,6 +96,19 @@ def test_its_sources_come_after_those_of_the_bank():
     assert set(torch.cat([plan.source for plan in plans]).tolist()) == {1, 2}
 
 
+def test_a_drawn_plan_numbers_cut_outs_after_the_banks_objects():
+    bank = InstanceBank(4)
+    copypaste_batch(make_images(1), [target((0, 0, 2, 2), (4, 4, 6, 6))], bank=bank, p=0.0)
+    assert drawn(Pool(cut_out(7)), bank=bank, pool_instances=(1, 1)).source.tolist() == [1 + 2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_of_a_target_stand_together_wherever_its_objects_come_from(seed):
+    targets = [target((0, 0, 2, 2), (4, 4, 6, 6))] * 4
+    plan = drawn(Pool(cut_out(7)), seed, targets, p_pool=0.5, p_instance=1.0)
+    assert plan.target.tolist() == sorted(plan.target.tolist())
+
+
 @many(60)
 @given(SEEDS, st.integers(1, 3), st.integers(0, 3))
 def test_as_many_cut_outs_are_drawn_as_the_settings_say(seed, low, more):
