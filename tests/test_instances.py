@@ -1,12 +1,24 @@
 """One image's objects, to and from a torchvision target."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision import tv_tensors
 
 from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.object_keys import object_keys_of
-from composer_copypaste.instances import Instances, exact_up_to, in_types_of, instances_of, target_of
+from composer_copypaste.instances import (
+    Instances,
+    exact_up_to,
+    in_type,
+    in_types_of,
+    instances_of,
+    is_tv_tensor,
+    target_of,
+)
 
 
 def target(n=2, size=(4, 6), **fields):
@@ -115,6 +127,28 @@ def test_cut_outs_beside_planes_are_an_error_that_names_the_target_with_planes()
 def test_keypoints_of_another_shape_are_an_error(shape):
     with pytest.raises(ValueError, match=r"^targets\[0\]: expected 'keypoints' of shape \(2, k, 3\), got \("):
         instances(target(2, keypoints=torch.zeros(shape)))
+
+
+def test_rotated_boxes_of_torchvision_are_refused_as_boxes_and_may_have_a_key_of_their_own():
+    turned = tv_tensors.BoundingBoxes(torch.arange(8.0).reshape(2, 4), format="XYWH", canvas_size=(4, 6))
+    turned.format = SimpleNamespace(name="CXCYWHR")  # as newer versions of torchvision have it
+    (objects,) = instances_of([target(turned=turned)], [(4, 6)], ["turned"])
+    assert objects.extras["turned"].tolist() == turned.tolist()
+    with pytest.raises(ValueError, match=r"^targets\[0\]: expected boxes of format XYXY, XYWH, CXCYWH, got CXCYWHR; "):
+        instances(target(boxes=turned))
+
+
+def test_numbers_are_rounded_to_the_nearest_of_an_integer_type_and_kept_in_others():
+    values = torch.tensor([0.75, 1.25, -0.75])
+    assert in_type(values, torch.int16).tolist() == [1, 1, -1]
+    assert in_type(values, torch.float64).tolist() == values.tolist()
+
+
+def test_there_are_no_tv_tensors_where_nobody_has_imported_torchvision(monkeypatch):
+    boxes = tv_tensors.BoundingBoxes([[0, 0, 1, 1]], format="XYXY", canvas_size=(4, 6))
+    assert is_tv_tensor(boxes)
+    monkeypatch.delitem(sys.modules, "torchvision.tv_tensors")
+    assert not is_tv_tensor(torch.nn.Parameter(torch.zeros(1)))
 
 
 def test_objects_are_compared_by_identity():

@@ -28,6 +28,7 @@ def test_what_was_done_is_shown_in_counts():
     # the second image's first object is covered by what is pasted on it
     assert repr(info) == "PasteInfo(2 images: 4 objects, of which 2 pasted; 1 dropped)"
     assert repr(plan) == "PastePlan(2 objects for 2 images; print shows each)"
+    assert repr(plan_of(*[(0, 1, 0, IDENTITY)] * 2)) == "PastePlan(2 objects for 1 image; print shows each)"
     assert repr(PastePlan.from_rows([])) == "PastePlan(0 objects for 0 images; print shows each)"
 
 

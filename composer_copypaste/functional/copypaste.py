@@ -74,8 +74,6 @@ class Pasted:
     plan: PastePlan
     added: Sequence[int] = ()
     """Number of pasted objects that stayed, for each image; they are the last of its target."""
-    dropped: int = 0
-    """Number of objects, pasted or not, that were dropped because too little of them is visible."""
     reason: str | None = None
     """Why nothing could be pasted, whatever was drawn; None where something could."""
     kept: KeptObjects | None = None
@@ -84,6 +82,11 @@ class Pasted:
     """What :func:`paste_info` needs; None where nothing was pasted."""
     info: PasteInfo | None = None
     """What was done, where it was asked for."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of objects, pasted or not, that were dropped because too little of them is visible."""
+        return 0 if self.outcome is None else self.outcome.dropped
 
     def origins(self, image: int) -> tuple[Int64[ndarray, " k"], Int64[ndarray, " m"]]:
         """Where the objects of a detection target come from, by the image's index in the batch.
@@ -267,7 +270,7 @@ def _paste_checked(
         result = _without_pasting(images, targets, settings)
     else:
         batch = batch_objects(images, targets, settings)
-        if batch and (extra.bank is not None or extra.pool is not None):
+        if batch:
             extra.check(batch[0].instances)
         if isinstance(source, PastePlan):
             plan = source
@@ -282,8 +285,6 @@ def _paste_checked(
         if extra.bank is not None and len(images):
             extra.bank.to(images[0].device)
             extra.bank.add_batch(list(images), batch)
-    if isinstance(given_targets, Tensor) and result.targets is targets:
-        result = replace(result, targets=given_targets)
     return _as_given(result, given_images, given_targets)
 
 
@@ -414,9 +415,8 @@ def _paste_objects(
     with without_autocast(before.images[0].device):
         images = stacked.paint(before.images, [crop.image for crop in crops])
     added = np.bincount(kept.target[kept.pasted >= 0], minlength=n).tolist()
-    dropped = len(layout.pasted.target) + int(layout.objects.image_receives.sum()) - len(kept.target)
     outcome = Outcome(layout, stacked, kept, measures)
-    return replace(before, images=images, targets=changed, added=added, dropped=dropped, kept=kept, outcome=outcome)
+    return replace(before, images=images, targets=changed, added=added, kept=kept, outcome=outcome)
 
 
 def _joined_pixels(parts: Sequence[Int64[Tensor, " _p"]]) -> Int64[Tensor, " p"] | None:

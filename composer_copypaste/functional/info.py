@@ -99,6 +99,14 @@ class Outcome(NamedTuple):
     measures: Measures | None
     """What was counted of the objects; None of class-id maps, of which nothing needs it."""
 
+    @property
+    def dropped(self) -> int:
+        """Number of objects, pasted or not, that are gone because too little of them is visible; 0 of class-id maps."""
+        if self.kept is None:
+            return 0
+        objects = len(self.layout.pasted.target) + int(self.layout.objects.image_receives.sum())
+        return objects - len(self.kept.target)
+
 
 def with_counted_pixels(settings: CopyPasteSettings) -> CopyPasteSettings:
     """The settings, with a visibility that makes engines count all pixels of pasted objects, and drops nothing."""
@@ -117,23 +125,19 @@ def paste_info(
         bank_objects: the number of the bank's objects.
         are_maps: whether the targets are class-id maps.
     """
-    parts, dropped = [], 0
+    parts = []
     receiving = set[int]() if outcome is None else set(outcome.layout.pasted.receiving.tolist())
     if not are_maps:
         parts.append(_untouched_objects([i for i in range(len(batch)) if i not in receiving], batch))
     if outcome is not None and outcome.kept is not None:
         parts.append(_kept_objects(plan, batch, outcome.kept, outcome.measures or outcome.stack.measure(None)[0]))
-        dropped = (
-            int(outcome.layout.objects.image_receives.sum())
-            + len(outcome.layout.pasted.target)
-            - len(outcome.kept.target)
-        )
     elif outcome is not None:
         parts.append(_pasted_classes(plan, outcome.layout, outcome.stack.measure(None)[0]))
     columns = _in_order_of_images(parts or [_untouched_objects([], batch)])
     image, pasted, source, instance, row, visible, boxes = (
         torch.from_numpy(np.ascontiguousarray(column)) for column in columns
     )
+    dropped = 0 if outcome is None else outcome.dropped
     return PasteInfo(plan, image, pasted, source, instance, row, visible, boxes, len(batch), bank_objects, dropped)
 
 

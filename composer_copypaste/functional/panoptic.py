@@ -116,7 +116,7 @@ def _map_of(target: Target, key: str) -> Tensor:
 def _check_pair(name: str, target: Target, image: Tensor) -> None:
     """Raise where a target has not both maps, or they are not those of its image."""
     for key in MAPS:
-        if not isinstance(target, Mapping) or key not in target:
+        if key not in target:
             raise ValueError(f"{name}: expected {' and '.join(MAPS)}, as other targets have, got no {key}")
         values = target[key]
         if not isinstance(values, Tensor) or values.dtype not in WHOLE_NUMBERS:

@@ -183,7 +183,7 @@ class PastePlan:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{name: value for name, value in row.items() if not _is_left_out(name, value)} for row in rows]
 
-    def check(self, images: Sequence[ImageInfo], extra: int = 0) -> None:
+    def check(self, images: Sequence[ImageInfo], extra: int) -> None:
         """Raise ``ValueError`` where the plan names objects that the images and ``extra`` further sources lack."""
         self._check_columns()
         if len(self) and (most := int(self.target.unique(return_counts=True)[1].max())) > MOST_FOR_AN_IMAGE:

@@ -102,11 +102,10 @@ def cut_out_from_pool(pool: Pool, number: int, image: Shaped[Tensor, "c _h _w"],
     """A cut-out, on the device and in the types of a batch's image and objects, where these hold its label.
 
     Raises:
-        ValueError: where the images are not RGB, or their objects have fields that a cut-out lacks.
+        ValueError: where the images are not RGB.
     """
     if len(image) != 3:
         raise ValueError(f"pool: its cut-outs are RGB, expected images of 3 channels, got {len(image)}")
-    check_cut_outs_have(instances)
     colors, mask = pool.read(number)
     colors = on_device(colors, image.device)
     backgrounds = getattr(pool, "has_background", None)

@@ -8,12 +8,17 @@ import pytest
 import torch
 from copypaste_cases import (
     COLORS_STAY,
+    IDENTITY,
     SIDE,
     Case,
+    Pool,
+    block,
+    carry_out,
     cases,
     make_images,
     many,
     plain,
+    plan_of,
     target,
     with_plane_masks,
 )
@@ -22,7 +27,13 @@ from hypothesis import strategies as st
 from reference import bank_crops, box_around, crowds, cut_outs, fixed, nearest, numpy, reference
 
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch, plan_batch
+from composer_copypaste.functional.bank import InstanceBank
+from composer_copypaste.functional.copypaste import (
+    NothingPastedWarning,
+    copypaste_batch,
+    plan_batch,
+    with_pasted_flags,
+)
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -252,8 +263,10 @@ def test_torchs_default_generator_draws_where_none_is_given():
 @pytest.mark.parametrize("images", [torch.zeros(0, 3, SIDE, SIDE), []])
 @pytest.mark.parametrize("targets", [torch.zeros(0, SIDE, SIDE, dtype=torch.int64), []])
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_an_empty_batch_comes_back_empty(images, targets, p):
-    images, targets = copypaste_batch(images, targets, p=p)
+@pytest.mark.parametrize("beyond", [False, True])
+def test_an_empty_batch_comes_back_empty(images, targets, p, beyond):
+    sources = {"bank": InstanceBank(1), "pool": Pool((7, make_images(1)[0], block(0, 0, 4, 4)))} if beyond else {}
+    images, targets = copypaste_batch(images, targets, p=p, **sources)
     assert len(images) == len(targets) == 0
 
 
@@ -286,6 +299,14 @@ def test_it_says_nothing_where_nothing_was_to_be_expected(targets, p):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         copypaste_batch(make_images(len(targets)), targets, generator=seeded(), p=p)
+
+
+def test_it_says_nothing_where_p_is_0_or_a_plan_left_out_what_could_be_copied():
+    crowd = target(FULL, iscrowd=torch.ones(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copypaste_batch(make_images(), [crowd] * 2, bank=InstanceBank(1), p=0.0)
+        copypaste_batch(make_images(), [crowd, target(FULL)], plan=plan_of())
 
 
 def test_images_and_targets_of_different_number_are_an_error():
@@ -349,6 +370,32 @@ def test_a_plan_of_more_objects_for_an_image_than_kernels_can_number_is_an_error
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))] * 32_768)
     with pytest.raises(ValueError, match=r"^plan: expected at most 32767 objects for one image, got 32768$"):
         copypaste_batch(make_images(), [target((0, 0, 4, 4))] * 2, plan=plan)
+
+
+def test_a_plan_is_carried_out_whatever_p_is():
+    plan = plan_of((0, 1, 0, IDENTITY))
+    _, after = copypaste_batch(make_images(), [target(), target((0, 0, 4, 4))], plan=plan, p=0.0)
+    assert len(after[0]["labels"]) == 1
+
+
+def test_flags_say_of_each_object_whether_it_was_pasted():
+    targets = target((0, 0, 2, 2)), target((4, 4, 6, 6), (6, 0, 8, 2)), target()
+    plan = plan_of((0, 1, 0, IDENTITY), (0, 1, 1, IDENTITY), (1, 0, 0, IDENTITY))
+    flagged = with_pasted_flags(carry_out(plan, make_images(3), targets))
+    assert isinstance(flagged, tuple)
+    assert [fields["pasted"].tolist() for fields in flagged] == [[False, True, True], [False, False, True], []]
+    assert [len(fields["labels"]) for fields in flagged] == [3, 3, 0]
+
+
+def test_maps_get_no_flags():
+    maps, row = torch.zeros(2, SIDE, SIDE, dtype=torch.int64), (0, 1, 1, IDENTITY)
+    maps[1, :2, :2] = 7
+    result = carry_out(plan_of(row), make_images(), maps)
+    assert with_pasted_flags(result) is result.targets
+    pairs = [{"class_map": ids, "instance_map": ids} for ids in maps]
+    result = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), pairs)
+    assert result.added == [1, 0]
+    assert with_pasted_flags(result) is result.targets
 
 
 def test_an_empty_plan_pastes_nothing():

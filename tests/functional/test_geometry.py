@@ -258,6 +258,13 @@ def test_geometry_follows_where_masks_are_left_out_afterwards():
     assert "masks" not in found
 
 
+def test_geometry_of_a_batch_of_one_moves_with_a_copy_of_its_own():
+    own = target((0, 0, 2, 2), mark=torch.tensor([[0.5, 1.5]]))
+    plan = plan_of((0, 0, 0, ((1, 0, -4), (0, 1, -4))))
+    (found,) = carry_out(plan, make_images(1), [own], geometry={"mark": "points"}).targets
+    has(found["mark"], [[0.5, 1.5], [4.5, 5.5]])
+
+
 # Which keys are geometry
 
 

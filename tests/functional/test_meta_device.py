@@ -109,6 +109,9 @@ def test_types_and_formats_are_changed_without_a_value_from_the_device():
 def test_with_p_0_no_value_of_targets_is_needed():
     _, after = copypaste_batch(*in_another_form("meta"), p=0.0)
     assert all(type(fields["masks"]) is tv_tensors.Mask for fields in after)
+    targets = on_meta([target((0, 0, 4, 4)) | {"masks": torch.ones(1, SIDE, SIDE, dtype=torch.bool)}], keeping=())
+    _, (after,) = copypaste_batch(make_images(1).to("meta"), targets, p=0.0)
+    assert after["masks"].dtype == torch.bool
 
 
 def test_the_read_back_itself_does_need_the_device():

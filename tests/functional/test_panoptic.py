@@ -60,6 +60,21 @@ def test_an_instance_brings_its_class_and_gets_an_id_of_its_own():
     assert torch.equal(after[1]["instance_map"], targets[1]["instance_map"])
 
 
+def test_an_instance_of_any_place_comes_from_behind_an_image_without_any():
+    targets = [pair(), pair((4, CAR, 1, 3, 6, 5)), pair((2, PERSON, 5, 0, 7, 8))]
+    _, after = carried_out(targets, (0, 1, 0, IDENTITY), (1, 2, 0, IDENTITY))
+    shown = [targets[1] | {"instance_map": targets[1]["instance_map"] // 4}]
+    shown += [pair((4, CAR, 1, 3, 6, 5), (5, PERSON, 5, 0, 7, 8))]
+    for found, expected in zip(after, shown, strict=False):
+        assert torch.equal(found["class_map"], expected["class_map"])
+        assert torch.equal(found["instance_map"], expected["instance_map"])
+
+
+def test_a_batch_of_one_may_receive_copies_of_its_own():
+    _, (after,) = carried_out([pair((4, CAR, 0, 0, 2, 3))], (0, 0, 0, ((1, 0, -5), (0, 1, -4))))
+    assert torch.equal(after["instance_map"], pair((4, CAR, 0, 0, 2, 3), (5, CAR, 5, 4, 7, 7))["instance_map"])
+
+
 def test_stuff_is_never_copied():
     sky = ((ROAD, 0, 0, SIDE, SIDE), (SKY, 0, 0, SIDE, 3))
     targets = [pair(), pair((1, CAR, 2, 2, 5, 5), stuff=sky)]
@@ -188,6 +203,7 @@ def contradictory():
     [
         (with_changed(instance_map=None), ValueError, r"targets\[1\]: expected class_map and instance_map, .* no inst"),
         (with_changed(class_map=None), ValueError, r"targets\[1\]: expected class_map and instance_map, .* no class_m"),
+        ([{"class_map": ids} for ids in torch.zeros(2, 8, 8).long()], ValueError, r"targets\[0\]: .*, got no instance"),
         (with_changed(class_map=torch.zeros(8, 8)), TypeError, r"'class_map' to be a tensor of whole numbers, .*float"),
         (with_changed(instance_map=[[0]]), TypeError, r"targets\[1\]: expected 'instance_map' to be a tensor .* list"),
         (with_changed(instance_map=torch.zeros(8, 9).long()), ValueError, r"image's size \(8, 8\), got \(8, 9\)"),

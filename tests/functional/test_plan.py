@@ -264,7 +264,7 @@ def test_a_plan_survives_json():
 def test_what_settings_let_be_drawn_in_large_images_can_be_replayed(seed, rotation):
     infos = [image_info(8192, 8192)] * 2
     tiny = {"scale_range": (0.01, 0.01), "aspect_range": (0.1, 0.1), "placement": "random", "rotation": rotation}
-    drawn(infos, seed, p=1.0, **tiny).check(infos)
+    drawn(infos, seed, p=1.0, **tiny).check(infos, 0)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]", '[{"target": 0}]'])
@@ -341,7 +341,7 @@ def test_drawn_numbers_out_of_their_limits_are_an_error(further, problem):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), None, *further)])
     with pytest.raises(ValueError, match=f"^plan: expected {problem}$"):
-        plan.check([info, info])
+        plan.check([info, info], 0)
 
 
 def test_ranges_of_seams_and_strengths_are_drawn_for_each_object_and_change_no_other_number():
@@ -396,7 +396,7 @@ def test_a_whole_number_of_64_bits_is_read_as_it_is():
 def test_a_map_that_has_no_way_back_is_an_error(to_source):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     with pytest.raises(ValueError, match="expected a to_source that can be inverted"):
-        PastePlan.from_rows([(0, 1, 0, to_source)]).check([info, info])
+        PastePlan.from_rows([(0, 1, 0, to_source)]).check([info, info], 0)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)))])
     plan.to_source[0][place] = number
     with pytest.raises(ValueError, match="plan: expected a to_source of numbers up to 65536, and shifts up to 4194304"):
-        plan.check([info, info])
+        plan.check([info, info], 0)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_map_of_numbers_that_are_none_or_too_large_is_an_error(place, number):
 )
 def test_the_largest_numbers_of_a_plan_are_taken(to_source, color):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
-    PastePlan.from_rows([(0, 1, 0, to_source, color, 50.0, 1.0, 2**31 - 1)]).check([info, info])
+    PastePlan.from_rows([(0, 1, 0, to_source, color, 50.0, 1.0, 2**31 - 1)]).check([info, info], 0)
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_factors_of_color_that_are_none_are_an_error(factor):
     info = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1))
     plan = PastePlan.from_rows([(0, 1, 0, ((1, 0, 0), (0, 1, 0)), (1, factor, 1))])
     with pytest.raises(ValueError, match="plan: expected factors of color from 0 to 1024, got"):
-        plan.check([info, info])
+        plan.check([info, info], 0)
 
 
 def test_plans_are_equal_when_their_rows_are():
@@ -464,3 +464,16 @@ def test_plans_are_equal_when_their_rows_are():
     others = [[], [row, row], [(1, *row[1:])], [(*row[:3], ((1, 0, 0.5), (0, 1, 0)))], [(*row, (1, 0.9, 1))]]
     assert all(plan != PastePlan.from_rows(rows) for rows in others)
     assert plan != plan.to_json()
+
+
+def test_an_image_may_receive_as_many_objects_as_kernels_can_number_beside_others():
+    info, to_source = ImageInfo(8, 8, np.array([[0.0, 0.0, 4.0, 4.0]]), np.ones(1)), ((1, 0, 0), (0, 1, 0))
+    rows = [(1, 0, 0, to_source), *[(0, 1, 0, to_source)] * 32_767]
+    PastePlan.from_rows(rows).check([info, info], 0)
+    with pytest.raises(ValueError, match=r"^plan: expected at most 32767 objects for one image, got 32768$"):
+        PastePlan.from_rows([*rows, rows[-1]]).check([info, info], 0)
+
+
+def test_sources_beyond_the_batch_are_named_ascending_and_once():
+    plan = PastePlan.from_rows([(0, source, 0, ((1, 0, 0), (0, 1, 0))) for source in (8, 1, 8, 3, 0)])
+    assert plan.sources_from(1) == [1, 3, 8]

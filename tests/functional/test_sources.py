@@ -237,6 +237,19 @@ def test_cut_outs_have_no_labelled_keypoints_and_no_other_field():
             carry_out(plan, make_images(1), [target(scores=torch.zeros(0))], pool=Pool(cut_out(7)))
 
 
+def test_a_label_that_the_batchs_type_just_holds_comes_in_it():
+    given_ = {**target((4, 4, 6, 6)), "labels": torch.tensor([1], dtype=torch.uint8)}
+    (after,) = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1), [given_], pool=Pool(cut_out(255))).targets
+    assert plain(after["labels"]) == plain(torch.tensor([1, 255], dtype=torch.uint8))
+
+
+def test_a_batch_is_told_of_fields_that_its_bank_lacks_though_nothing_is_copied():
+    bank = InstanceBank(3)
+    copypaste_batch(make_images(1), [target((0, 0, 2, 2))], bank=bank, p=0.0)
+    with pytest.raises(ValueError, match=r"^targets: the batch has 'scores' of its objects, which those of earlier"):
+        carry_out(plan_of(), make_images(1), [target(scores=torch.zeros(0))], bank=bank)
+
+
 def test_images_that_are_not_rgb_are_an_error():
     with pytest.raises(ValueError, match=r"^pool: its cut-outs are RGB, expected images of 3 channels, got 1$"):
         carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1)[:, :1], [target()], pool=Pool(cut_out(7)))

@@ -7,6 +7,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from composer_copypaste import InstanceBank, copypaste_batch, large_scale_jitter_batch
+from composer_copypaste.functional.engines import compilation
 from composer_copypaste.functional.engines import engine as composite
 
 OVER = plan_of((0, 1, 0, IDENTITY))
@@ -119,6 +120,24 @@ def test_targets_without_objects_have_no_say_in_types():
     assert [fields["scores"].dtype for fields in after.targets] == [torch.int64] * 2
 
 
+def test_a_cut_out_comes_in_the_types_of_the_images_with_objects():
+    empty = {**target(), "labels": torch.zeros(0, dtype=torch.int32)}
+    targets = [empty, in_types(target((5, 5, 7, 7)), labels=torch.uint8)]
+    pool = Pool((7, torch.zeros(3, 2, 2, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.uint8)))
+    after = carry_out(plan_of((0, 2, 0, IDENTITY)), make_images(), targets, pool=pool).targets
+    assert [fields["labels"].dtype for fields in after] == [torch.uint8] * 2
+    assert after[0]["labels"].tolist() == [7]
+
+
+@pytest.mark.parametrize("size", [(300, 8), (8, 300)])
+def test_the_largest_image_says_which_types_hold_boxes(size):
+    small, large = target(), {**target(), "masks": torch.zeros(0, *size, dtype=torch.uint8)}
+    targets = [in_types(fields, boxes=torch.uint8) for fields in (small, large, target((5, 5, 7, 7)))]
+    images = [make_images(1)[0], torch.zeros(3, *size, dtype=torch.uint8), make_images(1)[0]]
+    after = carry_out(plan_of((0, 2, 0, IDENTITY)), images, targets).targets
+    assert [fields["boxes"].dtype for fields in after] == [torch.float32] * 3
+
+
 def test_keypoints_of_a_type_too_narrow_for_the_images_come_in_float32():
     keypoints = torch.tensor([[[250, 20, 2]]], dtype=torch.uint8)
     targets = [wide(keypoints=keypoints[:0]), wide((240, 10, 260, 30), keypoints=keypoints)]
@@ -186,21 +205,26 @@ def test_large_scale_jitter_of_class_ids_of_several_types_gives_one_that_holds_t
 # one form of masks
 
 
-FULL_AND_255 = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
-FULL_AND_255[:, 4:6, 4:6] = 255
-
-
 @pytest.mark.parametrize("settings", [{"plan": OVER}, {"plan": plan_of()}, {"p": 0.0}], ids=["one", "none", "p 0"])
-def test_masks_come_back_as_0_and_1_in_every_image(settings):
-    given = [{**target((4, 4, 6, 6)), "masks": FULL_AND_255}] * 3
+@pytest.mark.parametrize("value", [2, 255])
+@pytest.mark.parametrize("compiles", [True, False])
+def test_masks_come_back_as_0_and_1_in_every_image(settings, value, compiles, monkeypatch):
+    if not compiles:
+        monkeypatch.setattr(compilation, "can_compile", lambda: False)
+    masks = torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
+    masks[:, 4:6, 4:6] = value
+    given = [{**target((4, 4, 6, 6)), "masks": masks}] * 3
     _, after = copypaste_batch(make_images(3), given, **settings)
     assert all(set(fields["masks"].flatten().tolist()) == {0, 1} for fields in after)
     assert all(fields["masks"].sum(dim=(1, 2)).tolist() == [4] * len(fields["masks"]) for fields in after[1:])
-    assert FULL_AND_255.max() == 255
+    assert masks.max() == value
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool])
-def test_masks_of_0_and_1_are_not_copied_where_nothing_was_pasted(dtype):
+@pytest.mark.parametrize("compiles", [True, False])
+def test_masks_of_0_and_1_are_not_copied_where_nothing_was_pasted(dtype, compiles, monkeypatch):
+    if not compiles:
+        monkeypatch.setattr(compilation, "can_compile", lambda: False)
     given = [in_types(target((4, 4, 6, 6)), masks=dtype) for _ in range(3)]
     _, after = copypaste_batch(make_images(3), given, plan=OVER)
     assert [fields["masks"].data_ptr() for fields in after[1:]] == [fields["masks"].data_ptr() for fields in given[1:]]

@@ -255,6 +255,15 @@ CASES = {
         lambda: pasted(targets=[unlabelled(note=torch.ones(1, 4)), target((0, 0, 4, 4))]),
         "ValueError: targets[0]: expected 'labels', got ['boxes', 'masks', 'note']",
     ),
+    # of a plan that is only drawn
+    "images of a plan to draw are arrays": (
+        lambda: plan_batch([np.zeros((3, SIDE, SIDE))] * 2, both()),
+        "TypeError: images[0]: expected a tensor (c, h, w), got ndarray",
+    ),
+    "targets of a plan to draw are one dict": (
+        lambda: plan_batch(make_images(), target((0, 0, 4, 4))),
+        "TypeError: targets: expected a list of targets or a tensor of class ids, got dict",
+    ),
     # all others
     "the generator is a seed": (
         lambda: plan_batch(make_images(), both(), generator=3),
@@ -271,6 +280,14 @@ CASES = {
     "a plan's columns are lists": (
         lambda: pasted(plan=replace(IN_PLACE, source=[1])),
         "ValueError: plan: expected source to be a tensor of shape (1,), got list",
+    ),
+    "a plan's targets are a list": (
+        lambda: pasted(plan=replace(IN_PLACE, target=[0])),
+        "ValueError: plan: expected target to be a tensor of shape (0,), got list",
+    ),
+    "a plan's targets are one number": (
+        lambda: pasted(plan=replace(IN_PLACE, target=torch.tensor(0))),
+        "ValueError: plan: expected target to be a tensor of shape (0,), got ()",
     ),
     "a plan's columns differ in length": (
         lambda: pasted(plan=replace(IN_PLACE, instance=torch.tensor([0, 0]))),
@@ -311,6 +328,10 @@ CASES = {
         lambda: PastePlan.from_rows([7]),
         "ValueError: plan: row 0: expected (target, source, instance, to_source, color, blend_sigma, "
         "transfer_strength, seed), perhaps without the last ones, got 7",
+    ),
+    "rows of a plan come one after the other and name no source": (
+        lambda: PastePlan.from_rows(row for row in [(0, "1", 0, IDENTITY)]),
+        "ValueError: plan: row 0: expected source to be a whole number, got '1'",
     ),
     "a row of a plan names no source": (
         lambda: PastePlan.from_rows([(0, "1", 0, IDENTITY)]),
