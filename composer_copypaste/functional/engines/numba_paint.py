@@ -33,7 +33,7 @@ def paint_moved(images, pasted, channels, like, owners_like):
             if not (n and 0 <= sy < each.height):
                 continue
             owners = values_at(image.owners, y * image.width + x1, n, owners_like)
-            begin, end = _owned_part(owners, ZERO, numbers)
+            begin, end, seen = _owned_part(owners, ZERO, numbers)
             while begin < end:
                 left = min(columns[begin], columns[end - 1])
                 for channel in range(channels):
@@ -41,7 +41,7 @@ def paint_moved(images, pasted, channels, like, owners_like):
                     painted = values_at(image.pixels, x, end - begin, like)
                     source = values_at(each.pixels, (channel * each.height + sy) * each.width + left, end - begin, like)
                     _paint_row(painted, owners[begin:end], numbers, source, flipped)
-                begin, end = _owned_part(owners, end, numbers)
+                begin, end, seen = _owned_part(owners, seen, numbers)
 
 
 @compiled
@@ -61,17 +61,21 @@ def _is_owned(owner, numbers):
 @compiled
 @no_type_check
 def _owned_part(owners, begin, numbers):
-    """Where the first part of a row, from ``begin`` on, in which objects own pixels begins and ends, in whole blocks.
+    """Where the first part of a row, from ``begin`` on, in which objects own pixels begins and ends; how far it looked.
 
-    It has no pixel where they own none.
+    In each block of the part they own some pixel, as they do its first and its last. It is empty where they own none.
     """
     n = len(owners)
-    while begin < n and not _any_owned(owners[begin : min(begin + BLOCK, n)], numbers):
-        begin = min(begin + BLOCK, n)
-    end = begin
-    while end < n and _any_owned(owners[end : min(end + BLOCK, n)], numbers):
-        end = min(end + BLOCK, n)
-    return begin, end
+    while begin + BLOCK < n and not _any_owned(owners[begin : begin + BLOCK], numbers):
+        begin += BLOCK
+    end = seen = min(begin + BLOCK, n)
+    while seen < n and _any_owned(owners[seen : min(seen + BLOCK, n)], numbers):
+        end = seen = min(seen + BLOCK, n)
+    while begin < end and not _is_owned(owners[begin], numbers):
+        begin += 1
+    while begin < end and not _is_owned(owners[end - 1], numbers):
+        end -= 1
+    return begin, end, seen
 
 
 @compiled
@@ -144,7 +148,7 @@ def paint_resized(images, pasted, channels, like, owners_like):
         line = np.zeros(each.width + taps, np.float32)
         for y in range(y1, y2):
             owners = values_at(image.owners, y * image.width + x1, x2 - x1, owners_like)
-            begin, end = _owned_part(owners, ZERO, numbers)
+            begin, end, seen = _owned_part(owners, ZERO, numbers)
             while begin < end:
                 low, high = min(left[begin], left[end - 1]), max(left[begin], left[end - 1]) + taps
                 for channel in range(channels):
@@ -157,7 +161,7 @@ def paint_resized(images, pasted, channels, like, owners_like):
                         _weigh_two_columns(*part)
                     else:
                         _weigh_columns(*part)
-                begin, end = _owned_part(owners, end, numbers)
+                begin, end, seen = _owned_part(owners, seen, numbers)
 
 
 @compiled
@@ -215,7 +219,7 @@ def paint_rotated(images, pasted, channels, like, owners_like):
         x1, x2 = each.window[X1], each.window[X2]
         for y in range(each.window[Y1], each.window[Y2]):
             owners = values_at(image.owners, y * image.width + x1, x2 - x1, owners_like)
-            begin, end = _owned_part(owners, ZERO, numbers)
+            begin, end, seen = _owned_part(owners, ZERO, numbers)
             while begin < end:
                 for x in range(x1 + begin, x1 + end):
                     if not _is_owned(owners[x - x1], numbers):
@@ -231,7 +235,7 @@ def paint_rotated(images, pasted, channels, like, owners_like):
                                 total += down[j] * across[k] * source[k]
                         row = (channel * image.height + y) * image.width
                         values_at(image.pixels, row + x, 1, like)[0] = _rounded(total, like)
-                begin, end = _owned_part(owners, end, numbers)
+                begin, end, seen = _owned_part(owners, seen, numbers)
 
 
 @compiled
