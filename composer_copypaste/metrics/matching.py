@@ -351,10 +351,8 @@ def _decode(code, height, ends):
 @compiled
 @no_type_check
 def _shared_pixels(ends, others):
-    """The number of pixels in both masks, given where their runs end."""
+    """The number of pixels that two masks share, given where their runs end; neither is empty."""
     shared = 0
-    if len(ends) < 2 or len(others) < 2:
-        return shared
     k, m = _run_after(ends, others[0]), _run_after(others, ends[0])
     while k < len(ends) and m < len(others):
         low, high = max(ends[k - 1], others[m - 1]), min(ends[k], others[m])

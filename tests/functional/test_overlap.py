@@ -177,6 +177,28 @@ def test_of_a_mask_the_pixels_count_that_its_box_cuts_off_however_large_they_bec
     assert found.tolist() == [1 / 8]
 
 
+def unchanged_squares(count):
+    """Objects to be put somewhere that are 4 x 4 pixels and keep their size."""
+    same, boxes = np.tile(np.eye(2), (count, 1, 1)), np.tile([0.0, 0.0, 4.0, 4.0], (count, 1))
+    numbers = np.zeros(count, np.int64)
+    return overlap.ToPlace(same, same, boxes, numbers, numbers, np.ones(count))
+
+
+def test_of_a_box_the_part_counts_that_the_image_shows():
+    info = ImageInfo(8, 8, np.array([[0.0, 0.0, 8.0, 8.0]]), np.ones(1))
+    shifts = np.array([[6.0, 0.0], [-2.0, 0.0]])  # half is beyond the right edge, and beyond the left
+    measured = overlap.Overlaps(CopyPasteSettings()).fractions(0, info, unchanged_squares(2), shifts)
+    assert measured.tolist() == [1, 1]
+
+
+def test_boxes_alone_cannot_be_compared_by_mask_where_an_image_has_objects():
+    overlaps = overlap.Overlaps(CopyPasteSettings(overlap_by="mask", max_overlap=0.5))
+    objects, shifts = unchanged_squares(1), np.zeros((1, 2))
+    with pytest.raises(ValueError, match='overlap_by: "mask" needs masks, and here are boxes alone'):
+        overlaps.fractions(0, ImageInfo(8, 8, np.array([[0.0, 0.0, 2.0, 2.0]]), np.ones(1)), objects, shifts)
+    assert overlaps.fractions(0, ImageInfo(8, 8, np.zeros((0, 4)), np.ones(0)), objects, shifts).tolist() == [0]
+
+
 @pytest.mark.parametrize("placement", ["random", "anywhere", "source"])
 def test_where_any_overlap_is_allowed_none_is_measured(placement, monkeypatch):
     monkeypatch.setattr(overlap, "covered_fraction", None)  # calling it would fail

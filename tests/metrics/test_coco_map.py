@@ -254,6 +254,21 @@ def test_after_a_reset_nothing_is_left():
     assert numbers(metric) == pytest.approx(numbers(scored(scene.first(5))), nan_ok=True)
 
 
+def test_it_is_scored_again_only_after_other_images_or_a_reset():
+    prediction, target = one_object()
+    metric = CocoMeanAveragePrecision()
+    metric.update([prediction], [target])
+    first = metric.evaluation()
+
+    metric.update([prediction], [target])
+    assert metric.evaluation() is first
+    metric.update([prediction], [target | {"image_id": 2}])
+    assert metric.evaluation().images == 2
+    metric.reset()
+    assert metric.evaluation().images == 0
+    assert not metric.update_called
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda metric: pickle.loads(pickle.dumps(metric))])
 def test_a_copy_continues_from_the_metric_and_independently_of_it(copied):
     scene = random_scene()
@@ -350,6 +365,7 @@ def test_a_scalar_follows_updates_and_resets_made_through_another():
     second.compute()
 
     first.reset()
+    assert second.whole.evaluation().images == 0
     first.update(scene.predictions, scene.targets)
 
     assert second.compute() == numbers(scored(scene))["AP50"]

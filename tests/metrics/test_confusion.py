@@ -30,6 +30,10 @@ def test_the_right_category_is_preferred_to_a_nearer_wrong_one():
     assert confusions([(ONE, 1)], [(ONE, 2, 0.9), (OTHER, 1, 0.3)]) == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
 
 
+def test_one_detection_of_two_objects_belongs_to_one_alone():
+    assert confusions([(OTHER, 2), (ONE, 1)], [(ONE, 1, 0.9)]) == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
 def test_a_detection_inside_a_crowd_is_no_background():
     assert confusions([(AWAY, 1)], [(AWAY, 1, 0.9)], iscrowd=[1]) == [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
 

@@ -6,7 +6,7 @@
 import numpy as np
 import pytest
 import torch
-from metric_scenes import CATEGORY_IDS, random_scene, scored
+from metric_scenes import CATEGORY_IDS, as_prediction, random_scene, scored
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
@@ -47,6 +47,7 @@ OBJECT = (10, 10, 20, 20, 1)
         ((10, 10, 20, 20, 2, 0.9), "class"),
         ((22, 10, 20, 20, 1, 0.9), "location"),
         ((22, 10, 20, 20, 2, 0.9), "both"),
+        ((10, 10, 2, 20, 1, 0.9), "location"),  # a tenth of it
         ((29, 29, 20, 20, 1, 0.9), "background"),
         ((60, 60, 20, 20, 1, 0.9), "background"),
     ],
@@ -57,6 +58,11 @@ def test_one_detection_of_one_object_has_this_kind(detection, kind):
 
 def test_a_second_detection_of_an_object_is_a_duplicate_and_the_more_certain_one_is_right():
     assert kinds_of([OBJECT], [(10, 11, 20, 20, 1, 0.6), (12, 10, 20, 20, 1, 0.8)]) == ["right", "duplicate"]
+
+
+def test_of_two_objects_a_detection_finds_the_nearer_one_alone():
+    _, errors = analysed([(0, 2, 10, 10, 1), (0, 0, 10, 10, 1)], [(0, 0, 10, 10, 1, 0.9)])
+    assert errors.found.tolist() == [False, True]
 
 
 def test_an_object_is_missed_only_if_no_error_explains_it():
@@ -79,6 +85,14 @@ def test_a_detection_inside_a_crowd_of_its_category_counts_neither_way():
     _, errors = analysed(truths, [(55, 55, 9, 9, 2, 0.9), (55, 55, 9, 9, 1, 0.8), (10, 10, 20, 20, 1, 0.7)], **crowd)
     assert errors.counts.tolist() == [False, True, True]
     assert errors.found.tolist() == [True]
+
+
+def test_a_detection_of_which_just_half_is_inside_a_crowd_counts():
+    crowd = {"iscrowd": torch.tensor([1, 0])}
+    found = [(45, 50, 10, 10, 2, 0.9), (46, 50, 10, 10, 2, 0.8)]
+    overlaps, errors = analysed([(50, 50, 40, 40, 2), OBJECT], found, **crowd)
+    assert errors.counts.tolist() == [True, False]
+    assert (overlaps.truth_places.tolist(), overlaps.truth_areas.tolist()) == ([1], [400])
 
 
 def test_the_cost_of_a_wrong_category_is_what_the_right_one_gains():
@@ -132,7 +146,20 @@ def test_only_the_best_detections_of_an_image_count_whatever_their_category():
     metric = CocoMeanAveragePrecision(iou_types=("bbox",), category_ids=[1, 2, 3], max_dets=[1, 2])
     found = boxes((0, 0, 9, 9, 1, 0.5), (0, 0, 9, 9, 2, 0.7), (0, 0, 9, 9, 3, 0.6))
     metric.update([found], [boxes(OBJECT) | {"image_id": 1}])
-    assert metric.overlaps("bbox").scores.tolist() == pytest.approx([0.7, 0.6])
+    overlaps = metric.overlaps("bbox")
+    assert overlaps.scores.tolist() == pytest.approx([0.7, 0.6])
+    assert overlaps.places.tolist() == [1, 2]
+
+
+def test_official_objects_that_are_polygons_overlap_by_their_pixels():
+    square, image = [2, 2, 6, 2, 6, 6, 2, 6], {"id": 1, "height": 8, "width": 8}
+    one = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 4, 4], "segmentation": [square], "iscrowd": 0}
+    categories = [{"id": 1, "name": "nut"}]
+    metric = CocoMeanAveragePrecision({"images": [image], "annotations": [one], "categories": categories})
+    half = np.zeros((8, 8), np.uint8)
+    half[2:6, 2:4] = 1
+    metric.update([as_prediction([(half, 1, 0.9)])], [{"image_id": 1}])
+    assert metric.overlaps("segm").pair_ious.tolist() == [0.5]
 
 
 # ---- TIDE in plain Python

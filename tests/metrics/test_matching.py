@@ -143,3 +143,28 @@ def test_an_object_that_counts_is_found_before_a_crowd_that_covers_more(kind, cr
 )
 def test_the_share_of_thresholds_that_an_overlap_reaches(kind, one, other, share):
     assert numbers_of(scene_of([one], [other]), kind)["AP"] == pytest.approx(share)
+
+
+def grid(rows):
+    """A mask of rows of text in which "#" is a pixel."""
+    return np.array([[pixel == "#" for pixel in row] for row in rows.split()])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "share"),
+    [
+        (".# .. .. #.", ".# .. .. ..", 0.1),  # one run of the code: the foot of a column and the head of the next
+        (".# .. .. #.", ".. .. .. #.", 0.1),
+        ("## ## .. ..", ".# .# .. ..", 0.1),  # the second of two runs
+        ("#. #. #. #.", "#. #. .. ..", 0.1),
+        (".. .. .# .#", ".. .. .. .#", 0.1),  # to the end of the code
+        (".# .. .. #.", "#. .. .. .#", 0),
+        (".. .. .. ..", "## ## ## ##", 0),
+    ],
+)
+def test_the_share_of_thresholds_that_an_overlap_of_any_pixels_reaches(one, other, share):
+    for found, own in ((one, other), (other, one)):
+        target = {"masks": torch.from_numpy(grid(own)[None]), "labels": [1], "boxes": [[0, 0, 2, 4]], "image_id": 1}
+        metric = CocoMeanAveragePrecision(iou_types=("segm",))
+        metric.update([as_prediction([(grid(found), 1, 0.9)])], [target])
+        assert metric.compute()["segm/AP"] == pytest.approx(share)

@@ -104,6 +104,21 @@ def test_results_are_scored_by_official_annotations_only():
         CocoMeanAveragePrecision().update_results({})
 
 
+def test_results_that_come_after_a_computation_are_scored(annotations, recwarn):
+    metric = CocoMeanAveragePrecision(annotations)
+    assert metric.evaluation().images == 0
+    metric.update_results(load([{**GOOD, "segmentation": MASK}], annotations).images)
+    assert metric.compute()["segm/AP"] == pytest.approx(1)
+    assert not recwarn.list  # torchmetrics warns of what is computed before an update
+
+
+def test_an_image_without_results_is_one_in_which_nothing_was_found(annotations):
+    metric = CocoMeanAveragePrecision(annotations)
+    metric.update_results({})
+    assert metric.compute()["segm/AP"] == 0
+    assert metric.detections()[3].masks.rles() == []
+
+
 @pytest.mark.parametrize("content", [{"images": [], "annotations": []}, {"a": 1}, 5])
 def test_a_file_of_something_else_is_refused(content, annotations):
     with pytest.raises(DataError, match="expected a list of COCO results"):
