@@ -16,7 +16,14 @@ import torch
 from copypaste_cases import IDENTITY, SIDE, make_images, target
 from torchvision import tv_tensors
 
-from composer_copypaste import InstanceBank, PastePlan, copypaste_batch, large_scale_jitter_batch, plan_batch
+from composer_copypaste import (
+    CocoMeanAveragePrecision,
+    InstanceBank,
+    PastePlan,
+    copypaste_batch,
+    large_scale_jitter_batch,
+    plan_batch,
+)
 
 
 def pasted(images=None, targets=None, **settings):
@@ -375,6 +382,10 @@ CASES = {
     "the size of a bank is text": (
         lambda: InstanceBank("3"),
         "TypeError: size: expected a whole number of objects, 1 or more, got '3'",
+    ),
+    "overlaps of something else than boxes and masks": (
+        lambda: CocoMeanAveragePrecision(iou_types=("bbox", "keypoints")),
+        "ValueError: iou_types: expected 'bbox', 'segm' or both, got ('bbox', 'keypoints')",
     ),
 }
 

@@ -233,7 +233,6 @@ def test_detections_of_categories_that_the_data_set_lacks_are_not_scored():
         ({"max_dets": (0, 10)}, "max_dets: expected ascending numbers"),
         ({"max_dets": (1, 10, 10)}, "max_dets: expected ascending numbers"),
         ({"iou_types": ()}, "iou_types: expected 'bbox', 'segm' or both"),
-        ({"iou_types": ("bbox", "keypoints")}, "iou_types: expected 'bbox', 'segm' or both"),
         ({"iou_types": ("bbox", "bbox")}, "iou_types: expected 'bbox', 'segm' or both"),
         ({"annotations": one_object_dataset(), "category_ids": (1, 2)}, r"category_ids: .* got \[2\]"),
     ],
