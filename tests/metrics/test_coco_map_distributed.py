@@ -1,6 +1,6 @@
-import forked_runs  # noqa: F401 - processes are then copies of one that has imported everything
 import pytest
 import torch
+from forked_runs import leave_process_group  # processes are then copies of one that has imported everything
 from metric_scenes import CATEGORY_IDS, random_scene
 from torch import distributed, multiprocessing
 
@@ -54,7 +54,7 @@ def process(rank, folder):
     found = {name: numbers(shares[rank]) for name, shares in SHARES.items()}
     matches_of(SHARES["with a repeated image"][rank]).save(folder / f"{rank}.npz")
     torch.save(found | {"plain loop": in_a_plain_loop(rank)}, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+    leave_process_group()
 
 
 @pytest.fixture(scope="module")

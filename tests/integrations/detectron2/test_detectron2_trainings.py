@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.backbone import ResNet
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
+from forked_runs import leave_process_group
 from small_detectron2 import SIDE, small_cfg
 from torch.nn.parallel import DistributedDataParallel
 
@@ -95,13 +96,13 @@ def by_amp_trainer(cfg, *added):
 
 def by_distributed_model(cfg, *added):
     if torch.distributed.is_initialized():  # by a training of Composer before
-        torch.distributed.destroy_process_group()
+        leave_process_group()
     store = Path(cfg.OUTPUT_DIR) / "store"
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     try:
         by_simple_trainer(cfg, *added, wrapped=lambda model: DistributedDataParallel(model, broadcast_buffers=False))
     finally:
-        torch.distributed.destroy_process_group()
+        leave_process_group()
 
 
 def by_lazy_configuration(cfg, *added):

@@ -16,7 +16,7 @@ from detectron2.engine import SimpleTrainer, TrainerBase, hooks
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
-from forked_runs import killed_in_a_child
+from forked_runs import killed_in_a_child, leave_process_group
 from hooked_trainings import Seen, fields_of, made_batches, same_batches, train
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
@@ -96,7 +96,7 @@ def trained_as_rank(rank, folder):
     model = Seen()
     train(CopyPasteHook(p=1.0, seed=5), model=model, wrapped=DistributedDataParallel)
     torch.save([[fields_of(entry) for entry in batch] for batch in model.batches], folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+    leave_process_group()
 
 
 def test_processes_of_a_distributed_training_paste_each_their_own(tmp_path, monkeypatch):
