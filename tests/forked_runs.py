@@ -47,8 +47,8 @@ def killed_in_a_child(step):
 def leave_process_group():
     """End torch's process group; at once after a collective, torch 2.7 sometimes waits for ever.
 
-    A thread of gloo lets go of the collective's tensors, for which it needs Python's lock, and the group's end waits for
-    the thread while it holds that lock. A barrier is waited for without the lock.
+    A thread of gloo lets go of the collective's tensors, for which it needs Python's lock, and the group's end waits
+    for the thread while it holds that lock. A barrier is waited for without the lock.
     """
     from torch import distributed
 
