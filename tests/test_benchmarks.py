@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,17 @@ def test_what_needs_a_gpu_is_summed_up_step_by_step(load, monkeypatch, capsys):
     gpu = load("gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    slow = "import time; time.sleep(60)"
-    monkeypatch.setattr(gpu, "STEPS", {"good": ["-c", ""], "bad": ["-c", "exit(3)"], "slow": ["-c", slow]})
+    monkeypatch.setattr(gpu, "STEPS", {"good": ["-c", ""], "bad": ["-c", "exit(3)"]})
     with pytest.raises(SystemExit, match=r"^True$"):
-        gpu.main(["--minutes", "0.05"])
-    *_, good, bad, slow = capsys.readouterr().out.splitlines()
+        gpu.main([])
+    *_, good, bad = capsys.readouterr().out.splitlines()
     assert good.split()[:2] == ["good", "done"]
     assert bad.split()[:5] == ["bad", "failed", "with", "code", "3"]
-    assert slow == f"{'slow':16}not done: out of time"
+
+
+def test_a_step_on_a_gpu_ends_when_the_time_is_over(load):
+    now = time.monotonic()
+    assert load("gpu").run("slow", ["-c", "import time; time.sleep(300)"], end=now) == "not done: out of time"
 
 
 def test_each_step_on_a_gpu_is_a_file_or_folder_that_there_is(load):

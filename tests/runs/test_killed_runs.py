@@ -47,6 +47,7 @@ def run(place, folder, *overrides, kill_after=None):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     chance = random.Random(0)
     reference, repeated = RunFolder(tmp_path / "reference"), RunFolder(tmp_path / "repeated")
