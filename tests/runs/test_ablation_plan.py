@@ -9,8 +9,9 @@ from shapes_recipe import on_files, remove_outlines, tiny_recipe
 from composer_copypaste.data.shapes import draw_shapes
 from composer_copypaste.errors import DataError, RecipeError
 from composer_copypaste.recipes.ablation import load_ablation
-from composer_copypaste.recipes.load import recipe_differences
-from composer_copypaste.runs.ablation.plan import describe_equal_work, iou_types_of, plan_runs
+from composer_copypaste.recipes.load import load_recipe, recipe_differences, recipe_schema, recipe_to_yaml
+from composer_copypaste.runs.ablation.plan import describe_equal_work, in_batches, iou_types_of, plan_runs
+from composer_copypaste.settings import DURATION, TIME
 
 
 def planned(folder, *overrides, **keys):
@@ -52,6 +53,31 @@ def test_times_in_epochs_become_the_batches_of_all_images_at_every_fraction(tmp_
         assert (run.recipe.training.eval_interval, run.recipe.training.checkpoint_interval) == ("2ba", "4ba")
         assert (run.recipe.schedule.warmup, run.recipe.schedule.milestones) == ("2ba", ("4ba", "0.9dur"))
         assert (run.recipe.copy_paste.stop, run.recipe.copy_paste.warmup) == ("4ba", "1ba")
+
+
+def test_no_time_of_a_recipe_stays_in_epochs():
+    keys = {
+        "schedule": ("warmup",),
+        "copy_paste": ("stop", "warmup", "histogram_interval"),
+        "training": ("duration", "eval_interval", "checkpoint_interval", "picture_interval"),
+        "training.ema": ("half_life",),
+        "training.early_stop": ("patience",),
+    }
+    given = [f"{section}.{name}=3ep" for section, names in keys.items() for name in names]
+    recipe = load_recipe("quickstart", [*given, "schedule={name: multistep, milestones: [3ep]}"])
+    assert count_times(recipe_schema()) == len(given) + 1  # a new key has to be converted too
+    text = recipe_to_yaml(recipe)
+    assert recipe_to_yaml(in_batches(recipe, 5)) == text.replace("3ep", "15ba")
+    assert text.count("3ep") == len(given) + 1
+
+
+def count_times(schema):
+    """The number of a schema's keys that are times or durations."""
+    if isinstance(schema, list):
+        return sum(map(count_times, schema))
+    if not isinstance(schema, dict):
+        return 0
+    return (schema.get("pattern") in (TIME.pattern, DURATION.pattern)) + sum(map(count_times, schema.values()))
 
 
 def test_nothing_but_the_drawn_shapes_is_written(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import checksum
@@ -30,6 +30,8 @@ from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.resume import MAY_CHANGE
 from composer_copypaste.runs.train import check_requirements
 from composer_copypaste.settings import AugmentSettings, parse_time
+
+Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -226,23 +228,22 @@ def in_batches(recipe: Recipe, batches_per_epoch: int) -> Recipe:
         number, unit = parse_time(time)
         return f"{number * batches_per_epoch}ba" if unit == "ep" else time
 
-    schedule, training, pasting = recipe.schedule, recipe.training, recipe.copy_paste
-    interval = training.picture_interval
-    if pasting is not None:
-        stop, warmup = (None if time is None else convert(time) for time in (pasting.stop, pasting.warmup))
-        pasting = replace(pasting, stop=stop, warmup=warmup)
+    def convert_keys(section: Section, *keys: str) -> Section:
+        if section is None:
+            return section
+        times = {key: getattr(section, key) for key in keys}
+        changes: dict[str, Any] = {key: convert(time) for key, time in times.items() if time is not None}
+        return replace(section, **changes)  # type: ignore[type-var]
+
+    schedule, training = convert_keys(recipe.schedule, "warmup"), recipe.training
     return replace(
         recipe,
-        copy_paste=pasting,
-        schedule=replace(
-            schedule, warmup=convert(schedule.warmup), milestones=tuple(map(convert, schedule.milestones))
-        ),
+        copy_paste=convert_keys(recipe.copy_paste, "stop", "warmup", "histogram_interval"),
+        schedule=replace(schedule, milestones=tuple(map(convert, schedule.milestones))),
         training=replace(
-            training,
-            duration=convert(training.duration),
-            eval_interval=convert(training.eval_interval),
-            checkpoint_interval=convert(training.checkpoint_interval),
-            picture_interval=None if interval is None else convert(interval),
+            convert_keys(training, "duration", "eval_interval", "checkpoint_interval", "picture_interval"),
+            ema=convert_keys(training.ema, "half_life"),
+            early_stop=convert_keys(training.early_stop, "patience"),
         ),
     )
 
