@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from composer_copypaste.instances import Instances as Instances
     from composer_copypaste.integrations.composer.algorithms import CopyPaste as CopyPaste
     from composer_copypaste.integrations.composer.algorithms import LargeScaleJitter as LargeScaleJitter
-    from composer_copypaste.integrations.composer.callbacks import SkipsWhatIsDone as SkipsWhatIsDone
+    from composer_copypaste.integrations.composer.callbacks import SkipTrainedSamples as SkipTrainedSamples
     from composer_copypaste.integrations.composer.callbacks import TrainingPictures as TrainingPictures
-    from composer_copypaste.integrations.composer.data_spec import evaluation_loader as evaluation_loader
-    from composer_copypaste.integrations.composer.data_spec import training_loader as training_loader
+    from composer_copypaste.integrations.composer.data_spec import evaluation_data_spec as evaluation_data_spec
+    from composer_copypaste.integrations.composer.data_spec import training_data_spec as training_data_spec
     from composer_copypaste.integrations.composer.model import Detector as Detector
     from composer_copypaste.integrations.composer.model import MaskRCNN as MaskRCNN
     from composer_copypaste.integrations.detectron2.model import Detectron2Model as Detectron2Model
@@ -92,8 +92,8 @@ _HOMES = {
     "CocoMeanAveragePrecision": "metrics.coco_map",
     "CompactMasks": "compact_masks",
     "CopyPaste": "integrations.composer.algorithms",
-    "CopyPasteCallback": "integrations.lightning",
     "copypaste_batch": "functional.copypaste",
+    "CopyPasteCallback": "integrations.lightning",
     "CopyPasteHook": "integrations.detectron2.trainers",
     "CopyPasteSettings": "settings",
     "CopyPasteTransform": "data.collate",
@@ -104,8 +104,8 @@ _HOMES = {
     "Detectron2Model": "integrations.detectron2.model",
     "draw_fractions": "data.splits",
     "evaluate_predictions": "runs.evaluation.results",
+    "evaluation_data_spec": "integrations.composer.data_spec",
     "evaluation_dataloader": "data.loaders",
-    "evaluation_loader": "integrations.composer.data_spec",
     "EvaluationMatches": "metrics.matches",
     "export_detectron2": "runs.export_detectron2",
     "export_onnx": "runs.export",
@@ -140,12 +140,12 @@ _HOMES = {
     "preview_batches": "runs.preview.run",
     "rare_category_weights": "data.category_weights",
     "run_ablation": "runs.ablation.run",
-    "SkipsWhatIsDone": "integrations.composer.callbacks",
+    "SkipTrainedSamples": "integrations.composer.callbacks",
     "split_annotations": "data.splits",
     "StreamingCocoInstances": "data.streaming.dataset",
     "subset_annotations": "data.subsets",
+    "training_data_spec": "integrations.composer.data_spec",
     "training_dataloader": "data.loaders",
-    "training_loader": "integrations.composer.data_spec",
     "TrainingPictures": "integrations.composer.callbacks",
     "write_subset": "data.subsets",
 }
@@ -153,14 +153,14 @@ _HOMES = {
 _NEED = {
     ("composer",): {
         "CopyPaste",
-        "Detectron2Model",
-        "evaluation_loader",
-        "LargeScaleJitter",
         "Detector",
+        "Detectron2Model",
+        "evaluation_data_spec",
+        "LargeScaleJitter",
         "MaskRCNN",
         "run_ablation",
-        "SkipsWhatIsDone",
-        "training_loader",
+        "SkipTrainedSamples",
+        "training_data_spec",
         "TrainingPictures",
     },
     ("detectron2",): {"CopyPasteHook", "Detectron2Model", "LargeScaleJitterHook"},

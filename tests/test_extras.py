@@ -51,7 +51,7 @@ def test_star_import_and_dir_leave_out_exactly_what_cannot_be_had(answers):
     starred, listed, lacking = answers
     every = set(composer_copypaste._HOMES)
     assert every - set(starred) == set(lacking) == every - set(listed)
-    assert {"CopyPaste", "MaskRCNN", "training_loader", "run_ablation"} <= set(lacking)
+    assert {"CopyPaste", "MaskRCNN", "training_data_spec", "run_ablation"} <= set(lacking)
     assert {"copypaste_batch", "CocoMeanAveragePrecision", "preview", "load_predictor"} <= set(starred)
 
 

@@ -102,7 +102,7 @@ class CutOutPool:
         annotations: Path | str | CocoAnnotations,
         images: Path | str,
         *,
-        categories: Sequence[str] | None = None,
+        category_names: Sequence[str] | None = None,
         megabytes: float | int = 256,
         image_settings: ImageSettings | None = None,
     ) -> "CutOutPool":
@@ -111,7 +111,7 @@ class CutOutPool:
         Args:
             annotations: a COCO instance JSON, or annotations that are already loaded.
             images: the folder that the file names are relative to.
-            categories: names of the categories of the training data: the first has label 1. Objects of other categories
+            category_names: those of the training data, of label 1, of label 2 and so on. Objects of other categories
                 are left out. None: the categories of the file.
             megabytes: see the class.
             image_settings: how the image files are read; None: the default settings.
@@ -124,17 +124,17 @@ class CutOutPool:
         annotations = with_file_names_in_folder(annotations, Path(images))
         check_images(annotations, Path(images), image_settings)
         names = [category.name for category in annotations.categories]
-        labels = _labels_by_name(names if categories is None else categories)
+        labels = _labels_by_name(names if category_names is None else category_names)
         cut_outs = list(_cut_outs_of_coco(annotations, Path(images), labels, image_settings))
         if not cut_outs:
-            raise DataError(f"{annotations.path}: has no object of the categories {', '.join(categories or names)}")
+            raise DataError(f"{annotations.path}: has no object of the categories {', '.join(category_names or names)}")
         return cls(cut_outs, megabytes=megabytes)
 
     @classmethod
     def from_folder(
         cls,
         folder: Path | str,
-        categories: Sequence[str],
+        category_names: Sequence[str],
         *,
         megabytes: float | int = 256,
         image_settings: ImageSettings | None = None,
@@ -145,7 +145,7 @@ class CutOutPool:
 
         Args:
             folder: the folder of the categories' folders.
-            categories: names of the categories of the training data: the first has label 1.
+            category_names: those of the training data, of label 1, of label 2 and so on.
             megabytes: see the class.
             image_settings: how the image files are read; None: the default settings.
 
@@ -153,7 +153,7 @@ class CutOutPool:
             DataError: listing folders that have no category's name or are empty, and images that cannot be used.
         """
         folder = Path(folder)
-        labels = _labels_by_name(categories)
+        labels = _labels_by_name(category_names)
         problems, files = _folder_problems_and_images(folder, labels)
         found = map_in_threads(lambda file: _cut_out_of_file(file[0], file[1], image_settings), files, _THREADS)
         problems += [cut for cut in found if isinstance(cut, str)]
@@ -241,12 +241,12 @@ def _pixels_nbytes(pixels: Pixels) -> int:
     return sum(values.numel() for values in pixels)
 
 
-def _labels_by_name(categories: Sequence[str]) -> dict[str, int]:
-    if isinstance(categories, str):  # its letters would be the names
-        raise DataError(f"categories: expected a list of names, got {categories!r}")
-    labels = {name: label for label, name in enumerate(categories, start=1)}
-    if len(labels) < len(categories):
-        twice = next(name for name in categories if list(categories).count(name) > 1)
+def _labels_by_name(names: Sequence[str]) -> dict[str, int]:
+    if isinstance(names, str):  # its letters would be the names
+        raise DataError(f"category_names: expected a list of names, got {names!r}")
+    labels = {name: label for label, name in enumerate(names, start=1)}
+    if len(labels) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
         raise DataError(f"categories: cut-outs are told apart by names, but two categories are called {twice!r}")
     return labels
 

@@ -139,20 +139,23 @@ _MAX_DECODED_FILES = 64
 """At most this many files of more than 8 bits, spread over the data set, are decoded to see which range they use."""
 
 
-def check_images(annotations: CocoAnnotations, folder: Path | str, settings: ImageSettings | None = None) -> None:
+def check_images(annotations: CocoAnnotations, images: Path | str, image_settings: ImageSettings | None = None) -> None:
     """Look at the header of every image, and at the values of some that have more than 8 bits.
 
     Warns of images that viewers turn, and of files with more than one page.
+
+    Args:
+        annotations: which images there are, and their sizes.
+        images: the folder that the file names are relative to.
+        image_settings: how the image files are read; None: the default settings.
 
     Raises:
         DataError: listing the files that are missing, are not images, or have another size than the annotations say; or
             where images of more than 8 bits would come out nearly black.
     """
-    folder = Path(folder)
+    folder, settings = Path(images), image_settings or ImageSettings()
     if not folder.is_dir():
         raise DataError(f"{folder}: {describe_non_folder(folder)}")
-    settings = settings or ImageSettings()
-
     names_in = cache(_file_names_by_stem)
 
     def look(image: CocoImage) -> ImageHeader | str:

@@ -169,7 +169,7 @@ def open_cut_outs(
     else:
         annotations, images = read(cast(Path, files.annotations)), cast(Path, files.images)
         pool = CutOutPool.from_coco(
-            annotations, images, categories=categories, megabytes=files.megabytes, image_settings=reading
+            annotations, images, category_names=categories, megabytes=files.megabytes, image_settings=reading
         )
     try:
         check_pool(pool, settings)

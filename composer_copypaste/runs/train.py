@@ -18,7 +18,7 @@ from composer_copypaste.errors import DivergedError, OutputError, UserError
 from composer_copypaste.integrations.composer.best import BestCheckpoint, StopsEarly
 from composer_copypaste.integrations.composer.callbacks import (
     EvaluationFiles,
-    SkipsWhatIsDone,
+    SkipTrainedSamples,
     StopsAtNonFiniteLoss,
     TrainingPictures,
     TrainingSheet,
@@ -111,7 +111,7 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
             *build_loggers(recipe, folder.root),
             divergence,
             *loaders,
-            SkipsWhatIsDone(),
+            SkipTrainedSamples(),
             *build_monitors(on_gpu=runs_on_gpu(recipe)),
             TrainingSheet(folder.training_pictures, names),
             *pictures,

@@ -52,9 +52,9 @@ def test_a_crop_ends_at_the_edge_of_its_image(coco_file, gradient):
 def test_categories_are_matched_by_name_and_others_left_out(coco_file, gradient):
     path = coco_file(annotation(1), annotation(2, category_id=3))
     assert CutOutPool.from_coco(path, path.parent).labels.tolist() == [2, 1]
-    assert CutOutPool.from_coco(path, path.parent, categories=["pea", "nut"]).labels.tolist() == [2]
+    assert CutOutPool.from_coco(path, path.parent, category_names=["pea", "nut"]).labels.tolist() == [2]
     with pytest.raises(DataError, match=r"annotations\.json: has no object of the categories pea, bean$"):
-        CutOutPool.from_coco(path, path.parent, categories=["pea", "bean"])
+        CutOutPool.from_coco(path, path.parent, category_names=["pea", "bean"])
 
 
 def test_crowds_do_not_become_cut_outs(coco_file, gradient):
@@ -180,7 +180,7 @@ def test_a_bound_that_is_no_size_is_an_error(tmp_path, megabytes):
 
 def test_the_name_of_one_category_is_no_list_of_names(tmp_path):
     rgba(tmp_path / "fig" / "1.png")
-    with pytest.raises(DataError, match=r"^categories: expected a list of names, got 'fig'$"):
+    with pytest.raises(DataError, match=r"^category_names: expected a list of names, got 'fig'$"):
         CutOutPool.from_folder(tmp_path, "fig")
 
 

@@ -24,8 +24,8 @@ from composer_copypaste.data.loaders import EpochSampler
 from composer_copypaste.data.transforms import LargeScaleJitterTransform
 from composer_copypaste.distributed import why_loading_ended
 from composer_copypaste.errors import DataError, UserError
-from composer_copypaste.integrations.composer.callbacks import SkipsWhatIsDone
-from composer_copypaste.integrations.composer.data_spec import evaluation_loader, split_batch, training_loader
+from composer_copypaste.integrations.composer.callbacks import SkipTrainedSamples
+from composer_copypaste.integrations.composer.data_spec import evaluation_data_spec, split_batch, training_data_spec
 from composer_copypaste.settings import LargeScaleJitterSettings
 
 IMAGES = 5
@@ -64,30 +64,30 @@ def checksums(loader: DataSpec) -> list[int]:
 
 
 def test_images_of_one_size_are_stacked(jittered):
-    images, targets = next(iter(training_loader(jittered, batch_size=4).dataloader))
+    images, targets = next(iter(training_data_spec(jittered, batch_size=4).dataloader))
     assert (images.dtype, tuple(images.shape)) == (torch.uint8, (4, 3, 16, 16))
     assert len(targets) == 4
 
 
 def test_images_of_several_sizes_are_a_list(dataset):
-    images, _ = next(iter(evaluation_loader(dataset, batch_size=5).dataloader))
+    images, _ = next(iter(evaluation_data_spec(dataset, batch_size=5).dataloader))
     assert [tuple(image.shape) for image in images] == [(3, 8, 12)] * 4 + [(3, 8, 13)]
 
 
 def test_evaluation_keeps_the_order_and_the_short_last_batch(dataset):
-    assert image_ids(evaluation_loader(dataset, batch_size=2)) == [[0, 1], [2, 3], [4]]
+    assert image_ids(evaluation_data_spec(dataset, batch_size=2)) == [[0, 1], [2, 3], [4]]
 
 
 def test_training_drops_the_short_last_batch(jittered):
-    assert [len(batch) for batch in image_ids(training_loader(jittered, batch_size=2))] == [2, 2]
+    assert [len(batch) for batch in image_ids(training_data_spec(jittered, batch_size=2))] == [2, 2]
 
 
 def test_training_keeps_a_short_batch_that_is_the_only_one(jittered):
-    assert [len(batch) for batch in image_ids(training_loader(jittered, batch_size=8))] == [5]
+    assert [len(batch) for batch in image_ids(training_data_spec(jittered, batch_size=8))] == [5]
 
 
 def test_samples_are_counted(dataset):
-    loader = evaluation_loader(dataset, batch_size=4)
+    loader = evaluation_data_spec(dataset, batch_size=4)
     assert [loader.get_num_samples_in_batch(batch) for batch in loader.dataloader] == [4, 1]
 
 
@@ -129,7 +129,7 @@ def test_orders_differ_between_epochs_and_between_seeds(dataset):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(jittered, workers):
-    alone, helped = (training_loader(jittered, batch_size=2, workers=count, seed=3) for count in (0, workers))
+    alone, helped = (training_data_spec(jittered, batch_size=2, workers=count, seed=3) for count in (0, workers))
     for epoch in range(2):
         for loader in (alone, helped):
             loader.dataloader.sampler.set_epoch(epoch)
@@ -139,7 +139,7 @@ def test_workers_change_nothing(jittered, workers):
 def test_torch_s_global_generator_is_left_alone(jittered):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    checksums(training_loader(jittered, batch_size=2))
+    checksums(training_data_spec(jittered, batch_size=2))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -148,7 +148,7 @@ def test_a_broken_image_is_one_line_also_from_a_worker(dataset, workers):
     broken = dataset.images / "3.png"
     broken.write_text("no image")
     with pytest.raises(DataError) as caught:
-        image_ids(evaluation_loader(dataset, batch_size=2, workers=workers))
+        image_ids(evaluation_data_spec(dataset, batch_size=2, workers=workers))
     assert str(caught.value) == f"{broken}: the image cannot be decoded: not an image in a known format"
 
 
@@ -172,7 +172,7 @@ class Ordinary(Dataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_passes_of_a_plain_loop_over_any_data_set_differ_in_order_and_have_every_sample(workers):
-    loader = training_loader(Ordinary(), batch_size=4, workers=workers)
+    loader = training_data_spec(Ordinary(), batch_size=4, workers=workers)
     passes = [[*chain(*image_ids(loader))] for _ in range(3)]
     assert [sorted(order) for order in passes] == [[*range(8)]] * 3
     assert len({tuple(order) for order in passes}) == 3
@@ -180,14 +180,14 @@ def test_passes_of_a_plain_loop_over_any_data_set_differ_in_order_and_have_every
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_passes_of_a_plain_loop_are_the_epochs_of_one_that_counts_them(jittered, workers):
-    plain, counted = (training_loader(jittered, batch_size=2, workers=workers) for _ in range(2))
+    plain, counted = (training_data_spec(jittered, batch_size=2, workers=workers) for _ in range(2))
     for epoch in range(3):
         counted.dataloader.sampler.set_epoch(epoch)
         assert checksums(plain) == checksums(counted)
 
 
 def test_a_training_sees_the_same_after_a_plain_loop_over_its_loader(jittered):
-    used = training_loader(jittered, batch_size=2)
+    used = training_data_spec(jittered, batch_size=2)
     next(iter(used.dataloader))
     assert recorded(jittered, "2ep") == recorded(jittered, "2ep", train_dataloader=used)
 
@@ -196,7 +196,7 @@ def test_a_training_sees_the_same_after_a_plain_loop_over_its_loader(jittered):
     "part", [lambda data: Subset(data, [2, 3]), lambda data: ConcatDataset([Subset(data, [2]), data])]
 )
 def test_parts_and_chains_of_data_sets_know_the_epoch(jittered, part):
-    loader = training_loader(part(jittered), batch_size=1)
+    loader = training_data_spec(part(jittered), batch_size=1)
     for epoch in range(2):
         seen = {int(target["image_id"]): images[0] for images, [target] in loader.dataloader}
         assert {2, 3} <= {*seen}
@@ -205,7 +205,7 @@ def test_parts_and_chains_of_data_sets_know_the_epoch(jittered, part):
 
 
 def test_an_evaluation_takes_any_data_set():
-    assert image_ids(evaluation_loader(Ordinary(), batch_size=5)) == [[0, 1, 2, 3, 4], [5, 6, 7]]
+    assert image_ids(evaluation_data_spec(Ordinary(), batch_size=5)) == [[0, 1, 2, 3, 4], [5, 6, 7]]
 
 
 class Stream(IterableDataset):
@@ -218,7 +218,7 @@ class Stream(IterableDataset):
         return iter([])
 
 
-@pytest.mark.parametrize("made", [training_loader, evaluation_loader])
+@pytest.mark.parametrize("made", [training_data_spec, evaluation_data_spec])
 @pytest.mark.parametrize("dataset", [Stream(), Dataset()], ids=["Stream", "Dataset"])
 def test_data_without_indices_is_refused_at_once(made, dataset):
     with pytest.raises(TypeError, match=rf"^dataset: expected one with __len__ and .*, got {type(dataset).__name__};"):
@@ -237,7 +237,7 @@ def test_data_without_indices_is_refused_at_once(made, dataset):
     ],
 )
 def test_samples_of_another_form_are_refused_in_one_line(sample, described, workers):
-    loader = evaluation_loader(Ordinary(sample), batch_size=2, workers=workers)
+    loader = evaluation_data_spec(Ordinary(sample), batch_size=2, workers=workers)
     with pytest.raises(DataError) as caught:
         next(iter(loader.dataloader))
     assert str(caught.value).startswith("sample 0 of Ordinary: expected (image, target), ")
@@ -254,7 +254,7 @@ def without_room(index):
 
 
 def test_a_worker_without_shared_memory_is_reported_by_its_parent_alone(capfd):
-    loader = evaluation_loader(Ordinary(without_room), batch_size=2, workers=1)
+    loader = evaluation_data_spec(Ordinary(without_room), batch_size=2, workers=1)
     with pytest.raises(RuntimeError) as caught:
         image_ids(loader)
     assert "/dev/shm has" in why_loading_ended(caught.value)
@@ -266,7 +266,7 @@ def test_a_batch_for_which_there_is_no_room_is_an_error_and_not_waited_for(monke
         raise RuntimeError("unable to write to file </torch_7_8_9>: No space left on device (28)")
 
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
-    loader = evaluation_loader(Ordinary(), batch_size=2, workers=1)
+    loader = evaluation_data_spec(Ordinary(), batch_size=2, workers=1)
     with pytest.raises(RuntimeError, match="No space left") as caught:
         image_ids(loader)
     assert "--shm-size" in why_loading_ended(caught.value)
@@ -275,7 +275,7 @@ def test_a_batch_for_which_there_is_no_room_is_an_error_and_not_waited_for(monke
 def test_workers_of_a_loader_that_is_garbage_are_not_waited_for(dataset, monkeypatch):
     # for which torch waits, 5 seconds as a rule: longer than pytest gives a test
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 3600.0)
-    garbage = [evaluation_loader(dataset, batch_size=2, workers=1)]
+    garbage = [evaluation_data_spec(dataset, batch_size=2, workers=1)]
     garbage.append(garbage)
     image_ids(garbage[0])
     (worker,) = garbage[0].dataloader._iterator._workers
@@ -292,7 +292,7 @@ def test_a_worker_that_cannot_be_started_is_one_line(dataset, monkeypatch):
     with pytest.raises(
         UserError, match=r"^loading processes \(workers=2\) cannot be started: No space .* --shm-size=8g"
     ):
-        image_ids(training_loader(dataset, batch_size=2, workers=2))
+        image_ids(training_data_spec(dataset, batch_size=2, workers=2))
 
 
 class Interrupted(torch.utils.data.Dataset):
@@ -308,7 +308,7 @@ class Interrupted(torch.utils.data.Dataset):
 
 def test_ctrl_c_does_not_end_a_worker():
     with exits_as_composer_does():
-        assert image_ids(evaluation_loader(Interrupted(), batch_size=1, workers=1)) == [[0], [1]]
+        assert image_ids(evaluation_data_spec(Interrupted(), batch_size=1, workers=1)) == [[0], [1]]
 
 
 @contextmanager
@@ -349,7 +349,7 @@ def recorded(dataset: CocoInstances, duration: str, **settings: object) -> list[
         device_train_microbatch_size=1,
         progress_bar=False,
         loggers=[],
-        **({"train_dataloader": training_loader(dataset, batch_size=2)} | settings),
+        **({"train_dataloader": training_data_spec(dataset, batch_size=2)} | settings),
     )
     trainer.fit()
     trainer.close()
@@ -373,6 +373,6 @@ def test_a_resumed_training_loads_nothing_that_it_has_seen(jittered, tmp_path, m
     recorded(jittered, done, save_folder=folder, save_interval=done, save_latest_filename="latest.pt")
     load = CocoInstances.__getitem__
     monkeypatch.setattr(CocoInstances, "__getitem__", lambda self, key: [read.append(key), load(self, key)][1])
-    resumed = recorded(jittered, "3ep", load_path=f"{folder}/latest.pt", callbacks=[SkipsWhatIsDone()])
+    resumed = recorded(jittered, "3ep", load_path=f"{folder}/latest.pt", callbacks=[SkipTrainedSamples()])
     assert resumed == uninterrupted[-loaded:]
     assert len(read) == loaded

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from composer_copypaste import CocoInstances, CocoMeanAveragePrecision, MaskRCNN, evaluation_loader
+from composer_copypaste import CocoInstances, CocoMeanAveragePrecision, MaskRCNN, evaluation_data_spec
 from composer_copypaste.recipes.load import load_recipe
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.train import train
@@ -30,7 +30,7 @@ def scores(run, device, precision=None):
     settings = {"backbone": "small", "weights": str(folder.latest_checkpoint)}
     model = MaskRCNN(num_classes=data.annotations.num_classes, **settings).to(device).eval()
     metric = CocoMeanAveragePrecision(data.annotations.path, category_ids=data.annotations.category_ids)
-    for images, targets in evaluation_loader(data, batch_size=8).dataloader:
+    for images, targets in evaluation_data_spec(data, batch_size=8).dataloader:
         on_device = [image.to(device) for image in images]
         with torch.autocast(device, precision, enabled=precision is not None):
             metric.update(model.eval_forward((on_device, targets)), targets)

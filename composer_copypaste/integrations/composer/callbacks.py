@@ -83,14 +83,15 @@ def evaluation_metric(state: State) -> CocoMeanAveragePrecision:
     return cast(CocoScalar, next(iter(state.eval_metrics["eval"].values()))).whole
 
 
-class SkipsWhatIsDone(Callback):
-    """Lets a resumed training begin at once: samples of `training_loader` that are trained already are not loaded.
+class SkipTrainedSamples(Callback):
+    """Lets a resumed training begin at once: samples that it was trained on before are not loaded again.
 
-    Composer takes the batches of the epoch that was interrupted once more, only to drop those that are done.
+    Without it, Composer loads the interrupted epoch from its start, and drops the batches that are done. It works with
+    loaders of `training_data_spec`; others are left as they are.
     """
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Tells the sampler how much is done."""
+        """Tells the sampler how many samples of which epoch are done."""
         loader = state.dataloader
         if isinstance(loader, DataLoader) and isinstance(loader.sampler, EpochSampler) and loader.batch_size:
             now = state.timestamp
@@ -100,15 +101,15 @@ class SkipsWhatIsDone(Callback):
 class TrainingSheet(Callback):
     """Saves a sheet of the first training batch as the model gets it: after all algorithms have changed it."""
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
+    def __init__(self, path: Path, category_names: Sequence[str]) -> None:
         self.path = path
-        self.names = names
+        self.category_names = category_names
 
     def batch_start(self, state: State, logger: Logger) -> None:
         """Draws the first batch of a run, on the first process; a resumed run keeps its sheet."""
         if state.timestamp.batch == 0 and dist.get_global_rank() == 0:
             images, targets = state.batch
-            save_png(training_sheet(images, targets, self.names), self.path)
+            save_png(training_sheet(images, targets, self.category_names), self.path)
 
 
 class TrainingPictures(Callback):
@@ -119,7 +120,7 @@ class TrainingPictures(Callback):
     part of the batch. The batch is ``(images, targets)`` as :class:`CopyPaste` takes them, with detection targets.
 
     Args:
-        names: the name of label 1, of label 2 and so on; a label without one is written as a number.
+        category_names: the name of label 1, of label 2 and so on; a label without one is written as a number.
         interval: how often, beginning with the first batch: "500ba" or "1ep".
         folder: where ``ba500.png`` and so on are saved; None: nowhere.
         input_key: index or key of the images in the batch.
@@ -134,7 +135,7 @@ class TrainingPictures(Callback):
 
     def __init__(
         self,
-        names: Sequence[str],
+        category_names: Sequence[str],
         *,
         interval: str = "1ep",
         folder: str | Path | None = None,
@@ -142,7 +143,7 @@ class TrainingPictures(Callback):
         target_key: int | str = 1,
     ) -> None:
         DURATION.check(interval)
-        self.names = names
+        self.category_names = category_names
         self.interval = interval
         self.folder = None if folder is None else Path(folder)
         self.input_key = input_key
@@ -154,7 +155,7 @@ class TrainingPictures(Callback):
             return
         images = cast(Tensor | list[Tensor], state.batch_get_item(self.input_key))
         targets = cast(list[Target], state.batch_get_item(self.target_key))
-        sheet = training_sheet(images, targets, self.names)
+        sheet = training_sheet(images, targets, self.category_names)
         if self.folder is not None:
             with atomic_write(self.folder / f"ba{int(state.timestamp.batch)}.png") as unfinished:
                 save_png(sheet, unfinished)

@@ -8,13 +8,14 @@ from composer_copypaste.data.loaders import Batch, evaluation_dataloader, traini
 from composer_copypaste.instances import Target
 
 
-def training_loader(
+def training_data_spec(
     dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int = 0, seed: int = 0
 ) -> DataSpec:
-    """Batches of shuffled samples, in another order in each epoch, for Composer's ``Trainer``.
+    """A ``DataSpec`` for Composer's ``Trainer``: batches of shuffled samples, in another order in each epoch.
 
-    The last, shorter batch of an epoch is dropped, unless it is the only one. Composer says which epoch it is; in a
-    loop over ``training_loader(...).dataloader``, each pass is one.
+    It holds a `training_dataloader`, and says how a batch is counted and split into microbatches. The last, shorter
+    batch of an epoch is dropped, unless it is the only one. Composer says which epoch it is; in a loop over
+    ``training_data_spec(...).dataloader``, each pass is one.
 
     Args:
         dataset: any with a length whose samples, at an index, are (image, target), as for `training_dataloader`.
@@ -30,11 +31,11 @@ def training_loader(
     return DataSpec(loader, split_batch=split_batch, get_num_samples_in_batch=num_samples)
 
 
-def evaluation_loader(dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int = 0) -> DataSpec:
-    """Batches of all samples, in the data set's order, for Composer's ``Trainer``.
+def evaluation_data_spec(dataset: Dataset[tuple[Tensor, Target]], *, batch_size: int, workers: int = 0) -> DataSpec:
+    """A ``DataSpec`` for Composer's ``Trainer``: batches of all samples, in the data set's order.
 
-    Where the processes of a distributed run don't divide the samples, some are repeated; Composer drops the repeated
-    ones before the metrics see them.
+    It holds an `evaluation_dataloader`. Where the processes of a distributed run don't divide the samples, some are
+    repeated; Composer drops the repeated ones before the metrics see them.
 
     Args:
         dataset: any with a length whose samples, at an index, are (image, target), as for `training_dataloader`.

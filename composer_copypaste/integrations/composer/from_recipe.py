@@ -32,7 +32,7 @@ from composer_copypaste.errors import CheckpointError, RecipeError
 from composer_copypaste.functional.sources import Pool
 from composer_copypaste.integrations.composer.algorithms import CopyPaste, LargeScaleJitter
 from composer_copypaste.integrations.composer.checkpoints import training_is_over
-from composer_copypaste.integrations.composer.data_spec import evaluation_loader, training_loader
+from composer_copypaste.integrations.composer.data_spec import evaluation_data_spec, training_data_spec
 from composer_copypaste.integrations.composer.loggers import ProgressBar
 from composer_copypaste.integrations.composer.model import Detector, InstanceSegmentationModel
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
@@ -170,8 +170,8 @@ def build_trainer(
 
     return Trainer(
         model=model,
-        train_dataloader=training_loader(train, batch_size=data.batch_size, workers=data.workers, seed=recipe.seed),
-        eval_dataloader=evaluation_loader(val, batch_size=data.eval_batch_size, workers=data.workers),
+        train_dataloader=training_data_spec(train, batch_size=data.batch_size, workers=data.workers, seed=recipe.seed),
+        eval_dataloader=evaluation_data_spec(val, batch_size=data.eval_batch_size, workers=data.workers),
         optimizers=build_optimizer(model, recipe.optimizer, data.batch_size * dist.get_world_size()),
         schedulers=build_schedule(recipe.schedule),
         algorithms=algorithms,
@@ -194,7 +194,7 @@ def build_evaluator(recipe: Recipe, model: InstanceSegmentationModel, data: Inst
         warnings.filterwarnings("ignore", "No optimizer was specified")  # an evaluation needs none
         return Trainer(
             model=model,
-            eval_dataloader=evaluation_loader(
+            eval_dataloader=evaluation_data_spec(
                 data, batch_size=recipe.data.eval_batch_size, workers=recipe.data.workers
             ),
             device="gpu" if runs_on_gpu(recipe) else "cpu",

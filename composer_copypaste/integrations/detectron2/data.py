@@ -42,7 +42,7 @@ def registered_data_set(name: str, **options: Any) -> CocoInstances:
 
     Example:
         >>> data = registered_data_set("balloons_train")
-        >>> trainer = Trainer(model, train_dataloader=training_loader(data, batch_size=4))
+        >>> trainer = Trainer(model, train_dataloader=training_data_spec(data, batch_size=4))
     """
     content, folder, place = _content(name)
     annotations = CocoAnnotations.of_content(content, place, ReadingOptions())

@@ -21,7 +21,7 @@ from composer_copypaste.data.streaming.dataset import StreamingCocoInstances
 from composer_copypaste.data.streaming.write import write_shards
 from composer_copypaste.data.transforms import FlipTransform, LargeScaleJitterTransform
 from composer_copypaste.errors import DataError
-from composer_copypaste.integrations.composer.data_spec import evaluation_loader, training_loader
+from composer_copypaste.integrations.composer.data_spec import evaluation_data_spec, training_data_spec
 from composer_copypaste.settings import LargeScaleJitterSettings
 
 pytest.importorskip("streaming")
@@ -140,7 +140,7 @@ def test_each_rank_reads_shards_of_its_own(tmp_path, ranks):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_are_the_same_for_any_number_of_workers(written, tmp_path, workers):
     def batches(data, **settings) -> list:
-        loaded: DataSpec = training_loader(data, batch_size=3, seed=1, **settings)
+        loaded: DataSpec = training_data_spec(data, batch_size=3, seed=1, **settings)
         return [(images, [int(target["image_id"]) for target in targets]) for images, targets in loaded.dataloader]
 
     alone = batches(StreamingCocoInstances(written, JITTER))
@@ -152,7 +152,7 @@ def test_batches_are_the_same_for_any_number_of_workers(written, tmp_path, worke
 
 
 def test_evaluation_goes_through_the_images_in_the_files_order(written):
-    batches = evaluation_loader(StreamingCocoInstances(written, masks=False), batch_size=7).dataloader
+    batches = evaluation_data_spec(StreamingCocoInstances(written, masks=False), batch_size=7).dataloader
     assert [int(target["image_id"]) for _, targets in batches for target in targets] == list(range(1, 21))
 
 
