@@ -28,6 +28,7 @@ from read_backs import ReadBacks
 from torchvision import tv_tensors
 
 from composer_copypaste.functional import semantic_maps
+from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch_objects import asks_for_areas
 from composer_copypaste.functional.copypaste import copypaste_batch
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
@@ -112,6 +113,14 @@ def test_with_p_0_no_value_of_targets_is_needed():
     targets = on_meta([target((0, 0, 4, 4)) | {"masks": torch.ones(1, SIDE, SIDE, dtype=torch.bool)}], keeping=())
     _, (after,) = copypaste_batch(make_images(1).to("meta"), targets, p=0.0)
     assert after["masks"].dtype == torch.bool
+
+
+def test_what_a_bank_remembers_moves_to_the_device_of_the_batch():
+    bank, square = InstanceBank(4), target((0, 0, 4, 4))
+    copypaste_batch(make_images(1), [square], bank=bank, p=0.0)
+    copypaste_batch(make_images(1).to("meta"), on_meta([square], keeping=ON_HOST), bank=bank, p=0.0)
+    pixels = [values for image in bank.images for values in (*image.crops, *image.masks)]
+    assert [values.device.type for values in pixels] == ["meta"] * 4
 
 
 def test_the_read_back_itself_does_need_the_device():

@@ -120,17 +120,14 @@ def test_objects_of_a_bank_are_compared_by_mask_too(box, expected):
 
 
 def test_cut_outs_of_a_pool_are_compared_by_mask_too():
-    ring = block(0, 0, 6, 6) - block(1, 1, 5, 5)
+    ring = block(0, 0, 4, 4) - block(1, 1, 3, 3)
     pool = Pool((5, torch.zeros(3, 8, 8, dtype=torch.uint8), ring))
     settings = {"p": 1.0, "p_pool": 1.0, "pool_instances": (1, 1), "pool_scale_range": (1.0, 1.0), "p_flip": 0.0}
-    settings |= {"max_overlap": 0.0, "placement_tries": 100, "pool": pool}
-    own = target((3, 3, 5, 5))  # the ring fits around it
+    settings |= {"max_overlap": 0.0, "placement_tries": 500, "pool": pool}
+    own = target((3, 3, 5, 5))  # of 25 places the ring has one around it
     assert len(plan_batch(make_images(1), [own], overlap_by="box", **settings)) == 0
     plan = plan_batch(make_images(1), [own], overlap_by="mask", **settings)
-    assert len(plan) == 1
-    landed = nearest(numpy(ring) != 0, fixed(plan.to_source[0]), (8, 8))
-    assert landed.sum() == 20
-    assert not (landed & numpy(own["masks"][0] != 0)).any()
+    assert plan.to_source.tolist() == [[[1, 0, -2], [0, 1, -2]]]
 
 
 @pytest.mark.parametrize("most_cells", [overlap.MOST_CELLS, 20, 1])

@@ -44,21 +44,23 @@ def test_the_same_seed_draws_the_same_plan(settings, seed):
 
 
 @pytest.mark.parametrize(
-    ("settings", "rows", "instances", "maps"),
+    ("settings", "rows", "instances", "maps", "colors"),
     [
-        ({}, 146, 658, 696.093),
-        ({"jitter": "instance", "rotation": 20.0, "p": 1.0}, 274, 1235, 5238.114),
-        ({"placement": "random", "p_instance": 0.7, "brightness": 0.3}, 186, 784, 5016.131),
-        ({"placement": "anywhere", "aspect_range": (0.5, 2.0), "max_copied_instances": 2}, 53, 207, 1050.414),
-        ({"placement": "random", "max_overlap": 0.2, "jitter": "instance"}, 146, 658, 4353.146),
-        ({"placement": "anywhere", "max_overlap": 0.2, "scale_distribution": "log_uniform"}, 146, 658, -1466.378),
+        ({}, 146, 658, 696.093, 438),
+        ({"jitter": "instance", "rotation": 20.0, "p": 1.0}, 274, 1235, 5238.114, 822),
+        ({"placement": "random", "p_instance": 0.7, "brightness": 0.3}, 186, 784, 5016.131, 554.725),
+        ({"placement": "anywhere", "aspect_range": (0.5, 2.0), "max_copied_instances": 2}, 53, 207, 1050.414, 159),
+        ({"placement": "random", "max_overlap": 0.2, "jitter": "instance"}, 146, 658, 4353.146, 438),
+        ({"placement": "anywhere", "max_overlap": 0.2, "scale_distribution": "log_uniform"}, 146, 658, -1466.378, 438),
+        ({"placement": "near", "max_shift": 0.3}, 146, 658, -537.220, 438),
     ],
 )
-def test_a_seed_draws_what_it_drew_before_sources_and_places_had_further_settings(settings, rows, instances, maps):
+def test_a_seed_draws_what_it_drew_in_earlier_versions(settings, rows, instances, maps, colors):
     plans = [drawn(IMAGES, seed, **settings) for seed in range(20)]
     assert sum(map(len, plans)) == rows
     assert sum(int(plan.instance.sum()) for plan in plans) == instances
     assert sum(float(plan.to_source.sum()) for plan in plans) == pytest.approx(maps, abs=1e-3)
+    assert sum(float(plan.color.sum()) for plan in plans) == pytest.approx(colors, abs=1e-3)
 
 
 @many(60)

@@ -118,9 +118,9 @@ def test_as_many_cut_outs_are_drawn_as_the_settings_say(seed, low, more):
 
 
 def test_every_number_of_cut_outs_is_as_likely_as_another():
-    counts = Counter(len(drawn(Pool(cut_out(1)), seed, pool_instances=(2, 4))) for seed in range(300))
-    assert set(counts) == {2, 3, 4}
-    assert min(counts.values()) > 70
+    counts = Counter(len(drawn(Pool(cut_out(1)), seed, pool_instances=(2, 3))) for seed in range(300))
+    assert set(counts) == {2, 3}
+    assert min(counts.values()) > 125
 
 
 def test_the_pool_is_the_source_with_its_probability():
@@ -178,7 +178,7 @@ def test_a_pool_of_which_nothing_may_be_copied_is_an_error(function):
 
 
 @many(60)
-@given(SEEDS, st.sampled_from(["source", "random"]), st.sampled_from([0.0, 90.0]))
+@given(SEEDS, st.sampled_from(["source", "random", "near"]), st.sampled_from([0.0, 90.0]))
 def test_cut_outs_are_put_inside_each_at_a_place_of_its_own(seed, placement, rotation):
     pool = Pool(cut_out(1))
     plan = drawn(pool, seed, pool_instances=(3, 3), placement=placement, rotation=rotation)
