@@ -96,7 +96,7 @@ class EvaluationMatches:
             for field in fields(MatchTable)
         }
         with atomic_write(Path(path)) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **header, **columns)
+            np.savez_compressed(file, **header, **columns)
 
     @classmethod
     def load(cls, path: Path | str) -> "EvaluationMatches":

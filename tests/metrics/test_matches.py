@@ -1,6 +1,7 @@
 """What is stored of an evaluation's matches."""
 
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -88,6 +89,14 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["matches.npz"]
 
 
+def test_a_file_holds_the_columns_and_what_names_them_alone(tmp_path):
+    matches_of(random_scene(0)).save(tmp_path / "matches.npz")
+
+    header = ["format", "image_ids", "category_ids", "category_names", "max_dets", "iou_types"]
+    with np.load(tmp_path / "matches.npz") as arrays:
+        assert arrays.files == [*header, *(f"{kind}_{column}" for kind in KINDS for column in COLUMNS)]
+
+
 def test_the_same_matches_give_the_same_bytes(tmp_path):
     for name in "ab":
         matches_of(random_scene(0)).save(tmp_path / name)
@@ -158,11 +167,25 @@ def test_a_file_that_holds_something_else_is_reported_in_one_line(tmp_path, cont
     assert "\n" not in str(caught.value)
 
 
+def test_a_pipe_is_reported_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "matches.npz")
+
+    with pytest.raises(DataError, match=r"matches\.npz: expected the matches .*expected a file, found a pipe"):
+        EvaluationMatches.load(tmp_path / "matches.npz")
+
+
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [
-        ("bbox_images", lambda values: values + 14, "bbox_images: expected indices of 14 images"),
-        ("bbox_detection_starts", lambda values: values[::-1], "detection_starts: expected ascending rows"),
+        ("bbox_images", lambda values: values - values.max() + np.int32(14), "expected indices of 14 images"),
+        ("bbox_images", lambda values: values - 1, "bbox_images: expected indices of 14 images"),
+        ("bbox_detection_starts", lambda values: np.add(values, [1, 0, 0, 0]), "expected ascending rows from 0 to 132"),
+        ("bbox_detection_starts", lambda values: values - [0, 0, 0, 1], "expected ascending rows from 0 to 132"),
+        (
+            "bbox_detection_starts",
+            lambda values: np.add(values, [0, values[2] - values[1] + 1, 0, 0]),
+            "bbox_detection_starts: expected ascending rows from 0 to 132",
+        ),
         (
             "segm_matched",
             lambda values: values[:, :2],
