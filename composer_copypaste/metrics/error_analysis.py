@@ -85,13 +85,12 @@ def find_errors(overlaps: Overlaps) -> DetectionErrors:
     same = overlaps.same_category
     own, own_iou = _best_object(overlaps, same)
     other, other_iou = _best_object(overlaps, ~same)
-    _, used_iou = _best_object(overlaps, same & found[overlaps.pair_truths])
     any_iou = np.maximum(own_iou, other_iou)
     tests = [
         right,
         (own_iou >= BACKGROUND_IOU) & (own_iou <= MATCHING_IOU),
         other_iou >= MATCHING_IOU,
-        used_iou >= MATCHING_IOU,
+        own_iou > MATCHING_IOU,  # and not right: a better detection has found the object
         any_iou <= BACKGROUND_IOU,
     ]
     names = ("location", "class", "duplicate", "background")
@@ -224,8 +223,8 @@ def _mean_average_precision(points: _Points) -> float:
 
 
 def _average_precision(scores: Float64[Array, " n"], right: Bool[Array, " n"], positives: int) -> float:
-    """The mean precision over recalls; 0 without an object or a detection."""
-    if not positives or not len(scores):
+    """The mean precision over recalls; 0 without an object."""
+    if not positives:
         return 0.0
     hits = np.cumsum(right[np.argsort(-scores, kind="stable")])
     precisions = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]

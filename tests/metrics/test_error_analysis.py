@@ -6,7 +6,7 @@
 import numpy as np
 import pytest
 import torch
-from metric_scenes import CATEGORY_IDS, as_prediction, random_scene, scored
+from metric_scenes import CATEGORY_IDS, Scene, as_prediction, encode, random_scene, scored
 from pycocotools import mask as coco_mask
 
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
@@ -44,10 +44,13 @@ OBJECT = (10, 10, 20, 20, 1)
     ("detection", "kind"),
     [
         ((10, 10, 20, 20, 1, 0.9), "right"),
+        ((10, 10, 20, 10, 1, 0.9), "right"),  # just half of it
         ((10, 10, 20, 20, 2, 0.9), "class"),
+        ((10, 10, 20, 10, 2, 0.9), "class"),
         ((22, 10, 20, 20, 1, 0.9), "location"),
         ((22, 10, 20, 20, 2, 0.9), "both"),
         ((10, 10, 2, 20, 1, 0.9), "location"),  # a tenth of it
+        ((10, 10, 2, 20, 2, 0.9), "background"),
         ((29, 29, 20, 20, 1, 0.9), "background"),
         ((60, 60, 20, 20, 1, 0.9), "background"),
     ],
@@ -58,6 +61,10 @@ def test_one_detection_of_one_object_has_this_kind(detection, kind):
 
 def test_a_second_detection_of_an_object_is_a_duplicate_and_the_more_certain_one_is_right():
     assert kinds_of([OBJECT], [(10, 11, 20, 20, 1, 0.6), (12, 10, 20, 20, 1, 0.8)]) == ["right", "duplicate"]
+
+
+def test_a_second_detection_of_just_half_of_an_object_is_badly_placed_and_no_duplicate():
+    assert kinds_of([OBJECT], [(10, 10, 20, 20, 1, 0.8), (10, 10, 20, 10, 1, 0.6)]) == ["right", "location"]
 
 
 def test_of_two_objects_a_detection_finds_the_nearer_one_alone():
@@ -133,6 +140,43 @@ def test_kinds_and_costs_are_those_of_tides_definitions(kind, seed):
     generator = torch.Generator().manual_seed(seed)
     for prediction in scene.predictions if seed % 2 else []:  # others have many equal scores
         prediction["scores"] = torch.rand(len(prediction["scores"]), generator=generator, dtype=torch.float64)
+    assert_as_tide(scene, kind)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_boxes_of_few_pixels_with_two_scores_have_the_kinds_and_costs_of_tides_definitions(seed):
+    """Overlaps of just a half and a tenth, equal scores, and a category without objects occur in them."""
+    generator = np.random.default_rng(seed)
+    images = range(1, 4)
+    found = [as_prediction([drawn_box(generator) for _ in range(8)]) for _ in images]
+    objects = [drawn_box(generator, most_label=2) for _ in range(8)]
+    annotations = [
+        {"id": number, "image_id": 1 + number % len(images), "category_id": CATEGORY_IDS[label - 1], "iscrowd": 0,
+         "area": int(mask.sum()), "bbox": coco_mask.toBbox(encode(mask)).tolist(), "segmentation": readable(mask)}
+        for number, (mask, label, _) in enumerate(objects, 1)
+    ]  # fmt: skip
+    dataset = {
+        "images": [{"id": number, "height": 8, "width": 8} for number in images],
+        "annotations": annotations,
+        "categories": [{"id": id_, "name": str(id_)} for id_ in CATEGORY_IDS],
+    }
+    assert_as_tide(Scene(found, [{"image_id": number} for number in images], dataset), "bbox")
+
+
+def drawn_box(generator, most_label=3):
+    """The mask of a box in 8 x 8 pixels, its label and its score."""
+    (y, x), (height, width) = generator.integers(0, 5, 2), generator.integers(1, 5, 2)
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[y : y + height, x : x + width] = True
+    return mask, int(generator.integers(1, most_label + 1)), generator.choice([0.4, 0.6])
+
+
+def readable(mask):
+    code = encode(mask)
+    return {**code, "counts": code["counts"].decode()}
+
+
+def assert_as_tide(scene, kind):
     overlaps = scored(scene, scene.dataset).overlaps(kind)
     errors = find_errors(overlaps)
     costs = cost_errors(overlaps, errors)
