@@ -34,6 +34,15 @@ def test_one_detection_of_two_objects_belongs_to_one_alone():
     assert confusions([(OTHER, 2), (ONE, 1)], [(ONE, 1, 0.9)]) == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
 
 
+def test_an_overlap_of_one_half_is_enough():
+    assert confusions([(ONE, 1)], [([0, 0, 10, 5], 1, 0.9)]) == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_the_nearest_belong_together_though_others_would_be_more_pairs():
+    truths, found = [([0, 2, 10, 12], 1), ([0, 4, 10, 14], 1)], [([0, 2, 10, 12], 1, 0.3), ([0, 0, 10, 10], 1, 0.9)]
+    assert confusions(truths, found) == [[1, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
 def test_a_detection_inside_a_crowd_is_no_background():
     assert confusions([(AWAY, 1)], [(AWAY, 1, 0.9)], iscrowd=[1]) == [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
 

@@ -28,3 +28,8 @@ def test_three_categories_share_a_row():
     assert [cell.strip() for cell in table[0].split("|")[1:-1]] == ["category", "AP"] * 3
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[2:4]]
     assert rows == [["disc", "50.000", "star", "51.000", "ring", "52.000"], ["bar", "53.000", "", "", "", ""]]
+
+
+def test_two_categories_have_a_table_and_one_has_none():
+    assert detectron2_tables(report("disc", "star")).count("Per-category segm AP:") == 1
+    assert "Per-category" not in detectron2_tables(report("disc"))

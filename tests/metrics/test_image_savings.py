@@ -20,12 +20,15 @@ def needed(curve, reached):
         ((0.1, 0.3, 0.5), 0.45, 40 * 4**0.75),
         ((0.1, 0.3, 0.5), 0.1, 10),
         ((0.1, 0.3, 0.5), 0.09, 0),
+        ((0.1, 0.3, 0.5), 0.5, 160),
         ((0.1, 0.3, 0.5), 0.51, np.inf),
         ((0.1, 0.3, 0.2), 0.2, 20),  # where it is reached first
         ((0.2, 0.1, 0.3), 0.15, 0),
         ((0.1, 0.1, 0.3), 0.2, 80),
+        ((0.3, 0.3, 0.5), 0.2, 0),
         ((0.5, 0.3 + 1e-9, 0.3), 0.1, 0),  # far beyond what the last two points differ by
         ((0.1, np.nan, 0.3), 0.2, np.nan),
+        ((0.1, 0.3, np.nan), 0.2, np.nan),
         ((0.1, 0.2, 0.3), np.nan, np.nan),
     ],
 )
@@ -42,6 +45,15 @@ def test_the_factor_is_that_of_all_images_and_its_interval_that_of_the_resamples
 
     assert (found.value, found.smallest, found.largest) == pytest.approx((2, 1, 16))
     assert (found.low, found.high) == (0, np.inf)
+
+
+def test_the_interval_reaches_from_the_resample_of_rank_2_5_in_100_to_that_of_97_5():
+    baseline = np.stack([np.full((1, 101), 0.0), np.full((1, 101), 1.0)])  # with 1 and with 100 images
+    other = np.log([50, *range(100, 0, -1)])[None] / np.log(100)  # as good as with 50, 100, 99, ..., 1 images
+
+    found = image_factor(baseline, other, [1.0, 100.0], 1.0, np.zeros((100, 1), dtype=np.int64))
+
+    assert (found.value, found.low, found.high) == pytest.approx((50, 3, 98))
 
 
 def test_the_seeds_of_a_resample_are_the_same_for_both():

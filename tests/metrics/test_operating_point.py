@@ -28,6 +28,10 @@ def test_the_best_score_keeps_the_right_ones_above_the_false_ones():
     assert best_score(*analysed(([0, 1], [(0, 0.9), (1, 0.6), (2, 0.4), (3, 0.3)]))) == pytest.approx(0.6)
 
 
+def test_the_best_score_is_the_lowest_one_where_all_are_right():
+    assert best_score(*analysed(([0, 1], [(0, 0.9), (1, 0.6)]))) == pytest.approx(0.6)
+
+
 def test_detections_of_one_score_are_kept_or_left_out_together():
     # 0.5 has one right and two false: with it F1 is 4 / 6, without it 2 / 3
     assert best_score(*analysed(([0, 1], [(0, 0.9), (1, 0.5), (2, 0.5), (3, 0.5)]))) == pytest.approx(0.9)
@@ -55,7 +59,8 @@ def test_an_images_quality_is_1_if_everything_is_found_exactly_and_nan_if_there_
 
 
 def test_counts_are_by_image():
-    counts = count_by_image(*analysed(([0, 1], [(0, 0.9), (2, 0.8)]), ([3], [])))
-    assert (counts.right.tolist(), counts.false.tolist(), counts.missed.tolist()) == ([1, 0], [1, 0], [1, 1])
-    assert counts.precision.tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
-    assert counts.recall.tolist() == [0.5, 0]
+    counts = count_by_image(*analysed(([0, 1], [(0, 0.9), (2, 0.8)]), ([3], []), ([], [])))
+    assert (counts.right.tolist(), counts.false.tolist(), counts.missed.tolist()) == ([1, 0, 0], [1, 0, 0], [1, 1, 0])
+    assert counts.precision.tolist() == pytest.approx([0.5, np.nan, np.nan], nan_ok=True)
+    assert counts.recall.tolist() == pytest.approx([0.5, 0, np.nan], nan_ok=True)
+    assert counts.f1.tolist() == pytest.approx([0.5, 0, np.nan], nan_ok=True)
