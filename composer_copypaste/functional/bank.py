@@ -323,9 +323,9 @@ def _state_of(image: BankImage) -> dict[str, object]:
     fields = image.fields.map(Tensor.cpu)
     return {
         "size": torch.tensor(image.size),
-        "host_boxes": torch.from_numpy(image.boxes.copy()),
-        "host_labels": torch.from_numpy(image.labels.copy()),
-        "host_areas": None if image.areas is None else torch.from_numpy(image.areas.copy()),
+        "host_boxes": torch.from_numpy(image.boxes),
+        "host_labels": torch.from_numpy(image.labels),
+        "host_areas": None if image.areas is None else torch.from_numpy(image.areas),
         "windows": torch.tensor([tuple(window) for window in image.windows]),
         "images": [crop.cpu() for crop in image.crops],
         "masks": [mask.cpu() for mask in image.masks],

@@ -94,7 +94,7 @@ def around(mask: UInt8[Tensor, "h w"], window: Window, reach: Window) -> UInt8[T
     free, shared = mask.new_ones(reach.shape), window & reach
     if not shared.is_empty:  # else the object has no pixel
         free[shared.within(reach).slices] -= mask[shared.within(window).slices]
-    return torch.where(free.any() != 0, free, 1 - free)
+    return torch.where(free.any() != 0, free, 1)
 
 
 def transferred(

@@ -129,10 +129,13 @@ def paste_info(
     receiving = set[int]() if outcome is None else set(outcome.layout.pasted.receiving.tolist())
     if not are_maps:
         parts.append(_untouched_objects([i for i in range(len(batch)) if i not in receiving], batch))
-    if outcome is not None and outcome.kept is not None:
-        parts.append(_kept_objects(plan, batch, outcome.kept, outcome.measures or outcome.stack.measure(None)[0]))
-    elif outcome is not None:
-        parts.append(_pasted_classes(plan, outcome.layout, outcome.stack.measure(None)[0]))
+    if outcome is not None:
+        measures = outcome.measures or outcome.stack.measure(None)[0]
+        parts.append(
+            _pasted_classes(plan, outcome.layout, measures)
+            if outcome.kept is None
+            else _kept_objects(plan, batch, outcome.kept, measures)
+        )
     columns = _in_order_of_images(parts or [_untouched_objects([], batch)])
     image, pasted, source, instance, row, visible, boxes = (
         torch.from_numpy(np.ascontiguousarray(column)) for column in columns
@@ -201,7 +204,7 @@ def _pasted_classes(plan: PastePlan, layout: Layout, measures: Measures) -> _Col
 
 
 def _visible_share(measures: Measures) -> Float64[ndarray, " n"]:
-    return np.minimum(measures.area / np.maximum(measures.former, 1), 1.0)
+    return measures.area / np.maximum(measures.former, 1)
 
 
 def _in_order_of_images(parts: Sequence[_Columns]) -> _Columns:

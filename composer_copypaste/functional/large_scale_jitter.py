@@ -117,7 +117,7 @@ def _shown_part(side: int, canvas: int, factor: float, position: float) -> tuple
     """
     if round(side * factor) <= canvas:
         return 0, side, max(1, round(side * factor))
-    length = min(side, max(1, round(canvas / factor)))
+    length = max(1, round(canvas / factor))  # at most the side, which does not fit
     return int(position * (side - length + 1)), length, canvas
 
 

@@ -109,9 +109,10 @@ class _Axis(NamedTuple):
     def moves_by_whole_pixels(self) -> bool:
         return abs(self.slope) == PIXEL and self.offset % PIXEL == 0
 
-    def pixel(self, place: int) -> int:
-        """The source pixel that contains the centre of a target pixel."""
-        return (self.slope * (2 * place + 1) + 2 * self.offset) // (2 * PIXEL)
+    @property
+    def origin(self) -> int:
+        """The source pixel that contains the centre of the first target pixel."""
+        return (self.slope + 2 * self.offset) // (2 * PIXEL)
 
     def within(self, size: int) -> tuple[int, int]:
         """The first target pixel whose centre lies in a source of that size, and the last plus 1."""
@@ -145,7 +146,7 @@ def _nearest(axis: _Axis, start: int, stop: int, size: int) -> tuple[Index, int,
 
 def _moved(axis: _Axis, start: int, stop: int, size: int) -> tuple[slice, int, int]:
     """As ``_nearest``, for a map that moves by whole pixels and flips: the source pixels are a slice."""
-    origin = axis.pixel(0)
+    origin = axis.origin
     if axis.slope > 0:
         first, last = max(start, -origin), min(stop, size - origin)
         return slice(origin + first, max(origin + last, 0)), first, max(first, last)

@@ -100,8 +100,8 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 def _transformed(
     image: Shaped[Tensor, "c h w"], alpha: UInt8[Tensor, "h w"], transform: ObjectTransform
 ) -> tuple[Shaped[Tensor, "c h2 w2"], UInt8[Tensor, "h2 w2"]]:
-    """Image and mask after the transform, which gets copies."""
-    found = transform(image.detach().clone(), alpha[None].clone())
+    """Image and mask after the transform, which may modify the alpha, and gets a copy of the image."""
+    found = transform(image.detach().clone(), alpha[None])
     if not (isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(it, Tensor) for it in found)):
         raise TypeError(f"object_transform: expected it to return (image, alpha), got {type(found).__name__}")
     changed, opacity = (each.as_subclass(Tensor) for each in found)

@@ -1,11 +1,12 @@
 """What copy-paste does to images, with hand-written plans on images of 8 x 8 pixels."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target
+from copypaste_cases import IDENTITY, block, carry_out, make_images, plan_of, target, window_after_window
 
 from composer_copypaste import CompactMasks
 from composer_copypaste.functional import blend
@@ -200,8 +201,8 @@ def test_erosion_counts_pixels_of_the_target():
 
 
 def repainted(color, pixels, **settings):
-    """The colors of image 1 (three channels, two of its columns) after pasting them on black with a color factor."""
-    images = torch.zeros(2, 3, 8, 8, dtype=torch.as_tensor(pixels).dtype)
+    """The colors of image 1 (two of its columns, in each channel) after pasting them on black with a color factor."""
+    images = torch.zeros(2, len(pixels), 8, 8, dtype=torch.as_tensor(pixels).dtype)
     images[1, :, :, :2] = torch.as_tensor(pixels)[:, None, :]
     targets = [target(), target((0, 0, 2, 8))]
     after = carry_out(plan_of((0, 1, 0, IDENTITY, color)), images, targets, **settings).images
@@ -227,6 +228,33 @@ def test_no_saturation_leaves_grey():
 
 def test_floating_point_colors_end_at_1():
     assert repainted((2, 1, 1), torch.tensor([[0.25, 0.75]] * 3)) == [[0.5, 1.0]] * 3
+
+
+@pytest.mark.parametrize("engine", [nullcontext, window_after_window])
+@pytest.mark.parametrize(
+    ("color", "expected"),
+    [
+        ((2, 0.5, 1), [[0.375, 0.875], [0.875, 0.875]]),  # 0 and 1 and not 2, of a mean of 0.75
+        ((1, 3, 0.5), [[0.125, 0.875], [0.375, 0.625]]),  # 0 and 1, not -1 and 2; each pixel's grey is 0.25 and 0.75
+        ((1, 1, 3), [[0.0, 1.0], [1.0, 0.0]]),
+    ],
+    ids=["brightness", "contrast", "saturation"],
+)
+def test_colors_end_at_0_and_1_after_each_step(engine, color, expected):
+    with engine():  # in images of two channels, grey is their mean
+        found = repainted(color, torch.tensor([[0.0, 1.0], [0.5, 0.5]]))
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("engine", [nullcontext, window_after_window])
+@pytest.mark.parametrize("settings", [{}, {"color_transfer": "reinhard"}, {"color_transfer": "histogram"}])
+def test_an_object_of_which_no_pixel_is_in_the_image_changes_no_color(engine, settings):
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    given = target((0, 0, 8, 8)) | {"masks": block(0, 0, 1, 1)[None]}  # its box says that it may be further right
+    plan = plan_of((0, 1, 0, ((1, 0, 4), (0, 1, 0)), (1, 0.5, 1)))
+    with engine():
+        after = carry_out(plan, images, [target(), given], blend_sigma=1.0, **settings).images
+    assert torch.equal(after, images)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,19 @@ def test_labels_in_place_of_names_still_work_and_are_said_to_be_old(names):
         assert received(category_weights={2: 0.0}, category_names=names) == [1, 3]
 
 
+@pytest.mark.parametrize("names", [None, NAMES])
+def test_such_labels_may_be_text_as_a_recipe_has_it(names):
+    with pytest.warns(DeprecationWarning, match=r"^category_weights: '2' is taken for a label"):
+        assert received(category_weights={"2": 0.0}, category_names=names) == [1, 3]
+
+
+@pytest.mark.filterwarnings("ignore::composer_copypaste.errors.OldSettingWarning")
+def test_such_labels_are_those_of_the_names():
+    with pytest.raises(ValueError, match=r"^categories: expected labels, which .* \(1 cat, 2 dog, 3 cow\), got 4"):
+        received(categories=(4,), category_names=NAMES)
+    assert received(categories=(1,), category_names=NAMES) == received(labels=(1,), category_names=NAMES) == [1]
+
+
 def test_a_category_may_be_called_by_a_number():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -8,7 +8,7 @@ from hypothesis import given
 from test_copypaste_batch import assert_equals_reference
 
 from composer_copypaste import copypaste_batch
-from composer_copypaste.functional.color_transfer import from_lab, surroundings, to_lab
+from composer_copypaste.functional.color_transfer import Pixels, from_lab, surroundings, to_lab
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -143,6 +143,41 @@ def test_colors_known_of_cielab():
     known = torch.tensor([[53.24, 80.09, 67.20], [32.30, 79.19, -107.86], [100, 0, 0], [0, 0, 0], [50.03, 0, 0]]).T
     torch.testing.assert_close(to_lab(colors), known, rtol=0, atol=0.01)
     torch.testing.assert_close(from_lab(known), colors, rtol=0, atol=0.001)
+
+
+def test_of_a_dark_grey_the_lightness_is_in_proportion_to_its_light():
+    """CIE's second definition: L is 24389 / 27 times Y where that is below 8."""
+    greys = torch.tensor([3, 10, 20]) / 255  # the first two on sRGB's straight line, whose slope is 1 / 12.92
+    light = torch.tensor([*greys[:2] / 12.92, ((greys[2] + 0.055) / 1.055) ** 2.4])
+    lightness, a, b = to_lab(greys.expand(3, 3))
+    torch.testing.assert_close(lightness, light * 24389 / 27, rtol=1e-4, atol=0)
+    torch.testing.assert_close(torch.stack([a, b]), torch.zeros(2, 3), rtol=0, atol=1e-3)
+
+
+def test_all_colors_come_back_from_cielab_and_others_become_the_nearest_of_each_channel():
+    steps = torch.arange(0, 256, 5) / 255
+    colors = torch.cartesian_prod(steps, steps, steps).T
+    torch.testing.assert_close(from_lab(to_lab(colors)), colors, rtol=0, atol=1e-4)
+    beyond = from_lab(torch.tensor([[60.0], [200], [-200]]))[1:]
+    torch.testing.assert_close(beyond, torch.tensor([[0.0], [1]]), rtol=0, atol=1e-6)
+
+
+def test_the_gradient_of_black_is_a_number():
+    black = torch.zeros(3, 1, requires_grad=True)
+    for there_and_back in (to_lab(black), from_lab(black)):
+        (gradient,) = torch.autograd.grad(there_and_back.sum(), black)
+        assert gradient.isfinite().all()
+
+
+def test_colors_beyond_black_and_white_count_as_these():
+    given = Pixels.of([torch.tensor([[[-0.5, 0.5, 1.5]]])], [torch.ones(1, 3)], largest=1.0)
+    assert given.colors.tolist() == [[0, 0.5, 1]]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_batch_of_no_or_one_image_is_one_whose_colors_can_be_moved(n):
+    settings = {"p": 1.0, "source": "self", "color_transfer": "reinhard"}
+    assert len(copypaste_batch(make_images(2)[:n], [target((0, 0, 2, 2))] * n, **settings)[0]) == n
 
 
 def test_reinhard_of_images_that_are_not_rgb_is_an_error_and_a_histogram_takes_them():

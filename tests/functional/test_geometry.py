@@ -280,8 +280,24 @@ def test_what_looks_like_geometry_is_refused_by_name_unless_it_is_named(numbers)
     copypaste_batch(make_images(), targets, p=0.0)
 
 
+def test_a_target_without_objects_says_nothing_about_what_looks_like_geometry():
+    targets = [target(tilt=torch.zeros(0, 5)), target((0, 0, 4, 4), tilt=torch.zeros(1, 5))]
+    with pytest.raises(ValueError, match=r"^targets\[0\]: 'tilt' looks like positions in the image"):
+        copypaste_batch(make_images(), targets, p=1.0)
+    nothing = [target(tilt=torch.zeros(0, 5)) for _ in range(2)]
+    assert [len(each["tilt"]) for each in copypaste_batch(make_images(), nothing, p=1.0)[1]] == [0, 0]
+
+
 @pytest.mark.parametrize(
-    "values", [torch.zeros(1, 256), torch.zeros(1), torch.zeros(1, 4).long(), torch.zeros(1, 2), torch.zeros(3, 4)]
+    "values",
+    [
+        torch.zeros(1, 256),
+        torch.zeros(1),
+        torch.zeros(1, 4).long(),
+        torch.zeros(1, 2),
+        torch.zeros(1, 2, 3),
+        torch.zeros(3, 4),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:targets. 'feature' has as many rows")
 def test_scores_embeddings_and_what_describes_the_image_pass_as_before(values):
@@ -295,6 +311,7 @@ def test_scores_embeddings_and_what_describes_the_image_pass_as_before(values):
     [
         ("obb_radians", torch.zeros(1, 4), r"\(n, 5\), got torch.float32 \(1, 4\)"),
         ("corners", torch.zeros(1, 4), r"\(n, 8\) or \(n, 4, 2\), got"),
+        ("corners", torch.zeros(1, 4, 3), r"\(n, 8\) or \(n, 4, 2\), got"),
         ("polygons", torch.zeros(1, 3, 2).long(), r"\(n, k, 2\), got torch.int64"),
     ],
 )
@@ -412,6 +429,10 @@ def test_geometry_follows_large_scale_jitter(form):
     assert block(8, 2, 12, 6, (16, 16)).equal(
         found["masks"].dense()[0] if form == "cut_outs" else found["masks"][0].byte()
     )
+    whole = replace(settings, hidden_geometry="whole")
+    _, (found,) = crop_resize_batch(make_images(1), in_form([one], form), [crop], whole)
+    has(found["obb"], [[12, 4, 8, 4, 0], [6, 10, 4, 4, -0.5]])
+    has(found["marks"], [[[14, 4]], [[6, 10]]])
 
 
 # Drawn batches, against the slow reference

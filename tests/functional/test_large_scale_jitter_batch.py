@@ -10,10 +10,14 @@ from pycocotools import mask as coco_mask
 from read_backs import ReadBacks
 from reference import stored, tent
 
-from composer_copypaste import LargeScaleJitterSettings, LargeScaleJitterTransform, large_scale_jitter_batch
+from composer_copypaste import (
+    CompactMasks,
+    LargeScaleJitterSettings,
+    LargeScaleJitterTransform,
+    large_scale_jitter_batch,
+)
 from composer_copypaste.data.rle import AnnotatedObjects
-from composer_copypaste.functional import large_scale_jitter
-from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, crop_resize_batch
+from composer_copypaste.functional.large_scale_jitter import PADDING, CropResize, crop_resize_batch, draw_crop_resize
 
 SIDE = 8
 
@@ -83,11 +87,24 @@ def test_an_enlarged_window_is_mirrored():
     assert image[:, 0, 7].tolist() == given[:, 2, 1].tolist()
 
 
-def test_a_flip_alone_keeps_every_pixel():
-    given = make_image()
-    image, shown = crop_resized(given, target((1, 1, 3, 4)), crop_resize(flip=True))
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+def test_where_nothing_is_resized_every_pixel_is_kept_to_the_bit(dtype):
+    given, fields = make_image(dtype=dtype), target((1, 1, 3, 4))
+    image, shown = crop_resized(given, fields, crop_resize())
+    assert torch.equal(image, given)
+    assert shown["boxes"].tolist() == [[1, 1, 3, 4]]
+    image, shown = crop_resized(given, fields, crop_resize(flip=True))
     assert torch.equal(image, given.flip(-1))
     assert shown["boxes"].tolist() == [[5, 1, 7, 4]]
+
+
+@pytest.mark.parametrize("form", ["planes", "cut_outs"])
+@pytest.mark.parametrize(("flip", "box"), [(False, [0, 0, 1, 1]), (True, [3, 0, 4, 1])])
+def test_of_two_pixels_on_whose_border_a_centre_lies_the_second_is_shown(form, flip, box):
+    fields = target((1, 1, 2, 2), (2, 2, 3, 3))
+    given = fields if form == "planes" else fields | {"masks": CompactMasks.from_dense(fields["masks"])}
+    _, shown = crop_resized(make_image(), given, crop_resize(resized=(4, 4), flip=flip))
+    assert shown["boxes"].tolist() == [box]
 
 
 def test_masks_of_any_value_come_back_as_0_and_1():
@@ -132,6 +149,20 @@ def test_boxes_alone_are_cropped_and_resized_as_if_objects_filled_them():
     assert shown["boxes"].tolist() == [[1, 1, 3, 2]]
 
 
+def test_boxes_alone_are_cut_at_the_window_and_mirrored():
+    fields = {key: values for key, values in target((2, 2, 3, 4), (0, 0, 4, 3)).items() if key in ("boxes", "labels")}
+    _, shown = crop_resized(make_image(), fields, crop_resize(window=(1, 2, 4, 4), flip=True))
+    assert shown["boxes"].tolist() == [[6, 2, 8, 6], [4, 0, 8, 4]]
+
+
+def test_a_box_alone_of_min_area_stays_whatever_rounding_does_to_its_area():
+    fields = {"boxes": torch.tensor([[0.0, 0, 7, 9]]), "labels": torch.tensor([1])}
+    third = crop_resize(window=(0, 0, 9, 9), resized=(3, 3))
+    assert (7 * (3 / 9)) * (9 * (3 / 9)) < 7
+    assert crop_resized(make_image(9, 9), fields, third, min_area=7)[1]["labels"].tolist() == [1]
+    assert crop_resized(make_image(9, 9), fields, third, min_area=8)[1]["labels"].tolist() == []
+
+
 def test_class_ids_are_padded_with_the_one_that_is_ignored():
     ids = torch.zeros(SIDE, SIDE, dtype=torch.int64)
     ids[2:4, 2:6] = 3
@@ -142,6 +173,57 @@ def test_class_ids_are_padded_with_the_one_that_is_ignored():
         shown[0].tolist()
         == [[0, 0, 0, 0, 9, 9, 9, 9], [0, 3, 3, 0, 9, 9, 9, 9]] + [[0] * 4 + [9] * 4] * 2 + [[9] * 8] * 4
     )
+
+
+def test_the_class_that_is_ignored_may_be_any_that_the_type_holds():
+    for ignored in (-128, 127):
+        settings = LargeScaleJitterSettings(size=(16, 16), ignore_index=ignored)
+        ids = torch.ones(1, SIDE, SIDE, dtype=torch.int8)
+        _, shown = crop_resize_batch([make_image()], list(ids), [crop_resize(resized=(4, 4))], settings)
+        assert shown[0, 7, 7] == ignored
+
+
+# What is drawn
+
+
+def draws(size, n=400, **settings):
+    """What is drawn for an image of that (height, width)."""
+    chosen, stream = LargeScaleJitterSettings(size=(16, 24), **settings), generator(0)
+    return [draw_crop_resize(size, chosen, stream) for _ in range(n)]
+
+
+def test_both_sides_are_resized_by_one_factor_of_the_range_times_what_fits():
+    drawn = draws((40, 60), scale_range=(0.5, 2.0))
+    factors = [[shown / given for given, shown in zip(each.window[2:], each.resized, strict=True)] for each in drawn]
+    down, across = np.array(factors).T / (16 / 40)
+    np.testing.assert_allclose(down, across, rtol=0.1)  # sides are whole pixels
+    assert 0.45 < across.min() < 0.55
+    assert 1.95 < across.max() < 2.05
+    assert np.median(across) == pytest.approx(1.25, abs=0.1)
+
+
+def test_the_part_that_stays_lies_anywhere_in_the_image():
+    drawn = draws((40, 60), scale_range=(2.0, 2.0))
+    assert {each.window[2:] + each.resized for each in drawn} == {(20, 30, 16, 24)}
+    assert {each.window[0] for each in drawn} == set(range(21))
+    assert {each.window[1] for each in drawn} == set(range(31))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "window", "resized"),
+    [
+        ((200, 1), 1.0, (0, 0, 200, 1), (16, 1)),  # 0.08 pixels wide
+        ((33, 8), 33 / 32, (0, 0, 33, 8), (16, 4)),  # 16.5 pixels high
+        ((1, 1), 2.0, (0, 0, 1, 1), (16, 24)),  # of which half a pixel would stay
+    ],
+    ids=["thin", "just fits", "a pixel"],
+)
+def test_sides_are_whole_pixels_and_at_least_one(size, scale, window, resized):
+    (drawn,) = draws(size, n=1, scale_range=(scale, scale))
+    assert (drawn.window, drawn.resized) == (window, resized)
+
+
+# Padding
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, [c / 255 for c in PADDING]), (torch.uint8, PADDING)])
@@ -197,9 +279,7 @@ def slow(image, fields, shown, settings):
 def test_it_equals_a_slow_reference(batch):
     images, targets, settings, seed = batch
     crop_resizes = [
-        large_scale_jitter.draw_crop_resize(tuple(image.shape[1:]), settings, stream)
-        for stream in [generator(seed)]
-        for image in images
+        draw_crop_resize(tuple(image.shape[1:]), settings, stream) for stream in [generator(seed)] for image in images
     ]
     jittered, results = large_scale_jitter_batch(images, targets, generator=generator(seed), settings=settings)
     assert jittered.dtype == images[0].dtype

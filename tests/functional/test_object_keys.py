@@ -78,8 +78,9 @@ def test_it_is_said_once_that_what_passes_through_has_as_many_rows_as_there_are_
         ((torch.ones(1), torch.ones(1)), plan_of((0, 1, 0, IDENTITY))),
         ((torch.ones(1), torch.ones(2)), plan_of()),
         (((1,), (1, 2)), plan_of((0, 1, 0, IDENTITY))),
+        ((torch.tensor(1.0), torch.tensor(2.0)), plan_of((0, 1, 0, IDENTITY))),
     ],
-    ids=["another length somewhere", "nothing pasted", "tuples"],
+    ids=["another length somewhere", "nothing pasted", "tuples", "numbers"],
 )
 def test_it_is_not_said_where_rows_are_not_as_many_or_nothing_is_pasted(depths, plan):
     targets = [target((0, 0, 4, 4), depth=depths[0]), target((4, 4, 8, 8), (0, 0, 2, 2), depth=depths[1])]
@@ -133,6 +134,15 @@ def test_positions_that_would_have_to_move_are_refused_by_name(way, key):
     targets[1][key] = torch.zeros(1, 5)
     with pytest.raises(ValueError, match=rf"^targets\[1\]: '{key}' holds positions .* name it in object_keys"):
         WAYS[way](targets)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("key", "value"), [("segmentation", None), ("image_size", torch.zeros(1, 4)), ("id", 7), ("score", "high")]
+)
+def test_nothing_sizes_of_the_image_and_single_values_pass_under_their_names(way, key, value):
+    targets = [target((0, 0, 4, 4), **{key: value}), target((4, 4, 8, 8), **{key: value})]
+    assert all(found[key] is value for found in WAYS[way](targets)[1])
 
 
 def test_positions_in_a_type_of_torchvisions_are_refused_under_any_name():

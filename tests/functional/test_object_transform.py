@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -171,6 +172,41 @@ def test_after_an_error_in_a_transform_torchs_random_numbers_go_on():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_transform_sees_the_box_and_a_pixel_around_it_and_an_alpha_of_0_and_255():
+    given = []
+    after(lambda image, alpha: given.append((image, alpha)) or (image, alpha))
+    ((image, alpha),) = given
+    assert torch.equal(image, make_images()[1, :, 2:6, 1:7])
+    assert torch.equal(alpha, 255 * block(*HERE)[None, 2:6, 1:7])
+
+
+def test_of_an_object_beside_its_image_a_transform_sees_one_pixel_and_nothing_is_pasted():
+    sizes = []
+    beside = target((12, 2, 14, 4))
+    plan, settings = plan_of((0, 1, 0, IDENTITY)), {"object_transform": lambda *it: sizes.append(it[1].shape) or it}
+    result = carry_out(plan, make_images(), [target(), beside], **settings)
+    assert sizes == [(1, 1, 1)]
+    assert torch.equal(result.images, make_images())
+
+
+@pytest.mark.parametrize("engine", [nullcontext, window_after_window, tritons_kernels])
+def test_the_order_in_memory_of_what_a_transform_returns_does_not_matter(engine):
+    def turned(image, alpha):
+        return image.flip(-1).mT.contiguous().mT, alpha.flip(-1).mT.contiguous().mT
+
+    with engine():
+        found = after(turned, (1, 1, 3, 3))[0], after(v2.RandomHorizontalFlip(p=1.0), (1, 1, 3, 3))[0]
+    assert torch.equal(*found)
+
+
+def test_keypoints_lie_where_they_did_and_move_with_the_cut_out():
+    keypoints = torch.tensor([[[2.0, 3, 2], [5.5, 4.5, 1]]])
+    given = [target(keypoints=torch.zeros(0, 2, 3)), target(HERE, keypoints=keypoints)]
+    plan = plan_of((0, 1, 0, ((1, 0, -1), (0, 1, 1))))
+    result = carry_out(plan, make_images(), given, object_transform=inverted, keypoint_pairs=())
+    assert result.targets[0]["keypoints"].tolist() == [[[3, 2, 2], [6.5, 3.5, 1]]]
+
+
 def test_objects_of_bank_and_pool_and_of_class_id_maps_are_transformed_too():
     bank = InstanceBank(1)
     images, targets = make_images(), [target(), target(HERE)]
@@ -211,6 +247,9 @@ def test_the_batch_itself_is_not_modified_by_a_transform_in_place():
     ("transform", "problem"),
     [
         (lambda image, alpha: image, r"expected it to return \(image, alpha\), got Image"),
+        (lambda image, alpha: image[:2], r"expected it to return \(image, alpha\), got Tensor"),
+        (lambda image, alpha: (image, alpha, alpha), r"expected it to return \(image, alpha\), got tuple"),
+        (lambda image, alpha: (image, 255), r"expected it to return \(image, alpha\), got tuple"),
         (
             lambda image, alpha: (image.float(), alpha),
             "expected an image of 3 channels of torch.uint8 on cpu, got .*float32",
@@ -218,6 +257,10 @@ def test_the_batch_itself_is_not_modified_by_a_transform_in_place():
         (lambda image, alpha: (image[:1], alpha), "expected an image of 3 channels of .* on cpu, got .1, 4, 6."),
         (lambda image, alpha: (image, alpha[:, 1:]), r"expected an alpha of torch.uint8 of shape \(1, 4, 6\)"),
         (lambda image, alpha: (image, alpha / 2), "expected an alpha of torch.uint8 of shape .*float32"),
+        (
+            lambda image, alpha: (image[:, :0], alpha[:, :0]),
+            r"expected an alpha .* of at least one pixel, got \(1, 0, 6\)",
+        ),
     ],
 )
 def test_what_is_no_image_and_alpha_is_an_error_of_one_line(transform, problem):

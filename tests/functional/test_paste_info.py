@@ -75,12 +75,21 @@ def test_objects_of_bank_and_pool_have_their_numbers():
     images, targets = make_images(), [target((0, 0, 4, 4)), target((4, 4, 8, 8), (0, 6, 2, 8))]
     copypaste_batch(images, targets, plan=plan_of(), bank=bank)
     assert len(bank) == 3
-    plan = plan_of((0, 4, 0, IDENTITY), (1, 5, 0, IDENTITY))  # the bank's last object, and the pool's cut-out
+    beside = ((1, 0, -4), (0, 1, 0))
+    plan = plan_of((0, 2, 0, beside), (0, 4, 0, IDENTITY), (1, 5, 0, IDENTITY))  # the bank's first and last, the pool's
     _, _, info = copypaste_batch(images, targets, plan=plan, bank=bank, pool=pool, return_info=True)
-    assert info.source[info.pasted].tolist() == [4, 5]
-    assert info.from_bank.tolist() == [False, True, False, False, False]
-    assert info.from_pool.tolist() == [False, False, False, False, True]
+    assert info.source[info.pasted].tolist() == [2, 4, 5]
+    assert info.from_bank.tolist() == [False, True, True, False, False, False]
+    assert info.from_pool.tolist() == [False, False, False, False, False, True]
     assert (info.images, info.bank_objects) == (2, 3)
+
+
+def test_an_empty_image_shows_all_of_the_one_pixel_that_it_receives_from_a_bank():
+    bank = InstanceBank(1)
+    copypaste_batch(make_images(1), [target((0, 0, 1, 1))], plan=plan_of(), bank=bank)
+    plan = plan_of((0, 1, 0, IDENTITY))
+    _, _, info = copypaste_batch(make_images(1), [target()], plan=plan, bank=bank, return_info=True)
+    assert (info.source.tolist(), info.visible.tolist(), info.boxes.tolist()) == ([1], [1], [[0, 0, 1, 1]])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -96,6 +105,7 @@ def test_of_class_id_maps_the_pasted_classes_are_told(engine):
     assert info.row.tolist() == [1]
     assert info.visible.tolist() == [1]
     assert info.boxes.tolist() == [[2, 0, 6, 4]]
+    assert info.dropped == 0
 
 
 @pytest.mark.parametrize("settings", [{"p": 0.0}, {"p": 1.0, "labels": (77,)}])
@@ -103,9 +113,9 @@ def test_of_class_id_maps_the_pasted_classes_are_told(engine):
 def test_where_nothing_is_pasted_all_objects_are_their_image_s_own(settings):
     _, _, info = copypaste_batch(make_images(), [target((0, 0, 4, 4)), target()], return_info=True, **settings)
     assert (info.image.tolist(), info.source.tolist(), info.pasted.tolist()) == ([0], [0], [False])
-    assert info.visible.tolist() == [1]
+    assert (info.visible.tolist(), info.dropped) == ([1], 0)
     _, _, info = copypaste_batch(make_images(), torch.zeros(2, 8, 8).long(), return_info=True, **settings)
-    assert len(info) == 0
+    assert (len(info), info.dropped) == (0, 0)
 
 
 @given(case=cases())

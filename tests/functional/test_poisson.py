@@ -65,8 +65,9 @@ def test_an_object_that_fills_its_image_stays_as_it_is():
     assert torch.equal(after[0], images[1])
 
 
-def test_an_object_whose_mask_ends_within_it_keeps_its_contrast_all_the_same():
-    given = torch.where(block(2, 2, 6, 6).bool(), 150, 100).to(torch.uint8)
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_an_object_whose_mask_ends_within_it_keeps_its_contrast_all_the_same(pixels):
+    given = torch.where(block(3 - pixels, 3 - pixels, 5 + pixels, 5 + pixels).bool(), 150, 100).to(torch.uint8)
     assert (blended(torch.tensor(30).byte(), given) == on_grey(80, 30)).all()
 
 
@@ -85,8 +86,9 @@ def test_what_is_pasted_below_lends_an_object_no_color():
     assert (after == on_grey(60, 200)).all()  # the first one fills the image, and so stays
 
 
-def test_colors_end_at_white():
+def test_colors_end_at_white_and_black():
     assert (blended(torch.tensor(200).byte(), on_grey(250, 100)) == on_grey(255, 200)).all()
+    assert (blended(torch.tensor(30).byte(), on_grey(10, 100)) == on_grey(0, 30)).all()
 
 
 def test_masks_and_boxes_stay_what_they_are_without_it():
@@ -126,6 +128,15 @@ def test_many_objects_of_many_sizes_are_solved_as_exactly_as_one():
         mask[:3] = mask[-3:] = mask[:, :3] = mask[:, -3:] = 0
     for found, plane, mask in zip(seamless(colors, masks, below), below, masks, strict=True):
         torch.testing.assert_close(found * mask, plane * mask, rtol=1e-3, atol=1e-3)
+
+
+def test_an_object_of_300_pixels_is_solved_to_a_thousandth_of_the_largest_difference():
+    y, x = np.mgrid[:300, :300]
+    difference = torch.from_numpy(np.stack([(x**2 - y**2) / 300**2, (3 * x + y) / 1200])).float()  # from -1 to 1
+    mask = torch.zeros(300, 300, dtype=torch.uint8)
+    mask[3:-3, 3:-3] = 1
+    (found,) = seamless([torch.zeros_like(difference)], [mask], [difference])
+    assert ((found - difference) * mask).abs().max() < 1e-3
 
 
 def test_a_soft_seam_besides_is_an_error():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from copypaste_cases import many
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from reference import nearest, tent
 from torch.nn import functional
 
 from composer_copypaste.functional import resample
-from composer_copypaste.functional.resample import resample_colors, resample_mask
+from composer_copypaste.functional.resample import PIXEL, resample_colors, resample_mask, resampled_area
 from composer_copypaste.functional.windows import Window
 
 
@@ -71,10 +71,20 @@ def test_colors_moved_by_whole_pixels_are_the_same_to_the_bit():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
 def test_colors_flipped_keep_their_type_and_their_bits(dtype):
     image = (make_image() * 255).to(dtype)
-    assert torch.equal(resample_colors(image, fixed([-1, 0, 8], [0, 1, 0]), whole(8, 8), (8, 8)), image.flip(-1))
+    flipped = resample_colors(image, fixed([-1, 0, 8], [0, 1, 0]), whole(8, 8), (8, 8))
+    assert flipped.dtype == dtype
+    assert torch.equal(flipped, image.flip(-1))
 
 
-@pytest.mark.parametrize("size", [(4, 4), (3, 5), (8, 8), (16, 16), (5, 13), (1, 1)])
+@pytest.mark.parametrize("to_source", [([1, 0, 0.5], [0, 1, 0]), ([-1, 0, 7.5], [0, 1, 0])])
+def test_colors_moved_by_half_a_pixel_are_the_means_of_two(to_source):
+    image = make_image()
+    means = (image[:, :, :-1] + image[:, :, 1:]) / 2
+    shown = resample_colors(image, fixed(*to_source), whole(8, 7), (8, 7))
+    torch.testing.assert_close(shown, means if to_source[0][0] > 0 else means.flip(-1))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (8, 8), (16, 16), (5, 13), (1, 1), (4, 10)])
 def test_whole_images_are_resized_as_torchs_antialiased_interpolation_does(size):
     image = make_image(8, 10)
     height, width = size
@@ -101,10 +111,21 @@ def test_a_quarter_turn_is_exact():
     assert torch.equal(on_canvas(window, turned, (8, 8)), mask.rot90(-1))
 
 
-def test_beyond_the_sources_edge_its_edge_goes_on():
-    image = make_image()
-    beyond = resample_colors(image, fixed([1, 0, 20], [0, 1, 0]), whole(8, 3), (8, 3))
-    assert torch.equal(beyond, image[:, :, -1:].expand(-1, -1, 3))
+@pytest.mark.parametrize(
+    ("across", "columns"),
+    [
+        ([1, 0, -3], [0, 0, 0, 0, 1, 2, 3, 4]),
+        ([1, 0, 3], [3, 4, 5, 6, 7, 7, 7, 7]),
+        ([-1, 0, 5], [4, 3, 2, 1, 0, 0, 0, 0]),
+        ([1, 0, 20], [7] * 8),
+        ([0.5, 0, -8.0], [0] * 8),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_beyond_the_sources_edge_its_edge_goes_on(across, columns, dtype):
+    image = make_image().to(dtype)
+    shown = resample_colors(image, fixed(across, [0, 1, 0]), whole(8, 8), (8, 8))
+    assert torch.equal(shown.to(dtype), image[:, :, columns])
 
 
 def test_beyond_the_sources_edge_a_mask_has_no_pixels():
@@ -113,10 +134,44 @@ def test_beyond_the_sources_edge_a_mask_has_no_pixels():
     assert mask.all()
 
 
+def test_a_shear_moves_each_row_or_column_further_than_the_one_before():
+    column, row = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    column[:, 4] = row[4] = 1
+    diagonal = (torch.arange(8) + torch.arange(8)[:, None] == 3).to(torch.uint8)
+    for mask, shear in ((column, fixed([1, 1, 0], [0, 1, 0])), (row, fixed([1, 0, 0], [1, 1, 0]))):
+        window, shown = resample_mask(mask, shear, whole(8, 8))  # along the shear a pixel shows the one at x + y + 1
+        assert torch.equal(on_canvas(window, shown, (8, 8)), diagonal)
+
+
+@pytest.mark.parametrize(
+    ("turn", "rows"), [(([0, 1, -2], [-1, 0, 10]), (2, 8)), (([0, 1, 2], [-1, 0, 6]), (0, 6))], ids=["before", "after"]
+)
+def test_beyond_the_sources_edges_a_turned_mask_has_no_pixels(turn, rows):
+    window, mask = resample_mask(torch.ones(8, 8, dtype=torch.uint8), fixed(*turn), whole(8, 8))
+    there = torch.zeros(8, 8, dtype=torch.uint8)
+    there[slice(*rows), slice(*rows)] = 1
+    assert torch.equal(on_canvas(window, mask, (8, 8)), there)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 3), (3, 0)])
+@pytest.mark.parametrize("to_source", [([1, 0, 0], [0, 1, 0]), ([-1, 0, 8], [0, 0.5, 0]), ([0, 1, 0], [-1, 0, 8])])
+def test_a_mask_of_no_size_shows_no_pixel(size, to_source):
+    window, mask = resample_mask(torch.zeros(size, dtype=torch.uint8), fixed(*to_source), whole(8, 8))
+    assert (window.is_empty, window.shape, mask.shape) == (True, (0, 0), (0, 0))
+
+
+@pytest.mark.parametrize("pixels_at_once", [4, 16, 1 << 22])
+def test_an_area_counted_in_strips_is_that_of_the_whole(monkeypatch, pixels_at_once):
+    monkeypatch.setattr(resample, "STRIP", pixels_at_once)
+    mask = (make_image(channels=1)[0] > 0.5).to(torch.uint8)
+    assert resampled_area(mask, fixed([1, 0, -1], [0, 1, -1]), Window(0, 0, 12, 9)) == mask.sum()
+
+
 MAPS = st.tuples(st.floats(-4, 4), st.floats(-4, 4), st.floats(-20, 20))
 
 
 @many(100)
+@example((0.3, 0.4, 2.0), (-0.4, 0.3, 5.0), False, 0, (8, 8, 8, 8))  # a turn that enlarges
 @given(MAPS, MAPS, st.booleans(), st.integers(0, 1000), st.tuples(*[st.integers(1, 12)] * 4))
 def test_any_affine_map_equals_the_slow_reference(along_x, along_y, upright, seed, sides):
     if upright:
@@ -132,6 +187,27 @@ def test_any_affine_map_equals_the_slow_reference(along_x, along_y, upright, see
     colors = np.einsum("py,cyx,px->cp", down, image.numpy(), across).reshape(2, *size)
     shown = resample_colors(image, to_source, whole(*size), size)
     np.testing.assert_allclose(shown.numpy(), colors, rtol=0, atol=1e-5)
+
+
+def near(halves):
+    """Numbers of half pixels, exactly or a step beside it, in steps."""
+    return st.builds(lambda half, beside: half * (PIXEL // 2) + beside, halves, st.sampled_from([0, 0, 0, -1, 1]))
+
+
+SLOPES, OFFSETS = near(st.sampled_from([-4, -2, -2, -1, 1, 2, 2, 4])), near(st.integers(-24, 24))
+
+
+@many(200)
+@example((PIXEL - 1, PIXEL), (15 * PIXEL // 2, 0), 8, 8)  # the first centre lies half a step before the source's end
+@example((PIXEL, -PIXEL), (-12 * PIXEL, 9 * PIXEL), 8, 8)  # beyond the window; and one pixel beyond it
+@given(st.tuples(SLOPES, SLOPES), st.tuples(OFFSETS, OFFSETS), *[st.integers(1, 8)] * 2)
+def test_a_mask_is_exact_to_a_step_where_centres_lie_on_the_borders_of_pixels(slopes, offsets, height, width):
+    to_source = np.array([[slopes[0], 0, offsets[0]], [0, slopes[1], offsets[1]]])
+    mask = torch.ones(height, width, dtype=torch.uint8)
+    mask[::2, ::2] = 0
+    window, shown = resample_mask(mask, to_source, whole(8, 8))
+    assert shown.shape == window.shape
+    np.testing.assert_array_equal(on_canvas(window, shown, (8, 8)), nearest(mask.numpy(), to_source, (8, 8)))
 
 
 @many(50)

@@ -24,6 +24,7 @@ from composer_copypaste import (
     large_scale_jitter_batch,
     plan_batch,
 )
+from composer_copypaste.functional.arguments import check_batch
 
 
 def pasted(images=None, targets=None, **settings):
@@ -45,6 +46,16 @@ def unlabelled(**fields):
 def framed(images=None, targets=None, **settings):
     images, targets = (make_images() if images is None else images), (both() if targets is None else targets)
     return large_scale_jitter_batch(images, targets, size=(16, 16), **settings)
+
+
+def pasted_from_bank(**changes):
+    """A batch of one image, on which the one object of a bank is pasted, whose state has these changes."""
+    bank, batch = InstanceBank(1), (make_images(1), [target((0, 0, 4, 4))])
+    copypaste_batch(*batch, bank=bank, p=0.0)
+    state = bank.state_dict()
+    state["pictures"][0] |= changes
+    bank.load_state_dict(state)
+    return copypaste_batch(*batch, bank=bank, p=1.0, p_instance=1.0)
 
 
 class OnDevice(torch.Generator):
@@ -84,6 +95,16 @@ CASES = {
     "an image has its channels last": (
         lambda: framed([make_images()[0], make_images()[1].permute(1, 2, 0)]),
         "ValueError: images[1]: expected a tensor (c, h, w), got shape (8, 8, 3), which looks like (h, w, c); "
+        ".permute(2, 0, 1) gives (c, h, w)",
+    ),
+    "images of one channel have it last": (
+        lambda: pasted(torch.zeros(2, SIDE, SIDE, 1)),
+        "ValueError: images[0]: expected a tensor (c, h, w), got shape (8, 8, 1), which looks like (h, w, c); "
+        ".permute(2, 0, 1) gives (c, h, w)",
+    ),
+    "images with an opacity have their channels last": (
+        lambda: pasted(torch.zeros(2, 5, SIDE, 4)),
+        "ValueError: images[0]: expected a tensor (c, h, w), got shape (5, 8, 4), which looks like (h, w, c); "
         ".permute(2, 0, 1) gives (c, h, w)",
     ),
     "images are of another type": (
@@ -374,10 +395,33 @@ CASES = {
         "ValueError: bank: expected the state that state_dict gave, {'pictures': [...]}, got one that cannot be read "
         "(KeyError: 'pictures'); a new InstanceBank starts without one",
     ),
+    "a bank's state has a mask larger than its image": (
+        lambda: pasted_from_bank(masks=[torch.ones(4000, 4000, dtype=torch.uint8)]),
+        "ValueError: a remembered object or a cut-out: expected a uint8 mask of its image's size, got torch.uint8 of "
+        "(4000, 4000) and an image of (3, 5, 5)",
+    ),
+    "a bank's state has a mask of another type": (
+        lambda: pasted_from_bank(masks=[torch.ones(5, 5)]),
+        "ValueError: a remembered object or a cut-out: expected a uint8 mask of its image's size, got torch.float32 of "
+        "(5, 5) and an image of (3, 5, 5)",
+    ),
+    "a bank's state has a box without an end": (
+        lambda: pasted_from_bank(host_boxes=nan.double()),
+        "ValueError: a remembered object or a cut-out: expected a finite box, got [0.0, 0.0, nan, 4.0]",
+    ),
     "the bank is a number": (lambda: pasted(bank=3), "TypeError: bank: expected an InstanceBank, got 3"),
     "the pool is a folder": (
         lambda: pasted(pool="cutouts"),
         "TypeError: pool: expected a pool of cut-outs such as a CutOutPool, got 'cutouts'",
+    ),
+    "category names are not all text": (
+        lambda: pasted(category_names=["cat", 3]),
+        "TypeError: category_names: expected a list of names, that of label 1 first, got ['cat', 3]",
+    ),
+    "weights of categories are to be counted": (
+        lambda: pasted(category_weights="repeat_factor", category_names=["cat"]),
+        "ValueError: category_weights: 'repeat_factor' is counted in a data set, which is not known here; give "
+        "category_weights=rare_category_weights(annotations, 'repeat_factor') and category_names",
     ),
     "the size of a bank is text": (
         lambda: InstanceBank("3"),
@@ -408,6 +452,11 @@ def answers():
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_argument_is_an_error_that_says_where_and_what(case, answers):
     assert answers[case] == CASES[case][1]
+
+
+@pytest.mark.parametrize("shape", [(3, SIDE, 1), (3, SIDE, 3), (4, SIDE, 3), (5, 4, 3), (5, SIDE, 2), (5, SIDE, 5)])
+def test_an_image_of_few_columns_is_not_taken_for_one_with_its_channels_last(shape):
+    check_batch([torch.zeros(shape)], [target()])
 
 
 if __name__ == "__main__":
