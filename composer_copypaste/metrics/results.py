@@ -215,7 +215,9 @@ def _read_masks(number: int, group: Sequence[Entry], size: Size | None, problems
         own = size or _stated_size(entry["segmentation"])
         try:
             if own is None:
-                raise SegmentationError("polygons without annotations, which say the size of their image")
+                raise SegmentationError(
+                    "without annotations, a mask has to say the size of its image, [height, width], as polygons cannot"
+                )
             codes.append(_encoded(entry["segmentation"], own))
             size = own
         except SegmentationError as error:
@@ -239,13 +241,11 @@ def _stated_size(segmentation: object) -> Size | None:
 
 def _encoded(segmentation: object, size: Size) -> bytes:
     """The compressed run lengths of a mask; those that are compressed already are not decoded here."""
-    if isinstance(segmentation, dict) and isinstance(counts := segmentation.get("counts"), str):
+    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
+    if isinstance(counts, str) and counts.isascii():
         if (stated := _stated_size(segmentation)) != size:
             raise SegmentationError(f"mask has size {as_json(stated)}, its image has {as_json(list(size))}")
-        try:
-            return counts.encode("ascii")
-        except UnicodeEncodeError:
-            raise SegmentationError(f"mask cannot be decoded: {as_json(counts)}") from None
+        return counts.encode()
     return rle_of_segmentation(parse_segmentation(segmentation, size), size)["counts"]
 
 

@@ -57,8 +57,18 @@ def test_boxes_alone_are_read_exactly(annotations):
     assert found.images[3].boxes.tolist() == [[0.1, 0.7, 0.2, 0.1]]
 
 
-def test_a_file_without_results_is_one_in_which_nothing_was_found(annotations):
-    assert load([], annotations).images == {}
+def test_a_file_without_results_is_one_in_which_nothing_was_found(annotations, recwarn):
+    found = load([], annotations)
+    assert (found.images, found.masks) == ({}, False)
+    assert not recwarn.list
+
+
+def test_without_annotations_masks_have_the_size_that_they_say():
+    of_image_1 = [{**GOOD, "image_id": 1, "segmentation": MASK} for _ in range(2)]
+    found = read_results([*of_image_1, {**GOOD, "segmentation": MASK}], Path("results.json"))
+    assert not found.problems
+    assert list(found.results.images) == [1, 3]
+    assert found.results.images[1].masks.rles() == [RLE, RLE]
 
 
 @pytest.mark.parametrize(
@@ -66,11 +76,22 @@ def test_a_file_without_results_is_one_in_which_nothing_was_found(annotations):
     [
         ({"score": None}, "result number 2: score is null, expected a number"),
         ({"score": "0.5"}, 'result number 2: score is "0.5" (text), expected a number'),
+        ({"score": True}, "result number 2: score is true, expected a number"),
         ({"bbox": [1, 2, 3]}, r"result number 2: bbox is [1, 2, 3], expected 4 numbers, [x, y, width, height]"),
-        ({"bbox": [9, 9, -3, 3]}, "result number 2: bbox [9, 9, -3, 3] has a negative width or height"),
+        (
+            {"bbox": [1, 2, None, 4]},
+            "result number 2: bbox is [1, 2, null, 4], expected 4 numbers, [x, y, width, height]",
+        ),
+        ({"bbox": 5}, "result number 2: bbox is 5, expected 4 numbers, [x, y, width, height]"),
+        ({"bbox": [9, 9, -0.5, 3]}, "result number 2: bbox [9, 9, -0.5, 3] has a negative width or height"),
+        ({"bbox": [9, 9, 3, -0.5]}, "result number 2: bbox [9, 9, 3, -0.5] has a negative width or height"),
         ({"image_id": "3"}, 'result number 2: image_id is "3" (text), expected a whole number'),
         ({"bbox": None}, "result number 2: has neither 'bbox' nor 'segmentation'"),
         ({"segmentation": MASK}, "1 of 2 results have no 'segmentation'; expected a mask in all of them, or in none"),
+        (
+            {"segmentation": MASK, "bbox": None},
+            "1 of 2 results have no 'segmentation'; expected a mask in all of them, or in none",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named(wrong, message, annotations):
@@ -79,24 +100,44 @@ def test_what_cannot_be_used_is_named(wrong, message, annotations):
     assert str(raised.value).endswith(f"results.json: {message}")
 
 
+def test_a_result_that_is_no_object_is_named_and_that_no_other_is_left_is_not_said(annotations):
+    with pytest.raises(DataError, match=r"results\.json: result number 1: expected an object, got 5$"):
+        load([5], annotations)
+
+
+def test_numbers_beyond_all_floats_are_no_scores():
+    problems = read_results([{**GOOD, "score": float("inf")}], Path("results.json")).problems
+    assert problems == ["result number 1: score is Infinity, expected a number"]
+
+
+def test_a_box_without_width_and_height_is_a_box(annotations):
+    assert load([{**GOOD, "bbox": [2, 2, 0, 0]}], annotations).images[3].boxes.tolist() == [[2, 2, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
         ({"size": [30, 20], "counts": MASK["counts"]}, "mask has size [30, 20], its image has [20, 30]"),
-        ({"size": [20, 30], "counts": MASK["counts"][:-1]}, "the mask "),
+        ({"size": [20], "counts": MASK["counts"]}, "mask has size null, its image has [20, 30]"),
+        ({"size": [20, 30], "counts": "52"}, "the mask has 7 pixels, its image has 600"),
+        ({"size": [20, 30], "counts": "0"}, "the mask has 0 pixels, its image has 600"),
+        ({"size": [20, 30], "counts": "o" * 40}, "the mask cannot be decoded"),
         ({"size": [20, 30], "counts": "\u00e9"}, "mask cannot be decoded"),
+        ({"size": [20, 30], "counts": "\ud800"}, "mask cannot be decoded"),  # no text in UTF-8
         ([[1, 2, 3]], "polygon has 3 numbers, needs at least 6"),
     ],
 )
 def test_a_mask_that_cannot_be_used_is_named(mask, message, annotations):
     with pytest.raises(DataError, match=r"result number 1 \(image 3\): ") as raised:
-        load([{**GOOD, "segmentation": mask}], annotations)
+        load([{**GOOD, "segmentation": mask, "bbox": None}], annotations)
     assert message in str(raised.value)
 
 
-def test_polygons_whose_image_has_no_known_size_are_named():
-    problems = read_results([{**GOOD, "segmentation": [SQUARE]}], Path("results.json")).problems
-    assert problems == ["result number 1 (image 3): polygons without annotations, which say the size of their image"]
+@pytest.mark.parametrize("mask", [[SQUARE], {**MASK, "size": ["20", 30]}, {**MASK, "size": [20, None]}])
+def test_masks_whose_image_has_no_known_size_are_named(mask):
+    problems = read_results([{**GOOD, "segmentation": mask}], Path("results.json")).problems
+    said = "without annotations, a mask has to say the size of its image, [height, width], as polygons cannot"
+    assert problems == [f"result number 1 (image 3): {said}"]
 
 
 def test_results_are_scored_by_official_annotations_only():
@@ -119,10 +160,21 @@ def test_an_image_without_results_is_one_in_which_nothing_was_found(annotations)
     assert metric.detections()[3].masks.rles() == []
 
 
-@pytest.mark.parametrize("content", [{"images": [], "annotations": []}, {"a": 1}, 5])
-def test_a_file_of_something_else_is_refused(content, annotations):
-    with pytest.raises(DataError, match="expected a list of COCO results"):
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"images": [], "annotations": []}, "COCO annotations, which are what results are scored by"),
+        ({"images": [1]}, '{"images": [1]}'),
+        ({"annotations": [1]}, '{"annotations": [1]}'),
+        (5, "5"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(content, found, annotations):
+    with pytest.raises(DataError) as raised:
         load(content, annotations)
+    assert str(raised.value).endswith(
+        f"results.json: expected a list of COCO results (image_id, category_id, score, bbox), got {found}"
+    )
 
 
 def test_results_on_unknown_images_and_of_unknown_categories_are_left_out_with_a_warning(annotations):
@@ -139,9 +191,16 @@ def test_results_of_another_data_set_are_refused(annotations):
         load([{**GOOD, "image_id": 9}], annotations)
 
 
-def test_corners_in_place_of_sizes_are_doubted(annotations):
+@pytest.mark.parametrize("box", [[20, 15, 30, 20], [20, 1, 30, 9], [1, 15, 9, 20]])
+def test_corners_in_place_of_sizes_are_doubted(box, annotations):
     with pytest.warns(DataWarning, match="1 of 1 boxes reach far beyond their image.*are they x1, y1, x2, y2"):
-        load([{**GOOD, "bbox": [20, 15, 30, 20]}], annotations)
+        load([{**GOOD, "bbox": box}], annotations)
+
+
+def test_a_tenth_beyond_the_image_and_one_box_in_ten_are_not_doubted(annotations, recwarn):
+    load([{**GOOD, "bbox": [0, 0, 10, 22]}], annotations)  # the image has 20 rows
+    load([*[GOOD] * 9, {**GOOD, "bbox": [0, 0, 10, 99]}], annotations)
+    assert not recwarn.list
 
 
 def test_scores_are_pycocotools_to_the_last_digit(tmp_path, capsys):
