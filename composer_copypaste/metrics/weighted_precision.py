@@ -151,7 +151,7 @@ def _count_all(counts_as, images, weights, positives):
         if positives[k]:
             reached = right[k] / positives[k]
             recall[k] = min(highest, int(reached * highest) + 1)
-            while recall[k] > 0 and RECALLS[recall[k]] > reached:
+            while RECALLS[recall[k]] > reached:  # ends at 0, the first of them
                 recall[k] -= 1
     return Counters(right, wrong, np.zeros(sets), recall, np.zeros(sets), positives)
 
@@ -200,7 +200,7 @@ def _take_right(k, weight, counters):
     precision = right / (counters.wrong[k] + right + EPSILON)
     best = max(counters.best[k], precision)
     before = (right - weight) / counters.positives[k]
-    while counters.recall[k] > 0 and RECALLS[counters.recall[k]] > before:
+    while RECALLS[counters.recall[k]] > before:
         counters.total[k] += best
         counters.recall[k] -= 1
     counters.best[k] = best

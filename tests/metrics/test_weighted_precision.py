@@ -132,6 +132,18 @@ def test_a_category_whose_objects_are_not_drawn_does_not_count():
     assert found == pytest.approx(of_pycocotools(repeated(scene, weights), "segm"), abs=1e-12, nan_ok=True)
 
 
+def test_a_category_of_which_nothing_is_detected_counts_as_0():
+    scene, weights = random_scene(1), np.arange(14) % 3
+    for prediction in scene.predictions:
+        kept = prediction["labels"] != 3
+        rles = [rle for rle, is_kept in zip(prediction["rles"], kept.tolist(), strict=True) if is_kept]
+        prediction |= {name: prediction[name][kept] for name in ("boxes", "labels", "scores")} | {"rles": rles}
+
+    found = weighted(scene, "segm", weights)[0]
+
+    assert found == pytest.approx(of_pycocotools(repeated(scene, weights), "segm"), abs=1e-12, nan_ok=True)
+
+
 def test_without_any_image_all_numbers_are_nan():
     assert all(np.isnan(value) for value in weighted(random_scene(0), "bbox", np.zeros(14))[0].values())
 
@@ -155,11 +167,13 @@ def test_a_recall_threshold_is_reached_by_exactly_that_share_of_the_objects():
     """Such as 0.29 by 29 of 100: 0.29 * 100 is less than 29."""
     found = np.arange(101)
     weights = np.concatenate([np.arange(100)[:, None] < found, np.arange(100)[:, None] >= found])
+    one_of_200 = np.concatenate([np.arange(100) < 1, np.full(100, 2) - (np.arange(100) < 1)])
+    weights = np.concatenate([weights, one_of_200[:, None]], axis=1).astype("i4")
 
-    precisions = weighted_average_precisions(matches_of_images(detected=100, missed=100), "bbox", weights.astype("i4"))
+    precisions = weighted_average_precisions(matches_of_images(detected=100, missed=100), "bbox", weights)
 
     expected = [(np.linspace(0, 1, 101) <= count / 100).mean() for count in found[1:]]
-    assert precisions.number("AP50")[1:].tolist() == pytest.approx(expected, abs=1e-12)
+    assert precisions.number("AP50")[1:].tolist() == pytest.approx([*expected, 1 / 101], abs=1e-12)
     assert precisions.number("AP50")[0] == 0
 
 
