@@ -319,7 +319,7 @@ def _encoded_masks(fields: Fields, count: int, where: str) -> EncodedMasks:
     return masks
 
 
-def _masks_from_rles(rles: Sequence[CocoDict], where: str) -> EncodedMasks:
+def _masks_from_rles(rles: Sequence[Any], where: str) -> EncodedMasks:
     if wrong := [rle for rle in rles if not isinstance(rle, dict) or not rle.keys() >= {"size", "counts"}]:
         raise ValueError(f"{where}: expected rles with 'size' and 'counts', got {wrong[0]!r}")
     if not rles:

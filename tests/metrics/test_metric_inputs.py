@@ -1,6 +1,7 @@
 """Predictions, targets and official annotations: which forms can be scored, and the errors for others."""
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -22,14 +23,15 @@ from metric_scenes import (
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.errors import DataError
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
+from composer_copypaste.metrics.inputs import InputReader, file_ground_truth
 
 KINDS = ("bbox", "segm")
 
 
-def test_probabilities_of_torchvision_count_from_one_half():
+def test_probabilities_of_torchvision_count_above_one_half():
     prediction, target = one_object()
     mask = target["masks"].double()
-    probabilities = torch.where(mask.bool(), 0.51, 0.49)[:, None]
+    probabilities = torch.where(mask.bool(), 0.51, 0.5)[:, None]
     metric = CocoMeanAveragePrecision()
 
     metric.update([{**without(prediction, "rles"), "masks": probabilities}], [target])
@@ -57,6 +59,56 @@ def test_the_area_of_a_target_decides_its_size_not_that_of_its_mask():
 
     assert np.isnan(numbers(metric)["ARs"])
     assert numbers(metric)["ARm"] == 1
+
+
+@pytest.mark.parametrize("with_area", [False, True])
+def test_for_boxes_alone_an_object_has_the_area_of_its_mask_unless_the_target_says_it(with_area):
+    mask = torch.eye(48, dtype=torch.uint8)[None]
+    box = {"boxes": torch.tensor([[0.0, 0, 48, 48]]), "labels": torch.tensor([1])}
+    target = box | {"masks": mask, "image_id": 1} | ({"area": torch.tensor([2000.0])} if with_area else {})
+    metric = CocoMeanAveragePrecision(iou_types=("bbox",))
+
+    metric.update([box | {"scores": torch.tensor([0.5])}], [target])
+
+    sizes = {name for name in ("ARs", "ARm") if not np.isnan(numbers(metric, "bbox")[name])}
+    assert sizes == ({"ARm"} if with_area else {"ARs"})
+
+
+def test_what_is_found_where_there_are_no_objects_is_wrong_also_if_the_target_has_no_masks():
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "image_id": 2}
+    prediction, target = one_object()
+    metric = CocoMeanAveragePrecision()
+
+    metric.update([prediction, {**prediction, "scores": torch.tensor([0.95])}], [target, nothing])
+
+    assert numbers(metric)["AP"] == pytest.approx(0.5)
+
+
+def test_crowds_may_be_said_by_booleans():
+    prediction, target = one_object()
+    metric = CocoMeanAveragePrecision()
+
+    metric.update([prediction], [{**target, "iscrowd": torch.tensor([True])}])
+
+    assert metric.evaluation().instances == {1: 0}
+
+
+def test_masks_of_one_row_are_masks():
+    row = torch.tensor([[[0, 1, 1, 1, 0, 0, 0, 0]]], dtype=torch.uint8)
+    box = {"boxes": torch.tensor([[1.0, 0, 4, 1]]), "labels": torch.tensor([1]), "masks": row}
+    metric = CocoMeanAveragePrecision()
+
+    metric.update([box | {"scores": torch.tensor([0.5])}], [box | {"image_id": 1}])
+
+    assert numbers(metric)["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_objects_of_targets_overlap_as_official_ones_do(kind):
+    scene = random_scene()
+    found, expected = (scored(scene, source).overlaps(kind) for source in (None, scene.dataset))
+    for field in fields(found):
+        assert np.array_equal(getattr(found, field.name), getattr(expected, field.name)), field.name
 
 
 def test_without_masks_boxes_can_be_scored_alone():
@@ -189,14 +241,22 @@ def with_code(prediction, counts):
         (lambda p, t: ({**p, "rles": p["rles"] * 2}, t), "expected a mask for each of 1 box, got 2"),
         (lambda p, t: (without(p, "rles"), t), r"'segm' needs 'masks' or 'rles', .* iou_types=\('bbox',\)"),
         (lambda p, t: ({**p, "scores": torch.tensor([float("nan")])}, t), "expected finite scores, got .*diverged"),
-        (lambda p, t: ({**p, "boxes": torch.full((1, 4), torch.inf)}, t), "expected finite boxes, got .*diverged"),
-        (lambda p, t: ({**p, "boxes": torch.tensor([[20.0, 30, 9, 12]])}, t), r"Are they x, y, width, height\?"),
+        (
+            lambda p, t: ({**p, "boxes": torch.tensor([[1.0, 2, 3, torch.inf]])}, t),
+            r"expected finite boxes, got \[1.0, 2.0, 3.0, inf\].*diverged",
+        ),
+        (lambda p, t: ({**p, "boxes": torch.tensor([[20.0, 30, 29, 12]])}, t), r"Are they x, y, width, height\?"),
         (lambda p, t: ({**p, "boxes": torch.ones(1, 5)}, t), r"expected boxes of shape \(n, 4\), got \(1, 5\)"),
         (lambda p, t: ({**p, "boxes": [["a", "b", "c", "d"]]}, t), "prediction for image 1: expected numbers in boxes"),
         (lambda p, t: ({**p, "labels": torch.tensor([1.5])}, t), r"expected whole numbers in labels, got \[1.5\]"),
         (lambda p, t: ({**p, "rles": [{"counts": b"1"}]}, t), "expected rles with 'size' and 'counts', got {'counts'"),
+        (lambda p, t: ({**p, "rles": [b"52"]}, t), "expected rles with 'size' and 'counts', got b'52'"),
         (lambda p, t: (with_code(p, b"o" * 40), t), "run lengths of masks of 40 x 50 = 2000 .* cannot be decoded"),
-        (lambda p, t: (with_code(p, b"52"), t), "expected run lengths .*, got some that sum to 7 pixels: b'52'"),
+        (
+            lambda p, t: ({**p, "rles": [*p["rles"], *with_code(p, b"52")["rles"]]}, t),
+            "expected run lengths .*, got some that sum to 7 pixels: b'52'",
+        ),
+        (lambda p, t: (with_code(p, b"0"), t), "expected run lengths .*, got some that sum to 0 pixels: b'0'"),
         (
             lambda p, t: (with_code(p, [1000, 1000]), t),
             "expected compressed run lengths, .*frPyObjects compresses numbers",
@@ -206,11 +266,28 @@ def with_code(prediction, counts):
             lambda p, t: ({**p, "rles": [{"size": [20], "counts": b"1"}]}, t),
             r"expected masks of one size .* got \[\(20,\)\]",
         ),
+        (
+            lambda p, t: ({**p, "rles": [*p["rles"], {"size": [50, 40], "counts": b"1"}]}, t),
+            r"expected masks of one size .* got \[\(40, 50\), \(50, 40\)\]",
+        ),
+        (
+            lambda p, t: ({**p, "rles": [{"size": [40.5, 50], "counts": b"1"}]}, t),
+            r"expected masks of one size .* got \[\(40.5, 50\)\]",
+        ),
+        (
+            lambda p, t: ({**p, "rles": [{"size": [40, "50"], "counts": b"1"}]}, t),
+            r"expected masks of one size .* got \[\(40, '50'\)\]",
+        ),
         (lambda p, t: (p, {**t, "image_id": "a7"}), "image_id of a target: expected a whole number, got 'a7'"),
         (lambda p, t: (p, {**t, "image_id": torch.tensor(7.6)}), r"expected a whole number, got tensor\(7.6"),
         (lambda p, t: (p, {**t, "image_id": True}), "expected a whole number, got True"),
+        (lambda p, t: (p, {**t, "image_id": torch.tensor([7, 8])}), r"expected a whole number, got tensor\(\[7, 8\]\)"),
         (lambda p, t: (p, {**t, "masks": torch.ones(1, 20, 50)}), r"expected masks of the original size \(20, 50\)"),
         (lambda p, t: (p, {**t, "masks": torch.ones(40, 50)}), r"expected masks \(n, h, w\) or"),
+        (
+            lambda p, t: (p, {**t, "masks": torch.ones(1, 2, 40, 50)}),
+            r"expected masks \(n, h, w\) or .*\(1, 2, 40, 50\)",
+        ),
     ],
 )
 def test_what_cannot_be_scored_is_reported(change, message):
@@ -218,6 +295,26 @@ def test_what_cannot_be_scored_is_reported(change, message):
 
     with pytest.raises(ValueError, match=message):
         CocoMeanAveragePrecision(category_ids=CATEGORY_IDS).update([prediction], [target])
+
+
+def test_a_label_0_is_the_background_also_where_labels_are_category_ids():
+    prediction, target = one_object(label=0)
+
+    with pytest.raises(ValueError, match=r"expected labels from 1 \(0 is the background\), got 0"):
+        CocoMeanAveragePrecision().update([prediction], [target])
+
+
+def test_content_without_annotations_is_refused():
+    with pytest.raises(DataError, match="annotations"):
+        CocoMeanAveragePrecision(without(one_object_dataset(), "annotations"))
+
+
+def test_an_image_that_was_read_with_annotations_is_not_scored_without_them():
+    official = file_ground_truth(one_object_dataset(), masks=True)
+    image = InputReader(True, None, official).read(*one_object())
+
+    with pytest.raises(ValueError, match="image 1 has no ground truth: it was read with official annotations"):
+        InputReader(True, None, official=None).ground_truth(1, image)
 
 
 def test_each_target_needs_a_prediction():
