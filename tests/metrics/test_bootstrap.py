@@ -6,6 +6,7 @@ import io
 import random
 import re
 import statistics
+from dataclasses import replace
 
 import hotcoco
 import numpy as np
@@ -107,6 +108,14 @@ def test_images_of_a_group_are_drawn_together():
     assert not (drawn[6] == drawn[7]).all()
 
 
+def test_without_images_none_are_drawn():
+    assert draw_images([], 5, np.random.default_rng(0)).shape == (0, 5)
+
+
+def test_images_and_seeds_are_drawn_independently():
+    assert bootstrap.image_generator(4).random() != bootstrap.seed_generator(4).random()
+
+
 def test_an_image_without_a_group_is_named():
     with pytest.raises(DataError, match="image 2: expected its group"):
         draw_images([1, 2], 5, np.random.default_rng(0), {1: "a"})
@@ -135,9 +144,9 @@ def test_the_same_seed_gives_the_same_interval_and_another_one_another():
 def test_a_way_does_not_differ_from_itself():
     baseline, _ = map(matches_of, scenes_of_two_ways())
 
-    found = bootstrap_difference(baseline, baseline, resamples=50)["AP"]
+    found = bootstrap_difference(baseline, baseline)["AP"]
 
-    assert (found.value, found.low, found.high, found.resamples) == (0, 0, 0, 50)
+    assert (found.value, found.low, found.high, found.resamples) == (0, 0, 0, 2000)
 
 
 def test_pairing_makes_the_interval_narrower_than_two_independent_ones():
@@ -194,7 +203,7 @@ def test_resamples_without_an_object_that_counts_are_left_out_and_counted():
     assert np.isnan(with_interval(np.nan, np.full(4, np.nan)).low)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("seeds", bootstrap.CHANCE_BY_SEEDS)
 def test_few_seeds_exclude_0_by_chance_as_often_as_is_said(seeds):
     generator = np.random.default_rng(seeds)
     drawn = bootstrap.draw_seeds(seeds, 400, generator)
@@ -203,7 +212,11 @@ def test_few_seeds_exclude_0_by_chance_as_often_as_is_said(seeds):
 
     excluded = np.mean([interval.low > 0 or interval.high < 0 for interval in intervals])
     assert excluded == pytest.approx(bootstrap.chance_to_exclude_zero(seeds), abs=0.04)
-    assert bootstrap.chance_to_exclude_zero(seeds + (seeds >= 6)) == bootstrap.chance_to_exclude_zero(seeds)
+
+
+@pytest.mark.parametrize(("seeds", "as_for"), [(7, 6), (9, 8), (14, 10), (19, 15), (49, 20), (99, 50)])
+def test_numbers_of_seeds_that_were_not_simulated_have_the_chance_of_the_next_smaller_one(seeds, as_for):
+    assert bootstrap.chance_to_exclude_zero(seeds) == bootstrap.CHANCE_BY_SEEDS[as_for]
 
 
 def no_difference(seeds, generator, times=800):
@@ -226,8 +239,11 @@ def test_evaluations_that_cannot_be_compared_are_refused():
     moved.dataset["annotations"][0]["iscrowd"] ^= 1
     renamed = changed(matches, category_names=("a", "b", "c"))
 
-    others = {"images": fewer, "categories": renamed, "max_dets": more, "objects": matches_of([moved])[0]}
-    for what, other in others.items():
+    table = matches.tables["segm"]
+    sizes = changed(matches, tables={"segm": replace(table, truth_counts=table.truth_counts[:, [0, 2, 1, 3]])})
+
+    others = [("images", fewer), ("categories", renamed), ("max_dets", more), ("objects", matches_of([moved])[0])]
+    for what, other in [*others, ("objects", sizes)]:
         with pytest.raises(DataError, match=f"evaluation 1 has other {what} than evaluation 0"):
             bootstrap_difference([matches], [other], resamples=5)
 
@@ -247,8 +263,17 @@ def test_boxes_are_compared_with_boxes_of_a_detector_that_finds_masks_too():
         bootstrap_difference([matches], [of_boxes], resamples=5)
 
 
+def test_tables_of_other_iou_types_disagree():
+    [matches] = matches_of([random_scene(0)])
+
+    assert bootstrap.first_disagreement(matches, matches.only(["segm"])) == "IoU types"
+
+
 def test_another_number_of_seeds_is_refused():
     [matches] = matches_of([random_scene(0)])
+
+    with pytest.raises(ValueError, match=re.escape("got 0 of the baseline and 0 of the other")):
+        bootstrap_difference([], [])
 
     with pytest.raises(ValueError, match=re.escape("got 1 of the baseline and 2 of the other")):
         bootstrap_difference([matches], [matches] * 2)
