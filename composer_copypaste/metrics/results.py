@@ -241,8 +241,9 @@ def _stated_size(segmentation: object) -> Size | None:
 
 def _encoded(segmentation: object, size: Size) -> bytes:
     """The compressed run lengths of a mask; those that are compressed already are not decoded here."""
-    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
-    if isinstance(counts, str) and counts.isascii():
+    rle = segmentation if isinstance(segmentation, dict) else {}
+    counts = rle.get("counts")
+    if isinstance(counts, str) and counts.isascii() and "order" not in rle:
         if (stated := _stated_size(segmentation)) != size:
             raise SegmentationError(f"mask has size {as_json(stated)}, its image has {as_json(list(size))}")
         return counts.encode()

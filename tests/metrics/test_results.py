@@ -40,8 +40,8 @@ def load(results, annotations):
 
 @pytest.mark.parametrize(
     "mask",
-    [MASK, {"size": [20, 30], "counts": [42, 10, *[10, 10] * 9, 368]}, [SQUARE]],
-    ids=["text", "numbers", "polygon"],
+    [MASK, {**MASK, "order": "F"}, {"size": [20, 30], "counts": [42, 10, *[10, 10] * 9, 368]}, [SQUARE]],
+    ids=["text", "text by column", "numbers", "polygon"],
 )
 def test_masks_are_read_in_each_form_and_a_missing_box_is_that_of_its_mask(mask, annotations):
     found = load([{**GOOD, "segmentation": mask, "bbox": None}], annotations)
@@ -124,6 +124,7 @@ def test_a_box_without_width_and_height_is_a_box(annotations):
         ({"size": [20, 30], "counts": "o" * 40}, "the mask cannot be decoded"),
         ({"size": [20, 30], "counts": "\u00e9"}, "mask cannot be decoded"),
         ({"size": [20, 30], "counts": "\ud800"}, "mask cannot be decoded"),  # no text in UTF-8
+        ({**MASK, "order": "C"}, 'run lengths have the order "C"; expected them column by column'),
         ([[1, 2, 3]], "polygon has 3 numbers, needs at least 6"),
     ],
 )
