@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from composer_copypaste.data.dataset import InstanceData
@@ -33,6 +34,7 @@ from composer_copypaste.integrations.composer.checkpoints import (
     train_and_evaluate,
 )
 from composer_copypaste.integrations.composer.from_recipe import (
+    Algorithms,
     build_algorithms,
     build_loggers,
     build_model,
@@ -71,61 +73,76 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             done until then.
     """
     with ExitStack() as lock:
-        _train_in_locked_folder(recipe, folder, lock)
-
-
-def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) -> None:
-    with errors_raised_once():
-        check_requirements(recipe)
-        connect_processes(on_gpu=runs_on_gpu(recipe))
-        limit_threads(recipe)
-        folder = first_process_decides(lambda: folder)
-        first_process_decides(lambda: check_run_folder(folder, recipe))
-        if first_process_decides(lambda: folder.is_complete):
+        with errors_raised_once():
+            run = _begin_run(recipe, folder, lock)
+        if run is None:
             print_once(f"{folder.root}: this run is complete; give output=ANOTHER_FOLDER to train again")
-            return
-        data, model = all_processes_succeed(lambda: _training_data_and_model(recipe))
-        names = category_names(data.train)
-        algorithms = build_algorithms(recipe, copy_paste_settings(recipe, names, data.train), data.pool)
-        saved = first_process_decides(lambda: begin_or_resume(folder, recipe, data, lock))
-        loaders = []
-        if saved is not None:
-            loaders = [CheckpointLoader(all_processes_succeed(lambda: load_checkpoint(saved, model, algorithms)))]
-    training = recipe.training
+        else:
+            _train(run)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is trained, after all checks: the folder is this run's, and locked."""
+
+    recipe: Recipe
+    folder: RunFolder
+    data: RunData
+    category_names: list[str]
+    model: InstanceSegmentationModel
+    algorithms: Algorithms
+    loader: CheckpointLoader | None
+    """Continues from a checkpoint; None: the training begins."""
+
+
+def _begin_run(recipe: Recipe, folder: RunFolder, lock: ExitStack) -> _Run | None:
+    """Check everything, and make the folder that of the run; None where the run is complete."""
+    check_requirements(recipe)
+    connect_processes(on_gpu=runs_on_gpu(recipe))
+    limit_threads(recipe)
+    folder = first_process_decides(lambda: folder)
+    first_process_decides(lambda: check_run_folder(folder, recipe))
+    if first_process_decides(lambda: folder.is_complete):
+        return None
+    data, model = all_processes_succeed(lambda: _training_data_and_model(recipe))
+    names = category_names(data.train)
+    algorithms = build_algorithms(recipe, copy_paste_settings(recipe, names, data.train), data.pool)
+    saved = first_process_decides(lambda: begin_or_resume(folder, recipe, data, lock))
+    loader = None
+    if saved is not None:
+        loader = CheckpointLoader(all_processes_succeed(lambda: load_checkpoint(saved, model, algorithms)))
+    return _Run(recipe, folder, data, names, model, algorithms, loader)
+
+
+def _train(run: _Run) -> None:
+    """Train, evaluate, and draw what was learned."""
+    recipe, folder, training = run.recipe, run.folder, run.recipe.training
     divergence = StopsAtNonFiniteLoss(training.stop_after_nonfinite_losses)
     writer = CheckpointWriter(folder.checkpoints, training.checkpoint_interval, divergence)
     best = None if training.best_checkpoint is None else BestCheckpoint(folder.checkpoints, training.best_checkpoint)
     stopper = None if training.early_stop is None else StopsEarly(training.early_stop)
-    interval, pictures = training.picture_interval, []
-    if interval is not None:
-        pictures = [TrainingPictures(names, interval=interval, folder=folder.more_training_pictures)]
     trainer = build_trainer(
         recipe,
-        model,
-        data.train,
-        data.val,
-        algorithms=algorithms,
+        run.model,
+        run.data.train,
+        run.data.val,
+        algorithms=run.algorithms,
         callbacks=[
             JsonLinesLogger(folder.metrics),
             ProgressBar(),
             *build_loggers(recipe, folder.root),
             divergence,
-            *loaders,
+            *([] if run.loader is None else [run.loader]),
             SkipTrainedSamples(),
             *build_monitors(on_gpu=runs_on_gpu(recipe)),
-            TrainingSheet(folder.training_pictures, names),
-            *pictures,
+            *_training_images(run),
             *([] if best is None else [best]),
-            *([] if stopper is None else [stopper]),  # before the files of the last evaluation, which it may make so
+            *([] if stopper is None else [stopper]),  # before the files: it may make an evaluation the last
             EvaluationFiles(folder.evaluation, folder.matches),
             writer,
         ],
     )
-    done, total = trainer.state.timestamp.batch.value, total_batches(trainer.state)
-    of_total = f" of {total}" if total else ""
-    print_once(f"resuming {folder.root} at batch {done}{of_total}" if done else f"training into {folder.root}")
-    if not done and recipe.model.weights != "none":
-        print_once("\n".join(f"weights: {line}" for line in model.loaded))
+    _say_what_begins(run, trainer.state.timestamp.batch.value, total_batches(trainer.state))
     with _errors_say_how_to_go_on(folder, recipe, lambda: trainer.state.timestamp.batch.value):
         train_and_evaluate(trainer, writer, stopper)
         if best is not None and (described := best.describe()):
@@ -133,8 +150,26 @@ def _train_in_locked_folder(recipe: Recipe, folder: RunFolder, lock: ExitStack) 
         if is_first_process():
             plot_curves(folder.metrics, folder.curves)
             with averaged_weights(trainer.state):
-                save_predictions(model, data.val, folder.predictions)
+                save_predictions(run.model, run.data.val, folder.predictions)
     trainer.close()
+
+
+def _training_images(run: _Run) -> Iterator[TrainingSheet | TrainingPictures]:
+    """Callbacks that draw training batches: the first one, and those at ``training.picture_interval``."""
+    yield TrainingSheet(run.folder.training_pictures, run.category_names)
+    interval, folder = run.recipe.training.picture_interval, run.folder.more_training_pictures
+    if interval is not None:
+        yield TrainingPictures(run.category_names, interval=interval, folder=folder)
+
+
+def _say_what_begins(run: _Run, done: int, total: int | None) -> None:
+    """Print at which batch the training goes on, or else that it begins, and with which weights."""
+    if done:
+        print_once(f"resuming {run.folder.root} at batch {done}{f' of {total}' if total else ''}")
+        return
+    print_once(f"training into {run.folder.root}")
+    if run.recipe.model.weights != "none":
+        print_once("\n".join(f"weights: {line}" for line in run.model.loaded))
 
 
 def _training_data_and_model(recipe: Recipe) -> tuple[RunData, InstanceSegmentationModel]:

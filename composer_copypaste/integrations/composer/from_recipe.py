@@ -40,6 +40,8 @@ from composer_copypaste.models.weights import check_weights_name
 from composer_copypaste.recipes.schema import OptimizerSettings, Recipe, ScheduleSettings
 from composer_copypaste.settings import CopyPasteSettings, parse_time
 
+Algorithms = list[Algorithm]
+
 
 def runs_on_gpu(recipe: Recipe) -> bool:
     """Whether the recipe runs on a GPU here."""
@@ -128,15 +130,15 @@ def build_model(
         )
 
 
-def build_algorithms(recipe: Recipe, copy_paste: CopyPasteSettings | None, pool: Pool | None) -> list[Algorithm]:
+def build_algorithms(recipe: Recipe, copy_paste: CopyPasteSettings | None, pool: Pool | None) -> Algorithms:
     """The recipe's algorithms, in the order in which checkpoints list them: the last runs first on a new batch.
 
     Args:
         recipe: for gradient clipping and large-scale jitter.
         copy_paste: the recipe's section, with labels in place of category names; None: no copy-paste.
-        pool: cut-outs as further sources.
+        pool: cut-outs as additional sources.
     """
-    algorithms: list[Algorithm] = []
+    algorithms: Algorithms = []
     if recipe.training.clip_norm is not None:
         algorithms.append(GradientClipping("norm", recipe.training.clip_norm))
     if recipe.training.ema is not None:
