@@ -7,9 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from composer_copypaste.functional.category_names import with_labels
+from composer_copypaste.functional.arguments import checked_settings
 from composer_copypaste.functional.copypaste import copypaste_batch
-from composer_copypaste.functional.sources import Pool, check_pool
+from composer_copypaste.functional.sources import Pool
 from composer_copypaste.instances import Target
 from composer_copypaste.settings import CopyPasteSettings, settings_from
 
@@ -29,7 +29,7 @@ class CopyPasteTransform:
 
     Args:
         settings: all settings in one value.
-        pool: cut-outs as further sources, such as a :class:`CutOutPool`.
+        pool: cut-outs as additional sources, such as a :class:`CutOutPool`.
         category_names: the name of label 1, of label 2 and so on, for ``categories`` and ``category_weights``.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
@@ -49,15 +49,13 @@ class CopyPasteTransform:
         category_names: Sequence[str] | None = None,
         **overrides: object,
     ) -> None:
-        self.settings: CopyPasteSettings = with_labels(
-            settings_from(CopyPasteSettings, settings, overrides), category_names
-        )
+        given = settings_from(CopyPasteSettings, settings, overrides)
+        self.settings: CopyPasteSettings = checked_settings(given, category_names, pool)
         for name in ("warmup", "stop", "histogram_interval"):
             if (value := getattr(self.settings, name)) is not None:
                 raise ValueError(f"{name}: expected None, as a loader does not know the training's time, got {value!r}")
         if self.settings.bank_size:
             raise ValueError(f"bank_size: expected 0, as a loader has no bank, got {self.settings.bank_size}")
-        check_pool(pool, self.settings)
         self.pool = pool
 
     def __call__(self, images: Any, targets: Any) -> tuple[Any, Any]:

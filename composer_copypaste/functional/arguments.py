@@ -37,8 +37,7 @@ def checked_arguments(
     """The settings, with labels in place of names, and the sources beyond the batch."""
     settings = settings_from(CopyPasteSettings, settings, overrides)
     check_not_idle(settings, {name: need for name, need in OF_TRAININGS.items() if name in overrides})
-    if category_names is not None or settings.categories is not None or settings.category_weights is not None:
-        settings = with_labels(settings, category_names, stacklevel=4)
+    settings = checked_settings(settings, category_names, pool, stacklevel=5)
     if not isinstance(bank, InstanceBank | None):
         raise TypeError(f"bank: expected an InstanceBank, got {bank!r}")
     if bank is None and settings.bank_size:
@@ -52,11 +51,29 @@ def checked_arguments(
         raise ValueError('bank: expected None with source "self", which copies no object of earlier batches')
     if bank is not None and settings.geometry:
         raise ValueError("geometry: expected None with a bank, whose crops keep only keypoints; leave one of them out")
-    check_pool(pool, settings)
-    if settings.has_scene:
-        check_scene(settings)
-    check_object_transform(settings)
     return settings, ExtraSources(bank, pool)
+
+
+def checked_settings(
+    settings: CopyPasteSettings, category_names: Sequence[str] | None, pool: Pool | None, *, stacklevel: int = 4
+) -> CopyPasteSettings:
+    """The settings with labels in place of names, after all checks that need no batch.
+
+    Args:
+        settings: as the user gave them.
+        category_names: the names of labels 1, 2 and so on; None if they are not known.
+        pool: what the settings have to fit; None: there is none.
+        stacklevel: of warnings, as of ``warnings.warn``: 4 is the caller of a constructor that calls this.
+
+    Raises:
+        DataError: where the file of a map, or the transform, is not found or cannot be used.
+        TypeError, ValueError: as of :func:`with_labels` and :func:`check_pool`.
+    """
+    settings = with_labels(settings, category_names, stacklevel=stacklevel)
+    check_pool(pool, settings)
+    check_scene(settings)
+    check_object_transform(settings)
+    return settings
 
 
 def check_batch(images: Images, targets: Sequence[Target] | Sequence[Tensor] | Integer[Tensor, "n h w"]) -> None:

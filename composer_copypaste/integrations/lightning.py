@@ -10,13 +10,13 @@ import torch
 from torch import distributed
 
 from composer_copypaste.errors import MissingPackageError
+from composer_copypaste.functional.arguments import checked_settings
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import with_pasted_flags
 from composer_copypaste.functional.generators import batch_generator
-from composer_copypaste.functional.sources import Pool, check_pool
+from composer_copypaste.functional.sources import Pool
 from composer_copypaste.functional.tensors import sequence_like
-from composer_copypaste.integrations.pasting import BatchPaster
+from composer_copypaste.integrations.pasting import BatchPaster, scheduled_p
 from composer_copypaste.settings import CopyPasteSettings, parse_time, settings_from
 
 try:
@@ -50,7 +50,7 @@ class CopyPasteCallback(Callback):
         settings: all settings in one value.
         seed: what the drawn numbers depend on; left out, the checkpoint's, else that of ``seed_everything``, else
             torch's.
-        pool: cut-outs as further sources, such as a :class:`CutOutPool`.
+        pool: cut-outs as additional sources, such as a :class:`CutOutPool`.
         category_names: the name of label 1, of label 2 and so on, for ``categories`` and ``category_weights``.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
@@ -75,9 +75,8 @@ class CopyPasteCallback(Callback):
         if seed is not None and seed < 0:
             raise ValueError(f"seed: expected a whole number, 0 or more, or None, got {seed!r}")
         given = settings_from(CopyPasteSettings, settings, overrides)
-        self.settings: CopyPasteSettings = with_labels(given, category_names)
+        self.settings: CopyPasteSettings = checked_settings(given, category_names, pool)
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
-        check_pool(pool, self.settings)
         if self.settings.histogram_interval is not None:
             raise ValueError("histogram_interval: expected None, as only Composer's loggers take histograms")
         self.seed = seed
@@ -112,7 +111,8 @@ class CopyPasteCallback(Callback):
         start = time.perf_counter()
         images, targets, *others = batch
         seen = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        settings = replace(self.settings, p=scheduled_p(self.settings, trainer))
+        p = scheduled_p(self.settings, lambda time: fraction_passed(time, trainer))
+        settings = replace(self.settings, p=p)
         generator = batch_generator(cast(int, self._found_seed), self._rank, seen)
         result, metrics = self._paste(images, targets, settings, generator)
         self._metrics = {**metrics, "copy_paste/seconds": time.perf_counter() - start}
@@ -135,13 +135,6 @@ class CopyPasteCallback(Callback):
         banks = state_dict["banks"]
         if self.bank is not None and banks:
             self.bank.load_state_dict(banks[self._rank % len(banks)])
-
-
-def scheduled_p(settings: CopyPasteSettings, trainer: Trainer) -> float:
-    """The probability that an image of the current batch receives objects: rises over ``warmup``, 0 from ``stop``."""
-    if settings.stop is not None and fraction_passed(settings.stop, trainer) >= 1:
-        return 0.0
-    return settings.p if settings.warmup is None else settings.p * float(fraction_passed(settings.warmup, trainer))
 
 
 def fraction_passed(time: str, trainer: Trainer) -> Fraction:

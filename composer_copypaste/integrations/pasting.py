@@ -1,7 +1,8 @@
-"""What training loops of several frameworks have in common: copy-paste of a batch, and its metrics for the log."""
+"""What training loops of several frameworks share: copy-paste of a batch, its schedule, and metrics for the log."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import cast
 
 import torch
@@ -17,12 +18,24 @@ Images = Tensor | Sequence[Tensor]
 Targets = Sequence[Target] | Sequence[Tensor] | Tensor
 
 
+def scheduled_p(settings: CopyPasteSettings, fraction_passed: Callable[[str], Fraction]) -> float:
+    """The probability that an image of the current batch receives objects: rises over ``warmup``, 0 from ``stop``.
+
+    Args:
+        settings: of copy-paste.
+        fraction_passed: how much of a time, counted from the training's start, has passed: from 0 to 1.
+    """
+    if settings.stop is not None and fraction_passed(settings.stop) >= 1:
+        return 0.0
+    return settings.p if settings.warmup is None else settings.p * float(fraction_passed(settings.warmup))
+
+
 class BatchPaster:
     """Copies objects between the images of one batch after the other, with a bank of former ones and a pool.
 
     Args:
         bank: the objects of earlier batches; None: without.
-        pool: cut-outs as further sources; None: without.
+        pool: cut-outs as additional sources; None: without.
     """
 
     def __init__(self, bank: InstanceBank | None, pool: Pool | None) -> None:

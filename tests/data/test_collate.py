@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from composer_copypaste import CopyPasteSettings, CopyPasteTransform, copypaste_batch
+from composer_copypaste.errors import DataError
 
 FORMATS = {"XYXY": [5.0, 5, 20, 22], "XYWH": [5.0, 5, 15, 17], "CXCYWH": [12.5, 13.5, 15, 17]}
 
@@ -116,6 +117,11 @@ def test_declared_rotated_boxes_move_with_their_objects_and_keep_their_format(ki
 def test_settings_that_a_loader_cannot_follow_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         CopyPasteTransform(**settings)
+
+
+def test_a_map_that_is_not_there_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(DataError, match=r"lost\.npy: "):
+        CopyPasteTransform(placement="random", place_map=str(tmp_path / "lost.npy"))
 
 
 def test_it_shows_the_settings_that_were_changed():

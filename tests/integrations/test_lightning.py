@@ -11,6 +11,7 @@ except ModuleNotFoundError:
     pl = pytest.importorskip("pytorch_lightning")
 
 from composer_copypaste import CopyPasteSettings, copypaste_batch
+from composer_copypaste.errors import DataError
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.generators import batch_generator
 from composer_copypaste.integrations.lightning import CopyPasteCallback, _has_own_hook
@@ -163,3 +164,8 @@ def test_a_hook_of_its_own_is_told_from_that_of_lightning_by_either_name(name):
             return batch
 
     assert [_has_own_hook(data) for data in (None, Without(), With())] == [False, False, True]
+
+
+def test_a_map_that_is_not_there_is_refused_before_the_training(tmp_path):
+    with pytest.raises(DataError, match=r"lost\.npy: "):
+        CopyPasteCallback(placement="random", place_map=str(tmp_path / "lost.npy"))

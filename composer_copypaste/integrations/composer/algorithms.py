@@ -27,18 +27,16 @@ from composer.utils import dist
 from torch import Tensor
 
 from composer_copypaste.compact_masks import CompactMasks
+from composer_copypaste.functional.arguments import checked_settings
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import with_pasted_flags
 from composer_copypaste.functional.generators import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.functional.scene import check_scene
-from composer_copypaste.functional.sources import Pool, check_pool
+from composer_copypaste.functional.sources import Pool
 from composer_copypaste.functional.tensors import sequence_like
-from composer_copypaste.functional.transformed_objects import check_object_transform
 from composer_copypaste.instances import Target
 from composer_copypaste.integrations.composer.model import InstanceSegmentationModel
-from composer_copypaste.integrations.pasting import BatchPaster, Images, Targets
+from composer_copypaste.integrations.pasting import BatchPaster, Images, Targets, scheduled_p
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings, parse_time, settings_from
 from composer_copypaste.visualize.paste_histograms import COLUMNS, PasteHistograms
 
@@ -226,13 +224,6 @@ def without_second_jitter(settings: CopyPasteSettings, algorithms: Sequence[Algo
     return settings.after_jitter()
 
 
-def scheduled_p(settings: CopyPasteSettings, state: State) -> float:
-    """The probability that an image of the current batch receives objects: rises over ``warmup``, 0 from ``stop``."""
-    if settings.stop is not None and fraction_passed(settings.stop, state) >= 1:
-        return 0.0
-    return settings.p if settings.warmup is None else settings.p * float(fraction_passed(settings.warmup, state))
-
-
 def fraction_passed(time: str, state: State) -> Fraction:
     """How much of a time, counted from the training's start, has passed: from 0 to 1, and 1 for no time.
 
@@ -295,7 +286,7 @@ class CopyPaste(BatchAlgorithm):
         seed: what the drawn numbers depend on; left out, the seed of the ``Trainer``.
         input_key: index or key of the images in the batch.
         target_key: index or key of the targets in the batch.
-        pool: cut-outs as further sources, such as a :class:`CutOutPool`.
+        pool: cut-outs as additional sources, such as a :class:`CutOutPool`.
         category_names: the name of label 1, of label 2 and so on, for ``categories`` and ``category_weights``.
         **overrides: settings by name: the fields of :class:`CopyPasteSettings`.
 
@@ -325,12 +316,9 @@ class CopyPaste(BatchAlgorithm):
     ) -> None:
         super().__init__(seed, input_key, target_key)
         given = settings_from(CopyPasteSettings, settings, overrides)
-        self.settings: CopyPasteSettings = with_labels(given, category_names)
+        self.settings: CopyPasteSettings = checked_settings(given, category_names, pool)
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
         """The objects of earlier batches, where ``bank_size`` asks for them."""
-        check_pool(pool, self.settings)
-        check_scene(self.settings)
-        check_object_transform(self.settings)
         self.pool = pool
         self._paste = BatchPaster(self.bank, pool)
 
@@ -341,9 +329,8 @@ class CopyPaste(BatchAlgorithm):
     def _new_batch(
         self, images: Images, targets: Targets, state: State, logger: Logger
     ) -> tuple[Images, Targets, Mapping[str, float]]:
-        settings, p = without_second_jitter(self.settings, state.algorithms), scheduled_p(self.settings, state)
-        if p != settings.p:
-            settings = replace(settings, p=p)
+        p = scheduled_p(self.settings, lambda time: fraction_passed(time, state))
+        settings = replace(without_second_jitter(self.settings, state.algorithms), p=p)
         interval = settings.histogram_interval
         is_due = interval is not None and dist.get_global_rank() == 0 and interval_is_due(interval, state.timestamp)
         generator = current_batch_generator(state, self.seed)

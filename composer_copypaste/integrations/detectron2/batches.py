@@ -36,8 +36,8 @@ IMMOVABLE = ("sem_seg", "pan_seg", "proposals")
 
 
 @dataclass(frozen=True)
-class FurtherFields:
-    """The fields that objects of a batch have beside those of ``FIELDS``, in any image, with one image's values."""
+class ExtraFields:
+    """The fields that any objects of a batch have besides those of ``FIELDS``, with the values of one image."""
 
     tensors: Mapping[str, Shaped[Tensor, "n ..."]]
     lists: Mapping[str, list[Any]]
@@ -58,7 +58,7 @@ def images_and_targets(
 
     Labels are ``gt_classes`` + 1, as 0 is torchvision's background. Masks of any form become planes; an image without
     objects, which Detectron2 gives no masks, has 0 of them, also where no image of the batch has objects. Boxes are
-    widened to masks that reach beyond them, as Detectron2 does not make them of the masks. Further fields that are
+    widened to masks that reach beyond them, as Detectron2 does not make them of the masks. Extra fields that are
     tensors keep their names.
 
     Polygons are drawn in the training's process: 2.7 ms an image of 7 objects (COCO, shorter side 800 pixels) on one
@@ -75,15 +75,15 @@ def images_and_targets(
     places = [f"batch[{i}] ({entry.get('file_name', 'no file_name')})" for i, entry in enumerate(batch)]
     for entry, place in zip(batch, places, strict=True):
         _check_entry(entry, place)
-    further = further_fields(batch)
+    extra = extra_fields(batch)
     images = [with_swapped_colors(_moved(entry["image"], device), image_format) for entry in batch]
     targets = _targets([entry["instances"] for entry in batch], [entry["image"] for entry in batch], places, device)
     starts = accumulate((len(entry["instances"]) for entry in batch), initial=0)
     for entry, target, start in zip(batch, targets, starts, strict=False):
-        for name, example in further.tensors.items():
+        for name, example in extra.tensors.items():
             if (values := _field_or_no_rows(entry["instances"], name, example)) is not None:
                 target[name] = values
-        if further.lists:
+        if extra.lists:
             target[ROW] = torch.arange(start, start + len(entry["instances"]))
     return images, targets
 
@@ -109,7 +109,7 @@ def _check_entry(entry: Entry, place: str) -> None:
 def _targets(
     batch: Sequence[Instances], images: Sequence[Tensor], places: Sequence[str], device: Device
 ) -> list[Target]:
-    """The targets without further fields."""
+    """The targets without extra fields."""
     has_masks = any(instances.has("gt_masks") for instances in batch) or not any(map(len, batch))
     keypoints = next((own.gt_keypoints.tensor for own in batch if own.has("gt_keypoints")), None)
     targets = []
@@ -164,8 +164,8 @@ def enclosing_boxes(boxes: Float[Tensor, "n 4"], masks: Shaped[Tensor, "n h w"])
     return torch.cat([left, torch.where(has_pixels & (last > right.ceil()), last, right)], dim=1)
 
 
-def further_fields(batch: Sequence[Entry]) -> FurtherFields:
-    """The fields that objects have beside those that torchvision's targets have.
+def extra_fields(batch: Sequence[Entry]) -> ExtraFields:
+    """The fields that objects have besides those of torchvision's targets.
 
     Raises:
         DataError: where one holds positions, which would have to move with its objects, or no values by the object.
@@ -181,10 +181,10 @@ def further_fields(batch: Sequence[Entry]) -> FurtherFields:
                     "each object can be copied; leave it out in the loader's mapper"
                 )
             found.setdefault(name, values)
-    further = {name: values for name, values in found.items() if name not in FIELDS}
-    return FurtherFields(
-        {name: values for name, values in further.items() if isinstance(values, Tensor)},
-        {name: values for name, values in further.items() if isinstance(values, list)},
+    extra = {name: values for name, values in found.items() if name not in FIELDS}
+    return ExtraFields(
+        {name: values for name, values in extra.items() if isinstance(values, Tensor)},
+        {name: values for name, values in extra.items() if isinstance(values, list)},
     )
 
 
@@ -253,7 +253,7 @@ def _instances(image: Tensor, target: Target, former: Sequence[Entry] | None) ->
     if "keypoints" in values:
         instances.gt_keypoints = Keypoints(values["keypoints"].to(device, non_blocking=True))
     if former is not None:
-        _set_further_fields(instances, values, former)
+        _set_extra_fields(instances, values, former)
     return instances
 
 
@@ -267,13 +267,13 @@ def _trained_objects(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: field[on_device(numbers, field.device)] for key, field in fields.items()}
 
 
-def _set_further_fields(instances: Instances, values: Mapping[str, Tensor], former: Sequence[Entry]) -> None:
-    further = further_fields(former)
-    for name in further.tensors:
+def _set_extra_fields(instances: Instances, values: Mapping[str, Tensor], former: Sequence[Entry]) -> None:
+    extra = extra_fields(former)
+    for name in extra.tensors:
         instances.set(name, values[name].to(instances.gt_boxes.device, non_blocking=True))
-    if further.lists:
+    if extra.lists:
         rows = values[ROW].tolist()
-        for name in further.lists:
+        for name in extra.lists:
             of_batch = [value for entry in former for value in _list_of(entry["instances"], name)]
             instances.set(name, [of_batch[row] for row in rows])
 

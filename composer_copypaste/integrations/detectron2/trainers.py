@@ -4,23 +4,21 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any, cast
 
 from detectron2.utils.events import get_event_storage
 
 from composer_copypaste.errors import DataError, RecipeError
+from composer_copypaste.functional.arguments import checked_settings
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.category_names import with_labels
 from composer_copypaste.functional.copypaste import NothingPastedWarning, paste
 from composer_copypaste.functional.generators import JITTER_STREAM
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
-from composer_copypaste.functional.scene import check_scene
-from composer_copypaste.functional.sources import ExtraSources, Pool, check_pool
-from composer_copypaste.functional.transformed_objects import check_object_transform
+from composer_copypaste.functional.sources import ExtraSources, Pool
 from composer_copypaste.instances import Target
-from composer_copypaste.integrations.detectron2.batches import ImageFormat, detectron2_batch, further_fields
+from composer_copypaste.integrations.detectron2.batches import ImageFormat, detectron2_batch, extra_fields
 from composer_copypaste.integrations.detectron2.hooks import Batch, BatchHook, fraction_passed, training_loop
+from composer_copypaste.integrations.pasting import scheduled_p
 from composer_copypaste.settings import CopyPasteSettings, LargeScaleJitterSettings, parse_time, settings_from
 
 
@@ -61,7 +59,7 @@ class LargeScaleJitterHook(BatchHook):
             if entry["image"].is_floating_point():
                 raise DataError(f"batch[{i}]: large-scale jitter expects uint8 images, got {entry['image'].dtype}")
         images, targets = self.convert(batch)
-        keys = further_fields(batch).keys
+        keys = extra_fields(batch).keys
         settings = replace(self.settings, object_keys=(*self.settings.object_keys, *keys))
         generator = self.generator(iteration, number, JITTER_STREAM)
         after, moved = large_scale_jitter_batch(images, targets, generator=generator, settings=settings)
@@ -84,7 +82,7 @@ class CopyPasteHook(BatchHook):
     Args:
         settings: all settings in one value.
         seed: what the drawn numbers depend on; left out, the checkpoint's, else ``cfg.SEED``, else torch's.
-        pool: cut-outs as further sources, such as a :class:`CutOutPool`.
+        pool: cut-outs as additional sources, such as a :class:`CutOutPool`.
         category_names: the names of the classes, such as the metadata's ``thing_classes``, for ``categories`` and
             ``category_weights``. Labels count from 1: class 0 has label 1.
         image_format: the order of colors of the loader's images, "BGR" or "RGB"; None: as the model says, else BGR.
@@ -117,7 +115,7 @@ class CopyPasteHook(BatchHook):
     ) -> None:
         super().__init__(seed, image_format)
         given = settings_from(CopyPasteSettings, settings, overrides)
-        self.settings: CopyPasteSettings = with_labels(given, category_names)
+        self.settings: CopyPasteSettings = checked_settings(given, category_names, pool)
         for name in ("warmup", "stop"):
             if (value := getattr(self.settings, name)) is not None and parse_time(value)[1] == "ep":
                 raise RecipeError(
@@ -126,19 +124,12 @@ class CopyPasteHook(BatchHook):
                 )
         self.bank = InstanceBank(self.settings.bank_size) if self.settings.bank_size else None
         """The objects of earlier batches, where ``bank_size`` asks for them."""
-        check_pool(pool, self.settings)
-        check_scene(self.settings)
-        check_object_transform(self.settings)
         self.pool = pool
         self._has_warned = False
 
     def p(self, iteration: int) -> float:
         """The probability that an image of an iteration receives objects."""
-        settings, max_iter = self.settings, self.trainer.max_iter
-        if settings.stop is not None and fraction_passed(settings.stop, iteration, max_iter) >= 1:
-            return 0.0
-        passed = Fraction(1) if settings.warmup is None else fraction_passed(settings.warmup, iteration, max_iter)
-        return settings.p * float(passed)
+        return scheduled_p(self.settings, lambda time: fraction_passed(time, iteration, self.trainer.max_iter))
 
     def changed(self, batch: Batch, iteration: int, number: int) -> Batch:
         """The batch after copy-paste; the same where ``p`` is 0 and no bank has to know its objects."""
@@ -170,13 +161,13 @@ class CopyPasteHook(BatchHook):
         hooks = training_loop(self.trainer)._data_loader_iter.hooks
         is_jittered = any(isinstance(hook, LargeScaleJitterHook) for hook in hooks)
         settings = self.settings.after_jitter() if is_jittered else self.settings
-        further = further_fields(batch)
-        if further.lists and (self.bank is not None or self.pool is not None):
+        extra = extra_fields(batch)
+        if extra.lists and (self.bank is not None or self.pool is not None):
             raise DataError(
-                f"batch: objects of bank and pool have no {next(iter(further.lists))!r}, a list with a value for each "
+                f"batch: objects of bank and pool have no {next(iter(extra.lists))!r}, a list with a value for each "
                 "object; leave it out in the loader's mapper, or paste without bank and pool"
             )
-        return replace(settings, p=p, object_keys=(*settings.object_keys, *further.keys))
+        return replace(settings, p=p, object_keys=(*settings.object_keys, *extra.keys))
 
     def _warn_once(self, reason: str | None) -> None:
         if reason is not None and not self._has_warned:
