@@ -16,7 +16,7 @@ from composer_copypaste.models.inputs import TrainingTarget, check_targets, floa
 from composer_copypaste.models.postprocess import DetectionDict, detect, with_labels_of
 from composer_copypaste.models.weight_files import StateDict, tensors_of_content
 from composer_copypaste.models.weights import load_pretrained
-from composer_copypaste.settings import DetectorSettings, MaskRCNNSettings
+from composer_copypaste.settings import DetectorSettings, MaskRCNNSettings, settings_from
 
 if TYPE_CHECKING:
     from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
@@ -114,7 +114,7 @@ class Detector(InstanceSegmentationModel):
 
     Args:
         num_classes: The number of classes, the background included.
-        settings: The model's settings; or give them by name, as ``overrides``: ``name="fcos"``.
+        settings: All settings in one value.
         metric: Scores the detections of evaluations; its scalars are what Composer logs. Where the detector finds boxes
             alone, it has ``iou_types=("bbox",)``.
         load_weights: False builds the same layers without loading ``settings.weights``, for a checkpoint that replaces
@@ -122,7 +122,7 @@ class Detector(InstanceSegmentationModel):
         labels: The label that detections of each class get, where the model's classes are not the data's categories;
             None for classes whose detections are left out.
         category_names: The names of labels 1, 2, ..., by which ``keep_categories`` keeps rows of the weights.
-        overrides: The fields of ``DetectorSettings``.
+        **overrides: Settings by name, in place of those of ``settings``: the fields of ``DetectorSettings``.
 
     Raises:
         CheckpointError: where the weights cannot be loaded, or do not fit.
@@ -147,11 +147,9 @@ class Detector(InstanceSegmentationModel):
         category_names: Sequence[str] | None = None,
         **overrides: object,
     ) -> None:
-        if settings is not None and overrides:
-            takes = f"{type(self).__name__} takes settings, or the fields of it"
-            raise TypeError(f"{takes} ({', '.join(overrides)}), not both")
         super().__init__(num_classes, metric=metric, labels=labels)
-        self.settings = settings or self.settings_type(**overrides)  # type: ignore[arg-type]
+        given = self.settings_type() if settings is None else settings
+        self.settings = settings_from(DetectorSettings, given, overrides)
         if metric is not None and not self.settings.has_masks and "segm" in metric.iou_types:
             raise ValueError(f"metric: expected iou_types=('bbox',), as {self.settings.title} finds boxes alone")
         self.module = build_detector(num_classes, self.settings)

@@ -203,9 +203,10 @@ def test_a_state_dict_loads_back(small_model, batch):
     assert all(torch.equal(a["scores"], b["scores"]) for a, b in zip(detected, again, strict=True))
 
 
-def test_settings_and_single_knobs_exclude_each_other():
-    with pytest.raises(TypeError, match="not both"):
-        MaskRCNN(3, MaskRCNNSettings(backbone="small"), box_dropout=0.5)
+def test_settings_by_name_take_the_place_of_those_in_one_value():
+    settings = MaskRCNNSettings(backbone="small", box_dropout=0.1, mask_dropout=0.2)
+    expected = MaskRCNNSettings(backbone="small", box_dropout=0.5, mask_dropout=0.2)
+    assert MaskRCNN(3, settings, box_dropout=0.5).settings == expected
 
 
 @pytest.mark.parametrize("wrong", [0, 3, -1])
