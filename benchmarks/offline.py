@@ -39,7 +39,6 @@ from pycocotools.coco import COCO
 from torch import Tensor
 from torch.nn import functional
 
-from composer_copypaste.data.annotation_json import ReadingOptions
 from composer_copypaste.runs.augment import images as offline_images
 from composer_copypaste.runs.augment import run as augment
 from composer_copypaste.settings import AugmentSettings, OfflineCopyPasteSettings
@@ -241,7 +240,7 @@ def time_ours(images: Path, annotations: Path, jitter: dict[str, Any], output: P
         for each in patches:
             stack.enter_context(each)
         start = time.process_time()
-        data = augment.augment_data_set(output, images, annotations, settings, reading=ReadingOptions(crowds="ignore"))
+        data = augment.augment_data_set(output, images, annotations, settings, crowds="ignore")
         return clock.per_image(time.process_time() - start, data.new)
 
 

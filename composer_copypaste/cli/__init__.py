@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -32,6 +32,9 @@ from composer_copypaste.distributed import (
 from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, SlowWarning, UserError
 from composer_copypaste.extras import is_installed
 from composer_copypaste.files import check_exists
+
+if TYPE_CHECKING:
+    from composer_copypaste.data.annotation_json import BadObjects, ReadingOptions
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -81,7 +84,7 @@ class ExistingPath(click.Path):
         """What has this path, for the message where nothing has: "annotation file"."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, of something that is there."""
+        """The path, which is there."""
         check_exists(value, self.what)
         return super().convert(value, param, ctx)
 
@@ -91,7 +94,7 @@ FOLDER_OF_IMAGES = ExistingPath("folder of images")
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are modules beside this one; a user's mistakes end in one message."""
+    """A group whose commands are modules of this package; a user's mistakes end in one message."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands' names, in the order of their use."""
@@ -191,7 +194,7 @@ def _format_warning(
 
 
 class _LogOfLongWork(logging.Handler):
-    """Shows what is logged of work that takes long, in one process, above a progress bar."""
+    """Shows log messages about long work above a progress bar, from one process only."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message as a line on the standard error stream."""
@@ -204,13 +207,13 @@ class _LogOfLongWork(logging.Handler):
 
 
 def say_loading(purpose: str, *, composer: bool = False) -> None:
-    """Say what PyTorch, and Composer, are loaded for now, which takes seconds; nothing where that fails at once."""
+    """Say what PyTorch, and Composer, are being loaded for, which takes seconds; nothing where Composer is missing."""
     if _is_own_process() and is_first_process_of_node() and (is_installed("composer") or not composer):
         click.echo(f"loading PyTorch{' and Composer' * composer} to {purpose}", err=True)
 
 
 def _is_own_process() -> bool:
-    """Whether the command line is what this process does, and not called by a program that has loaded PyTorch."""
+    """Whether this process only runs the command line, and is no program that has loaded PyTorch and calls it."""
     return "torch" not in sys.modules
 
 
@@ -227,6 +230,28 @@ def is_given(context: click.Context, name: str) -> bool:
 def is_override(argument: str) -> bool:
     """Whether an argument is KEY=VALUE, as model.box_score_thresh=0.3, and not the name of a file."""
     return re.match(r"\w+(\.\w+)+=", argument) is not None and not Path(argument).exists()
+
+
+def option(name: str, value: str | None = None) -> str:
+    """How a setting is given on the command line, for messages: ``max_unmatched`` is "--max-unmatched"."""
+    return " ".join([f"--{name.replace('_', '-')}", *([] if value is None else [value])])
+
+
+@contextmanager
+def errors_name_options() -> Iterator[None]:
+    """Turn the ``ValueError`` of a settings class into an error that names the option in place of the setting."""
+    try:
+        yield
+    except ValueError as error:
+        name, _, problem = str(error).partition(":")
+        raise RecipeError(f"command line: {option(name)}:{problem}") from None
+
+
+def reading_of_parts(bad_objects: "BadObjects") -> "ReadingOptions":
+    """How commands read files that they write parts of: crowds stay marked, so it does not matter what they are."""
+    from composer_copypaste.data.annotation_json import ReadingOptions
+
+    return ReadingOptions("ignore", bad_objects, option)
 
 
 def program() -> str:

@@ -15,6 +15,7 @@ from composer_copypaste.cli import (
     ExistingPath,
     given_arguments,
     is_given,
+    option,
     program,
 )
 
@@ -27,10 +28,10 @@ from composer_copypaste.cli import (
 @click.option("--images", type=FOLDER_OF_IMAGES, help="Folder of the images; default: the recipe's.")
 @click.option("--annotations", type=ANNOTATION_FILE, help="Their COCO instance annotations.")
 @click.option("--recipe", help="Its data.train, data.pool and copy_paste are used: a file, or a shipped recipe's name.")
-@click.option("--per-image", "--per-picture", type=click.IntRange(1, 1000), default=1,
+@click.option("--per-image", type=click.IntRange(1, 1000), default=1,
               help="Number of new images of each base image; default: 1.")  # fmt: skip
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=1.0,
-              help="Share of the base images of which there are new ones; default: 1.")  # fmt: skip
+@click.option("--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0,
+              help="Fraction of the base images of which new ones are made; default: 1.")  # fmt: skip
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="The same seed gives the same files; default: 0."
 )
@@ -80,7 +81,6 @@ def command(  # noqa: PLR0913 - click hands over each option
     It writes OUTPUT/images, OUTPUT/annotations.json, where each new object has its origin, each new image its plan, and
     OUTPUT/copypaste.json, by which the command knows the data set.
     """
-    from composer_copypaste.data.annotation_json import ReadingOptions
     from composer_copypaste.errors import RecipeError, count_noun
     from composer_copypaste.recipes.schema import PoolSettings
     from composer_copypaste.runs.augment.inputs import inputs_of_command
@@ -104,11 +104,9 @@ def command(  # noqa: PLR0913 - click hands over each option
         inputs.annotations,
         inputs.settings,
         pool=inputs.pool,
-        reading=ReadingOptions(
-            crowds or inputs.crowds,
-            bad_objects or inputs.bad_objects,
-            lambda name, value: f"--{name.replace('_', '-')} {value}",
-        ),
+        crowds=crowds or inputs.crowds,
+        bad_objects=bad_objects or inputs.bad_objects,
+        spelling=option,
         image_settings=inputs.image_settings,
         processes=processes,
         dask=dask,

@@ -13,6 +13,7 @@ from composer_copypaste.cli import (
     FOLDER_OF_IMAGES,
     ExistingPath,
     is_override,
+    option,
     say_loading,
 )
 
@@ -83,7 +84,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     """
     from composer_copypaste.distributed import errors_raised_once, is_first_process
     from composer_copypaste.errors import RecipeError
-    from composer_copypaste.recipes.schema import CocoFiles
+    from composer_copypaste.recipes.schema import CocoFiles, EvaluationSettings
     from composer_copypaste.runs.folder import RunFolder, find_best_checkpoint, find_checkpoint
 
     if model is not None and is_override(str(model)):
@@ -97,19 +98,19 @@ def command(  # noqa: PLR0913 - click gives each option by its name
             raise RecipeError("command line: expected --allow-missing with --predictions, got a model")
     if predictions is not None and annotations is not None:
         say_loading(f"score {predictions}")
-        from composer_copypaste.runs.evaluation.results import MAX_DETS, evaluate_predictions
+        from composer_copypaste.runs.evaluation.results import evaluate_predictions
 
         report = evaluate_predictions(
             predictions,
             annotations,
             images=images,
             output=output,
-            max_dets=limits or MAX_DETS,
+            max_dets=limits or EvaluationSettings.max_dets,
             min_score=min_score,
             allow_missing=allow_missing,
             crowds=crowds,
             bad_objects=bad_objects or "refuse",
-            spelling=lambda name, value: f"--{name.replace('_', '-')} {value}",
+            spelling=option,
         )
     else:
         changes = [f"data.crowds={crowds}"] if crowds else []

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import ExistingPath, say_loading
+from composer_copypaste.cli import ExistingPath, errors_name_options, say_loading
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -61,11 +61,8 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     from composer_copypaste.settings import ExportSettings
 
     given = {name: value for name, value in limits.items() if value is not None}
-    try:
+    with errors_name_options():
         settings = ExportSettings(masks=masks, **given)
-    except ValueError as error:
-        name, _, problem = str(error).partition(":")
-        raise RecipeError(f"command line: --{name.replace('_', '-')}:{problem}") from None
     source = find_best_checkpoint(model) if best else model
     find_checkpoint(source)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, FOLDER_OF_IMAGES
+from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, FOLDER_OF_IMAGES, option, reading_of_parts
 
 if TYPE_CHECKING:
     from composer_copypaste.data.merge import MergedAnnotations
@@ -71,17 +71,17 @@ def command(  # noqa: PLR0913 - click hands over each option
 
     It writes OUTPUT, a COCO annotation file. A file that is there is not overwritten.
     """
-    from composer_copypaste.data.annotation_file import AnnotationFile, keeps_crowds
+    from composer_copypaste.data.annotation_file import AnnotationFile
     from composer_copypaste.data.merge import merge_annotations
 
     merged = merge_annotations(
-        [AnnotationFile.read(file, keeps_crowds(bad_objects)) for file in files],
+        [AnnotationFile.read(file, reading_of_parts(bad_objects)) for file in files],
         output,
         images=images,
         rename=dict(rename),
         renumber=renumber,
         duplicates=duplicates,
-        spelling=lambda name, value: f"--{name} {value}",
+        spelling=option,
     )
     click.echo(f"{output}: {_describe(merged)}")
 

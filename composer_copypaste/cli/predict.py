@@ -126,7 +126,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     )
     before = f" ({files.kept} done before)" if files.kept else ""
     click.echo(f"{output}: {count_noun(files.objects, 'object')} in {count_noun(files.images, 'image')}{before}")
-    if (draw or as_annotations) and min_score is None and files.shown is not None and files.shown < files.objects:
+    if (draw or as_annotations) and min_score is None and files.shown < files.objects:
         shown = " and ".join(["drawn"] * draw + ["annotated"] * as_annotations)
         click.echo(
             f"{files.shown} of them are {shown}, those of a score of {SURE_SCORE} or more; --min-score gives others"

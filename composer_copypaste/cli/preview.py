@@ -16,7 +16,7 @@ from composer_copypaste.cli import say_loading
     "--compare",
     metavar='"KEY=VALUE ..."',
     multiple=True,
-    help="Further settings, shown beside the recipe's: of copy-paste, as rotation=30, or any key of the recipe. "
+    help="Settings to compare with the recipe's: of copy-paste, as rotation=30, or any key of the recipe. "
     "Several keys, with spaces between them, change together. May be repeated.",
 )
 @click.option("--images", type=click.IntRange(1, 64), default=8, help="Number of images that are shown; default: 8.")

@@ -13,17 +13,20 @@ from composer_copypaste.cli import (
     CROWDS_HELP,
     FOLDER_OF_IMAGES,
     RESUME_COMMAND,
+    errors_name_options,
+    given_arguments,
+    option,
     program,
 )
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
 
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class ByteSize(click.ParamType):
-    """A number of bytes, as "64MB"."""
+    """A number of bytes, such as "64MB" or "64000000"."""
 
     name = "size"
 
@@ -31,7 +34,7 @@ class ByteSize(click.ParamType):
         """The bytes."""
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", value.strip().upper())
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|)", value.strip().upper())
         if found is None:
             self.fail(f"expected a size such as 64MB, got {value!r}", param, ctx)
         from composer_copypaste.data.streaming.write import LARGEST_SHARD, SMALLEST_SHARD
@@ -83,23 +86,14 @@ def command(  # noqa: PLR0913 - click hands over each option
     """
     from composer_copypaste.data.annotation_json import ReadingOptions
     from composer_copypaste.data.streaming.write import write_shards
-    from composer_copypaste.errors import RecipeError, count_noun
+    from composer_copypaste.errors import count_noun
     from composer_copypaste.settings import ImageSettings
 
-    again = [program(), "shard", str(output), "--images", str(images), "--annotations", str(annotations)]
-    options = ["--processes", str(processes), "--shard-size", f"{shard_size / 10**6}MB"]
-    options += ["--crowds", crowds] if crowds else []
-    options += ["--bad-objects", bad_objects] if bad_objects != "refuse" else []
-    if value_range is not None:
-        options += ["--value-range", *(f"{value:g}" for value in value_range)]
-    if max_megapixels is not None:
-        options += ["--max-megapixels", f"{max_megapixels:g}"]
     limit = ImageSettings.max_megapixels if max_megapixels is None else max_megapixels
-    try:
+    with errors_name_options():
         settings = ImageSettings(value_range=value_range, max_megapixels=limit)
-    except ValueError as error:
-        raise RecipeError(f"command line: --{str(error).replace('_', '-', 1)}") from None
-    click.get_current_context().meta[RESUME_COMMAND] = shlex.join([*again, *options])
+    context = click.get_current_context()
+    context.meta[RESUME_COMMAND] = shlex.join([program(), "shard", *given_arguments(context)])
     written = write_shards(
         output,
         images,
@@ -107,7 +101,7 @@ def command(  # noqa: PLR0913 - click hands over each option
         processes=processes,
         shard_size=shard_size,
         image_settings=settings,
-        reading=ReadingOptions(crowds, bad_objects, lambda name, value: f"--{name.replace('_', '-')} {value}"),
+        reading=ReadingOptions(crowds, bad_objects, option),
     )
     kept = f" ({count_noun(written.kept, 'shard')} there before)" if written.kept else ""
     size = written.nbytes / 1e6

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, FOLDER_OF_IMAGES
+from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, FOLDER_OF_IMAGES, reading_of_parts
 
 if TYPE_CHECKING:
     from composer_copypaste.data.annotation_file import AnnotationFile
@@ -67,10 +67,10 @@ def command(  # noqa: PLR0913 - click hands over each option
     It writes OUTPUT/train.json and so on, for each part. All keys and ids stay as they are, and the images where they
     are. The same command gives the same files; others are not overwritten.
     """
-    from composer_copypaste.data.annotation_file import AnnotationFile, keeps_crowds
+    from composer_copypaste.data.annotation_file import AnnotationFile
     from composer_copypaste.data.splits import split_annotations
 
-    file = AnnotationFile.read(annotations, keeps_crowds(bad_objects))
+    file = AnnotationFile.read(annotations, reading_of_parts(bad_objects))
     written = split_annotations(file, output, parts, images=images, group=group, seed=seed)
     for name, part in written.items():
         click.echo(f"{output / f'{name}.json'}: {_describe_part(part, file)}")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, ExistingPath
+from composer_copypaste.cli import ANNOTATION_FILE, BAD_OBJECTS_HELP, ExistingPath, reading_of_parts
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -45,14 +45,14 @@ def command(  # noqa: PLR0913 - click hands over each option
 
     It writes OUTPUT, a COCO annotation file. All else stays as it is, ids too. A file that is there is not overwritten.
     """
-    from composer_copypaste.data.annotation_file import AnnotationFile, keeps_crowds
+    from composer_copypaste.data.annotation_file import AnnotationFile
     from composer_copypaste.data.subsets import subset_annotations
     from composer_copypaste.errors import RecipeError, count_noun
 
     if images_list is None and categories is None and fraction is None:
         raise RecipeError("command line: expected --images-list, --categories or --fraction: they say what is kept")
     written = subset_annotations(
-        AnnotationFile.read(annotations, keeps_crowds(bad_objects)),
+        AnnotationFile.read(annotations, reading_of_parts(bad_objects)),
         output,
         images=images_list,
         categories=None if categories is None else [name.strip() for name in categories.split(",")],

@@ -5,18 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from composer_copypaste.data.annotation_json import BadObjects, Category, Json, ReadingOptions, as_whole_number
+from composer_copypaste.data.annotation_json import Category, Json, ReadingOptions, as_whole_number
 from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
 from composer_copypaste.errors import DataError, as_json, count_noun, either, first_few
 from composer_copypaste.files import read_json
 
 KEEPS_CROWDS = ReadingOptions(crowds="ignore")
 """Crowds stay marked as they are, so what they mean does not matter."""
-
-
-def keeps_crowds(bad_objects: BadObjects) -> ReadingOptions:
-    """How commands read files of which they write parts."""
-    return ReadingOptions("ignore", bad_objects, lambda name, value: f"--{name.replace('_', '-')} {value}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ CountedWeights = Literal["inverse_frequency", "repeat_factor"]
 
 
 def rare_category_weights(
-    annotations: CocoAnnotations, how: CountedWeights | str = "repeat_factor", *, threshold: float | int = 0.001
+    annotations: CocoAnnotations,
+    how: CountedWeights | str = "repeat_factor",
+    *,
+    threshold: float | int = CopyPasteSettings.repeat_threshold,
 ) -> dict[str, float]:
     """The weight of each category, by its name, for the setting ``category_weights``: rare ones have larger weights.
 

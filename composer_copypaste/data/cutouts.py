@@ -23,7 +23,7 @@ from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, count_noun, did_you_mean, format_problems
 from composer_copypaste.functional.layout import SourceObjects, UndrawnMasks, box_windows
 from composer_copypaste.functional.windows import Window
-from composer_copypaste.settings import ImageSettings
+from composer_copypaste.settings import POOL_MEGABYTES, ImageSettings
 
 MARGIN = 1
 """Number of pixels around an object's box that are kept with it."""
@@ -61,7 +61,7 @@ class CutOut:
 
     @property
     def place(self) -> SourceObjects:
-        """Its box in its window; its mask is not drawn."""
+        """The object in its window; its mask is not drawn."""
         corner = np.array([self.window.x1, self.window.y1] * 2)
         masks = UndrawnMasks.anywhere(1, self.window.shape)
         return SourceObjects(masks, (self.box - corner)[None], self.has_background)
@@ -80,7 +80,7 @@ class CutOutPool:
         DataError: where there are no cut-outs, or ``megabytes`` is not a size.
     """
 
-    def __init__(self, cut_outs: Sequence[CutOut], *, megabytes: float | int = 256) -> None:
+    def __init__(self, cut_outs: Sequence[CutOut], *, megabytes: float | int = POOL_MEGABYTES) -> None:
         if not cut_outs:
             raise DataError("a pool needs at least one cut-out, got none")
         if not (isinstance(megabytes, int | float) and 0 <= megabytes < np.inf):
@@ -103,7 +103,7 @@ class CutOutPool:
         images: Path | str,
         *,
         category_names: Sequence[str] | None = None,
-        megabytes: float | int = 256,
+        megabytes: float | int = POOL_MEGABYTES,
         image_settings: ImageSettings | None = None,
     ) -> "CutOutPool":
         """The annotated objects of a COCO file, without crowds.
@@ -136,7 +136,7 @@ class CutOutPool:
         folder: Path | str,
         category_names: Sequence[str],
         *,
-        megabytes: float | int = 256,
+        megabytes: float | int = POOL_MEGABYTES,
         image_settings: ImageSettings | None = None,
     ) -> "CutOutPool":
         """Images with transparency, in folders named after their categories: ``folder/dog/1.png``.

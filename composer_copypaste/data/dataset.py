@@ -78,8 +78,8 @@ class InstanceData(Dataset[tuple[Tensor, Target]]):
         return self.annotations.num_objects
 
     @property
-    def num_crowds(self) -> int | None:
-        """The number of crowds; None where shards of a former version do not state it."""
+    def num_crowds(self) -> int:
+        """The number of crowds in all images."""
         return self.annotations.num_crowds
 
     @abstractmethod

@@ -62,8 +62,8 @@ class AblationSettings:
     """Keys of the recipe, by section, for all runs."""
 
     runs: dict[RunName, dict[str, Any]] = field(default_factory=dict)
-    """The keys of the recipe in which each run differs, by the run's name; {}: none; null leaves a run out. The further
-    section ``offline`` gives a run an offline data set, as ``copypaste augment`` writes it, of each fraction of the
+    """The keys of the recipe in which each run differs, by the run's name; {}: none; null leaves a run out. The section
+    ``offline`` gives a run an offline data set, as ``copypaste augment`` writes it, of each fraction of the
     images."""
 
     baseline: str | None = None

@@ -13,6 +13,7 @@ from pydantic import AfterValidator
 
 from composer_copypaste.files import expand_home
 from composer_copypaste.settings import (
+    POOL_MEGABYTES,
     CopyPasteSettings,
     DetectorSettings,
     Duration,
@@ -90,7 +91,7 @@ class PoolSettings:
     training_images: bool = False
     """Whether the cut-outs are all objects of the training images, each a source for any image at any time."""
 
-    megabytes: Annotated[float, Gt(0)] = 256.0
+    megabytes: Annotated[float, Gt(0)] = POOL_MEGABYTES
     """At most this many megabytes of cut-outs are kept in memory once read, for each device."""
 
     fill: bool = False

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from composer_copypaste.data.annotation_json import Category, ReadingOptions
+from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.category_weights import with_counted_weights
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.dataset import CocoInstances, InstanceData, MaskForm, checksum
@@ -34,11 +34,6 @@ ReadAnnotations = Callable[[Path], CocoAnnotations]
 def recipe_spelling(name: str, value: str) -> str:
     """A key of the section ``data`` and its value, as on the command line."""
     return f"data.{name}={value}"
-
-
-def reading_options(settings: DataSettings) -> ReadingOptions:
-    """How the recipe says that annotations are read."""
-    return ReadingOptions(settings.crowds, settings.bad_objects, recipe_spelling)
 
 
 def read_annotations(path: Path, settings: DataSettings, *, outlines: bool = True) -> CocoAnnotations:
@@ -202,7 +197,7 @@ class RunData:
     train: InstanceData
     val: InstanceData
     pool: Pool | None = None
-    """Cut-outs, as further sources of copy-paste."""
+    """Cut-outs, as additional sources of copy-paste."""
 
 
 def open_data(recipe: Recipe) -> RunData:

@@ -13,6 +13,7 @@ from composer_copypaste.settings.copy_paste import (
     OfflineCopyPasteSettings,
 )
 from composer_copypaste.settings.data import (
+    POOL_MEGABYTES,
     ImageSettings,
     ShapesSettings,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "DETECTOR_TITLES",
     "DETECTRON2_BACKBONES",
     "DURATION",
+    "POOL_MEGABYTES",
     "ROTATED_BOXES",
     "TIME",
     "TIMM",

@@ -50,17 +50,17 @@ class CopyPasteSettings:
     """
 
     p: Fraction = 0.5
-    """Probability that objects are drawn for an image. How many, ``p_instance`` says: by default any number from none
-    to all of the source's, so that of images with one object each every second one receives it."""
+    """Probability that objects are drawn for an image. ``p_instance`` says how many are: by default any number from
+    none to all of the source's objects, so with one object per image only half of the draws paste one."""
 
     stop: Time | None = None
     """Nothing is pasted from this time of the training on: "10ep", "500ba", "90%dur" or "0.9dur" (of the training's
     duration). None: copy-paste never stops. Detectors are often trained with strong augmentation switched off at the
-    end. Used in trainings; ``copypaste_batch`` passes it over in a training's settings, and refuses it by name."""
+    end. Only trainings use it: ``copypaste_batch`` ignores it in ``settings``, and refuses it by name."""
 
     warmup: Time | None = None
     """``p`` rises linearly from 0 during this time at the training's start. None: ``p`` has its full value at once.
-    Used in trainings, as ``stop`` is."""
+    Only trainings use it, as ``stop``."""
 
     max_copied_instances: Annotated[int | None, Ge(1)] = None
     """At most this many objects are copied to an image. None: up to all objects of the source."""
@@ -95,15 +95,15 @@ class CopyPasteSettings:
     """What is copied is rotated by up to this many degrees in either direction."""
 
     brightness: Fraction = 0.0
-    """The colors of what is copied are multiplied by a factor from 1 - ``brightness`` to 1 + ``brightness``, drawn as
-    often as the transform. With any of ``brightness``, ``contrast`` and ``saturation``, floating-point images lie in
-    [0, 1]."""
+    """The colors of a pasted object are multiplied by a factor from 1 - ``brightness`` to 1 + ``brightness``, drawn
+    with its transform: once for the source image or for each object, see ``jitter``. With ``brightness``, ``contrast``
+    or ``saturation``, floating-point images must lie in [0, 1]."""
 
     contrast: Fraction = 0.0
-    """The differences from the object's mean grey are multiplied by such a factor."""
+    """Differences from the object's mean grey are multiplied by a factor, drawn in the same way."""
 
     saturation: Fraction = 0.0
-    """The differences of each color from its pixel's grey are multiplied by such a factor."""
+    """Differences of each color from its pixel's grey are multiplied by a factor, drawn in the same way."""
 
     source: Literal["batch", "self", "both"] = "batch"
     """Where the objects come from that an image receives: from another image of the batch ("batch"), from the image
@@ -125,13 +125,13 @@ class CopyPasteSettings:
     tried."""
 
     overlap_by: Literal["box", "mask"] = "box"
-    """Whether that fraction is one of boxes ("box"), which the host knows, or of the pixels of masks ("mask"), for
-    which a device is waited for, once an image, and once more for each try that finds no place."""
+    """How that fraction is measured: by boxes ("box"), which the host knows, or by the pixels of masks ("mask"), which
+    waits for the device once per image, and once more whenever places are tried anew."""
 
     least_overlap_first: bool = False
-    """Of the objects that may be copied, those with the least overlap are: the m of K objects, or up to
-    ``max_copied_instances``, are no longer drawn by weight. And each is put at the place with the least overlap of all
-    that are tried."""
+    """Whether the objects with the least overlap are copied, in place of objects drawn by weight; how many is drawn all
+    the same, up to ``max_copied_instances``. Each is put at the place with the least overlap of those that are
+    tried."""
 
     placement_tries: Annotated[int, Ge(1), Le(1000)] = 10
     """The number of random places that are tried for an object where overlaps matter. It is left out where none of them
@@ -149,40 +149,42 @@ class CopyPasteSettings:
 
     place_key: str | None = None
     """Detection targets only: the key under which each target has a map or a mask (h, w) of its own, or a list of
-    polygons, each of points (x, y) in pixels. It says the same for its image, besides what is said for all."""
+    polygons, each of points (x, y) in pixels. It holds for its image, together with ``place_region`` and
+    ``place_map``."""
 
     place_point: Literal["centre", "bottom"] = "centre"
-    """The point of an object that region, map, key and scale refer to: the middle of its box, or of the box's lowest
-    row, where things stand on the ground."""
+    """The point of an object that region, map, key and scale refer to: the middle of its box ("centre"), or the middle
+    of the box's lowest row, where an object stands on the ground ("bottom")."""
 
     vanishing_line: Annotated[float | None, Ge(-100), Le(0.99)] = None
-    """The height of the horizon, from 0, the image's top, to 1, its bottom, of pictures of one camera: an object's size
+    """For images of one camera: the height of the horizon, from 0, the image's top, to 1, its bottom. An object's size
     follows the distance of its point from this line, in the image that it is copied from and in the one that receives
     it. What lies above the line is not copied, and nothing is put there. Cut-outs of a pool, and their
-    ``pool_scale_range``, have their size at the bottom. Sizes are changed by 0.01 to 10 at most."""
+    ``pool_scale_range``, have their size at the bottom. Sizes change by a factor of 0.01 to 10."""
 
     scale_map: AsMap | None = None
-    """The size of things at each place, in any unit, as a map like ``place_map``: it does what ``vanishing_line`` does
-    where sizes follow no line. 0: nothing is there. Cut-outs have their size where the map is largest."""
+    """How large objects are at each place, in any unit, as a map like ``place_map``: in place of ``vanishing_line``
+    where sizes do not follow a line. 0: objects there are not copied, and none is put there. Cut-outs have their size
+    where the map is largest."""
 
     erosion: Annotated[int, Ge(0), Le(50)] = 0
     """This many pixels are removed from the border of what is copied, after resizing, from its mask as from its colors.
     ``min_visibility`` counts them as hidden."""
 
     object_transform: AsObjectTransform | None = None
-    """A transform of one's own for each pasted object, on its device, before it is resized: any of torchvision's v2
+    """A transform of your own for each pasted object, on its device, before it is resized: any of torchvision's v2
     transforms, or a function, called with a cut-out's colors, a ``tv_tensors.Image``, and its alpha, a
-    ``tv_tensors.Mask`` (1, h, w) of 0 and 255. It returns both, of any common size. What has an alpha of 127 or less
-    afterwards is no object. In YAML where it is found, "package.module:name", also in the current folder. Torch's
-    random numbers in it are the plan's: a plan repeats them. Overlaps are those of the object before, and keypoints do
-    not follow it. Besides the transform it takes as long as ``blend_sigma``."""
+    ``tv_tensors.Mask`` (1, h, w) of 0 and 255. It returns both, of any common size. Pixels with an alpha of 127 or less
+    afterwards do not belong to the object. In YAML it is given by where it is found, "package.module:name", also in the
+    current folder. What it draws from torch's random numbers is repeated when a plan is. Overlaps are computed before
+    it is applied, and keypoints do not follow it. It takes its own time and about as long as ``blend_sigma``."""
 
     color_transfer: Literal["reinhard", "histogram"] | None = None
     """Colors of each pasted object become like those around it. "reinhard": their mean and deviation in CIELAB, after
     Reinhard et al. (2001); deviations change by a factor of 0.5 to 2 at most; for RGB. "histogram": the distribution of
-    each channel. Around an object are the pixels of the image that receives it, as it was before anything was pasted,
-    in a box twice as wide and high as the object's, or 8 pixels larger on each side if that is more, without the
-    object's own; where there are none, those it covers. Floating-point images lie in [0, 1]. Brightness, contrast and
+    each channel. The colors around an object are those of the image that receives it, before anything was pasted, in a
+    box twice as wide and high as the object's (or 8 pixels larger on each side, if that is more), outside of the
+    object; where there are none, those it covers. Floating-point images must lie in [0, 1]. Brightness, contrast and
     saturation are changed afterwards. Masks do not change. On a CPU, copy-paste takes about 26 times ("reinhard") or 14
     times ("histogram") as long as with neither."""
 
@@ -200,8 +202,8 @@ class CopyPasteSettings:
     "poisson": in the gradient domain (Pérez et al. 2003) it keeps its contrasts, also those to what is up to 2 pixels
     around it, and takes its level from the image that receives it, as that was before anything was pasted. A solver
     takes 12 steps, which differ from the exact solution by less than 1/1000 of the largest change. Cut-outs of images
-    with transparency, which show nothing around them, are painted over. Floating-point images lie in [0, 1]. Masks do
-    not change. On a CPU, "poisson" takes about 180 times as long as "alpha": 20 ms for an object."""
+    with transparency, which show nothing around them, are painted over. Floating-point images must lie in [0, 1]. Masks
+    do not change. On a CPU, "poisson" takes about 180 times as long as "alpha": 20 ms for an object."""
 
     min_visibility: Fraction = 0.0
     """An object is kept if at least this fraction of its pixels is visible, counted to a thousandth of a pixel. The
@@ -275,7 +277,7 @@ class CopyPasteSettings:
     trainings; ``copypaste_batch(..., return_info=True)`` gives the numbers."""
 
     object_keys: tuple[str, ...] = ()
-    """Detection targets only: further keys whose tensors have one row per object, which is copied and dropped with the
+    """Detection targets only: other keys whose tensors have one row per object, which is copied and dropped with the
     object. The keys of torchvision and COCO, such as ``scores``, ``id`` and ``track_id``, need not be named. Any other
     key passes through, whatever its length, unless it looks like positions: see ``geometry``."""
 
@@ -289,14 +291,14 @@ class CopyPasteSettings:
     declared nor named in ``object_keys`` are refused."""
 
     hidden_geometry: Literal["visible", "whole"] = "visible"
-    """What becomes of the geometry of objects of which a part is hidden or cut off. "visible": a rotated box becomes
-    the smallest one around the visible pixels, a polygon becomes NaN, since it is no outline any more, and so do hidden
-    points. "whole": all move as they are, and so they do where targets have no masks."""
+    """What becomes of the geometry of objects that are partly hidden or cut off. "visible": a rotated box becomes the
+    smallest one around the visible pixels; a polygon becomes NaN, since it is no outline any more, and so do hidden
+    points. "whole": they move unchanged, as they do in any case where targets have no masks."""
 
     keep_masks: bool = True
-    """Detection targets only: whether targets come back with their masks. False: masks say what is pasted, and are left
-    out afterwards, for a detector that is trained by boxes, which are exact all the same. In a training of such a
-    detector, False in any case."""
+    """Detection targets only: whether targets come back with their masks. False: masks decide what is pasted, and are
+    left out afterwards, for a detector that is trained by boxes, which stay exact. Trainings of such a detector always
+    leave them out."""
 
     background: int = 0
     """Class-id maps only: the id that is no object."""
@@ -402,8 +404,8 @@ class AugmentSettings:
     per_image: Annotated[int, Ge(1), Le(1000)] = 1
     """Number of new images made of each base image, each with other objects."""
 
-    share: Annotated[float, Gt(0), Le(1)] = 1.0
-    """The share of the base images of which new images are made, drawn by ``seed``."""
+    fraction: Annotated[float, Gt(0), Le(1)] = 1.0
+    """The fraction of the base images of which new images are made, drawn by ``seed``."""
 
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
     """The same seed makes the same files, to the byte."""
@@ -455,7 +457,7 @@ class LargeScaleJitterSettings:
     """Pairs of keypoints, counted from 0, that are exchanged when an image is mirrored, as for copy-paste."""
 
     object_keys: tuple[str, ...] = ()
-    """Detection targets only: further keys whose tensors have one row per object, which is dropped with the object, as
+    """Detection targets only: other keys whose tensors have one row per object, which is dropped with the object, as
     for copy-paste."""
 
     geometry: dict[str, GeometryKind] | None = None

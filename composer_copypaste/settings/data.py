@@ -7,6 +7,9 @@ from annotated_types import Ge, Le
 from composer_copypaste.settings.kinds import Megapixels, ValueRange
 from composer_copypaste.validation import settings_class
 
+POOL_MEGABYTES = 256.0
+"""The memory of a pool of cut-outs, unless its user says otherwise."""
+
 
 @settings_class
 class ImageSettings:

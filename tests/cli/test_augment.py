@@ -31,7 +31,7 @@ def augment(*arguments):
 
 
 def test_it_says_what_it_wrote_and_what_was_there(files, tmp_path):
-    first, again = (augment(tmp_path / "out", *files, "--per-picture", 2, "p_instance=1") for _ in range(2))
+    first, again = (augment(tmp_path / "out", *files, "--per-image", 2, "p_instance=1") for _ in range(2))
     entries = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
     pasted = sum("to_source" in entry.get("copy_paste", {}) for entry in entries)
     assert first.stdout == f"{tmp_path / 'out'}: 8 new images with {pasted} pasted objects, and 4 original images\n"
@@ -59,7 +59,7 @@ def test_settings_of_copy_paste_are_given_as_in_a_recipe_with_or_without_its_sec
         (["copy_paste.rotation=400"], "copy_paste.rotation: expected at most 180, got 400 (command line)"),
         (["stop=1ep"], "copy_paste.stop: expected null, as it is for trainings only, got '1ep' (command line)"),
         (["categories=[cat]"], "copy_paste.categories: expected names of the data's categories ("),
-        (["--share", "0"], "command line: invalid value for '--share': 0.0 is not in the range 0<x<=1. See: "),
+        (["--fraction", "0"], "command line: invalid value for '--fraction': 0.0 is not in the range 0<x<=1. See: "),
         (
             ["--pool-images", "."],
             "command line: expected either --pool-folder, or --pool-annotations and --pool-images",

@@ -50,14 +50,14 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(files, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("size", ["64", "MB", "64 TB", "-1MB", "1.5", "999KBs"])
+@pytest.mark.parametrize("size", ["MB", "64 TB", "-1MB", "999KBs"])
 def test_an_invalid_size_is_refused_with_an_example(files, tmp_path, size):
     result = shard(tmp_path / "out", *files, "--shard-size", size)
     assert result.exit_code == 2
     assert f"expected a size such as 64MB, got '{size}'" in result.stderr
 
 
-@pytest.mark.parametrize("size", ["0.9KB", "2.1GB"])
+@pytest.mark.parametrize("size", ["64", "0.9KB", "2.1GB"])
 def test_a_size_out_of_reach_is_said_so(files, tmp_path, size):
     assert "expected a size from 1KB to 2GB" in shard(tmp_path / "out", *files, "--shard-size", size).stderr
 
@@ -72,7 +72,7 @@ def test_an_interrupted_writing_says_how_it_goes_on(files, tmp_path, monkeypatch
     monkeypatch.setattr(sharding, "write_shards", interrupted)
     result = shard(tmp_path / "out", *files, "--shard-size", "1.5MB")
     assert result.exit_code == 130
-    command = f"copypaste shard {tmp_path / 'out'} {' '.join(files)} --processes 1 --shard-size 1.5MB"
+    command = f"copypaste shard {tmp_path / 'out'} {' '.join(files)} --shard-size 1500000"
     assert result.stderr.splitlines()[-1] == f"interrupted; to go on: {command}"
     assert sizes == [1_500_000]
 

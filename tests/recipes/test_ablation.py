@@ -80,7 +80,7 @@ def test_a_base_in_the_file_is_relative_to_it_and_one_of_the_command_line_to_the
         ("runs: {a/b: {}}", "runs: expected a name of up to 50 letters, digits"),
         (
             "runs: {a: {offline: {per_imag: 2}}}",
-            "runs.a.offline.per_imag: unknown key; did you mean 'per_image'? allowed: per_image, share",
+            "runs.a.offline.per_imag: unknown key; did you mean 'per_image'? allowed: per_image, fraction",
         ),
         ("seedz: [1]", "seedz: unknown key; did you mean 'seeds'?"),
         ("base: nothing\nruns: {a: {}}", "nothing: no such recipe file; shipped recipes: boxes, finetune"),

@@ -152,12 +152,12 @@ def made_from(found):
 
 
 def test_an_offline_data_set_and_shards_are_described_by_their_annotations(data_set, tmp_path):
-    changed = AugmentSettings(share=0.5, copy_paste=OfflineCopyPasteSettings(rotation=30))
+    changed = AugmentSettings(fraction=0.5, copy_paste=OfflineCopyPasteSettings(rotation=30))
     augment_data_set(tmp_path / "twice", data_set.parent / "images", data_set, settings=changed)
     found = describe_file(tmp_path / "twice")
     assert (found.kind, found.facts["images"], found.problems) == ("an offline data set", 3, [])
     digest = hashlib.sha256(data_set.read_bytes()).hexdigest()
-    expected = {"annotations": digest, "share": 0.5, "copy_paste.rotation": 30}
+    expected = {"annotations": digest, "fraction": 0.5, "copy_paste.rotation": 30}
     assert made_from(found) == expected  # nothing that is empty, a default, or for the program alone
     line = next(line for line in str(found).splitlines() if line.startswith("made from: annotations"))
     assert line.endswith(f"  a file whose SHA-256 begins with {digest[:12]}")

@@ -222,7 +222,7 @@ def test_crowds_stay_and_are_never_pasted(data_set, tmp_path):
             entry["iscrowd"] = 1
 
     source = changed(data_set, tmp_path, change)
-    write(source, tmp_path / "out", reading=augment.ReadingOptions(crowds="ignore"))
+    write(source, tmp_path / "out", crowds="ignore")
     entries = read(tmp_path / "out")["annotations"]
     crowds = {entry["id"] for entry in json.loads(source.annotations.read_text())["annotations"] if entry["iscrowd"]}
     assert any(entry["iscrowd"] for entry in entries if "copy_paste" in entry)
@@ -305,7 +305,7 @@ def test_a_share_of_the_images_has_new_ones(data_set, tmp_path):
     new = [set(), set()]
     for seed in (0, 1):
         data = write(
-            data_set, tmp_path / f"{seed}", AugmentSettings(share=0.5, per_image=3, seed=seed, originals="omit")
+            data_set, tmp_path / f"{seed}", AugmentSettings(fraction=0.5, per_image=3, seed=seed, originals="omit")
         )
         bases = [image["copy_paste"]["base_image_id"] for image in read(tmp_path / f"{seed}")["images"]]
         assert (data.new, len(bases)) == (18, 18)
@@ -401,7 +401,7 @@ def test_an_image_does_not_depend_on_how_many_others_there_are(data_set, written
         for entry in content["annotations"]:
             entry["image_id"] = 99 if entry["image_id"] == 1 else entry["image_id"]
 
-    fewer = AugmentSettings(format="png", per_image=1, seed=3, share=0.5, copy_paste=PNG.copy_paste)
+    fewer = AugmentSettings(format="png", per_image=1, seed=3, fraction=0.5, copy_paste=PNG.copy_paste)
     write(data_set, tmp_path / "out", fewer)
     new = contents(tmp_path / "out" / "images")
     assert len(new) == 18

@@ -118,8 +118,8 @@ class StreamingCocoInstances(InstanceData):
         return self.manifest.objects
 
     @property
-    def num_crowds(self) -> int | None:
-        """The number of crowds; None where shards of a former version do not state it."""
+    def num_crowds(self) -> int:
+        """The number of crowds in all images."""
         return self.manifest.crowds
 
     def with_categories(self, categories: tuple[Category, ...]) -> "StreamingCocoInstances":

@@ -24,7 +24,7 @@ ANNOTATIONS = "annotations.json"
 CROWDS, BAD_OBJECTS = "crowds", "bad objects"
 """Keys of a manifest's ``source`` that say how the annotations were read."""
 EDITION = 1
-"""Raise it when former versions cannot read the folders that are written."""
+"""Raise it when older versions of this package cannot read the folders that are written."""
 
 COLUMNS = {
     "annotations": "json",
@@ -50,8 +50,7 @@ class Manifest:
 
     images: int
     objects: int
-    crowds: int | None
-    """The number of crowds; None: written by a former version, which did not count them."""
+    crowds: int
     categories: tuple[Category, ...]
     source: dict[str, str | int]
     """Checksums and options of what the shards were written from: the same source gives the same bytes."""
@@ -66,8 +65,8 @@ class Manifest:
             raise DataError(f"{place}: expected a manifest of edition {EDITION}, got {edition}; write the shards again")
         try:
             categories = tuple(Category(category["id"], category["name"]) for category in values["categories"])
-            images = ImageSettings(**values.get("image settings", {}))  # former versions wrote none
-            counts = int(values["pictures"]), int(values["objects"]), values.get("crowds")
+            images = ImageSettings(**values["image settings"])
+            counts = int(values["images"]), int(values["objects"]), int(values["crowds"])
             return cls(*counts, categories, dict(values["source"]), images)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{place}: was not written by copypaste shard") from error
@@ -75,7 +74,7 @@ class Manifest:
     def to_json(self) -> dict[str, object]:
         """The JSON values that ``from_json`` reads."""
         categories = [{"id": category.id, "name": category.name} for category in self.categories]
-        counts = {"pictures": self.images, "objects": self.objects, "crowds": self.crowds}
+        counts = {"images": self.images, "objects": self.objects, "crowds": self.crowds}
         written: dict[str, object] = {"edition": EDITION} | counts | {"categories": categories}
         return written | {"source": self.source, "image settings": vars(self.image_settings)}
 

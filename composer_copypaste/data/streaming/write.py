@@ -154,7 +154,7 @@ def _move_shard_into_place(part: ShardContent, folder: Path) -> None:
 
 DEFAULT_SHARD_SIZE = 64_000_000
 SMALLEST_SHARD, LARGEST_SHARD = 1000, 2_000_000_000
-"""Bytes. Offsets in a shard are 32-bit numbers."""
+"""In bytes; offsets in a shard are 32-bit numbers."""
 
 Source = dict[str, str | int]
 
@@ -211,7 +211,7 @@ def write_shards(  # noqa: PLR0913 - by name, and each of its own kind
     check_images(data, images, image_settings)
     source = _describe_source(data, images, shard_size, image_settings, reading)
     folder = OutputFolder(
-        output, "shards", source, partial(_completed_source, output), is_file_of_shards, may_change="pictures"
+        output, "shards", source, partial(_completed_source, output), is_file_of_shards, may_change="image files"
     )
     try:
         with folder.locked():
@@ -238,7 +238,7 @@ def _describe_source(
     sizes = [(image.file_name, (images / image.file_name).stat().st_size) for image in data.images]
     source: Source = {
         "annotations": hashlib.sha256(data.path.read_bytes()).hexdigest(),
-        "pictures": hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
+        "image files": hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
         "shard size": shard_size,
     }
     if image_settings.value_range is not None:

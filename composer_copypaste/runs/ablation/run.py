@@ -26,7 +26,7 @@ from composer_copypaste.runs.ablation.results import AblationResults, FailedRun,
 from composer_copypaste.runs.ablation.summary import AblationSummary
 from composer_copypaste.runs.ablation.training_process import MachineShares, TrainingJob, run_training
 from composer_copypaste.runs.augment.run import augment_data_set
-from composer_copypaste.runs.data import coco_files, reading_options
+from composer_copypaste.runs.data import coco_files, recipe_spelling
 from composer_copypaste.runs.resume import describe_next_run, write_recipe
 
 LAST_LINES = 5
@@ -152,7 +152,9 @@ def _prepare(run: PlannedRun, folder: AblationFolder, jobs: int, machine: Machin
             cast(Path, files.images),
             cast(Path, files.annotations),
             run.offline.settings,
-            reading=reading_options(data),
+            crowds=data.crowds,
+            bad_objects=data.bad_objects,
+            spelling=recipe_spelling,
             image_settings=data.image_settings,
             processes=jobs,
         )

@@ -118,7 +118,7 @@ class OfflineDraws:
         folder: of its images.
         seed: of everything random.
         settings: of copy-paste, with labels in place of names.
-        pool: further objects to paste.
+        pool: cut-outs, which are pasted too.
         keypoints: (k, 3) by the annotation's id, for those that have some.
     """
 

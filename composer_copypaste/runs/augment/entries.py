@@ -43,7 +43,7 @@ class OfflineEntries:
 
     @cached_property
     def _annotations(self) -> dict[int, Json]:
-        """By id: complete, whatever tool wrote them; outlines are encoded once for all images that show them."""
+        """The annotations by id, with the keys that a tool left out; outlines are encoded once for all their images."""
         entries = self.file.content["annotations"]
         are_numbered = any(entry.get("id") is not None for entry in entries)
         by_id = {_id(entry) if are_numbered else number: entry for number, entry in enumerate(entries, start=1)}

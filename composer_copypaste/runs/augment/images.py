@@ -99,9 +99,10 @@ class MadeImage:
     """A new image that is written, and its objects."""
 
     checksum: int
-    """Of the file's bytes."""
+    """CRC-32 of the file's bytes."""
     covered: Mapping[int, Json | None]
-    """By index among the base image's objects: what changes in their annotations; None: too little is visible."""
+    """What changes in the annotation of each object of the base image that is covered, by the object's index; None: too
+    little of it is visible."""
     pasted: Sequence[tuple[int, Json]]
     """For each visible object, bottom to top, the row of the plan, and what changes in its annotation."""
 
@@ -146,7 +147,7 @@ class _Pasting:
     colors: Sequence[UInt8[Tensor, "3 _h _w"]]
     """The colors of the cut-outs."""
     keypoints: Float[Tensor, "g k 3"]
-    """Of all objects of the layout."""
+    """The keypoints of all objects of the layout."""
 
 
 def _plain_pasting(new: NewImage, settings: CopyPasteSettings, reading: ImageSettings) -> _Pasting | None:

@@ -17,7 +17,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from composer_copypaste.data.annotation_json import Json, ReadingOptions
+from composer_copypaste.data.annotation_json import (
+    BadObjects,
+    Crowds,
+    Json,
+    ReadingOptions,
+    SettingSpelling,
+    python_spelling,
+)
 from composer_copypaste.data.coco_write import EncodedJson, encode_entry, write_coco
 from composer_copypaste.errors import DataError, OutputError, format_problems
 from composer_copypaste.files import atomic_write, name_path_in_errors, read_json
@@ -66,7 +73,9 @@ def augment_data_set(  # noqa: PLR0913 - by name, and each of its own kind
     settings: AugmentSettings | None = None,
     *,
     pool: PoolSettings | None = None,
-    reading: ReadingOptions | None = None,
+    crowds: Crowds = None,
+    bad_objects: BadObjects = "refuse",
+    spelling: SettingSpelling = python_spelling,
     image_settings: ImageSettings | None = None,
     processes: int = 1,
     dask: str | None = None,
@@ -78,8 +87,10 @@ def augment_data_set(  # noqa: PLR0913 - by name, and each of its own kind
         images: the folder that the file names are relative to.
         annotations: a COCO instance JSON.
         settings: which new images are made, and how they are written; None: the default settings.
-        pool: cut-outs, as further objects to paste.
-        reading: how crowds and bad objects are read; None: the default options.
+        pool: cut-outs, which are pasted too.
+        crowds: see ``CocoAnnotations.load``.
+        bad_objects: see ``CocoAnnotations.load``.
+        spelling: how the user gives the two settings before, for messages.
         image_settings: how image files are read; None: the default settings.
         processes: the number of processes that make images.
         dask: the address of a Dask scheduler whose workers make them instead.
@@ -92,7 +103,8 @@ def augment_data_set(  # noqa: PLR0913 - by name, and each of its own kind
     if dask is not None:
         check_dask_installed()  # before anything is written
     output, settings = Path(output), settings or AugmentSettings()
-    work = open_work(Path(images), Path(annotations), settings, pool, reading, image_settings)
+    reading = ReadingOptions(crowds, bad_objects, spelling)
+    work = open_work(Path(images), Path(annotations), settings, pool, reading, image_settings or ImageSettings())
     own = {Path(IMAGES, name) for name in [*work.originals, *(planned.file_name for planned in work.planned)]}
     own |= {Path(ANNOTATIONS), Path(MANIFEST)}
     completed = partial(_completed_source, output)
@@ -295,7 +307,7 @@ class _Record:
 
     number: int
     checksum: int
-    """Of the file's bytes."""
+    """CRC-32 of the file's bytes."""
     made_from: list[list[int]]
     """Size and time of the files that it is made from."""
     source: int | None

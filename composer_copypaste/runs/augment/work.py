@@ -99,8 +99,8 @@ def open_work(
     annotations: Path,
     settings: AugmentSettings,
     pool: PoolSettings | None,
-    reading: ReadingOptions | None,
-    image_settings: ImageSettings | None,
+    reading: ReadingOptions,
+    image_settings: ImageSettings,
 ) -> AugmentWork:
     """Check all that an offline data set is made from, and decide which new images it gets.
 
@@ -112,7 +112,6 @@ def open_work(
     from composer_copypaste.functional.engines.compilation import check_can_compile  # 0.5 s to import
 
     check_can_compile("offline data sets")
-    reading, image_settings = reading or ReadingOptions(), image_settings or ImageSettings()
     file = AnnotationFile.read(annotations, reading)
     data = with_file_names_in_folder(file.annotations, images)
     check_images(data, images, image_settings)
@@ -132,7 +131,7 @@ def open_work(
             "copy-paste, and there is no pool of cut-outs"
         )
     bases = _base_images(data, images, settings, image_settings)
-    planned = tuple(_plan_images(_drawn_share(bases, settings), settings, data))
+    planned = tuple(_plan_images(_drawn_fraction(bases, settings), settings, data))
     source = _describe_source(entries.file, draws, bases, settings, pool, reading, image_settings)
     return AugmentWork(settings, copy_paste, image_settings, entries, draws, planned, source)
 
@@ -190,9 +189,9 @@ def _backgrounds(folder: Path, reading: ImageSettings) -> list[BaseImage]:
     return found
 
 
-def _drawn_share(bases: Sequence[BaseImage], settings: AugmentSettings) -> list[BaseImage]:
-    """The share of the base images of which new images are made, in their order; at least one."""
-    count = max(1, round(settings.share * len(bases)))
+def _drawn_fraction(bases: Sequence[BaseImage], settings: AugmentSettings) -> list[BaseImage]:
+    """The fraction of the base images of which new images are made, in their order; at least one."""
+    count = max(1, round(settings.fraction * len(bases)))
     order = torch.randperm(len(bases), generator=seeded_generator(settings.seed)).tolist()
     return [bases[place] for place in sorted(order[:count])]
 

@@ -17,14 +17,13 @@ from composer_copypaste.files import read_json
 from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
 from composer_copypaste.metrics.report import Report, evaluation_report
 from composer_copypaste.metrics.results import CocoResults
+from composer_copypaste.recipes.schema import EvaluationSettings
 from composer_copypaste.runs.evaluation.findings import collect_findings
 from composer_copypaste.runs.evaluation.output import begin_output, check_output, write_output
 from composer_copypaste.runs.evaluation.page import Subject
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.runs.predict.files import IMAGES
 from composer_copypaste.runs.predict.manifest import MANIFEST, predicted_images
-
-MAX_DETS = (1, 10, 100)
 
 _SHARE_REFUSED, _SHARE_NAMED = 0.5, 0.1
 """If more of the images with objects have no result, the file is refused, or that is said."""
@@ -36,7 +35,7 @@ def evaluate_predictions(  # noqa: PLR0913 - by name, and each of its own kind
     *,
     images: Path | str | None = None,
     output: Path | str | None = None,
-    max_dets: Sequence[int] = MAX_DETS,
+    max_dets: Sequence[int] = EvaluationSettings.max_dets,
     min_score: float | None = None,
     allow_missing: bool = False,
     crowds: Crowds = None,

@@ -25,8 +25,8 @@ MOST_ROWS = 100
 """The console shows this many rows of a table; JSON has all."""
 NAME_WIDTH = 32
 
-_ONLY_TO_COMPARE = {"images", "ids", "image files", "pictures", "COCO file"}
-"""Of what a folder is made from: lists of images, and checksums that no user can compute."""
+_ONLY_TO_COMPARE = {"images", "ids", "image files", "COCO file"}
+"""Parts of a folder's source that are not shown: lists of images, and checksums that no user can compute."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from composer_copypaste.runs.predict.manifest import MANIFEST, RECORDS, read_man
 from composer_copypaste.runs.predict.records import RecordFile
 
 _KINDS = {"weights": "predictions", "shard size": "shards", "per_image": "an offline data set"}
-"""Of unfinished folders, by a key that only their source has."""
+"""What an unfinished folder holds, by a key that only the source of such folders has."""
 
 
 def is_predictions(path: Path) -> bool:

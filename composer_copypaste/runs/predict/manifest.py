@@ -41,9 +41,8 @@ class PredictedFiles:
     """Number of images that were done before."""
     unreadable: tuple[str, ...]
     """The images that could not be read, each with the reason."""
-    shown: int | None
-    """Number of objects whose score is high enough for annotations and drawn images; None: a former version wrote the
-    folder, and did not count them."""
+    shown: int
+    """Number of objects whose score is high enough for annotations and drawn images."""
 
 
 # ---- the source
@@ -121,7 +120,7 @@ def completed_files(output: Path) -> PredictedFiles:
     """What a folder of complete predictions holds."""
     found = read_manifest(output)
     images, objects, problems = found["images"], found["objects"], tuple(found["unreadable"])
-    return PredictedFiles(output, images, objects, images, problems, found.get("shown"))
+    return PredictedFiles(output, images, objects, images, problems, found["shown"])
 
 
 def read_manifest(output: Path) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def read_manifest(output: Path) -> dict[str, Any]:
     """
     path = output / MANIFEST
     manifest = read_json(path, "record of predictions")
-    needed = {"source", "images", "objects", "unreadable", "checksums", "sizes"}
+    needed = {"source", "images", "objects", "shown", "unreadable", "checksums", "sizes"}
     if isinstance(manifest, dict) and manifest.keys() >= needed:
         return manifest
     raise OutputError(f"{path}: expected the record of predictions; remove {output}, or give another folder")

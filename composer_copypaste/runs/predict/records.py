@@ -21,7 +21,7 @@ class ImageRecord:
 
     file_name: str
     stamp: Stamp
-    """Of the file at that time: if it has changed, the image is done again."""
+    """The file's stamp when it was read: if it has changed, the image is done again."""
     size: tuple[int, int] | None
     """Height and width; None for an image that could not be read."""
     problem: str | None

@@ -89,18 +89,9 @@ def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
     predictor = load_predictor(weights, recipe=recipe, overrides=overrides, categories=categories)
     if inputs.categories:
         predictor = with_ids_of(predictor, inputs.categories, str(given[0]))
-    reading = predictor.image_settings
-    if value_range is not None or max_megapixels is not None:
-        limit = reading.max_megapixels if max_megapixels is None else max_megapixels
-        try:
-            reading = ImageSettings(value_range=value_range or reading.value_range, max_megapixels=limit)
-        except ValueError as error:
-            raise RecipeError(f"images: {error}") from None
+    reading = _image_settings(predictor, value_range, max_megapixels)
     settings = replace(settings, batch_size=settings.batch_size or predictor.batch_size)
-    found = completed_source(output) or began_source(output)
-    if found is not None:  # what was asked for before stays
-        draw, annotations = (bool(found.get(name)) for name in ("draw", "as_annotations"))
-        settings = replace(settings, draw=settings.draw or draw, as_annotations=settings.as_annotations or annotations)
+    settings = _with_files_there(settings, output)
     options = [*([] if recipe is None else [str(recipe)]), *overrides]
     source = describe_source(Path(weights), options, predictor, inputs, settings, reading)
     overlays = overlay_names(inputs.images)
@@ -125,6 +116,27 @@ def predict_files(  # noqa: PLR0913 - by name, and each of its own kind
         raise OutputError(
             f"{error.filename or output}: cannot be written: {error.strerror}; the same command continues"
         ) from error
+
+
+def _image_settings(
+    predictor: Predictor, value_range: tuple[float, float] | None, max_megapixels: float | None
+) -> ImageSettings:
+    """How images are read: as the model's are, but for what is given."""
+    own = predictor.image_settings
+    try:
+        return ImageSettings(
+            value_range=own.value_range if value_range is None else value_range,
+            max_megapixels=own.max_megapixels if max_megapixels is None else max_megapixels,
+        )
+    except ValueError as error:
+        raise RecipeError(f"images: {error}") from None
+
+
+def _with_files_there(settings: PredictSettings, output: Path) -> PredictSettings:
+    """The settings, with overlays and annotations where the folder's predictions have them: they are kept complete."""
+    found = completed_source(output) or began_source(output) or {}
+    draw, annotations = (bool(found.get(name)) for name in ("draw", "as_annotations"))
+    return replace(settings, draw=settings.draw or draw, as_annotations=settings.as_annotations or annotations)
 
 
 def _reopen(place: OutputFolder) -> None:
