@@ -8,7 +8,7 @@ from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
 _MOST_CHARACTERS = 12
-"""That a number may have: enough for the pixels of any image."""
+"""The most characters of a number, enough for the pixels of any image."""
 
 
 Window = tuple[int, int, int, int]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 SUFFIXES = (".npy", ".png")
-"""Of the files that maps are read from."""
+"""The endings of the files that maps are read from."""
 MOST_PIXELS = 100_000_000
 """The largest number of pixels of a map's file."""
 EXPECTED = "a map of numbers of 0 or more, some above 0: an array (h, w), rows of numbers, or a .npy or grey .png file"

@@ -188,7 +188,7 @@ EXPECTED = {  # by pydantic's type of error
 }
 """What was expected of a value."""
 LIMITS = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
-"""Of these what a value of the right type failed."""
+"""The types of error of a value that has the right type but is out of its limits."""
 
 
 def describe_expectation(

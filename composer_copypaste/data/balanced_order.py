@@ -19,7 +19,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 FINEST_BLOCKS = 4096
-"""Of more items than this, blocks of a few neighbours stay in random order: no fraction is that fine."""
+"""With more items than this, blocks of a few neighbours stay in random order: no fraction is that fine."""
 MOST_TRIES, TRIED_ITEMS = 8, 4000
 """The largest number of orders that are tried, and the largest number of items in all of them: where there are many
 items, one order is as good as another."""

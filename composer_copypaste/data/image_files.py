@@ -2,7 +2,6 @@
 
 import os
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -23,7 +22,7 @@ from composer_copypaste.data.images import (
     largest_pixel_value,
     read_header,
 )
-from composer_copypaste.errors import DataError, DataWarning, as_json, first_few, format_problems, warn_of_data
+from composer_copypaste.errors import DataError, as_json, first_few, format_problems, warn_of_data
 from composer_copypaste.files import describe_non_json
 from composer_copypaste.settings import ImageSettings
 
@@ -156,42 +155,44 @@ def check_images(annotations: CocoAnnotations, images: Path | str, image_setting
     folder, settings = Path(images), image_settings or ImageSettings()
     if not folder.is_dir():
         raise DataError(f"{folder}: {describe_non_folder(folder)}")
+    headers = _read_headers(annotations, folder, settings)
+
+    def names(has: Callable[[ImageHeader], bool]) -> list[str]:
+        pairs = zip(annotations.images, headers, strict=True)
+        return [image.file_name for image, header in pairs if has(header)]
+
+    if turned := names(lambda header: header.may_be_turned):
+        warn_of_data(
+            f"{folder}: {_files_have(turned)} an orientation tag, by which viewers turn or mirror the image, and the "
+            "size does not tell if it was annotated so: pixels are taken as they are stored, as COCO does. If the "
+            "annotations were made on turned images, turn the files themselves, such as with ImageOps.exif_transpose"
+        )
+    if paged := names(lambda header: header.has_more_pages):
+        warn_of_data(
+            f"{folder}: {_files_have(paged)} more than one page or frame: the first is used. To use others, save each "
+            "to a file of its own"
+        )
+    need_range = names(lambda header: header.needs_range)
+    if need_range and settings.value_range is None:
+        check_value_range(str(folder), need_range, [folder / name for name in need_range], settings)
+
+
+def _read_headers(annotations: CocoAnnotations, folder: Path, settings: ImageSettings) -> list[ImageHeader]:
+    """The header of each image; ``DataError`` listing the files that are missing, or are not these images."""
     names_in = cache(_file_names_by_stem)
 
-    def look(image: CocoImage) -> ImageHeader | str:
+    def read(image: CocoImage) -> ImageHeader | str:
         try:
             return read_header(folder / image.file_name, (image.height, image.width), settings)
         except DataError as error:
             hint = _hint_at_similar_file(folder / image.file_name, names_in) if str(error) == MISSING_FILE else ""
             return f"{image.file_name} (image {image.id}): {error}{hint}"
 
-    found = map_in_threads(look, annotations.images, _THREADS)
+    found = map_in_threads(read, annotations.images, _THREADS)
     problems = [problem for problem in found if isinstance(problem, str)]
     if problems:
         raise DataError(format_problems(str(folder), problems))
-
-    def names(has: Callable[[ImageHeader], bool]) -> list[str]:
-        pairs = zip(annotations.images, found, strict=True)
-        return [image.file_name for image, header in pairs if isinstance(header, ImageHeader) and has(header)]
-
-    if turned := names(lambda header: header.may_be_turned):
-        warnings.warn(
-            f"{folder}: {_files_have(turned)} an orientation tag, by which viewers turn or mirror the image, and the "
-            "size does not tell if it was annotated so: pixels are taken as they are stored, as COCO does. If the "
-            "annotations were made on turned images, turn the files themselves, such as with ImageOps.exif_transpose",
-            DataWarning,
-            stacklevel=2,
-        )
-    if paged := names(lambda header: header.has_more_pages):
-        warnings.warn(
-            f"{folder}: {_files_have(paged)} more than one page or frame: the first is used. To use others, save each "
-            "to a file of its own",
-            DataWarning,
-            stacklevel=2,
-        )
-    need_range = names(lambda header: header.needs_range)
-    if need_range and settings.value_range is None:
-        check_value_range(str(folder), need_range, [folder / name for name in need_range], settings)
+    return [header for header in found if isinstance(header, ImageHeader)]
 
 
 def _hint_at_similar_file(path: Path, names_in: Callable[[Path], Mapping[str, str]]) -> str:

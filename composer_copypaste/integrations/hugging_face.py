@@ -30,7 +30,7 @@ Columns = dict[str, list[Any]]
 """The columns of ``objects`` that are read; each has an entry per object."""
 CATEGORY_KEYS = ("category", "category_id", "label", "categories")
 """What data sets name the column of classes in ``objects``."""
-_FURTHER_KEYS = ("area", "iscrowd", "segmentation")
+_OPTIONAL_KEYS = ("area", "iscrowd", "segmentation")
 
 
 def sample_of_row(row: Row, *, first_class: int = 0) -> tuple[UInt8[Tensor, "3 h w"], Target]:
@@ -96,7 +96,7 @@ def _columns(row: Row) -> tuple[Columns, str]:
     category = next((key for key in CATEGORY_KEYS if key in objects), None)
     if category is None:
         raise DataError(f"objects: expected a list 'category', the class of each object, got {sorted(objects)}")
-    columns = {key: _plain(objects[key]) for key in ("bbox", category, *_FURTHER_KEYS) if key in objects}
+    columns = {key: _plain(objects[key]) for key in ("bbox", category, *_OPTIONAL_KEYS) if key in objects}
     for key, values in columns.items():
         if not isinstance(values, list):
             raise DataError(

@@ -89,7 +89,7 @@ class OnnxFile:
     metadata: ExportMetadata | None
     """None: the file was not written by ``copypaste export``."""
     version: str | None
-    """Of this package, with which it was written."""
+    """The version of this package that wrote it."""
 
 
 def read_onnx_file(path: Path) -> OnnxFile:

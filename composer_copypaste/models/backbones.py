@@ -82,7 +82,7 @@ def build_backbone(settings: DetectorSettings, pyramid: Pyramid) -> BackboneWith
         return_layers={name: str(number) for number, name in enumerate(levels)},
         in_channels_list=channels,
         out_channels=pyramid.channels,
-        extra_blocks=pyramid.further_levels(channels[-1]),
+        extra_blocks=pyramid.levels_above(channels[-1]),
         norm_layer=pyramid.norm,
     )
 

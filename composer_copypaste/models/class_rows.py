@@ -23,10 +23,10 @@ CLASS_SCORES = "roi_heads.box_predictor.cls_score.weight"
 """The tensor with a row for each class."""
 
 CLASSES_OF_ANCHORS = "head.classification_head.cls_logits."
-"""Of RetinaNet and FCOS: the layer with rows for each class, all classes of an anchor after the other."""
+"""The layer of RetinaNet and FCOS with a row for each class of each anchor, anchor by anchor."""
 
 ANCHOR_BOXES = "head.regression_head.bbox_reg.weight"
-"""Of RetinaNet and FCOS: the tensor with four rows for each anchor."""
+"""The tensor of RetinaNet and FCOS with four rows for each anchor."""
 
 
 def is_of_classes(name: str) -> bool:

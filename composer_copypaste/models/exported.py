@@ -41,7 +41,7 @@ MaskOutput = Literal["crops", "pasted"]
 NO_MASKS = "none"
 MASKS_OF_TEXTS: Mapping[str, MaskOutput | None] = {"crops": "crops", "pasted": "pasted", NO_MASKS: None}
 DETECTORS: Mapping[str, DetectorName] = {name: name for name in DETECTOR_TITLES}
-"""By the texts in files."""
+"""What the texts in a file's metadata stand for."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ExportMetadata:
     """How the images are read that the model is trained on."""
 
     style: Literal["torchvision", "detectron2"] = "torchvision"
-    """Whose rules say how masks are resized to their boxes."""
+    """How masks are resized to their boxes: by torchvision's rules or by Detectron2's."""
 
     detector: DetectorName = "mask_rcnn"
 
@@ -133,10 +133,11 @@ class Differences:
     unmatched: int
     """The number of objects that only one of the two finds."""
     box: float
-    """In pixels."""
+    """The largest difference of a box's coordinate, in pixels."""
     score: float
     mask: float | None
-    """Of probabilities; for pasted masks, how far they are from 0.5 at the pixels that differ; None: there are none."""
+    """The largest difference of a mask's probability; for pasted masks, the largest distance from 0.5 of a pixel that
+    differs. None: there are no masks."""
 
     def __str__(self) -> str:
         masks = "" if self.mask is None else f", masks {self.mask:.2g}"
@@ -147,7 +148,7 @@ class Differences:
         )
 
     def beyond(self, settings: ExportSettings) -> list[str]:
-        """Those that are larger than the settings allow, or no numbers, in words."""
+        """The differences that are larger than the settings allow, or not numbers, in words."""
         found = {
             "max_box_difference": self.box,
             "max_score_difference": self.score,

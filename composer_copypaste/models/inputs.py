@@ -15,7 +15,7 @@ from composer_copypaste.errors import count_noun
 from composer_copypaste.instances import NUMBERS, WHOLE, WHOLE_NUMBERS, box_format
 
 TrainingTarget = Mapping[str, Any]
-"""Of tensors; ``masks`` may be cut-outs."""
+"""A dict of tensors; ``masks`` may be ``CompactMasks``."""
 
 
 def float_images(images: Tensor | Sequence[Tensor]) -> list[Tensor]:

@@ -35,7 +35,7 @@ class TrainsOnCompactMasks(RoIHeads):
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[dict[str, Any]] | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Sequence[Tensor]]:
-        """As of torchvision."""
+        """As torchvision's; also keeps what was chosen, for the mask loss."""
         chosen = super().select_training_samples(proposals, targets)
         self._sampled = chosen[:3]
         return chosen
@@ -47,7 +47,7 @@ class TrainsOnCompactMasks(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Any]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As of torchvision."""
+        """As torchvision's, with a mask loss that takes cut-outs where the targets have them."""
         if not (self.training and targets and isinstance(targets[0].get("masks"), CompactMasks)):
             return super().forward(features, proposals, image_shapes, targets)
         self._masks_later = True

@@ -19,7 +19,7 @@ from composer_copypaste.settings import DetectorSettings
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 STRIDES = (8, 16, 32, 64, 128)
-"""Of the levels of a pyramid, where the backbone is not "small"."""
+"""The strides of a pyramid's levels, where the backbone is not "small"."""
 SMALL_STRIDES = (4, 8, 16, 32, 64)
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a feature pyramid, whatever its backbone."""
+"""The shape of a feature pyramid, the same for every backbone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Pyramid:
 
     channels: int
     norm: Norm | None
-    """Of its layers; None: they have none."""
+    """The normalisation of its layers; None: they have none."""
 
     levels: tuple[int, ...] = (0, 1, 2, 3)
     """Which of the backbone's features, at strides 4, 8, 16 and 32, it is built from."""
@@ -25,7 +25,7 @@ class Pyramid:
     """What is above them: one level, every second pixel of the last ("pool"), or two, computed from the pyramid's last
     level or from the backbone's last feature."""
 
-    def further_levels(self, last_channels: int) -> ExtraFPNBlock:
+    def levels_above(self, last_channels: int) -> ExtraFPNBlock:
         """Torchvision's block for what is above; ``last_channels`` are those of the backbone's last feature."""
         if self.above == "pool":
             return LastLevelMaxPool()

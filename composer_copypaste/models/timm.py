@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 StateDict = dict[str, Tensor]
 
 STRIDES = (4, 8, 16, 32)
-"""Of the features that the pyramid is built from."""
+"""The strides of the features that the pyramid is built from."""
 
 PROBE_SIZE = (64, 96)
 """Height and width of an image that every network must take, since Mask R-CNN's images have many sizes."""
@@ -62,7 +62,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         self.body = body
         used = [channels[level] for level in pyramid.levels]
-        above = pyramid.further_levels(used[-1])
+        above = pyramid.levels_above(used[-1])
         self.fpn = FeaturePyramidNetwork(used, pyramid.channels, extra_blocks=above, norm_layer=pyramid.norm)
         self.out_channels = pyramid.channels
         self.first_level = pyramid.levels[0]

@@ -1,7 +1,7 @@
-"""Settings that have no effect where another one, or what they would act on, is missing: they are refused.
+"""Settings that would change nothing, since another setting, or what they act on, is missing: they are refused.
 
-Tables say for each of them when it has one. A setting at its default is taken as not given; and what is not known yet,
-such as whether there will be a pool, is taken to be there.
+Tables say when each setting has an effect. A setting at its default counts as not given. What is not known yet, such
+as whether there will be a pool, is taken to be there.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ class Need(NamedTuple):
     """What a setting needs to have an effect."""
 
     is_met: Callable[[Any], bool]
-    """Whether settings have it."""
+    """Whether the settings have it."""
     problem: str
-    """What is said where they have not, after "changes nothing"."""
+    """The end of the message where they do not, after "changes nothing"."""
 
 
 Needs = Mapping[str, Need]
@@ -33,7 +33,7 @@ def _is_drawn(bounds: tuple[float, float] | None) -> bool:
 
 
 SCENE = ("place_region", "place_map", "place_key", "vanishing_line", "scale_map")
-"""The settings of copy-paste that say what an image shows where."""
+"""The settings of copy-paste by which places and sizes of objects depend on what an image shows."""
 _SCENE, _OVERLAPS = f"one of {', '.join(SCENE)}", "a max_overlap below 1 or least_overlap_first"
 _GEOMETRY = _without("geometry", lambda own: bool(own.geometry))
 _POOL = "a pool of cut-outs (in Python pool=, in a recipe data.pool)"
@@ -65,21 +65,21 @@ WITHOUT_POOL: Needs = {
     "placement_tries": _without(f'another placement than "source", or {_POOL}', lambda own: own.placement != "source"),
     "scale_distribution": _without(f"a scale_range {_FACTORS}", lambda own: _is_drawn(own.scale_range)),
 }
-"""Of copy-paste without a pool."""
+"""What settings of copy-paste need where there is no pool."""
 OF_TRAININGS: Needs = dict.fromkeys(
     ("stop", "warmup", "histogram_interval"), _never("in a function, which knows no time of a training")
 )
-"""Of copy-paste where a function is called with them by name."""
+"""Settings of trainings, which a function refuses by name."""
 IN_CLASS_MAPS: Needs = dict.fromkeys(
     ("min_visibility", "min_area", "object_keys", "geometry", "keypoint_pairs", "keep_masks"),
     _never("in class-id maps, which have no objects"),
 )
-"""Of copy-paste of class-id maps."""
+"""Settings of copy-paste that change nothing in class-id maps."""
 _OF_CLASS_MAPS = _never("for targets with objects, it is of class-id maps")
 FOR_PAIRS: Needs = {"background": _OF_CLASS_MAPS}
-"""Of copy-paste of panoptic targets."""
+"""Settings of copy-paste that change nothing in panoptic targets."""
 FOR_DETECTION: Needs = {"background": _OF_CLASS_MAPS, "ignore_index": _OF_CLASS_MAPS}
-"""Of copy-paste of detection targets."""
+"""Settings of copy-paste that change nothing in detection targets."""
 
 
 def check_not_idle(settings: object, needs: Needs) -> None:

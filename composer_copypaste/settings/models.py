@@ -212,9 +212,9 @@ class ExportSettings:
     """What an exported model gives, and how far it may differ from the model on the images it is checked on."""
 
     masks: Literal["crops", "pasted"] | None = None
-    """Of Mask R-CNN. "crops": 28 x 28 probabilities for each object, to be resized to its box and thresholded at 0.5.
-    "pasted": masks of 0 and 1 at the image's size, which take a byte for each object and pixel. None: "crops"; for a
-    detector that finds boxes alone, None only."""
+    """Masks of Mask R-CNN. "crops": 28 x 28 probabilities for each object, to be resized to its box and thresholded at
+    0.5. "pasted": masks of 0 and 1 at the image's size, which take a byte for each object and pixel. None: "crops";
+    None alone is allowed for a detector that finds boxes alone."""
 
     max_box_difference: Annotated[float, Ge(0)] = 0.1
     """Largest difference of a box's coordinate, in pixels."""

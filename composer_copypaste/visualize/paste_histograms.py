@@ -14,7 +14,7 @@ from numpy import ndarray
 from composer_copypaste.functional.info import PasteInfo
 
 SIZE_EDGES = (0.0, 8.0, 16.0, 32.0, 64.0, 96.0, 128.0, 256.0, 512.0, math.inf)
-"""In pixels; 32 and 96 divide COCO's small, medium and large objects."""
+"""Edges of the histogram of sizes, in pixels; 32 and 96 divide COCO's small, medium and large objects."""
 VISIBLE_EDGES = tuple(number / 10 for number in range(11))
 COLUMNS = ("quantity", "from", "to", "own objects", "pasted objects")
 KINDS = ("own", "pasted")
@@ -33,7 +33,7 @@ class PasteHistograms:
 
     @classmethod
     def of_info(cls, info: PasteInfo) -> "PasteHistograms":
-        """Those of what was done to a batch."""
+        """The histograms of the objects of a batch after copy-paste."""
         boxes = info.boxes.numpy()
         size = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
         return cls(size, info.visible.numpy(), info.pasted.numpy())

@@ -302,7 +302,7 @@ def iou_types_of(ablation: Ablation) -> tuple[IouType, ...]:
 
 
 def _describe_scored(ablation: Ablation) -> Iterator[str]:
-    """That masks are not scored, where some detectors find masks and others none."""
+    """A line saying that masks are not scored, where only some of the detectors find masks."""
     without = [name for name, recipe in ablation.recipes.items() if not recipe.model.has_masks]
     if 0 < len(without) < len(ablation.recipes):
         found = "finds no masks" if len(without) == 1 else "find no masks"

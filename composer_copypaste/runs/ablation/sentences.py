@@ -123,7 +123,7 @@ def describe_reading(summary: AblationSummary) -> list[str]:
         f"many seeds, with replacement, the same ones for both runs, and computes COCO's AP anew. The interval reaches "
         f"from the 2.5th to the 97.5th percentile.",
         f"The first table makes {count_noun(count, 'comparison')} of {summary.ap_name}. "
-        f"{_describe_chances(count, summary)}{more} The further columns and tables make more comparisons.",
+        f"{_describe_chances(count, summary)}{more} The other columns and tables make more comparisons.",
     ]
 
 
@@ -161,7 +161,7 @@ def _describe_evaluation(summary: AblationSummary) -> str:
 
 
 def _describe_size(value: float, size: str) -> str:
-    """Such as "1.2 points above"."""
+    """A difference in words, such as "1.2 points above"."""
     if float(size) == 0:
         return "the same as that of"
     return f"{size} points {'above' if value > 0 else 'below'} that of"

@@ -83,7 +83,7 @@ class Comparison:
     """Seeds that only one of the two has."""
     differences: Mapping[IouType, Mapping[str, Difference]]
     per_category: Mapping[IouType, Mapping[str, Difference]]
-    """Of AP."""
+    """The differences of AP of each category."""
     needed: ImageFactor | None
     """How many times its images the baseline needs to reach its AP; None with one fraction only."""
 
@@ -100,7 +100,7 @@ class AblationSummary:
     title: str
     baseline: str
     iou_type: IouType
-    """Of the AP that is compared: verdicts, sentences and curves are about it."""
+    """Whether box AP or mask AP is compared, in verdicts, sentences and curves."""
     evaluation: EvaluationSet
     resamples: int
     confidence: float

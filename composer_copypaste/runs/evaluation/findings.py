@@ -37,7 +37,7 @@ class Findings:
     """The content of ``evaluation.json``."""
     evaluation: Evaluation = field(repr=False)
     category_names: tuple[str, ...]
-    """In the order of the ids, no two alike."""
+    """The categories' names in the order of their ids, no two alike."""
     kinds: Mapping[IouType, KindFindings]
     """Masks first, where they are scored."""
     min_score: float
@@ -49,7 +49,7 @@ class Findings:
     best: Sequence[int]
     """Indices of the images with the highest quality, the highest first."""
     detections: Mapping[int, ScoredDetections] = field(repr=False)
-    """Of the images that are shown, by their id."""
+    """The detections in the images that are shown, by the image's id."""
 
     @property
     def main_kind(self) -> IouType:

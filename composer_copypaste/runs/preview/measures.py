@@ -53,7 +53,7 @@ class OwnObjects(NamedTuple):
 
     label: Int64[ndarray, " n"]
     area: Float[ndarray, " n"]
-    """In pixels."""
+    """Number of pixels."""
     area_after: Float[ndarray, " n"]
     """What copies leave of it; 0: the object is dropped."""
     side: Float[ndarray, " n"]
@@ -111,11 +111,11 @@ class PastedBatch:
     number: int
     """Counted from 0."""
     names: Sequence[str]
-    """Of the images."""
+    """The names of the images."""
     images: Images
     targets: Sequence[Target]
     objects: Sequence[ImageObjects]
-    """Those of the targets, as copy-paste knows them."""
+    """The objects of each target, as copy-paste knows them."""
     sources: Sequence[CopySource]
     """For each row of the plan."""
     result: Pasted
@@ -314,7 +314,7 @@ class Measures:
 
     @property
     def labels_after(self) -> Int64[ndarray, " k"]:
-        """Their labels."""
+        """The labels of the objects after copy-paste."""
         return np.concatenate([self.own.label[~self.dropped], self.copies.label[self.visible]])
 
 

@@ -47,7 +47,7 @@ class VariantPreview:
     measures: Measures
     images: Sequence[DrawnImage]
     names: Sequence[str]
-    """Of label 1, label 2 and so on."""
+    """The names of label 1, label 2 and so on."""
 
     @property
     def name(self) -> str:

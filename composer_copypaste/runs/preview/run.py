@@ -61,7 +61,7 @@ def preview(
     Args:
         recipe: a YAML file, or the name of a shipped recipe.
         overrides: ``key=value`` each, such as ``data.batch_size=4``.
-        compare: further settings to show beside the recipe's, each ``key=value`` or several with spaces between them:
+        compare: settings to compare with the recipe's, each ``key=value`` or several with spaces between them:
             settings of copy-paste ("p=0.5 rotation=30") or keys of the recipe ("data.jitter={}").
         output: folder for ``preview.html`` and a sheet of images for each setting, which replace those of an earlier
             preview. None: ``previews`` and the recipe's name.
@@ -109,7 +109,7 @@ def preview_batches(  # noqa: PLR0913 - by name, and each of its own kind
         output: folder for ``preview.html`` and a sheet of images for each setting, which replace those of an earlier
             preview.
         category_names: the name of label 1, of label 2 and so on.
-        pool: cut-outs as further sources.
+        pool: cut-outs as additional sources.
         seed: of what is drawn; that of a ``Trainer`` draws what `CopyPaste` draws there.
         images: number of images that are shown.
 
@@ -148,7 +148,7 @@ def _check_request(folder: Path, names: Sequence[str], images: int, batches: int
         raise UserError(f"images and batches: expected 1 or more, got {images if images < 1 else batches}")
     if len(names) > MOST_VARIANTS:
         raise RecipeError(
-            f"compare: expected at most {MOST_VARIANTS - 1} settings beside the recipe, got {len(names) - 1}"
+            f"compare: expected at most {MOST_VARIANTS - 1} settings to compare with the recipe, got {len(names) - 1}"
         )
     twice = next((name for name in names if list(names).count(name) > 1), None)
     if twice is not None:
@@ -259,7 +259,7 @@ def _preview_group(
 
 
 def _images_to_show(variants: Sequence[PastedBatch]) -> list[int]:
-    """Those of the first batch, and those that receive objects in a variant; all where no variant pastes anything."""
+    """The images of a batch that receive objects in a variant; all of the first batch, or where nothing is pasted."""
     everything = range(len(variants[0].targets))
     if variants[0].number == 0 or all(batch.pastes_nothing for batch in variants):
         return list(everything)
