@@ -236,9 +236,8 @@ def _build_dataloader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         drop_last=drop_last,
-        generator=seeded_generator(
-            seed, sampler.rank
-        ),  # without it, torch draws the workers' seeds from its global one
+        # without it, torch draws the workers' seeds from its global generator
+        generator=seeded_generator(seed, sampler.rank),
     )
 
 

@@ -113,9 +113,8 @@ def read_torch_file(path: Path) -> object:
         raise CheckpointError(f"{path}: expected weights, got {kind}")
     try:
         with allow_plain_values(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Detected pickle protocol"
-            )  # a protocol that cannot be read is an error below
+            # a protocol that cannot be read is an error below
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
@@ -125,9 +124,8 @@ def read_torch_file(path: Path) -> object:
             "Save the weights alone: torch.save(model.state_dict(), ...)"
         ) from error
     except _UNREADABLE as error:
-        reason = (
-            "" if isinstance(error, KeyError) else f": {first_line(error)}"
-        )  # whose text is only a number of torch's own tables
+        # the text of a KeyError is only a number of torch's own tables
+        reason = "" if isinstance(error, KeyError) else f": {first_line(error)}"
         raise CheckpointError(f"{path}: damaged, or no file of torch.save{reason}") from error
 
 

@@ -327,9 +327,8 @@ def _load_tensors_except(module: nn.Module, state: StateDict, fresh: list[str], 
         raise CheckpointError(f"{source}: made for another model, or another number of classes: {first_few(shapes, 1)}")
     try:
         missing, unknown = module.load_state_dict(given, strict=False)
-    except (
-        RuntimeError
-    ) as error:  # torchvision renames parameters of old files while it loads them, so sizes may differ only now
+    except RuntimeError as error:
+        # torchvision renames parameters of old files while it loads them, so sizes may differ only now
         details = [line.strip().removesuffix(".") for line in str(error).split("\n")[1:]]
         raise CheckpointError(f"{source}: {first_few(details, 1)}") from error
     # num_batches_tracked: frozen normalisation layers do not have it

@@ -128,9 +128,8 @@ class BatchAlgorithm(Algorithm):
                 f"algorithms: expected {kind.__name__} once, got it {count} times: each would {self.duplicate_error}; "
                 "give its settings to one"
             )
-        if isinstance(
-            state.model, InstanceSegmentationModel
-        ):  # of another model, only a batch shows whether targets are detections
+        # of another model, only a batch shows whether targets are detections
+        if isinstance(state.model, InstanceSegmentationModel):
             check_compatible(state.algorithms)
         # Composer runs algorithms in the reverse of their order on events that are called "after" something
         state.algorithms = sorted(

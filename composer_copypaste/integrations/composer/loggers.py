@@ -93,9 +93,8 @@ class JsonLinesLogger(LoggerDestination):
         row = {"batch": now.batch.value, "epoch": now.epoch.value, "time": round(now.total_wct.total_seconds(), 3)}
         rest = to_json_lines([row | self._pending]).encode()
         with name_path_in_errors(self.path):
-            while (
-                rest
-            ):  # unbuffered: Python would write a buffer that a full disk refused again when it closes the file
+            # unbuffered: Python would write a buffer that a full disk refused again when it closes the file
+            while rest:
                 rest = rest[file.write(rest) :]
         self._rows += 1
         self._pending = {}
