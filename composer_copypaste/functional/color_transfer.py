@@ -158,12 +158,12 @@ def match_histograms(of: Pixels, surrounding: Pixels) -> Float[Tensor, "c p"]:
     they have, as in scikit-image's ``match_histograms``; levels are 256, and colors between two are interpolated.
     """
     share, other = _cumulated(of).clamp(min=1e-12), _cumulated(surrounding)  # of 0 the first level has as much
-    upper = torch.searchsorted(other, share).clamp(max=LEVELS - 1)
+    upper = torch.searchsorted(other, share)  # the last level has a share of 1
     # the level below it that the other pixels have: the first that reaches the share below the upper one
     below = torch.where(upper > 0, other.gather(2, (upper - 1).clamp(min=0)), 0)
-    lower = torch.where(below > 0, torch.searchsorted(other, below.contiguous()), upper)
-    step = (other.gather(2, upper) - below).clamp(min=1e-12)
-    levels = torch.lerp(lower.to(share.dtype), upper.to(share.dtype), ((share - below) / step).clamp(0, 1))
+    lower = torch.where(below > 0, torch.searchsorted(other, below), upper)
+    between = (share - below) / (other.gather(2, upper) - below)
+    levels = torch.lerp(lower.to(share.dtype), upper.to(share.dtype), between)
     return _looked_up(of, levels / (LEVELS - 1))
 
 

@@ -115,7 +115,7 @@ def _transformed(
             f"object_transform: expected an alpha of torch.uint8 of shape {(1, *changed.shape[1:])}, as large as the "
             f"image and of at least one pixel, got {tuple(opacity.shape)} of {opacity.dtype}"
         )
-    return changed.contiguous(), (opacity[0] > THRESHOLD).to(torch.uint8)
+    return changed, (opacity[0] > THRESHOLD).to(torch.uint8)
 
 
 def _cut_out(
@@ -126,4 +126,4 @@ def _cut_out(
     if (keypoints := fields.extras.get("keypoints")) is not None:
         moved = keypoints.double() - on_device([*shift.tolist(), 0], keypoints.device, torch.float64)
         fields = replace(fields, extras={**fields.extras, "keypoints": moved})
-    return CroppedObject(image, mask.contiguous(), np.array([0.0, 0.0, width, height]), fields)
+    return CroppedObject(image, mask, np.array([0.0, 0.0, width, height]), fields)

@@ -76,6 +76,9 @@ def test_the_oldest_objects_leave_first():
     assert torch.equal(bank.cropped_object(0).image, make_images()[0][:, 3:7, 3:7])
     paste(make_images(1), [target(*[(0, 0, 2, 2)] * 5, labels=[5, 6, 7, 8, 9])], bank, p=0.0)
     assert labels_in(bank) == [7, 8, 9]
+    paste(make_images(2), [target((0, 0, 2, 2), labels=[10]), target((0, 0, 2, 2), labels=[11])], bank, p=0.0)
+    paste(make_images(1), [target((0, 0, 2, 2), labels=[12])], bank, p=0.0)
+    assert [image.labels.tolist() for image in bank.images] == [[10], [11], [12]]  # nothing of an image that left
 
 
 def test_crowds_and_what_may_not_be_copied_are_not_remembered():
@@ -237,6 +240,17 @@ def test_a_smaller_bank_loads_the_newest_objects():
     assert labels_in(smaller) == [2, 9]
     smaller.load_state_dict(seen(target((0, 0, 2, 2), labels=[5])).state_dict())  # in place of those
     assert labels_in(smaller) == [5]
+
+
+def test_an_older_object_with_a_field_more_is_an_error_where_it_is_drawn():
+    bank = seen(target((0, 0, 2, 2)), target((4, 4, 6, 6)))
+    state = bank.state_dict()
+    state["pictures"][0]["extras"]["scores"] = torch.ones(1)
+    bank.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"^targets: the batch lacks 'scores' of its objects, which those of earlier"):
+        carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(1), [target()], bank=bank)
+    (after,) = carry_out(plan_of((0, 2, 0, IDENTITY)), make_images(1), [target()], bank=bank).targets
+    assert after["boxes"].tolist() == [[1, 1, 3, 3]]
 
 
 @pytest.mark.parametrize("number", [-1, 2])

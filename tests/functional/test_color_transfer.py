@@ -64,6 +64,22 @@ def test_a_histogram_gives_each_share_of_an_object_the_values_that_as_large_a_sh
     assert found == greys(0, 50, 100, 200)
     # half of the object has shares 0.5, half 1; around it the values have 0.25, 0.5, 0.75 and 1
     assert on_halves(greys(7, 7, 9, 9), greys(1, 2, 3, 4), **HISTOGRAM) == greys(2, 2, 4, 4)
+    assert on_halves(greys(0, 0, 255, 255), greys(1, 2, 3, 4), **HISTOGRAM) == greys(2, 2, 4, 4)
+    # 0 has a share of 0.25: what has 0.5 is a third of the way from there to 1
+    assert on_halves(greys(7, 7, 9, 9), greys(0, 1, 1, 1), **HISTOGRAM) == greys(0, 0, 1, 1)
+
+
+def test_a_color_counts_as_the_nearest_of_256():
+    images = torch.full((2, 1, 8, 8), 1.6 / 255)
+    images[1] = 0.5
+    after = carry_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target(LEFT)], **HISTOGRAM).images
+    torch.testing.assert_close(after[0, 0, :, :4], torch.full((8, 4), 2 / 255))
+
+
+def test_an_object_of_one_pixel_takes_the_highest_value_around_it():
+    images = torch.arange(64, dtype=torch.uint8).view(1, 8, 8).repeat(2, 1, 1, 1)
+    after = carry_out(plan_of((0, 1, 0, IDENTITY)), images, [target(), target((0, 0, 1, 1))], **HISTOGRAM).images
+    assert after[0, 0, 0].tolist() == [63, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_means_and_deviations_become_those_around_the_object():

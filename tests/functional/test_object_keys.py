@@ -62,14 +62,15 @@ def test_what_is_named_nowhere_passes_through_whatever_its_length(way, camera):
     assert all(found["camera"] is camera for found in after)
 
 
-def test_it_is_said_once_that_what_passes_through_has_as_many_rows_as_there_are_objects():
+@pytest.mark.parametrize("first", WAYS)
+def test_it_is_said_once_that_what_passes_through_has_as_many_rows_as_there_are_objects(first):
     targets = [target((0, 0, 4, 4), depth=torch.ones(1)), target((4, 4, 8, 8), (0, 0, 2, 2), depth=torch.ones(2))]
     with pytest.warns(UserWarning, match=r"'depth' has as many rows .* name it in object_keys"):
-        carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), targets)
+        WAYS[first](targets)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), targets)
-        large_scale_jitter_batch(make_images(), targets, **JITTER)
+        for way in WAYS.values():
+            way(targets)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_copypaste_batch import assert_equals_reference
 
-from composer_copypaste import CompactMasks
+from composer_copypaste import CompactMasks, InstanceBank
 from composer_copypaste.functional.poisson import seamless
 from composer_copypaste.settings import CopyPasteSettings
 
@@ -75,6 +75,14 @@ def test_a_mask_cut_to_its_object_is_blended_alike():
     images, given_ = torch.stack([torch.tensor(30).byte().expand(8, 8), on_grey(150, 100)])[:, None], target(MIDDLE)
     targets = [own | {"masks": CompactMasks.from_dense(own["masks"])} for own in (target(), given_)]
     after = carry_out(plan_of((0, 1, 0, IDENTITY)), images, targets, blend_mode="poisson").images
+    assert (after[0, 0] == on_grey(80, 30)).all()
+
+
+def test_an_object_of_a_bank_is_blended_alike():
+    bank, settings = InstanceBank(1), {"blend_mode": "poisson"}
+    carry_out(plan_of(), on_grey(150, 100)[None, None], [target(MIDDLE)], bank=bank, **settings)
+    image, crop_begins_at_2 = torch.full((1, 1, 8, 8), 30, dtype=torch.uint8), ((1, 0, -2), (0, 1, -2))
+    after = carry_out(plan_of((0, 1, 0, crop_begins_at_2)), image, [target()], bank=bank, **settings).images
     assert (after[0, 0] == on_grey(80, 30)).all()
 
 
