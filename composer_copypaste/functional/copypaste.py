@@ -321,7 +321,7 @@ def _drawn_plan(
 
 def with_pasted_flags(result: Pasted) -> Targets:
     """The targets, with ``pasted`` added to detections: for each object, whether it was pasted."""
-    if isinstance(result.targets, Tensor) or not result.added or has_pairs(result.targets):
+    if isinstance(result.targets, Tensor) or has_pairs(result.targets):
         return result.targets
     flagged = [
         {**target, "pasted": torch.arange(n := len(cast(Tensor, target["labels"]))) >= n - added}

@@ -227,6 +227,7 @@ def test_the_global_random_state_is_untouched_when_a_generator_is_given(case):
 def test_p_0_changes_nothing(case):
     pasted = case.paste()
     assert plain(pasted.images) == plain(case.images)
+    assert (pasted.added, pasted.dropped) == ([0] * len(case.images), 0)
     for before, after in zip(case.targets, pasted.targets, strict=True):
         assert_same_target(after, before)
 

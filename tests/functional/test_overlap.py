@@ -80,6 +80,17 @@ def test_of_all_places_that_are_tried_the_one_with_the_least_overlap_is_taken(by
     assert boxes_after(own, [(0, 0, 2, 2)], max_overlap=0.0, **settings) == [[6, 6, 8, 8]]
 
 
+@pytest.mark.parametrize("scene", [{}, {"place_map": [[1.0]]}])
+def test_of_places_of_the_same_overlap_the_first_is_taken(scene):
+    targets = [target((0, 0, 8, 8)), target((0, 0, 2, 2))]
+    settings = ALL | {"placement": "anywhere", "least_overlap_first": True} | scene
+    once, often = (
+        plan_batch(make_images(), targets, generator=seeded(), placement_tries=tries, **settings) for tries in (1, 9)
+    )
+    assert torch.equal(once.to_source[once.target == 0], often.to_source[often.target == 0])
+    assert (often.target == 0).sum() == 1
+
+
 def test_of_class_id_maps_only_objects_are_in_the_way():
     maps = torch.zeros(2, 8, 8, dtype=torch.int64)
     maps[0, :, :4], maps[0, 0, 7] = 3, 255

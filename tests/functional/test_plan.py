@@ -63,6 +63,11 @@ def test_a_seed_draws_what_it_drew_in_earlier_versions(settings, rows, instances
     assert sum(float(plan.color.sum()) for plan in plans) == pytest.approx(colors, abs=1e-3)
 
 
+def test_a_seed_draws_the_seeds_of_transforms_that_it_drew_in_earlier_versions():
+    plan = drawn(IMAGES, object_transform=lambda image, alpha: (image, alpha))
+    assert plan.seed[:4].tolist() == [954863080, 1659957521, 1729147268, 1932520490]
+
+
 @many(60)
 @given(knobs(source="batch", overlap_by="box"), SEEDS)
 def test_no_image_is_its_own_source_and_each_has_one(settings, seed):

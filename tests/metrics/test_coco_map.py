@@ -161,6 +161,15 @@ def test_of_two_results_for_the_same_image_the_first_counts():
     assert numbers(metric)["AP"] == pytest.approx(1)
 
 
+def test_what_is_found_exactly_has_no_more_than_all_precision_and_recall():
+    prediction, target = one_object()
+    metric = CocoMeanAveragePrecision()
+
+    metric.update([prediction], [target])
+
+    assert all(1 - 1e-12 < value <= 1 for value in numbers(metric).values() if not np.isnan(value))
+
+
 def test_no_detections_at_all_give_zero():
     _, target = one_object()
     metric = CocoMeanAveragePrecision()
@@ -364,6 +373,7 @@ def test_a_scalar_follows_updates_and_resets_made_through_another():
     second.compute()
 
     first.reset()
+    assert not first.update_called
     assert second.whole.evaluation().images == 0
     first.update(scene.predictions, scene.targets)
 
