@@ -9,16 +9,16 @@ from datasets import Dataset  # pip install datasets transformers
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig  # pip install transformers
 
 from composer_copypaste import copypaste_batch, large_scale_jitter_batch
-from composer_copypaste.integrations.hugging_face import labels_of_mask2former, sample_of_row
+from composer_copypaste.integrations.hugging_face import mask2former_labels, sample_from_row
 
 SWIN = SwinConfig(embed_dim=24, depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"])
 
 
 def collate(rows: list[dict]) -> dict:
-    images, targets = zip(*map(sample_of_row, rows), strict=True)  # labels from 1
+    images, targets = zip(*map(sample_from_row, rows), strict=True)  # labels from 1
     images, targets = large_scale_jitter_batch(images, targets, size=(128, 128))  # all of one size
     images, targets = copypaste_batch(images, targets, p=0.5, scale_range=(1.0, 1.0))
-    return {"pixel_values": images / 255, **labels_of_mask2former(targets)}  # classes from 0 again
+    return {"pixel_values": images / 255, **mask2former_labels(targets)}  # classes from 0 again
 
 
 def train(parquet: str, num_classes: int = 80) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from composer_copypaste import copypaste_batch
-from composer_copypaste.integrations.supervision import detections_of_targets, targets_of_detections
+from composer_copypaste.integrations.supervision import targets_from_supervision, targets_to_supervision
 
 
 def paste(images: str, annotations: str, output: str) -> None:
@@ -19,12 +19,12 @@ def paste(images: str, annotations: str, output: str) -> None:
         raise click.BadParameter(f"{output!r} is there already; name a new folder.")
     data = sv.DetectionDataset.from_coco(images, annotations, force_masks=True)
     paths, pixels, detections = zip(*data, strict=True)  # one batch: take parts of large data sets
-    targets = targets_of_detections(detections, [image.shape[:2] for image in pixels])
+    targets = targets_from_supervision(detections, [image.shape[:2] for image in pixels])
     tensors = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in pixels]
     tensors, targets = copypaste_batch(tensors, targets, min_visibility=0.3, p=1.0)
     pasted = {}
     Path(output).mkdir(parents=True)
-    for path, tensor, found in zip(paths, tensors, detections_of_targets(targets), strict=True):
+    for path, tensor, found in zip(paths, tensors, targets_to_supervision(targets), strict=True):
         image, file = tensor.permute(1, 2, 0).numpy(), Path(output, f"{Path(path).stem}.png")
         masked = sv.MaskAnnotator().annotate(image.copy(), found)
         Image.fromarray(image[..., ::-1]).save(file)  # supervision's images are BGR, as OpenCV's

@@ -33,7 +33,7 @@ CATEGORY_KEYS = ("category", "category_id", "label", "categories")
 _OPTIONAL_KEYS = ("area", "iscrowd", "segmentation")
 
 
-def sample_of_row(row: Row, *, first_class: int = 0) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+def sample_from_row(row: Row, *, first_class: int = 0) -> tuple[UInt8[Tensor, "3 h w"], Target]:
     """The image and the target of a row with the columns ``image`` and ``objects``, as COCO's data sets have them.
 
     ``objects`` is a dict of lists, one entry per object: ``bbox`` (x, y, width, height) in pixels, the class as
@@ -146,7 +146,7 @@ def _labels(classes: Sequence[Any], category: str, first_class: int) -> Int[Tens
         if value < first_class:
             raise DataError(
                 f"objects: {category}: expected classes from first_class={first_class} on, got {value} for object "
-                f"{number}: give sample_of_row() the number of the first class, or leave out the object"
+                f"{number}: give sample_from_row() the number of the first class, or leave out the object"
             )
         labels.append(value - first_class + 1)
     return torch.tensor(labels, dtype=torch.int64)
@@ -225,7 +225,7 @@ def _outline(given: Any, size: tuple[int, int]) -> Any:
     return [given] if is_one else given
 
 
-def labels_of_detr(
+def detr_labels(
     images: Sequence[Shaped[Tensor, "c _h _w"]], targets: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Tensor]]:
     """The ``labels`` of DETR, Deformable DETR, RT-DETR, YOLOS and their kind: classes from 0, boxes as fractions.
@@ -244,12 +244,12 @@ def labels_of_detr(
         if not isinstance(image, Tensor):
             raise DataError(
                 f"images[{number}]: expected a tensor (c, h, w), got a {type(image).__name__}: call "
-                "labels_of_detr(images, targets)"
+                "detr_labels(images, targets)"
             )
-    _check_targets(targets, ("boxes", "labels"), "call labels_of_detr(images, targets)")
+    _check_targets(targets, ("boxes", "labels"), "call detr_labels(images, targets)")
     if len(images) != len(targets):
         raise DataError(
-            f"labels_of_detr: expected a target for each image, got {count_noun(len(images), 'image')} and "
+            f"detr_labels: expected a target for each image, got {count_noun(len(images), 'image')} and "
             f"{count_noun(len(targets), 'target')}: give both of one batch"
         )
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -278,7 +278,7 @@ def _detr_label(size: tuple[int, int], target: Mapping[str, Any]) -> dict[str, T
     return found | ({"masks": _planes(target).float()} if "masks" in target else {})
 
 
-def labels_of_mask2former(targets: Sequence[Mapping[str, Any]]) -> dict[str, list[Tensor]]:
+def mask2former_labels(targets: Sequence[Mapping[str, Any]]) -> dict[str, list[Tensor]]:
     """``mask_labels`` and ``class_labels`` of Mask2Former, MaskFormer and OneFormer, with classes from 0.
 
     Raises:

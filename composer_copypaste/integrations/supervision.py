@@ -23,7 +23,7 @@ DATA_FIELDS = ("iscrowd", "area", "pasted", "xyxyxyxy")
 which copy-paste moves with ``geometry={"xyxyxyxy": "corners"}``."""
 
 
-def detections_of_targets(
+def targets_to_supervision(
     targets: Sequence[Mapping[str, Any]], *, category_names: Sequence[str] | None = None
 ) -> "list[Detections]":
     """The objects of each target of a batch as ``supervision.Detections``.
@@ -43,7 +43,7 @@ def detections_of_targets(
     try:
         import supervision  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError("detections_of_targets() needs supervision: pip install supervision") from error
+        raise MissingPackageError("targets_to_supervision() needs supervision: pip install supervision") from error
     return [_detections(target, category_names) for target in targets]
 
 
@@ -68,7 +68,7 @@ def _detections(target: Mapping[str, Any], category_names: Sequence[str] | None)
     )
 
 
-def targets_of_detections(detections: "Sequence[Detections]", sizes: Sequence[tuple[int, int]]) -> list[Target]:
+def targets_from_supervision(detections: "Sequence[Detections]", sizes: Sequence[tuple[int, int]]) -> list[Target]:
     """The objects of each image's ``supervision.Detections`` as the targets of a batch, for :func:`copypaste_batch`.
 
     Labels are ``class_id`` plus 1, as 0 is the background here. ``confidence`` becomes ``scores``; ``iscrowd``,
@@ -104,7 +104,7 @@ def _target(detections: "Detections", name: str) -> dict[str, Any]:
     if isinstance(detections.mask, np.ndarray):
         target["masks"] = torch.from_numpy(detections.mask.astype(bool)).view(torch.uint8)
     elif detections.mask is not None:
-        target["masks"] = from_supervision(detections.mask)
+        target["masks"] = masks_from_supervision(detections.mask)
     if detections.confidence is not None:
         target["scores"] = torch.from_numpy(np.array(detections.confidence, dtype=np.float32))
     return target | {
@@ -126,14 +126,14 @@ def _masks_for_supervision(masks: Tensor | CompactMasks | None) -> "CompactMask 
     if isinstance(masks, Tensor):
         found: np.ndarray = _array(masks) != 0
         return found
-    return None if masks is None else to_supervision(masks)
+    return None if masks is None else masks_to_supervision(masks)
 
 
 def _array(values: Tensor) -> Any:
     return plain(values).detach().cpu().numpy()
 
 
-def to_supervision(masks: CompactMasks) -> "CompactMask":
+def masks_to_supervision(masks: CompactMasks) -> "CompactMask":
     """The masks as supervision's ``CompactMask``, for ``Detections(mask=...)``.
 
     Raises:
@@ -142,7 +142,9 @@ def to_supervision(masks: CompactMasks) -> "CompactMask":
     try:
         from supervision.detection.compact_mask import CompactMask
     except ImportError as error:
-        raise MissingPackageError("to_supervision() needs another package: pip install 'supervision>=0.30'") from error
+        raise MissingPackageError(
+            "masks_to_supervision() needs supervision 0.30 or newer: pip install 'supervision>=0.30'"
+        ) from error
     crops = [crop.cpu().numpy() for crop in masks.crops()]
     return CompactMask(
         rles=[_run_lengths(crop) for crop in crops],
@@ -152,7 +154,7 @@ def to_supervision(masks: CompactMasks) -> "CompactMask":
     )
 
 
-def from_supervision(masks: "CompactMask") -> CompactMasks:
+def masks_from_supervision(masks: "CompactMask") -> CompactMasks:
     """The masks of a ``CompactMask`` of supervision, on the host."""
     crops = [masks.crop(number) for number in range(len(masks))]
     corners = np.asarray(masks.offsets, dtype=np.int64).reshape(-1, 2)[:, ::-1]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.rle import Rle
-from composer_copypaste.errors import UserError, count_noun, first_few
+from composer_copypaste.errors import MissingPackageError, UserError, count_noun, first_few
 from composer_copypaste.models.postprocess import DetectionDict
 
 if TYPE_CHECKING:
@@ -114,12 +114,12 @@ class Prediction:
         ``data`` has the name ("class_name") and the id ("category_id") of each object's category.
 
         Raises:
-            UserError: where supervision is not installed.
+            MissingPackageError: where supervision is not installed.
         """
         try:
             from supervision import Detections
         except ImportError as error:
-            raise UserError("to_supervision() needs another package: pip install supervision") from error
+            raise MissingPackageError("to_supervision() needs supervision: pip install supervision") from error
         order = sorted(category.id for category in self.categories.values())
         return Detections(
             xyxy=self.boxes.numpy().astype(np.float32),

@@ -193,7 +193,7 @@ def _read_safetensors(path: Path) -> StateDict:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f"{path}: reading it needs another package: pip install safetensors") from error
+        raise CheckpointError(f"{path}: reading it needs safetensors: pip install safetensors") from error
     try:
         state: StateDict = load_file(path)
     except SafetensorError as error:

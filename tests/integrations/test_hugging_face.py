@@ -11,7 +11,7 @@ from PIL import Image
 
 from composer_copypaste import copypaste_batch
 from composer_copypaste.errors import DataError
-from composer_copypaste.integrations.hugging_face import labels_of_detr, labels_of_mask2former, sample_of_row
+from composer_copypaste.integrations.hugging_face import detr_labels, mask2former_labels, sample_from_row
 
 WIDTH, HEIGHT = 64, 48
 SQUARE = [10.0, 8.0, 30.0, 8.0, 30.0, 28.0, 10.0, 28.0]
@@ -31,7 +31,7 @@ def row(number, **changes):
 
 def test_a_row_becomes_an_image_and_a_target():
     given = row(3)
-    image, target = sample_of_row(given)
+    image, target = sample_from_row(given)
     assert torch.equal(image, torch.from_numpy(np.array(given["image"])).permute(2, 0, 1))
     assert target["boxes"].tolist() == [[10, 8, 30, 28], [40, 30, 48, 36]]
     assert target["labels"].tolist() == [1, 4]
@@ -43,12 +43,12 @@ def test_a_row_becomes_an_image_and_a_target():
 
 
 def test_outlines_may_be_one_polygon_or_run_lengths():
-    whole = sample_of_row(row(0))[1]["masks"][0]
+    whole = sample_from_row(row(0))[1]["masks"][0]
     flat = whole.T.flatten().tolist()  # column by column
     ends = [0, *(k for k in range(1, len(flat)) if flat[k] != flat[k - 1]), len(flat)]
     counts = [end - begin for begin, end in pairwise(ends)]
     outlines = [SQUARE, {"size": [HEIGHT, WIDTH], "counts": counts}]
-    masks = sample_of_row(row(0, segmentation=outlines))[1]["masks"]
+    masks = sample_from_row(row(0, segmentation=outlines))[1]["masks"]
     assert torch.equal(masks[0], whole)
     assert torch.equal(masks[1], whole)
 
@@ -56,9 +56,9 @@ def test_outlines_may_be_one_polygon_or_run_lengths():
 def test_rows_without_outlines_have_boxes_alone_and_rows_without_objects_are_empty():
     given = row(0)
     del given["objects"]["segmentation"]
-    assert "masks" not in sample_of_row(given)[1]
+    assert "masks" not in sample_from_row(given)[1]
     empty = {key: [] for key in given["objects"]}
-    assert sample_of_row({**given, "objects": empty})[1]["boxes"].shape == (0, 4)
+    assert sample_from_row({**given, "objects": empty})[1]["boxes"].shape == (0, 4)
 
 
 def of_objects(given):
@@ -68,10 +68,10 @@ def of_objects(given):
 
 
 def test_a_list_of_dicts_is_read_as_a_dict_of_lists_is():
-    expected, target = (sample_of_row(each)[1] for each in (row(1), of_objects(row(1))))
+    expected, target = (sample_from_row(each)[1] for each in (row(1), of_objects(row(1))))
     assert target.keys() == expected.keys()
     assert all(torch.equal(target[key], expected[key]) for key in expected)
-    assert sample_of_row(row(1) | {"objects": []})[1]["boxes"].shape == (0, 4)
+    assert sample_from_row(row(1) | {"objects": []})[1]["boxes"].shape == (0, 4)
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
@@ -80,7 +80,7 @@ def test_rows_in_the_formats_numpy_and_torch_are_read_as_plain_ones(kind):
     columns = {key: kind(plain["objects"][key]) for key in plain["objects"]}
     image = np.array(plain["image"])
     given = {"image": image if kind is np.array else torch.tensor(image).permute(2, 0, 1), "objects": columns}
-    (image, target), (expected_image, expected) = sample_of_row(given), sample_of_row(plain)
+    (image, target), (expected_image, expected) = sample_from_row(given), sample_from_row(plain)
     assert torch.equal(image, expected_image)
     assert all(torch.equal(target[key], expected[key]) for key in ("boxes", "labels", "area", "masks"))
 
@@ -99,23 +99,23 @@ def test_an_image_that_is_not_decoded_is_read_and_turned_as_it_is_shown(orientat
     (tmp_path / "photo.png").write_bytes(content)
     expected = torch.from_numpy(np.rot90(np.array(given["image"]), turns).copy()).permute(2, 0, 1)
     for image in ({"bytes": content, "path": None}, {"bytes": None, "path": str(tmp_path / "photo.png")}):
-        assert torch.equal(sample_of_row(given | {"image": image})[0], expected)
+        assert torch.equal(sample_from_row(given | {"image": image})[0], expected)
 
 
 def test_values_of_16_bits_are_scaled_and_not_clipped():
     file = BytesIO()
     Image.fromarray(np.full((HEIGHT, WIDTH), 32896, dtype=np.uint16)).save(file, "PNG")
-    image, _ = sample_of_row(row(0) | {"image": {"bytes": file.getvalue(), "path": None}})
+    image, _ = sample_from_row(row(0) | {"image": {"bytes": file.getvalue(), "path": None}})
     assert image.shape == (3, HEIGHT, WIDTH)
     assert (image == 128).all()
     with pytest.raises(DataError, match=r"image: has more than 8 bits \(mode I;16\).*Image\(decode=False\)"):
-        sample_of_row(row(0) | {"image": Image.open(file)})
+        sample_from_row(row(0) | {"image": Image.open(file)})
 
 
 def test_boxes_are_cut_at_the_images_edge_and_widened_to_their_masks():
     outline = [50.0, 40.0, 70.0, 40.0, 70.0, 60.0, 50.0, 60.0]
     given = row(0, bbox=[[12.0, 8.0, 18.0, 20.0], [50.0, 40.0, 20.0, 20.0]], segmentation=[[SQUARE], [outline]])
-    assert sample_of_row(given)[1]["boxes"].tolist() == [[10, 8, 30, 28], [50, 40, WIDTH, HEIGHT]]
+    assert sample_from_row(given)[1]["boxes"].tolist() == [[10, 8, 30, 28], [50, 40, WIDTH, HEIGHT]]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_boxes_are_cut_at_the_images_edge_and_widened_to_their_masks():
 )
 def test_rows_of_another_form_are_refused_with_what_was_expected(given, message):
     with pytest.raises(DataError, match=message) as caught:
-        sample_of_row(given)
+        sample_from_row(given)
     assert "\n" not in str(caught.value)
 
 
@@ -173,9 +173,9 @@ def unchecked_types():
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_labels_of_other_arguments_are_refused_with_how_they_are_called():
-    image, target = sample_of_row(row(0))
+    image, target = sample_from_row(row(0))
     boxes = {key: target[key] for key in ("boxes", "labels")}
-    how = r"call labels_of_detr\(images, targets\)"
+    how = r"call detr_labels\(images, targets\)"
     for images, targets, message in [
         ([target], [image], r"images\[0\]: expected a tensor \(c, h, w\), got a dict: " + how),
         ([image], [image], r"targets\[0\]: expected a dict with 'boxes' and 'labels', got a Tensor: " + how),
@@ -183,22 +183,22 @@ def test_labels_of_other_arguments_are_refused_with_how_they_are_called():
         ([image] * 2, [target], "expected a target for each image, got 2 images and 1 target: give both of one batch"),
     ]:
         with pytest.raises(DataError, match=message):
-            labels_of_detr(images, targets)
+            detr_labels(images, targets)
     message = r"targets\[1\]: expected 'masks' and 'labels', got \['boxes', 'labels'\]: these models learn masks"
     with pytest.raises(DataError, match=message):
-        labels_of_mask2former([target, boxes])
-    assert labels_of_detr([image], [boxes])[0].keys() == {"class_labels", "boxes"}
+        mask2former_labels([target, boxes])
+    assert detr_labels([image], [boxes])[0].keys() == {"class_labels", "boxes"}
 
 
 def pasted():
-    images, targets = zip(*(sample_of_row(row(k)) for k in range(2)), strict=True)
+    images, targets = zip(*(sample_from_row(row(k)) for k in range(2)), strict=True)
     generator = torch.Generator().manual_seed(1)
     return copypaste_batch(list(images), list(targets), p=1.0, p_instance=1.0, generator=generator)
 
 
-def test_labels_of_detr_are_fractions_of_the_image_and_count_classes_from_0():
+def test_detr_labels_are_fractions_of_the_image_and_count_classes_from_0():
     images, targets = pasted()
-    for target, label in zip(targets, labels_of_detr(images, targets), strict=True):
+    for target, label in zip(targets, detr_labels(images, targets), strict=True):
         x1, y1, x2, y2 = target["boxes"].T
         expected = torch.stack(
             [(x1 + x2) / 2 / WIDTH, (y1 + y2) / 2 / HEIGHT, (x2 - x1) / WIDTH, (y2 - y1) / HEIGHT], 1
@@ -215,8 +215,8 @@ def test_rows_of_a_parquet_file_train_models_of_transformers(tmp_path):
     read = datasets.load_dataset(
         "parquet", data_files=str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "cache")
     )
-    samples = [sample_of_row(each) for each in read["train"]]
-    assert all(torch.equal(image, sample_of_row(row(k))[0]) for k, (image, _) in enumerate(samples))
+    samples = [sample_from_row(each) for each in read["train"]]
+    assert all(torch.equal(image, sample_from_row(row(k))[0]) for k, (image, _) in enumerate(samples))
     images, targets = copypaste_batch([i for i, _ in samples], [t for _, t in samples], p=1.0, p_instance=1.0)
     pixels = torch.stack(list(images)).float() / 255
 
@@ -227,7 +227,7 @@ def test_rows_of_a_parquet_file_train_models_of_transformers(tmp_path):
                                      encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=20, num_labels=4)  # fmt: skip
     torch.manual_seed(0)
     detr = transformers.DetrForObjectDetection(config)
-    loss = detr(pixel_values=pixels, labels=labels_of_detr(images, targets)).loss
+    loss = detr(pixel_values=pixels, labels=detr_labels(images, targets)).loss
     assert torch.isfinite(loss)
 
     swin = transformers.SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2,
@@ -236,6 +236,6 @@ def test_rows_of_a_parquet_file_train_models_of_transformers(tmp_path):
                                             encoder_layers=1, decoder_layers=2, num_attention_heads=2, num_queries=10,
                                             encoder_feedforward_dim=16, dim_feedforward=16, num_labels=4)  # fmt: skip
     model = transformers.Mask2FormerForUniversalSegmentation(config)
-    loss = model(pixel_values=pixels, **labels_of_mask2former(targets)).loss
+    loss = model(pixel_values=pixels, **mask2former_labels(targets)).loss
     loss.backward()
     assert torch.isfinite(loss)

@@ -12,10 +12,10 @@ from PIL import Image
 from composer_copypaste import CompactMasks, CopyPasteSettings, copypaste_batch
 from composer_copypaste.errors import DataError
 from composer_copypaste.integrations.supervision import (
-    detections_of_targets,
-    from_supervision,
-    targets_of_detections,
-    to_supervision,
+    masks_from_supervision,
+    masks_to_supervision,
+    targets_from_supervision,
+    targets_to_supervision,
 )
 
 supervision = pytest.importorskip("supervision")
@@ -34,7 +34,7 @@ def drawn(n, size=(40, 60)):
 @pytest.mark.parametrize("n", [0, 1, 6])
 def test_supervision_sees_the_same_pixels(n):
     masks = drawn(n)
-    given = to_supervision(CompactMasks.from_dense(masks))
+    given = masks_to_supervision(CompactMasks.from_dense(masks))
     assert given.shape == tuple(masks.shape)
     assert np.array_equal(given.to_dense(), masks.bool().numpy())
     assert given.area.tolist() == masks.sum((1, 2)).tolist()
@@ -45,8 +45,8 @@ def test_what_supervision_makes_of_planes_has_the_same_pixels_here(n):
     masks = drawn(n)
     corners = np.array([[0, 0, 59, 39]] * n, dtype=np.float32).reshape(-1, 4)
     theirs = compact_mask.CompactMask.from_dense(masks.bool().numpy(), xyxy=corners, image_shape=(40, 60))
-    assert torch.equal(from_supervision(theirs).dense(), masks)
-    assert torch.equal(from_supervision(to_supervision(CompactMasks.from_dense(masks))).dense(), masks)
+    assert torch.equal(masks_from_supervision(theirs).dense(), masks)
+    assert torch.equal(masks_from_supervision(masks_to_supervision(CompactMasks.from_dense(masks))).dense(), masks)
 
 
 def target(masks):
@@ -65,13 +65,13 @@ def target(masks):
 def test_a_target_comes_back_from_detections_as_it_was(compact):
     planes = drawn(2)
     given = target(CompactMasks.from_dense(planes) if compact else planes)
-    [detections] = detections_of_targets([given], category_names=["bolt", "nut", "screw"])
+    [detections] = targets_to_supervision([given], category_names=["bolt", "nut", "screw"])
     assert detections.class_id.tolist() == [0, 2]
     assert detections.data["class_name"].tolist() == ["bolt", "screw"]
     assert isinstance(detections.mask, compact_mask.CompactMask if compact else np.ndarray)
     assert detections[1:].data["iscrowd"].tolist() == [1]
 
-    [back] = targets_of_detections([detections], [(40, 60)])
+    [back] = targets_from_supervision([detections], [(40, 60)])
     masks = back.pop("masks")
     assert torch.equal(masks.dense() if compact else masks, planes)
     del given["masks"]
@@ -83,7 +83,7 @@ def test_boxes_of_tv_tensors_become_corners():
     from torchvision import tv_tensors
 
     boxes = tv_tensors.BoundingBoxes([[10.0, 10, 6, 4]], format="CXCYWH", canvas_size=(40, 60))
-    [found] = detections_of_targets([{"boxes": boxes, "labels": torch.tensor([1])}])
+    [found] = targets_to_supervision([{"boxes": boxes, "labels": torch.tensor([1])}])
     assert found.xyxy.tolist() == [[7, 8, 13, 12]]
     assert found.mask is None
 
@@ -95,14 +95,14 @@ def test_detections_are_pasted_with_their_corners_of_rotated_boxes():
     given = supervision.Detections(
         np.array([[10.0, 10, 30, 20]]), mask=masks, class_id=np.array([4]), data={"xyxyxyxy": corners}
     )
-    targets = targets_of_detections([given, supervision.Detections.empty()], [(40, 60)] * 2)
+    targets = targets_from_supervision([given, supervision.Detections.empty()], [(40, 60)] * 2)
     images = torch.zeros(2, 3, 40, 60)
     images[0, :, 10:20, 10:30] = 1
     geometry = {"xyxyxyxy": "corners"}
     pasted, targets = copypaste_batch(
         images, targets, p=1.0, p_instance=1.0, scale_range=(1.0, 1.0), p_flip=0.0, geometry=geometry
     )
-    found = detections_of_targets(targets)[1]
+    found = targets_to_supervision(targets)[1]
     assert torch.equal(pasted[1], images[0])
     assert found.class_id.tolist() == [4]
     assert np.array_equal(found.mask, masks)
@@ -113,7 +113,7 @@ def test_a_data_set_written_by_supervision_keeps_objects_of_two_parts_as_objects
     masks = torch.zeros(1, 40, 60, dtype=torch.uint8)
     masks[0, 4:14, 4:14], masks[0, 20:34, 30:50] = 1, 1
     given = {"boxes": torch.tensor([[4.0, 4, 50, 34]]), "labels": torch.tensor([1]), "masks": masks}
-    [with_crowds] = detections_of_targets([given | {"iscrowd": torch.tensor([0])}])
+    [with_crowds] = targets_to_supervision([given | {"iscrowd": torch.tensor([0])}])
     path = str(tmp_path / "a.png")
     Image.new("RGB", (60, 40)).save(path)
     data = supervision.DetectionDataset(["bolt"], [path], {path: with_crowds})
@@ -125,8 +125,8 @@ def test_a_data_set_written_by_supervision_keeps_objects_of_two_parts_as_objects
 @pytest.mark.parametrize("compact", [False, True])
 def test_images_without_objects_get_the_fields_of_the_others(compact):
     masks = drawn(2)
-    found = detections_of_targets([target(CompactMasks.from_dense(masks) if compact else masks)])
-    targets = targets_of_detections([supervision.Detections.empty(), *found], [(50, 70), (40, 60)])
+    found = targets_to_supervision([target(CompactMasks.from_dense(masks) if compact else masks)])
+    targets = targets_from_supervision([supervision.Detections.empty(), *found], [(50, 70), (40, 60)])
     assert targets[0].keys() == targets[1].keys()
     assert tuple(targets[0]["masks"].shape) == (0, 50, 70)
     assert all(len(values) == 0 for values in targets[0].values())
@@ -139,21 +139,21 @@ def test_images_without_objects_get_the_fields_of_the_others(compact):
 @pytest.mark.parametrize(("class_id", "got"), [(None, "None"), (np.array([-1]), "-1")])
 def test_detections_without_classes_are_refused(class_id, got):
     with pytest.raises(DataError, match=rf"^detections\[0\]: expected class_id, .* from 0 on, got {got}$"):
-        targets_of_detections([supervision.Detections(np.array([[0.0, 0, 5, 5]]), class_id=class_id)], [(9, 9)])
+        targets_from_supervision([supervision.Detections(np.array([[0.0, 0, 5, 5]]), class_id=class_id)], [(9, 9)])
 
 
 def test_labels_without_a_name_are_refused():
     with pytest.raises(DataError, match="got 2 names and labels from 1 to 3"):
-        detections_of_targets([target(drawn(2))], category_names=["bolt", "nut"])
+        targets_to_supervision([target(drawn(2))], category_names=["bolt", "nut"])
 
 
 def test_without_supervision_one_line_says_so():
     code = (
         "import sys; sys.modules['supervision'] = None\n"
-        "from composer_copypaste.integrations.supervision import detections_of_targets\n"
-        "detections_of_targets([])"
+        "from composer_copypaste.integrations.supervision import targets_to_supervision\n"
+        "targets_to_supervision([])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1].endswith(
-        "MissingPackageError: detections_of_targets() needs supervision: pip install supervision"
+        "MissingPackageError: targets_to_supervision() needs supervision: pip install supervision"
     )
