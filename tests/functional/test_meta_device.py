@@ -75,6 +75,16 @@ def test_the_device_is_read_once_when_boxes_and_labels_are_on_the_host(case):
     assert asked.count("meta") <= 1 + counts
 
 
+def test_areas_on_the_host_and_those_counted_on_the_device_are_read_together():
+    targets, read_backs = [target((0, 0, 4, 4), area=torch.ones(1)), target((0, 0, 4, 4))], ReadBacks()
+    settings = {"p": 1.0, "p_instance": 1.0, "scale_range": (1.0, 1.0), "p_flip": 0.0, "area_range": (0.0, 99.0)}
+    with window_after_window(), read_backs.recorded():
+        copypaste_batch(make_images(), targets, **settings)
+    with read_backs.replayed():
+        copypaste_batch(make_images().to("meta"), on_meta(targets, keeping=ON_HOST), **settings)
+    assert read_backs.asked.count("meta") == 2  # before the plan, and what is visible after it
+
+
 def test_class_maps_are_read_twice_however_many_they_are():
     maps = torch.zeros(5, SIDE, SIDE, dtype=torch.int64)
     maps[:, 2:5, 1:6] = torch.arange(1, 6)[:, None, None]
