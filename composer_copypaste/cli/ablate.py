@@ -18,7 +18,7 @@ from composer_copypaste.cli import RESUME_COMMAND, program, say_loading
               "whatever its backbone, for 30 batches of 4 drawn images of 128 pixels, with two seeds and at most two "
               "fractions; its scores say nothing.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Check everything, and list the trainings; train nothing.")
-@click.option("--report", is_flag=True, help="Train nothing; write the tables again, of what is finished.")
+@click.option("--report", is_flag=True, help="Train nothing; write the tables of the finished trainings again.")
 def command(  # noqa: PLR0913 - click gives each option by its name
     ablation: str, overrides: tuple[str, ...], jobs: int, dask: str | None, smoke: bool, dry_run: bool, report: bool
 ) -> None:

@@ -43,8 +43,10 @@ from composer_copypaste.cli import (
 @click.option("--pool-annotations", type=ANNOTATION_FILE, help="Their COCO instance annotations.")
 @click.option("--originals", type=click.Choice(["keep", "link", "omit"]), default="keep",
               help="The original images: copied (default), linked, or left out.")  # fmt: skip
-@click.option("--format", type=click.Choice(["jpeg", "png"]), default="jpeg", help="Of the new images; default: jpeg.")
-@click.option("--quality", type=click.IntRange(1, 100), default=95, help="Of JPEG files; default: 95.")
+@click.option(
+    "--format", type=click.Choice(["jpeg", "png"]), default="jpeg", help="Format of new images; default: jpeg."
+)
+@click.option("--quality", type=click.IntRange(1, 100), default=95, help="Quality of JPEG files; default: 95.")
 @click.option("--masks", type=click.Choice(["polygons", "rle"]), default="polygons",
               help="New masks: polygons (default; run lengths where one has holes), or run lengths.")  # fmt: skip
 @click.option("--crowds", type=click.Choice(["objects", "ignore"]), help=f"{CROWDS_HELP}; default: as marked, checked.")

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
-    help="Of the detections that the page counts and shows; default: the score from which on F1 is highest.",
+    help="Lowest score of the detections that the page counts and shows; default: the score with the highest F1.",
 )
 @click.option("--allow-missing", is_flag=True, help="Score predictions also where most images have none.")
-@click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
+@click.option("--recipe", help="Recipe of the model, where it is in no run's folder; default: that of its run.")
 @click.option("--style", type=click.Choice(["coco", "detectron2"]), default="coco",
-              help="Whose tables are printed: all of COCO's numbers (default), or as Detectron2's.")  # fmt: skip
+              help="Tables to print: all of COCO's numbers (default), or those that Detectron2 prints.")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the page, scores, matches and predictions.")
 def command(  # noqa: PLR0913 - click gives each option by its name
     model: Path | None,

@@ -23,12 +23,14 @@ from composer_copypaste.cli import ExistingPath, errors_name_options, say_loadin
     "--images", type=ExistingPath("file or folder"), help="Images to check the file on; default: the run's data.val."
 )
 @click.option("--best", is_flag=True, help="Take the run's best checkpoint, which training.best_checkpoint keeps.")
-@click.option("--recipe", help="How the model is built, where it is no run folder; default: the recipe of its run.")
+@click.option("--recipe", help="Recipe of the model, where it is in no run's folder; default: that of its run.")
 @click.option("--categories", type=ExistingPath("COCO file"), help="COCO file of its categories; default: the run's.")
-@click.option("--max-box-difference", type=float, help="In pixels; default: 0.1.")
-@click.option("--max-score-difference", type=float, help="Default: 0.001.")
-@click.option("--max-mask-difference", type=float, help="Of a mask's probabilities; default: 0.01.")
-@click.option("--max-unmatched", type=float, help="Share of objects that only one of the two finds; default: 0.01.")
+@click.option("--max-box-difference", type=float, help="Largest difference of a box, in pixels; default: 0.1.")
+@click.option("--max-score-difference", type=float, help="Largest difference of a score; default: 0.001.")
+@click.option("--max-mask-difference", type=float, help="Largest difference of a mask's probability; default: 0.01.")
+@click.option(
+    "--max-unmatched", type=float, help="Largest fraction of objects that only one of the two finds; default: 0.01."
+)
 def command(  # noqa: PLR0913 - click gives each option by its name
     model: Path,
     output: Path,

@@ -19,7 +19,7 @@ from composer_copypaste.cli import ANNOTATION_FILE, FOLDER_OF_IMAGES
     multiple=True,
     help="Folder of the images of all files; or given once for each file, in their order.",
 )
-@click.option("--group", metavar="KEY", help="Look for values of this key of the JSON's images that two files have.")
+@click.option("--group", metavar="KEY", help="Look for values of this key of the JSON's images that two files share.")
 def command(files: Sequence[Path], images: Sequence[Path], group: str | None) -> None:
     """Find images that two annotation files share.
 

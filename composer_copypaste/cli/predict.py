@@ -29,7 +29,7 @@ from composer_copypaste.cli import (
 @click.option("--output", type=click.Path(path_type=Path),
               help="New folder for what is found; default: predictions/NAME, as the weights are named.")  # fmt: skip
 @click.option("--images", "folder", type=FOLDER_OF_IMAGES, help="Folder of the images of a COCO file.")
-@click.option("--recipe", help="How the model is built, where the checkpoint is in no run folder.")
+@click.option("--recipe", help="Recipe of the model, where the checkpoint is in no run's folder.")
 @click.option("--categories", type=ExistingPath("COCO file"),
               help="COCO file with the categories of the model; default: those of its run or .onnx file.")  # fmt: skip
 @click.option("--min-score", type=click.FloatRange(0, 1),
@@ -39,12 +39,14 @@ from composer_copypaste.cli import (
 @click.option("--tiles", type=click.IntRange(64, 16384), metavar="PIXELS",
               help="Cut larger images into tiles with this side.")  # fmt: skip
 @click.option("--overlap", type=click.FloatRange(0, 1, max_open=True), default=0.2,
-              help="Share of a tile by which neighboring tiles overlap, at least; default: 0.2.")  # fmt: skip
-@click.option("--tta", type=click.Choice(["flip"]), help="Look at mirror images too, which takes twice the time.")
+              help="Fraction of a tile by which neighboring tiles overlap, at least; default: 0.2.")  # fmt: skip
+@click.option(
+    "--tta", type=click.Choice(["flip"]), help="Find objects in the mirror image too, which takes twice the time."
+)
 @click.option("--as-annotations", is_flag=True, help="Write a COCO annotation file too, for annotation tools.")
 @click.option("--draw", is_flag=True, help="Write the images with the objects drawn on them, too.")
 @click.option("--value-range", type=(float, float), metavar="LOW HIGH",
-              help="What becomes black and white in images of more than 8 bits; default: the recipe's.")  # fmt: skip
+              help="Values that become black and white in images of more than 8 bits; default: the recipe's.")  # fmt: skip
 @click.option("--max-megapixels", type=float, help="Larger images are not read; default: the recipe's.")
 def command(  # noqa: PLR0913 - click gives each option by its name
     images: tuple[str, ...],

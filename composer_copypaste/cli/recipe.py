@@ -50,7 +50,7 @@ def show(recipe: str, overrides: tuple[str, ...]) -> None:
 
 
 @command.command()
-@click.option("--ablation", is_flag=True, help="That of ablations.")
+@click.option("--ablation", is_flag=True, help="Print the schema of ablations instead.")
 def schema(ablation: bool) -> None:
     """Print the JSON Schema of recipes, with which editors complete and check them.
 

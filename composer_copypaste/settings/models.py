@@ -51,7 +51,7 @@ class PredictSettings:
     """Side in pixels of the tiles that larger images are cut into. None: images are not cut."""
 
     overlap: Annotated[float, Ge(0), Lt(1)] = 0.2
-    """Share of a tile's side by which neighboring tiles overlap, at least. Objects up to that size are in one tile
+    """Fraction of a tile's side by which neighboring tiles overlap, at least. Objects up to that size are in one tile
     completely."""
 
     tta: Literal["flip"] | None = None
@@ -226,5 +226,5 @@ class ExportSettings:
     """Largest difference of a mask's probabilities; for pasted masks, at the pixels that differ."""
 
     max_unmatched: Fraction = 0.01
-    """Largest share of the objects that only the model or only the exported file finds. Rounding decides about objects
-    whose score is that of the limit, or which overlap by just as much as is removed as a repetition."""
+    """Largest fraction of the objects that only the model or only the exported file finds. Rounding decides about
+    objects whose score is that of the limit, or which overlap by just as much as is removed as a repetition."""
