@@ -46,7 +46,7 @@ from composer_copypaste.cli import (
 @click.option("--as-annotations", is_flag=True, help="Write a COCO annotation file too, for annotation tools.")
 @click.option("--draw", is_flag=True, help="Write the images with the objects drawn on them, too.")
 @click.option("--value-range", type=(float, float), metavar="LOW HIGH",
-              help="Values that become black and white in images of more than 8 bits; default: the recipe's.")  # fmt: skip
+              help="Values of black and white in images of more than 8 bits; default: the recipe's.")  # fmt: skip
 @click.option("--max-megapixels", type=float, help="Larger images are not read; default: the recipe's.")
 def command(  # noqa: PLR0913 - click gives each option by its name
     images: tuple[str, ...],
