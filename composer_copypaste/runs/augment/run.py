@@ -6,10 +6,9 @@ call goes on after an interruption; an image that is missing from a complete dat
 
 import json
 import os
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,9 +24,9 @@ from composer_copypaste.data.annotation_json import (
     SettingSpelling,
     python_spelling,
 )
-from composer_copypaste.data.coco_write import EncodedJson, encode_entry, write_coco
+from composer_copypaste.data.coco_write import EncodedJson, write_coco
 from composer_copypaste.errors import DataError, OutputError, format_problems
-from composer_copypaste.files import atomic_write, name_path_in_errors, read_json
+from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.integrations.dask import check_dask_installed, open_executor
 from composer_copypaste.output_folder import OutputFolder, Source
 from composer_copypaste.processes import run_tasks
@@ -35,6 +34,7 @@ from composer_copypaste.recipes.schema import PoolSettings
 from composer_copypaste.runs.augment.draws import DrawnImage
 from composer_copypaste.runs.augment.entries import PROVENANCE
 from composer_copypaste.runs.augment.images import MadeImage, NewImage, make_new_image
+from composer_copypaste.runs.augment.records import ImageRecord, appending_to, is_whole, read_records, record_of
 from composer_copypaste.runs.augment.work import AugmentWork, PlannedImage, open_work, settings_to_json
 from composer_copypaste.settings import AugmentSettings, CopyPasteSettings, ImageSettings
 
@@ -142,9 +142,9 @@ def _read_manifest(output: Path) -> dict[str, Any]:
 
 
 def _write_data_set(work: AugmentWork, output: Path, records: Path, processes: int, dask: str | None) -> AugmentedData:
-    done = {record.number: record for record in _read_records(records, work, output / IMAGES)}
+    done = {record.number: record for record in read_records(records, work, output / IMAGES)}
     missing = [planned for planned in work.planned if planned.number not in done]
-    with _appending(records) as append:
+    with appending_to(records) as append:
         for record in _make_images(work, missing, output / IMAGES, processes, dask):
             append(record)
             done[record.number] = record
@@ -167,7 +167,7 @@ def _restore(work: AugmentWork, output: Path, processes: int, dask: str | None) 
     missing = [
         planned
         for planned, checksum in zip(work.planned, checksums, strict=True)
-        if not _is_whole(folder / planned.file_name, checksum)
+        if not is_whole(folder / planned.file_name, checksum)
     ]
     for _ in _make_images(work, missing, folder, processes, dask):
         pass
@@ -180,7 +180,7 @@ def _summary(work: AugmentWork, output: Path, made: int) -> AugmentedData:
     return AugmentedData(output / IMAGES, output / ANNOTATIONS, originals, new, made=made, **counts)
 
 
-def _annotation_file(work: AugmentWork, records: Sequence["_Record"]) -> Json:
+def _annotation_file(work: AugmentWork, records: Sequence[ImageRecord]) -> Json:
     """The content of the new annotation file: all keys of the former one, and how new images were made."""
     first = work.entries.first_annotation_id
     entries = (entry for record in records for entry in record.annotations)
@@ -207,7 +207,7 @@ def _force_to_disk(folder: Path, work: AugmentWork) -> None:
 
 def _make_images(
     work: AugmentWork, missing: Sequence[PlannedImage], folder: Path, processes: int, dask: str | None
-) -> Iterator["_Record"]:
+) -> Iterator[ImageRecord]:
     """Place the former images, make new ones, and give the record of each when it is written.
 
     Raises:
@@ -264,7 +264,7 @@ class _Maker:
     problems: dict[str, None] = field(default_factory=dict)
     """What is wrong with files that could not be decoded, each once."""
 
-    def make(self, images: Sequence[PlannedImage]) -> Iterator["_Record"]:
+    def make(self, images: Sequence[PlannedImage]) -> Iterator[ImageRecord]:
         """The record of each image that could be made, as soon as its file is written."""
         planned, attempts = {image.number: image for image in images}, {image.number: 0 for image in images}
         while attempts:
@@ -280,7 +280,7 @@ class _Maker:
                     elif isinstance(made, str):
                         self.problems[made] = None
                     else:
-                        yield _record(self.work, planned[number], image, made)
+                        yield record_of(self.work, planned[number], image, made)
 
     def _draw(self, planned: PlannedImage, first: int) -> tuple[int, DrawnImage]:
         """The first attempt, from a number on, that pastes something on an image, and what it is made of then."""
@@ -296,90 +296,3 @@ class _Maker:
         for start in range(0, len(items), size):
             part = dict(items[start : start + size])
             yield _Task(part, self.work.settings, self.work.copy_paste, self.work.reading)
-
-
-# ---- records of images that are done
-
-
-@dataclass(frozen=True)
-class _Record:
-    """All that must be known of a new image whose file is written."""
-
-    number: int
-    checksum: int
-    """CRC-32 of the file's bytes."""
-    made_from: list[list[int]]
-    """Size and time of the files that it is made from."""
-    source: int | None
-    """The source image's id."""
-    pasted: int
-    """The number of objects that were pasted on it."""
-    image: EncodedJson
-    """Its entry in the annotation file."""
-    annotations: list[EncodedJson]
-    """The entries of its objects, without ids."""
-
-    def to_line(self) -> str:
-        """The record as a line of JSON."""
-        values = vars(self) | {"annotations": EncodedJson(f"[{','.join(self.annotations)}]")}
-        return encode_entry(values)
-
-    @classmethod
-    def from_line(cls, line: bytes) -> "_Record":
-        """The record in a line; ``ValueError`` for one that is cut off."""
-        values = json.loads(line)
-        annotations = [encode_entry(entry) for entry in values["annotations"]]
-        return cls(**(values | {"image": encode_entry(values["image"]), "annotations": annotations}))
-
-
-def _record(work: AugmentWork, planned: PlannedImage, drawn: DrawnImage, made: MadeImage) -> _Record:
-    id_ = work.entries.first_image_id + planned.number
-    return _Record(
-        number=planned.number,
-        checksum=made.checksum,
-        made_from=_file_stamps(work, planned, drawn.source),
-        source=None if drawn.source is None else work.annotations.images[drawn.source].id,
-        pasted=len(made.pasted),
-        image=encode_entry(work.entries.new_image(id_, planned.file_name, planned.base, planned.copy, drawn)),
-        annotations=[encode_entry(entry) for entry in work.entries.new_annotations(id_, planned.base, drawn, made)],
-    )
-
-
-def _file_stamps(work: AugmentWork, planned: PlannedImage, source: int | None) -> list[list[int]]:
-    """Size and time of the files that a new image is made from; the source image by its index."""
-    paths = [planned.base.file.path]
-    if source is not None:
-        paths.append(work.draws.folder / work.annotations.images[source].file_name)
-    return [[stat.st_size, stat.st_mtime_ns] for stat in map(os.stat, paths)]
-
-
-def _read_records(path: Path, work: AugmentWork, folder: Path) -> Iterator[_Record]:
-    """The records of images that need not be made again: neither they nor their sources have changed."""
-    places = {image.id: place for place, image in enumerate(work.annotations.images)}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            record = _Record.from_line(line)
-        except ValueError:  # cut off, as its process was killed
-            continue
-        planned = work.planned[record.number]
-        source = None if record.source is None else places[record.source]
-        is_whole = _is_whole(folder / planned.file_name, record.checksum)
-        if is_whole and record.made_from == _file_stamps(work, planned, source):
-            yield record
-
-
-def _is_whole(file: Path, checksum: int) -> bool:
-    """Whether a file is there, with all that was written to it."""
-    return file.exists() and zlib.crc32(file.read_bytes()) == checksum
-
-
-@contextmanager
-def _appending(path: Path) -> Iterator[Callable[[_Record], None]]:
-    """Gives a function that appends a record to a file."""
-    with path.open("ab", buffering=0) as file:
-
-        def append(record: _Record) -> None:
-            with name_path_in_errors(path):
-                file.write(f"\n{record.to_line()}".encode())  # after a line that a killed process may have cut off
-
-        yield append
