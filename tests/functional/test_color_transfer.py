@@ -65,6 +65,7 @@ def test_a_histogram_gives_each_share_of_an_object_the_values_that_as_large_a_sh
     # half of the object has shares 0.5, half 1; around it the values have 0.25, 0.5, 0.75 and 1
     assert on_halves(greys(7, 7, 9, 9), greys(1, 2, 3, 4), **HISTOGRAM) == greys(2, 2, 4, 4)
     assert on_halves(greys(0, 0, 255, 255), greys(1, 2, 3, 4), **HISTOGRAM) == greys(2, 2, 4, 4)
+    assert on_halves(greys(10, 20, 30, 40), greys(0, 0, 0, 100), **HISTOGRAM) == greys(0, 0, 0, 100)
     # 0 has a share of 0.25: what has 0.5 is a third of the way from there to 1
     assert on_halves(greys(7, 7, 9, 9), greys(0, 1, 1, 1), **HISTOGRAM) == greys(0, 0, 1, 1)
 
