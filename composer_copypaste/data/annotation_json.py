@@ -29,6 +29,9 @@ from composer_copypaste.run_lengths import decode_counts
 SHORTEST_SIDE = 1e-3
 """Shortest side of a box in pixels: models take boxes as float32, which cannot tell closer corners apart."""
 
+LONGEST_RUN = 2**32 - 1
+"""Run lengths are 32-bit integers in pycocotools."""
+
 LARGEST_AREA = 1e5**2
 """Upper limit of COCO's size class "all": larger objects are never scored."""
 
@@ -356,7 +359,7 @@ def _parse_run_lengths(rle: Json, size: Size) -> Rle:
             f"mask's run lengths have the order {as_json(rle['order'])}; expected them column by column"
         )
     encoded, counts = _parse_counts(rle["counts"])
-    if any(count is None or count < 0 for count in counts):
+    if any(count is None or not 0 <= count <= LONGEST_RUN for count in counts):
         raise SegmentationError(
             f"mask cannot be decoded: its counts are not numbers of pixels: {as_json(rle['counts'])}"
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from composer_copypaste.compact_masks import as_planes
 from composer_copypaste.data.annotation_json import CocoImage, ReadingOptions, Size, as_whole_number
-from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
+from composer_copypaste.data.coco_json import LARGEST_ID, CocoAnnotations, garbage_collection_paused
 from composer_copypaste.data.rle import count_encoded_pixels, rle_of_segmentation
 from composer_copypaste.errors import count_noun
 from composer_copypaste.files import read_json
@@ -250,7 +250,7 @@ def image_id(target: Fields) -> int:
     """The id of the target's image.
 
     Raises:
-        ValueError: where it has none.
+        ValueError: where it has none, or one beyond 64 bits.
     """
     if "image_id" not in target:
         raise ValueError("a target has no 'image_id': each image needs its own, or it would be counted twice in a "
@@ -260,6 +260,8 @@ def image_id(target: Fields) -> int:
     id_ = as_whole_number(value.item() if holds_one else value)
     if id_ is None:
         raise ValueError(f"image_id of a target: expected a whole number, got {value!r}")
+    if abs(id_) > LARGEST_ID:
+        raise ValueError(f"image_id of a target: expected at most {LARGEST_ID}, got {value!r}")
     return id_
 
 

@@ -67,7 +67,7 @@ def read_score_tables(path: Path) -> str:
         return score_tables(report := read_json(path, "file of scores"))
     except DataError as error:
         raise OutputError(f"{error}; {again}") from None
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, OverflowError, TypeError, ValueError):
         raise OutputError(
             f"{path}: expected the scores of an evaluation, found {as_recipe_value(report)}; {again}"
         ) from None

@@ -22,7 +22,7 @@ from composer_copypaste.data.annotation_json import (
     as_whole_number,
     parse_segmentation,
 )
-from composer_copypaste.data.coco_json import CocoAnnotations, garbage_collection_paused
+from composer_copypaste.data.coco_json import LARGEST_ID, LONGEST_SIDE, CocoAnnotations, garbage_collection_paused
 from composer_copypaste.data.rle import count_encoded_pixels, rle_of_segmentation
 from composer_copypaste.errors import DataError, as_json, count_noun, first_few, format_problems, warn_of_data
 from composer_copypaste.files import read_json
@@ -144,10 +144,13 @@ def _entry_problem(entry: Any) -> str | None:
     if not isinstance(entry, dict):
         return f"expected an object, got {as_json(entry)}"
     for key in ("image_id", "category_id"):
-        if as_whole_number(entry.get(key)) is None:
+        number = as_whole_number(entry.get(key))
+        if number is None:
             return (
                 f"{key} is {as_typed_json(entry[key])}, expected a whole number" if key in entry else f"lacks {key!r}"
             )
+        if abs(number) > LARGEST_ID:
+            return f"{key} is {as_json(number)}, expected at most {LARGEST_ID}"
     score, box = entry.get("score"), entry.get("bbox")
     if not _is_finite(score):
         return f"score is {as_typed_json(score)}, expected a number" if "score" in entry else "lacks 'score'"
@@ -161,7 +164,10 @@ def _entry_problem(entry: Any) -> str | None:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # of integers beyond all floats
+        return False
 
 
 def _leave_out_unknown(groups: dict[int, list[Entry]], annotations: CocoAnnotations) -> list[str]:
@@ -235,8 +241,8 @@ def _stated_size(segmentation: object) -> Size | None:
     size = segmentation.get("size") if isinstance(segmentation, dict) else None
     if not isinstance(size, list) or len(size) != 2:
         return None
-    height, width = map(as_whole_number, size)
-    return None if height is None or width is None else (height, width)
+    sides = [side for side in map(as_whole_number, size) if side is not None and 0 < side <= LONGEST_SIDE]
+    return (sides[0], sides[1]) if len(sides) == 2 else None
 
 
 def _encoded(segmentation: object, size: Size) -> bytes:
@@ -244,8 +250,8 @@ def _encoded(segmentation: object, size: Size) -> bytes:
     rle = segmentation if isinstance(segmentation, dict) else {}
     counts = rle.get("counts")
     if isinstance(counts, str) and counts.isascii() and "order" not in rle:
-        if (stated := _stated_size(segmentation)) != size:
-            raise SegmentationError(f"mask has size {as_json(stated)}, its image has {as_json(list(size))}")
+        if _stated_size(segmentation) != size:
+            raise SegmentationError(f"mask has size {as_json(rle.get('size'))}, its image has {as_json(list(size))}")
         return counts.encode()
     return rle_of_segmentation(parse_segmentation(segmentation, size), size)["counts"]
 

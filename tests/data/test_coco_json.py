@@ -89,6 +89,7 @@ WRONG = {
     "mask cannot be decoded: its counts are not": annotation(segmentation=rle([97, -1])),
     "mask cannot be decoded: unexpected character": annotation(segmentation=rle("1!")),
     "mask cannot be decoded: its counts are not numbers of pixels: 7": annotation(segmentation=rle(7)),
+    "mask cannot be decoded: its counts are not numbers of pixels: [4294967296]": annotation(segmentation=rle([2**32])),
     "mask cannot be decoded: the last number is cut off": annotation(segmentation=rle("P")),
     "mask's counts sum to 1 pixel,": annotation(segmentation=rle("1")),
     "box [2, 1, 4, 0] has no area": annotation(bbox=[2, 1, 4, 0]),

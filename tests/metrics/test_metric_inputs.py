@@ -281,6 +281,7 @@ def with_code(prediction, counts):
         (lambda p, t: (p, {**t, "image_id": "a7"}), "image_id of a target: expected a whole number, got 'a7'"),
         (lambda p, t: (p, {**t, "image_id": torch.tensor(7.6)}), r"expected a whole number, got tensor\(7.6"),
         (lambda p, t: (p, {**t, "image_id": True}), "expected a whole number, got True"),
+        (lambda p, t: (p, {**t, "image_id": 2**63}), "expected at most 9223372036854775807, got 9223372036854775808"),
         (lambda p, t: (p, {**t, "image_id": torch.tensor([7, 8])}), r"expected a whole number, got tensor\(\[7, 8\]\)"),
         (lambda p, t: (p, {**t, "masks": torch.ones(1, 20, 50)}), r"expected masks of the original size \(20, 50\)"),
         (lambda p, t: (p, {**t, "masks": torch.ones(40, 50)}), r"expected masks \(n, h, w\) or"),

@@ -105,9 +105,30 @@ def test_a_result_that_is_no_object_is_named_and_that_no_other_is_left_is_not_sa
         load([5], annotations)
 
 
-def test_numbers_beyond_all_floats_are_no_scores():
-    problems = read_results([{**GOOD, "score": float("inf")}], Path("results.json")).problems
-    assert problems == ["result number 1: score is Infinity, expected a number"]
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"score": float("inf")}, "score is Infinity, expected a number"),
+        ({"score": 10**400}, f"score is {10**76}..., expected a number"),
+        ({"bbox": [10**400, 2, 3, 4]}, f"bbox is [{10**75}..., expected 4 numbers, [x, y, width, height]"),
+        ({"image_id": 2**63}, "image_id is 9223372036854775808, expected at most 9223372036854775807"),
+        ({"category_id": -(2**63)}, "category_id is -9223372036854775808, expected at most 9223372036854775807"),
+    ],
+)
+def test_numbers_that_are_too_large_are_named(wrong, message):
+    assert read_results([{**GOOD, **wrong}], Path("results.json")).problems == [f"result number 1: {message}"]
+
+
+def test_a_run_that_pycocotools_cannot_hold_is_named():
+    mask = {"size": [2**16, 2**16], "counts": [2**32]}
+    [problem] = read_results([{**GOOD, "segmentation": mask}], Path("results.json")).problems
+    assert problem.endswith("mask cannot be decoded: its counts are not numbers of pixels: [4294967296]")
+
+
+def test_ids_may_have_64_bits():
+    largest = {"image_id": 2**63 - 1, "category_id": 2**63 - 1}
+    found = read_results([{**GOOD, **largest}], Path("results.json")).results
+    assert found.images[2**63 - 1].categories.tolist() == [2**63 - 1]
 
 
 def test_a_box_without_width_and_height_is_a_box(annotations):
@@ -118,7 +139,7 @@ def test_a_box_without_width_and_height_is_a_box(annotations):
     ("mask", "message"),
     [
         ({"size": [30, 20], "counts": MASK["counts"]}, "mask has size [30, 20], its image has [20, 30]"),
-        ({"size": [20], "counts": MASK["counts"]}, "mask has size null, its image has [20, 30]"),
+        ({"size": [20], "counts": MASK["counts"]}, "mask has size [20], its image has [20, 30]"),
         ({"size": [20, 30], "counts": "52"}, "the mask has 7 pixels, its image has 600"),
         ({"size": [20, 30], "counts": "0"}, "the mask has 0 pixels, its image has 600"),
         ({"size": [20, 30], "counts": "o" * 40}, "the mask cannot be decoded"),
@@ -134,7 +155,9 @@ def test_a_mask_that_cannot_be_used_is_named(mask, message, annotations):
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize("mask", [[SQUARE], {**MASK, "size": ["20", 30]}, {**MASK, "size": [20, None]}])
+@pytest.mark.parametrize(
+    "mask", [[SQUARE], *({**MASK, "size": size} for size in (["20", 30], [20, None], [-20, -30], [600, 0], [1, 2**31]))]
+)
 def test_masks_whose_image_has_no_known_size_are_named(mask):
     problems = read_results([{**GOOD, "segmentation": mask}], Path("results.json")).problems
     said = "without annotations, a mask has to say the size of its image, [height, width], as polygons cannot"

@@ -120,7 +120,17 @@ def test_an_evaluation_names_a_file_of_categories_that_holds_something_else(run,
         evaluate_checkpoint(run.latest_checkpoint, recipe)
 
 
-@pytest.mark.parametrize("text", [None, "{", "7", "{}", '{"images": 4, "max_dets": [1], "bbox": {"AP": "x"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "{",
+        "7",
+        "{}",
+        '{"images": 4, "max_dets": [1], "bbox": {"AP": "x"}}',
+        f'{{"images": 4, "max_dets": [1], "bbox": {{"AP": {10**400}}}}}',
+    ],
+)
 def test_scores_of_a_complete_run_that_are_gone_or_broken_are_named_with_what_makes_them_anew(tmp_path, text):
     folder = RunFolder(tmp_path)
     if text is not None:
