@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage
 from composer_copypaste.data.coco_json import CocoAnnotations
@@ -23,6 +21,7 @@ from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, count_noun, did_you_mean, format_problems
 from composer_copypaste.functional.layout import SourceObjects, UndrawnMasks, box_windows
 from composer_copypaste.functional.windows import Window
+from composer_copypaste.progress import Progress
 from composer_copypaste.settings import POOL_MEGABYTES, ImageSettings
 
 MARGIN = 1
@@ -178,7 +177,7 @@ class CutOutPool:
         chosen = _that_fit([self._cut_outs[number] for number in order if number in allowed], self._limit)
         if not chosen:
             raise DataError(f"megabytes: expected memory for at least one cut-out, got {self._limit / 1e6:g}")
-        with tqdm(total=len(chosen), desc="reading cut-outs", unit=" cut-outs", disable=None) as bar:
+        with Progress("reading cut-outs", "cut-outs", len(chosen)) as bar:
             pixels = map_in_threads(partial(_read_and_count, bar), chosen, _THREADS)
         pool = CutOutPool(chosen, megabytes=self._limit / 10**6)
         pool._kept.update(enumerate(pixels))
@@ -231,9 +230,9 @@ def _that_fit(cut_outs: Sequence[CutOut], nbytes: int) -> list[CutOut]:
     return chosen
 
 
-def _read_and_count(bar: "tqdm[Any]", cut_out: CutOut) -> Pixels:
+def _read_and_count(bar: Progress, cut_out: CutOut) -> Pixels:
     pixels = cut_out.read(cut_out.window)
-    bar.update()
+    bar.advance()
     return pixels
 
 

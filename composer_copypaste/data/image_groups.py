@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from composer_copypaste.data.annotation_json import as_whole_number
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import describe_non_folder, map_in_threads, with_file_names_in_folder
 from composer_copypaste.data.images import MISSING_FILE
 from composer_copypaste.errors import DataError, as_json, count_noun, first_few, format_problems
 from composer_copypaste.files import read_json
+from composer_copypaste.progress import Progress
 
 Unit = tuple[int, ...]
 """The ids of images that belong together, in the order of the file."""
@@ -117,12 +116,12 @@ def equal_content(sets: Sequence[Sequence[LocatedImage]]) -> list[dict[int, str]
     sizes = [[size_of[path] for path in of_set] for of_set in in_sets]
     frequency = Counter(sizes[0] if len(sizes) == 1 else [size for of_set in sizes for size in set(of_set)])
     alike = [path for path in paths if frequency[size_of[path]] > 1]
-    with tqdm(total=len(alike), desc="comparing files", unit=" images", disable=None) as bar:
+    with Progress("comparing files", "images", len(alike)) as bar:
 
         def checksum_of(path: str) -> str:
             with open(path, "rb") as file:
                 checksum = hashlib.file_digest(file, "sha256").hexdigest()
-            bar.update()
+            bar.advance()
             return checksum
 
         checksums = dict(zip(alike, map_in_threads(checksum_of, alike, _THREADS), strict=True))

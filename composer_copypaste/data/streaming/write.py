@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from composer_copypaste.data.annotation_json import CocoAnnotation, CocoImage, ReadingOptions
 from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.data.image_files import check_images, with_file_names_in_folder
@@ -40,6 +38,7 @@ from composer_copypaste.errors import DataError, OutputError, format_problems
 from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.output_folder import WORKING_FOLDER, OutputFolder
 from composer_copypaste.processes import process_executor, run_tasks
+from composer_copypaste.progress import Progress
 from composer_copypaste.settings import ImageSettings
 
 _ANNOTATION_BYTES, _NUMBER_BYTES = 100, 8
@@ -262,11 +261,11 @@ def _write_missing_shards(parts: Sequence[ShardContent], processes: int, images:
     done = images - sum(len(part.content) for part in parts)
     with (
         process_executor(processes) if processes > 1 else nullcontext() as executor,
-        tqdm(total=images, initial=done, desc="writing shards", unit=" images", disable=None) as bar,
+        Progress("writing shards", "images", images, done=done) as bar,
     ):
         for part, found in run_tasks(executor, _write_shard, parts):
             problems += found
-            bar.update(len(part.content))
+            bar.advance(len(part.content))
     if problems:
         between = "\n" if len(problems) > 1 else ". "
         advice = "The other shards are kept: repair the images, and the same command continues"

@@ -2,9 +2,7 @@
 
 import math
 import os
-import shutil
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
@@ -17,13 +15,11 @@ from tqdm import tqdm
 
 from composer_copypaste.errors import count_noun
 from composer_copypaste.files import Number, atomic_write, name_path_in_errors, read_json_lines, to_json_lines
+from composer_copypaste.progress import Progress
 
 MACHINE_KEYS = ("time", "throughput/", "memory/", "copy_paste/seconds", "large_scale_jitter/seconds")
 """Values whose names begin with these depend on the machine; all others are the same when a run is repeated."""
 
-BAR_FORMAT = (
-    "{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} batches, {remaining} left{postfix}, {elapsed} passed"
-)
 SHOWN_IN_BAR = {"loss/train/total": "loss", "metrics/eval/segm/AP": "mask AP", "metrics/eval/bbox/AP": "box AP"}
 """Box AP where no masks are scored."""
 SHOWN_AFTER_EVALUATION = {
@@ -137,8 +133,8 @@ class ProgressBar(LoggerDestination):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._training: _Bar | None = None
-        self._evaluation: _Bar | None = None
+        self._training: Progress | None = None
+        self._evaluation: Progress | None = None
         self._shown: dict[str, str] = {}
         self._scores: dict[str, str] = {}
 
@@ -156,24 +152,24 @@ class ProgressBar(LoggerDestination):
     def fit_start(self, state: State, logger: Logger) -> None:
         """Starts the bar of the training, at the batch where it begins or resumes."""
         if dist.get_global_rank() == 0:
-            self._training = _Bar("train", self._stream, total_batches(state), state.timestamp.batch.value)
+            self._training = self._bar("train", total_batches(state), state.timestamp.batch.value)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Moves on."""
         if self._training:
-            self._training.advance(self._shown)
+            self._training.advance(shown=", ".join(f"{name} {value}" for name, value in self._shown.items()))
 
     def eval_start(self, state: State, logger: Logger) -> None:
         """Starts a bar for the evaluation; not in the log file of a training."""
         if dist.get_global_rank() == 0 and (self._training is None or self._stream.isatty()):
             length = state.dataloader_len
             total = None if length is None else length.value
-            self._evaluation = _Bar("evaluate", self._stream, total, stays=False)
+            self._evaluation = self._bar("evaluate", total, stays=False)
 
     def eval_batch_end(self, state: State, logger: Logger) -> None:
         """Moves on."""
         if self._evaluation:
-            self._evaluation.advance({})
+            self._evaluation.advance()
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Writes the scores of the evaluation, on a line that stays."""
@@ -197,53 +193,8 @@ class ProgressBar(LoggerDestination):
                 bar.close()
         self._evaluation = self._training = None
 
-
-class _Bar:
-    """A tqdm bar on a terminal, a line at each tenth elsewhere."""
-
-    def __init__(self, name: str, stream: TextIO, total: int | None, done: int = 0, *, stays: bool = True) -> None:
-        self._name, self._stream, self._total = name, stream, total
-        self._first, self._done, self._start = done, done, time.monotonic()
-        self._bar: tqdm[Any] | None = None
-        if stream.isatty():
-            columns, rows = shutil.get_terminal_size()  # tqdm itself finds 0 in some containers, and shows nothing
-            self._bar = tqdm(
-                desc=name,
-                total=total,
-                initial=done,
-                leave=stays,
-                file=stream,
-                smoothing=0,  # evaluations, rare and long, count in the mean speed
-                bar_format=None if total is None else BAR_FORMAT,
-                ncols=columns,
-                nrows=rows,
-            )
-
-    def advance(self, shown: Mapping[str, str]) -> None:
-        self._done += 1
-        text = ", ".join(f"{name} {value}" for name, value in shown.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update()
-        elif self._is_due():
-            print(self._line(text), file=self._stream, flush=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _line(self, text: str) -> str:
-        passed = time.monotonic() - self._start
-        parts = [f"{self._name} {self._done}/{self._total or '?'} batches"]
-        if self._total is not None:
-            left = passed / (self._done - self._first) * (self._total - self._done)
-            parts.append(f"{tqdm.format_interval(left)} left")
-        return ", ".join([*parts, *([text] if text else []), f"{tqdm.format_interval(passed)} passed"])
-
-    def _is_due(self) -> bool:
-        if self._total is None:
-            return self._done % 100 == 0
-        return 10 * self._done // self._total > 10 * (self._done - 1) // self._total
+    def _bar(self, name: str, total: int | None, done: int = 0, *, stays: bool = True) -> Progress:
+        return Progress(name, "batches", total, done=done, stays=stays, stream=self._stream, seconds=0.0)
 
 
 def total_batches(state: State) -> int | None:

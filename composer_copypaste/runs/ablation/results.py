@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float64, Int32
-from tqdm import tqdm
 
 from composer_copypaste.errors import DataError
 from composer_copypaste.metrics.bootstrap import draw_images, first_disagreement, image_generator, with_all_images
 from composer_copypaste.metrics.matches import EvaluationMatches
 from composer_copypaste.metrics.scores import Array, IouType
 from composer_copypaste.metrics.weighted_precision import NUMBERS, weighted_average_precisions
+from composer_copypaste.progress import with_progress
 from composer_copypaste.runs.folder import RunFolder
 from composer_copypaste.visualize.curves import Series, read_series
 
@@ -158,9 +158,7 @@ def read_scores(results: AblationResults, resamples: int, seed: int) -> Iterator
     weights = with_all_images(drawn)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # resampling is compiled code, which threads share
         found = threads.map(lambda run: _read_run(run, results.iou_types, reference, weights), results.runs)
-        total = len(results.runs)
-        # for a few runs, no bar appears
-        yield from tqdm(found, "resampling", total, unit=" runs", leave=False, disable=None, delay=3)
+        yield from with_progress(found, "resampling", "runs", len(results.runs))
 
 
 def _reference_matches(results: AblationResults) -> EvaluationMatches:

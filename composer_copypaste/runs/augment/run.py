@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from composer_copypaste.data.annotation_json import (
     BadObjects,
     Crowds,
@@ -30,6 +28,7 @@ from composer_copypaste.files import atomic_write, read_json
 from composer_copypaste.integrations.dask import check_dask_installed, open_executor
 from composer_copypaste.output_folder import OutputFolder, Source
 from composer_copypaste.processes import run_tasks
+from composer_copypaste.progress import Progress, with_progress
 from composer_copypaste.recipes.schema import PoolSettings
 from composer_copypaste.runs.augment.draws import DrawnImage
 from composer_copypaste.runs.augment.entries import PROVENANCE
@@ -215,17 +214,17 @@ def _make_images(
     """
     for sub in {(folder / name).parent for name in [*work.originals, *(image.file_name for image in work.planned)]}:
         sub.mkdir(parents=True, exist_ok=True)
-    for name in tqdm(work.originals, desc="placing the former images", unit=" images", disable=None):
+    for name in with_progress(work.originals, "placing the former images", "images", len(work.originals)):
         work.place_original(name, folder)
     done = len(work.planned) - len(missing)
     with (
         open_executor(processes, dask) if missing else nullcontext() as executor,
-        tqdm(total=len(work.planned), initial=done, desc="making new images", unit=" images", disable=None) as bar,
+        Progress("making new images", "images", len(work.planned), done=done) as bar,
     ):
         maker = _Maker(work, folder, executor)
         for start in range(0, len(missing), _DRAWN_AT_ONCE):
             for record in maker.make(missing[start : start + _DRAWN_AT_ONCE]):
-                bar.update()
+                bar.advance()
                 yield record
     if maker.problems:
         between = "\n" if len(maker.problems) > 1 else ". "

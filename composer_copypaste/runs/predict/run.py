@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from composer_copypaste.data.image_inputs import ImageInputs, InputImage, find_images, with_headers
 from composer_copypaste.errors import OutputError, RecipeError
@@ -15,6 +14,7 @@ from composer_copypaste.models.postprocess import DetectionDict
 from composer_copypaste.models.prediction import prediction_of, prediction_of_results
 from composer_copypaste.models.predictor import Predictor, with_ids_of
 from composer_copypaste.output_folder import OutputFolder, began_source
+from composer_copypaste.progress import Progress, with_progress
 from composer_copypaste.runs.predict.files import (
     ANNOTATIONS,
     DRAWN,
@@ -180,15 +180,13 @@ def _predict_missing(work: _Work, place: OutputFolder) -> PredictedFiles:
     predictor = with_options(work.predictor, work.settings)
     with (
         records.appending() as append,
-        tqdm(
-            total=len(work.inputs.images), initial=len(kept), desc="finding objects", unit=" images", disable=None
-        ) as bar,
+        Progress("finding objects", "images", len(work.inputs.images), done=len(kept)) as bar,
     ):
         read = batches_read_ahead((batches[number] for number in missing), work.reading)
         for batch in read:
             stamps = [file_stamp(each.image) for each in batch]
             append(_predict_batch(work, predictor, batch, stamps))
-            bar.update(len(batch))
+            bar.advance(len(batch))
     files = _write_files(work, records, len(kept))
     if files.unreadable:  # then the same call looks at the repaired ones
         note_written_files(work.output)
@@ -205,7 +203,7 @@ def _draw_records(work: _Work, records: RecordFile, images: Sequence[InputImage]
         return
     read = batches_read_ahead([(image,) for image in missing], work.reading)
     pairs = zip(records.read(missing), read, strict=True)
-    for record, (image,) in tqdm(pairs, total=len(missing), desc="drawing", unit=" images", disable=None):
+    for record, (image,) in with_progress(pairs, "drawing", "images", len(missing)):
         if record.size is not None and image.pixels is not None:
             found = prediction_of_results(record.results, record.size, work.predictor.categories)
             draw_prediction(image.pixels, found.at_least(work.shown_score), folder / work.overlays[image.image.id])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 from torch import Tensor
-from tqdm import tqdm
 
 from composer_copypaste.data.loaders import Batch, training_dataloader
 from composer_copypaste.errors import RecipeError, UserError, count_noun
@@ -19,6 +18,7 @@ from composer_copypaste.functional.generators import JITTER_STREAM, batch_genera
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.functional.sources import Pool, check_pool
 from composer_copypaste.instances import Target
+from composer_copypaste.progress import Progress
 from composer_copypaste.recipes import yaml12
 from composer_copypaste.recipes.comparisons import recipes_to_compare
 from composer_copypaste.recipes.load import recipe_to_yaml
@@ -131,7 +131,7 @@ def preview_batches(  # noqa: PLR0913 - by name, and each of its own kind
     if first is None:
         raise ValueError("batches: expected at least one, got none")
     Path(output).mkdir(parents=True, exist_ok=True)  # before the time is spent
-    with tqdm(desc="previewing", unit=" batches", disable=None) as bar:
+    with Progress("previewing", "batches", None) as bar:
         made = _preview_group(chain([first], batches), variants, list(category_names), _image_id, images, bar)
     measured = made[0].measures
     lead = f"{count_noun(measured.batches, 'batch', 'batches')} of {count_noun(len(measured.images.before), 'image')}."
@@ -207,7 +207,7 @@ def _model_scale(recipe: Recipe) -> Callable[[Size], float]:
 def _preview_sources(sources: Sequence[_Source], batches: int, images: int) -> list[VariantPreview]:
     """The preview of each variant; those that follow each other with the same data share its batches."""
     made: list[VariantPreview] = []
-    with tqdm(total=batches * len(sources), desc="previewing", unit=" batches", disable=None) as bar:
+    with Progress("previewing", "batches", batches * len(sources)) as bar:
         for _, group in groupby(sources, lambda source: (source.recipe.data, source.recipe.seed)):
             members = list(group)
             recipe, data = members[0].recipe, members[0].data.train
@@ -239,7 +239,7 @@ def _preview_group(
     names: Sequence[str],
     image_name: Callable[[Target], str],
     images: int,
-    bar: tqdm,
+    bar: Progress,
 ) -> list[VariantPreview]:
     """What each variant makes of the same batches."""
     pasters = [Paster(variant, image_name) for variant in variants]
@@ -251,7 +251,7 @@ def _preview_group(
         for batch, own, shown in zip(pasted, measured, drawn, strict=True):
             own.append(batch.measures())
             shown += [draw_image(batch, image, names) for image in worth_showing]
-        bar.update(len(variants))
+        bar.advance(len(variants))
     return [
         VariantPreview(measures_of(variant, own), shown, names)
         for variant, own, shown in zip(variants, measured, drawn, strict=True)

@@ -1,19 +1,17 @@
 """What a run reports: rows and bar, each in a real Trainer."""
 
-import io
 import json
 import math
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
 from composer import Callback, Logger, State, Trainer
 from composer.models import ComposerModel
+from log_files import LogFile, Terminal
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
-from composer_copypaste.integrations.composer import loggers
 from composer_copypaste.integrations.composer.callbacks import build_monitors
 from composer_copypaste.integrations.composer.loggers import MACHINE_KEYS, JsonLinesLogger, ProgressBar
 
@@ -208,17 +206,6 @@ def test_the_memory_of_the_process_is_counted_in_gigabytes(tmp_path):
 # ---- progress
 
 
-class LogFile(io.StringIO):
-    """Text in memory, with all that a file has."""
-
-    buffer, mode, name = None, "w", "log"
-
-
-class Terminal(LogFile):
-    def isatty(self):
-        return True
-
-
 def test_a_log_file_gets_a_line_at_each_tenth_of_the_run():
     stream = LogFile()
     run(ProgressBar(stream), "10ep", batches=4, interval="100ep")
@@ -265,14 +252,6 @@ def test_a_resumed_run_starts_where_it_stopped(tmp_path):
     stream = LogFile()
     run(ProgressBar(stream), "10ba", load_path=f"{saved}/latest-rank0.pt", interval="100ba")
     assert stream.getvalue().startswith("train 6/10 batches")
-
-
-def test_the_time_left_of_a_resumed_run_counts_its_own_batches_only(monkeypatch):
-    moments = iter([100.0, 160.0])
-    monkeypatch.setattr(loggers, "time", SimpleNamespace(monotonic=lambda: next(moments)))
-    stream = LogFile()
-    loggers._Bar("train", stream, total=10, done=8).advance({})
-    assert stream.getvalue() == "train 9/10 batches, 01:00 left, 01:00 passed\n"
 
 
 def test_a_run_measured_in_samples_shows_no_total():
