@@ -121,10 +121,8 @@ def _as_cell(value: Value) -> Cell:
 
 
 def _is_numeric(column: Sequence[Cell]) -> bool:
-    """Whether a column holds numbers, and nothing else but dashes."""
-    return all(cell.value is not None or cell.text == MISSING for cell in column) and any(
-        cell.value is not None for cell in column
-    )
+    """Whether a column holds numbers or dashes alone."""
+    return all(cell.value is not None or cell.text == MISSING for cell in column)
 
 
 def _table_row(row: Sequence[Cell], numeric: Sequence[bool]) -> str:

@@ -1,6 +1,6 @@
 """Plots of a data set's objects: by area, by image and by category; several sets of objects in one plot.
 
-Each plot takes what it draws by name. The first is drawn in black, the others in colors.
+Each plot takes what it draws by name. Of several, the first is drawn in black, the others in colors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,12 +47,13 @@ def category_plot(labels: Mapping[str, Int64[ndarray, " _n"]], names: Sequence[s
 def draw_areas(axes: Axes, areas: Mapping[str, Float[ndarray, " _n"]]) -> None:
     """Number of objects by area in pixels, on a logarithmic axis; dashed lines are COCO's limits."""
     label_axes(axes, "area in pixels", "objects")
-    everything = np.concatenate([*areas.values(), np.array([1.0])])
-    bins = np.geomspace(max(1.0, everything.min()), max(10.0, everything.max()) * 1.001, BINS + 1)
-    _draw_steps(axes, {name: values.clip(1) for name, values in areas.items()}, bins)
+    drawn = {name: values.clip(1) for name, values in areas.items()}
+    everything = np.concatenate([*drawn.values(), np.array([SMALL_AREA / 2, LARGE_AREA * 2])])  # both limits are seen
+    bins = np.geomspace(everything.min(), everything.max() * 1.001, BINS + 1)
+    axes.set_xscale("log")
+    _draw_steps(axes, drawn, bins)
     for limit in (SMALL_AREA, LARGE_AREA):
         axes.axvline(limit, color="grey", linewidth=0.8, linestyle="--")
-    axes.set_xscale("log")
 
 
 def draw_numbers(axes: Axes, numbers: Mapping[str, Int64[ndarray, " _n"]]) -> None:
@@ -76,6 +77,7 @@ def draw_categories(
     places = np.arange(len(order))
     for number, (color, (name, values)) in enumerate(zip(_colors(counts), counts.items(), strict=True)):
         axes.barh(places + (number + 0.5) * thickness - 0.4, values[order], thickness, color=color, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yticks(places, [names[label] for label in order])
     axes.invert_yaxis()
 
@@ -110,8 +112,11 @@ def _draw_steps(axes: Axes, series: Mapping[str, ndarray], bins: ndarray) -> Non
     for color, (name, values) in zip(_colors(series), series.items(), strict=True):
         counts, _ = np.histogram(values, bins)
         axes.stairs(counts, bins, color=color, linewidth=1.8, label=name)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
 
 
 def _colors(series: Mapping[str, object]) -> list[str]:
+    if len(series) == 1:
+        return [COLORS[0]]
     return ["black", *(COLORS[number % len(COLORS)] for number in range(len(series) - 1))]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from composer_copypaste.data.streaming.write import write_shards
 from composer_copypaste.errors import CheckpointError, DataError, OutputError, UserError
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.runs.augment.run import augment_data_set
+from composer_copypaste.runs.info.description import Description, InfoTable
 from composer_copypaste.runs.predict.run import predict_files
 from composer_copypaste.settings import AugmentSettings, MaskRCNNSettings, OfflineCopyPasteSettings
 
@@ -46,6 +48,19 @@ def data_set(tmp_path):
 
 def table(described, title):
     return {next(iter(row.values())): row for row in described.to_json()["tables"][title]}
+
+
+def test_ids_have_no_separators_fractions_of_a_column_equally_many_digits_and_long_facts_are_whole():
+    shown = InfoTable("scores", ["name", "id", "AP"], [["nut", 1007, 37.0], ["bolt", 12, 36.25], ["gear", 9, None]])
+    assert [line.split() for line in str(shown).splitlines()[3:]] == [
+        ["nut", "1007", "37.00"],
+        ["bolt", "12", "36.25"],
+        ["gear", "9", "-"],
+    ]
+    words = "an output and its shape " * 20
+    described = Description(Path("model.onnx"), "an ONNX file", {"outputs": words})
+    assert " ".join(str(described).split()).count("an output and its shape") == 20
+    assert max(map(len, str(described).splitlines())) < 150
 
 
 def test_a_data_set_is_counted_by_category_and_size_without_its_crowds(data_set):

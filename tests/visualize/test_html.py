@@ -136,6 +136,11 @@ def test_numbers_stand_to_the_right_and_are_sorted_by_their_value():
     assert values == ["1234", "0.12", None, None, "4321.5", "2", None, "0.12345", None]
 
 
+def test_a_column_of_dashes_stands_where_its_numbers_would():
+    read = Reader(html.table(["name", "n"], [["a", None], ["b", float("nan")]]))
+    assert [cell.get("class") for cell in read.named("td")] == ["number", "number"]
+
+
 def test_black_in_a_figure_follows_the_pages_text_and_other_colors_stay():
     svg = html.figure(example_figure(), "")
     assert "#000000" not in svg

@@ -43,6 +43,12 @@ def test_categories_are_drawn_from_the_most_frequent_to_the_least():
     assert axes.yaxis_inverted()  # the first is on top
 
 
+def test_counts_are_at_whole_numbers_alone_and_a_single_set_has_a_color():
+    axes = number_plot({"objects": np.array([1, 1])}).axes[0]
+    assert axes.patches[0].get_edgecolor()[:3] != (0, 0, 0)
+    assert all(tick == int(tick) for tick in axes.get_yticks())
+
+
 def test_the_first_is_black_and_the_others_are_not():
     figure = number_plot({name: np.array([1]) for name in ("before", "p=1", "p=0.5")})
     colors = [line.get_edgecolor()[:3] for line in figure.axes[0].patches]

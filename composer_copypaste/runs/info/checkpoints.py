@@ -23,6 +23,7 @@ from composer_copypaste.models.weight_files import (
 from composer_copypaste.runs.data import read_trained_categories
 from composer_copypaste.runs.folder import RunFolder, run_folder_of
 from composer_copypaste.runs.info.description import Description, InfoTable, Value, detector_with_article
+from composer_copypaste.visualize.curves import COLORS
 
 DEPTH = 2
 """Parts of a model are named by this many names: "backbone.body"."""
@@ -148,13 +149,13 @@ def _draw(state: StateDict) -> Figure:
     largest = dict(sorted(sizes.items(), key=lambda item: -item[1])[:12])
     figure = Figure(figsize=(14, max(4.5, 1 + 0.4 * len(largest))), layout="constrained")
     of_sizes, of_values = figure.subplots(1, 2)
-    of_sizes.barh(list(largest), list(largest.values()), color="black")
+    of_sizes.barh(list(largest), list(largest.values()), color=COLORS[0])
     of_sizes.invert_yaxis()
     of_sizes.set_xlabel("numbers, millions")
     edges = np.geomspace(1e-6, 1e2, 121)
-    for part in list(largest)[:6]:
+    for color, part in zip(COLORS, list(largest)[:6], strict=False):
         counts, _ = np.histogram(np.abs(_sampled(parts[part])), edges)
-        of_values.stairs(counts / max(1, counts.sum()), edges, label=part, linewidth=1.6)
+        of_values.stairs(counts / max(1, counts.sum()), edges, label=part, color=color, linewidth=1.6)
     of_values.set_xscale("log")
     of_values.set_xlabel("absolute value")
     of_values.set_ylabel("share of the numbers")

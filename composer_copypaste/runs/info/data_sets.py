@@ -29,6 +29,7 @@ from composer_copypaste.visualize.object_plots import (
 SIZE_NAMES = ("small", "medium", "large")
 MOST_CATEGORIES = 25
 """Categories in the plot, those with the most objects."""
+_AREA_TITLE = "dashed: COCO's limits of small and large objects"
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +179,7 @@ def _draw(objects: _Objects) -> Figure:
     figure = Figure(figsize=(15, max(4.5, 1.2 + 0.24 * min(len(objects.names), MOST_CATEGORIES))), layout="constrained")
     areas, numbers, categories = figure.subplots(1, 3)
     draw_areas(areas, {"": objects.areas})
+    areas.set_title(_AREA_TITLE, fontsize="medium")
     draw_numbers(numbers, {"": objects.per_image})
     draw_categories(categories, {"": objects.categories + 1}, objects.names, MOST_CATEGORIES)
     return figure
@@ -245,5 +247,6 @@ def _draw_results(scores: ndarray, per_image: ndarray, areas: ndarray) -> Figure
     of_scores, of_areas, numbers = figure.subplots(1, 3)
     draw_scores(of_scores, scores)
     draw_areas(of_areas, {"": areas})
+    of_areas.set_title(_AREA_TITLE, fontsize="medium")
     draw_numbers(numbers, {"": per_image})
     return figure

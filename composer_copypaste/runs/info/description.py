@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from composer_copypaste.visualize.curves import save_figure
 Value = str | int | float | bool | None
 MOST_ROWS = 100
 """The console shows this many rows of a table; JSON has all."""
-NAME_WIDTH = 32
+LONGEST_CELL = 128
 
 _ONLY_TO_COMPARE = {"images", "ids", "image files", "COCO file"}
 """Parts of a folder's source that are not shown: lists of images, and checksums that no user can compute."""
@@ -42,7 +43,8 @@ class InfoTable:
         return [dict(zip(self.headers, map(_finite, row), strict=True)) for row in self.rows]
 
     def __str__(self) -> str:
-        shown = [[_shown(value) for value in row] for row in self.rows[:MOST_ROWS]]
+        columns = zip(*self.rows[:MOST_ROWS], strict=True)
+        shown = list(zip(*map(_shown_column, self.headers, columns), strict=True))
         alignment = [
             "left" if all(isinstance(row[column], str) for row in self.rows) else "right"
             for column in range(len(self.headers))
@@ -86,7 +88,7 @@ class Description:
         }
 
     def __str__(self) -> str:
-        facts = [[name, _shown(value)] for name, value in self.facts.items()]
+        facts = [[name, _wrapped(value)] for name, value in self.facts.items()]
         parts = [f"{self.path}: {self.kind}", tabulate(facts, tablefmt="plain", disable_numparse=True)]
         parts += [str(table) for table in self.tables if table.rows]
         for noun, texts in (("problem", self.problems), ("warning", self.warnings)):
@@ -156,6 +158,23 @@ def _finite(value: Value) -> Value:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _wrapped(value: Value) -> str:
+    """A fact as the console shows it: a long text in lines, of which none is left out."""
+    return textwrap.fill(value, LONGEST_CELL) if isinstance(value, str) and " " in value else _shown(value)
+
+
+def _shown_column(header: str, values: Sequence[Value]) -> list[str]:
+    """The values of a column as the console shows them: ids without separators, fractions with equally many digits."""
+    if header in ("id", "label"):
+        return ["-" if value is None else str(value) for value in values]
+    texts = [_shown(value) for value in values]
+    decimals = max((len(text.partition(".")[2]) for text in texts if re.fullmatch(r"-?\d+\.\d+", text)), default=0)
+    return [
+        f"{value:.{decimals}f}" if isinstance(value, float) and re.fullmatch(r"-?\d+(\.\d+)?", text) else text
+        for value, text in zip(values, texts, strict=True)
+    ]
+
+
 def _shown(value: Value) -> str:
     """A value as the console shows it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -168,7 +187,7 @@ def _shown(value: Value) -> str:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if re.fullmatch(r"[0-9a-f]{64}", value):
         return f"a file whose SHA-256 begins with {value[:12]}"
-    return value if len(value) <= NAME_WIDTH * 4 else f"{value[: NAME_WIDTH * 4 - 3]}..."
+    return value if len(value) <= LONGEST_CELL else f"{value[: LONGEST_CELL - 3]}..."
 
 
 def detector_with_article(detector: DetectorName) -> str:
