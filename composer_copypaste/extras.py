@@ -21,3 +21,8 @@ def check_installed(package: str, need: str, extra: str) -> None:
     """
     if not is_installed(package):
         raise MissingPackageError(f"{need}, which is not installed: pip install 'composer-copypaste[{extra}]'")
+
+
+def check_composer() -> None:
+    """Raise ``MissingPackageError`` where Composer is missing."""
+    check_installed("composer", "training, CopyPaste and MaskRCNN need MosaicML Composer", "composer")

@@ -47,12 +47,13 @@ def check_exists(path: Path | str, what: str) -> None:
 
 
 @contextmanager
-def name_path_in_errors(path: Path) -> Iterator[None]:
-    """Give this path to an ``OSError`` inside that names no file, as a full disk's does."""
+def name_path_in_errors(path: Path, unfinished: Path | None = None) -> Iterator[None]:
+    """Give this path to an ``OSError`` inside that names no file, as a full disk's does, or an unfinished one."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if not error.filename or Path(error.filename) == unfinished:
+            error.filename = str(path)
         raise
 
 
@@ -64,7 +65,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     try:
-        with name_path_in_errors(path):
+        with name_path_in_errors(path, unfinished):
             yield unfinished
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())

@@ -96,3 +96,10 @@ def test_of_two_that_write_a_file_first_one_does_also_on_a_disk_without_hard_lin
     if error is None:
         assert not write_if_absent(tmp_path / "file", "second")
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "first")]
+
+
+def test_an_error_names_the_file_and_not_the_unfinished_one_beside_it(tmp_path):
+    path = tmp_path / "none" / "file"
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(path) as unfinished:
+        unfinished.write_text("in a folder that is not there")
+    assert caught.value.filename == str(path)

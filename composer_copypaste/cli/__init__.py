@@ -30,7 +30,7 @@ from composer_copypaste.distributed import (
     why_loading_ended,
 )
 from composer_copypaste.errors import DataWarning, OldSettingWarning, RecipeError, SlowWarning, UserError
-from composer_copypaste.extras import is_installed
+from composer_copypaste.extras import check_composer
 from composer_copypaste.files import check_exists
 
 if TYPE_CHECKING:
@@ -207,8 +207,14 @@ class _LogOfLongWork(logging.Handler):
 
 
 def say_loading(purpose: str, *, composer: bool = False) -> None:
-    """Say what PyTorch, and Composer, are being loaded for, which takes seconds; nothing where Composer is missing."""
-    if _is_own_process() and is_first_process_of_node() and (is_installed("composer") or not composer):
+    """Say what PyTorch, and Composer, are being loaded for, which takes seconds.
+
+    Raises:
+        MissingPackageError: where Composer is to be loaded, and missing.
+    """
+    if composer:
+        check_composer()
+    if _is_own_process() and is_first_process_of_node():
         click.echo(f"loading PyTorch{' and Composer' * composer} to {purpose}", err=True)
 
 

@@ -119,4 +119,4 @@ def command(  # noqa: PLR0913 - click hands over each option
         f"and {count_noun(data.originals, 'original image')}"
     )
     if data.unchanged:
-        click.echo(f"{data.unchanged} of the {count_noun(data.new, 'new image')} received no object")
+        click.echo(f"{data.unchanged} of {count_noun(data.new, 'new image')} received no object")

@@ -17,7 +17,7 @@ def command() -> None:
 
 @command.command("list")
 def list_() -> None:
-    """Print the shipped recipes and ablations, and what each is for.
+    """Print the shipped recipes and ablations.
 
     \b
     Example:
@@ -36,7 +36,9 @@ def list_() -> None:
 @click.argument("recipe", metavar="RECIPE")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def show(recipe: str, overrides: tuple[str, ...]) -> None:
-    """Check RECIPE, a file or a shipped recipe's name, and print it complete: bases, overrides and defaults merged.
+    """Check a recipe, and print it complete.
+
+    RECIPE is a file or the name of a shipped recipe; its bases, overrides and defaults are merged.
 
     \b
     Example:
@@ -52,7 +54,9 @@ def show(recipe: str, overrides: tuple[str, ...]) -> None:
 @command.command()
 @click.option("--ablation", is_flag=True, help="Print the schema of ablations instead.")
 def schema(ablation: bool) -> None:
-    """Print the JSON Schema of recipes, with which editors complete and check them.
+    """Print the JSON Schema of recipes.
+
+    With it, editors complete and check them.
 
     \b
     Example:

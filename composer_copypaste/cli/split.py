@@ -82,13 +82,17 @@ def _describe_part(part: "AnnotationFile", whole: "AnnotationFile") -> str:
     from composer_copypaste.errors import count_noun
 
     images, objects = len(part.annotations.images), part.annotations.num_objects
-    text = f"{count_noun(images, 'image')} ({images / len(whole.annotations.images):.1%})"
+    text = f"{count_noun(images, 'image')} ({_percent(images / len(whole.annotations.images))})"
     shares: Mapping[str, float] = category_shares(part.annotations, whole.annotations)
     if not shares:
         return f"{text} without objects"
-    text += f", {count_noun(objects, 'object')} ({objects / whole.annotations.num_objects:.1%})"
+    text += f", {count_noun(objects, 'object')} ({_percent(objects / whole.annotations.num_objects)})"
     return (
         text
         if len(shares) == 1
-        else f"{text}; of each category {min(shares.values()):.1%} to {max(shares.values()):.1%}"
+        else f"{text}; of each category {_percent(min(shares.values()))} to {_percent(max(shares.values()))}"
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

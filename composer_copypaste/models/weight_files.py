@@ -145,6 +145,8 @@ def _describe_other_kind(path: Path) -> str | None:
     """What a readable file is, and what to do about it, where that is known and it holds no weights; else None."""
     with path.open("rb") as file:
         begin = file.read(512)
+    if path.suffix.lower() == ".onnx":
+        return "an ONNX file, which copypaste predict reads; copypaste eval --predictions scores what it finds"
     if not begin.startswith(ZIP):
         return "JSON" if begin.lstrip()[:1] in (b"{", b"[") else describe_non_json(begin)
     try:

@@ -186,6 +186,9 @@ def find_recipe(path: str | Path, *, relative_to: Path | None = None, kind: str 
         raise RecipeError(
             f"{file}: expected a recipe, a YAML file, found a folder; a run's folder contains a recipe.yaml"
         )
+    meant = [f"{file}{ending}" for ending in (".yaml", ".yml") if os.path.isfile(f"{file}{ending}")]
+    if meant:
+        raise RecipeError(f"{file}: no such {'ablation' if kind else 'recipe'} file; did you mean {meant[0]}?")
     similar = similar_names(Path(path).stem, shipped)
     hint = f"did you mean the shipped {either([*map(repr, similar)])}? Shipped" if similar else "shipped"
     raise RecipeError(

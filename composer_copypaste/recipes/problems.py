@@ -1,7 +1,7 @@
 """The problems that pydantic finds in a recipe, in one line each: where, what was expected, and what was given."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import get_args, get_type_hints
 
 from pydantic import ValidationError
@@ -65,10 +65,19 @@ def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Ma
         got = "nothing" if kind == "missing" else as_recipe_value(details[0]["input"])
         text = f"expected a section with some of the keys {', '.join(_section_keys(section))}, got {got}"
     else:
-        text = describe_expectation(details, _EXPECTED, as_recipe_value)
+        text = describe_expectation(details, _EXPECTED, as_recipe_value) + _describe_default(place, details, root)
     around = (place[:length] for length in range(len(place), -1, -1))
     source = next(sources[outer] for outer in around if outer in sources)  # of the value, or the nearest section
     return f"{in_one_line('.'.join(place))}: {text} ({source})".removeprefix(": ")
+
+
+def _describe_default(place: Place, details: Sequence[ErrorDetails], root: type) -> str:
+    """What a key is when nobody gives it, for those who give null to say so."""
+    section = _section_at(place[:-1], root)
+    defaults = [field.default for field in fields(section) if field.name == place[-1]] if section is not None else []
+    if details[0]["input"] is None and defaults and defaults[0] is not None and defaults[0] is not MISSING:
+        return f"; its default is {as_recipe_value(defaults[0])}"
+    return ""
 
 
 def _describe_unknown_key(place: Place, root: type) -> str:

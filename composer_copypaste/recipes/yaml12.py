@@ -134,6 +134,9 @@ def _key_lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
             key.tag = "tag:yaml.org,2002:str"
         if key.tag != "tag:yaml.org,2002:str":
             raise YamlError(f"expected text or a whole number as key, got {getattr(key, 'value', key.tag)!r}", line)
+        if node.flow_style and key.style is None and ":" in key.value and value.start_mark == value.end_mark:
+            name, _, given = key.value.partition(":")
+            raise YamlError(f"no space after the colon in {key.value!r}; write {{{name}: {given}}}", line)
         if key.value in seen:
             raise YamlError(f"key {key.value!r} is given twice, first in line {seen[key.value]}; keep one", line)
         seen[key.value] = line

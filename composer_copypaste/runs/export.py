@@ -1,6 +1,7 @@
 """Write a detector as an ONNX or TorchScript file, which is kept only if it finds what the model finds."""
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Literal
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.data.image_inputs import find_images
@@ -24,6 +24,7 @@ from composer_copypaste.models.exported import Differences, ExportedOutputs, Exp
 from composer_copypaste.models.postprocess import detect_raw
 from composer_copypaste.models.single_image import SingleImage, single_image
 from composer_copypaste.models.torchscript import TorchScriptDetector, write_torchscript
+from composer_copypaste.progress import with_progress
 from composer_copypaste.recipes.schema import DataSettings
 from composer_copypaste.runs.data import coco_files, evaluation_data
 from composer_copypaste.runs.predictor import load_model
@@ -150,7 +151,7 @@ def _export(
     with atomic_write(path) as unfinished, _errors_of_engines(path, unfinished):
         run = write(single, images[0], metadata, unfinished)
         run(torch.zeros_like(images[0]))  # must run too; all places of it are alike, so that rounding decides
-        found = (run(image) for image in tqdm(checked, desc="checking", unit="image", disable=None))
+        found = (run(image) for image in with_progress(checked, "checking", "images", len(checked)))
         sizes = ((image.shape[1], image.shape[2]) for image in checked)
         pairs = zip(expected, found, sizes, strict=True)
         differences = largest_differences(pairs, pasted=pasted, between_pixels=between_pixels)
@@ -178,6 +179,8 @@ def check_new_file(path: Path) -> None:
         raise OutputError(f"{path}: is there already; name another file, or remove it")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; make it, or name another file")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: {path.parent} cannot be written to; make it writable, or name another file")
 
 
 def variants(image: UInt8[Tensor, "3 h w"]) -> list[UInt8[Tensor, "3 _h _w"]]:

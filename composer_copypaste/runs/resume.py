@@ -187,9 +187,10 @@ def _disk_errors_name_folder(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
         raise OutputError(
-            f"{error.filename or folder.root}: cannot be written: {error.strerror}; "
-            "make it writable, or give output=ANOTHER_FOLDER"
+            f"{error.filename or folder.root}: cannot be written: {error.strerror}; {remedy}, or give "
+            "output=ANOTHER_FOLDER"
         ) from error
 
 

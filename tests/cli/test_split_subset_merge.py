@@ -36,7 +36,7 @@ def test_a_split_says_what_each_part_has(shapes, tmp_path):
     for name, line in zip(("train", "val"), lines, strict=True):
         content = json.loads((parts / f"{name}.json").read_text())
         share = len(content["images"]) / 20
-        assert line.startswith(f"{parts / name}.json: {len(content['images'])} images ({share:.1%}), ")
+        assert line.startswith(f"{parts / name}.json: {len(content['images'])} images ({100 * share:.1f} %), ")
         assert f", {len(content['annotations'])} objects (" in line
         assert "; of each category " in line
     assert [json.loads((parts / f"{name}.json").read_text())["images"].__len__() for name in ("train", "val")] == [

@@ -243,6 +243,12 @@ def test_what_stands_for_a_file_of_weights_is_named(tmp_path, name, content, kin
         read_weights(tmp_path / name)
 
 
+def test_an_exported_model_holds_no_weights_but_can_be_scored(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    with pytest.raises(CheckpointError, match="an ONNX file, which copypaste predict reads; copypaste eval --pred"):
+        read_weights(tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize("name", [".", "pipe", "loop", "x" * 300, "a/b"])
 def test_what_is_no_file_of_weights_is_named_with_the_reason(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")

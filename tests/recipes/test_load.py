@@ -232,7 +232,7 @@ def test_all_problems_are_listed_together(recipe_file):
         ("optimizer.lr=.nan", "optimizer.lr: expected a finite number, got nan (command line)"),
         ("data.batch_size=true", "data.batch_size: expected a whole number, got true (command line)"),
         ("data.batch_size=2.5", "data.batch_size: expected a whole number, got 2.5 (command line)"),
-        ("data.batch_size=null", "data.batch_size: expected a whole number, got null (command line)"),
+        ("data.batch_size=null", "data.batch_size: expected a whole number, got null; its default is 2 (command line)"),
         ("seed.x=3", "seed: expected a whole number, got {'x': 3} (command line)"),
         ("training.microbatch=0", "training.microbatch: expected at least 1 or 'auto', got 0 (command line)"),
         (
@@ -356,6 +356,11 @@ def test_a_base_that_is_no_name_is_an_error(recipe_file):
 def test_a_missing_recipe_is_answered_with_the_shipped_ones(tmp_path):
     text = complaint(tmp_path / "recipes" / "quickstart.yaml")
     assert "no such recipe file; did you mean the shipped 'quickstart'? Shipped recipes: " in text
+
+
+def test_a_recipe_without_its_ending_is_answered_with_the_file(recipe_file):
+    path = recipe_file("seed: 1").rename(recipe_file("seed: 1").with_name("mine.yaml"))
+    assert complaint(path.with_suffix("")) == f"{path.with_suffix('')}: no such recipe file; did you mean {path}?"
 
 
 def test_a_base_whose_name_no_file_can_have_is_an_error_in_one_line(recipe_file):

@@ -60,6 +60,13 @@ def test_a_key_that_is_not_text_is_an_error():
         parse_yaml("true: a")
 
 
+def test_a_colon_without_a_space_in_braces_is_an_error_that_shows_how_to_write_it():
+    with pytest.raises(YamlError, match=r"no space after the colon in 'fig:3'; write \{fig: 3\}") as caught:
+        parse_yaml("weights: {date: 1,\n  fig:3}")
+    assert caught.value.line == 2
+    assert value_of("{'fig:3': , a:b: 1}") == {"fig:3": None, "a:b": 1}
+
+
 def test_broken_yaml_is_an_error_with_its_line():
     with pytest.raises(YamlError, match="not valid YAML") as caught:
         parse_yaml("a: 1\nb: [1\nc: 2\n")

@@ -1,4 +1,5 @@
 import copy
+import os
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from composer_copypaste.errors import DataError, ExportError, OutputError, Recip
 from composer_copypaste.models.exported import ExportedOutputs
 from composer_copypaste.models.postprocess import detect_raw
 from composer_copypaste.runs import export
-from composer_copypaste.runs.export import export_run
+from composer_copypaste.runs.export import check_new_file, export_run
 from composer_copypaste.runs.predictor import load_predictor
 
 pytest.importorskip("onnx")
@@ -123,6 +124,12 @@ def test_what_cannot_be_exported_is_named(model, images, tmp_path):
         export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=[images[0].float()])
     with pytest.raises(OutputError, match=r"none/m\.onnx: there is no folder"):
         export_onnx(model, tmp_path / "none" / "m.onnx", categories=["disc", "star"], images=images)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OutputError, match=rf"m\.onnx: {tmp_path} cannot be written to; make it writable"):
+        check_new_file(tmp_path / "m.onnx")
 
 
 def test_a_name_of_no_known_format_is_refused_first(tmp_path):

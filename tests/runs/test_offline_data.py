@@ -557,6 +557,20 @@ def test_data_of_which_nothing_may_be_pasted_is_refused(data_set, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_single_image_has_no_other_to_copy_from(data_set, tmp_path):
+    def keep_one(content):
+        kept = content["images"][0]["id"]
+        for key, name in (("images", "id"), ("annotations", "image_id")):
+            content[key] = [each for each in content[key] if each[name] == kept]
+
+    single = changed(data_set, tmp_path, keep_one)
+    with pytest.raises(DataError, match=r"changed\.json: has one image, and no other .* give source=self"):
+        write(single, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    of_itself = AugmentSettings(copy_paste=OfflineCopyPasteSettings(source="self"))
+    assert write(single, tmp_path / "out", of_itself).pasted
+
+
 def test_backgrounds_that_are_no_images_are_listed(data_set, tmp_path):
     (tmp_path / "empty").mkdir()
     settings = AugmentSettings(backgrounds=tmp_path / "empty")

@@ -145,6 +145,21 @@ def test_a_few_images_without_objects_may_be_chance():
     assert warnings_of(replace(measures, images=few), NAMES) == []
 
 
+def test_batches_in_which_nothing_could_be_pasted_are_not_taken_for_bad_luck():
+    measures = changed(all_well(), "images", pasted=np.zeros(100, dtype=np.int64))
+    measures = replace(measures, copies=rows(Copies, 0, label=0, area=0, side=0, beyond_edge=0))
+    assert warnings_of(replace(measures, unchanged=Counter({"one image": 50})), NAMES) == [
+        "in 50 of 50 batches nothing could be pasted: one image"
+    ]
+
+
+def test_where_an_overlap_limit_keeps_objects_out_it_is_named():
+    measures = changed(all_well(max_overlap=0.1), "images", pasted=np.zeros(100, dtype=np.int64))
+    measures = replace(measures, copies=rows(Copies, 0, label=0, area=0, side=0, beyond_edge=0))
+    (text,) = warnings_of(measures, NAMES)
+    assert "copy_paste.max_overlap=0.1 leaves out what finds no place" in text
+
+
 @pytest.mark.parametrize("settings", [{"bank_size": 16}, {"p": 0.0}])
 def test_few_objects_in_a_batch_are_enough_with_a_bank_and_where_nothing_is_pasted(settings):
     measures = changed(all_well(**settings), "own", may_be_copied=share(400, 0.2, True, False))
@@ -158,7 +173,7 @@ def test_a_warning_does_not_advise_what_is_done_already():
     measures = changed(measures, "images", pasted=share(100, 0.1, 2, 0))
     texts = warnings_of(measures, NAMES)
     assert len(texts) == 4
-    assert not [text for text in texts if "placement" in text or "p_instance" in text or "max_overlap" in text]
+    assert not [text for text in texts if "placement=" in text or "p_instance" in text or "max_overlap=0.3" in text]
 
 
 @pytest.mark.parametrize(

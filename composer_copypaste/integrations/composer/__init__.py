@@ -1,5 +1,5 @@
 """For MosaicML Composer, which only the extra ``composer`` brings. Where it is missing, importing this says so."""
 
-from composer_copypaste.extras import check_installed
+from composer_copypaste.extras import check_composer
 
-check_installed("composer", "training, CopyPaste and MaskRCNN need MosaicML Composer", "composer")
+check_composer()

@@ -130,6 +130,11 @@ def open_work(
             f"{annotations}: none of its objects may be pasted, as all are crowds or excluded by the settings of "
             "copy-paste, and there is no pool of cut-outs"
         )
+    if len(data.images) == 1 and not settings.backgrounds and pool is None and copy_paste.source == "batch":
+        raise DataError(
+            f"{annotations}: has one image, and no other to copy objects from; give source=self for copies of its own, "
+            "or a pool of cut-outs"
+        )
     bases = _base_images(data, images, settings, image_settings)
     planned = tuple(_plan_images(_drawn_fraction(bases, settings), settings, data))
     source = _describe_source(entries.file, draws, bases, settings, pool, reading, image_settings)

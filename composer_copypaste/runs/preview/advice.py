@@ -61,11 +61,15 @@ def percent(share: float) -> str:
 
 
 def _untouched_images(measures: Measures, settings: CopyPasteSettings) -> Iterator[str]:
+    skipped = settings.p * sum(measures.unchanged.values()) / measures.batches  # which a warning of their own explains
     untouched, intended = 1 - measures.share_of_images, 1 - settings.p
     chance = 2 * math.sqrt(settings.p * intended / len(measures.images.pasted))  # two standard deviations
-    if untouched >= MOST_UNTOUCHED and untouched - intended >= max(MORE_UNTOUCHED, chance):
+    if untouched >= MOST_UNTOUCHED and untouched - intended - skipped >= max(MORE_UNTOUCHED, chance):
         drawn = settings.p_instance is None and measures.variant.pool is None
         more = ", or copy_paste.p_instance=0.7, with which fewer draws end with no object" if drawn else ""
+        if settings.max_overlap < 1:
+            more += f"; copy_paste.max_overlap={settings.max_overlap:g} leaves out what finds no place: a larger one, "
+            more += "or a larger copy_paste.placement_tries, leaves out less"
         yield (
             f"nothing is pasted on {percent(untouched)} of the images: p={settings.p:g} leaves {percent(intended)} as "
             f"they are, and nothing arrives on another {percent(untouched - intended)}; raise copy_paste.p{more}"
@@ -91,6 +95,7 @@ def _few_objects(measures: Measures, settings: CopyPasteSettings) -> Iterator[st
 def _categories_never_copied(measures: Measures, settings: CopyPasteSettings, names: Sequence[str]) -> Iterator[str]:
     if not settings.p:
         return
+    pastes_anything = len(measures.copies.label) > 0  # else another warning says why
     weights = settings.label_weights or {}
     meant = [
         label
@@ -108,7 +113,7 @@ def _categories_never_copied(measures: Measures, settings: CopyPasteSettings, na
             f"never copied: {first_few(refused)}; no object of these may be copied, see copy_paste.area_range and "
             "relative_area_range"
         )
-    if unlucky:
+    if unlucky and pastes_anything:
         yield f"never copied: {first_few(unlucky)}; copy_paste.category_weights copies them more often"
 
 
