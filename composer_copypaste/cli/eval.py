@@ -85,7 +85,7 @@ def command(  # noqa: PLR0913 - click gives each option by its name
     from composer_copypaste.distributed import errors_raised_once, is_first_process
     from composer_copypaste.errors import RecipeError
     from composer_copypaste.recipes.schema import CocoFiles, EvaluationSettings
-    from composer_copypaste.runs.folder import RunFolder, find_best_checkpoint, find_checkpoint
+    from composer_copypaste.runs.folder import find_best_checkpoint, find_checkpoint
 
     if model is not None and is_override(str(model)):
         model, overrides = None, (str(model), *overrides)
@@ -120,16 +120,17 @@ def command(  # noqa: PLR0913 - click gives each option by its name
             files = CocoFiles(images=images, annotations=annotations) if images is not None else None
             checkpoint = model if model is None else find_checkpoint(find_best_checkpoint(model) if best else model)[0]
         report = _score_model(checkpoint, recipe, [*overrides, *changes], files, output, min_score)
-    if not is_first_process():
-        return
-    if style == "detectron2":
-        from composer_copypaste.metrics.detectron2_tables import detectron2_tables
+    if is_first_process():
+        _print_report(report, style, output)
 
-        click.echo(f"\n{detectron2_tables(report)}")
-    else:
-        from composer_copypaste.metrics.report import score_tables
 
-        click.echo(f"\n{score_tables(report)}")
+def _print_report(report: "Report", style: Literal["coco", "detectron2"], output: Path | None) -> None:
+    """Print the scores as tables, and what was written."""
+    from composer_copypaste.metrics.detectron2_tables import detectron2_tables
+    from composer_copypaste.metrics.report import score_tables
+    from composer_copypaste.runs.folder import RunFolder
+
+    click.echo(f"\n{detectron2_tables(report) if style == 'detectron2' else score_tables(report)}")
     if output is not None:
         click.echo(f"\n{output}:\n{RunFolder(output).describe()}")
 

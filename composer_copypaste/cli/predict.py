@@ -4,7 +4,7 @@ import shlex
 import sys
 from glob import has_magic
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +17,10 @@ from composer_copypaste.cli import (
     program,
     say_loading,
 )
+
+if TYPE_CHECKING:
+    from composer_copypaste.runs.predict.manifest import PredictedFiles
+    from composer_copypaste.settings import PredictSettings
 
 # ruff: noqa: D301 - click keeps the line breaks of a paragraph after a real \b
 
@@ -103,22 +107,22 @@ def command(  # noqa: PLR0913 - click gives each option by its name
             check_exists(expand_home(argument), "file or folder")
 
     say_loading(f"find objects with {source}")
-    from composer_copypaste.runs.predict.files import SURE_SCORE
     from composer_copypaste.runs.predict.run import predict_files
 
+    settings = PredictSettings(
+        min_score=min_score,
+        batch_size=batch_size,
+        tiles=tiles,
+        overlap=overlap,
+        tta=tta,
+        as_annotations=as_annotations,
+        draw=draw,
+    )
     files = predict_files(
         source,
         given,
         output,
-        PredictSettings(
-            min_score=min_score,
-            batch_size=batch_size,
-            tiles=tiles,
-            overlap=overlap,
-            tta=tta,
-            as_annotations=as_annotations,
-            draw=draw,
-        ),
+        settings,
         folder=folder,
         recipe=recipe,
         overrides=overrides,
@@ -126,15 +130,23 @@ def command(  # noqa: PLR0913 - click gives each option by its name
         value_range=value_range,
         max_megapixels=max_megapixels,
     )
-    before = f" ({files.kept} done before)" if files.kept else ""
-    click.echo(f"{output}: {count_noun(files.objects, 'object')} in {count_noun(files.images, 'image')}{before}")
-    if (draw or as_annotations) and min_score is None and files.shown < files.objects:
-        shown = " and ".join(["drawn"] * draw + ["annotated"] * as_annotations)
-        click.echo(
-            f"{files.shown} of them are {shown}, those of a score of {SURE_SCORE} or more; --min-score gives others"
-        )
+    _print_counts(files, settings)
     if files.unreadable:
         click.echo(f"{count_noun(len(files.unreadable), 'image')} could not be read:", err=True)
         click.echo("\n".join(f"  {line}" for line in files.unreadable), err=True)
         click.echo("once they are repaired, the same command looks at them alone", err=True)
         sys.exit(1)
+
+
+def _print_counts(files: "PredictedFiles", settings: "PredictSettings") -> None:
+    """Print how many objects were found, and how many of them are drawn or annotated where not all are."""
+    from composer_copypaste.errors import count_noun
+    from composer_copypaste.runs.predict.files import SURE_SCORE
+
+    before = f" ({files.kept} done before)" if files.kept else ""
+    click.echo(f"{files.output}: {count_noun(files.objects, 'object')} in {count_noun(files.images, 'image')}{before}")
+    if (settings.draw or settings.as_annotations) and settings.min_score is None and files.shown < files.objects:
+        shown = " and ".join(["drawn"] * settings.draw + ["annotated"] * settings.as_annotations)
+        click.echo(
+            f"{files.shown} of them are {shown}, those of a score of {SURE_SCORE} or more; --min-score gives others"
+        )
