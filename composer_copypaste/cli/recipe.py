@@ -61,7 +61,7 @@ def schema(ablation: bool) -> None:
     \b
     Example:
       copypaste recipe schema > recipes/schema.json
-    and, as the first line of a recipe beside it:
+    and, as the first line of a recipe in the same folder:
       # yaml-language-server: $schema=schema.json
     """
     import json

@@ -155,5 +155,5 @@ def _file_of_names(settings: DetectorSettings) -> Path | None:
     if settings.weights_categories is not None:
         return expand_home(settings.weights_categories)
     run = Path(settings.weights).absolute().parent.parent
-    file = run / "categories.json"  # as a run's folder has it beside the folder of its checkpoints
+    file = run / "categories.json"  # as in a run's folder, next to that of its checkpoints
     return file if (run / "recipe.yaml").exists() and file.exists() else None

@@ -146,7 +146,7 @@ class DataSettings:
     """Large-scale jitter of each training image. null: none."""
 
     jitter_on: Literal["loader", "device"] = "loader"
-    """Where images are jittered: in the loader's processes, or on the training device, which leaves these less to do.
+    """Where images are jittered: in the loader's processes, or on the training device, which takes that work from them.
     With "device", ``copy_paste`` neither resizes nor flips a second time, unless its ``scale_range`` and ``p_flip`` are
     given."""
 

@@ -80,7 +80,7 @@ class RunFolder:
 
     @property
     def predictions(self) -> Path:
-        """Predictions beside the truth."""
+        """Predictions next to the true objects."""
         return self.root / "predictions.png"
 
     @property
@@ -107,7 +107,7 @@ class RunFolder:
             self.curves: "losses and average precision over the training",
             self.training_pictures: "the first training batch, as the model got it",
             self.more_training_pictures: "later ones, named by the batches trained before",
-            self.predictions: "predictions beside the truth",
+            self.predictions: "predictions next to the true objects",
             self.report_page: "scores, errors and what they cost, curves, confusions, images: a page in one file",
         }
 

@@ -237,7 +237,7 @@ def divergence_advice(recipe: Recipe, last_good: Path | None) -> str:
 
 
 def save_predictions(model: InstanceSegmentationModel, data: InstanceData, path: Path) -> None:
-    """Draw a sheet of predictions beside the truth, for a few images spread over the data set."""
+    """Draw a sheet of predictions next to the true objects, for a few images spread over the data set."""
     count = min(PREDICTION_COUNT, len(data))
     images, truths, predictions = [], [], []
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""The best and the worst images of an evaluation, with what was found beside the truth."""
+"""The best and the worst images of an evaluation, with what was found next to the true objects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -109,7 +109,7 @@ def _read_truth_and_results(
 
 
 def _has_image_list(predictions: Path) -> bool:
-    """Whether ``copypaste predict`` wrote a list of images beside the results."""
+    """Whether ``copypaste predict`` wrote a list of images next to the results."""
     return predictions.with_name(MANIFEST).exists() and predictions.with_name(IMAGES).exists()
 
 

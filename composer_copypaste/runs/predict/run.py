@@ -247,7 +247,7 @@ def _write_files(work: _Work, records: RecordFile, kept: int) -> PredictedFiles:
     output, categories = work.output, work.predictor.categories
     check_noted_files(output)
     objects, shown = write_results(output / RESULTS, done(), work.shown_score)
-    if not work.inputs.categories:  # pycocotools needs them beside the images
+    if not work.inputs.categories:  # pycocotools needs a list of them, with the images
         write_image_list(output / IMAGES, done(), work.inputs, categories)
     if work.settings.as_annotations:
         write_annotations(output / ANNOTATIONS, done, work.inputs, categories, work.shown_score)
