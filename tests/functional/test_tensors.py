@@ -1,9 +1,9 @@
-"""The way from the host to a device, and back."""
+"""The way from the host to a device, and what is computed there beside autocast."""
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from composer_copypaste.functional.tensors import on_device
+from composer_copypaste.functional.tensors import on_device, without_autocast
 
 
 class Copies(TorchFunctionMode):
@@ -24,3 +24,10 @@ def test_the_host_waits_for_numbers_that_come_to_it_and_for_no_others():
         on_device([1, 2], torch.device("cpu"))  # from a GPU torch would return before they are there
         on_device([1, 2], torch.device("meta"))
     assert copies.waits == [True, False]
+
+
+def test_without_autocast_numbers_keep_their_type_within_an_autocast_region():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        with without_autocast(torch.device("cpu")):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
