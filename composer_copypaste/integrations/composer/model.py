@@ -150,6 +150,9 @@ class Detector(InstanceSegmentationModel):
         super().__init__(num_classes, metric=metric, labels=labels)
         given = self.settings_type() if settings is None else settings
         self.settings = settings_from(DetectorSettings, given, overrides)
+        if not isinstance(self.settings, self.settings_type) and self.settings.name != self.settings_type.name:
+            expected = f"{self.settings_type.name!r} for {type(self).__name__}"
+            raise ValueError(f"name: expected {expected}, got {self.settings.name!r}; give it to Detector")
         if metric is not None and not self.settings.has_masks and "segm" in metric.iou_types:
             raise ValueError(f"metric: expected iou_types=('bbox',), as {self.settings.title} finds boxes alone")
         self.module = build_detector(num_classes, self.settings)

@@ -7,7 +7,7 @@ from composer.core import DataSpec
 from pycocotools import mask as coco_masks
 from torchmetrics import Metric
 
-from composer_copypaste import MaskRCNN, MaskRCNNSettings
+from composer_copypaste import DetectorSettings, MaskRCNN, MaskRCNNSettings
 from composer_copypaste.integrations.composer.model import LOSSES
 from composer_copypaste.models.inputs import check_targets
 
@@ -207,6 +207,12 @@ def test_settings_by_name_take_the_place_of_those_in_one_value():
     settings = MaskRCNNSettings(backbone="small", box_dropout=0.1, mask_dropout=0.2)
     expected = MaskRCNNSettings(backbone="small", box_dropout=0.5, mask_dropout=0.2)
     assert MaskRCNN(3, settings, box_dropout=0.5).settings == expected
+
+
+def test_settings_of_another_detector_make_no_mask_rcnn():
+    assert MaskRCNN(3, DetectorSettings(backbone="small")).settings.name == "mask_rcnn"
+    with pytest.raises(ValueError, match=r"^name: expected 'mask_rcnn' for MaskRCNN, got 'fcos'; give it to Detector$"):
+        MaskRCNN(3, DetectorSettings(name="fcos", backbone="small"))
 
 
 @pytest.mark.parametrize("wrong", [0, 3, -1])
