@@ -51,7 +51,7 @@ class IdMaps:
             maps = _narrowed_on_host(maps)
         if maps.dtype == torch.uint8:
             return cls(maps, 0, BYTE - 1)
-        low, high = _range(maps)
+        low, high = read_back(torch.stack(maps.aminmax())).tolist()
         if maps.element_size() > WIDEST_READ:
             held = (dtype for dtype in NARROW_TYPES if _holds(dtype, low) and _holds(dtype, high))
             maps = maps.to(next(held, maps.dtype))
@@ -88,14 +88,6 @@ def _narrowed_on_host(maps: Integer[Tensor, "n h w"]) -> Integer[Tensor, "n h w"
 def _holds(dtype: torch.dtype, number: int) -> bool:
     limits = torch.iinfo(dtype)
     return limits.min <= number <= limits.max
-
-
-def _range(maps: Integer[Tensor, "n h w"]) -> tuple[int, int]:
-    """The lowest and the highest id; of no pixels 0 and -1."""
-    if not maps.numel():
-        return 0, -1
-    low, high = read_back(torch.stack(maps.aminmax())).tolist()
-    return low, high
 
 
 def check_ids(ids: Sequence[Integer[ndarray, " _n"]], ignore_index: int | None, background: int = 0) -> None:

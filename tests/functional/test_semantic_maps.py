@@ -56,16 +56,6 @@ def test_ids_may_lie_far_from_each_other(far):
     with_steps_of_a_device(assert_found, maps)
 
 
-def test_no_maps_hold_no_classes():
-    assert IdMaps.of(torch.zeros((0, 4, 4), dtype=torch.int64)).classes() == []
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_of_maps_without_a_pixel_each_has_no_class(dtype):
-    found = IdMaps.of(torch.zeros((2, 0, 4), dtype=dtype)).classes()
-    assert [classes.ids.tolist() for classes in found] == [[], []]
-
-
 def test_masks_are_cut_to_their_classes_on_the_host_and_whole_planes_on_a_device():
     maps = torch.zeros((1, 8, 8), dtype=torch.uint8)
     maps[0, 2:4, 3:8] = 7
