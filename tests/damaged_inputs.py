@@ -37,7 +37,11 @@ from composer_copypaste import (
     describe_file,
     load_predictor,
 )
+from composer_copypaste.data.coco_json import CocoAnnotations
 from composer_copypaste.errors import UserError
+from composer_copypaste.metrics.coco_map import CocoMeanAveragePrecision
+from composer_copypaste.metrics.error_analysis import find_errors
+from composer_copypaste.metrics.results import CocoResults
 from composer_copypaste.models.detectors import build_detector
 from composer_copypaste.recipes.load import load_recipe, recipe_to_yaml
 
@@ -254,12 +258,17 @@ def damaged_batch(draw: random.Random) -> tuple[Any, Any]:
     return given["images"], given["targets"]
 
 
-def coco_files(folder: Path) -> Callable[[random.Random], None]:
-    """COCO files, whose images are read with their objects."""
-    counts = [9, 5, 3, 5, 3, 5, 3, 5, 3, 5, 18]  # of the square of the polygon, column by column
+def outlines_of_a_square() -> list[Any]:
+    """A square of five pixels a side as a polygon, as numbers of pixels, and as these in text."""
+    counts = [9, 5, 3, 5, 3, 5, 3, 5, 3, 5, 18]  # column by column
     text = coco_masks.frPyObjects({"size": [SIDE, SIDE], "counts": counts}, SIDE, SIDE)["counts"].decode()
-    outlines = [[[1, 1, 6, 1, 6, 6, 1, 6]], *({"size": [SIDE, SIDE], "counts": each} for each in (counts, text))]
-    content = {
+    return [[[1, 1, 6, 1, 6, 6, 1, 6]], *({"size": [SIDE, SIDE], "counts": each} for each in (counts, text))]
+
+
+def coco_content() -> dict[str, Any]:
+    """Two images with two objects each, in all forms of outlines."""
+    outlines = outlines_of_a_square()
+    return {
         "info": {"year": 2026},
         "images": [{"id": n, "file_name": f"{n}.png", "width": SIDE, "height": SIDE} for n in range(2)],
         "categories": [{"id": 3, "name": "nut"}, {"id": 5, "name": "fig", "supercategory": "fruit"}],
@@ -269,6 +278,11 @@ def coco_files(folder: Path) -> Callable[[random.Random], None]:
             for n in range(4)
         ],
     }  # fmt: skip
+
+
+def coco_files(folder: Path) -> Callable[[random.Random], None]:
+    """COCO files, whose images are read with their objects."""
+    content = coco_content()
     for number, image in enumerate(make_images()):
         Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(folder / f"{number}.png")
 
@@ -279,6 +293,30 @@ def coco_files(folder: Path) -> Callable[[random.Random], None]:
         data = CocoInstances(folder, file)
         for image, objects in data:
             check_batch([image], [objects], [image])
+
+    return try_one
+
+
+def results(folder: Path) -> Callable[[random.Random], None]:
+    """COCO results, which are described alone, or scored by annotations."""
+    (folder / "truth.json").write_text(as_json(coco_content()))
+    truth = CocoAnnotations.load(folder / "truth.json")
+    boxes = [{"image_id": n % 2, "category_id": 3, "score": 0.5, "bbox": [1, 1, 5, 5]} for n in range(3)]
+    masks = [{**box, "segmentation": each} for box, each in zip(boxes, outlines_of_a_square(), strict=True)]
+
+    def try_one(draw: random.Random) -> None:
+        file = folder / "results.json"
+        text = damage_text(as_json(damage(draw.choice([boxes, masks, masks])[:], draw)), draw)
+        file.write_bytes(text.encode("utf-8", errors="surrogatepass"))
+        if draw.randrange(2):
+            describe_file(file)
+            return
+        found = CocoResults.load(file, truth)
+        metric = CocoMeanAveragePrecision(truth, iou_types=("bbox", "segm") if found.masks else ("bbox",))
+        metric.update_results(found.images)
+        for value in metric.compute().values():
+            assert value.isnan() or 0 <= value <= 1
+        find_errors(metric.overlaps(metric.iou_types[-1]))
 
     return try_one
 
@@ -373,6 +411,7 @@ DOORS: dict[str, Door] = {
     "plan": plans,
     "batch": batches,
     "coco": coco_files,
+    "results": results,
     "recipe": recipes,
     "checkpoint": checkpoints,
 }

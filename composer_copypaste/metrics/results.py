@@ -199,11 +199,12 @@ def _leave_out_unknown(groups: dict[int, list[Entry]], annotations: CocoAnnotati
 def _read_image(
     number: int, group: list[Entry], image: CocoImage | None, problems: list[str], *, masks: bool
 ) -> ScoredDetections:
-    size = None if image is None else (image.height, image.width)
-    encoded = _read_masks(number, group, size, problems) if masks else None
+    size, encoded = None if image is None else (image.height, image.width), None
+    if masks:
+        group, encoded = _read_masks(number, group, size, problems)
     lacking = [place for place, (_, entry) in enumerate(group) if entry.get("bbox") is None]
     boxes = np.array([entry.get("bbox") or (0, 0, 0, 0) for _, entry in group], dtype=np.float64).reshape(-1, 4)
-    if lacking and encoded is not None and len(encoded.counts) == len(group):
+    if lacking and encoded is not None:
         rles = encoded.rles()
         boxes[lacking] = coco_mask.toBbox([rles[place] for place in lacking])
     return ScoredDetections(
@@ -214,8 +215,11 @@ def _read_image(
     )
 
 
-def _read_masks(number: int, group: Sequence[Entry], size: Size | None, problems: list[str]) -> EncodedMasks:
-    """The masks of an image's results; a mask that cannot be used is added to the problems."""
+def _read_masks(
+    number: int, group: Sequence[Entry], size: Size | None, problems: list[str]
+) -> tuple[list[Entry], EncodedMasks]:
+    """The results of an image whose masks can be used, and these masks; the others are added to the problems."""
+    kept: list[Entry] = []
     codes: list[bytes] = []
     for place, entry in group:
         own = size or _stated_size(entry["segmentation"])
@@ -225,16 +229,18 @@ def _read_masks(number: int, group: Sequence[Entry], size: Size | None, problems
                     "without annotations, a mask has to say the size of its image, [height, width], as polygons cannot"
                 )
             codes.append(_encoded(entry["segmentation"], own))
+            kept.append((place, entry))
             size = own
         except SegmentationError as error:
             problems.append(f"result number {place} (image {number}): {error}")
-    if size is not None:
-        expected = size[0] * size[1]
-        for place, pixels in enumerate(count_encoded_pixels(codes).tolist()):
-            if pixels != expected:
-                what = "cannot be decoded" if pixels < 0 else f"has {pixels} pixels, its image has {expected}"
-                problems.append(f"result number {group[place][0]} (image {number}): the mask {what}")
-    return EncodedMasks(size=size, counts=tuple(codes))
+    if size is None:
+        return [], EncodedMasks(None, ())
+    pixels, expected = count_encoded_pixels(codes), size[0] * size[1]
+    for row in np.flatnonzero(pixels != expected).tolist():
+        what = "cannot be decoded" if pixels[row] < 0 else f"has {pixels[row]} pixels, its image has {expected}"
+        problems.append(f"result number {kept[row][0]} (image {number}): the mask {what}")
+    rows = np.flatnonzero(pixels == expected).tolist()
+    return [kept[row] for row in rows], EncodedMasks(size, tuple(codes[row] for row in rows))
 
 
 def _stated_size(segmentation: object) -> Size | None:

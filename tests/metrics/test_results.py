@@ -119,6 +119,11 @@ def test_numbers_that_are_too_large_are_named(wrong, message):
     assert read_results([{**GOOD, **wrong}], Path("results.json")).problems == [f"result number 1: {message}"]
 
 
+def test_without_annotations_a_mask_may_be_a_row_as_long_as_that_of_the_largest_image():
+    mask = {"size": [1, 2**31 - 1], "counts": [2**31 - 1]}
+    assert not read_results([{**GOOD, "segmentation": mask}], Path("results.json")).problems
+
+
 def test_a_run_that_pycocotools_cannot_hold_is_named():
     mask = {"size": [2**16, 2**16], "counts": [2**32]}
     [problem] = read_results([{**GOOD, "segmentation": mask}], Path("results.json")).problems
@@ -155,8 +160,21 @@ def test_a_mask_that_cannot_be_used_is_named(mask, message, annotations):
     assert message in str(raised.value)
 
 
+def test_of_results_with_bad_masks_the_others_are_read_and_each_bad_one_is_named_by_its_number():
+    masks = [MASK, [[1, 2, 3]], {**MASK, "counts": "52"}, MASK]
+    results = [{**GOOD, "score": score, "segmentation": mask} for score, mask in zip((4, 3, 2, 1), masks, strict=True)]
+
+    found = read_results(results, Path("results.json"))
+
+    assert [text.split(" (")[0] for text in found.problems] == ["result number 2", "result number 3"]
+    image = found.results.images[3]
+    assert (image.scores.tolist(), image.masks.rles()) == ([4, 1], [RLE, RLE])
+    assert len(image.boxes) == len(image.categories) == 2
+
+
 @pytest.mark.parametrize(
-    "mask", [[SQUARE], *({**MASK, "size": size} for size in (["20", 30], [20, None], [-20, -30], [600, 0], [1, 2**31]))]
+    "mask",
+    [[SQUARE], *({**MASK, "size": size} for size in (["20", 30], [20, None, 30], [-20, -30], [600, 0], [1, 2**31]))],
 )
 def test_masks_whose_image_has_no_known_size_are_named(mask):
     problems = read_results([{**GOOD, "segmentation": mask}], Path("results.json")).problems
