@@ -12,11 +12,11 @@ from jaxtyping import Float64, Int64
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from composer_copypaste.compact_masks import as_planes
+from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.data.annotation_json import CocoImage, ReadingOptions, Size, as_whole_number
 from composer_copypaste.data.coco_json import LARGEST_ID, CocoAnnotations, garbage_collection_paused
 from composer_copypaste.data.rle import count_encoded_pixels, rle_of_segmentation
-from composer_copypaste.errors import count_noun
+from composer_copypaste.errors import as_json, count_noun
 from composer_copypaste.files import read_json
 from composer_copypaste.metrics.scores import Array, CocoDict
 
@@ -308,7 +308,7 @@ def _encoded_masks(fields: Fields, count: int, where: str) -> EncodedMasks:
     if "rles" in fields:
         masks = _masks_from_rles(fields["rles"], where)
     elif "masks" in fields:
-        masks = _masks_from_pixels(as_planes(fields["masks"]), where)
+        masks = _masks_from_pixels(_planes(fields["masks"], where), where)
     elif count == 0:
         masks = EncodedMasks(size=None, counts=())
     else:
@@ -352,6 +352,14 @@ def _encoded_counts(counts: object, where: str) -> bytes:
         f"{where}: expected compressed run lengths, text or bytes, got {counts!r}; pycocotools.mask.frPyObjects "
         "compresses numbers"
     )
+
+
+def _planes(masks: object, where: str) -> Tensor:
+    """Masks as a tensor, on the device that they are on."""
+    try:
+        return torch.as_tensor(masks.dense() if isinstance(masks, CompactMasks) else masks)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{where}: expected numbers in masks, got {as_json(masks)}") from None
 
 
 def _masks_from_pixels(planes: Tensor, where: str) -> EncodedMasks:

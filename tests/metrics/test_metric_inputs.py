@@ -39,11 +39,11 @@ def test_probabilities_of_torchvision_count_above_one_half():
     assert numbers(metric)["AP"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
-def test_planes_of_zeros_and_ones_score_as_run_lengths_do(dtype):
+@pytest.mark.parametrize("form", [torch.Tensor.bool, torch.Tensor.byte, torch.Tensor.numpy])
+def test_planes_of_zeros_and_ones_score_as_run_lengths_do(form):
     scene = random_scene()
     predictions = [
-        {**without(p, "rles"), "masks": planes(p["rles"]).to(dtype)} if p["rles"] else p for p in scene.predictions
+        {**without(p, "rles"), "masks": form(planes(p["rles"]))} if p["rles"] else p for p in scene.predictions
     ]
 
     metric = scored(Scene(predictions, scene.targets, scene.dataset))
@@ -284,6 +284,7 @@ def with_code(prediction, counts):
         (lambda p, t: (p, {**t, "image_id": 2**63}), "expected at most 9223372036854775807, got 9223372036854775808"),
         (lambda p, t: (p, {**t, "image_id": torch.tensor([7, 8])}), r"expected a whole number, got tensor\(\[7, 8\]\)"),
         (lambda p, t: (p, {**t, "masks": torch.ones(1, 20, 50)}), r"expected masks of the original size \(20, 50\)"),
+        (lambda p, t: (p, {**t, "masks": "all"}), 'target of image 1: expected numbers in masks, got "all"'),
         (lambda p, t: (p, {**t, "masks": torch.ones(40, 50)}), r"expected masks \(n, h, w\) or"),
         (
             lambda p, t: (p, {**t, "masks": torch.ones(1, 2, 40, 50)}),
