@@ -99,7 +99,13 @@ def test_the_draw_keeps_to_the_settings_of_the_batch_that_receives():
 
 @pytest.mark.parametrize(
     ("rectangle", "shape"),
-    [((0, 0, 3, 2), (3, 4)), ((5, 6, 8, 8), (3, 4)), ((0, 0, 8, 8), (8, 8)), ((3, 3, 5, 4), (3, 4))],
+    [
+        ((0, 0, 3, 2), (3, 4)),
+        ((5, 6, 8, 8), (3, 4)),
+        ((0, 6, 1, 7), (3, 2)),
+        ((0, 0, 8, 8), (8, 8)),
+        ((3, 3, 5, 4), (3, 4)),
+    ],
 )
 def test_a_crop_ends_one_pixel_beyond_its_object_or_at_the_edge_of_its_image(rectangle, shape):
     bank = seen(target(rectangle, labels=[7]))
