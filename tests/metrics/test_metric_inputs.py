@@ -319,6 +319,14 @@ def test_an_image_that_was_read_with_annotations_is_not_scored_without_them():
         InputReader(True, None, official=None).ground_truth(1, image)
 
 
+def test_an_image_id_may_have_64_bits():
+    metric = CocoMeanAveragePrecision()
+
+    metric.update(*([part] for part in one_object(image_id=2**63 - 1)))
+
+    assert metric.matches().image_ids.tolist() == [2**63 - 1]
+
+
 def test_each_target_needs_a_prediction():
     with pytest.raises(ValueError, match="expected a prediction for each of 1 target, got 0"):
         CocoMeanAveragePrecision().update([], [one_object()[1]])
