@@ -85,7 +85,7 @@ class PanopticPairs:
         Their instances are numbered on from the largest id of their map. Ids come back in the maps' type if it holds
         all of the batch, else in a wider one.
         """
-        most = max((largest + count for largest, count in zip(self.largest, added, strict=True)), default=0)
+        most = max(largest + count for largest, count in zip(self.largest, added, strict=True))
         return [
             {**given, **_painted(given, found, count, largest, most)}
             for given, found, count, largest in zip(self.given, detections, added, self.largest, strict=True)

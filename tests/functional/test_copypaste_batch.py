@@ -302,12 +302,13 @@ def test_it_says_nothing_where_nothing_was_to_be_expected(targets, p):
         copypaste_batch(make_images(len(targets)), targets, generator=seeded(), p=p)
 
 
-def test_it_says_nothing_where_p_is_0_or_a_plan_left_out_what_could_be_copied():
+def test_it_says_nothing_where_p_is_0_or_a_plan_leaves_out_what_could_be_copied_or_puts_it_outside():
     crowd = target(FULL, iscrowd=torch.ones(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         copypaste_batch(make_images(), [crowd] * 2, bank=InstanceBank(1), p=0.0)
         copypaste_batch(make_images(), [crowd, target(FULL)], plan=plan_of())
+        copypaste_batch(make_images(1), [crowd], plan=plan_of((0, 0, 0, ((1, 0, 99), (0, 1, 0)))))
 
 
 def test_images_and_targets_of_different_number_are_an_error():
@@ -392,6 +393,7 @@ def test_maps_get_no_flags():
     maps, row = torch.zeros(2, SIDE, SIDE, dtype=torch.int64), (0, 1, 1, IDENTITY)
     maps[1, :2, :2] = 7
     result = carry_out(plan_of(row), make_images(), maps)
+    assert result.added == [1, 0]
     assert with_pasted_flags(result) is result.targets
     pairs = [{"class_map": ids, "instance_map": ids} for ids in maps]
     result = carry_out(plan_of((0, 1, 0, IDENTITY)), make_images(), pairs)

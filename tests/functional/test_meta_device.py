@@ -12,6 +12,7 @@ from copypaste_cases import (
     ON_HOST,
     SIDE,
     Case,
+    block,
     cases,
     in_another_form,
     make_images,
@@ -123,6 +124,10 @@ def test_with_p_0_no_value_of_targets_is_needed():
     targets = on_meta([target((0, 0, 4, 4)) | {"masks": torch.ones(1, SIDE, SIDE, dtype=torch.bool)}], keeping=())
     _, (after,) = copypaste_batch(make_images(1).to("meta"), targets, p=0.0)
     assert after["masks"].dtype == torch.bool
+    masks = torch.stack([block(0, 0, 4, 4), block(4, 4, 8, 8)])
+    targets = on_meta([target((0, 0, 4, 4), (4, 4, 8, 8)) | {"masks": 255 * masks}], keeping=("masks",))
+    _, (after,) = copypaste_batch(make_images(1), targets, p=0.0)
+    assert torch.equal(after["masks"], masks)
 
 
 def test_what_a_bank_remembers_moves_to_the_device_of_the_batch():

@@ -115,12 +115,16 @@ def test_without_an_ignored_class_all_instances_are_copied_and_masks_are_not_nee
     assert sorted(after[0]) == ["class_map", "instance_map"]
 
 
-def test_ids_that_the_maps_type_does_not_hold_come_back_in_a_wider_one():
-    targets = [pair((255, PERSON, 0, 6, 2, 8), dtype=torch.uint8), pair((1, CAR, 0, 0, 3, 3), dtype=torch.uint8)]
+@pytest.mark.parametrize(
+    ("dtype", "wider"), [(torch.uint8, torch.int16), (torch.int16, torch.int32), (torch.int32, torch.int64)]
+)
+def test_ids_that_the_maps_type_does_not_hold_come_back_in_the_next_wider_one(dtype, wider):
+    largest = torch.iinfo(dtype).max
+    targets = [pair((largest, PERSON, 0, 6, 2, 8), dtype=dtype), pair((1, CAR, 0, 0, 3, 3), dtype=dtype)]
     _, after = carried_out(targets, (0, 1, 0, IDENTITY))
-    assert after[0]["instance_map"].unique().tolist() == [0, 255, 256]
-    assert {target["instance_map"].dtype for target in after} == {torch.int16}
-    assert {target["class_map"].dtype for target in after} == {torch.uint8}
+    assert after[0]["instance_map"].unique().tolist() == [0, largest, largest + 1]
+    assert {target["instance_map"].dtype for target in after} == {wider}
+    assert {target["class_map"].dtype for target in after} == {dtype}
 
 
 def test_ids_that_the_maps_type_just_holds_come_back_in_it():

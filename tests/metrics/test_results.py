@@ -195,6 +195,13 @@ def test_results_that_come_after_a_computation_are_scored(annotations, recwarn):
     assert not recwarn.list  # torchmetrics warns of what is computed before an update
 
 
+def test_of_two_results_for_the_same_image_the_first_counts(annotations):
+    metric = CocoMeanAveragePrecision(annotations)
+    metric.update_results(load([{**GOOD, "segmentation": MASK}], annotations).images)
+    metric.update_results({})
+    assert metric.compute()["segm/AP"] == pytest.approx(1)
+
+
 def test_an_image_without_results_is_one_in_which_nothing_was_found(annotations):
     metric = CocoMeanAveragePrecision(annotations)
     metric.update_results({})
