@@ -4,9 +4,11 @@ Under pytest, beartype refuses most of them first: they are given in a process o
 """
 
 import json
+import linecache
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,12 +20,14 @@ from torchvision import tv_tensors
 
 from composer_copypaste import (
     CocoMeanAveragePrecision,
+    CopyPasteTransform,
     InstanceBank,
     PastePlan,
     copypaste_batch,
     large_scale_jitter_batch,
     plan_batch,
 )
+from composer_copypaste.errors import OldSettingWarning
 from composer_copypaste.functional.arguments import check_batch
 
 
@@ -434,6 +438,22 @@ CASES = {
 }
 
 
+WITH_AN_OLD_SETTING = {
+    "copypaste_batch": lambda: copypaste_batch(make_images(), both(), categories=(1,), p=0.0),
+    "plan_batch": lambda: plan_batch(make_images(), both(), categories=(1,), p=0.0),
+    "CopyPasteTransform": lambda: CopyPasteTransform(categories=(1,)),
+}
+
+
+def warned_line(call):
+    """The line that the one warning of a call points at."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", OldSettingWarning)
+        call()
+    (warning,) = caught
+    return linecache.getline(warning.filename, warning.lineno)
+
+
 def said(call):
     try:
         call()
@@ -454,10 +474,16 @@ def test_a_wrong_argument_is_an_error_that_says_where_and_what(case, answers):
     assert answers[case] == CASES[case][1]
 
 
+@pytest.mark.parametrize("function", WITH_AN_OLD_SETTING)
+def test_a_warning_points_at_the_line_that_gave_the_setting(function, answers):
+    assert f": {function}(" in answers[function]
+
+
 @pytest.mark.parametrize("shape", [(3, SIDE, 1), (3, SIDE, 3), (4, SIDE, 3), (5, 4, 3), (5, SIDE, 2), (5, SIDE, 5)])
 def test_an_image_of_few_columns_is_not_taken_for_one_with_its_channels_last(shape):
     check_batch([torch.zeros(shape)], [target()])
 
 
 if __name__ == "__main__":
-    print(json.dumps({case: said(call) for case, (call, _) in CASES.items()}))
+    lines = {function: warned_line(call) for function, call in WITH_AN_OLD_SETTING.items()}
+    print(json.dumps({case: said(call) for case, (call, _) in CASES.items()} | lines))
