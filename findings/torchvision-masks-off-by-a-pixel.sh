@@ -6,8 +6,9 @@
 # is a pixel wider and higher: as if a box ended at its last pixel, while torchvision's end after it. So no AP of masks can
 # be 100: of COCO's thresholds from 0.5 to 0.95, small objects do not reach the upper ones. It is not for want of
 # resolution: with aligned=True for the one, and for the other the value at the middle of each pixel, as Detectron2 has it,
-# 28 x 28 values give the mask back. Here images are not resized; where they are, the first shift is half a pixel of the
-# resized image, and the second stays. Installing torch takes some gigabytes.
+# 28 x 28 values give the mask back. Here images are not resized, as where the loader gives them at their final size. Where
+# torchvision resizes them, it takes each pixel of a mask at its upper left corner, half a resized pixel off the other way:
+# the first shift is undone, and the second stays. Installing torch takes some gigabytes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

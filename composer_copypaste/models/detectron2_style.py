@@ -28,7 +28,7 @@ from torchvision.ops import (
 )
 from torchvision.ops._utils import convert_boxes_to_roi_format
 
-from composer_copypaste.models.mask_loss import TrainsOnCompactMasks, resized_masks
+from composer_copypaste.models.mask_loss import AlignedMaskRoIHeads, TrainsOnCompactMasks, resized_masks
 from composer_copypaste.models.pillow_resize import resize_as_pillow
 
 MARK = "detectron2_style"
@@ -46,6 +46,11 @@ SMALLEST_SIDE = torch.finfo(torch.float32).tiny
 def is_detectron2_style(model: nn.Module) -> bool:
     """Whether a model is built by these rules."""
     return hasattr(model, MARK)
+
+
+def draws_between_pixels(model: nn.Module) -> bool:
+    """Whether the masks that a model finds are drawn as ``sample_mask`` does it, and not as torchvision does."""
+    return is_detectron2_style(model) or isinstance(getattr(model, "roi_heads", None), AlignedMaskRoIHeads)
 
 
 def apply_detectron2_style(model: TorchvisionMaskRCNN) -> None:
@@ -138,7 +143,7 @@ class Detectron2Transform(GeneralizedRCNNTransform):
             return image, target
         target = {**target, "boxes": resize_boxes(target["boxes"], list(size), list(resized))}
         if "masks" in target:
-            target["masks"] = resized_masks(target["masks"], resized)
+            target["masks"] = resized_masks(target["masks"], resized, aligned=True)
         return image, target
 
     def postprocess(
@@ -321,6 +326,7 @@ class Detectron2CompactRoIHeads(TrainsOnCompactMasks, Detectron2RoIHeads):
     """The same heads, which take the masks of training targets as planes and as cut-outs."""
 
     compilable = Detectron2RoIHeads
+    aligned = True
 
 
 # ---- masks

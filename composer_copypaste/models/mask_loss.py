@@ -1,4 +1,4 @@
-"""The mask loss of Mask R-CNN on masks that are cut-outs: no mask of the image's size is made."""
+"""The mask loss of Mask R-CNN on masks that are cut-outs, of which none of the image's size is made, or are aligned."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -24,6 +24,9 @@ class TrainsOnCompactMasks(RoIHeads):
 
     compilable: ClassVar[type[RoIHeads]]
     """The same heads without this."""
+    aligned: ClassVar[bool] = False
+    """Whether the masks to be found are cut out where pixels lie, and not half a pixel off, as torchvision does it
+    with masks that it has resized half a pixel off the other way, and with others."""
     _sampled: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
     """In a training step on cut-outs: the proposals sampled of each image, their objects and their labels."""
     _masks_later: bool = False
@@ -47,8 +50,8 @@ class TrainsOnCompactMasks(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Any]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """As torchvision's, with a mask loss that takes cut-outs where the targets have them."""
-        if not (self.training and targets and isinstance(targets[0].get("masks"), CompactMasks)):
+        """As torchvision's, with the mask loss of this module where it is another one."""
+        if not (self.training and targets and (self.aligned or isinstance(targets[0].get("masks"), CompactMasks))):
             return super().forward(features, proposals, image_shapes, targets)
         self._masks_later = True
         try:
@@ -62,7 +65,8 @@ class TrainsOnCompactMasks(RoIHeads):
         masks = [target["masks"] for target in targets]
         objects = [own[index] for own, index in zip(matched, found, strict=True)]
         chosen = torch.cat([own[index] for own, index in zip(labels, found, strict=True)])
-        return result, {**losses, "loss_mask": mask_loss(logits, chosen, masks, boxes, objects)}
+        loss = mask_loss(logits, chosen, masks, boxes, objects, aligned=self.aligned)
+        return result, {**losses, "loss_mask": loss}
 
 
 class CompactMaskRoIHeads(TrainsOnCompactMasks):
@@ -71,40 +75,57 @@ class CompactMaskRoIHeads(TrainsOnCompactMasks):
     compilable = RoIHeads
 
 
+class AlignedMaskRoIHeads(CompactMaskRoIHeads):
+    """The same heads, trained on masks where pixels lie; what they find is to be drawn there, by ``sample_mask``."""
+
+    aligned = True
+
+
 def mask_loss(
     logits: Float[Tensor, "r c s s"],
     labels: Int64[Tensor, " r"],
-    masks: Sequence[CompactMasks],
+    masks: Sequence[Shaped[Tensor, "_n _h _w"]] | Sequence[CompactMasks],
     boxes: Sequence[Float[Tensor, "_m 4"]],
     objects: Sequence[Int64[Tensor, " _m"]],
+    *,
+    aligned: bool = False,
 ) -> Float[Tensor, ""]:
     """The binary cross-entropy of the logits of each proposal's label, as torchvision computes it.
 
     Args:
         logits: of all proposals, image after image, and all classes.
         labels: of the proposals.
-        masks: of the objects of each image.
+        masks: of the objects of each image, as planes or as cut-outs.
         boxes: the proposals of each image, (x1, y1, x2, y2).
         objects: the index of each proposal's object among those of its image.
+        aligned: whether masks are cut out where pixels lie; torchvision does it half a pixel off.
     """
     if not len(labels):
         return logits.sum() * 0  # of no proposals the mean would be NaN
-    expected = mask_targets(masks, boxes, objects, logits.shape[-1])
+    resample = mask_targets if isinstance(masks[0], CompactMasks) else _targets_of_planes
+    expected = resample(masks, boxes, objects, logits.shape[-1], aligned=aligned)  # type: ignore[arg-type]
     chosen = logits[torch.arange(len(labels), device=labels.device), labels]
     return functional.binary_cross_entropy_with_logits(chosen, expected)
 
 
-def resized_masks(masks: Tensor | CompactMasks, size: tuple[int, int]) -> Tensor | CompactMasks:
-    """The masks in their image resized to ``size``; each pixel is the one that ``interpolate`` takes as the nearest.
+def resized_masks(
+    masks: Tensor | CompactMasks, size: tuple[int, int], *, aligned: bool = False
+) -> Tensor | CompactMasks:
+    """The masks in their image resized to ``size``.
+
+    Each pixel is the one in which its middle lies, if ``aligned``; else the one in which its upper left corner lies, as
+    torchvision takes it. There the result lies half a pixel off, which a mask loss that is not aligned makes good.
 
     They are resized as uint8: as float32, as torchvision does, they would take four times the memory.
     """
     if tuple(masks.shape[1:]) == size:
         return masks
     if not isinstance(masks, CompactMasks):
-        return functional.interpolate(masks.view(torch.uint8)[:, None], size)[:, 0]
+        mode = "nearest-exact" if aligned else "nearest"
+        return functional.interpolate(masks.view(torch.uint8)[:, None], size, mode=mode)[:, 0]
+    first = np.float32(0.5 if aligned else 0)
     rows, columns = (
-        np.floor(np.arange(new, dtype=np.float32) * np.float32(old / new)).astype(np.int64)
+        np.floor((first + np.arange(new, dtype=np.float32)) * np.float32(old / new)).astype(np.int64)
         for old, new in zip(masks.size, size, strict=True)
     )
     windows, parts = np.zeros_like(masks.windows), []
@@ -128,6 +149,8 @@ def mask_targets(
     boxes: Sequence[Float[Tensor, "_m 4"]],
     objects: Sequence[Int64[Tensor, " _m"]],
     side: int,
+    *,
+    aligned: bool = False,
 ) -> Float[Tensor, "r side side"]:
     """What a mask head should find in each proposal: the part of its object's mask, resampled to ``side`` pixels.
 
@@ -156,8 +179,24 @@ def mask_targets(
         index = on_device(members, device)
         plane_of = on_device(np.searchsorted(rows, which[members]), device, shifted.dtype)
         rois = torch.cat([plane_of[:, None], shifted[index]], dim=1)
-        found[index] = roi_align(planes, rois, (side, side), 1.0)[:, 0]
+        found[index] = roi_align(planes, rois, (side, side), 1.0, aligned=aligned)[:, 0]
     return found
+
+
+def _targets_of_planes(
+    masks: Sequence[Shaped[Tensor, "_n h w"]],
+    boxes: Sequence[Float[Tensor, "_m 4"]],
+    objects: Sequence[Int64[Tensor, " _m"]],
+    side: int,
+    *,
+    aligned: bool,
+) -> Float[Tensor, "r side side"]:
+    """As :func:`mask_targets`, from planes, all of an image at once, as torchvision does it."""
+    found = []
+    for planes, own, index in zip(masks, boxes, objects, strict=True):
+        rois = torch.cat([index[:, None].to(own.dtype), own], dim=1)
+        found.append(roi_align(planes[:, None].to(own.dtype), rois, (side, side), 1.0, aligned=aligned)[:, 0])
+    return torch.cat(found)
 
 
 def _place(masks: CompactMasks, number: int) -> _Place:

@@ -20,7 +20,7 @@ from composer_copypaste.functional.resample import size_of
 from composer_copypaste.models.backbones import build_backbone, head_norm, norm_layer
 from composer_copypaste.models.detectron2_style import Detectron2Anchors, apply_detectron2_style
 from composer_copypaste.models.float32_boxes import keep_boxes_in_float32
-from composer_copypaste.models.mask_loss import CompactMaskRoIHeads, resized_masks
+from composer_copypaste.models.mask_loss import AlignedMaskRoIHeads, CompactMaskRoIHeads, resized_masks
 from composer_copypaste.models.pyramid import Norm, Pyramid
 from composer_copypaste.models.timm import image_statistics, is_timm
 from composer_copypaste.settings import DetectorSettings
@@ -115,7 +115,8 @@ def build_mask_rcnn(num_classes: int, settings: DetectorSettings) -> Torchvision
         model.transform.image_std,
         _skip_resize=not settings.resize_training,
     )
-    model.roi_heads.__class__ = CompactMaskRoIHeads
+    model.transform.aligned_masks = settings.aligned_masks
+    model.roi_heads.__class__ = AlignedMaskRoIHeads if settings.aligned_masks else CompactMaskRoIHeads
     if settings.is_detectron2_style:
         apply_detectron2_style(model)
     keep_boxes_in_float32(
@@ -171,13 +172,18 @@ def _norm_of_heads(settings: DetectorSettings, architecture: Architecture) -> No
 class ResizeTransform(GeneralizedRCNNTransform):
     """Torchvision's, but for masks, which may be cut-outs."""
 
+    aligned_masks = False
+
     def resize(self, image: Tensor, target: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any] | None]:
         """The image and its target, resized for the model."""
         if target is None or "masks" not in target:
             return super().resize(image, target)
         others = {name: values for name, values in target.items() if name != "masks"}
         resized, others = super().resize(image, others)
-        return resized, {**others, "masks": resized_masks(target["masks"], size_of(resized))}
+        return resized, {
+            **others,
+            "masks": resized_masks(target["masks"], size_of(resized), aligned=self.aligned_masks),
+        }
 
 
 def resized_sides(settings: DetectorSettings) -> tuple[int, int]:

@@ -15,7 +15,12 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 from torchvision.models.detection.transform import resize_boxes
 
 from composer_copypaste.data.rle import Rle
-from composer_copypaste.models.detectron2_style import boxes_in_image, is_detectron2_style, sample_mask
+from composer_copypaste.models.detectron2_style import (
+    boxes_in_image,
+    draws_between_pixels,
+    is_detectron2_style,
+    sample_mask,
+)
 from composer_copypaste.models.inputs import float_images
 
 
@@ -51,7 +56,7 @@ def detect(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[Detectio
         model: as ``build_detector`` makes it.
         images: RGB, (n, 3, h, w) or a list of (3, h, w), uint8 or floating point in [0, 1], on the model's device.
     """
-    between_pixels = is_detectron2_style(model)
+    between_pixels = draws_between_pixels(model)
     return [
         encode_detection(detected, (image.shape[1], image.shape[2]), between_pixels=between_pixels)
         for detected, image in zip(detect_raw(model, images), images, strict=True)

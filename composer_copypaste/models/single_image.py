@@ -18,7 +18,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import maskrcnn_inference
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from composer_copypaste.models.detectron2_style import is_detectron2_style, sample_grid
+from composer_copypaste.models.detectron2_style import draws_between_pixels, is_detectron2_style, sample_grid
 from composer_copypaste.models.pillow_resize import resize_by_weights
 
 INPUT = "image"
@@ -104,6 +104,7 @@ class SingleImageMaskRCNN(SingleImage):
     def __init__(self, model: TorchvisionMaskRCNN, *, paste: bool) -> None:
         model = _plain_copy(model)
         super().__init__(model)
+        self.draws_between_pixels = draws_between_pixels(model)
         self.backbone, self.rpn, self.roi_heads = model.backbone, model.rpn, model.roi_heads
         # training, which cannot be compiled, is left behind
         self.roi_heads.__class__ = getattr(self.roi_heads, "compilable", type(self.roi_heads))
@@ -141,7 +142,7 @@ class SingleImageMaskRCNN(SingleImage):
         if self.paste:
             masks = (
                 paste_masks_between_pixels(masks, boxes, original)
-                if self.is_detectron2_style
+                if self.draws_between_pixels
                 else paste_masks(masks, boxes, original)
             )
         return boxes, scores, labels, masks
@@ -280,7 +281,7 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
 @torch.jit.script
 @no_type_check
 def paste_masks_between_pixels(probabilities: Tensor, boxes: Tensor, size: Tensor) -> Tensor:
-    """The same for Detectron2's style, where boxes are not rounded, as ``sample_mask`` computes them."""
+    """The same where boxes are not rounded, as ``sample_mask`` computes them."""
     corners = boxes.to(torch.device("cpu"))
     begin = (torch.floor(corners[:, :2]) - 1).clamp(min=0).flip(1).long()  # (row, column)
     end = torch.minimum((torch.ceil(corners[:, 2:]) + 1).flip(1).long(), size)

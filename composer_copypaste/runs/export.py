@@ -19,7 +19,7 @@ from composer_copypaste.files import atomic_write
 from composer_copypaste.integrations.onnx import OnnxDetector, check_onnx_installed, write_onnx
 from composer_copypaste.models.class_rows import class_count, detector_of
 from composer_copypaste.models.detectors import OF_TORCHVISION
-from composer_copypaste.models.detectron2_style import is_detectron2_style
+from composer_copypaste.models.detectron2_style import draws_between_pixels
 from composer_copypaste.models.exported import Differences, ExportedOutputs, ExportMetadata, largest_differences
 from composer_copypaste.models.postprocess import detect_raw
 from composer_copypaste.models.single_image import SingleImage, single_image
@@ -206,7 +206,7 @@ def describe_model(
         ExportError: where a form of masks is given for a detector that finds none.
     """
     detector = detector_of(module.state_dict()) or "mask_rcnn"
-    style: Literal["torchvision", "detectron2"] = "detectron2" if is_detectron2_style(module) else "torchvision"
+    style: Literal["torchvision", "detectron2"] = "detectron2" if draws_between_pixels(module) else "torchvision"
     if detector == "mask_rcnn":
         return ExportMetadata(categories, settings.masks or "crops", image_settings, style, detector)
     if settings.masks is not None:

@@ -9,7 +9,8 @@ from torchvision.models.detection.roi_heads import maskrcnn_loss, project_masks_
 
 from composer_copypaste import MaskRCNN
 from composer_copypaste.compact_masks import CompactMasks
-from composer_copypaste.models.mask_loss import mask_loss, mask_targets, resized_masks
+from composer_copypaste.models.detectron2_style import sample_mask
+from composer_copypaste.models.mask_loss import CompactMaskRoIHeads, mask_loss, mask_targets, resized_masks
 
 SIZE = (96, 130)
 
@@ -67,11 +68,13 @@ def test_the_loss_of_no_proposals_is_zero():
     loss.backward()
 
 
+@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("size", [(48, 65), (96, 130), (200, 260), (131, 77)])
-def test_masks_are_resized_as_planes_are(size):
+def test_masks_are_resized_as_planes_are(size, aligned):
     masks = drawn_masks(7)
-    expected = interpolate(masks[:, None], size)[:, 0]
-    assert torch.equal(resized_masks(CompactMasks.from_dense(masks), size).dense(), expected)
+    expected = interpolate(masks[:, None], size, mode="nearest-exact" if aligned else "nearest")[:, 0]
+    assert torch.equal(resized_masks(masks, size, aligned=aligned), expected)
+    assert torch.equal(resized_masks(CompactMasks.from_dense(masks), size, aligned=aligned).dense(), expected)
 
 
 class NoPlanes(TorchDispatchMode):
@@ -142,6 +145,46 @@ def test_a_training_step_on_cut_outs_makes_no_plane(resizes):
         losses_of(model, *cut_outs)
     with NoPlanes(4, *sizes), pytest.raises(AssertionError, match="makes"):
         losses_of(model, *planes)
+
+
+# Aligned masks
+
+
+def disc(box, size):
+    """The pixels whose middle lies in the largest circle of a box."""
+    x, y = (box[:2] + box[2:]) / 2
+    down, across = (torch.arange(side) + 0.5 for side in size)
+    inside = (across - x).square() + (down - y).square()[:, None] < ((box[2] - box[0]) / 2).square()
+    return inside.to(torch.uint8)
+
+
+@pytest.mark.parametrize("resized", [20, 32, 50])
+@pytest.mark.parametrize("length", [4, 8, 16])
+@pytest.mark.parametrize("corner", [(0.0, 0.0), (3.0, 5.0), (2.3, 6.8), (4.0, 4.0)])
+def test_what_aligned_heads_learn_of_a_mask_is_drawn_as_that_mask(corner, length, resized):
+    size, box = (20, 20), torch.tensor([*corner, *(low + length for low in corner)])
+    mask = disc(box, size)
+    seen = resized_masks(CompactMasks.from_dense(mask[None]), (resized, resized), aligned=True)
+    target = mask_targets([seen], [box[None] * (resized / 20)], [torch.tensor([0])], 28, aligned=True)
+    drawn, (top, left) = sample_mask(target, box, size)
+    found = torch.zeros_like(mask)
+    found[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+    assert torch.equal(found, mask)
+
+
+def test_aligned_losses_on_cut_outs_are_those_on_planes_and_others_than_torchvisions():
+    torch.manual_seed(0)
+    model = MaskRCNN(3, backbone="small", min_size=80, aligned_masks=True)
+    model.autocast = False
+    masks = drawn_masks(5)
+    expected = losses_of(model, *batch_of(masks, torch.clone))
+    found = losses_of(model, *batch_of(masks, CompactMasks.from_dense))
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-6)
+    model.module.roi_heads.__class__ = CompactMaskRoIHeads
+    torchvisions, _ = losses_of(model, *batch_of(masks, torch.clone))
+    assert torchvisions.pop("loss_mask") != found[0].pop("loss_mask")
+    assert torchvisions == found[0]
 
 
 def test_masks_of_other_values_are_an_error():

@@ -6,6 +6,7 @@ from small_models import BOXES_ALONE, box_detector, detectron2_module
 from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
 
 from composer_copypaste.data.annotation_json import Category
+from composer_copypaste.models.detectron2_style import draws_between_pixels
 from composer_copypaste.models.exported import ExportedOutputs, ExportMetadata
 from composer_copypaste.models.mask_rcnn import build_mask_rcnn
 from composer_copypaste.models.postprocess import detect, detect_raw, encode_masks
@@ -109,8 +110,10 @@ def test_a_torchscript_file_gives_what_the_model_gives_and_names_its_categories(
     assert extra == {"categories": b'{"1": {"id": 7, "name": "nut"}}', "masks": b"pasted"}
 
 
-def test_a_torchscript_file_of_detectron2s_style_gives_what_the_model_gives(tmp_path):
-    module = detectron2_module()
+@pytest.mark.parametrize("module_of", [detectron2_module, lambda: small_module(aligned_masks=True)])
+def test_a_torchscript_file_draws_masks_between_pixels_as_its_model_does(module_of, tmp_path):
+    module = module_of()
+    assert draws_between_pixels(module)
     metadata = ExportMetadata({1: Category(5, "a"), 2: Category(9, "b")}, "pasted")
     write_torchscript(SingleImageMaskRCNN(module, paste=True), metadata, tmp_path / "m.torchscript")
     compiled = TorchScriptDetector(tmp_path / "m.torchscript")
@@ -119,5 +122,6 @@ def test_a_torchscript_file_of_detectron2s_style_gives_what_the_model_gives(tmp_
         assert len(found.boxes) > 0
         for key in ("boxes", "scores", "labels"):
             torch.testing.assert_close(getattr(found, key), expected[key], rtol=0, atol=1e-5)
-        rles = encode_masks(expected["masks"][:, None], expected["boxes"], size, between_pixels=True)
-        assert np.array_equal(found.masks.permute(1, 2, 0).numpy(), coco_masks.decode(rles))
+        (encoded,) = detect(module, [noise(size)])
+        assert np.array_equal(found.masks.permute(1, 2, 0).numpy(), coco_masks.decode(encoded["rles"]))
+        assert encoded["rles"] == encode_masks(expected["masks"][:, None], expected["boxes"], size, between_pixels=True)

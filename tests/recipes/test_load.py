@@ -308,7 +308,7 @@ def test_a_constructor_says_the_same_of_a_wrong_value(recipe_file, key, value):
             "data.train.image: unknown key; did you mean 'data.train.images'? allowed: images, annotations, streaming",
         ),
         ("lr=1", "lr: unknown key; did you mean 'optimizer.lr'? allowed: name, seed,"),
-        ("model.zzz=1", "model.zzz: unknown key; allowed: 19 keys, which 'copypaste recipe show quickstart' prints"),
+        ("model.zzz=1", "model.zzz: unknown key; allowed: 20 keys, which 'copypaste recipe show quickstart' prints"),
     ],
 )
 def test_a_wrong_key_is_answered_with_the_likely_one_and_the_allowed_ones(recipe_file, override, guess):

@@ -3,12 +3,13 @@ import os
 
 import pytest
 import torch
+from pycocotools import mask as coco_masks
 
 from composer_copypaste import Detector, MaskRCNN, export_onnx, export_torchscript
 from composer_copypaste.data.annotation_json import Category
 from composer_copypaste.errors import DataError, ExportError, OutputError, RecipeError
 from composer_copypaste.models.exported import ExportedOutputs
-from composer_copypaste.models.postprocess import detect_raw
+from composer_copypaste.models.postprocess import detect, detect_raw, encode_masks
 from composer_copypaste.runs import export
 from composer_copypaste.runs.export import check_new_file, export_run
 from composer_copypaste.runs.predictor import load_predictor
@@ -37,6 +38,18 @@ def test_a_model_of_composer_is_exported_checked_and_run_with_its_names(model, i
     assert predictor.categories == {1: Category(1, "disc"), 2: Category(9, "star")}
     (found,) = predictor.detect(images)
     assert len(found["boxes"]) == 5
+
+
+def test_who_runs_a_file_draws_aligned_masks_as_the_model_does(images, tmp_path):
+    torch.manual_seed(0)
+    model = MaskRCNN(3, backbone="small", box_score_thresh=0.0, detections_per_image=5, aligned_masks=True)
+    export_onnx(model, tmp_path / "m.onnx", categories=["disc", "star"], images=images)
+    (found,), (expected,) = load_predictor(tmp_path / "m.onnx").detect(images), detect(model.module.eval(), images)
+    masks, drawn = (coco_masks.decode(each["rles"]) for each in (found, expected))
+    raw = detect_raw(model.module, images)[0]
+    torchvisions = coco_masks.decode(encode_masks(raw["masks"][:, None], raw["boxes"], (60, 90)))
+    # not 0: a probability of nearly 0.5 may be rounded to either side
+    assert (masks != drawn).sum() < (masks != torchvisions).sum() / 10
 
 
 def test_a_file_that_finds_something_else_is_not_kept(model, images, tmp_path, monkeypatch):
