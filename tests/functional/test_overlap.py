@@ -54,6 +54,12 @@ def test_by_mask_what_counts_is_the_pixels_that_are_covered():
     assert boxes_after(in_corner(), others, max_overlap=0.49, overlap_by="mask") == [[2, 2, 4, 4]]
 
 
+def test_by_mask_objects_count_wherever_they_are_in_a_wide_image():
+    there = target((6, 0, 8, 2)) | {"masks": block(6, 0, 8, 2, (4, 8))[None]}
+    settings = ALL | {"max_overlap": 0.5, "overlap_by": "mask"}
+    assert len(plan_batch(make_images()[:, :, :4], [there, there], generator=seeded(), **settings)) == 0
+
+
 def test_those_with_the_least_overlap_are_copied_first():
     others = [(0, 0, 4, 1), (2, 2, 6, 3), (3, 4, 7, 5), (1, 6, 5, 7)]  # 4, 2, 1 and 3 of their 4 pixels
     for number, expected in ((1, [2]), (2, [1, 2]), (3, [1, 2, 3])):

@@ -77,6 +77,18 @@ def test_the_class_pasted_last_lies_on_top():
     assert torch.equal(after[0], classes(0, (3, 0, 0, 2, 2), (4, 0, 0, 2, 1)))
 
 
+def test_a_class_may_be_put_anywhere_in_a_map_wider_than_high():
+    maps = torch.zeros((2, 4, 8), dtype=torch.int64)
+    maps[1, 1:3, 6:8] = 5
+    reached = torch.zeros(8, dtype=torch.bool)
+    for seed in range(60):
+        settings = EVERYTHING | {"placement": "random", "generator": torch.Generator().manual_seed(seed)}
+        _, after = copypaste_batch(make_images()[:, :, :4], maps, **settings)
+        assert (after[0] == 5).sum() == 4
+        reached |= (after[0] == 5).any(dim=0)
+    assert reached.all()
+
+
 def test_pieces_of_one_class_are_one_object():
     targets = torch.stack([classes(0), classes(0, (3, 0, 0, 1, 1), (3, 7, 7, 8, 8))])
     result = carry_out(plan_of((0, 1, 1, IDENTITY)), make_images(), targets)
