@@ -68,10 +68,7 @@ def detect_raw(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[RawD
     """The same as ``detect``, with masks as the model computes them."""
     given = float_images(images)
     if not isinstance(model, TorchvisionMaskRCNN):
-        return [
-            RawDetectionDict(boxes=found["boxes"].cpu(), scores=found["scores"].cpu(), labels=found["labels"].cpu())
-            for found in model(given)
-        ]
+        return [_without_background(found) for found in model(given)]
     batch, _ = model.transform(given)
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)
@@ -80,6 +77,14 @@ def detect_raw(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[RawD
         _in_image(detected, resized, (image.shape[1], image.shape[2]), clip=is_detectron2_style(model))
         for detected, resized, image in zip(found, batch.image_sizes, given, strict=True)
     ]
+
+
+def _without_background(found: Mapping[str, Tensor]) -> RawDetectionDict:
+    """The detections of objects: RetinaNet and FCOS of torchvision score the background as any other class."""
+    kept = found["labels"] > 0
+    return RawDetectionDict(
+        boxes=found["boxes"][kept].cpu(), scores=found["scores"][kept].cpu(), labels=found["labels"][kept].cpu()
+    )
 
 
 def _in_image(

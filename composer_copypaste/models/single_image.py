@@ -179,7 +179,9 @@ class SingleImageBoxes(SingleImage):
         original = torch._shape_as_tensor(image)[:2]
         resized = self._new_size(original)
         found = self.detector(self._resize(image, original, resized))
-        return self._in_original(found["boxes"], original, resized), found["scores"], found["labels"]
+        kept = found["labels"] > 0  # RetinaNet and FCOS score the background as any other class
+        boxes, scores, labels = found["boxes"][kept], found["scores"][kept], found["labels"][kept]
+        return self._in_original(boxes, original, resized), scores, labels
 
 
 @no_type_check

@@ -58,7 +58,7 @@ def test_boxes_are_those_of_detect_at_any_size_also_compiled(name, tmp_path):
         (expected,) = detect(module, [noise(size)])
         with torch.no_grad():
             found = ExportedOutputs(*single(noise(size).permute(1, 2, 0)))
-        assert len(found.boxes) == 9
+        assert 0 < len(found.boxes) <= 9  # one-stage detectors find some background among the best nine
         for one in (found, *([compiled(noise(size))] if size in SIZES[-2:] else [])):
             assert one.masks is None
             for key in ("boxes", "scores", "labels"):
