@@ -40,10 +40,16 @@ def expand_home(path: Path | str) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def describe_missing(path: Path | str, what: str) -> str:
+    """That nothing has this path, for messages, and of a relative one, where it starts from."""
+    start = "" if Path(path).is_absolute() else f"; relative paths start from {Path.cwd()}"
+    return f"there is no such {what}{start}"
+
+
 def check_exists(path: Path | str, what: str) -> None:
     """Raise ``DataError`` where nothing has this path; ``what`` says in the message what should, as "COCO file"."""
     if not Path(path).exists():
-        raise DataError(f"{path}: there is no such {what}")
+        raise DataError(f"{path}: {describe_missing(path, what)}")
 
 
 @contextmanager
@@ -171,7 +177,7 @@ def read_json(path: Path, what: str) -> Any:
         check_regular_file(path)
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such {what}") from None
+        raise DataError(f"{path}: {describe_missing(path, what)}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     try:

@@ -7,7 +7,13 @@ import signal
 import pytest
 from forked_runs import killed_in_a_child
 
-from composer_copypaste.files import atomic_link, atomic_write, remove_unfinished_files, write_if_absent
+from composer_copypaste.files import (
+    atomic_link,
+    atomic_write,
+    describe_missing,
+    remove_unfinished_files,
+    write_if_absent,
+)
 
 
 def killed_while_writing(path):
@@ -103,3 +109,9 @@ def test_an_error_names_the_file_and_not_the_unfinished_one_beside_it(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_write(path) as unfinished:
         unfinished.write_text("in a folder that is not there")
     assert caught.value.filename == str(path)
+
+
+def test_of_a_relative_path_that_leads_nowhere_it_is_said_where_it_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert describe_missing("a.json", "file") == f"there is no such file; relative paths start from {tmp_path}"
+    assert describe_missing(tmp_path / "a.json", "file") == "there is no such file"

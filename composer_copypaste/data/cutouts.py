@@ -19,6 +19,7 @@ from composer_copypaste.data.image_files import check_images, map_in_threads, wi
 from composer_copypaste.data.images import read_image, read_rgba
 from composer_copypaste.data.rle import cropped_mask, draw_cropped_masks
 from composer_copypaste.errors import DataError, count_noun, did_you_mean, format_problems
+from composer_copypaste.files import describe_missing
 from composer_copypaste.functional.layout import SourceObjects, UndrawnMasks, box_windows
 from composer_copypaste.functional.windows import Window
 from composer_copypaste.progress import Progress
@@ -281,7 +282,7 @@ def _contiguous_copy(values: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
 def _folder_problems_and_images(folder: Path, labels: dict[str, int]) -> tuple[list[str], list[tuple[Path, int]]]:
     """The problems of a folder of categories' folders, and its images with their labels."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder of cut-outs")
+        raise DataError(f"{folder}: {describe_missing(folder, 'folder of cut-outs')}")
     problems, files = [], []
     for entry in _non_hidden_entries(folder):
         images = _non_hidden_entries(entry) if entry.is_dir() else []

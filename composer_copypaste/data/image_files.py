@@ -23,7 +23,7 @@ from composer_copypaste.data.images import (
     read_header,
 )
 from composer_copypaste.errors import DataError, as_json, first_few, format_problems, warn_of_data
-from composer_copypaste.files import describe_non_json
+from composer_copypaste.files import describe_missing, describe_non_json
 from composer_copypaste.settings import ImageSettings
 
 Item = TypeVar("Item")
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 def describe_non_folder(path: Path) -> str:
     """What a path is instead of a folder of images, for messages."""
     if not path.is_file():
-        return "there is no such folder of images"
+        return describe_missing(path, "folder of images")
     with path.open("rb") as file:
         return f"expected a folder of images, got {describe_non_json(file.read(512)) or 'a file'}"
 

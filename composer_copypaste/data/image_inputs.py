@@ -19,7 +19,7 @@ from composer_copypaste.data.image_files import (
 )
 from composer_copypaste.data.images import ImageHeader, Size, read_header, size_as_shown
 from composer_copypaste.errors import DataError, RecipeError, as_json, count_noun, first_few, warn_of_data
-from composer_copypaste.files import expand_home, read_json
+from composer_copypaste.files import describe_missing, expand_home, read_json
 from composer_copypaste.settings import ImageSettings
 
 _HEADER_THREADS = 16
@@ -131,7 +131,7 @@ def _expand(argument: Path | str) -> Iterator[Path]:
             elif _is_named_as_image(match):
                 yield match
     else:
-        raise DataError(f"{argument}: there is no such file or folder")
+        raise DataError(f"{argument}: {describe_missing(path, 'file or folder')}")
 
 
 def images_below(folder: Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from composer_copypaste.data.streaming.format import ANNOTATIONS, HASH, INDEX, MANIFEST, Shard
 from composer_copypaste.errors import DataError, count_noun
-from composer_copypaste.files import expand_home
+from composer_copypaste.files import describe_missing, expand_home
 
 _ATTEMPTS = 3
 _RETRY_SECONDS = 1.0
@@ -35,7 +35,7 @@ class FolderInPlace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not folder.is_dir():
-            raise DataError(f"{folder}: there is no such folder of shards")
+            raise DataError(f"{folder}: {describe_missing(folder, 'folder of shards')}")
         if not (folder / INDEX).exists():
             raise DataError(f"{folder}: expected shards, found no {INDEX}; copypaste shard writes it when it is done")
 

@@ -69,7 +69,10 @@ def run_ablation(ablation: Ablation, *, jobs: int = 1, dask: str | None = None) 
             unfinished.write_text(ablation_to_yaml(ablation), encoding="utf-8")
         folder.stop.unlink(missing_ok=True)
         missing = [run for run in runs if not run.is_finished]
-        tqdm.write(f"{folder.root}: {count_noun(len(runs), 'training')}, {len(runs) - len(missing)} of them finished")
+        logs = f"; their logs are {folder.root / 'trainings' / '*' / 'log.txt'}" if missing else ""
+        tqdm.write(
+            f"{folder.root}: {count_noun(len(runs), 'training')}, {len(runs) - len(missing)} of them finished{logs}"
+        )
         failed = _train_missing_runs(folder, missing, jobs, dask)
         return _write_results(ablation, runs, groups, failed)
 
