@@ -61,6 +61,7 @@ def test_a_seed_draws_what_it_drew_in_earlier_versions(settings, rows, instances
     assert sum(int(plan.instance.sum()) for plan in plans) == instances
     assert sum(float(plan.to_source.sum()) for plan in plans) == pytest.approx(maps, abs=1e-3)
     assert sum(float(plan.color.sum()) for plan in plans) == pytest.approx(colors, abs=1e-3)
+    assert not any(plan.seed.any() for plan in plans)
 
 
 def test_a_seed_draws_the_seeds_of_transforms_that_it_drew_in_earlier_versions():

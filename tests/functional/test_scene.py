@@ -209,6 +209,15 @@ def test_cut_outs_have_their_size_where_things_are_largest():
     assert sizes == {"left": 2, "right": 4}
 
 
+def test_at_the_lower_edge_of_a_wide_image_cut_outs_have_their_size():
+    pool = Pool((5, torch.zeros(3, 8, 8, dtype=torch.uint8), block(0, 0, 4, 4)))
+    settings = ALL | {"p_pool": 1.0, "pool_instances": (1, 1), "pool_scale_range": (1.0, 1.0), "pool": pool}
+    settings |= {"vanishing_line": 0.0, "place_map": [[0], [0], [0], [1]], "placement": "anywhere"}
+    wide = target() | {"masks": torch.zeros(0, 4, 8, dtype=torch.uint8)}
+    plan = plan_batch(make_images(1)[:, :, :4], [wide], generator=seeded(), **settings)
+    assert plan.to_source[0, :, :2].tolist() == [[1, 0], [0, 1]]
+
+
 def test_objects_of_a_bank_follow_the_place_too():
     bank = InstanceBank(4)
     copypaste_batch(make_images(1), [target((5, 2, 7, 4))], bank=bank, p=0.0)

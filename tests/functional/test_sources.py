@@ -117,6 +117,11 @@ def test_as_many_cut_outs_are_drawn_as_the_settings_say(seed, low, more):
     assert len(drawn(pool, seed, pool_instances=(low + 2, low + 2), max_copied_instances=2)) == 2
 
 
+def test_the_same_seed_draws_the_same_cut_outs():
+    pool = Pool(cut_out(1), cut_out(2))
+    assert drawn(pool, 3, pool_instances=(1, 99)) == drawn(pool, 3, pool_instances=(1, 99))
+
+
 def test_every_number_of_cut_outs_is_as_likely_as_another():
     counts = Counter(len(drawn(Pool(cut_out(1)), seed, pool_instances=(2, 3))) for seed in range(300))
     assert set(counts) == {2, 3}
