@@ -66,6 +66,7 @@ def test_other_windows_show_what_lies_in_them(planes):
     masks = CompactMasks.from_dense(planes).in_windows(windows)
     for number, (y1, x1, y2, x2) in enumerate(windows.tolist()):
         assert torch.equal(masks.crop(number), planes[number, y1:y2, x1:x2])
+    assert masks[np.zeros(0, int)].in_windows(np.zeros((0, 4), int)).shape == (0, 6, 9)
 
 
 def test_in_any_window_an_object_shows_what_lies_there(planes):
