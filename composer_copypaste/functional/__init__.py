@@ -1,4 +1,6 @@
-"""The augmentation, in torch and NumPy: no framework, no files. Start with ``copypaste.py``.
+"""The augmentation, in torch and NumPy: no framework, no files.
+
+Start with ``copypaste.py``: a batch is checked and a plan drawn, which ``carry_out.py`` carries out.
 
 1. What the batch holds: ``arguments.py`` checks it; ``batch_objects.py`` (its objects, their boxes and weights),
    ``object_keys.py`` (which keys are theirs), ``semantic_maps.py`` (class ids as objects), ``panoptic.py`` (pairs of

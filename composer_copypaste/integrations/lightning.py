@@ -12,7 +12,7 @@ from torch import distributed
 from composer_copypaste.errors import MissingPackageError
 from composer_copypaste.functional.arguments import checked_settings
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.copypaste import with_pasted_flags
+from composer_copypaste.functional.carry_out import with_pasted_flags
 from composer_copypaste.functional.generators import batch_generator
 from composer_copypaste.functional.sources import Pool
 from composer_copypaste.functional.tensors import sequence_like

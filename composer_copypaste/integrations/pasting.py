@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.copypaste import NothingPastedWarning, Pasted, paste
+from composer_copypaste.functional.carry_out import Pasted
+from composer_copypaste.functional.copypaste import NothingPastedWarning, paste
 from composer_copypaste.functional.sources import ExtraSources, Pool
 from composer_copypaste.instances import Target
 from composer_copypaste.settings import CopyPasteSettings

@@ -28,12 +28,8 @@ from reference import bank_crops, box_around, crowds, cut_outs, fixed, nearest, 
 
 from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.copypaste import (
-    NothingPastedWarning,
-    copypaste_batch,
-    plan_batch,
-    with_pasted_flags,
-)
+from composer_copypaste.functional.carry_out import with_pasted_flags
+from composer_copypaste.functional.copypaste import NothingPastedWarning, copypaste_batch, plan_batch
 from composer_copypaste.functional.plan import PastePlan
 from composer_copypaste.settings import CopyPasteSettings
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.functional.arguments import checked_settings
 from composer_copypaste.functional.bank import InstanceBank
-from composer_copypaste.functional.copypaste import with_pasted_flags
+from composer_copypaste.functional.carry_out import with_pasted_flags
 from composer_copypaste.functional.generators import JITTER_STREAM, batch_generator
 from composer_copypaste.functional.large_scale_jitter import large_scale_jitter_batch
 from composer_copypaste.functional.sources import Pool

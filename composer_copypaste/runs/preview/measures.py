@@ -16,7 +16,8 @@ from composer_copypaste.compact_masks import Masks, as_compact
 from composer_copypaste.data.cutouts import CutOutPool
 from composer_copypaste.functional.bank import InstanceBank
 from composer_copypaste.functional.batch_objects import ImageObjects, batch_objects
-from composer_copypaste.functional.copypaste import Pasted, paste, plan_batch
+from composer_copypaste.functional.carry_out import Pasted
+from composer_copypaste.functional.copypaste import paste, plan_batch
 from composer_copypaste.functional.generators import batch_generator
 from composer_copypaste.functional.layout import MARGIN, box_windows
 from composer_copypaste.functional.plan import BOX_CORNERS, PastePlan
