@@ -106,7 +106,7 @@ class DetectorSettings:
     """Whether Mask R-CNN draws masks where pixels lie, and is trained so. Torchvision draws them up to a pixel too
     large, and trains half a pixel off on images that it does not resize. That costs small objects most: a disc of 8
     pixels that is found perfectly reaches 6 of COCO's 10 thresholds, and all of them with aligned masks. False: as
-    torchvision does it. Detectron2's style is always aligned."""
+    torchvision does it. Detectron2's style is always aligned, and detectors of boxes alone have nothing to align."""
 
     keep_categories: bool = False
     """Where the weights are those of a detector: whether its last layers' rows are kept for categories that it knows by
@@ -183,9 +183,6 @@ class DetectorSettings:
         of_others["mask_dropout"] = self.mask_dropout > 0 and not self.has_masks
         for name in (name for name, is_of_another in of_others.items() if is_of_another):
             raise ValueError(f"{name}: expected 0 for {self.title}, which has no such head, got {getattr(self, name)}")
-        if self.aligned_masks and (not self.has_masks or self.is_detectron2_style):
-            why = "Detectron2's style, which always aligns them" if self.has_masks else f"{self.title}, which has none"
-            raise ValueError(f"aligned_masks: expected False for {why}")
         if self.is_detectron2_style and not self.has_masks:
             why = "style: expected torchvision" if self.style else "weights: expected no file .pkl of Detectron2's"
             raise ValueError(f"{why} for {self.title}; the style of Detectron2 is for mask_rcnn")

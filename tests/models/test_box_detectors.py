@@ -144,11 +144,6 @@ def test_a_mask_rcnn_is_named_in_what_it_needs_and_the_others_are_not():
         ({"name": "faster_rcnn", "mask_dropout": 0.1}, "^mask_dropout: expected 0 for Faster R-CNN, which"),
         ({"name": "retinanet", "style": "detectron2"}, "^style: expected torchvision for RetinaNet; the style of"),
         ({"name": "fcos", "weights": "a.pkl"}, "^weights: expected no file .pkl of Detectron2's for FCOS"),
-        ({"name": "fcos", "aligned_masks": True}, "^aligned_masks: expected False for FCOS, which has none$"),
-        (
-            {"style": "detectron2", "aligned_masks": True},
-            "^aligned_masks: expected False for Detectron2's style, which always aligns them$",
-        ),
         ({"name": "yolo"}, "^name: expected one of 'mask_rcnn', 'faster_rcnn', 'retinanet', 'fcos', got 'yolo'$"),
     ],
 )
