@@ -73,8 +73,8 @@ def _describe_problem(place: Place, details: Sequence[ErrorDetails], sources: Ma
 
 def _describe_default(place: Place, details: Sequence[ErrorDetails], root: type) -> str:
     """What a key is when nobody gives it, for those who give null to say so."""
-    section = _section_at(place[:-1], root)
-    defaults = [field.default for field in fields(section) if field.name == place[-1]] if section is not None else []
+    section, own = _section_at(place[:-1], root), place[-1:]  # without a name where the recipe as a whole is wrong
+    defaults = [] if section is None else [field.default for field in fields(section) if (field.name,) == own]
     if details[0]["input"] is None and defaults and defaults[0] is not None and defaults[0] is not MISSING:
         return f"; its default is {as_recipe_value(defaults[0])}"
     return ""

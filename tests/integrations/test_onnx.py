@@ -77,7 +77,7 @@ def test_a_file_of_boxes_alone_finds_what_its_model_finds_at_any_size_with_numpy
     for size in SIZES:
         (expected,) = detect(module, [noise(size)])
         boxes, scores, labels = session.run(None, {"image": noise(size).numpy().transpose(1, 2, 0).copy()})
-        assert len(boxes) == 9
+        assert 0 < len(boxes) <= 9  # one-stage detectors find some background among the best nine
         assert labels.tolist() == expected["labels"].tolist()
         np.testing.assert_allclose(boxes, expected["boxes"], rtol=0, atol=1e-2)
         np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-4)

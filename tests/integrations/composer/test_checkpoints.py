@@ -116,15 +116,19 @@ def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_and_the_run_does_go_o
 
 
 @pytest.mark.parametrize(
-    ("written", "error"),
+    ("written", "named", "error"),
     [
-        ("checkpoints/.ep0-ba3-rank0.pt.unfinished", PermissionError(13, "Permission denied")),
-        ("metrics.jsonl", OSError(5, "Input/output error")),
-        (".curves.png.unfinished", OSError(30, "Read-only file system")),
+        (
+            "checkpoints/.ep0-ba3-rank0.pt.unfinished",
+            "checkpoints/ep0-ba3-rank0.pt",
+            PermissionError(13, "Permission denied"),
+        ),
+        ("metrics.jsonl", "metrics.jsonl", OSError(5, "Input/output error")),
+        (".curves.png.unfinished", "curves.png", OSError(30, "Read-only file system")),
     ],
 )
 def test_a_folder_that_can_no_longer_be_written_ends_in_a_line_and_the_run_goes_on(
-    place, folder, monkeypatch, written, error
+    place, folder, monkeypatch, written, named, error
 ):
     def open_(path, mode="r", *arguments, **options):
         if str(path) == f"{folder.root}/{written}" and "r" not in mode:
@@ -138,7 +142,7 @@ def test_a_folder_that_can_no_longer_be_written_ends_in_a_line_and_the_run_goes_
         with pytest.raises(OutputError) as caught:
             train(recipe(place), folder)
     assert str(caught.value) == (
-        f"{folder.root}/{written}: cannot be written: {error.strerror}. Put it right: {folder.root} "
+        f"{folder.root}/{named}: cannot be written: {error.strerror}. Put it right: {folder.root} "
         f"holds what was done so far; then the same command with output={folder.root} goes on"
     )
     train(recipe(place), folder)
