@@ -372,7 +372,6 @@ CONFIGURED_ELSEWHERE = {
 OF_TORCHVISION = (
     "name", "backbone", "heads", "keep_categories", "weights_categories", "trainable_backbone_layers", "norm",
     "box_dropout", "mask_dropout", "anchor_sizes", "min_size", "max_size", "style",
-    "aligned_masks",
 )  # fmt: skip
 """Settings of a model that Detectron2's configurations have in their own form."""
 
