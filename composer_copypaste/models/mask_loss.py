@@ -1,4 +1,4 @@
-"""The mask loss of Mask R-CNN on masks that are cut-outs, of which none of the image's size is made, or are aligned."""
+"""The mask loss of Mask R-CNN where masks are cut-outs, without making any of the image's size, or are aligned."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +17,9 @@ from composer_copypaste.functional.tensors import on_device, take
 
 
 class TrainsOnCompactMasks(RoIHeads):
-    """What lets torchvision's heads take the masks of training targets as cut-outs too; the losses are torchvision's.
+    """What lets torchvision's heads take the masks of training targets as cut-outs too, or aligned with pixels.
+
+    The losses are torchvision's, but for the mask loss of aligned masks.
 
     A class of heads inherits it first. Heads that TorchScript is to compile must be of that class without it.
     """
@@ -25,10 +27,9 @@ class TrainsOnCompactMasks(RoIHeads):
     compilable: ClassVar[type[RoIHeads]]
     """The same heads without this."""
     aligned: ClassVar[bool] = False
-    """Whether the masks to be found are cut out where pixels lie, and not half a pixel off, as torchvision does it
-    with masks that it has resized half a pixel off the other way, and with others."""
+    """Whether the masks to be found are cut out where pixels lie, and not half a pixel off, as torchvision does it."""
     _sampled: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
-    """In a training step on cut-outs: the proposals sampled of each image, their objects and their labels."""
+    """In a training step: the proposals sampled of each image, their objects and their labels."""
     _masks_later: bool = False
 
     def has_mask(self) -> bool:

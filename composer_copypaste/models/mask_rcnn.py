@@ -13,12 +13,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import MultiScaleRoIAlign
 
 from composer_copypaste.functional.resample import size_of
 from composer_copypaste.models.backbones import build_backbone, head_norm, norm_layer
-from composer_copypaste.models.detectron2_style import Detectron2Anchors, apply_detectron2_style
+from composer_copypaste.models.detectron2_style import Detectron2Anchors, apply_detectron2_style, paste_probabilities
 from composer_copypaste.models.float32_boxes import keep_boxes_in_float32
 from composer_copypaste.models.mask_loss import AlignedMaskRoIHeads, CompactMaskRoIHeads, resized_masks
 from composer_copypaste.models.pyramid import Norm, Pyramid
@@ -170,7 +170,7 @@ def _norm_of_heads(settings: DetectorSettings, architecture: Architecture) -> No
 
 
 class ResizeTransform(GeneralizedRCNNTransform):
-    """Torchvision's, but for masks, which may be cut-outs."""
+    """Torchvision's, but for masks: training targets may be cut-outs, and all may lie where pixels do."""
 
     aligned_masks = False
 
@@ -180,10 +180,23 @@ class ResizeTransform(GeneralizedRCNNTransform):
             return super().resize(image, target)
         others = {name: values for name, values in target.items() if name != "masks"}
         resized, others = super().resize(image, others)
-        return resized, {
-            **others,
-            "masks": resized_masks(target["masks"], size_of(resized), aligned=self.aligned_masks),
-        }
+        masks = resized_masks(target["masks"], size_of(resized), aligned=self.aligned_masks)
+        return resized, {**others, "masks": masks}
+
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """The detections at the images' own sizes, with masks as probabilities there: (n, 1, height, width)."""
+        if self.training or not self.aligned_masks:
+            return super().postprocess(result, image_shapes, original_image_sizes)
+        found = []
+        for detected, resized, size in zip(result, image_shapes, original_image_sizes, strict=True):
+            boxes = resize_boxes(detected["boxes"], list(resized), list(size))
+            found.append({**detected, "boxes": boxes, "masks": paste_probabilities(detected["masks"], boxes, size)})
+        return found
 
 
 def resized_sides(settings: DetectorSettings) -> tuple[int, int]:

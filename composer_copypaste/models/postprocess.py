@@ -81,10 +81,9 @@ def detect_raw(model: nn.Module, images: Tensor | Sequence[Tensor]) -> list[RawD
 
 def _without_background(found: Mapping[str, Tensor]) -> RawDetectionDict:
     """The detections of objects: RetinaNet and FCOS of torchvision score the background as any other class."""
-    kept = found["labels"] > 0
-    return RawDetectionDict(
-        boxes=found["boxes"][kept].cpu(), scores=found["scores"][kept].cpu(), labels=found["labels"][kept].cpu()
-    )
+    boxes, scores, labels = (found[key].cpu() for key in ("boxes", "scores", "labels"))
+    kept = labels > 0
+    return RawDetectionDict(boxes=boxes[kept], scores=scores[kept], labels=labels[kept])
 
 
 def _in_image(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_masks
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.roi_heads import maskrcnn_loss, project_masks_on_boxes
@@ -11,6 +12,9 @@ from composer_copypaste import MaskRCNN
 from composer_copypaste.compact_masks import CompactMasks
 from composer_copypaste.models.detectron2_style import sample_mask
 from composer_copypaste.models.mask_loss import CompactMaskRoIHeads, mask_loss, mask_targets, resized_masks
+from composer_copypaste.models.mask_rcnn import build_mask_rcnn
+from composer_copypaste.models.postprocess import detect
+from composer_copypaste.settings import MaskRCNNSettings
 
 SIZE = (96, 130)
 
@@ -185,6 +189,22 @@ def test_aligned_losses_on_cut_outs_are_those_on_planes_and_others_than_torchvis
     torchvisions, _ = losses_of(model, *batch_of(masks, torch.clone))
     assert torchvisions.pop("loss_mask") != found[0].pop("loss_mask")
     assert torchvisions == found[0]
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_a_model_that_is_called_as_torchvisions_draws_masks_as_detect_does(aligned):
+    torch.manual_seed(0)
+    settings = {"box_score_thresh": 0.0, "detections_per_image": 9, "min_size": 64, "aligned_masks": aligned}
+    module = build_mask_rcnn(3, MaskRCNNSettings(backbone="small", **settings)).eval()
+    image = torch.rand(3, 40, 60)
+    with torch.no_grad():
+        (drawn,) = module([image])
+    (found,) = detect(module, [image])
+    masks = torch.from_numpy(coco_masks.decode(found["rles"])).permute(2, 0, 1)
+    over_half = drawn["masks"][:, 0] >= 0.5 if aligned else drawn["masks"][:, 0] > 0.5
+    assert masks.any()
+    assert torch.equal(over_half.to(torch.uint8), masks)
+    assert torch.equal(drawn["boxes"], found["boxes"])
 
 
 def test_masks_of_other_values_are_an_error():
