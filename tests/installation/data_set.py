@@ -56,6 +56,7 @@ def copypaste(*arguments: str) -> str:
 
 
 def refuses(expected: str, *arguments: str) -> None:
-    """Checks that the installed command ends with exit code 2, and with nothing but this line."""
+    """Checks that the installed command ends with exit code 2, and with this line alone after what it loads."""
     done = subprocess.run(["copypaste", *arguments], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {expected}\n"), (arguments, done)
+    said = [line for line in done.stderr.splitlines() if not line.startswith("loading ")]
+    assert (done.returncode, done.stdout, said) == (2, "", [f"error: {expected}"]), (arguments, done)
